@@ -1,0 +1,33 @@
+"""Fuse a HAADF image with EDS/EELS element maps of the same scan, in HyperSpy.
+
+Importing this package gives every HyperSpy signal the method ``fuse``; see :func:`hyperspy_fusion.fuse`.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+
+__version__ = version("hyperspy_fusion")
+
+# name -> module it is fetched from on first use: numba and matplotlib are imported when they are needed
+_PUBLIC = {
+    "ElementMaps": "hyperspy_fusion.signals",
+    "FusedMultiModal": "hyperspy_fusion.model",
+    "element_maps": "hyperspy_fusion.maps",
+    "fuse": "hyperspy_fusion.model",
+}
+__all__ = ["ElementMaps", "FusedMultiModal", "data", "element_maps", "fuse"]
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])
+
+
+def __getattr__(name):
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    if name == "data":
+        return import_module("hyperspy_fusion.data")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+import_module("hyperspy_fusion.signals.attach").attach_fuse()

@@ -1,0 +1,64 @@
+"""``s.fuse(haadf)`` for every HyperSpy signal."""
+
+from __future__ import annotations
+
+import logging
+
+_logger = logging.getLogger(__name__)
+
+
+def fuse(
+    self,
+    haadf,
+    *,
+    elements=None,
+    xray_lines=None,
+    method="published",
+    show_progressbar=None,
+    num_workers=None,
+    **settings,
+):
+    """Fuse these element maps or this spectrum image with the HAADF image of the same scan.
+
+    The same as :func:`hyperspy_fusion.fuse` with the signal as its first argument, which see.
+
+    Returns
+    -------
+    ElementMaps
+
+    Examples
+    --------
+    >>> import hyperspy_fusion
+    >>> phantom = hyperspy_fusion.data.core_shell()
+    >>> maps, haadf = phantom.signals()
+    >>> fused = hyperspy_fusion.element_maps(maps).fuse(haadf, max_iter=3)
+    """
+    from hyperspy_fusion.model import fuse as fuse_maps
+
+    return fuse_maps(
+        self,
+        haadf,
+        elements=elements,
+        xray_lines=xray_lines,
+        method=method,
+        show_progressbar=show_progressbar,
+        num_workers=num_workers,
+        **settings,
+    )
+
+
+def attach_fuse():
+    """Give ``BaseSignal`` the method ``fuse``; leave one that is not ours as it is.
+
+    Lists, dictionaries and signals whose class has another ``fuse`` go to :func:`hyperspy_fusion.fuse`.
+    """
+    from hyperspy.signal import BaseSignal
+
+    present = getattr(BaseSignal, "fuse", None)
+    if present is None:
+        BaseSignal.fuse = fuse
+    elif getattr(present, "__module__", None) != __name__:
+        _logger.warning(
+            "HyperSpy signals have a method fuse of %s already; it is kept. Use hyperspy_fusion.fuse(signal, haadf).",
+            getattr(present, "__module__", "another package"),
+        )
