@@ -1,0 +1,216 @@
+"""The loop of the published method: proximal gradient with unit step over an explicit state."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hyperspy_fusion.fusion import kernels
+from hyperspy_fusion.fusion.problem import Terms
+from hyperspy_fusion.fusion.regularizers import fgp_momentum
+from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason
+
+_logger = logging.getLogger(__name__)
+
+# four dual arrays of one band stay within a core's second-level cache
+BAND_PIXELS = 65536
+BAND_ROWS = 64
+
+
+@dataclass
+class State:
+    """Everything that changes in a fit. A fit continues from the state it returned.
+
+    Attributes
+    ----------
+    x
+        (n, ny, nx), the normalised maps.
+    tv
+        The total variation of ``x``.
+    dual
+        (2, n, ny, nx) of a warm-started total variation, else None.
+    n_iter
+        Iterations behind ``x``.
+    change
+        ``||x - previous x|| / ||previous x||``.
+    terms
+        Terms of the objective at iterations 0, 1, ...; those of ``x`` itself may be outstanding.
+    """
+
+    x: np.ndarray
+    tv: float = 0.0
+    dual: np.ndarray | None = None
+    n_iter: int = 0
+    change: float = np.inf
+    terms: list[Terms] = field(default_factory=list)
+
+    def restarted(self, dtype):
+        """The same maps, in another dtype where need be, as the start of another objective."""
+        return State(self.x.astype(dtype, copy=False), tv=np.nan)
+
+
+class _Workspace:
+    """Arrays and constants of one call, so that the kernels allocate nothing."""
+
+    def __init__(self, problem, settings, n_workers):
+        n, ny, nx = problem.maps.shape
+        real = problem.maps.dtype.type
+        steps = settings.tv_iter if problem.lambda_tv else 0
+        fgp = settings.tv_solver == "fgp"
+        self.scalar = real
+        self.stepped = np.empty_like(problem.maps)
+        self.modelled = np.empty_like(problem.haadf)
+        self.smooth_sums = np.empty((ny, 2))
+        self.prox_sums = np.empty((n, ny, 3))
+        self.momentum = (fgp_momentum(steps) if fgp else np.zeros(steps)).astype(real)
+        self.band = max(2 * (steps + 1), min(BAND_ROWS, BAND_PIXELS // nx))
+        self.work = np.empty((n_workers, 4, min(self.band, ny) + 2 * steps + 3, nx), real)
+        self.lines = np.empty((n_workers, 2, nx), real)
+        self.no_dual = np.zeros((2, n, 0, 0), real)
+        self.spare_dual = None
+        self.offsets = problem.map_range.offset.astype(real)
+        self.scales = (1 / problem.map_range.scale).astype(real)
+        self.weights = problem.elastic.weights.astype(real)
+
+
+def initial_state(problem, threshold=None):
+    """The published start: the normalised maps, zero below ``threshold``."""
+    x = problem.normalised_maps()
+    if threshold is not None:
+        x[x < threshold] = 0
+    return State(x, tv=np.nan)
+
+
+def proximal_gradient(problem, settings, state=None, callback=None, num_workers=None):
+    """Fit by the published method: gradient step on both data terms, positivity, prox of the total variation.
+
+    ``x <- prox_{lambda_tv TV}(max(x - lambda_haadf grad_haadf(x) - lambda_chem grad_chem(x), 0))``, with the prox taken
+    by ``tv_iter`` steps of (fast) gradient projection from a dual of zero (Manassa et al., 2024, algorithm 1), or
+    from the last dual where ``settings.warm_start`` is set.
+
+    Parameters
+    ----------
+    problem
+        From :func:`~hyperspy_fusion.fusion.problem.published_problem`.
+    settings
+        The same settings; here ``max_iter``, ``tol``, ``tv_iter``, ``tv_solver``, ``threshold``, ``warm_start``.
+    state
+        Of an earlier call, to go on from; it is changed in place. None starts anew.
+    callback
+        Called with the state after every iteration; may raise ``StopIteration`` to stop.
+    num_workers
+        Threads; None for all. The result does not depend on it.
+
+    Returns
+    -------
+    FusionResult, State
+    """
+    if not kernels.are_compiled(problem.maps.dtype):
+        _logger.warning("Compiling the fusion kernels for %s maps, once per machine (about 15 s).", problem.maps.dtype)
+    if state is None:
+        state = initial_state(problem, settings.threshold)
+    # a fit that diverges is reported by its reason, not by floating point warnings on the way
+    with kernels.threads(num_workers) as n_workers, np.errstate(over="ignore", invalid="ignore"):
+        work = _Workspace(problem, settings, n_workers)
+        try:
+            reason = _iterate(problem, settings, state, work, callback)
+        except KeyboardInterrupt:
+            reason = StopReason.INTERRUPTED
+        _evaluate(problem, state, work)
+        return _result(problem, state, work, reason), state
+
+
+def _iterate(problem, settings, state, work, callback):
+    """Run the iterations of one call; return why they ended."""
+    if np.isnan(state.tv):
+        _measure_tv(problem, state, work)
+    for _ in range(settings.max_iter):
+        _evaluate(problem, state, work)
+        if not np.isfinite(state.terms[-1].total):
+            return StopReason.NOT_FINITE
+        _prox(problem, settings, state, work)
+        state.n_iter += 1
+        try:
+            if callback is not None:
+                callback(state)
+        except StopIteration:
+            return StopReason.STOPPED
+        if settings.tol is not None and state.change <= settings.tol:
+            return StopReason.CONVERGED
+    return StopReason.MAX_ITER if settings.tol is None else StopReason.NOT_CONVERGED
+
+
+def _evaluate(problem, state, work):
+    """Take the gradient step into the workspace; record the terms of the present maps."""
+    real = work.scalar
+    kernels.gradient_step(
+        state.x,
+        problem.maps,
+        work.offsets,
+        work.scales,
+        problem.haadf,
+        work.weights,
+        real(problem.elastic.gamma),
+        real(problem.lambda_haadf),
+        real(problem.lambda_chem),
+        real(problem.noise.background),
+        work.stepped,
+        work.modelled,
+        work.smooth_sums,
+    )
+    haadf, chem = (float(s) for s in work.smooth_sums.sum(axis=0))
+    del state.terms[state.n_iter :]
+    state.terms.append(Terms(haadf, chem, state.tv, problem.weigh(haadf, chem, state.tv)))
+
+
+def _prox(problem, settings, state, work):
+    """From the gradient step to the next maps."""
+    if not (settings.warm_start and problem.lambda_tv):
+        _run_prox(problem, state, work, work.momentum, work.no_dual, work.no_dual)
+        return
+    if state.dual is None:
+        state.dual = np.zeros((2, *state.x.shape), state.x.dtype)
+    if work.spare_dual is None:
+        work.spare_dual = np.empty_like(state.dual)
+    _run_prox(problem, state, work, work.momentum, state.dual, work.spare_dual)
+    state.dual, work.spare_dual = work.spare_dual, state.dual
+
+
+def _measure_tv(problem, state, work):
+    """The total variation of the maps: their prox without a step, which leaves them as they are."""
+    np.copyto(work.stepped, state.x)
+    _run_prox(problem, state, work, work.momentum[:0], work.no_dual, work.no_dual)
+
+
+def _run_prox(problem, state, work, momentum, dual, dual_next):
+    kernels.prox_tv(
+        work.stepped,
+        state.x,
+        work.scalar(problem.lambda_tv or 1),
+        problem.penalty.is_isotropic,
+        momentum,
+        work.band,
+        dual,
+        dual_next,
+        work.work,
+        work.lines,
+        work.prox_sums,
+    )
+    tv, change, size = work.prox_sums.sum(axis=(0, 1))
+    state.tv = float(tv)
+    state.change = float(np.sqrt(change / size)) if size else (np.inf if change else 0.0)
+
+
+def _result(problem, state, work, reason):
+    """The result in the units of the input; the workspace gives its arrays away."""
+    history = {name: np.array([getattr(t, name) for t in state.terms]) for name in ("haadf", "chem", "tv")}
+    return FusionResult(
+        maps=problem.map_range.restore(state.x, out=work.stepped),
+        modelled_haadf=problem.haadf_range.restore(work.modelled, out=work.modelled),
+        history=CostHistory(**history, total=problem.weigh(**history)),
+        n_iter=state.n_iter,
+        reason=reason,
+        change=state.change,
+    )
