@@ -1,0 +1,260 @@
+"""Counts of the X-ray lines in an EDS spectrum image, and which lines those are."""
+
+import logging
+
+import numpy as np
+
+from hyperspy_fusion import grids
+from hyperspy_fusion.elements import (
+    by_element,
+    checked_elements,
+    checked_lines,
+    element_of,
+    metadata_names,
+    of_element,
+    refuse_repeats,
+    refuse_unasked_lines,
+)
+
+_logger = logging.getLogger(__name__)
+
+# full width of an integration window in units of the line's FWHM, as exspy's get_lines_intensity has it
+WINDOW_WIDTH = 2.0
+# two windows that share more than this of the narrower one show each other's counts
+SHARED_CHANNELS = 0.1
+
+_ACCUMULATOR = {"b": np.uint64, "u": np.uint64, "i": np.int64, "f": np.float64}
+
+
+def line_counts(signal, elements=None, xray_lines=None):
+    """
+    Counts of the X-ray lines of each element, without the background being subtracted.
+
+    Parameters
+    ----------
+    signal : exspy.signals.EDSSpectrum
+        ``(x, y|E)``, lazy or not.
+    elements, xray_lines : list of str, optional
+        As in `hyperspy_fusion.element_maps`, known to exist.
+
+    Returns
+    -------
+    lines : dict
+        The X-ray lines of each element, in the order of the elements.
+    counts : numpy.ndarray or dask.array.Array
+        Shape (ny, nx, n). 64-bit integers for integer spectra, else their float dtype, of 32 bits at least.
+
+    Raises
+    ------
+    TypeError
+        Complex, RGB or ragged data.
+    ValueError
+        Not an EDS spectrum image, uncalibrated energies, and elements or lines that are outside of them.
+    NotImplementedError
+        The energy axis is not uniform.
+    """
+    _check_spectra(signal)
+    lines = _choose_lines(signal, elements, xray_lines)
+    _logger.info("X-ray lines: %s", lines)
+    windows = {element: _windows(signal, names) for element, names in lines.items()}
+    _warn_of_overlaps(windows)
+    return lines, _window_sums(signal, list(windows.values()))
+
+
+def fitted_lines(model, elements=None, xray_lines=None):
+    """
+    Which of the X-ray lines that an EDS model fits make the maps.
+
+    Parameters
+    ----------
+    model : exspy.models.EDSModel
+        Its ``Sample.xray_lines`` are preferred to the other lines of an element.
+    elements, xray_lines : list of str, optional
+        As in `hyperspy_fusion.element_maps`, known to exist.
+
+    Returns
+    -------
+    list of str
+        Empty where the model has no lines of the `elements`.
+
+    Raises
+    ------
+    ValueError
+        One of the `xray_lines` is of another element, or has no component in the model.
+    """
+    in_model = [component.name for component in model.xray_lines]
+    if xray_lines is None:
+        preferred = set(metadata_names(model.signal.metadata, "Sample.xray_lines"))
+        lines = []
+        for own in by_element(in_model).values():
+            lines += [line for line in own if line in preferred] or own
+    else:
+        lines = xray_lines
+        refuse_unasked_lines(lines, elements)
+    for line in lines:
+        if line not in in_model:
+            raise ValueError(f"{line} is not fitted in {model}: expected some of {', '.join(in_model)}.")
+    return [line for line in lines if elements is None or element_of(line) in elements]
+
+
+def _check_spectra(signal):
+    grids.check_real(signal)
+    if hasattr(signal, "estimate_integration_windows"):
+        return _check_energy_axis(signal)
+    axis = signal.axes_manager.signal_axes[0]
+    if axis.name in grids.STACK_AXES:
+        raise ValueError(f"{signal} is a transposed stack of maps: pass it as (n|x, y), which its `.T` gives.")
+    if signal.metadata.get_item("Signal.signal_type", "") == "EELS":
+        raise ValueError(
+            f"{signal} is an EELS spectrum image, whose edges lie on a background: fit a model "
+            "(`m = s.create_model(); m.multifit()`) and pass the model, or subtract the background, "
+            "integrate a window per edge, and pass the maps with elements=[...]."
+        )
+    raise ValueError(f"{signal} is not known to be EDS: call `s.set_signal_type('EDS_TEM')` if it is, or pass maps.")
+
+
+def _check_energy_axis(signal):
+    axis = signal.axes_manager.signal_axes[0]
+    if not axis.is_uniform:
+        raise NotImplementedError(f"{signal} has a non-uniform energy axis: interpolate it first.")
+    if axis.units not in ("eV", "keV"):
+        raise ValueError(
+            f"the energy axis of {signal} has the units {axis.units}: expected eV or keV, set by "
+            "`s.axes_manager.signal_axes[0].units = 'keV'`."
+        )
+
+
+def _choose_lines(signal, elements, xray_lines):
+    """Dict of each element's X-ray lines, all within the energy range, in the order of the maps."""
+    if xray_lines is not None:
+        lines = xray_lines
+        _refuse_out_of_range(signal, lines)
+        refuse_unasked_lines(lines, elements)
+    else:
+        lines = _lines_in_range(signal, checked_lines(metadata_names(signal.metadata, "Sample.xray_lines")))
+    if elements is not None:
+        refuse_repeats(elements)
+        chosen = {e: of_element(lines, e) or _default_lines(signal, e) for e in elements}
+        _refuse_lineless(signal, chosen)
+        return chosen
+    return by_element(lines) or _default_choice(signal)
+
+
+def _default_choice(signal):
+    """Lines of ``Sample.elements`` by exspy's rule; ValueError where there are no elements with lines."""
+    elements = checked_elements(metadata_names(signal.metadata, "Sample.elements"))
+    if not elements:
+        raise ValueError(
+            f"the metadata of {signal} name no elements: pass elements=[...] or xray_lines=[...], or call "
+            "`s.set_elements([...])`."
+        )
+    chosen = {element: _default_lines(signal, element) for element in dict.fromkeys(elements)}
+    for element in [e for e, lines in chosen.items() if not lines]:
+        _logger.warning("%s has no X-ray line within the spectra and is left out.", element)
+    chosen = {element: lines for element, lines in chosen.items() if lines}
+    if not chosen:
+        _refuse_lineless(signal, dict.fromkeys(elements))
+    return chosen
+
+
+def _default_lines(signal, element):
+    """What exspy takes of `element`: the alpha line in the energy range that this beam excites well."""
+    probe = signal.inav[0, 0]  # a copy, so that the caller's metadata stay as they are
+    probe.metadata.set_item("Sample.xray_lines", [])
+    probe.set_elements([element])
+    probe.add_lines()
+    return metadata_names(probe.metadata, "Sample.xray_lines")
+
+
+def _refuse_lineless(signal, chosen):
+    for element, lines in chosen.items():
+        if not lines:
+            raise ValueError(
+                f"{element} has no X-ray line within the energies of {signal}: leave it out, or name a line "
+                "by xray_lines=[...]."
+            )
+
+
+def _refuse_out_of_range(signal, lines):
+    for line in lines:
+        if not _in_range(signal, line):
+            axis = signal.axes_manager.signal_axes[0]
+            raise ValueError(
+                f"{line} is not within the energies of {signal}, {axis.low_value:.3g} to "
+                f"{axis.high_value:.3g} {axis.units}: take another line of the element."
+            )
+
+
+def _lines_in_range(signal, lines):
+    inside = [line for line in lines if _in_range(signal, line)]
+    for line in [line for line in lines if line not in inside]:
+        _logger.warning("%s of Sample.xray_lines is not within the spectra and is left out.", line)
+    return inside
+
+
+def _in_range(signal, line):
+    axis = signal.axes_manager.signal_axes[0]
+    energy = np.mean(signal.estimate_integration_windows(WINDOW_WIDTH, [line]))
+    return axis.low_value < energy < axis.high_value
+
+
+def _windows(signal, lines):
+    """Disjoint channel ranges ``(start, stop)`` of the lines of one element, as `isig` would cut them."""
+    axis = signal.axes_manager.signal_axes[0]
+    limits = np.clip(signal.estimate_integration_windows(WINDOW_WIDTH, lines), axis.low_value, axis.high_value)
+    merged = []
+    for start, stop in sorted((axis.value2index(low), axis.value2index(high)) for low, high in limits):
+        if merged and start <= merged[-1][1]:
+            start, stop = merged[-1][0], max(stop, merged.pop()[1])
+        merged.append((start, max(stop, start + 1)))
+    return merged
+
+
+def _warn_of_overlaps(windows):
+    channels = {e: {c for r in ranges for c in range(*r)} for e, ranges in windows.items()}
+    names = list(channels)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            shared = len(channels[first] & channels[second])
+            share = shared / min(len(channels[first]), len(channels[second]))
+            if share > SHARED_CHANNELS:
+                _logger.warning(
+                    "the windows of %s and %s share %.0f %% of the narrower one, so each map shows counts of "
+                    "the other; choose other lines by xray_lines, or fit a model.",
+                    first,
+                    second,
+                    100 * share,
+                )
+
+
+def _window_sums(signal, windows):
+    """Counts in the `windows` of each element, (ny, nx, n); lazy spectra are read once for all windows."""
+    axis = signal.axes_manager.signal_axes[0]
+    data = np.moveaxis(signal.data, axis.index_in_array, -1)
+    sums = _sum_lazily(data, windows) if signal._lazy else _sum_channels(data, windows)
+    return sums.astype(np.result_type(data.dtype, np.float32)) if data.dtype.kind == "f" else sums
+
+
+def _sum_lazily(data, windows):
+    n, blocks = len(windows), data.numblocks[-1]
+    dtype = _ACCUMULATOR[data.dtype.kind]
+    parts = data.map_blocks(
+        _sum_channels,
+        windows,
+        dtype=dtype,
+        chunks=(*data.chunks[:-1], (n,) * blocks),
+        meta=np.empty((0, 0, 0), dtype),
+    )
+    return sum(parts[..., k * n : (k + 1) * n] for k in range(blocks))
+
+
+def _sum_channels(spectra, windows, block_info=None):
+    """Sums over the channels of each of the `windows`; of a dask block, over those in the block."""
+    first = block_info[0]["array-location"][-1][0] if block_info else 0
+    dtype = _ACCUMULATOR[spectra.dtype.kind]
+    sums = np.zeros((*spectra.shape[:-1], len(windows)), dtype)
+    for i, ranges in enumerate(windows):
+        for start, stop in ranges:
+            channels = spectra[..., max(start - first, 0) : max(stop - first, 0)]
+            sums[..., i] += channels.sum(axis=-1, dtype=dtype)
+    return sums

@@ -1,0 +1,166 @@
+"""Claims about EDS spectra: the counts of exspy in windows around lines that are there."""
+
+import dask.array as da
+import exspy
+import hyperspy.api as hs
+import numpy as np
+import pytest
+from helpers import shared
+from sources import NAMES, assert_element_maps, eds, eels, lines_of
+
+from hyperspy_fusion.maps import element_maps
+
+
+@pytest.mark.parametrize("dtype", ["u1", ">u2", "i2", "f4", "f8"])
+def test_windows_are_those_of_exspy_and_counts_stay_integer(dtype):
+    signal = eds(dtype, lines=["Fe_Ka", "O_Ka", "Pt_La"])
+    result = element_maps(signal)
+    assert_element_maps(result, lines_of(signal, None), NAMES)
+    assert result.data.dtype == {"u": "u4", "i": "i4"}.get(np.dtype(dtype).kind, np.dtype(dtype))
+    assert result.metadata.General.title == "Element maps of grain"
+    assert result.metadata.General.date == "2018-11-29"
+    assert result.metadata.Signal.quantity == "X-rays (Counts)"
+    assert list(result.metadata.Element_maps.source_titles) == ["grain"]
+
+
+def test_counts_that_overflow_the_input_do_not_overflow():
+    signal = eds(lines=["Fe_Ka"])
+    signal.data[:] = 255
+    (channels,) = {int(v) for v in (lines_of(signal, None)[0] / 255).ravel()}
+    assert channels > 20
+    assert np.all(element_maps(signal).data == 255 * channels)
+
+
+def test_counts_beyond_32_bits_stay_64_bits():
+    signal = eds("u4", lines=["Fe_Ka"])
+    signal.data[:] = 2**31
+    assert element_maps(signal).data.dtype == np.uint64
+
+
+def test_lines_come_from_the_argument_then_the_metadata_then_exspy():
+    signal = eds(elements=NAMES, lines=["Fe_La", "Pt_Ma"])
+    fe_ka, fe_la, pt_la, pt_ma, o_ka = lines_of(signal, ["Fe_Ka", "Fe_La", "Pt_La", "Pt_Ma", "O_Ka"])
+    assert_element_maps(element_maps(signal), [fe_la, pt_ma], ["Fe", "Pt"])
+    assert_element_maps(element_maps(signal, ["O", "Fe"]), [o_ka, fe_la], ["O", "Fe"])
+    both = element_maps(signal, xray_lines=["Pt_La", "Fe_Ka", "Fe_La"])
+    assert_element_maps(both, [pt_la, fe_ka + fe_la], ["Pt", "Fe"])
+    assert list(both.metadata.Element_maps.xray_lines) == ["Pt_La", "Fe_Ka+Fe_La"]
+    assert_element_maps(element_maps(signal, ["Fe", "O"], xray_lines=["Fe_Ka"]), [fe_ka, o_ka], ["Fe", "O"])
+    del signal.metadata.Sample.xray_lines
+    assert_element_maps(element_maps(signal), [fe_ka, o_ka, pt_la], NAMES)
+    del signal.metadata.Sample.elements
+    assert_element_maps(element_maps(signal, ["Pt"]), [pt_la], ["Pt"])
+
+
+def test_a_channel_in_two_windows_of_one_element_counts_once():
+    signal = eds("u2")
+    signal.data[:] = 0
+    signal.data[..., 178] = 5  # 1.78 keV, within the windows of Si Kα (1.740) and Kβ (1.836)
+    assert [m[0, 0] for m in lines_of(signal, ["Si_Ka", "Si_Kb"])] == [5, 5]
+    assert np.all(element_maps(signal, xray_lines=["Si_Ka", "Si_Kb"]).data == 5)
+
+
+def test_windows_of_two_elements_that_overlap_warn(caplog):
+    element_maps(eds(), ["Fe", "O"])
+    assert not caplog.records
+    element_maps(eds(), xray_lines=["S_Ka", "Mo_La"])
+    assert "the windows of S and Mo share" in caplog.text
+
+
+def test_lazy_spectra_are_read_once_for_all_maps():
+    signal = eds(lines=["Fe_Ka", "O_Ka", "Pt_La"])
+    reads = []
+
+    def read(block, block_info=None):
+        reads.append(block_info[0]["chunk-location"])
+        return block
+
+    chunks = da.from_array(signal.data, chunks=(2, 3, 700))
+    lazy = signal.as_lazy()
+    lazy.data = chunks.map_blocks(read, dtype=chunks.dtype, meta=np.empty((0, 0, 0), chunks.dtype))
+    reads.clear()
+    assert_element_maps(element_maps(lazy), lines_of(signal, None), NAMES)
+    assert len(reads) == 2 * 2 * 3
+    assert len(set(reads)) == len(reads)
+    assert lazy._lazy
+
+
+def test_energy_may_be_the_first_axis_of_the_array():
+    signal = eds(lines=["Fe_Ka", "O_Ka"])
+    expected = lines_of(signal, None)
+    axes = [axis.get_axis_dictionary() for axis in signal.axes_manager._axes]
+    turned = exspy.signals.EDSTEMSpectrum(np.moveaxis(signal.data, -1, 0).copy(), axes=[axes[2], *axes[:2]])
+    assert turned.data.shape == (2000, 3, 4)
+    assert_element_maps(element_maps(turned, xray_lines=["Fe_Ka", "O_Ka"]), expected, NAMES[:2])
+
+
+def test_energies_in_ev_are_the_same_energies():
+    signal = eds(lines=["Fe_Ka", "O_Ka"])
+    expected = lines_of(signal, None)
+    axis = signal.axes_manager[-1]
+    axis.scale, axis.units = 10.0, "eV"
+    assert_element_maps(element_maps(signal), expected, NAMES[:2])
+
+
+def test_metadata_lines_outside_the_spectra_are_left_out_and_said(caplog):
+    result = element_maps(eds(lines=["Fe_Ka", "Ag_Ka"]))
+    assert list(result.metadata.Sample.elements) == ["Fe"]
+    assert "Ag_Ka of Sample.xray_lines is not within the spectra" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "signal, kwargs, sentence",
+    [
+        (eds(), {}, "name no elements: pass elements="),
+        (eds().isig[2.0:], {"elements": ["O"]}, "O has no X-ray line within"),
+        (eds(), {"xray_lines": ["Ag_Ka"]}, r"Ag_Ka is not within the energies of .*0 to 20 keV"),
+        (
+            eds(),
+            {"xray_lines": ["Fe_Kz"]},
+            "'Fe_Kz' is not an X-ray line of Fe: expected one of Fe_Ka, Fe_Kb",
+        ),
+        (eds(), {"xray_lines": ["Fe"]}, "'Fe' is not an X-ray line of Fe"),
+        (
+            eds(),
+            {"xray_lines": ["O_Ka"], "elements": ["Fe"]},
+            r"O_Ka is in xray_lines, but its element is not",
+        ),
+        (eds(), {"elements": ["Fe", "Fe"]}, "names Fe 2 times"),
+        (eels(), {}, "EELS spectrum image, whose edges lie on a background: fit a model"),
+        (hs.signals.Signal1D(np.ones((3, 4, 9))), {}, r"not known to be EDS: call `s.set_signal_type\("),
+        (eds().inav[0], {}, "cannot be read as element maps"),
+        (eds().inav[0, 0], {}, "cannot be read as element maps"),
+    ],
+)
+def test_spectra_that_cannot_be_mapped_are_refused(signal, kwargs, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        element_maps(signal, **kwargs)
+
+
+def test_an_uncalibrated_energy_axis_is_refused():
+    signal = eds()
+    signal.axes_manager[-1].units = "channel"
+    with pytest.raises(ValueError, match="has the units channel: expected eV or keV"):
+        element_maps(signal, ["Fe"])
+
+
+# ---- real files -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["in memory", "lazy"])
+def test_real_spectra_give_the_counts_of_exspy(lazy):
+    elements = ["Fe", "Mg", "Si", "O", "S", "Al"]
+    signal = hs.load(shared("data/L2083-K-4-1_tilt0.bcf"), lazy=lazy)[1]
+    result = element_maps(signal, elements)
+    expected = lines_of(signal, [f"{e}_Ka" for e in elements])
+    assert_element_maps(result, [np.asarray(e) for e in expected], elements)
+    assert result.data.dtype == np.uint32
+    axis = result.axes_manager.signal_axes[0]
+    assert (axis.name, axis.units, axis.size) == ("width", "µm", 256)
+
+
+def test_all_lines_of_a_real_file_are_taken_by_default():
+    signal = hs.load(shared("data/bruker_test_TEM.bcf"))[1]
+    assert_element_maps(element_maps(signal), lines_of(signal, None), ["Cu", "O", "Pd", "Ti"])
+    made_by_exspy = element_maps(signal.get_lines_intensity())
+    assert_element_maps(made_by_exspy, lines_of(signal, None), ["Cu", "O", "Pd", "Ti"])
