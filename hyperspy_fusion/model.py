@@ -1,0 +1,433 @@
+"""``FusedMultiModal`` and ``fuse``: HyperSpy signals in, HyperSpy signals out."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from dataclasses import fields
+from importlib.metadata import version
+
+import numpy as np
+
+from hyperspy_fusion.elements import atomic_number
+from hyperspy_fusion.fusion.problem import is_constant, published_problem
+from hyperspy_fusion.fusion.result import StopReason
+from hyperspy_fusion.fusion.settings import METHODS, PublishedSettings, settings_for
+from hyperspy_fusion.grids import axis_dicts, check_same_scan, image_array, spatial_axes
+from hyperspy_fusion.maps import element_maps
+from hyperspy_fusion.results import Inputs, fused_signal, image_signal
+
+_logger = logging.getLogger(__name__)
+
+# settings that say how long to iterate, not what is minimised: the fit and its history go on across them
+_RUN_SETTINGS = ("max_iter", "tol", "tv_iter", "tv_solver", "warm_start", "threshold")
+# totals that change by more are said to
+_TOTAL_TOLERANCE = 0.1
+
+
+def _shows_settings(function):
+    """Let ``inspect.signature``, and so help and tab completion, show every setting behind ``**settings``."""
+    signature = inspect.signature(function)
+    kept = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    shown = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+        for f in fields(PublishedSettings)
+    ]
+    function.__signature__ = signature.replace(parameters=kept + shown)
+    return function
+
+
+@_shows_settings
+def fuse(
+    maps,
+    haadf,
+    *,
+    elements=None,
+    xray_lines=None,
+    method="published",
+    show_progressbar=None,
+    num_workers=None,
+    **settings,
+):
+    """Fuse element maps with the HAADF image of the same scan.
+
+    Parameters
+    ----------
+    maps : list, dict, BaseSignal or exspy model
+        An EDS spectrum image, a list or stack of maps, a dictionary ``{element: map}``, one map, a fitted exspy
+        model or :class:`ElementMaps`; see :func:`hyperspy_fusion.element_maps`. Any unit; not changed.
+    haadf : BaseSignal
+        The HAADF image of the same scan, on the same pixels. Not changed.
+    elements : list of str, optional
+        Which elements to take from a spectrum image; the elements of maps that do not name theirs.
+    xray_lines : list of str, optional
+        Which X-ray lines to take from an EDS spectrum image; lines of one element are summed.
+    method : {"published"}
+        The method of Schwartz et al., npj Comput. Mater. 8, 16 (2022).
+    show_progressbar : bool, optional
+        None follows HyperSpy's preference.
+    num_workers : int, optional
+        Threads; None for all. The result is the same for any number.
+    **settings
+        Fields of :class:`hyperspy_fusion.fusion.settings.PublishedSettings`: gamma, lambda_haadf, lambda_chem,
+        lambda_tv, background, max_iter, ...
+
+    Returns
+    -------
+    ElementMaps
+        Fused maps on the axes and in the units of the input, with parameters, cost history and warnings in
+        ``metadata.Fusion``.
+
+    Raises
+    ------
+    ValueError, TypeError, NotImplementedError
+        For input that cannot be fused, with what to do about it.
+    FloatingPointError
+        Where the weights make the fit diverge.
+
+    See Also
+    --------
+    FusedMultiModal : the same in steps.
+    """
+    model = FusedMultiModal(haadf, maps, elements, xray_lines=xray_lines, method=method)
+    model.fit(show_progressbar=show_progressbar, num_workers=num_workers, **settings)
+    return model._signal(model._data())
+
+
+class FusedMultiModal:
+    """A fit of element maps to their own counts and to a HAADF image, in steps.
+
+    Parameters
+    ----------
+    haadf : BaseSignal
+        The HAADF image.
+    maps, elements, xray_lines, method
+        As for :func:`hyperspy_fusion.fuse`.
+
+    Attributes
+    ----------
+    maps : ElementMaps
+        The measured maps.
+    haadf : Signal2D
+        The measured HAADF image, on the axes of the maps.
+    settings : PublishedSettings
+        Those of the last fit.
+    fit_output : scipy.optimize.OptimizeResult or None
+        Of the last fit: x, fun, nit, success, message, change, cost_history.
+    components : Components
+        Fused maps by element: ``m.components.Fe``.
+    warnings : list of str
+        What was noticed about the input and the fit.
+
+    Examples
+    --------
+    >>> import hyperspy_fusion as hf
+    >>> maps, haadf = hf.data.core_shell().signals()
+    >>> m = hf.FusedMultiModal(haadf, maps)
+    >>> output = m.fit(max_iter=10)
+    >>> output = m.fit(max_iter=10)  # goes on
+    >>> output.nit
+    20
+    """
+
+    def __init__(self, haadf, maps, elements=None, *, xray_lines=None, method="published"):
+        settings_for(method, {})
+        self.method = method
+        self.maps = element_maps(maps, elements, xray_lines=xray_lines)
+        image = image_array(haadf)
+        axes = axis_dicts(self.maps.axes_manager.signal_axes, self.maps)
+        self._input_warnings = check_same_scan(axes, spatial_axes(haadf))
+        self.haadf = image_signal(image, self.maps, haadf.metadata.General.title)
+        if image.min() == image.max():
+            raise ValueError(
+                f"The HAADF image {haadf} is constant and says nothing about the maps: pass that of the scan."
+            )
+        self.elements = self.maps.elements
+        self._constant = is_constant(self.maps.data)
+        self._input_warnings += self._about_maps()
+        self.settings = METHODS[method]()
+        self.fit_output = None
+        self._state = None
+        self._problem = None
+        self._result = None
+
+    @_shows_settings
+    def fit(self, *, show_progressbar=None, num_workers=None, callback=None, **settings):
+        """Fit, or go on with the fit.
+
+        A second call continues from the maps reached, with the settings of the first unless they are given again.
+        Where the objective changes, the cost history begins anew. Ctrl-C stops the fit and keeps the maps
+        of the last complete iteration.
+
+        Parameters
+        ----------
+        show_progressbar : bool, optional
+            None follows HyperSpy's preference.
+        num_workers : int, optional
+            Threads; None for all.
+        callback : callable, optional
+            Called with the solver's state after every iteration; may raise ``StopIteration``.
+        **settings
+            Fields of :class:`hyperspy_fusion.fusion.settings.PublishedSettings`.
+
+        Returns
+        -------
+        scipy.optimize.OptimizeResult
+        """
+        from hyperspy_fusion.fusion.solvers import proximal_gradient
+
+        _check_workers(num_workers)
+        self._prepare(settings_for(self.method, settings, base=self.settings))
+        with _progress(self.settings.max_iter, show_progressbar) as update:
+            self._result, self._state = proximal_gradient(
+                self._problem,
+                self.settings,
+                state=self._state,
+                callback=_both(update, callback),
+                num_workers=num_workers,
+            )
+        self._conclude()
+        return self.fit_output
+
+    def _prepare(self, settings):
+        """Adopt settings; set the problem up, and restart the history, where the objective changes."""
+        objective, new = (
+            {k: v for k, v in s.as_dict().items() if k not in _RUN_SETTINGS} for s in (self.settings, settings)
+        )
+        if self._problem is None or objective != new:
+            fitted = ~self._constant
+            maps = self.maps.data if fitted.all() else self.maps.data[fitted]
+            numbers = [atomic_number(e) for e, f in zip(self.elements, fitted, strict=True) if f]
+            self._problem = published_problem(maps, self.haadf.data, numbers, settings)
+            if self._state is not None:
+                self._state = self._state.restarted(self._problem.maps.dtype)
+        self.settings = settings
+
+    def _conclude(self):
+        """Turn the solver's result into ``fit_output`` and warnings."""
+        from scipy.optimize import OptimizeResult
+
+        result = self._result
+        if result.reason is StopReason.NOT_FINITE:
+            self._state = self._problem = self._result = None
+            raise FloatingPointError(result.reason.value)
+        done = result.reason in (StopReason.CONVERGED, StopReason.MAX_ITER)
+        self.fit_output = OptimizeResult(
+            x=result.maps,
+            fun=float(result.history.total[-1]),
+            nit=result.n_iter,
+            success=done,
+            message=result.reason.value,
+            change=result.change,
+            cost_history=result.history.as_dict(),
+        )
+        for sentence in self._fit_warnings():
+            _logger.warning(sentence)
+
+    # ---- what comes out -----------------------------------------------------------------------
+
+    def as_signal(self):
+        """The fused maps as a new :class:`ElementMaps`."""
+        return self._signal(self._data().copy())
+
+    def modelled_haadf(self):
+        """``f(x)``: the HAADF image that the fused maps explain, as a Signal2D in the units of the measured one."""
+        return image_signal(self._fitted().modelled_haadf.copy(), self.maps, "Modelled HAADF")
+
+    def residual(self):
+        """Measured minus modelled HAADF image, as a Signal2D: what no mapped element explains."""
+        residual = self.haadf.data.astype(self._fitted().maps.dtype) - self._fitted().modelled_haadf
+        return image_signal(residual, self.maps, "HAADF residual")
+
+    def plot(self, crop=None):
+        """Measured over fused maps; see :meth:`ElementMaps.plot_fusion`."""
+        return self.as_signal().plot_fusion(crop=crop)
+
+    def plot_convergence(self):
+        """Terms of the objective against the iterations; see :meth:`ElementMaps.plot_convergence`."""
+        return self.as_signal().plot_convergence()
+
+    @property
+    def components(self):
+        """Fused maps by element: ``m.components.Fe``."""
+        return Components(self)
+
+    @property
+    def warnings(self):
+        """What was noticed about the input and, after a fit, about its result."""
+        return self._input_warnings + (self._fit_warnings() if self._result else [])
+
+    def __getitem__(self, element):
+        return self.as_signal().get_map(element)
+
+    def __len__(self):
+        return len(self.elements)
+
+    def __repr__(self):
+        title = self.maps.metadata.General.title.removeprefix("Element maps of ")
+        state = f"{self._result.n_iter} iterations" if self._result else "not fitted"
+        return f"<FusedMultiModal, title: {title}, elements: {', '.join(self.elements)}, {state}>"
+
+    def _fitted(self):
+        if self._result is None:
+            raise ValueError("There are no fused maps yet: call fit() first.")
+        return self._result
+
+    def _data(self):
+        """Fused maps of all elements; constant ones are what they were."""
+        result = self._fitted()
+        if not self._constant.any():
+            return result.maps
+        data = self.maps.data.astype(result.maps.dtype)
+        data[~self._constant] = result.maps
+        return data
+
+    def _signal(self, data):
+        return fused_signal(self.maps, data, self._metadata(), Inputs(self.maps, self.haadf))
+
+    def _metadata(self):
+        """``metadata.Fusion``: Python scalars, strings and flat arrays."""
+        problem, result = self._problem, self._fitted()
+        parameters = {**self.settings.as_dict(), "lambda_haadf": float(problem.lambda_haadf)}
+        return {
+            "version": version("hyperspy_fusion"),
+            "method": self.method,
+            "elements": list(self.elements),
+            "constant_elements": [e for e, c in zip(self.elements, self._constant, strict=True) if c],
+            "atomic_numbers": np.array([atomic_number(e) for e in self.elements]),
+            "elastic_weights": self._per_element(problem.elastic.weights),
+            "map_offsets": self._per_element(problem.map_range.offset),
+            "map_scales": self._per_element(problem.map_range.scale),
+            "haadf_offset": float(problem.haadf_range.offset),
+            "haadf_scale": float(problem.haadf_range.scale),
+            "parameters": parameters,
+            "cost_history": result.history.as_dict(),
+            "total_ratios": self._total_ratios(),
+            "n_iter": int(result.n_iter),
+            "converged": bool(result.converged),
+            "stop_reason": result.reason.value,
+            "change": float(result.change),
+            "warnings": list(self.warnings),
+            "haadf_title": str(self.haadf.metadata.General.title),
+        }
+
+    def _per_element(self, values):
+        """Values of the fused elements with 0 in the place of the constant ones."""
+        full = np.zeros(len(self.elements))
+        full[~self._constant] = values
+        return full
+
+    def _total_ratios(self):
+        """Total of each fused map over that of the measured one; NaN where the latter is not positive."""
+        before = self.maps.data.sum(axis=(1, 2), dtype=np.float64)
+        after = self._data().sum(axis=(1, 2), dtype=np.float64)
+        return np.divide(after, before, out=np.full(len(before), np.nan), where=before > 0)
+
+    # ---- what is noticed -----------------------------------------------------------------------
+
+    def _about_maps(self):
+        """Sentences about constant and negative maps, logged."""
+        if self._constant.all():
+            raise ValueError(
+                f"All maps ({', '.join(self.elements)}) are constant, with nothing to fuse: pass maps with counts."
+            )
+        sentences = []
+        constant = [e for e, c in zip(self.elements, self._constant, strict=True) if c]
+        if constant:
+            sentences.append(f"The map of {_and(constant)} is constant: it is kept as it is, and the others are fused.")
+        lows = self.maps.data.min(axis=(1, 2))
+        negative = [f"{e} (down to {low:.4g})" for e, low in zip(self.elements, lows, strict=True) if low < 0]
+        if negative:
+            sentences.append(
+                f"The map of {_and(negative)} has negative values: the published method takes the minimum of a map "
+                "for its zero, so nothing is clipped, and adds it back to the result."
+            )
+        for sentence in sentences:
+            _logger.warning(sentence)
+        return sentences
+
+    def _fit_warnings(self):
+        """Sentences about the last fit."""
+        result, sentences = self._result, []
+        if not self.fit_output.success:
+            sentences.append(f"The fit did not exit successfully. Reason: {result.reason.value}")
+        total = result.history.total
+        lowest = int(np.argmin(total))
+        if total[-1] - total[lowest] > 0.01 * abs(total[0] - total[lowest]) and lowest < result.n_iter:
+            sentences.append(
+                f"The objective was lowest after {lowest} of {result.n_iter} iterations and rose since: "
+                "lower lambda_chem or lambda_haadf, or raise background."
+            )
+        ratios = self._total_ratios()
+        if np.any(np.abs(ratios - 1) > _TOTAL_TOLERANCE):
+            listed = ", ".join(f"{e} {r:.0%}" for e, r in zip(self.elements, ratios, strict=True))
+            sentences.append(
+                f"The published method does not keep intensities; totals of the fused maps over the measured: {listed}."
+            )
+        return sentences
+
+
+class Components:
+    """Fused maps by element: ``components.Fe``, ``components["Fe"]``, iteration, length."""
+
+    def __init__(self, model):
+        self._model = model
+
+    def __getattr__(self, name):
+        if name.startswith("_") or name not in self._model.elements:
+            raise AttributeError(f"There is no component {name!r}: there are {', '.join(self._model.elements)}.")
+        return self._model[name]
+
+    def __getitem__(self, key):
+        return self._model[self._model.elements[key] if isinstance(key, int) else key]
+
+    def __len__(self):
+        return len(self._model)
+
+    def __dir__(self):
+        return [*super().__dir__(), *self._model.elements]
+
+    def __repr__(self):
+        lines = [f"{i:4d} | {element}" for i, element in enumerate(self._model.elements)]
+        return "\n".join(["   # | element", "---- | -------", *lines])
+
+
+class _progress:
+    """HyperSpy's progress bar as a context that yields a callback."""
+
+    def __init__(self, total, show):
+        self.total, self.show = total, show
+
+    def __enter__(self):
+        import hyperspy.api as hs
+        from hyperspy.external.progressbar import progressbar
+
+        show = hs.preferences.General.show_progressbar if self.show is None else self.show
+        self.bar = progressbar(total=self.total, disable=not show, desc="Fusing", unit="iteration")
+        return lambda state: self.bar.update(1)
+
+    def __exit__(self, *error):
+        self.bar.close()
+
+
+def _both(first, second):
+    """One callback of two, the second of which may be None."""
+    if second is None:
+        return first
+
+    @functools.wraps(second)
+    def call(state):
+        first(state)
+        second(state)
+
+    return call
+
+
+def _check_workers(num_workers):
+    if num_workers is not None and (not isinstance(num_workers, int) or num_workers < 1):
+        raise ValueError(f"num_workers is {num_workers!r}: it must be a whole number of at least 1, or None for all.")
+
+
+def _and(words):
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,0 +1,383 @@
+"""`fuse`, `s.fuse` and `FusedMultiModal`: signals in, signals out."""
+
+import inspect
+import logging
+
+import dask.array as da
+import hyperspy.api as hs
+import numpy as np
+import pytest
+import twin
+from helpers import assert_untouched, scan_signals, shared, snapshot
+from hyperspy.signal import BaseSignal
+
+import hyperspy_fusion as hf
+from hyperspy_fusion.signals.attach import attach_fuse
+
+
+@pytest.fixture
+def scan():
+    return scan_signals()
+
+
+# ---- one call -------------------------------------------------------------------------------------
+
+
+def test_result_keeps_axes_units_and_acquisition(scan):
+    maps, haadf = scan
+    fused = hf.fuse(maps, haadf)
+    assert type(fused) is hf.ElementMaps and fused.data.shape == (2, 12, 15) and fused.data.dtype == np.float32
+    x, y = fused.axes_manager.signal_axes
+    assert (x.scale, x.offset, x.units, y.scale, y.offset, y.units) == (0.5, 3.0, "nm", 0.5, 3.0, "nm")
+    assert fused.elements == ["Fe", "O"] == fused.metadata.Sample.elements
+    assert fused.metadata.Acquisition_instrument.TEM.beam_energy == 200
+    assert fused.metadata.Signal.signal_type == "element_maps"
+    assert fused.metadata.General.title.startswith("Fused maps of ")
+
+
+def test_method_and_function_are_one(scan):
+    maps, haadf = scan
+    stack = hf.element_maps(maps)
+    expected = hf.fuse(maps, haadf, gamma=2).data
+    np.testing.assert_array_equal(stack.fuse(haadf, gamma=2).data, expected)
+    np.testing.assert_array_equal(hs.stack(maps).fuse(haadf, gamma=2).data, expected)
+    np.testing.assert_array_equal(hf.FusedMultiModal(haadf, maps).fit(gamma=2).x, expected)
+
+
+def test_settings_show_in_the_signature():
+    for function in (hf.fuse, hf.FusedMultiModal.fit):
+        parameters = inspect.signature(function).parameters
+        assert parameters["lambda_tv"].default == 0.15 and "settings" not in parameters
+
+
+def test_metadata_tell_the_fit(scan):
+    maps, haadf = scan
+    fit = hf.fuse(maps, haadf, max_iter=4, tv_norm="anisotropic").metadata.Fusion
+    assert (fit.method, fit.n_iter, fit.converged, fit.version) == ("published", 4, False, hf.__version__)
+    assert fit.stop_reason.endswith(".")
+    assert list(fit.atomic_numbers) == [26, 8]
+    assert fit.parameters.tv_norm == "anisotropic" and fit.parameters.lambda_haadf == 0.5
+    np.testing.assert_allclose(fit.elastic_weights, [26 / 17, 8 / 17])
+    np.testing.assert_allclose(fit.map_scales, [np.ptp(m.data) for m in maps])
+    assert all(fit.cost_history[name].shape == (5,) for name in ("haadf", "chem", "tv", "total"))
+    weights = fit.parameters
+    total = sum(fit.cost_history[n] * weights[f"lambda_{n}"] for n in ("haadf", "chem", "tv"))
+    np.testing.assert_allclose(fit.cost_history.total, total)
+
+
+def test_lost_intensity_is_said(scan, caplog):
+    maps, haadf = scan
+    fused = hf.fuse(maps, haadf)
+    ratios = [float(fused.get_map(e).data.sum() / m.data.sum()) for e, m in zip(("Fe", "O"), maps, strict=True)]
+    np.testing.assert_allclose(fused.metadata.Fusion.total_ratios, ratios, rtol=1e-5)
+    assert f"Fe {ratios[0]:.0%}, O {ratios[1]:.0%}" in caplog.text
+    assert any("does not keep intensities" in w for w in fused.metadata.Fusion.warnings)
+
+
+def test_order_of_bytes_and_integers_do_not_matter(scan):
+    maps, haadf = scan
+    expected = hf.fuse(maps, haadf).data
+    for dtype in ("uint8", ">f4", ">u2"):
+        other = [m.deepcopy() for m in maps]
+        for m in other:
+            m.data = m.data.astype(dtype)
+        image = haadf.deepcopy()
+        image.data = image.data.astype(">u2")
+        np.testing.assert_array_equal(hf.fuse(other, image).data, expected)
+
+
+def test_haadf_in_navigation_space(scan):
+    maps, haadf = scan
+    np.testing.assert_array_equal(hf.fuse(maps, haadf.T).data, hf.fuse(maps, haadf).data)
+    np.testing.assert_array_equal(hf.fuse(maps, haadf.as_lazy()).data, hf.fuse(maps, haadf).data)
+
+
+def test_lazy_maps_give_the_same_in_memory(scan):
+    maps, haadf = scan
+    fused = hf.fuse([m.as_lazy() for m in maps], haadf)
+    assert type(fused) is hf.ElementMaps
+    np.testing.assert_array_equal(fused.data, hf.fuse(maps, haadf).data)
+
+
+def test_one_element():
+    maps, haadf = scan_signals(elements=("Fe",))
+    fused = hf.fuse(maps[0], haadf)
+    assert fused.data.shape == (1, 12, 15) and fused.elements == ["Fe"]
+
+
+# ---- bad input ------------------------------------------------------------------------------------
+
+
+def with_data(signal, data):
+    return signal._deepcopy_with_new_data(data)
+
+
+@pytest.mark.parametrize(
+    "change, error, sentence",
+    [
+        (lambda m, h: (m, h.isig[:-1]), ValueError, r"shape .*12, 14.* both must come from the same scan"),
+        (lambda m, h: ([m[0], m[1].isig[:, 1:]], h), ValueError, "shape"),
+        (lambda m, h: (m, with_data(h, np.full((12, 15), 7))), ValueError, "constant"),
+        (lambda m, h: ([with_data(s, s.data * 0) for s in m], h), ValueError, "All maps .Fe, O. are constant"),
+        (lambda m, h: (m, with_data(h, h.data * np.nan)), ValueError, "NaN"),
+        (lambda m, h: ([m[0], with_data(m[1], m[1].data * np.inf)], h), ValueError, "NaN, infinite"),
+        (lambda m, h: ([m[0], with_data(m[1], m[1].data + 1j)], h), TypeError, "complex"),
+        (lambda m, h: (m, with_data(h, h.data + 1j)), TypeError, "complex"),
+        (lambda m, h: ([], h), ValueError, "no maps|empty|at least one"),
+        (lambda m, h: (m, h.isig[0]), ValueError, "one image"),
+        (lambda m, h: ([m[0], m[0]], h), ValueError, "Fe"),
+        (lambda m, h: (m, h.data), TypeError, "HyperSpy signal"),
+        (lambda m, h: (hs.signals.Signal1D(np.arange(9.0)), h), (TypeError, ValueError), "map|image|spectrum"),
+    ],
+)
+def test_bad_input_gets_a_sentence(scan, change, error, sentence):
+    maps, haadf = change(*scan)
+    with pytest.raises(error, match=sentence) as raised:
+        hf.fuse(maps, haadf)
+    assert str(raised.value).rstrip().endswith(".")
+
+
+@pytest.mark.parametrize("options, error", [({"lambda_tv": -1}, ValueError), ({"gamma": 5}, ValueError),
+                                            ({"lamda_tv": 1}, TypeError), ({"method": "best"}, ValueError),
+                                            ({"num_workers": 0}, ValueError)])  # fmt: skip
+def test_bad_settings_get_a_sentence(scan, options, error):
+    with pytest.raises(error, match=next(iter(options))):
+        hf.fuse(*scan, **options)
+
+
+def test_divergence_raises_and_leaves_the_model_usable(scan):
+    maps, haadf = scan
+    model = hf.FusedMultiModal(haadf, maps)
+    with pytest.raises(FloatingPointError, match="infinite or NaN: lower lambda_chem"):
+        model.fit(lambda_haadf=1e30, gamma=4, lambda_tv=None)
+    assert model.fit(lambda_haadf=None, gamma=1.6, lambda_tv=0.1, max_iter=2).nit == 2
+
+
+def test_constant_map_is_kept_and_reported(scan, caplog):
+    maps, haadf = scan
+    constant = maps[1].deepcopy()
+    constant.data[:] = 3
+    constant.metadata.Sample.elements = ["S"]
+    fused = hf.fuse([maps[0], constant, maps[1]], haadf)
+    np.testing.assert_array_equal(fused.get_map("S").data, 3)
+    expected = hf.fuse(maps, haadf)
+    np.testing.assert_array_equal(fused.data[[0, 2]], expected.data)
+    assert "The map of S is constant" in caplog.text
+    assert fused.metadata.Fusion.constant_elements == ["S"]
+    np.testing.assert_allclose(fused.modelled_haadf().data, expected.modelled_haadf().data, rtol=1e-5)
+
+
+def test_negative_counts_are_reported_and_kept(scan, caplog):
+    maps, haadf = scan
+    shifted = [with_data(m, m.data - 2) for m in maps]
+    fused = hf.fuse(shifted, haadf)
+    assert "has negative values" in caplog.text and "Fe (down to -2)" in caplog.text
+    np.testing.assert_allclose(fused.data, hf.fuse(maps, haadf).data - 2, atol=1e-5)
+
+
+def test_unsuitable_signal_gets_help():
+    haadf = scan_signals()[1]
+    with pytest.raises((TypeError, ValueError), match="map"):
+        hs.signals.Signal1D(np.arange(9.0)).fuse(haadf)
+
+
+# ---- in steps ---------------------------------------------------------------------------------------
+
+
+def test_refit_continues(scan):
+    maps, haadf = scan
+    model = hf.FusedMultiModal(haadf, maps)
+    assert "not fitted" in repr(model)
+    model.fit(max_iter=3, lambda_tv=0.1)
+    output = model.fit(max_iter=4)
+    assert output.nit == 7 and len(output.cost_history["total"]) == 8 and "7 iterations" in repr(model)
+    np.testing.assert_array_equal(output.x, hf.fuse(maps, haadf, max_iter=7, lambda_tv=0.1).data)
+
+
+def test_refit_with_another_objective_starts_a_new_history(scan):
+    maps, haadf = scan
+    model = hf.FusedMultiModal(haadf, maps)
+    reached = model.fit(max_iter=3).x.copy()
+    output = model.fit(max_iter=2, lambda_tv=0.01)
+    assert output.nit == 2 and model.settings.lambda_tv == 0.01
+    normalised = reached / np.ptp([m.data for m in maps], axis=(1, 2), keepdims=True)
+    expected = sum(twin.tv(m) for m in normalised)  # of maps whose minimum is zero, so that offsets cancel
+    assert output.cost_history["tv"][0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_parts_of_the_model(scan):
+    maps, haadf = scan
+    model = hf.FusedMultiModal(haadf, maps)
+    with pytest.raises(ValueError, match="call fit"):
+        model.as_signal()
+    model.fit(max_iter=3)
+    signal = model.as_signal()
+    np.testing.assert_array_equal(model.components.O.data, signal.get_map("O").data)
+    np.testing.assert_array_equal(model["Fe"].data, model.components[0].data)
+    assert len(model) == len(model.components) == 2 and "Fe" in dir(model.components)
+    assert [c.metadata.General.title for c in model.components] == ["Fe", "O"]
+    with pytest.raises(AttributeError, match="no component 'Pt': there are Fe, O"):
+        model.components.Pt  # noqa: B018
+    total = model.modelled_haadf().data + model.residual().data
+    np.testing.assert_allclose(total, haadf.data, rtol=1e-6)
+    assert model.residual().axes_manager[0].units == "nm"
+    np.testing.assert_allclose(signal.modelled_haadf().data, model.modelled_haadf().data, rtol=1e-4)
+
+
+def test_results_do_not_share_memory_with_the_model(scan):
+    maps, haadf = scan
+    model = hf.FusedMultiModal(haadf, maps)
+    model.fit(max_iter=2)
+    first = model.as_signal()
+    first.data[:] = -1
+    assert model.as_signal().data.min() >= 0 and model.fit(max_iter=1).x.min() >= 0
+
+
+def test_interrupted_fit_keeps_the_last_iterate_and_says_so(scan, caplog):
+    maps, haadf = scan
+
+    def interrupt(state):
+        if state.n_iter == 5:
+            raise KeyboardInterrupt
+
+    model = hf.FusedMultiModal(haadf, maps)
+    output = model.fit(callback=interrupt)
+    assert not output.success and output.nit == 5 and "Interrupted" in caplog.text
+    np.testing.assert_array_equal(output.x, hf.fuse(maps, haadf, max_iter=5).data)
+    assert any("Interrupted" in w for w in model.as_signal().metadata.Fusion.warnings)
+
+
+def test_progress_bar_follows_the_preference(scan, capsys, monkeypatch):
+    hf.fuse(*scan, max_iter=2)
+    assert "Fusing" not in capsys.readouterr().err
+    hf.fuse(*scan, max_iter=2, show_progressbar=True)
+    assert "Fusing" in capsys.readouterr().err
+    monkeypatch.setattr(hs.preferences.General, "show_progressbar", True)
+    hf.fuse(*scan, max_iter=2)
+    assert "Fusing" in capsys.readouterr().err
+
+
+def test_rising_objective_is_said(scan, caplog):
+    hf.fuse(*scan, lambda_chem=5.0, background=0.01, lambda_tv=None)
+    assert "The objective was lowest after" in caplog.text
+
+
+def test_compiling_is_said(scan, caplog, monkeypatch):
+    from hyperspy_fusion.fusion import kernels
+
+    caplog.set_level(logging.INFO)
+    hf.fuse(*scan, max_iter=1)
+    assert "Compiling" not in caplog.text
+    monkeypatch.setattr(kernels, "are_compiled", lambda dtype: False)
+    hf.fuse(*scan, max_iter=1)
+    assert "Compiling the fusion kernels for float32 maps, once per machine" in caplog.text
+
+
+# ---- the method of every signal ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [
+    lambda: hs.signals.BaseSignal(np.ones((2, 2))), lambda: hs.signals.Signal1D(np.ones((2, 2))).as_lazy(),
+    lambda: hs.signals.Signal2D(np.ones((2, 2, 2))), lambda: hf.element_maps(scan_signals()[0]).as_lazy(),
+])  # fmt: skip
+def test_every_signal_has_fuse(make):
+    assert callable(make().fuse)
+
+
+@pytest.mark.parametrize("signal_type", ["EDS_TEM", "EDS_SEM", "EELS"])
+def test_exspy_signals_have_fuse(signal_type):
+    s = hs.signals.Signal1D(np.ones((2, 2, 8)))
+    s.set_signal_type(signal_type)
+    assert callable(s.fuse) and callable(s.as_lazy().fuse)
+
+
+def test_attaching_twice_is_once_and_foreign_methods_stay(monkeypatch, caplog):
+    ours = BaseSignal.fuse
+    attach_fuse()
+    assert BaseSignal.fuse is ours
+
+    def foreign(self):
+        return "theirs"
+
+    monkeypatch.setattr(BaseSignal, "fuse", foreign)
+    attach_fuse()
+    assert BaseSignal.fuse is foreign and "is kept" in caplog.text
+    maps, haadf = scan_signals()
+    # a stack of element maps has its own
+    assert type(hf.element_maps(maps).fuse(haadf, max_iter=1)) is hf.ElementMaps
+
+
+# ---- nothing of the user's is changed ---------------------------------------------------------------------
+
+PUBLIC = {
+    "fuse list": lambda maps, haadf: hf.fuse(maps, haadf, max_iter=2),
+    "fuse dict": lambda maps, haadf: hf.fuse(dict(zip(("Fe", "O"), maps, strict=True)), haadf, max_iter=2),
+    "fuse float64": lambda maps, haadf: hf.fuse(maps, haadf, max_iter=2, dtype="float64", threshold=0.3),
+    "s.fuse": lambda maps, haadf: hs.stack(maps).fuse(haadf, max_iter=2),
+    "element_maps": lambda maps, haadf: hf.element_maps(maps),
+    "model": lambda maps, haadf: hf.FusedMultiModal(haadf, maps).fit(max_iter=2),
+    "plot": lambda maps, haadf: hf.fuse(maps, haadf, max_iter=2).plot_fusion(crop=(1, 8, 2, 9)),
+    "plot given": lambda maps, haadf: hf.fuse(maps, haadf, max_iter=2).plot_fusion(maps=maps, haadf=haadf),
+    "failing": lambda maps, haadf: pytest.raises(ValueError, hf.fuse, maps, haadf.isig[1:]),
+}
+
+
+@pytest.mark.parametrize("call", PUBLIC.values(), ids=PUBLIC)
+def test_nothing_of_the_users_is_changed(scan, call):
+    maps, haadf = scan
+    before = [snapshot(s) for s in (*maps, haadf)]
+    for signal in (*maps, haadf):
+        signal.data.flags.writeable = False
+    call(maps, haadf)
+    for signal, state in zip((*maps, haadf), before, strict=True):
+        assert_untouched(signal, state)
+
+
+def test_results_do_not_change_when_the_input_does(scan):
+    maps, haadf = scan
+    fused = hf.fuse(maps, haadf, max_iter=2)
+    copy = fused.data.copy()
+    fused_again = fused.fuse(haadf, max_iter=1)
+    np.testing.assert_array_equal(fused.data, copy)
+    assert not np.shares_memory(fused.data, fused_again.data)
+
+
+# ---- real scans ------------------------------------------------------------------------------------------
+
+
+def test_bruker_scan_in_three_lines():
+    haadf, eds = hs.load(shared("data/L2083-K-4-1_tilt0.bcf"))
+    fused = eds.fuse(haadf, elements=["Fe", "Mg", "Si", "O", "S", "Al"])
+    assert fused.elements == ["Fe", "Mg", "Si", "O", "S", "Al"]
+    assert fused.axes_manager[1].units == eds.axes_manager[0].units
+    assert fused.axes_manager[1].scale == pytest.approx(eds.axes_manager[0].scale)
+    assert np.isfinite(fused.data).all()
+
+
+def test_eels_maps_of_a_fitted_model():
+    maps = [hs.load(shared(f"data/{e}_map.hspy")) for e in ("Cu", "Zn")]
+    haadf = hs.load(shared("data/CuZn_HAADF.hspy"))
+    fused = hf.fuse(maps, haadf)
+    assert fused.elements == ["Cu", "Zn"] and fused.data.dtype == np.float64
+    assert fused.axes_manager[1].scale == pytest.approx(0.92139, abs=1e-4)
+
+
+def test_lazy_spectrum_image_is_read_once():
+    """All maps come from one pass over a spectrum image that does not fit in memory."""
+    reads = []
+
+    def block(i):
+        reads.append(i)
+        return np.random.default_rng(0).poisson(2, (8, 9, 200)).astype("uint8")
+
+    import dask
+
+    data = da.from_delayed(dask.delayed(block)(0), (8, 9, 200), "uint8")
+    s = hs.signals.Signal1D(data).as_lazy()
+    s.set_signal_type("EDS_TEM")
+    energy = s.axes_manager[-1]
+    energy.scale, energy.units, energy.name = 0.05, "keV", "Energy"
+    s.metadata.Acquisition_instrument.TEM.beam_energy = 200
+    haadf = scan_signals(8, 9)[1]
+    fused = s.fuse(haadf, elements=["Fe", "O", "Si"], max_iter=1)
+    assert fused.elements == ["Fe", "O", "Si"] and reads == [0]
