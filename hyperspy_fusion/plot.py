@@ -1,0 +1,337 @@
+"""Figures: arrays in, axes out. Nothing here knows HyperSpy; nothing else knows matplotlib."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+_METRES = {"pm": 1e-12, "Å": 1e-10, "nm": 1e-9, "µm": 1e-6, "mm": 1e-3, "m": 1.0}
+_ALIASES = {"um": "µm", "μm": "µm", "micron": "µm", "angstrom": "Å", "Å": "Å"}
+_UNCALIBRATED = ("", "px", "pixel", "pixels", "none", "<undefined>")
+
+# Shot noise puts a few pixels far above the rest; they would darken the whole map.
+_CLIPPED_PERCENT = 0.2
+
+_TERMS = {
+    "haadf": ("HAADF", r"$\frac{1}{2}\,\Vert h - f(x)\Vert^2$"),
+    "chem": ("chemistry", r"$\sum_i\,[x_i - b_i \log(x_i + \varepsilon)]$"),
+    "tv": ("total variation", r"$\sum_i\,\mathrm{TV}(x_i)$"),
+}
+
+
+def plot_fusion(
+    fused: np.ndarray,
+    elements: list,
+    *,
+    raw: np.ndarray | None = None,
+    truth: np.ndarray | None = None,
+    haadf: np.ndarray | None = None,
+    modelled_haadf: np.ndarray | None = None,
+    scale: float | tuple | None = None,
+    units: str | None = None,
+    offset: tuple = (0.0, 0.0),
+    crop: tuple | None = None,
+    quantity: str | None = None,
+    same_limits: bool = True,
+    cmap: str = "inferno",
+    figure=None,
+) -> np.ndarray:
+    """Raw maps over fused maps, one column per element, after a column with both HAADF images.
+
+    The maps of an element share their colours, and so do the two HAADF images: equal colours are equal
+    values, and what the fit takes from a map or adds to it is seen. The brightest and darkest 0.2 % of the
+    pixels of a map may lie outside; the colour bar then ends in an arrow.
+
+    Parameters
+    ----------
+    fused
+        ``(n_elements, ny, nx)``.
+    elements
+        Symbols, one per map.
+    raw, truth
+        Maps as measured, and as they truly are, of the shape and in the units of ``fused``; one row each.
+    haadf, modelled_haadf
+        ``(ny, nx)``, measured and modelled, in the same units.
+    scale
+        Length of a pixel, or (height, width) of it, in ``units``. None is uncalibrated.
+    units
+        Of ``scale``. The bar is labelled in pm, nm, µm or mm as fits; other units are used as they are;
+        None, ``""`` and ``"px"`` mean pixels.
+    offset
+        Position (y, x) of the first pixel in ``units``, for a ``crop`` in these.
+    crop
+        ``(left, right, top, bottom)``; as in HyperSpy, integers are pixels and floats positions in ``units``,
+        and None leaves a side where it is. The ends are excluded.
+    quantity
+        What the maps hold, for the colour bars, such as ``"X-ray counts"``.
+    same_limits
+        False gives every panel its own colours: for shapes, not for values.
+    cmap
+        Matplotlib colour map of the element maps.
+    figure
+        A matplotlib figure or subfigure to draw in, best with ``layout="constrained"``. None makes one.
+
+    Returns
+    -------
+    numpy.ndarray
+        Matplotlib axes, ``(rows, columns)``: rows in the order raw, fused, truth, those that were given;
+        panels without an image are invisible.
+
+    Raises
+    ------
+    ValueError
+        For arrays that do not fit together, or a crop that leaves no pixel.
+    """
+    rows = {"raw": raw, "fused": fused, "truth": truth}
+    images = {"HAADF": haadf, "modelled HAADF": modelled_haadf}
+    rows, images = _checked_images(rows, images, elements)
+    pixel, units = _pixel(scale, units)
+    window = _window(crop, np.shape(fused)[1:], 1.0 if scale is None else scale, offset)
+    names = [name for name in ("raw", "fused", "truth") if name in rows or (name == "raw" and haadf is not None)]
+    columns = _columns(rows, images, names, elements, window)
+    axes = _panels(names, columns, pixel, figure)
+    for panel_axes, (title, panels) in zip(axes.T, columns, strict=True):
+        style = {"cmap": "gray" if title == "HAADF" else cmap, "pixel": pixel, "same_limits": same_limits}
+        label = "intensity" if title == "HAADF" else _quantity(quantity)
+        _draw_column(panel_axes, panels, label, **style)
+    for ax in axes.flat:
+        if ax.images:
+            _scale_bar(ax, units)
+    return axes
+
+
+def plot_convergence(history: dict, weights: dict, *, axes=None) -> np.ndarray:
+    """The three terms of the objective against the iteration, and the weights they were summed with.
+
+    Parameters
+    ----------
+    history
+        Arrays ``haadf``, ``chem`` and ``tv`` of one length, unweighted, the start at index 0; with ``total``,
+        their weighted sum, its first and last value are given above.
+    weights
+        ``lambda_haadf``, ``lambda_chem`` and ``lambda_tv``; None for total variation that was off.
+    axes
+        Three matplotlib axes. None makes a figure.
+
+    Returns
+    -------
+    numpy.ndarray
+        The three axes.
+
+    Raises
+    ------
+    ValueError
+        For a history without one of the three terms.
+    """
+    missing = [name for name in _TERMS if name not in history]
+    if missing:
+        raise ValueError(f"history has no {', '.join(missing)}: it must hold haadf, chem and tv.")
+    if axes is None:
+        figure = _new_figure((10.5, 3.4))
+        axes = figure.subplots(1, 3)
+        _total_title(figure, history)
+    axes = np.asarray(axes)
+    for ax, name in zip(axes.flat, _TERMS, strict=True):
+        _draw_term(ax, name, np.asarray(history[name], float), weights.get(f"lambda_{name}"))
+    return axes
+
+
+def nice_length(longest: float) -> float:
+    """The largest of 1, 2, 5, 10, 20, ... (times any power of ten) that is not above ``longest`` (> 0)."""
+    power = 10.0 ** math.floor(math.log10(longest))
+    # 1e-9: a longest of 0.5 must give 0.5, although 0.5 / 0.1 may come out as 4.999...
+    step = max(step for step in (1, 2, 5) if step <= longest / power * (1 + 1e-9))
+    return step * power
+
+
+def scale_bar(width: float, units: str) -> tuple:
+    """Length and label of a bar for an image ``width`` wide, both in ``units``: at most 0.3 of the width.
+
+    Metric lengths are labelled in the unit that makes the number easy to read.
+    """
+    units = _ALIASES.get(units, units)
+    if units not in _METRES:
+        length = nice_length(0.3 * width)
+        return length, f"{length:g} {units}"
+    metres = nice_length(0.3 * width * _METRES[units])
+    # below 0.1 nm picometres; ångström only where the axes use it
+    prefixes = {"Å": 1e-10} if units == "Å" and metres < 1e-8 else {"pm": 1e-12, "nm": 1e-10, "µm": 1e-6, "mm": 1e-3}
+    label = max((name for name, low in prefixes.items() if metres >= low * (1 - 1e-9)), key=_METRES.get, default=units)
+    return metres / _METRES[units], f"{metres / _METRES[label]:.6g} {label}"
+
+
+def _checked_images(rows, images, elements):
+    """Only what was given, as arrays of the right shape."""
+    shape = np.shape(rows["fused"])
+    if len(shape) != 3 or shape[0] != len(elements):
+        raise ValueError(f"fused has shape {shape} for {len(elements)} elements: it must be (n_elements, ny, nx).")
+    rows = {name: np.asarray(value) for name, value in rows.items() if value is not None}
+    images = {name: np.asarray(value) for name, value in images.items() if value is not None}
+    for name, value in {**rows, **images}.items():
+        expected = shape if name in rows else shape[1:]
+        if value.shape != expected:
+            raise ValueError(f"{name} has shape {value.shape}, expected {expected} as of the fused maps.")
+    return rows, images
+
+
+def _pixel(scale, units):
+    """Height and width of a pixel, and the unit to write: pixels where anything is missing."""
+    if scale is None or not isinstance(units, str) or units.strip().lower() in _UNCALIBRATED:
+        return (1.0, 1.0), "px"
+    height, width = np.broadcast_to(np.abs(np.asarray(scale, float)), 2)
+    return (float(height), float(width)), units.strip()
+
+
+def _window(crop, shape, scale, offset):
+    """Slices (y, x) of a crop ``(left, right, top, bottom)``."""
+    if crop is None:
+        return slice(None), slice(None)
+    if len(crop) != 4:
+        raise ValueError(f"crop is {crop!r}: it must be (left, right, top, bottom).")
+    height, width = np.broadcast_to(scale, 2)
+    columns = _side(crop[:2], shape[1], width, offset[1])
+    rows = _side(crop[2:], shape[0], height, offset[0])
+    if not (columns.start < columns.stop and rows.start < rows.stop):
+        raise ValueError(
+            f"crop {crop!r} leaves no pixel: give (left, right, top, bottom), integers in pixels "
+            f"(the image has {shape[1]} x {shape[0]}) or floats in the units of the axes."
+        )
+    return rows, columns
+
+
+def _side(ends, size, scale, offset):
+    def index(end, default):
+        if end is None:
+            return default
+        if isinstance(end, float | np.floating):
+            # a position before the first pixel must not count from the end, as a negative index does
+            return max(round((end - offset) / scale), 0)
+        return int(end)
+
+    start, stop, _ = slice(index(ends[0], 0), index(ends[1], size)).indices(size)
+    return slice(start, stop)
+
+
+def _quantity(quantity):
+    """``"X-ray counts ()"``, as HyperSpy writes a quantity without unit, loses its brackets."""
+    return (quantity or "").replace("()", "").strip() or "intensity"
+
+
+def _columns(rows, images, names, elements, window):
+    """Per column its title and, row by row, the panel title and the cropped image; None for no image."""
+    columns = []
+    if images:
+        panels = [(title, images[title][window]) if title in images else None for title in ("HAADF", "modelled HAADF")]
+        by_row = dict(zip(("raw", "fused"), panels, strict=True))
+        columns.append(("HAADF", [by_row.get(name) for name in names]))
+    for i, element in enumerate(elements):
+        panels = [(f"{element}, {name}", rows[name][i][window]) if name in rows else None for name in names]
+        columns.append((element, panels))
+    return columns
+
+
+def _panels(names, columns, pixel, figure):
+    """Axes (rows, columns), sized to the shape of the images."""
+    height, width = next(panel[1].shape for panel in columns[0][1] + columns[-1][1] if panel is not None)
+    aspect = min(max(height * pixel[0] / (width * pixel[1]), 0.4), 2.5)
+    if figure is None:
+        panel_height = min(2.4 * aspect, 4.0)
+        figure = _new_figure((2.4 * max(len(columns), 2), (panel_height + 0.3) * len(names) + 0.7))
+    return figure.subplots(len(names), len(columns), squeeze=False)
+
+
+def _new_figure(size):
+    import matplotlib.pyplot as plt
+
+    return plt.figure(figsize=size, layout="constrained")
+
+
+def _draw_column(axes, panels, label, *, cmap, pixel, same_limits):
+    """One element, or HAADF: its images from top to bottom and the colour bar, or bars, below."""
+    for ax in axes:
+        ax.set_axis_off()
+    drawn = [(ax, *panel) for ax, panel in zip(axes, panels, strict=True) if panel is not None]
+    if same_limits:
+        # the bar belongs to the whole column, empty panels too: so it lies level with those of the others
+        _draw_group(drawn, list(axes), label, cmap, pixel)
+    else:
+        for item in drawn:
+            _draw_group([item], item[0], label, cmap, pixel)
+
+
+def _draw_group(drawn, below, label, cmap, pixel):
+    """Images with the same colours and their colour bar."""
+    from matplotlib.ticker import MaxNLocator
+
+    images = [image for _, _, image in drawn]
+    low, high = _limits(images)
+    style = {"cmap": cmap, "vmin": low, "vmax": high, "interpolation": "nearest"}
+    for ax, title, image in drawn:
+        shown = ax.imshow(image, extent=_extent(image.shape, pixel), **style)
+        ax.set_title(title, fontsize="medium")
+    style = {"location": "bottom", "aspect": 14, "pad": 0.02, "ticks": MaxNLocator(4)}
+    bar = ax.figure.colorbar(shown, ax=below, extend=_extend(images, low, high), **style)
+    bar.set_label(label, fontsize="small")
+    bar.ax.tick_params(labelsize="small")
+
+
+def _limits(images):
+    """Colour limits of images that share them, without the outermost pixels of each."""
+    ends = [np.percentile(image, (_CLIPPED_PERCENT, 100 - _CLIPPED_PERCENT)) for image in images]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+    if not low < high:
+        # next to nothing but one value, as in a map of a trace element
+        low, high = min(image.min() for image in images), max(image.max() for image in images)
+    return (float(low), float(high)) if low < high else (float(low), float(low) + 1.0)
+
+
+def _extend(images, low, high):
+    below = any(image.min() < low for image in images)
+    above = any(image.max() > high for image in images)
+    return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[below, above]
+
+
+def _extent(shape, pixel):
+    return 0, shape[1] * pixel[1], shape[0] * pixel[0], 0
+
+
+def _scale_bar(ax, units):
+    """Draw a bar, black under white: it shows on any image."""
+    from matplotlib.patheffects import withStroke
+
+    left, right = ax.get_xlim()
+    length, label = scale_bar(right - left, units)
+    start = left + 0.05 * (right - left)
+    ax.set_autoscale_on(False)
+    # x in units of the image, y in fractions of the panel
+    across = ax.get_xaxis_transform()
+    outline = [withStroke(linewidth=4.5, foreground="black", alpha=0.6)]
+    ax.plot(
+        [start, start + length],
+        [0.06, 0.06],
+        color="white",
+        linewidth=3,
+        solid_capstyle="butt",
+        transform=across,
+        path_effects=outline,
+    )
+    outline = [withStroke(linewidth=2, foreground="black", alpha=0.6)]
+    ax.text(start, 0.1, label, color="white", fontsize="small", transform=across, path_effects=outline)
+
+
+def _total_title(figure, history):
+    total = history.get("total")
+    if total is not None:
+        figure.suptitle(f"objective (weighted sum): {total[0]:.5g} at the start, {total[-1]:.5g} at the end")
+
+
+def _draw_term(ax, name, values, weight):
+    title, formula = _TERMS[name]
+    off = weight is None
+    ax.plot(np.arange(len(values)), values, color="0.6" if off else "C0", linestyle="--" if off else "-")
+    ax.set_title(f"{title}: off" if off else f"{title}, weight {weight:.4g}", fontsize="medium")
+    ax.set_ylabel(formula)
+    ax.set_xlabel("iteration (0 = start)")
+    ax.margins(x=0.02)
+    ax.xaxis.get_major_locator().set_params(integer=True)

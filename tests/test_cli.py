@@ -1,0 +1,328 @@
+"""The command line: what it writes and says, and how it refuses bad input."""
+
+import subprocess
+import sys
+from dataclasses import fields
+
+import hyperspy.api as hs
+import numpy as np
+import pytest
+from helpers import shared
+
+import hyperspy_fusion
+from hyperspy_fusion import cli
+from hyperspy_fusion.data import core_shell
+from hyperspy_fusion.fusion.settings import PublishedSettings
+
+SHAPE = (16, 20)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working folder, with the maps of a small scan and its HAADF image, one file each."""
+    monkeypatch.chdir(tmp_path)
+    maps, haadf = core_shell(SHAPE).signals()
+    for signal in (*maps, haadf):
+        signal.save(f"{signal.metadata.General.title}.hspy")
+    return tmp_path
+
+
+def spectrum_image(shape=SHAPE, title="EDX"):
+    """An EDS scan with Fe and O lines."""
+    s = hs.signals.Signal1D(np.random.default_rng(0).poisson(1.0, (*shape, 100)))
+    s.axes_manager[-1].scale, s.axes_manager[-1].units, s.axes_manager[-1].offset = 0.1, "keV", 0.05
+    s.set_signal_type("EDS_TEM")
+    s.set_microscope_parameters(beam_energy=200, energy_resolution_MnKa=130)
+    s.set_elements(["Fe", "O"])
+    s.set_lines(["Fe_Ka", "O_Ka"])
+    s.metadata.General.title = title
+    return s
+
+
+def image(title, shape=SHAPE):
+    data = np.random.default_rng(len(title)).random(shape)
+    return hs.signals.Signal2D(data, metadata={"General": {"title": title}})
+
+
+@pytest.fixture
+def scan(monkeypatch):
+    """Make `cli` load these signals from every file."""
+
+    def give(*signals):
+        monkeypatch.setattr(cli, "_load", lambda file: list(signals))
+
+    return give
+
+
+def refusal(capsys, *arguments):
+    """The sentence with which the command refuses; checks status and that it is one line."""
+    assert cli.main([str(argument) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("hyperspy-fusion: ") and err.endswith("\n")
+    assert err.count("\n") == 1
+    return err
+
+
+# --- fuse ---
+
+
+def test_fuses_maps_from_files_as_the_function_does(folder, capsys):
+    assert cli.main("fuse Pt.hspy Fe.hspy O.hspy --haadf HAADF.hspy --max-iter 3 -o out.hspy".split()) == 0
+    fused = hs.load("out.hspy")
+    maps, haadf = core_shell(SHAPE).signals()
+    expected = hyperspy_fusion.fuse(maps, haadf, max_iter=3)
+    assert fused.elements == ["Pt", "Fe", "O"]
+    np.testing.assert_array_equal(fused.data, expected.data)
+    said = capsys.readouterr().out
+    assert "Fused Pt, Fe, O with 'HAADF', iterations: 3." in said
+    assert "out.hspy" in said
+
+
+def test_haadf_is_found_by_its_title_among_the_files(folder):
+    assert cli.main("fuse Fe.hspy HAADF.hspy O.hspy --max-iter 1".split()) == 0
+    fused = hs.load("Fe_fused.hspy")
+    assert fused.elements == ["Fe", "O"]
+    assert list(fused.metadata.Element_maps.source_titles) == ["Fe", "O"]
+    assert fused.metadata.Fusion.haadf_title == "HAADF"
+
+
+def test_haadf_file_may_be_among_the_maps(folder):
+    assert cli.main("fuse Fe.hspy HAADF.hspy O.hspy --haadf ./HAADF.hspy --max-iter 1".split()) == 0
+    assert hs.load("Fe_fused.hspy").elements == ["Fe", "O"]
+
+
+def test_elements_name_maps_in_the_order_of_the_files(folder):
+    for name in ("one", "two"):
+        image(name).save(f"{name}.hspy")
+    image("HAADF").save("HAADF.hspy", overwrite=True)
+    command = "fuse one.hspy two.hspy --haadf HAADF.hspy --elements Co Mn --max-iter 1 -o out.hspy"
+    assert cli.main(command.split()) == 0
+    fused = hs.load("out.hspy")
+    assert fused.elements == ["Co", "Mn"]
+    assert list(fused.metadata.Element_maps.source_titles) == ["one", "two"]
+
+
+def test_every_setting_is_an_option_and_arrives(folder):
+    options = (
+        "--gamma 1.7 --weighting z_sum --lambda-haadf 0.2 --lambda-chem 0.01 --lambda-tv none "
+        "--background 0.1 --threshold 0.05 --max-iter 2 --tol 1e-9 --tv-iter 4 --tv-norm anisotropic "
+        "--tv-solver gp --warm-start --dtype float64"
+    )
+    given = {option[2:].replace("-", "_") for option in options.split() if option.startswith("--")}
+    assert given == {field.name for field in fields(PublishedSettings)}
+    assert cli.main(f"fuse Fe.hspy O.hspy --haadf HAADF.hspy -o out.hspy {options}".split()) == 0
+    parameters = hs.load("out.hspy").metadata.Fusion.parameters.as_dictionary()
+    expected = {
+        "gamma": 1.7,
+        "weighting": "z_sum",
+        "lambda_haadf": 0.2,
+        "lambda_chem": 0.01,
+        "lambda_tv": None,
+        "background": 0.1,
+        "threshold": 0.05,
+        "max_iter": 2,
+        "tol": 1e-9,
+        "tv_iter": 4,
+        "tv_norm": "anisotropic",
+        "tv_solver": "gp",
+        "warm_start": True,
+        "dtype": "float64",
+    }
+    assert {name: parameters[name] for name in expected} == expected
+
+
+def test_settings_not_given_keep_their_defaults(folder):
+    cli.main("fuse Fe.hspy O.hspy --haadf HAADF.hspy --max-iter 1".split())
+    parameters = hs.load("Fe_fused.hspy").metadata.Fusion.parameters
+    assert (parameters.gamma, parameters.lambda_chem, parameters.warm_start) == (1.6, 0.08, False)
+
+
+def test_nothing_is_overwritten_unasked(folder, capsys):
+    (folder / "out.hspy").write_text("precious")
+    command = "fuse Fe.hspy O.hspy --haadf HAADF.hspy --max-iter 1 -o out.hspy"
+    assert "out.hspy exists: give --overwrite" in refusal(capsys, *command.split())
+    assert (folder / "out.hspy").read_text() == "precious"
+    assert cli.main([*command.split(), "--overwrite"]) == 0
+    assert hs.load("out.hspy").elements == ["Fe", "O"]
+
+
+@pytest.mark.parametrize(
+    "command, sentence",
+    [
+        ("fuse none.hspy", "there is no file none.hspy"),
+        ("fuse notes.txt --haadf HAADF.hspy", "notes.txt is of no format that HyperSpy reads"),
+        ("fuse broken.hspy --haadf HAADF.hspy", "HyperSpy cannot read broken.hspy"),
+        ("fuse Fe.hspy O.hspy", "no images are titled HAADF: give --haadf the file"),
+        ("fuse Fe.hspy O.hspy --haadf ADF", "no images are titled 'ADF', which is not a file either"),
+        ("fuse Fe.hspy --haadf HAADF.hspy --gamma 9", "gamma is 9.0: it must lie above 0"),
+        ("fuse Fe.hspy --haadf HAADF.hspy --tv-norm l1", "tv_norm is 'l1': it must be one of"),
+        ("fuse Fe.hspy --haadf HAADF.hspy --elements Xx", "'Xx'"),
+        ("fuse Fe.hspy --haadf HAADF.hspy -o out.tif", "out.tif ends in '.tif'"),
+        ("fuse Fe.hspy --haadf HAADF.hspy -o there/out.hspy", "the folder there does not exist"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(folder, capsys, command, sentence):
+    (folder / "notes.txt").write_text("no signal")
+    (folder / "broken.hspy").write_text("no HDF5")
+    assert sentence in refusal(capsys, *command.split())
+    assert not list(folder.glob("*fused*"))
+
+
+@pytest.mark.parametrize(
+    "command, sentence",
+    [
+        ("fuse", "the following arguments are required: FILE"),
+        ("fuse a.hspy --gamma much", "argument --gamma: invalid number value: 'much'"),
+        ("fuse a.hspy --max-iter 1.5", "argument --max-iter: invalid whole number value: '1.5'"),
+        ("fuse a.hspy --gama 1", "unrecognized arguments: --gama 1"),
+        ("", "arguments are required"),
+    ],
+)
+def test_wrong_options_are_one_line_and_status_2(capsys, command, sentence):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(command.split())
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert sentence in err and err.count("\n") == 1
+
+
+def test_help_explains_every_setting(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fuse", "--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Exponent of the elastic law" in text and "Default: 1.6." in text
+    texts = cli._field_texts(PublishedSettings.__doc__)
+    assert set(texts) == {field.name for field in fields(PublishedSettings)}
+    assert all(texts.values())
+
+
+# --- finding the scan in a file ---
+
+
+def test_spectrum_image_goes_with_the_haadf_image_of_its_shape(scan):
+    eds, haadf = spectrum_image(), image("HAADF")
+    scan(image("HAADF overview", (64, 64)), image("BF"), haadf, image("Fe"), eds)
+    source, found = cli._find_scan(["scan.emd"], None, None)
+    assert source is eds and found is haadf
+
+
+def test_haadf_of_several_is_chosen_by_title(scan):
+    one, two = image("HAADF 1"), image("HAADF 2")
+    scan(one, two, spectrum_image())
+    with pytest.raises(ValueError, match=r"2 images of the scan's 20 x 16 pixels.*'HAADF 1', 'HAADF 2'"):
+        cli._find_scan(["scan.emd"], None, None)
+    assert cli._find_scan(["scan.emd"], "HAADF 2", None)[1] is two
+
+
+def test_lone_image_that_is_not_called_haadf_is_not_taken_for_it(scan):
+    scan(image("BF"), spectrum_image())
+    with pytest.raises(ValueError, match=r"no images of the scan's .* are titled HAADF.*\('BF'\)"):
+        cli._find_scan(["scan.emd"], None, None)
+
+
+def test_maps_in_a_file_of_images_are_those_titled_by_element(scan):
+    haadf, iron, oxygen = image("HAADF"), image("Fe"), image("O")
+    scan(haadf, image("DF4"), iron, oxygen)
+    assert cli._find_scan(["scan.emd"], None, None)[0] == [iron, oxygen]
+    assert cli._find_scan(["scan.emd"], None, ["O", "Fe"])[0] == [oxygen, iron]
+
+
+def test_maps_on_navigation_axes_and_stacks_are_taken(scan):
+    haadf, iron = image("HAADF"), image("Fe").T
+    scan(haadf, iron)
+    assert cli._find_scan(["scan.emd"], None, None) == ([iron], haadf)
+    stack = hs.stack([image("Fe"), image("O")])
+    scan(haadf, stack)
+    assert cli._find_scan(["scan.emd"], None, None) == (stack, haadf)
+
+
+def test_two_spectrum_images_are_refused(scan):
+    scan(image("HAADF"), spectrum_image(title="SDD 1"), spectrum_image(title="SDD 2"))
+    with pytest.raises(ValueError, match=r"2 spectrum images or stacks of maps \('SDD 1', 'SDD 2'\)"):
+        cli._find_scan(["scan.emd"], None, None)
+
+
+def test_spectrum_image_is_fused(folder):
+    spectrum_image().save("eds.hspy")
+    assert cli.main("fuse eds.hspy --haadf HAADF.hspy --elements O Fe --max-iter 1".split()) == 0
+    assert hs.load("eds_fused.hspy").elements == ["O", "Fe"]
+
+
+# --- real files ---
+
+
+def test_bruker_file(tmp_path):
+    path, out = shared("data/bruker_test_TEM.bcf"), tmp_path / "out"
+    assert cli.main(["fuse", str(path), "--xray-lines", "Ti_Ka", "O_Ka", "--max-iter", "2", "-o", str(out)]) == 0
+    fused = hs.load(out.with_suffix(".hspy"))
+    assert fused.elements == ["Ti", "O"]
+    assert fused.axes_manager[-1].units == "µm"
+
+
+def test_meteorite_scan(tmp_path):
+    path, out = shared("data/L2083-K-4-1_tilt0.bcf"), tmp_path / "out.hspy"
+    assert cli.main(["fuse", str(path), "--elements", *"Fe Mg Si O S Al".split(), "-o", str(out)]) == 0
+    fused = hs.load(out)
+    assert fused.elements == ["Fe", "Mg", "Si", "O", "S", "Al"]
+    assert fused.data.shape == (6, 256, 256)
+
+
+def test_eels_maps(tmp_path):
+    files = [str(shared(f"data/{name}.hspy")) for name in ("Cu_map", "Zn_map", "CuZn_HAADF")]
+    out = tmp_path / "out.hspy"
+    assert cli.main(["fuse", *files[:2], "--haadf", files[2], "-o", str(out)]) == 0
+    assert hs.load(out).elements == ["Cu", "Zn"]
+
+
+# --- demo ---
+
+
+def test_demo_improves_every_element_and_says_so(tmp_path, capsys):
+    folder = tmp_path / "new" / "demo"
+    assert cli.main(["demo", "-o", str(folder)]) == 0
+    said = capsys.readouterr().out
+    rows = [line.split() for line in said.splitlines() if line.split() and line.split()[0] in ("Pt", "Fe", "O")]
+    assert [row[0] for row in rows] == ["Pt", "Fe", "O"]
+    for _, raw, fused, gaussian in rows:
+        assert float(fused) > float(raw) + 8
+        # the claim of the demo: better than the best filter that knows nothing of HAADF
+        assert float(fused) > float(gaussian)
+    assert hs.load(folder / "fusion_demo.hspy").elements == ["Pt", "Fe", "O"]
+    assert (folder / "fusion_demo.png").read_bytes().startswith(b"\x89PNG")
+    assert str(folder / "fusion_demo.png") in said and str(folder / "fusion_demo.hspy") in said
+    assert "lambda_haadf 0.02" in said and "chosen knowing the truth" in said
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_demo_weights_do_not_hang_on_the_noise(seed):
+    from hyperspy_fusion.data import psnr
+
+    phantom = core_shell(seed=seed)
+    fused = hyperspy_fusion.fuse(*phantom.signals(), **cli.DEMO_SETTINGS)
+    for raw, new, truth in zip(phantom.maps, fused.data, phantom.truth, strict=True):
+        assert psnr(new, truth) > psnr(raw, truth) + 8
+
+
+def test_demo_is_right_about_the_published_defaults():
+    from hyperspy_fusion.data import psnr
+
+    phantom = core_shell()
+    fused = hyperspy_fusion.fuse(*phantom.signals())
+    worse = [psnr(f, t) < psnr(r, t) for f, r, t in zip(fused.data, phantom.maps, phantom.truth, strict=True)]
+    assert worse == [False, True, True]
+
+
+def test_demo_keeps_what_is_there(tmp_path, capsys):
+    (tmp_path / "fusion_demo.png").write_text("precious")
+    assert "fusion_demo.png exists: give --overwrite" in refusal(capsys, "demo", "-o", tmp_path)
+    assert (tmp_path / "fusion_demo.png").read_text() == "precious"
+    assert not (tmp_path / "fusion_demo.hspy").exists()
+
+
+def test_installed_command_reports_its_version():
+    code = "import sys; from hyperspy_fusion.cli import main; sys.exit(main(['--version']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"hyperspy_fusion {hyperspy_fusion.__version__}\n"
