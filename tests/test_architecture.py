@@ -1,0 +1,240 @@
+"""The house of DESIGN.md section 4, held by the syntax trees of the package."""
+
+import ast
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "hyperspy_fusion"
+FOLDER = Path(find_spec(PACKAGE).submodule_search_locations[0])
+
+# from the roof down: a module imports only from lines below its own
+STOREYS = [
+    ("cli", "__main__"),  # over the public functions, which nothing in the package imports
+    ("",),  # the package: public names
+    ("signals",),
+    ("model",),
+    ("results",),
+    ("maps",),
+    ("spectra",),
+    ("elements",),
+    ("grids",),
+    ("export",),
+    ("plot",),
+    ("data",),
+    ("fusion.solvers",),
+    ("fusion.problem",),
+    ("fusion.elastic", "fusion.noise", "fusion.regularizers"),
+    ("fusion.kernels",),
+    ("fusion.result", "fusion.settings"),
+    ("fusion",),  # the package itself: a docstring
+]
+STOREY = {name: number for number, names in enumerate(STOREYS) for name in names}
+# the only doors to the outside
+HYPERSPY_HOMES = ("", "__main__", "cli", "signals", "model", "results", "maps", "elements", "grids", "export", "data")
+HYPERSPY_INSIDE_FUNCTIONS = ("cli", "data")
+NUMBA_NAMES = {"njit", "jit", "vectorize", "guvectorize", "stencil", "prange", "jitclass"}
+UNSAFE_FASTMATH = {"nnan", "ninf", "fast"}
+
+
+# ---- what a module imports -----------------------------------------------------------------------
+
+
+def modules(folder=FOLDER):
+    """``(name, source, is it a package)`` of every module; the package itself has the name ""."""
+    for path in sorted(folder.rglob("*.py")):
+        parts = path.relative_to(folder).with_suffix("").parts
+        is_package = parts[-1] == "__init__"
+        yield ".".join(parts[:-1] if is_package else parts), path.read_text(encoding="utf-8"), is_package
+
+
+def absolute(node, name, is_package):
+    """Absolute dotted name of the module that a ``from ... import`` names."""
+    if not node.level:
+        return node.module
+    parts = f"{PACKAGE}.{name}".rstrip(".").split(".")
+    parts = parts[: len(parts) - node.level + is_package]
+    return ".".join(parts + ([node.module] if node.module else []))
+
+
+def imports(name, source, is_package=False):
+    """Yield ``(absolute dotted name, at module level)`` of all imports, ``import_module("...")`` too."""
+    tree = ast.parse(source)
+    inside = {id(n) for f in functions(tree) for n in ast.walk(f)}
+    for node in ast.walk(tree):
+        top = id(node) not in inside
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = absolute(node, name, is_package)
+            yield from ((f"{base}.{alias.name}", top) for alias in node.names)
+        elif isinstance(node, ast.Call) and called(node) in ("import_module", "__import__") and node.args:
+            if isinstance(node.args[0], ast.Constant):
+                yield str(node.args[0].value), top
+
+
+def functions(tree):
+    return [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
+
+
+def called(call):
+    return getattr(call.func, "id", getattr(call.func, "attr", None))
+
+
+def comes_from(target, *roots):
+    return any(target == root or target.startswith(root + ".") for root in roots)
+
+
+def storey(name):
+    """Number of the storey of a module or of something in it, None where there is none."""
+    while name not in STOREY and "." in name:
+        name = name.rpartition(".")[0]
+    return STOREY.get(name)
+
+
+# ---- the rules: each returns its complaints ------------------------------------------------------
+
+
+def imports_that_climb(name, source, is_package=False):
+    own = storey(name)
+    if own is None:
+        return [f"{name} has no storey: give it one in STOREYS"]
+    complaints = []
+    for target, _ in imports(name, source, is_package):
+        if not comes_from(target, PACKAGE):
+            continue
+        inner = target[len(PACKAGE) + 1 :]
+        below = storey(inner)
+        # a name that is no module is an attribute of the package, which lives on the roof
+        below = STOREY[""] if below is None else below
+        same_house = STOREYS[own] == STOREYS[below] == ("signals",)
+        if below <= own and not same_house:
+            complaints.append(f"{name or PACKAGE} imports {target}, which is not below it")
+    return complaints
+
+
+def outside_imports(name, source, is_package=False):
+    complaints = []
+    for target, top in imports(name, source, is_package):
+        if comes_from(target, "numba") and name != "fusion.kernels":
+            complaints.append(f"{name} imports {target}: only fusion.kernels may")
+        if comes_from(target, "matplotlib", "mpl_toolkits", "pylab") and name != "plot":
+            complaints.append(f"{name} imports {target}: only plot may")
+        if comes_from(target, "hyperspy", "exspy", "rsciio"):
+            room = name.partition(".")[0]
+            if room not in HYPERSPY_HOMES:
+                complaints.append(f"{name} imports {target}: HyperSpy stops above it")
+            elif top and (room in HYPERSPY_INSIDE_FUNCTIONS or comes_from(target, "exspy")):
+                complaints.append(f"{name} imports {target} at its top: inside a function only")
+    return complaints
+
+
+def prints(name, source, is_package=False):
+    calls = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call)]
+    lines = [n.lineno for n in calls if getattr(n.func, "id", None) == "print"]
+    return [] if name == "cli" else [f"{name} prints in line {line}" for line in lines]
+
+
+def compiled_elsewhere(name, source, is_package=False):
+    if name == "fusion.kernels":
+        return []
+    names = [(getattr(n, "id", getattr(n, "attr", "")), n) for n in ast.walk(ast.parse(source))]
+    return [f"{name} uses {word} in line {n.lineno}" for word, n in names if word in NUMBA_NAMES]
+
+
+def unsafe_fastmath(name, source, is_package=False):
+    """A fast-math flag that lets the compiler assume away NaN or infinity."""
+    tree = ast.parse(source)
+    assigned = {
+        target.id: node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    complaints = []
+    for value in fastmath_values(tree):
+        flags = ast.literal_eval(assigned.get(getattr(value, "id", None), value))
+        if flags is True or (flags and set(flags) & UNSAFE_FASTMATH):
+            complaints.append(f"{name} compiles with fastmath={flags} in line {value.lineno}")
+    return complaints
+
+
+def fastmath_values(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == "fastmath":
+            yield node.value
+        elif isinstance(node, ast.Dict):
+            keys = [getattr(k, "value", None) for k in node.keys]
+            yield from (v for k, v in zip(keys, node.values, strict=True) if k == "fastmath")
+
+
+RULES = [imports_that_climb, outside_imports, prints, compiled_elsewhere, unsafe_fastmath]
+
+
+# ---- tests ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_house_stands(rule):
+    complaints = [complaint for module in modules() for complaint in rule(*module)]
+    assert not complaints, "\n".join(complaints)
+
+
+def test_the_walk_sees_the_package():
+    assert {"", "signals", "fusion", "fusion.kernels", "fusion.settings"} <= {name for name, *_ in modules()}
+
+
+BAD = [
+    (imports_that_climb, "fusion.problem", "from hyperspy_fusion.fusion import solvers"),
+    (imports_that_climb, "fusion.problem", "from . import solvers"),
+    (imports_that_climb, "fusion.kernels", "from ..maps import element_maps"),
+    (imports_that_climb, "fusion.noise", "from hyperspy_fusion.fusion.elastic import power_law"),
+    (imports_that_climb, "maps", "def f():\n    from .model import FusedMultiModal"),
+    (imports_that_climb, "maps", "import importlib\nimportlib.import_module('hyperspy_fusion.cli')"),
+    (imports_that_climb, "plot", "from hyperspy_fusion import __version__"),
+    (imports_that_climb, "plot", "import hyperspy_fusion"),
+    (imports_that_climb, "cellar", "x = 1"),
+    (outside_imports, "fusion.problem", "import numba as nb"),
+    (outside_imports, "model", "def f():\n    from numba import set_num_threads"),
+    (outside_imports, "cli", "import matplotlib.pyplot as plt"),
+    (outside_imports, "plot", "def f():\n    import hyperspy.api as hs"),
+    (outside_imports, "fusion.solvers", "from hyperspy import signals"),
+    (outside_imports, "data", "import hyperspy.api as hs"),
+    (outside_imports, "maps", "import exspy"),
+    (prints, "model", "def f():\n    print('done')"),
+    (compiled_elsewhere, "fusion.noise", "from .kernels import njit\n@njit\ndef f(): pass"),
+    (
+        compiled_elsewhere,
+        "fusion.noise",
+        "from .kernels import numba\n@numba.jit()\ndef f(): pass",
+    ),
+    (unsafe_fastmath, "fusion.kernels", "@njit(fastmath=True)\ndef f(): pass"),
+    (unsafe_fastmath, "fusion.kernels", "FM = {'nsz', 'nnan'}\n@njit(fastmath=FM)\ndef f(): pass"),
+    (unsafe_fastmath, "fusion.kernels", "overload(f, jit_options={'fastmath': {'ninf'}})"),
+]
+GOOD = [
+    (
+        imports_that_climb,
+        "fusion.solvers",
+        "from . import kernels, problem\nfrom .result import StopReason",
+    ),
+    (imports_that_climb, "signals.element_maps", "from ..model import FusedMultiModal\nfrom .lazy import a"),
+    (outside_imports, "fusion.kernels", "from numba import njit"),
+    (outside_imports, "plot", "import matplotlib.pyplot as plt"),
+    (outside_imports, "data", "def f():\n    import hyperspy.api as hs"),
+    (outside_imports, "signals.element_maps", "from hyperspy.signals import Signal2D"),
+    (prints, "cli", "print('done')"),
+    (unsafe_fastmath, "fusion.kernels", "FM = {'nsz', 'contract'}\n@njit(fastmath=FM)\ndef f(): pass"),
+]
+
+
+@pytest.mark.parametrize("rule, name, source", BAD)
+def test_each_rule_complains(rule, name, source):
+    assert rule(name, source)
+
+
+@pytest.mark.parametrize("rule, name, source", GOOD)
+def test_each_rule_lets_good_code_pass(rule, name, source):
+    assert not rule(name, source)

@@ -1,0 +1,96 @@
+"""What HyperSpy, pip and a first import see of the package."""
+
+import importlib
+import os
+import subprocess
+import sys
+from importlib.metadata import entry_points, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+PACKAGE = "hyperspy_fusion"
+FOLDER = Path(find_spec(PACKAGE).submodule_search_locations[0])
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def registered():
+    return yaml.safe_load((FOLDER / "hyperspy_extension.yaml").read_text())["signals"]
+
+
+def printed(code, folder):
+    """Words printed by code in a fresh process; a folder that is not the source tree, or that is imported."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.split()
+
+
+def loaded_after(statement, folder):
+    """Names of the modules that a statement loads in a fresh process."""
+    return set(printed(f"{statement}\nimport sys\nprint(*sys.modules)", folder))
+
+
+# ---- HyperSpy's registry -------------------------------------------------------------------------
+
+
+def test_the_yaml_at_the_top_level_is_the_one_of_the_package():
+    top = REPOSITORY / "hyperspy_extension.yaml"
+    assert top.read_bytes() == (FOLDER / "hyperspy_extension.yaml").read_bytes()
+
+
+def test_the_entry_point_has_the_name_of_the_package():
+    ours = [e for e in entry_points(group="hyperspy.extensions") if e.value.startswith(PACKAGE)]
+    assert {e.name for e in ours} == {PACKAGE}
+
+
+@pytest.mark.parametrize("name", ["ElementMaps", "LazyElementMaps"])
+def test_a_registered_signal_is_the_class_it_says(name):
+    entry = registered()[name]
+    cls = getattr(importlib.import_module(entry["module"]), name)
+    assert cls._lazy is entry["lazy"] is name.startswith("Lazy")
+    assert cls._signal_type == entry["signal_type"] == "element_maps"
+    assert cls._signal_dimension == entry["signal_dimension"] == 2
+    assert entry["dtype"] == "real"
+
+
+def test_nothing_else_is_registered():
+    assert set(registered()) == {"ElementMaps", "LazyElementMaps"}
+
+
+def test_hyperspy_makes_the_registered_class_without_an_import_of_the_package(tmp_path):
+    code = (
+        "import numpy as np, hyperspy.api as hs\n"
+        "s = hs.signals.Signal2D(np.zeros((2, 4, 5)))\n"
+        "s.set_signal_type('element_maps')\n"
+        "print(type(s).__name__, type(s.as_lazy()).__name__)"
+    )
+    assert printed(code, tmp_path) == ["ElementMaps", "LazyElementMaps"]
+
+
+# ---- what an import costs ------------------------------------------------------------------------
+
+
+def test_hyperspy_does_not_import_the_package(tmp_path):
+    assert PACKAGE not in loaded_after("import hyperspy.api", tmp_path)
+
+
+def test_the_package_imports_neither_numba_nor_matplotlib(tmp_path):
+    alone = loaded_after("import hyperspy.api", tmp_path)
+    with_package = loaded_after(f"import hyperspy.api, {PACKAGE}", tmp_path)
+    assert PACKAGE in with_package
+    for heavy in ("numba", "llvmlite", "matplotlib", "exspy"):
+        assert heavy not in with_package - alone
+
+
+# ---- what pip installed --------------------------------------------------------------------------
+
+
+def test_the_version_is_that_of_the_metadata():
+    assert importlib.import_module(PACKAGE).__version__ == version(PACKAGE)
+
+
+def test_continuous_integration_tests_the_installed_package():
+    if not os.environ.get("HYPERSPY_FUSION_INSTALLED"):
+        pytest.skip("a run on the source tree; .ci/run sets HYPERSPY_FUSION_INSTALLED")
+    assert "site-packages" in FOLDER.parts
