@@ -18,7 +18,17 @@ def call(kernel, interpreted):
 @pytest.fixture
 def interpreted_helpers(monkeypatch):
     """Let interpreted kernels call interpreted helpers."""
-    for name in ("_primal_row", "_dual_row", "_variation_row", "_replace_row", "_ascend", "_finish"):
+    for name in (
+        "_primal_row",
+        "_extrapolated_row",
+        "_dual_row",
+        "_first_dual_row",
+        "_variation_row",
+        "_replace_row",
+        "_first_ascent",
+        "_ascend",
+        "_finish",
+    ):
         monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
 
 
@@ -31,7 +41,7 @@ def run_prox(v, previous, weight, *, steps=3, isotropic=True, accelerated=True, 
     dual = np.zeros((2, n, 0, 0), real) if dual is None else dual
     reached = np.empty_like(dual)
     work = np.full((workers, 4, band + 2 * steps + 3, nx), np.nan, real)
-    lines, sums = np.full((workers, 2, nx), np.nan, real), np.full((n, ny, 3), np.nan)
+    lines, sums = np.full((workers, 6, nx), np.nan, real), np.full((n, ny, 3), np.nan)
     kernel(v, x, real(weight), isotropic, momentum, band, dual, reached, work, lines, sums)
     return x, sums, reached
 

@@ -88,7 +88,19 @@ def _log_compiled(x):
 
 @njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
 def gradient_step(
-    x, maps, offsets, scales, haadf, weights, gamma, lambda_haadf, lambda_chem, background, stepped, modelled, sums
+    x,
+    maps,
+    offsets,
+    scales,
+    haadf,
+    weights,
+    gamma,
+    lambda_haadf,
+    lambda_chem,
+    background,
+    stepped,
+    modelled,
+    sums,
 ):
     """``stepped = max(x - gradient of the smooth terms, 0)`` and the value of both terms at ``x``.
 
@@ -118,10 +130,10 @@ def gradient_step(
                 for j in range(nx):
                     slope[j] = power(max(xi[j], background), gamma - one)
                     f[j] += weights[i] * power(xi[j], gamma)
-        misfit = 0.0
+        misfit = zero
         for j in range(nx):
-            misfit += np.float64((f[j] - h[j]) * (f[j] - h[j]))
-        deviance = 0.0
+            misfit += (f[j] - h[j]) * (f[j] - h[j])
+        deviance = zero
         for i in range(n):
             xi = x[i, y]
             bi = maps[i, y]
@@ -130,7 +142,7 @@ def gradient_step(
             for j in range(nx):
                 b = (bi[j] - offsets[i]) * scales[i]
                 shifted = xi[j] + background
-                deviance += np.float64(xi[j] - b * log(shifted))
+                deviance += xi[j] - b * log(shifted)
                 moved = xi[j] - step * out[j] * (f[j] - h[j]) - lambda_chem * (one - b / shifted)
                 out[j] = max(moved, zero)
         sums[y, 0] = 0.5 * misfit
@@ -150,74 +162,115 @@ def _primal_row(v, weight, p_above, p, q, out):
 
 
 @njit(fastmath=FASTMATH)
-def _dual_row(u, u_below, step, momentum, isotropic, p, q, r, s):
-    """One row of the projected ascent ``(p, q) <- P[(r, s) + step L^T u]`` and its extrapolation ``(r, s)``."""
+def _extrapolated_row(p, q, p_old, q_old, momentum, r, s):
+    """One row of ``(p, q) + momentum ((p, q) - (p_old, q_old))``, in (r, s); (p, q) itself where there is none."""
+    if momentum == 0:
+        return p, q
+    for j in range(p.size):
+        r[j] = p[j] + momentum * (p[j] - p_old[j])
+        s[j] = q[j] + momentum * (q[j] - q_old[j])
+    return r, s
+
+
+@njit(fastmath=FASTMATH)
+def _dual_row(u, u_below, step, isotropic, r, s, p, q):
+    """One row of the projected ascent ``(p, q) <- P[(r, s) + step L^T u]``; (r, s) is not (p, q)."""
     one = u.dtype.type(1)
     last = u.size - 1
     for j in range(last):
         p_new = r[j] + step * (u[j] - u_below[j])
         q_new = s[j] + step * (u[j] - u[j + 1])
         if isotropic:
-            shrink = one / max(one, np.sqrt(p_new * p_new + q_new * q_new))
-            p_new *= shrink
-            q_new *= shrink
+            shrink = one / np.sqrt(max(one, p_new * p_new + q_new * q_new))
+            p[j] = p_new * shrink
+            q[j] = q_new * shrink
         else:
-            p_new = min(max(p_new, -one), one)
-            q_new = min(max(q_new, -one), one)
-        r[j] = p_new + momentum * (p_new - p[j])
-        s[j] = q_new + momentum * (q_new - q[j])
-        p[j] = p_new
-        q[j] = q_new
-    p_new = min(max(r[last] + step * (u[last] - u_below[last]), -one), one)
-    r[last] = p_new + momentum * (p_new - p[last])
-    p[last] = p_new
+            p[j] = min(max(p_new, -one), one)
+            q[j] = min(max(q_new, -one), one)
+    p[last] = min(max(r[last] + step * (u[last] - u_below[last]), -one), one)
+    q[last] = u.dtype.type(0)
+
+
+@njit(fastmath=FASTMATH)
+def _first_dual_row(v, v_below, step, isotropic, p, q):
+    """:func:`_dual_row` from a dual of zero, where ``u = max(v, 0)``."""
+    zero, one = v.dtype.type(0), v.dtype.type(1)
+    last = v.size - 1
+    for j in range(last):
+        u = max(v[j], zero)
+        p_new = step * (u - max(v_below[j], zero))
+        q_new = step * (u - max(v[j + 1], zero))
+        if isotropic:
+            shrink = one / np.sqrt(max(one, p_new * p_new + q_new * q_new))
+            p[j] = p_new * shrink
+            q[j] = q_new * shrink
+        else:
+            p[j] = min(max(p_new, -one), one)
+            q[j] = min(max(q_new, -one), one)
+    p[last] = min(max(step * (max(v[last], zero) - max(v_below[last], zero)), -one), one)
+    q[last] = zero
 
 
 @njit(fastmath=FASTMATH)
 def _variation_row(u, u_below, isotropic):
     """Sum over one row of ``|(u - u_below, u - u_right)|``."""
     last = u.size - 1
-    total = 0.0
+    total = abs(u[last] - u_below[last])
     for j in range(last):
         a = u[j] - u_below[j]
         b = u[j] - u[j + 1]
-        if isotropic:
-            total += np.float64(np.sqrt(a * a + b * b))
-        else:
-            total += np.float64(abs(a) + abs(b))
-    return total + np.float64(abs(u[last] - u_below[last]))
+        total += np.sqrt(a * a + b * b) if isotropic else abs(a) + abs(b)
+    return total
 
 
 @njit(fastmath=FASTMATH)
 def _replace_row(x, u):
     """Write ``u`` over ``x``; return ``||u - x||^2`` and ``||x||^2`` of the values replaced."""
-    change = 0.0
-    size = 0.0
+    change = x.dtype.type(0)
+    size = x.dtype.type(0)
     for j in range(x.size):
-        change += np.float64((u[j] - x[j]) * (u[j] - x[j]))
-        size += np.float64(x[j] * x[j])
+        change += (u[j] - x[j]) * (u[j] - x[j])
+        size += x[j] * x[j]
         x[j] = u[j]
     return change, size
 
 
 @njit(fastmath=FASTMATH)
-def _ascend(v, top, low, high, weight, isotropic, momentum, p, q, r, s, u, u_below):
-    """One step of gradient projection on the dual rows ``low`` to ``high`` of an image, in place.
+def _first_ascent(v, top, low, high, weight, isotropic, p, q):
+    """The first step of gradient projection from a dual of zero, rows ``low`` to ``high``."""
+    ny = v.shape[0]
+    step = v.dtype.type(1) / (v.dtype.type(8) * weight)
+    for y in range(low, high):
+        _first_dual_row(v[y], v[min(y + 1, ny - 1)], step, isotropic, p[y - top + 1], q[y - top + 1])
 
-    Row ``y`` of the image is row ``y - top + 1`` of p, q, r, s. A row of the dual is overwritten only once the
-    primal row below it, which needs its old value, is known.
+
+@njit(fastmath=FASTMATH)
+def _ascend(v, top, low, high, weight, isotropic, momentum, p, q, p_old, q_old, lines):
+    """One step of gradient projection on the dual rows ``low`` to ``high`` of an image.
+
+    Starts from ``(r, s) = (p, q) + momentum ((p, q) - (p_old, q_old))`` and leaves the new dual in p_old, q_old: a row
+    of them is overwritten once its extrapolation has been taken. Row ``y`` of the image is row ``y - top + 1``.
     """
     ny = v.shape[0]
     step = v.dtype.type(1) / (v.dtype.type(8) * weight)
-    _primal_row(v[low], weight, r[low - top], r[low - top + 1], s[low - top + 1], u)
+    u, u_below, r_below, s_below, r, s = lines[0], lines[1], lines[2], lines[3], lines[4], lines[5]
+    k = low - top
+    r_above, _ = _extrapolated_row(p[k], q[k], p_old[k], q_old[k], momentum, r_below, s_below)
+    r, s = _extrapolated_row(p[k + 1], q[k + 1], p_old[k + 1], q_old[k + 1], momentum, r, s)
+    _primal_row(v[low], weight, r_above, r, s, u)
     for y in range(low, high):
         k = y - top + 1
         if y + 1 < ny:
-            _primal_row(v[y + 1], weight, r[k], r[k + 1], s[k + 1], u_below)
+            r_below, s_below = _extrapolated_row(
+                p[k + 1], q[k + 1], p_old[k + 1], q_old[k + 1], momentum, r_below, s_below
+            )
+            _primal_row(v[y + 1], weight, r, r_below, s_below, u_below)
         else:
             u_below[:] = u
-        _dual_row(u, u_below, step, momentum, isotropic, p[k], q[k], r[k], s[k])
+        _dual_row(u, u_below, step, isotropic, r, s, p_old[k], q_old[k])
         u, u_below = u_below, u
+        r, r_below = r_below, r
+        s, s_below = s_below, s
 
 
 @njit(fastmath=FASTMATH)
@@ -247,7 +300,7 @@ def prox_tv(v, x, weight, isotropic, momentum, band, dual, dual_next, work, line
     v, x : (n, ny, nx), ``x`` holds the previous maps on entry; momentum : (n_steps,), zeros for plain gradient
     projection; band : rows of a band; dual, dual_next : (2, n, ny, nx) the dual to start from and the one
     reached, or (2, n, 0, 0) to start at zero and forget; work : (n_workers, 4, rows, nx) with
-    rows >= band + 2 n_steps + 3, lines : (n_workers, 2, nx); sums : (n, ny, 3) float64, receives of each row
+    rows >= band + 2 n_steps + 3, lines : (n_workers, 6, nx); sums : (n, ny, 3) float64, receives of each row
     TV(x), ||x - previous x||^2 and ||previous x||^2.
     """
     n, ny, nx = v.shape
@@ -256,7 +309,7 @@ def prox_tv(v, x, weight, isotropic, momentum, band, dual, dual_next, work, line
     n_workers = work.shape[0]
     warm = dual.shape[2] > 0
     for worker in prange(n_workers):
-        p, q, r, s = work[worker, 0], work[worker, 1], work[worker, 2], work[worker, 3]
+        p, q, p_old, q_old = work[worker, 0], work[worker, 1], work[worker, 2], work[worker, 3]
         u, u_below = lines[worker, 0], lines[worker, 1]
         for task in range(worker, n * n_bands, n_workers):
             i = task // n_bands
@@ -264,18 +317,24 @@ def prox_tv(v, x, weight, isotropic, momentum, band, dual, dual_next, work, line
             last = min(first + band, ny)
             top = max(first - steps - 1, 0)
             bottom = min(last + steps + 1, ny)
-            work[worker] = v.dtype.type(0)
+            # the row above an image: no edge, no dual
+            work[worker, :, 0] = v.dtype.type(0)
             if warm:
-                rows = slice(1, bottom - top + 1)
-                p[rows] = dual[0, i, top:bottom]
-                q[rows] = dual[1, i, top:bottom]
-                r[rows] = p[rows]
-                s[rows] = q[rows]
+                p[1 : bottom - top + 1] = dual[0, i, top:bottom]
+                q[1 : bottom - top + 1] = dual[1, i, top:bottom]
+            elif steps == 0:
+                work[worker] = v.dtype.type(0)
             for k in range(steps):
                 # what the rim lacks spoils one more row each step
                 low = top if top == 0 else top + k
                 high = bottom if bottom == ny else bottom - k - 1
-                _ascend(v[i], top, low, high, weight, isotropic, momentum[k], p, q, r, s, u, u_below)
+                if k == 0 and not warm:
+                    _first_ascent(v[i], top, low, high, weight, isotropic, p, q)
+                else:
+                    factor = momentum[k - 1] if k > 0 else v.dtype.type(0)
+                    rows = lines[worker]
+                    _ascend(v[i], top, low, high, weight, isotropic, factor, p, q, p_old, q_old, rows)
+                    p, q, p_old, q_old = p_old, q_old, p, q
             if warm:
                 dual_next[0, i, first:last] = p[first - top + 1 : last - top + 1]
                 dual_next[1, i, first:last] = q[first - top + 1 : last - top + 1]

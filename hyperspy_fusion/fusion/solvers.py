@@ -14,9 +14,8 @@ from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason
 
 _logger = logging.getLogger(__name__)
 
-# four dual arrays of one band stay within a core's second-level cache
-BAND_PIXELS = 65536
-BAND_ROWS = 64
+# the four dual arrays of one band stay within a core's second-level cache
+BAND_PIXELS = 80_000
 
 
 @dataclass
@@ -65,14 +64,23 @@ class _Workspace:
         self.smooth_sums = np.empty((ny, 2))
         self.prox_sums = np.empty((n, ny, 3))
         self.momentum = (fgp_momentum(steps) if fgp else np.zeros(steps)).astype(real)
-        self.band = max(2 * (steps + 1), min(BAND_ROWS, BAND_PIXELS // nx))
+        self.band = _band_rows(n, ny, nx, steps, n_workers)
         self.work = np.empty((n_workers, 4, min(self.band, ny) + 2 * steps + 3, nx), real)
-        self.lines = np.empty((n_workers, 2, nx), real)
+        self.lines = np.empty((n_workers, 6, nx), real)
         self.no_dual = np.zeros((2, n, 0, 0), real)
         self.spare_dual = None
         self.offsets = problem.map_range.offset.astype(real)
         self.scales = (1 / problem.map_range.scale).astype(real)
         self.weights = problem.elastic.weights.astype(real)
+
+
+def _band_rows(n, ny, nx, steps, n_workers):
+    """Rows of a band of the prox: as many as the cache holds, in bands alike, as many for each worker."""
+    narrow = 2 * (steps + 1)  # below this a band is mostly rim
+    fewest = -(-ny // max(narrow, BAND_PIXELS // nx))
+    most = max(fewest, min(fewest + n_workers - 1, ny // narrow))
+    even = (bands for bands in range(fewest, most + 1) if n * bands % n_workers == 0)
+    return -(-ny // next(even, fewest))
 
 
 def initial_state(problem, threshold=None):
