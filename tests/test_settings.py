@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from hyperspy_fusion.fusion.settings import PublishedSettings, settings_for
@@ -16,6 +17,8 @@ from hyperspy_fusion.fusion.settings import PublishedSettings, settings_for
         ("lambda_haadf", -1, "lambda_haadf is -1"),
         ("lambda_tv", 0, "lambda_tv is 0: .* None to switch the total variation off"),
         ("lambda_tv", True, "lambda_tv is True"),
+        ("lambda_tv", 1e-50, "lambda_tv is 1e-50"),
+        ("lambda_haadf", 1e39, "lambda_haadf is 1e.39"),
         ("background", 0.0, "background is 0.0"),
         ("threshold", 1.2, "threshold is 1.2"),
         ("tol", 0, "tol is 0"),
@@ -32,6 +35,17 @@ from hyperspy_fusion.fusion.settings import PublishedSettings, settings_for
 def test_bad_values_get_a_sentence(option, value, sentence):
     with pytest.raises(ValueError, match=sentence):
         PublishedSettings(**{option: value})
+
+
+def test_numpy_scalars_become_python_ones():
+    given = {
+        "gamma": np.float32(1.5),
+        "max_iter": np.int64(3),
+        "warm_start": np.bool_(True),
+        "tv_norm": np.str_("isotropic"),
+    }
+    settings = PublishedSettings(**given)
+    assert [type(settings.as_dict()[name]) for name in given] == [float, int, bool, str]
 
 
 def test_unknown_options_get_the_nearest_name():

@@ -1,9 +1,14 @@
 """The loop: what it reports is true, and it can be stopped and continued anywhere."""
 
+import os
+import signal
+
+import numba
 import numpy as np
 import pytest
 import twin
 
+from hyperspy_fusion.fusion import kernels
 from hyperspy_fusion.fusion.elastic import element_weights
 from hyperspy_fusion.fusion.problem import published_problem
 from hyperspy_fusion.fusion.result import StopReason
@@ -71,8 +76,31 @@ def test_two_fits_are_one_fit(scan, options):
     assert parts.n_iter == 9
 
 
-def test_threads_do_not_matter(scan):
-    _, one, _ = fit(scan, num_workers=1)
+@pytest.mark.parametrize("options, twin_options", [
+    ({"warm_start": True}, {"warm": True}), ({"tv_solver": "gp"}, {"accelerated": False}),
+    ({"tv_norm": "anisotropic"}, {"isotropic": False}), ({"lambda_tv": None}, {"weight_tv": 0}),
+    ({"tv_iter": 7}, {"tv_iter": 7}), ({"gamma": 2.2}, {"gamma": 2.2}), ({"lambda_haadf": 0.2}, {"lambda_haadf": 0.2}),
+])  # fmt: skip
+def test_fit_is_the_twins(scan, options, twin_options):
+    problem, _, state = fit(scan, dtype="float64", max_iter=6, **options)
+    b, weights = problem.normalised_maps(), twin.element_weights(NUMBERS)
+    expected = twin.published(b, problem.haadf, weights, iterations=6, **twin_options)
+    np.testing.assert_allclose(state.x, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_one_element_has_weight_one(scan):
+    settings = PublishedSettings(dtype="float64", max_iter=4)
+    problem = published_problem(scan[0][:1], scan[1], (26,), settings)
+    _, state = proximal_gradient(problem, settings)
+    assert problem.lambda_haadf == 1
+    expected = twin.published(problem.normalised_maps(), problem.haadf, [1.0], iterations=4)
+    np.testing.assert_allclose(state.x, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_number_of_threads_is_used_and_does_not_matter(scan):
+    seen = []
+    _, one, _ = fit(scan, num_workers=1, callback=lambda s: seen.append(numba.get_num_threads()))
+    assert set(seen) == {1}
     _, all_, _ = fit(scan)
     np.testing.assert_array_equal(one.maps, all_.maps)
     np.testing.assert_array_equal(one.history.total, all_.history.total)
@@ -107,6 +135,56 @@ def test_out_of_iterations_is_not_converged(scan):
     assert result.reason is StopReason.MAX_ITER and not result.converged
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("kernel", ["gradient_step", "prox_tv"])
+@pytest.mark.parametrize("options", [{}, {"warm_start": True}])
+def test_ctrl_c_within_an_iteration_leaves_it_whole(scan, monkeypatch, kernel, when, options):
+    """A signal is delivered when a kernel returns, between any two statements of the loop."""
+    compiled, calls = getattr(kernels, kernel), []
+
+    def interrupted(*args):
+        calls.append(None)
+        if len(calls) == 5 and when == "before":
+            os.kill(os.getpid(), signal.SIGINT)
+        compiled(*args)
+        if len(calls) == 5 and when == "after":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(kernels, "are_compiled", lambda dtype: True)
+    monkeypatch.setattr(kernels, kernel, interrupted)
+    problem, result, state = fit(scan, **options)
+    monkeypatch.undo()
+    _, expected, _ = fit(scan, max_iter=result.n_iter, **options)
+    assert result.reason is StopReason.INTERRUPTED and 3 <= result.n_iter <= 5
+    np.testing.assert_array_equal(result.maps, expected.maps)
+    np.testing.assert_array_equal(result.history.total, expected.history.total)
+    _, resumed, _ = fit(scan, state, max_iter=3, **options)
+    _, whole, _ = fit(scan, max_iter=result.n_iter + 3, **options)
+    np.testing.assert_array_equal(resumed.maps, whole.maps)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_before_the_first_iteration_is_passed_on(scan, monkeypatch):
+    compiled = kernels.prox_tv
+
+    def interrupted(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        compiled(*args)
+
+    monkeypatch.setattr(kernels, "are_compiled", lambda dtype: True)
+    monkeypatch.setattr(kernels, "prox_tv", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(scan)
+
+
+def test_fit_in_another_thread(scan):
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        _, result, _ = pool.submit(fit, scan, max_iter=3).result()
+    np.testing.assert_array_equal(result.maps, fit(scan, max_iter=3)[1].maps)
+
+
 @pytest.mark.parametrize("error, reason", [(KeyboardInterrupt, "INTERRUPTED"), (StopIteration, "STOPPED")])
 def test_stopping_keeps_the_last_iterate(scan, error, reason):
     def stop(state):
@@ -120,8 +198,9 @@ def test_stopping_keeps_the_last_iterate(scan, error, reason):
     np.testing.assert_array_equal(result.history.total, expected.history.total)
 
 
-def test_divergence_is_reported(scan):
-    _, result, _ = fit(scan, lambda_haadf=1e30, gamma=4, lambda_tv=None)
+@pytest.mark.parametrize("max_iter", [1, 2, 30])
+def test_divergence_is_reported(scan, max_iter):
+    _, result, _ = fit(scan, lambda_haadf=1e30, gamma=4, lambda_tv=None, max_iter=max_iter)
     assert result.reason is StopReason.NOT_FINITE
 
 
@@ -166,7 +245,7 @@ def test_constant_data_are_refused(scan):
 
 @pytest.mark.parametrize("turn", [lambda a: a[..., ::-1, :], lambda a: a[..., ::-1], lambda a: a.swapaxes(-1, -2)],
                          ids=["upside down", "mirrored", "transposed"])  # fmt: skip
-def test_minimiser_turns_with_the_scan(scan, turn):
+def test_fit_turns_with_the_scan(scan, turn):
     """Forward differences make a single isotropic iterate lean; the anisotropic penalty has no such lean."""
     options = {"tv_norm": "anisotropic", "dtype": "float64"}
     _, plain, _ = fit(scan, **options)
@@ -191,6 +270,42 @@ def test_elements_can_be_permuted(scan):
 ])  # fmt: skip
 def test_element_weights(weighting, expected):
     np.testing.assert_allclose(element_weights([26, 8], 2, weighting), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("weighting", ["equal", "z_gamma_sum"])
+def test_weighting_reaches_the_problem(scan, weighting):
+    settings = PublishedSettings(weighting=weighting, gamma=1.4)
+    expected = element_weights(NUMBERS, 1.4, weighting)
+    np.testing.assert_array_equal(published_problem(*scan, NUMBERS, settings).elastic.weights, expected)
+
+
+def test_contrast_on_a_high_level(scan):
+    """The HAADF image is normalised in double precision; maps that single precision cannot resolve are refused."""
+    maps, haadf = scan
+    _, plain, _ = fit((maps, haadf.astype(float)), max_iter=3)
+    _, lifted, _ = fit((maps, haadf.astype(float) + 1e9), max_iter=3)
+    np.testing.assert_allclose(lifted.maps, plain.maps, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="contrast of less than 1000 steps of float32.*dtype='float64'"):
+        fit((maps.astype(float) + 1e6, haadf), dtype="float32")
+    fit((maps.astype(float) + 1e6, haadf), max_iter=1)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 0.9, 1.0, 1.6, 3.0])
+def test_step_is_down_the_gradient_of_the_terms(scan, gamma):
+    problem, _, state = fit(scan, max_iter=1, gamma=gamma, lambda_tv=None, dtype="float64")
+    b = problem.normalised_maps()
+    gradient = problem.lambda_haadf * problem.elastic.gradient(b, problem.haadf)
+    gradient += problem.lambda_chem * problem.noise.gradient(b, b)
+    np.testing.assert_allclose(state.x, np.maximum(b - gradient, 0), rtol=1e-10, atol=1e-12)
+
+
+def test_gradients_are_those_of_the_values(scan):
+    problem, _, _ = fit(scan, max_iter=1, dtype="float64")
+    b, rng = problem.normalised_maps(), np.random.default_rng(1)
+    x, d = b + 0.1, 1e-6 * rng.standard_normal(b.shape)
+    for term, data in ((problem.elastic, problem.haadf), (problem.noise, b)):
+        slope = (term.value(x + d, data) - term.value(x - d, data)) / 2
+        np.testing.assert_allclose((term.gradient(x, data) * d).sum(), slope, rtol=1e-5)
 
 
 def test_default_weight_of_the_haadf_is_one_over_n(scan):

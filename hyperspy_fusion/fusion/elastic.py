@@ -37,10 +37,20 @@ class PowerLaw:
     """The published elastic law ``f(x) = sum_i w_i x_i**gamma`` on normalised maps.
 
     Schwartz et al. (2022). Convex for no gamma but 1: the data term may have several stationary points.
+
+    Attributes
+    ----------
+    weights
+        ``w_i``, one per element.
+    gamma
+        Exponent.
+    floor
+        Where gamma < 1, the slope is taken at no less than this: it is infinite at zero.
     """
 
     weights: np.ndarray
     gamma: float
+    floor: float = 0.0
 
     def image(self, x):
         """``f(x)``, shape (ny, nx), of maps ``x`` of shape (n_elements, ny, nx)."""
@@ -52,5 +62,6 @@ class PowerLaw:
 
     def gradient(self, x, haadf):
         """``gamma w_i x_i**(gamma - 1) (f(x) - haadf)``, shape (n_elements, ny, nx)."""
-        slope = self.gamma * self.weights[:, None, None] * x ** (self.gamma - 1)
+        base = x if self.gamma >= 1 else np.maximum(x, self.floor)
+        slope = self.gamma * self.weights[:, None, None] * base ** (self.gamma - 1)
         return slope * (self.image(x) - haadf)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from pathlib import Path
 
 import numba
 import numpy as np
@@ -30,7 +29,10 @@ SQRT_HALF_BITS = 0x3F3504F3  # of float32
 
 
 def power(x, g):
-    """``x**g`` for x >= 0 and finite; compiled for float32 as ``exp2(g log2 x)``, right to about 1e-6."""
+    """``x**g`` for x >= 0 and finite; compiled for float32 as ``exp2(g log2 x)``.
+
+    Relative error in single precision below 1e-6 + 1e-7 |g log2 x|; anything below 1e-30 counts as zero.
+    """
     return x**g
 
 
@@ -126,7 +128,7 @@ def gradient_step(
                     slope[j] = power(xi[j], gamma - one)
                     f[j] += weights[i] * xi[j] * slope[j]
             else:
-                # below gamma = 1 the slope at zero is infinite: it is taken at no less than the background
+                # the slope is infinite at zero: it is taken at no less than the background
                 for j in range(nx):
                     slope[j] = power(max(xi[j], background), gamma - one)
                     f[j] += weights[i] * power(xi[j], gamma)
@@ -293,14 +295,14 @@ def _finish(v, x, top, first, last, weight, isotropic, p, q, u, u_below, sums):
 def prox_tv(v, x, weight, isotropic, momentum, band, dual, dual_next, work, lines, sums):
     """``x_i = argmin_{u >= 0} 1/2 ||u - v_i||^2 + weight TV(u)``, by ``momentum.size`` steps of gradient projection.
 
-    Beck & Teboulle (2009), equations 4.3 to 4.9, with Neumann edges and dual step ``1/(8 weight)``. Bands of rows are
+    Beck & Teboulle (2009), algorithms GP and FGP, with Neumann edges and dual step ``1/(8 weight)``. Bands of rows are
     independent: a band is solved together with so many rows around it that what enters from their rim
     cannot reach it, so all steps run in the cache of one core, and the result is the one without bands.
 
     v, x : (n, ny, nx), ``x`` holds the previous maps on entry; momentum : (n_steps,), zeros for plain gradient
     projection; band : rows of a band; dual, dual_next : (2, n, ny, nx) the dual to start from and the one
     reached, or (2, n, 0, 0) to start at zero and forget; work : (n_workers, 4, rows, nx) with
-    rows >= band + 2 n_steps + 3, lines : (n_workers, 6, nx); sums : (n, ny, 3) float64, receives of each row
+    rows > min(band + 2 n_steps + 2, ny), lines : (n_workers, 6, nx); sums : (n, ny, 3) float64, receives of each row
     TV(x), ||x - previous x||^2 and ||previous x||^2.
     """
     n, ny, nx = v.shape
@@ -323,7 +325,7 @@ def prox_tv(v, x, weight, isotropic, momentum, band, dual, dual_next, work, line
                 p[1 : bottom - top + 1] = dual[0, i, top:bottom]
                 q[1 : bottom - top + 1] = dual[1, i, top:bottom]
             elif steps == 0:
-                work[worker] = v.dtype.type(0)
+                work[worker, :2, : bottom - top + 1] = v.dtype.type(0)
             for k in range(steps):
                 # what the rim lacks spoils one more row each step
                 low = top if top == 0 else top + k
@@ -357,11 +359,17 @@ def threads(num_workers):
 
 def are_compiled(dtype):
     """True where the kernels for maps of ``dtype`` are in memory or in the disk cache."""
-    kernels = (gradient_step, prox_tv)
-    ready = all(any(sig[0].dtype == numba.from_dtype(dtype) for sig in k.signatures) for k in kernels)
-    return ready or (CACHE and all(_is_cached(k) for k in kernels))
+    wanted = numba.from_dtype(np.dtype(dtype))
+    return all(
+        any(signature[0].dtype == wanted for signature in [*kernel.signatures, *_cached_signatures(kernel)])
+        for kernel in (gradient_step, prox_tv)
+    )
 
 
-def _is_cached(kernel):
-    folder = Path(kernel.stats.cache_path or "")
-    return any(folder.glob(f"kernels.{kernel.py_func.__name__}-*.nbi"))
+def _cached_signatures(kernel):
+    """Signatures in the disk cache that are of this source, Python, Numba and processor."""
+    try:
+        target = kernel.targetctx.codegen().magic_tuple()
+        return [key[0] for key in kernel._cache._cache_file._load_index() if key[1] == target]
+    except (AttributeError, OSError):  # Numba has no public way to ask
+        return []

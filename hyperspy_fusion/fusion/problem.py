@@ -32,7 +32,9 @@ class Range:
 
     def normalise(self, array):
         """Values in units of the range, in the floating dtype of ``array``."""
-        return ((array - self._cast(self.offset, array)) / self._cast(self.scale, array)).astype(array.dtype)
+        out = array - self._cast(self.offset, array)
+        out /= self._cast(self.scale, array)
+        return out
 
     def restore(self, normalised, out=None):
         """Values in the original units, written to ``out`` where it is given."""
@@ -127,23 +129,37 @@ def published_problem(maps, haadf, atomic_numbers, settings):
     Raises
     ------
     ValueError
-        For a constant map or HAADF image, which cannot be scaled to [0, 1].
+        For a constant map or HAADF image, which cannot be scaled to [0, 1], and for a map of so little contrast
+        on so high a level that the dtype of the fit does not resolve it.
     """
     if np.any(is_constant(maps)) or haadf.min() == haadf.max():
         raise ValueError("A constant map or HAADF image cannot be scaled to [0, 1]: leave it out of the fit.")
     maps = np.ascontiguousarray(maps, dtype=working_dtype(maps, settings.dtype))
-    haadf = np.ascontiguousarray(haadf, dtype=maps.dtype)
+    map_range = Range.of(maps, axis=(1, 2))
+    _check_contrast(map_range, maps.dtype)
+    haadf = np.asarray(haadf, dtype=np.float64)
     haadf_range = Range.of(haadf)
     default = 1 / len(maps)
     return Problem(
         maps=maps,
-        haadf=haadf_range.normalise(haadf),
-        map_range=Range.of(maps, axis=(1, 2)),
+        haadf=np.ascontiguousarray(haadf_range.normalise(haadf), dtype=maps.dtype),
+        map_range=map_range,
         haadf_range=haadf_range,
-        elastic=PowerLaw(element_weights(atomic_numbers, settings.gamma, settings.weighting), settings.gamma),
+        elastic=PowerLaw(
+            element_weights(atomic_numbers, settings.gamma, settings.weighting), settings.gamma, settings.background
+        ),
         noise=Poisson(settings.background),
         penalty=TotalVariation(settings.tv_norm),
         lambda_haadf=default if settings.lambda_haadf is None else settings.lambda_haadf,
         lambda_chem=settings.lambda_chem,
         lambda_tv=settings.lambda_tv or 0.0,
     )
+
+
+def _check_contrast(map_range, dtype):
+    largest = np.maximum(np.abs(map_range.offset), np.abs(map_range.offset + map_range.scale))
+    if np.any(map_range.scale < 1000 * np.finfo(dtype).eps * largest):
+        raise ValueError(
+            f"A map has a contrast of less than 1000 steps of {dtype} on a level of {largest.max():.3g}: subtract the "
+            "level, or pass dtype='float64'."
+        )

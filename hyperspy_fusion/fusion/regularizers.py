@@ -30,7 +30,7 @@ def minus_divergence(p, q):
 
 
 def fgp_momentum(n_steps):
-    """Extrapolation factors ``(t_k - 1) / t_{k+1}`` of fast gradient projection, Beck & Teboulle (2009), eq. 4.8."""
+    """Extrapolation factors ``(t_k - 1) / t_{k+1}`` of fast gradient projection, Beck & Teboulle (2009), section 4."""
     t = np.ones(n_steps + 1)
     for k in range(n_steps):
         t[k + 1] = (1 + np.sqrt(1 + 4 * t[k] ** 2)) / 2

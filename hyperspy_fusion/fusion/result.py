@@ -12,8 +12,11 @@ class StopReason(Enum):
     """Why a fit stopped; each value is a sentence to show."""
 
     CONVERGED = "The relative change of the maps in one iteration fell to the tolerance."
-    MAX_ITER = "All iterations were run; no tolerance was asked for."
-    NOT_CONVERGED = "All iterations were run without reaching the tolerance: raise max_iter or tol."
+    MAX_ITER = "All iterations were run."
+    NOT_CONVERGED = (
+        "All iterations were run without reaching the tolerance: raise max_iter or tol, or, where the change no "
+        "longer falls because the maps swing, raise background or lower lambda_chem."
+    )
     INTERRUPTED = "Interrupted: the maps are those of the last complete iteration."
     STOPPED = "Stopped by the callback: the maps are those of the last complete iteration."
     NOT_FINITE = "The maps became infinite or NaN: lower lambda_chem or lambda_haadf, or raise background."
@@ -54,7 +57,7 @@ class FusionResult:
     reason
         Why it stopped.
     change
-        Relative change of the maps in the last iteration.
+        Relative change of the maps in the last iteration; infinite before the first.
     """
 
     maps: np.ndarray
@@ -63,6 +66,11 @@ class FusionResult:
     n_iter: int
     reason: StopReason
     change: float
+
+    @property
+    def success(self) -> bool:
+        """True where the fit ended as it was asked to: at the tolerance or, without one, after all iterations."""
+        return self.reason in (StopReason.CONVERGED, StopReason.MAX_ITER)
 
     @property
     def converged(self) -> bool:

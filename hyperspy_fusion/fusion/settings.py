@@ -7,8 +7,12 @@ are the fields below.
 from __future__ import annotations
 
 import difflib
+import inspect
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
+
+# beyond these, single precision has no room for the squares and quotients of the fit
+SMALLEST, LARGEST = 1e-30, 1e30
 
 ELEMENT_WEIGHTINGS = ("equal", "z_mean", "z_gamma_mean", "z_sum", "z_gamma_sum")
 TV_NORMS = ("isotropic", "anisotropic")
@@ -25,20 +29,23 @@ class PublishedSettings:
     Parameters
     ----------
     gamma
-        Exponent of the elastic law ``f(x) = sum_i w_i x_i**gamma``, in (0, 4]. Published: 1.4 to 2.
+        Exponent of the elastic law ``f(x) = sum_i w_i x_i**gamma``, in (0, 4]. Published: 1.4 to 2. Below 1 the
+        slope of the law is infinite at zero; it is taken at no less than ``background`` then.
     weighting
         How the elastic weights ``w_i`` follow from the atomic numbers: ``"equal"``, ``"z_mean"`` (Z / mean Z),
         ``"z_gamma_mean"`` (Z**gamma / mean Z**gamma), ``"z_sum"`` (Z / sum Z), ``"z_gamma_sum"``.
     lambda_haadf
         Weight of the HAADF term, > 0. None is 1 / number of fused elements, the published step size.
     lambda_chem
-        Weight of the Poisson term of the maps, > 0. Larger keeps closer to the measured maps; too large oscillates.
+        Weight of the Poisson term of the maps, > 0. Larger pulls the maps towards ``max(b - background, 0)``, where
+        the term has its minimum; too large oscillates.
     lambda_tv
         Weight of the total variation, > 0, or None for no total variation. Larger is smoother.
     background
         The ``eps`` in ``x - b log(x + eps)``, > 0, in units of the normalised maps.
     threshold
         Normalised map values below it start at zero; they stay in the data. None starts from the maps themselves.
+        For the first fit of a model.
     max_iter
         Iterations of this call, >= 1.
     tol
@@ -79,6 +86,8 @@ class PublishedSettings:
     dtype: str | None = None
 
     def __post_init__(self):
+        for name, value in asdict(self).items():
+            object.__setattr__(self, name, _as_python(value))
         _check_interval("gamma", self.gamma, 0, 4)
         _check_positive("lambda_haadf", self.lambda_haadf, off="for 1 / number of elements")
         _check_positive("lambda_chem", self.lambda_chem)
@@ -123,6 +132,28 @@ def settings_for(method, options, base=None):
     return cls(**{**(base.as_dict() if base is not None else {}), **options})
 
 
+def shows_settings(function):
+    """Let help and tab completion of ``function`` show every setting behind its ``**settings``."""
+    signature = inspect.signature(function)
+    kept = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    shown = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default) for f in fields(PublishedSettings)
+    ]
+    function.__signature__ = signature.replace(parameters=kept + shown)
+    if not (function.__doc__ and PublishedSettings.__doc__):  # python -OO
+        return function
+    # cleaned, for Python 3.13 indents docstrings otherwise than those before it
+    described = inspect.cleandoc(PublishedSettings.__doc__).split("----------\n")[1].split("Raises\n")[0].rstrip()
+    text = inspect.cleandoc(function.__doc__)
+    function.__doc__ = text.replace("**settings\n", described + "\n", 1)
+    return function
+
+
+def _as_python(value):
+    """NumPy scalars as the Python ones that metadata keep."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+
+
 def _is_number(value):
     return isinstance(value, Real) and not isinstance(value, bool)
 
@@ -134,8 +165,10 @@ def _remedy(off):
 def _check_positive(name, value, off=""):
     if value is None and off:
         return
-    if not _is_number(value) or not 0 < value < float("inf"):
-        raise ValueError(f"{name} is {value!r}: it must be a number above 0{_remedy(off)}.")
+    if not _is_number(value) or not SMALLEST <= value <= LARGEST:
+        raise ValueError(
+            f"{name} is {value!r}: it must be a number above 0 ({SMALLEST:g} to {LARGEST:g}){_remedy(off)}."
+        )
 
 
 def _check_interval(name, value, low, high, off=""):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +16,7 @@ from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason
 
 _logger = logging.getLogger(__name__)
 
+COMPILING = "Compiling the fusion kernels for %s maps, which takes about 15 s; later sessions find them compiled."
 # the four dual arrays of one band stay within a core's second-level cache
 BAND_PIXELS = 80_000
 
@@ -65,7 +68,9 @@ class _Workspace:
         self.prox_sums = np.empty((n, ny, 3))
         self.momentum = (fgp_momentum(steps) if fgp else np.zeros(steps)).astype(real)
         self.band = _band_rows(n, ny, nx, steps, n_workers)
-        self.work = np.empty((n_workers, 4, min(self.band, ny) + 2 * steps + 3, nx), real)
+        rows = 1 + min(self.band + 2 * (steps + 1), ny)
+        n_workers = min(n_workers, n * -(-ny // self.band))
+        self.work = np.empty((n_workers, 4, rows, nx), real)
         self.lines = np.empty((n_workers, 6, nx), real)
         self.no_dual = np.zeros((2, n, 0, 0), real)
         self.spare_dual = None
@@ -116,25 +121,54 @@ def proximal_gradient(problem, settings, state=None, callback=None, num_workers=
     FusionResult, State
     """
     if not kernels.are_compiled(problem.maps.dtype):
-        _logger.warning("Compiling the fusion kernels for %s maps, once per machine (about 15 s).", problem.maps.dtype)
+        _logger.warning(COMPILING, problem.maps.dtype)
     if state is None:
         state = initial_state(problem, settings.threshold)
     # a fit that diverges is reported by its reason, not by floating point warnings on the way
-    with kernels.threads(num_workers) as n_workers, np.errstate(over="ignore", invalid="ignore"):
+    quiet = np.errstate(over="ignore", invalid="ignore")
+    with kernels.threads(num_workers) as n_workers, _Interruption() as interruption, quiet:
         work = _Workspace(problem, settings, n_workers)
-        try:
-            reason = _iterate(problem, settings, state, work, callback)
-        except KeyboardInterrupt:
-            reason = StopReason.INTERRUPTED
+        reason = _iterate(problem, settings, state, work, callback, interruption)
         _evaluate(problem, state, work)
-        return _result(problem, state, work, reason), state
+        if not np.isfinite(state.terms[-1].total):
+            reason = StopReason.NOT_FINITE
+        result = _result(problem, state, work, reason)
+    if reason is StopReason.INTERRUPTED and state.n_iter == 0:
+        raise KeyboardInterrupt
+    return result, state
 
 
-def _iterate(problem, settings, state, work, callback):
+class _Interruption:
+    """Ctrl-C as a flag: Python raises it between any two statements, and an iteration must not be cut in two.
+
+    The second Ctrl-C is passed on. Outside the main thread, where none arrives, this does nothing.
+    """
+
+    requested = False
+
+    def __enter__(self):
+        self.before = None
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *error):
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+
+    def _note(self, number, frame):
+        if self.requested and callable(self.before):
+            self.before(number, frame)
+        self.requested = True
+
+
+def _iterate(problem, settings, state, work, callback, interruption):
     """Run the iterations of one call; return why they ended."""
     if np.isnan(state.tv):
         _measure_tv(problem, state, work)
     for _ in range(settings.max_iter):
+        if interruption.requested:
+            return StopReason.INTERRUPTED
         _evaluate(problem, state, work)
         if not np.isfinite(state.terms[-1].total):
             return StopReason.NOT_FINITE
@@ -145,6 +179,8 @@ def _iterate(problem, settings, state, work, callback):
                 callback(state)
         except StopIteration:
             return StopReason.STOPPED
+        except KeyboardInterrupt:
+            return StopReason.INTERRUPTED
         if settings.tol is not None and state.change <= settings.tol:
             return StopReason.CONVERGED
     return StopReason.MAX_ITER if settings.tol is None else StopReason.NOT_CONVERGED
@@ -190,6 +226,7 @@ def _measure_tv(problem, state, work):
     """The total variation of the maps: their prox without a step, which leaves them as they are."""
     np.copyto(work.stepped, state.x)
     _run_prox(problem, state, work, work.momentum[:0], work.no_dual, work.no_dual)
+    state.change = np.inf
 
 
 def _run_prox(problem, state, work, momentum, dual, dual_next):
