@@ -5,10 +5,17 @@ import re
 
 import numpy as np
 
+from hyperspy_fusion import grids
+
 # "Cu_L3", "Fe_Ka"; with a space or hyphen only when a family follows ("Fe Kα1"): "C K" may be two elements
 _LINE_IN_TITLE = re.compile(
     r"(?<![A-Za-z])([A-Z][a-z]?)(?:_[KLMNO][a-zαβ\d]*|[ -][KLM](?:[abαβ]\d*|\d+))(?![A-Za-z\d])"
 )
+
+# "HAADF", "Gatan HAADF", "DF4", "BF", ...
+_DETECTOR_TITLE = re.compile(r"(?<![A-Za-z])(?:HAA|LAA|MAA|A)?[BD]F(?![A-Za-z])", re.IGNORECASE)
+# once; older files of a fit of the result of a fit have it twice
+_TITLE_OF_FUSED = re.compile(r"^(Fused maps( of |$))+")
 
 
 def atomic_number(symbol):
@@ -38,11 +45,13 @@ def atomic_number(symbol):
 
 
 def _unknown_element(symbol, table):
+    symbols = {key.lower(): key for key in table.keys()}
     names = {str(table[key].General_properties.name): key for key in table.keys()}
     text = str(symbol).strip().lower()
-    near = difflib.get_close_matches(text, [*names, *(key.lower() for key in table.keys())], n=3, cutoff=0.5)
-    near = dict.fromkeys(names.get(word, word.capitalize()) for word in near)
-    hint = f"did you mean {' or '.join(near)}?" if near else "expected a symbol such as 'Fe'."
+    words = symbols | names
+    near = [text] if text in words else difflib.get_close_matches(text, words, n=3, cutoff=0.5)
+    near = " or ".join(dict.fromkeys(words[word] for word in near))
+    hint = f"did you mean {near}?" if near else "expected a symbol such as 'Fe'."
     return f"{symbol!r} is not the symbol of a chemical element: {hint}"
 
 
@@ -70,12 +79,17 @@ def checked_lines(lines):
 
 def check_line(line):
     """Raise ValueError unless `line` is an X-ray line such as "Fe_Ka" that exspy knows."""
-    symbol, _, name = line.partition("_")
+    symbol = element_of(line)
     atomic_number(symbol)
-    known = list(_periodic_table()[symbol].Atomic_properties.get_item("Xray_lines", {}).keys())
-    if name not in known:
-        known = ", ".join(f"{symbol}_{name}" for name in known) or "none"
-        raise ValueError(f"{line!r} is not an X-ray line of {symbol}: expected one of {known}.")
+    known = known_lines(symbol)
+    if line not in known:
+        raise ValueError(f"{line!r} is not an X-ray line of {symbol}: expected one of {', '.join(known) or 'none'}.")
+
+
+def known_lines(symbol):
+    """X-ray lines of an element in exspy, none of Li."""
+    lines = _periodic_table()[symbol].Atomic_properties.get_item("Xray_lines", {})
+    return [f"{symbol}_{name}" for name in lines.keys()]
 
 
 def listed(value, keyword, example):
@@ -92,6 +106,18 @@ def refuse_repeats(elements):
     for symbol in elements:
         if elements.count(symbol) > 1:
             raise ValueError(f"elements names {symbol} {elements.count(symbol)} times: name each element once.")
+
+
+def is_detectable(element):
+    """Whether there can be an X-ray map of `element`: exspy lists a line of H and He, of an energy of few eV."""
+    return element not in ("H", "He")
+
+
+def refuse_undetectable(elements):
+    """Raise ValueError for an element of which there are no X-ray maps."""
+    for symbol in elements:
+        if not is_detectable(symbol):
+            raise ValueError(f"{symbol} has no X-ray line that a detector sees: leave it out.")
 
 
 def refuse_unasked_lines(lines, elements):
@@ -123,19 +149,55 @@ def metadata_names(metadata, key):
     return [v.decode() if isinstance(v, bytes) else str(v) for v in value]
 
 
-def identify_map(signal):
-    """``(element, X-ray line)`` that the metadata of one map name; None and "" where they do not."""
-    return (None, "") if _has_metadata_of_first(signal) else _named_by(signal.metadata)
+def identify_map(signal, element=None):
+    """
+    ``(element, X-ray line)`` of one map; None and "" where its metadata do not name them.
+
+    `element` is what the user says: stronger than the metadata, whose line is kept if it is one of this element.
+    """
+    if _has_metadata_of_first(signal):
+        return element, ""
+    if element is None:
+        return _named_by(signal.metadata)
+    _, line = _named_by_lists(signal.metadata)
+    return element, line if element_of(line) == element else ""
 
 
 def _named_by(metadata):
+    """By the lists of the metadata, else by the title; a title that says otherwise than the lists is told."""
+    element, line = _named_by_lists(metadata)
+    title = title_of(metadata)
+    if element is None:
+        return _element_of_title(title), ""
+    other = _element_of_title(title) if _is_only_a_name(title) else None
+    if other not in (None, element):
+        key = "xray_lines" if line else "elements"
+        grids.warn(
+            f"The map titled {title!r} is taken for {element}, which its metadata.Sample.{key} names: if the title is "
+            f"right, name all maps in their order by elements=['{other}', ...], or pass a dict {{'{other}': map, ...}}."
+        )
+    return element, line
+
+
+def _named_by_lists(metadata):
+    """``(element, line)`` of the one entry of ``Sample.xray_lines``, else of ``Sample.elements``."""
     lines = metadata_names(metadata, "Sample.xray_lines")
     if len(lines) == 1:
         return element_of(lines[0]), lines[0]
     elements = metadata_names(metadata, "Sample.elements")
     if len(elements) == 1:
         return elements[0], ""
-    return _element_of_title(metadata.get_item("General.title", "")), ""
+    return None, ""
+
+
+def title_of(metadata):
+    """Title of a signal, "" where it has none."""
+    return str(metadata.get_item("General.title", ""))
+
+
+def _is_only_a_name(title):
+    """Whether a title is a symbol or a line and nothing else, so that it can only mean the element."""
+    return title.strip() in _periodic_table().keys() or _LINE_IN_TITLE.fullmatch(title.strip()) is not None
 
 
 def _element_of_title(title):
@@ -146,32 +208,176 @@ def _element_of_title(title):
     return found.pop() if len(found) == 1 else None
 
 
+# ---- lists and stacks of maps -----------------------------------------------------------------------
+
+
 def identify_stack(signal, axis):
     """``(element, line)`` of each map of a stack, also after slicing; element None where nothing says it."""
     metadata = signal.metadata
     names = metadata_names(metadata, "Sample.elements")
-    # slicing keeps the element axis calibrated, and the lists in the metadata whole
-    places = [int(v) if float(v).is_integer() else -1 for v in np.round(axis.axis, 6)]
-    inputs = signal.original_metadata.get_item("stack_elements")
-    if inputs is not None:
-        nodes = [inputs.get_item(f"element{k}.metadata") for k in places]
+    nodes = metadata_of_maps(signal, axis)
+    if any(node is not None for node in nodes):
         return [(None, "") if node is None else _named_by(node) for node in nodes]
     if signal._signal_type == "element_maps":
-        return [(names[k] if 0 <= k < len(names) else None, "") for k in places]
-    if _has_metadata_of_first(signal):
-        return [(None, "")] * axis.size
-    if axis.size == 1:
-        return [_named_by(metadata)]
+        return [(names[k] if 0 <= k < len(names) else None, "") for k in _places(axis)]
     # exspy orders the elements of EELS spectra by the hashes of their symbols
-    if len(names) == axis.size and metadata.get_item("Signal.signal_type", "") != "EELS":
+    is_eels = metadata.get_item("Signal.signal_type", "") == "EELS"
+    if len(names) == axis.size and not is_eels and not _has_metadata_of_first(signal):
         return [(name, "") for name in names]
     return [(None, "")] * axis.size
+
+
+def metadata_of_maps(signal, axis=None):
+    """List of the metadata of the one map `signal`, or of each map of a stack; None where they are of another."""
+    inputs = signal.original_metadata.get_item("stack_elements")
+    if axis is not None and inputs is not None:
+        return [inputs.get_item(f"element{k}.metadata") for k in _places(axis)]
+    n = 1 if axis is None else axis.size
+    of_stack = axis is not None and signal._signal_type == "element_maps"
+    return [None if n > 1 or of_stack or _has_metadata_of_first(signal) else signal.metadata] * n
+
+
+def _places(axis):
+    """Indices of the maps before slicing, which keeps the axis calibrated and the lists in the metadata whole."""
+    return [int(v) if float(v).is_integer() else -1 for v in np.round(axis.axis, 6)]
 
 
 def _has_metadata_of_first(signal):
     """Whether `signal` is, or was cut from, a stack made by HyperSpy, which describes its first map only."""
     return (
         signal.original_metadata.has_item("stack_elements")
-        or signal.metadata.get_item("General.title", "").startswith("Stack of")
+        or title_of(signal.metadata).startswith("Stack of")
         or any(axis.name == "stack_element" for axis in signal.axes_manager.navigation_axes)
     )
+
+
+def is_selection(elements, n):
+    """Whether so few `elements` can only choose among `n` maps."""
+    return elements is not None and 0 < len(elements) < n
+
+
+def check_count(elements, n):
+    """Raise ValueError unless there are `n` elements, a name for each map."""
+    if len(elements) != n:
+        names = f"{len(elements)} element{'s' * (len(elements) != 1)}"
+        raise ValueError(
+            f"elements names {names} for {n} map{'s' * (n != 1)}: name every map, in the order of the maps."
+        )
+
+
+def selected_by_themselves(maps, elements):
+    """Maps of the `elements`, fewer than maps; ValueError unless every map tells its element."""
+    known = {m.element for m in maps}
+    if None in known or not known.issuperset(elements):
+        check_count(elements, len(maps))
+    return selected(maps, elements)
+
+
+def selected(maps, elements):
+    """Maps of the `elements` in their order; all where None."""
+    if elements is None:
+        return maps
+    refuse_repeats(elements)
+    known = dict.fromkeys(str(m.element) for m in maps)
+    for symbol in elements:
+        if symbol not in known:
+            raise ValueError(f"There is no map of {symbol}: the source has {', '.join(known)}.")
+    return [m for symbol in elements for m in maps if m.element == symbol]
+
+
+def check_names(names, nodes):
+    """
+    Compare the names that the user gives to maps with what these say of themselves.
+
+    Parameters
+    ----------
+    names : list of str
+        One per map.
+    nodes : list of DictionaryTreeBrowser or None
+        `metadata_of_maps`.
+
+    Raises
+    ------
+    ValueError
+        A map says that it shows another of the `names`, which is given to a map that does not say so itself: the
+        order is wrong. Where no such exchange explains it, there is a warning.
+    """
+    claims = [{} if node is None else _claims(node) for node in nodes]
+    for i, (name, own) in enumerate(zip(names, claims, strict=True)):
+        if not own or name in own:
+            continue
+        exchanged = [e for e in own if any(n == e and e not in c for n, c in zip(names, claims, strict=True))]
+        sentence = (
+            f"Map {i + 1} {own[(exchanged or list(own))[0]]} but is named {name}: check the order of elements, or set "
+            "its title and metadata."
+        )
+        if exchanged:
+            raise ValueError(sentence)
+        grids.warn(sentence)
+
+
+def _claims(metadata):
+    """Dict of the elements that metadata say of a map, and how they say it."""
+    title = title_of(metadata)
+    claims = {_element_of_title(title): f"is titled {title!r}"}
+    for key in ("xray_lines", "elements"):
+        found = metadata_names(metadata, f"Sample.{key}")
+        if len(found) == 1:
+            claims.setdefault(element_of(found[0]), f"has {found[0]} as its metadata.Sample.{key}")
+    claims.pop(None, None)
+    return claims
+
+
+def refuse_detector_images(nodes, alone):
+    """Raise ValueError where one of the maps is titled like a HAADF image, and nothing says that it is a map."""
+    for i, node in enumerate(nodes):
+        if node is None or _claims(node) or not _DETECTOR_TITLE.search(title_of(node)):
+            continue
+        problem = "haadf and maps look swapped" if alone else "the HAADF image looks to be among the maps"
+        raise ValueError(
+            f"Map {i + 1} is titled {title_of(node)!r}, so {problem}: pass it as haadf, or set "
+            "`metadata.General.title` to its element if it is a map."
+        )
+
+
+# ---- what else the metadata of maps say -------------------------------------------------------------
+
+
+def warn_of_fused(nodes):
+    """Warn where maps with the metadata `nodes` are the result of a fit."""
+    for node in nodes:
+        if node.has_item("Fusion") or _TITLE_OF_FUSED.match(title_of(node)):
+            grids.warn(
+                f"The maps ({title_of(node)!r}) are the result of a fit already, and fusing them again uses the HAADF "
+                "image twice: pass the measured maps to fuse those."
+            )
+            return
+
+
+def leave_fit_behind(metadata):
+    """Take out of `metadata` of an ElementMaps that it is the result of a fit."""
+    if metadata.has_item("Fusion"):
+        del metadata.Fusion
+    title = title_of(metadata)
+    if _TITLE_OF_FUSED.match(title):
+        title = _TITLE_OF_FUSED.sub("", title) or ", ".join(metadata_names(metadata, "Sample.elements"))
+        metadata.set_item("General.title", f"Element maps of {title}")
+
+
+def common_quantity(nodes):
+    """What the numbers are, where all maps agree; exspy's compositions keep the label of the counts."""
+    titles = [title_of(node) for node in nodes]
+    if any(" percent of " in title for title in titles):
+        grids.warn(
+            f"Maps titled {titles[0]!r} are compositions, which do not follow the thickness as the HAADF image does: "
+            "fuse line intensities instead."
+        )
+        return ""
+    found = list(dict.fromkeys(str(node.get_item("Signal.quantity", "")) for node in nodes))
+    known = [quantity for quantity in found if quantity]
+    if len(known) > 1:
+        grids.warn(
+            f"The maps are of different quantities ({', '.join(known)}), whose intensities cannot be compared: pass "
+            "maps of one quantity, best the intensities of lines."
+        )
+    return found[0] if len(found) == 1 and "atom counts of " not in titles[0] else ""

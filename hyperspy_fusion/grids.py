@@ -1,6 +1,9 @@
 """Images of HyperSpy signals as plain arrays, and whether two of them lie on the same scan."""
 
 import logging
+import os
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 
@@ -11,6 +14,8 @@ SILENT_PIXELS = 0.5
 # two detectors of one vendor file disagree by 0.6 % (0.41452 and 0.4169 um); another binning or another
 # field of view is a factor far above
 SAME_SCAN_RTOL = 0.05
+# of a distance in pixels
+_ROUNDING = 1e-6
 
 # names of an axis along which one map follows another
 STACK_AXES = ("element", "stack_element")
@@ -20,10 +25,36 @@ UNCALIBRATED = {"", "px", "pixel", "pixels", "<undefined>", "None"}
 # to pint "A" is the ampere, which no scan is measured in
 _UNIT_NAMES = {"A": "angstrom", "Ang": "angstrom", "Angstrom": "angstrom"}
 
+# a warning arises deep in the reading of a source, and belongs to what is read
+_found = ContextVar("warnings of the source that is read", default=None)
+
+
+def warn(sentence):
+    """Log a warning, and keep it where `collected_warnings` waits for it."""
+    _logger.warning(sentence)
+    found = _found.get()
+    if found is not None:
+        found.append(sentence)
+
+
+@contextmanager
+def collected_warnings():
+    """Context that gives a list, to which each sentence of `warn` is added."""
+    token = _found.set([])
+    try:
+        yield _found.get()
+    finally:
+        _found.reset(token)
+
+
+def capital(sentence):
+    """`sentence` with a capital letter at its start."""
+    return sentence[:1].upper() + sentence[1:]
+
 
 def image_array(signal):
     """
-    The pixels of a 2-D signal, in memory, as they are.
+    The pixels of a 2-D signal, the HAADF image, in memory, as they are.
 
     Parameters
     ----------
@@ -45,6 +76,10 @@ def image_array(signal):
     NotImplementedError
         A spatial axis is not uniform.
     """
+    check_signal(signal)
+    if is_spectrum_image(signal) or (signal._signal_type == "element_maps" and signal.axes_manager.navigation_size):
+        what = "a spectrum image" if is_spectrum_image(signal) else "a stack of element maps"
+        raise ValueError(f"{signal} is {what}, and the HAADF image is needed: haadf and maps look swapped.")
     check_image(signal)
     data = signal.data.compute() if hasattr(signal.data, "compute") else signal.data
     return checked_pixels(data, str(signal))
@@ -61,11 +96,20 @@ def check_signal(signal):
     """Raise TypeError unless `signal` is a HyperSpy signal."""
     from hyperspy.signal import BaseSignal
 
-    if not isinstance(signal, BaseSignal):
-        raise TypeError(
-            f"a HyperSpy signal is needed, got {type(signal).__name__}: wrap an array as "
-            "hyperspy.api.signals.Signal2D(array)."
-        )
+    if isinstance(signal, BaseSignal):
+        return
+    got, remedy = type(signal).__name__, "wrap an array as hyperspy.api.signals.Signal2D(array)"
+    if isinstance(signal, str | os.PathLike):
+        got, remedy = f"the path {os.fspath(signal)!r}", "load it first with hyperspy.api.load"
+    elif isinstance(signal, list | tuple):
+        got, remedy = f"a {got} of {len(signal)}", "pass one of its signals"
+    raise TypeError(f"A HyperSpy signal is needed, got {got}: {remedy}.")
+
+
+def is_spectrum_image(signal):
+    """Whether `signal` is a signal ``(x, y|E)``."""
+    manager = getattr(signal, "axes_manager", None)
+    return bool(manager) and (manager.navigation_dimension, manager.signal_dimension) == (2, 1)
 
 
 def check_real(signal):
@@ -141,23 +185,31 @@ def stack_axes(signal):
 
 def checked_pixels(data, what):
     """`data` in native byte order, copied only if it is not; ValueError for NaN, inf or masked pixels."""
+    data = finite_pixels(data, what)
+    return data if data.dtype.isnative else data.astype(data.dtype.newbyteorder("="))
+
+
+def finite_pixels(data, what):
+    """`data` without its mask, never copied; ValueError for NaN, inf or masked pixels."""
     mask, data = np.ma.getmask(data), np.ma.getdata(data)
     bad = np.count_nonzero(~np.isfinite(data) | mask)
     if bad:
         raise ValueError(
-            f"{what} has {bad} of {data.size} pixels that are NaN, infinite or masked, and every pixel must "
+            f"{capital(what)} has {bad} of {data.size} pixels that are NaN, infinite or masked, and every pixel must "
             "be a number: replace them first, e.g. by numpy.nan_to_num."
         )
-    return data if data.dtype.isnative else data.astype(data.dtype.newbyteorder("="))
+    return data
 
 
-def check_same_scan(map_axes, haadf_axes, *, maps="the maps", haadf="haadf"):
+def check_same_scan(map_axes, haadf_axes, *, maps="the maps", haadf="the HAADF image", one_map=False):
     """
     Compare the axes of two images that should come from the same scan.
 
     Shapes must be the same. Pixel sizes are compared in common units where both are calibrated: a difference
     below half a pixel over the field of view is silent, up to 5 % it is a warning (vendor files carry a
-    slightly different calibration per detector), above it is an error. Offsets and names are not compared,
+    slightly different calibration per detector), above it is an error. So are offsets, which tell two areas of
+    one scan apart: above half a pixel there is a warning, since some files give the detectors of one scan different
+    positions, and an error for two maps that lie a pixel or more apart in the same units. Names are not compared,
     "px" and undefined units are no calibration, and "A" is read as angstrom.
 
     Parameters
@@ -166,6 +218,8 @@ def check_same_scan(map_axes, haadf_axes, *, maps="the maps", haadf="haadf"):
         What `spatial_axes` returns.
     maps, haadf : str
         What to call the two in messages.
+    one_map : bool
+        Whether both are maps of one list. Without it the advice is for maps in every form, spectra too.
 
     Returns
     -------
@@ -175,70 +229,167 @@ def check_same_scan(map_axes, haadf_axes, *, maps="the maps", haadf="haadf"):
     Raises
     ------
     ValueError
-        Other shapes, or pixel sizes that differ by more than 5 %.
+        Other shapes, pixel sizes that differ by more than 5 %, and two maps of different areas.
     """
-    check_same_shape(map_axes, haadf_axes, maps, haadf)
+    check_same_shape(map_axes, haadf_axes, maps, haadf, one_map)
     found = [_compare_pixel(m, h, maps, haadf) for m, h in zip(map_axes, haadf_axes, strict=True)]
+    found.append(_compare_areas(map_axes, haadf_axes, maps, haadf, one_map))
     # y and x usually say the same
     warnings = list(dict.fromkeys(sentence for sentence in found if sentence))
     for sentence in warnings:
-        _logger.warning(sentence)
+        warn(sentence)
     return warnings
 
 
-def check_same_shape(map_axes, haadf_axes, maps, haadf):
+def check_same_shape(map_axes, haadf_axes, maps, haadf, one_map=False):
     """Raise ValueError, with the line of code that helps, unless both have the same numbers of pixels."""
     expected, got = (tuple(axis["size"] for axis in axes) for axes in (map_axes, haadf_axes))
     if expected == got:
         return
-    if got[0] * expected[1] == got[1] * expected[0]:
-        smaller = min(expected, got)[::-1]
-        remedy = f"rebin the larger by `.rebin(new_shape={smaller})`, which conserves the sum"
+    way = _way_to_same_shape(map_axes, haadf_axes, expected, got)
+    if way is None:
+        raise ValueError(
+            f"{capital(haadf)} has {_in_words(haadf_axes)} and {maps} {_in_words(map_axes)} (y, x), so they are not "
+            "the same scan: pass the image that was recorded with the maps, or correct the scale of one "
+            "(`axes_manager[...].scale`)."
+        )
+    if way == "transpose":
+        remedy = f"{haadf} looks transposed, which `.swap_axes(0, 1)` undoes; if it is rotated, turn its data back"
+    elif way == "rebin":
+        larger, only_images = (haadf, True) if np.prod(got) > np.prod(expected) else (maps, one_map)
+        remedy = _how_to_rebin(larger, *(expected if larger == haadf else got)[::-1], only_images)
     else:
-        remedy = "crop the larger to the area of the other, e.g. by `.isig[left:right, top:bottom]`"
+        remedy = _how_to_crop(expected, got, maps, haadf)
     raise ValueError(
-        f"{haadf} has the shape {got} and {maps} {expected} (y, x), but both must come from the same scan: {remedy}."
+        f"{capital(haadf)} has the shape {got} and {maps} {expected} (y, x), but both must come from the same "
+        f"scan: {remedy}."
+    )
+
+
+def _way_to_same_shape(map_axes, haadf_axes, expected, got):
+    """One of "transpose", "rebin" and "crop"; None where pixel sizes and fields of view tell of two scans."""
+    if got == expected[::-1] and _largest_difference(map_axes[::-1], haadf_axes, (1, 1)) <= SAME_SCAN_RTOL:
+        return "transpose"
+    if not all(map(_comparable, map_axes, haadf_axes)):
+        return "rebin" if got[0] * expected[1] == got[1] * expected[0] else "crop"
+    of_pixels = _largest_difference(map_axes, haadf_axes, (1, 1))
+    of_fields = _largest_difference(map_axes, haadf_axes, np.divide(got, expected))
+    if min(of_pixels, of_fields) > SAME_SCAN_RTOL:
+        return None
+    return "crop" if of_pixels <= of_fields else "rebin"
+
+
+def _largest_difference(map_axes, haadf_axes, factors):
+    """How far the ratios of scales times `factors` are from 1; 0 where scales cannot be compared."""
+    pairs = [(m, h, factor) for m, h, factor in zip(map_axes, haadf_axes, factors, strict=True) if _comparable(m, h)]
+    return max((abs(_ratio(h, m) * factor - 1) for m, h, factor in pairs), default=0.0)
+
+
+def _in_words(axes):
+    y, x = axes
+    return f"{y['size']} x {x['size']} pixels of {y['scale']:.4g} {y['units']} x {x['scale']:.4g} {x['units']}"
+
+
+def _how_to_rebin(what, nx, ny, only_images):
+    """Advice that can be run as it stands: HyperSpy wants a size for every axis, of spectra and stacks too."""
+    image = f"`.rebin(new_shape=({nx}, {ny}))`"
+    if only_images:
+        return f"rebin {what} by {image}, which adds up pixels"
+    return (
+        f"rebin {what}, which adds up counts: a map by {image}, a spectrum image (x, y|E) by "
+        f"`.rebin(new_shape=({nx}, {ny}, n_channels))`, and a stack (n|x, y), which element_maps makes of any maps, "
+        f"by `.rebin(new_shape=(n, {nx}, {ny}))`"
+    )
+
+
+def _how_to_crop(expected, got, maps, haadf):
+    if all(g >= e for g, e in zip(got, expected, strict=True)):
+        what = f"{haadf} to the area of {maps}"
+    elif all(g <= e for g, e in zip(got, expected, strict=True)):
+        what = f"{maps} to the area of {haadf}"
+    else:
+        what = "both to the area that they share"
+    return (
+        f"crop {what}, by `.isig[left:right, top:bottom]`, or by `.inav[left:right, top:bottom]` where x and y "
+        "are navigation axes, as in a spectrum image (x, y|E)"
     )
 
 
 def is_calibrated(axis):
-    """Whether an axis dict has units that are a unit: not undefined and not pixels."""
-    return str(axis["units"]).strip() not in UNCALIBRATED
+    """Whether an axis dict has a scale in units that are a unit: not undefined and not pixels."""
+    return str(axis["units"]).strip() not in UNCALIBRATED and axis["scale"] != 0
 
 
 def _compare_pixel(m, h, maps, haadf):
     """Sentence about two axes of one size, "" where they agree; ValueError where they clearly differ."""
     if not (is_calibrated(m) and is_calibrated(h)):
         return ""
-    ratio = _ratio(h, m)
-    if ratio is None:
-        return (
+    if not _comparable(m, h):
+        return capital(
             f"the units of {maps} ({m['units']}) and of {haadf} ({h['units']}) cannot be compared; "
             "it is taken for granted that both come from the same scan."
         )
+    ratio = _ratio(h, m)
     if abs(ratio - 1) * m["size"] <= SILENT_PIXELS:
         return ""
     sizes = f"{haadf} has pixels of {h['scale']:.5g} {h['units']} and {maps} of {m['scale']:.5g} {m['units']}"
     if abs(ratio - 1) <= SAME_SCAN_RTOL:
-        return f"{sizes}, {abs(ratio - 1):.1%} apart; both are taken for the same scan, on the axes of {maps}."
+        return capital(f"{sizes}, {abs(ratio - 1):.1%} apart; both are taken for the same scan, on the axes of {maps}.")
     raise ValueError(
-        f"{sizes}, a factor of {ratio:.4g}, so they are not the same scan: correct the scale of one "
+        f"{capital(sizes)}, a factor of {ratio:.4g}, so they are not the same scan: correct the scale of one "
         "(`axes_manager[...].scale`) or crop and rebin it to the field of view of the other."
     )
 
 
+def _compare_areas(map_axes, haadf_axes, maps, haadf, both_are_maps):
+    """Sentence about the offsets of axes of like scales, "" where they agree; ValueError for maps of other areas."""
+    if not all(map(_comparable, map_axes, haadf_axes)):
+        return ""
+    apart = max(map(_pixels_apart, map_axes, haadf_axes))
+    if apart <= SILENT_PIXELS + _ROUNDING:
+        return ""
+    starts = [
+        f"({axes[0]['offset']:.5g} {axes[0]['units']}, {axes[1]['offset']:.5g} {axes[1]['units']})"
+        for axes in (haadf_axes, map_axes)
+    ]
+    where = f"{haadf} begins at {starts[0]} and {maps} at {starts[1]} (y, x), {apart:.3g} pixels apart"
+    if both_are_maps and all(map(_is_same_pixel, map_axes, haadf_axes)) and apart >= 1 - _ROUNDING:
+        raise ValueError(
+            f"{capital(where)}, so they show different areas: pass maps of one area, or correct the offset of one "
+            "(`axes_manager[...].offset`)."
+        )
+    return capital(f"{where}; they are taken for the same area: check that they are.")
+
+
+def _is_same_pixel(m, h):
+    return m["units"] == h["units"] and np.isclose(m["scale"], h["scale"])
+
+
+def _pixels_apart(m, h):
+    """Distance of two offsets in pixels of `m`, without what the scales themselves differ by."""
+    distance = abs(_in_units_of(m, h, "offset") - m["offset"]) / abs(m["scale"])
+    return distance - abs(_ratio(h, m) - 1) * m["size"]
+
+
+def _comparable(m, h):
+    return is_calibrated(m) and is_calibrated(h) and _in_units_of(m, h, "scale") is not None
+
+
 def _ratio(h, m):
-    """Scale of `h` over scale of `m` in common units; None where they are not comparable."""
+    """Scale of `h` over scale of `m` in common units."""
+    return _in_units_of(m, h, "scale") / m["scale"]
+
+
+def _in_units_of(m, h, key):
+    """Scale or offset of the axis `h` in the units of `m`; None where they are not comparable."""
     import pint
 
     units = pint.get_application_registry()  # the one HyperSpy uses
     names = [str(axis["units"]).strip() for axis in (h, m)]
     if names[0] == names[1]:  # units that pint does not know can still be the same
-        names = ["", ""]
+        return h[key]
     try:
-        h, m = (
-            units.Quantity(axis["scale"], _UNIT_NAMES.get(name, name)) for axis, name in zip((h, m), names, strict=True)
-        )
-        return (h / m).to("").magnitude
+        own, other = (_UNIT_NAMES.get(name, name) for name in names)
+        return units.Quantity(h[key], own).to(other).magnitude
     except Exception:  # pint raises AttributeError, TypeError, TokenError, ... for what it cannot read
         return None

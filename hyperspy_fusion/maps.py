@@ -9,15 +9,26 @@ import numpy as np
 from hyperspy_fusion import grids, spectra
 from hyperspy_fusion.elements import (
     atomic_number,
+    check_count,
     check_line,
+    check_names,
     checked_elements,
     checked_lines,
+    common_quantity,
     element_of,
     identify_map,
     identify_stack,
+    is_selection,
+    leave_fit_behind,
     listed,
     metadata_names,
-    refuse_repeats,
+    metadata_of_maps,
+    refuse_detector_images,
+    refuse_undetectable,
+    selected,
+    selected_by_themselves,
+    title_of,
+    warn_of_fused,
 )
 
 _logger = logging.getLogger(__name__)
@@ -61,15 +72,20 @@ def element_maps(source, elements=None, *, xray_lines=None):
         - a fitted exspy model: of an EDS model the fitted areas of the X-ray lines; of an EELS model the
           intensity of each element's edge. Where an element has several independent edges, the one of lowest
           onset energy is taken, since their intensities estimate the same quantity and must not be added;
-        - an `ElementMaps`, which is returned as it is unless it is a slice, it is lazy, or `elements` selects from it.
+        - an `ElementMaps`; the pixels of a whole one in memory are not copied, see below. For the result of a fit
+          there is a warning, since fusing it again uses the HAADF image twice, and its ``metadata.Fusion`` is
+          left out.
 
         Lazy data are computed in one pass, and the result is in memory.
     elements : list of str, optional
         Symbols. They name the maps of a list or stack, in its order, and select from everything that knows
-        its elements: spectra, models, dicts and `ElementMaps`. Without it each map is identified by the one
+        its elements: spectra, models, dicts and `ElementMaps`, and from a list or stack of more maps, if each
+        of them tells its element. A name other than that a map tells is followed with a warning, but refused where
+        it shows that the names are in a wrong order. Without `elements` each map is identified by the one
         entry of its ``Sample.xray_lines``, else of its ``Sample.elements``, else by a title that is a symbol
         ("Fe") or contains one line or edge ("... Cu_L3 component"); lists of several elements in the metadata
-        say what the sample contains and never what a map shows.
+        say what the sample contains and never what a map shows. Where a title is the symbol of another element
+        than the metadata name, the metadata are followed and a warning says so.
     xray_lines : list of str, optional
         X-ray lines, e.g. ``["Fe_Ka", "Fe_La"]``, of an EDS spectrum image or model. By default those of
         ``Sample.xray_lines``, else exspy's choice for each element at this beam energy and energy range.
@@ -78,41 +94,62 @@ def element_maps(source, elements=None, *, xray_lines=None):
     -------
     ElementMaps
         ``(n|x, y)``, one map per element, in the units, on the axes and in the order of the source (by symbol
-        for an EELS model). 64-bit integers are narrowed to 32 bits where all values fit. The source is not changed.
+        for an EELS model). 64-bit integers are narrowed to 32 bits where all values fit. The source is not changed,
+        and the result is a signal of its own, with its own axes and metadata. Its pixels are a copy of those of the
+        source, but for a whole `ElementMaps` in memory: there both share them, so that writing into the pixels
+        of one (``maps.data *= 2``) changes the other, while ``maps.data = 2 * maps.data``, cropping or
+        calibrating does not. Warnings are logged, and are in ``metadata.Element_maps.warnings``.
 
     Raises
     ------
     TypeError
         The source is nothing of the above; complex, RGB or ragged data.
     ValueError
-        No maps, different shapes or pixel sizes, NaN or infinite pixels, and an element that is unknown, repeated
-        or cannot be identified. Maps of one element are added up only if they name different X-ray lines.
+        No maps, different shapes, pixel sizes or areas, NaN or infinite pixels, and an element that is unknown,
+        repeated or cannot be identified. Maps of one element are added up only if they name different X-ray lines.
     NotImplementedError
         A spatial axis is not uniform.
     """
-    if elements is not None:
-        elements = checked_elements(elements)
-    if xray_lines is not None:
-        xray_lines = checked_lines(xray_lines)
+    elements = None if elements is None else checked_elements(elements)
+    xray_lines = None if xray_lines is None else checked_lines(xray_lines)
+    with grids.collected_warnings() as found:
+        result = _made(source, elements, xray_lines)
+    found = [*metadata_names(result.metadata, "Element_maps.warnings"), *found]
+    if found:
+        result.metadata.set_item("Element_maps.warnings", list(dict.fromkeys(found)))
+    return result
+
+
+def _made(source, elements, xray_lines):
     maps, title = _read(source, elements, xray_lines)
     if not maps:
-        raise ValueError("there are no maps to fuse: the source is empty, and at least one map is needed.")
+        raise ValueError("There are no maps to fuse: the source is empty, and at least one map is needed.")
     _refuse_unidentified(maps)
-    if _is_finished(source, maps):
-        return source
+    refuse_undetectable([m.element for m in maps if m.line])
+    warn_of_fused([m.metadata for m in maps])
     axes = _common_axes(maps)
-    maps = _one_per_element(_computed(maps))
-    return _element_maps_signal(maps, axes, title)
+    maps = _computed(maps)
+    if _is_finished(source, maps):
+        return _own_signal(source, axes)
+    maps = _one_per_element(maps)
+    return _element_maps_signal(_stacked(maps), axes, _metadata(maps, title))
 
 
 def _is_finished(source, maps):
     """Whether `source` is a whole ElementMaps in memory, no slice, from which nothing is to be selected."""
-    if getattr(source, "_signal_type", "") != "element_maps" or source._lazy:
+    if getattr(source, "_signal_type", "") != "element_maps" or source._lazy or np.ma.isMaskedArray(source.data):
         return False
     names = metadata_names(source.metadata, "Sample.elements")
-    if source.axes_manager.navigation_dimension != 1 or names != [m.element for m in maps]:
-        return False
-    return grids.checked_pixels(source.data, str(source)) is source.data
+    is_whole = source.axes_manager.navigation_dimension == 1 and names == [m.element for m in maps]
+    return is_whole and source.data.dtype.isnative
+
+
+def _own_signal(source, axes):
+    """The pixels of an ElementMaps, not copied, in a signal that nobody else crops, calibrates or renames."""
+    metadata = source.metadata.deepcopy()
+    leave_fit_behind(metadata)
+    axis, _ = grids.stack_axes(source)
+    return _element_maps_signal(np.moveaxis(source.data, axis.index_in_array, 0), axes, metadata.as_dictionary())
 
 
 # ---- sources ----------------------------------------------------------------------------------------
@@ -124,7 +161,7 @@ def _read(source, elements, xray_lines):
 
     if isinstance(source, BaseModel):
         return _read_model(source, elements, xray_lines)
-    if _is_spectrum_image(source):
+    if grids.is_spectrum_image(source):
         return _read_spectra(source, elements, xray_lines)
     if xray_lines is not None:
         raise ValueError(
@@ -138,18 +175,13 @@ def _read(source, elements, xray_lines):
     return _read_signal(source, elements), ""
 
 
-def _is_spectrum_image(source):
-    manager = getattr(source, "axes_manager", None)
-    return bool(manager) and (manager.navigation_dimension, manager.signal_dimension) == (2, 1)
-
-
 def _read_signal(signal, elements):
     grids.check_signal(signal)
     grids.check_real(signal)
     manager = signal.axes_manager
     dimensions = (manager.navigation_dimension, manager.signal_dimension)
     if dimensions in ((0, 2), (2, 0)):
-        return _read_list([signal], elements)
+        return _read_list([signal], elements, alone=True)
     if dimensions in ((1, 2), (3, 0)):
         return _read_stack(signal, elements)
     raise ValueError(
@@ -158,70 +190,66 @@ def _read_signal(signal, elements):
     )
 
 
-def _read_list(signals, elements):
+def _read_list(signals, elements, alone=False):
+    for signal in signals:
+        _check_map(signal)
+    nodes = [node for signal in signals for node in metadata_of_maps(signal)]
+    refuse_detector_images(nodes, alone)
+    if is_selection(elements, len(signals)):
+        return selected_by_themselves(_read_list(signals, None), elements)
     if elements is not None:
-        _check_count(elements, len(signals))
+        check_count(elements, len(signals))
+        check_names(elements, nodes)
     names = elements or [None] * len(signals)
     return [_read_map(signal, i + 1, name) for i, (signal, name) in enumerate(zip(signals, names, strict=True))]
 
 
-def _read_map(signal, number, element):
-    """One map of a list; `element` is stronger than what its metadata say."""
-    if _is_spectrum_image(signal):
+def _check_map(signal):
+    if grids.is_spectrum_image(signal):
         raise ValueError(
             f"{signal} in the list of maps is a spectrum image: pass it alone, instead of the list, to have "
             "its maps made."
         )
     grids.check_image(signal)
-    known, line = identify_map(signal)
-    title = signal.metadata.get_item("General.title", "")
+
+
+def _read_map(signal, number, element):
+    """One map of a list; `element` is stronger than what its metadata say."""
+    element, line = identify_map(signal, element)
+    title = title_of(signal.metadata)
     what = f"map {number} ({title!r})" if title else f"map {number}"
-    return _Map(element or known, line, signal.data, grids.spatial_axes(signal), signal.metadata, what)
-
-
-def _check_count(elements, n):
-    if len(elements) != n:
-        raise ValueError(
-            f"elements names {len(elements)} elements for {n} maps: name every map, in the order of the maps."
-        )
+    return _Map(element, line, signal.data, grids.spatial_axes(signal), signal.metadata, what)
 
 
 def _read_dict(source, elements):
-    keys = listed(list(source), "the keys of the dict of maps", "{'Fe': map}")
+    keys = listed(list(source), "The keys of the dict of maps", "{'Fe': map}")
     for key in keys:
         check_line(key) if "_" in key else atomic_number(key)
     maps = _read_list(list(source.values()), [element_of(key) for key in keys])
     maps = [m._replace(line=key if "_" in key else m.line) for m, key in zip(maps, keys, strict=True)]
-    return _selected(maps, elements)
-
-
-def _selected(maps, elements):
-    """Maps of the `elements` in their order; all where None."""
-    if elements is None:
-        return maps
-    refuse_repeats(elements)
-    known = dict.fromkeys(str(m.element) for m in maps)
-    for symbol in elements:
-        if symbol not in known:
-            raise ValueError(f"there is no map of {symbol}: the source has {', '.join(known)}.")
-    return [m for symbol in elements for m in maps if m.element == symbol]
+    return selected(maps, elements)
 
 
 def _read_stack(signal, elements):
     axis, plane = grids.stack_axes(signal)
     data = np.moveaxis(signal.data, axis.index_in_array, 0)
     axes = grids.axis_dicts(plane, signal)
-    own_names = signal._signal_type == "element_maps"
-    if elements is None or own_names:
+    nodes = metadata_of_maps(signal, axis)
+    refuse_detector_images(nodes, alone=False)
+    own_names, choice = signal._signal_type == "element_maps", is_selection(elements, axis.size)
+    if elements is None or own_names or choice:
         named = identify_stack(signal, axis)
     else:
-        _check_count(elements, axis.size)
+        check_count(elements, axis.size)
+        check_names(elements, nodes)
         named = [(symbol, "") for symbol in elements]
     maps = [
         _Map(element, line, data[i], axes, signal.metadata, f"map {i + 1} of {signal}")
         for i, (element, line) in enumerate(named)
     ]
-    return _selected(maps, elements) if own_names else maps
+    if own_names:
+        return selected(maps, elements)
+    return selected_by_themselves(maps, elements) if choice else maps
 
 
 def _read_spectra(signal, elements, xray_lines):
@@ -231,51 +259,35 @@ def _read_spectra(signal, elements, xray_lines):
         _Map(element, "+".join(names), counts[..., i], axes, signal.metadata, f"the {element} map of {signal}")
         for i, (element, names) in enumerate(lines.items())
     ]
-    return maps, signal.metadata.get_item("General.title", "")
+    return maps, title_of(signal.metadata)
 
 
 # ---- fitted models ----------------------------------------------------------------------------------
 
 
 def _read_model(model, elements, xray_lines):
-    title = model.signal.metadata.get_item("General.title", "")
+    title = title_of(model.signal.metadata)
     if hasattr(model, "get_lines_intensity"):
         return _read_eds_model(model, elements, xray_lines), title
     if xray_lines is not None:
         raise ValueError("xray_lines selects from EDS data: select from an EELS model by elements=[...].")
-    edges = _main_edges(model)
+    edges = spectra.main_edges(model)
     if not edges:
         raise ValueError(f"{model} has no components that know their element: pass a fitted exspy model, or maps.")
-    _refuse_unfitted(model, [edge.intensity for edge in edges])
+    spectra.refuse_unfitted(model, [edge.intensity for edge in edges])
     maps = _read_list([edge.intensity.as_signal() for edge in edges], [edge.element for edge in edges])
     # the maps of a fit have no metadata of their scan, and are not the counts that its spectra are
     metadata = model.signal.metadata.deepcopy()
     metadata.set_item("Signal.quantity", "")
     maps = [m._replace(metadata=metadata) for m in maps]
-    return _selected(maps, elements), title
-
-
-def _main_edges(model):
-    """One core-loss edge per element, by symbol: the lowest independent one; exspy twins the rest to it."""
-    edges = [c for c in model if hasattr(c, "subshell") and c.active and c.intensity.twin is None]
-    edges.sort(key=lambda edge: (edge.element, edge.onset_energy.value))
-    main = {}
-    for edge in edges:
-        if main.setdefault(edge.element, edge) is not edge:
-            _logger.info("%s is left out, the %s map is %s.", edge.name, edge.element, main[edge.element].name)
-    return list(main.values())
+    return selected(maps, elements), title
 
 
 def _read_eds_model(model, elements, xray_lines):
     lines = spectra.fitted_lines(model, elements, xray_lines)
-    _refuse_unfitted(model, [model[line].A for line in lines])
+    spectra.refuse_unfitted(model, [model[line].A for line in lines])
     maps = _read_list(model.get_lines_intensity(lines), None) if lines else []
-    return _selected(maps, elements)
-
-
-def _refuse_unfitted(model, parameters):
-    if not all(parameter.map["is_set"].all() for parameter in parameters):
-        raise ValueError(f"{model} is not fitted at every pixel: call `m.multifit()` first.")
+    return selected(maps, elements)
 
 
 # ---- the stack --------------------------------------------------------------------------------------
@@ -285,7 +297,7 @@ def _common_axes(maps):
     """Axes of the first calibrated map, after all maps have been compared with it."""
     reference = next((m for m in maps if all(map(grids.is_calibrated, m.axes))), maps[0])
     for m in maps:
-        grids.check_same_scan(reference.axes, m.axes, maps=reference.what, haadf=m.what)
+        grids.check_same_scan(reference.axes, m.axes, maps=reference.what, haadf=m.what, one_map=True)
     return reference.axes
 
 
@@ -294,7 +306,7 @@ def _computed(maps):
     import dask
 
     images = dask.compute(*(m.data for m in maps))
-    return [m._replace(data=grids.checked_pixels(d, m.what)) for m, d in zip(maps, images, strict=True)]
+    return [m._replace(data=grids.finite_pixels(d, m.what)) for m, d in zip(maps, images, strict=True)]
 
 
 def _refuse_unidentified(maps):
@@ -303,11 +315,10 @@ def _refuse_unidentified(maps):
         several = any(len(metadata_names(m.metadata, "Sample.elements")) > 1 for m in unknown)
         why = " (Sample.elements lists what the sample contains, not what a map shows)" if several else ""
         raise ValueError(
-            f"cannot tell the element of {', '.join(m.what for m in unknown)}{why}: name all maps in their "
+            f"Cannot tell the element of {', '.join(m.what for m in unknown)}{why}: name all maps in their "
             "order by elements=['Fe', ...], or pass a dict {'Fe': map, ...}."
         )
-    for m in maps:
-        atomic_number(m.element)
+    checked_elements([m.element for m in maps])
 
 
 def _one_per_element(maps):
@@ -327,30 +338,38 @@ def _added(element, group):
             f"{element} is repeated by {' and '.join(m.what for m in group)}, and nothing says that these "
             "are different X-ray lines to be added up: keep one map, or pass their sum."
         )
-    _logger.info("the %s map is the sum of %s.", element, ", ".join(lines))
+    _logger.info("The %s map is the sum of %s.", element, ", ".join(lines))
     # the sum of small integers is a wide one
     return group[0]._replace(data=np.sum([m.data for m in group], axis=0), line="+".join(lines))
 
 
-def _element_maps_signal(maps, axes, title):
+def _element_maps_signal(data, axes, metadata):
     import hyperspy.api as hs
 
-    data = np.stack([m.data for m in maps])
-    element_axis = {"size": len(maps), "name": "element", "scale": 1, "offset": 0, "navigate": True}
+    element_axis = {"size": len(data), "name": "element", "scale": 1, "offset": 0, "navigate": True}
     axes = [element_axis, *({**axis, "navigate": False} for axis in axes)]
-    signal = hs.signals.Signal2D(_narrowed(data), axes=axes, metadata=_metadata(maps, title))
+    signal = hs.signals.Signal2D(data, axes=axes, metadata=metadata)
     signal.set_signal_type("element_maps")
     return signal
 
 
-def _narrowed(data):
-    """64-bit integers in 32 bits where they fit: counts do, and a solver in float32 keeps no more."""
-    if data.dtype.kind not in "iu" or data.dtype.itemsize < 8:
-        return data
-    narrow = np.dtype(f"{data.dtype.kind}4")
+def _stacked(maps):
+    """The pixels of all maps, (n, ny, nx), native: converted map by map on their way into the one array."""
+    stack = np.empty((len(maps), *maps[0].data.shape), _common_dtype([m.data for m in maps]))
+    for layer, m in zip(stack, maps, strict=True):
+        layer[...] = m.data
+    return stack
+
+
+def _common_dtype(images):
+    """That of all images; 64-bit integers in 32 bits where they fit, for a solver in float32 keeps no more."""
+    dtype = np.result_type(*images).newbyteorder("=")
+    if dtype.kind not in "iu" or dtype.itemsize < 8:
+        return dtype
+    narrow = np.dtype(f"{dtype.kind}4")
     limits = np.iinfo(narrow)
-    fits = limits.min <= data.min() and data.max() <= limits.max
-    return data.astype(narrow) if fits else data
+    fits = all(limits.min <= int(image.min()) and int(image.max()) <= limits.max for image in images)
+    return narrow if fits else dtype
 
 
 def _metadata(maps, title):
@@ -369,24 +388,12 @@ def _metadata(maps, title):
             tree.set_item(key, copy.deepcopy(value))
     tree.set_item("General.title", f"Element maps of {title or ', '.join(elements)}")
     tree.set_item("Sample.elements", elements)
-    if quantity := _quantity(maps):
+    if quantity := common_quantity([m.metadata for m in maps]):
         tree.set_item("Signal.quantity", quantity)
-    titles = [m.metadata.get_item("General.title", "") for m in maps]
+    titles = [title_of(m.metadata) for m in maps]
     tree.set_item("Element_maps.source_titles", list(dict.fromkeys(titles)))
     if all(m.line for m in maps):
         tree.set_item("Element_maps.xray_lines", [m.line for m in maps])
+    if warnings := [w for m in maps for w in metadata_names(m.metadata, "Element_maps.warnings")]:
+        tree.set_item("Element_maps.warnings", list(dict.fromkeys(warnings)))
     return tree.as_dictionary()
-
-
-def _quantity(maps):
-    """What the numbers are, where all maps agree; exspy's compositions keep the label of the counts."""
-    titles = [m.metadata.get_item("General.title", "") for m in maps]
-    if any(" percent of " in title for title in titles):
-        _logger.warning(
-            "maps titled %r are compositions, which do not follow the thickness as the HAADF image does: "
-            "fuse line intensities instead.",
-            titles[0],
-        )
-        return ""
-    found = {m.metadata.get_item("Signal.quantity", "") for m in maps}
-    return found.pop() if len(found) == 1 and "atom counts of " not in titles[0] else ""

@@ -1,4 +1,4 @@
-"""Counts of the X-ray lines in an EDS spectrum image, and which lines those are."""
+"""Counts of the X-ray lines in an EDS spectrum image, and which lines and edges make the maps of a model."""
 
 import logging
 
@@ -10,10 +10,13 @@ from hyperspy_fusion.elements import (
     checked_elements,
     checked_lines,
     element_of,
+    is_detectable,
+    known_lines,
     metadata_names,
     of_element,
     refuse_repeats,
     refuse_unasked_lines,
+    refuse_undetectable,
 )
 
 _logger = logging.getLogger(__name__)
@@ -54,6 +57,7 @@ def line_counts(signal, elements=None, xray_lines=None):
         The energy axis is not uniform.
     """
     _check_spectra(signal)
+    _check_asked(signal, elements, xray_lines)
     lines = _choose_lines(signal, elements, xray_lines)
     _logger.info("X-ray lines: %s", lines)
     windows = {element: _windows(signal, names) for element, names in lines.items()}
@@ -97,6 +101,23 @@ def fitted_lines(model, elements=None, xray_lines=None):
     return [line for line in lines if elements is None or element_of(line) in elements]
 
 
+def main_edges(model):
+    """One core-loss edge per element, by symbol: the lowest independent one; exspy twins the rest to it."""
+    edges = [c for c in model if hasattr(c, "subshell") and c.active and c.intensity.twin is None]
+    edges.sort(key=lambda edge: (edge.element, edge.onset_energy.value))
+    main = {}
+    for edge in edges:
+        if main.setdefault(edge.element, edge) is not edge:
+            _logger.info("%s is left out, the %s map is %s.", edge.name, edge.element, main[edge.element].name)
+    return list(main.values())
+
+
+def refuse_unfitted(model, parameters):
+    """Raise ValueError unless the `parameters` of `model` are fitted everywhere."""
+    if not all(parameter.map["is_set"].all() for parameter in parameters):
+        raise ValueError(f"{model} is not fitted at every pixel: call `m.multifit()` first.")
+
+
 def _check_spectra(signal):
     grids.check_real(signal)
     if hasattr(signal, "estimate_integration_windows"):
@@ -119,8 +140,21 @@ def _check_energy_axis(signal):
         raise NotImplementedError(f"{signal} has a non-uniform energy axis: interpolate it first.")
     if axis.units not in ("eV", "keV"):
         raise ValueError(
-            f"the energy axis of {signal} has the units {axis.units}: expected eV or keV, set by "
+            f"The energy axis of {signal} has the units {axis.units}: expected eV or keV, set by "
             "`s.axes_manager.signal_axes[0].units = 'keV'`."
+        )
+
+
+def _check_asked(signal, elements, xray_lines):
+    """Refuse elements that no detector sees, and warn of those that the file does not name."""
+    asked = dict.fromkeys([*(elements or []), *map(element_of, xray_lines or [])])
+    refuse_undetectable(asked)
+    known = metadata_names(signal.metadata, "Sample.elements")
+    unknown = [element for element in asked if element not in known]
+    if known and unknown:
+        grids.warn(
+            f"{', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} not among the elements that the file names "
+            f"({', '.join(known)}): check for a typo."
         )
 
 
@@ -145,12 +179,12 @@ def _default_choice(signal):
     elements = checked_elements(metadata_names(signal.metadata, "Sample.elements"))
     if not elements:
         raise ValueError(
-            f"the metadata of {signal} name no elements: pass elements=[...] or xray_lines=[...], or call "
+            f"The metadata of {signal} name no elements: pass elements=[...] or xray_lines=[...], or call "
             "`s.set_elements([...])`."
         )
     chosen = {element: _default_lines(signal, element) for element in dict.fromkeys(elements)}
     for element in [e for e, lines in chosen.items() if not lines]:
-        _logger.warning("%s has no X-ray line within the spectra and is left out.", element)
+        grids.warn(f"{element} has no X-ray line within the spectra and is left out.")
     chosen = {element: lines for element, lines in chosen.items() if lines}
     if not chosen:
         _refuse_lineless(signal, dict.fromkeys(elements))
@@ -159,6 +193,8 @@ def _default_choice(signal):
 
 def _default_lines(signal, element):
     """What exspy takes of `element`: the alpha line in the energy range that this beam excites well."""
+    if not (is_detectable(element) and known_lines(element)):
+        return []
     probe = signal.inav[0, 0]  # a copy, so that the caller's metadata stay as they are
     probe.metadata.set_item("Sample.xray_lines", [])
     probe.set_elements([element])
@@ -188,11 +224,13 @@ def _refuse_out_of_range(signal, lines):
 def _lines_in_range(signal, lines):
     inside = [line for line in lines if _in_range(signal, line)]
     for line in [line for line in lines if line not in inside]:
-        _logger.warning("%s of Sample.xray_lines is not within the spectra and is left out.", line)
+        grids.warn(f"{line} of Sample.xray_lines is not within the spectra and is left out.")
     return inside
 
 
 def _in_range(signal, line):
+    if not is_detectable(element_of(line)):
+        return False
     axis = signal.axes_manager.signal_axes[0]
     energy = np.mean(signal.estimate_integration_windows(WINDOW_WIDTH, [line]))
     return axis.low_value < energy < axis.high_value
@@ -218,12 +256,9 @@ def _warn_of_overlaps(windows):
             shared = len(channels[first] & channels[second])
             share = shared / min(len(channels[first]), len(channels[second]))
             if share > SHARED_CHANNELS:
-                _logger.warning(
-                    "the windows of %s and %s share %.0f %% of the narrower one, so each map shows counts of "
-                    "the other; choose other lines by xray_lines, or fit a model.",
-                    first,
-                    second,
-                    100 * share,
+                grids.warn(
+                    f"The windows of {first} and {second} share {100 * share:.0f} % of the narrower one, so each map "
+                    "shows counts of the other; choose other lines by xray_lines, or fit a model."
                 )
 
 

@@ -15,7 +15,13 @@ def test_atomic_numbers_are_those_of_the_periodic_table():
     assert [atomic_number(s) for s in ("H", "O", "Fe", "Pt", "U")] == [1, 8, 26, 78, 92]
 
 
-@pytest.mark.parametrize("symbol, near", [("fe", "Fe"), ("FE", "Fe"), ("iron", "Fe"), ("Oxygen", "O")])
+@pytest.mark.parametrize("symbol, near", [("fe", "Fe"), ("FE", "Fe"), ("iron", "Fe"), ("Oxygen", "O"), ("o ", "O")])
+def test_another_spelling_of_an_element_is_answered_with_its_symbol_alone(symbol, near):
+    with pytest.raises(ValueError, match=rf"{symbol!r} is not the symbol .*: did you mean {near}\?$"):
+        atomic_number(symbol)
+
+
+@pytest.mark.parametrize("symbol, near", [("Irn", "Fe"), ("Oxigen", "O")])
 def test_an_unknown_element_is_answered_with_the_nearest(symbol, near):
     with pytest.raises(ValueError, match=rf"{symbol!r} is not the symbol .*did you mean .*\b{near}\b"):
         atomic_number(symbol)
@@ -49,11 +55,95 @@ def test_the_single_line_then_the_single_element_then_the_title_name_a_map(title
 
 
 @pytest.mark.parametrize(
-    "title", ["", "HAADF", "Sum", "C K", "map of Fe", "Cu_L3 and Zn_L3", "SiN_K", "Xx_Ka", "In situ"]
+    "title", ["", "STEM", "Sum", "C K", "map of Fe", "Cu_L3 and Zn_L3", "SiN_K", "Xx_Ka", "In situ"]
 )
 def test_a_title_that_could_be_read_otherwise_names_nothing(title):
-    with pytest.raises(ValueError, match="cannot tell the element of map 1"):
+    with pytest.raises(ValueError, match="Cannot tell the element of map 1"):
         element_maps([image(FE, title)])
+
+
+CONFLICTS = {
+    "elements": (lambda: [image(FE, "O", ["Fe"])], ["Fe"]),
+    "line": (lambda: [image(FE, " O ", lines=["Fe_Ka"])], ["Fe"]),
+    "line in the title": (lambda: [image(FE, "O_Ka", ["Fe"])], ["Fe"]),
+    "stack": (lambda: stacked([image(FE, "O", ["Fe"]), image(O, "Pt", ["Pt"])]), ["Fe", "Pt"]),
+}
+
+
+@pytest.mark.parametrize("make, taken", CONFLICTS.values(), ids=CONFLICTS)
+def test_a_title_that_names_another_element_than_the_metadata_is_told(make, taken, caplog):
+    assert element_maps(make()).elements == taken
+    (record,) = caplog.records
+    assert "' is taken for Fe, which its metadata.Sample." in record.getMessage()
+    assert "elements=['O', ...], or pass a dict {'O': map, ...}" in record.getMessage()
+
+
+def test_what_the_user_says_settles_a_conflict(caplog):
+    for source, elements in (([image(FE, "O", ["Fe"])], ["O"]), ({"O": image(FE, "O", ["Fe"])}, None)):
+        assert_element_maps(element_maps(source, elements), TRUTH[:1], ["O"])
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("title", ["Fe", "Fe_Ka", "O map", "O_Ka window", "sum of O_Ka", "", "HAADF"])
+def test_titles_that_agree_or_say_more_than_a_name_are_no_conflict(title, caplog):
+    element_maps([image(FE, title, ["Fe"])])
+    assert not caplog.records
+
+
+def test_a_map_named_by_the_user_keeps_no_line_of_another_element():
+    source = [image(FE, lines=["Fe_Ka"])]
+    assert list(element_maps(source, ["Fe"]).metadata.Element_maps.xray_lines) == ["Fe_Ka"]
+    assert not element_maps(source, ["O"]).metadata.has_item("Element_maps.xray_lines")
+
+
+EXCHANGED = {
+    "titles": lambda: [image(FE, "intensity parameter of Fe_L3 component"), image(O, "O_K")],
+    "elements": lambda: [image(FE, elements=["Fe"]), image(O, elements=["O"])],
+    "lines": lambda: [image(FE, lines=["Fe_Ka"]).T, image(O, lines=["O_Ka"]).T],
+    "one that tells": lambda: [image(FE, "Fe"), image(O, "no name")],
+    "stack": lambda: stacked([image(FE, "Fe"), image(O, "O")]),
+}
+
+
+@pytest.mark.parametrize("make", EXCHANGED.values(), ids=EXCHANGED)
+def test_names_in_a_wrong_order_are_refused(make):
+    for names in (["O", "Fe"], ["Pt", "Fe"]):
+        with pytest.raises(ValueError, match=f"Map 1 .*Fe.* but is named {names[0]}: check the order of elements"):
+            element_maps(make(), names)
+    assert element_maps(make(), ["Fe", "O"]).elements == ["Fe", "O"]
+
+
+def test_keys_in_a_wrong_order_are_refused():
+    fe, o = images()[:2]
+    for keys in (["O", "Fe"], ["O_Ka", "Fe_Ka"]):
+        with pytest.raises(ValueError, match="Map 1 has Fe as its metadata.Sample.elements but is named O: check the"):
+            element_maps(dict(zip(keys, [fe, o], strict=True)))
+
+
+def test_a_rotated_order_is_refused_at_the_first_map():
+    with pytest.raises(ValueError, match="Map 1 .* named O"):
+        element_maps(images(), ["O", "Pt", "Fe"])
+
+
+@pytest.mark.parametrize("make", [images, lambda: stacked(images())], ids=["list", "stack"])
+def test_a_name_that_contradicts_the_map_alone_is_followed_and_said(make, caplog):
+    assert element_maps(make(), ["Fe", "Cu", "Pt"]).elements == ["Fe", "Cu", "Pt"]
+    (record,) = caplog.records
+    assert "Map 2 has O as its metadata.Sample.elements but is named Cu" in record.getMessage()
+
+
+def test_maps_that_all_carry_the_metadata_of_one_are_not_in_a_wrong_order(caplog):
+    source = [image(data, "Fe", ["Fe"]) for data in TRUTH]
+    assert_element_maps(element_maps(source, ["O", "Fe", "Pt"]), TRUTH, ["O", "Fe", "Pt"])
+    assert ["but is named O" in r.getMessage() or "but is named Pt" in r.getMessage() for r in caplog.records] == [
+        True,
+        True,
+    ]
+
+
+def test_names_that_agree_with_one_thing_a_map_says_are_silent(caplog):
+    element_maps([image(FE, "O", ["Fe"]), image(O, "window", ["Fe", "O"]), image(FE)], ["O", "Pt", "Al"])
+    assert not caplog.records
 
 
 def test_elements_argument_is_stronger_than_metadata():
@@ -90,7 +180,7 @@ def test_one_map_taken_out_of_element_maps_is_its_element():
 def test_sums_over_elements_are_of_no_element():
     made = element_maps(images())
     for summed in (made.sum("element"), stacked(images()).inav[:2].sum()):
-        with pytest.raises(ValueError, match="cannot tell the element"):
+        with pytest.raises(ValueError, match="Cannot tell the element"):
             element_maps(summed)
 
 
@@ -98,10 +188,10 @@ def test_sums_over_elements_are_of_no_element():
 def test_one_map_cut_from_a_stack_does_not_get_the_name_of_the_first(keep):
     stack = stacked(images(), stack_metadata=keep)
     assert list(stack.inav[1].metadata.Sample.elements) == ["Fe"]
-    with pytest.raises(ValueError, match="cannot tell the element"):
+    with pytest.raises(ValueError, match="Cannot tell the element"):
         element_maps(stack.inav[1])
     if not keep:
-        with pytest.raises(ValueError, match="cannot tell the element"):
+        with pytest.raises(ValueError, match="Cannot tell the element"):
             element_maps(stack.inav[1:2])
 
 
@@ -113,7 +203,7 @@ def test_the_maps_of_a_split_stack_are_told_apart():
 def test_sample_elements_of_other_length_never_name_a_stack():
     stack = stacked(images(), stack_metadata=False)
     assert list(stack.metadata.Sample.elements) == ["Fe"]
-    with pytest.raises(ValueError, match="cannot tell the element of map 1 of"):
+    with pytest.raises(ValueError, match="Cannot tell the element of map 1 of"):
         element_maps(stack)
 
 
@@ -127,12 +217,12 @@ def test_elements_of_the_specimen_never_name_a_stack_of_its_windows():
     # each window map lists all elements of the spectra, in an order that is not that of the maps
     windows = [image(data, "window", ["O", "Pt", "Fe"]) for data in TRUTH]
     for keep in (True, False):
-        with pytest.raises(ValueError, match="cannot tell the element"):
+        with pytest.raises(ValueError, match="Cannot tell the element"):
             element_maps(stacked(windows, stack_metadata=keep))
     own = hs.signals.Signal2D(TRUTH)
     own.metadata.set_item("Sample.elements", ["O", "Pt", "Fe"])
     own.metadata.Signal.signal_type = "EELS"
-    with pytest.raises(ValueError, match="cannot tell the element"):
+    with pytest.raises(ValueError, match="Cannot tell the element"):
         element_maps(own)
 
 

@@ -6,7 +6,7 @@ import hyperspy.api as hs
 import numpy as np
 import pytest
 from helpers import shared
-from sources import NAMES, assert_element_maps, eds, eels, lines_of
+from sources import FE, NAMES, assert_element_maps, eds, eels, image, lines_of
 
 from hyperspy_fusion.maps import element_maps
 
@@ -64,7 +64,7 @@ def test_windows_of_two_elements_that_overlap_warn(caplog):
     element_maps(eds(), ["Fe", "O"])
     assert not caplog.records
     element_maps(eds(), xray_lines=["S_Ka", "Mo_La"])
-    assert "the windows of S and Mo share" in caplog.text
+    assert "The windows of S and Mo share" in caplog.text
 
 
 def test_lazy_spectra_are_read_once_for_all_maps():
@@ -125,6 +125,9 @@ def test_metadata_lines_outside_the_spectra_are_left_out_and_said(caplog):
             {"xray_lines": ["O_Ka"], "elements": ["Fe"]},
             r"O_Ka is in xray_lines, but its element is not",
         ),
+        (eds(), {"elements": ["Fe", "H"]}, "H has no X-ray line that a detector sees: leave it out"),
+        (eds(), {"xray_lines": ["He_Ka"]}, "He has no X-ray line that a detector sees"),
+        (eds(elements=["H"]), {}, "H has no X-ray line within"),
         (eds(), {"elements": ["Fe", "Fe"]}, "names Fe 2 times"),
         (eels(), {}, "EELS spectrum image, whose edges lie on a background: fit a model"),
         (hs.signals.Signal1D(np.ones((3, 4, 9))), {}, r"not known to be EDS: call `s.set_signal_type\("),
@@ -144,16 +147,68 @@ def test_an_uncalibrated_energy_axis_is_refused():
         element_maps(signal, ["Fe"])
 
 
+@pytest.mark.parametrize("where", [{"elements": ["Fe", "H"]}, {"lines": ["Fe_Ka", "H_Ka"]}], ids=["elements", "lines"])
+def test_hydrogen_that_the_file_names_is_left_out_and_said(where, caplog):
+    signal = from_below_zero(**where)
+    assert element_maps(signal).elements == ["Fe"]
+    assert "is left out" in caplog.text
+
+
+def from_below_zero(**kwargs):
+    """Spectra that begin below 0 keV, as those of detectors do: exspy's H_Ka of 1.4 eV is within them."""
+    signal = eds(**kwargs)
+    signal.axes_manager[-1].offset = -0.5
+    return signal
+
+
+@pytest.mark.parametrize("symbol", ["H", "He"])
+def test_there_are_no_x_ray_maps_of_hydrogen_and_helium(symbol):
+    line = f"{symbol}_Ka"
+    for source, elements, lines in (
+        (from_below_zero(), [symbol], None),
+        (from_below_zero(), None, [line]),
+        ({line: image(FE)}, None, None),
+        ([image(FE, lines=[line])], None, None),
+    ):
+        with pytest.raises(ValueError, match=f"{symbol} has no X-ray line that a detector sees: leave it out"):
+            element_maps(source, elements, xray_lines=lines)
+    assert element_maps([image(FE)], [symbol]).elements == [symbol]  # of EELS, say
+
+
+def test_beryllium_has_a_line_and_lithium_has_none():
+    assert element_maps(from_below_zero(), ["Be"]).elements == ["Be"]
+    with pytest.raises(ValueError, match="Li has no X-ray line within"):
+        element_maps(from_below_zero(), ["Li"])
+
+
+def test_elements_that_the_file_does_not_name_warn(caplog):
+    signal = eds(elements=["Fe", "O"])
+    for asked in ({"elements": ["Pt", "Fe"]}, {"xray_lines": ["Fe_Ka", "Pt_La"]}):
+        caplog.clear()
+        kept = element_maps(signal, **asked).metadata.Element_maps.warnings
+        assert kept == ["Pt is not among the elements that the file names (Fe, O): check for a typo."]
+        assert [record.getMessage() for record in caplog.records] == kept
+    element_maps(signal, ["Al", "Pt"])
+    assert "Al, Pt are not among" in caplog.text
+
+
+def test_elements_of_a_file_that_names_them_or_none_are_silent(caplog):
+    element_maps(eds(elements=["Fe", "O"]), ["O"])
+    element_maps(eds(), ["O"])
+    assert not caplog.records
+
+
 # ---- real files -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lazy", [False, True], ids=["in memory", "lazy"])
-def test_real_spectra_give_the_counts_of_exspy(lazy):
+def test_real_spectra_give_the_counts_of_exspy(lazy, caplog):
     elements = ["Fe", "Mg", "Si", "O", "S", "Al"]
     signal = hs.load(shared("data/L2083-K-4-1_tilt0.bcf"), lazy=lazy)[1]
     result = element_maps(signal, elements)
     expected = lines_of(signal, [f"{e}_Ka" for e in elements])
     assert_element_maps(result, [np.asarray(e) for e in expected], elements)
+    assert not caplog.records and not result.metadata.has_item("Element_maps.warnings")
     assert result.data.dtype == np.uint32
     axis = result.axes_manager.signal_axes[0]
     assert (axis.name, axis.units, axis.size) == ("width", "µm", 256)
