@@ -1,15 +1,33 @@
-"""Phantoms: scans whose true element maps are known, made here and the same on every machine."""
+"""Phantoms: scans whose true element maps are known, made here and the same on every machine.
+
+Each is a structure, ``atoms`` in the beam per pixel, scanned by one acquisition: counts are Poisson with
+a mean proportional to the atoms, by the same factor for all elements, and the HAADF image is
+``offset + gain * blur(sum_i Z_i**1.7 atoms_i)`` plus Gaussian noise.
+"""
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 
 import numpy as np
 
-ATOMIC_NUMBERS = {"O": 8, "Fe": 26, "Pt": 78}
+ATOMIC_NUMBERS = {"O": 8, "Al": 13, "Ti": 22, "Fe": 26, "Ni": 28, "Cu": 29, "Sr": 38, "Pd": 46, "Pt": 78}
 
-# Exponent of Z in the intensity a HAADF detector collects from one atom.
+# Exponent of Z in the intensity a HAADF detector collects from one atom: 1.64 measured on single atoms
+# (Krivanek et al., Nature 464, 571, 2010), up to 2 for the largest angles (Treacy, Microsc. Microanal. 17,
+# 847, 2011).
 HAADF_EXPONENT = 1.7
+
+# Cubic lattice parameters at room temperature in nm: powder diffraction file 19-629 (Fe3O4) and 35-734
+# (SrTiO3), CRC Handbook of Chemistry and Physics (metals, all face-centred).
+_LATTICE_NM = {"Fe3O4": 0.8396, "SrTiO3": 0.3905, "Al": 0.40496, "Ni": 0.3524, "Pd": 0.3890, "Pt": 0.3924}
+# Tetragonal Al2Cu, a, a and c in nm, 4 formula units in the cell (Meetsma et al., J. Solid State Chem. 83,
+# 370, 1989).
+_AL2CU_CELL_NM = (0.6067, 0.6067, 0.4877)
+
+# Above it Poisson draws could leave uint16.
+_MAX_COUNTS = 60000
 
 # Particles of the core-shell phantom: centre as fractions of height and width, outer radius as a
 # fraction of the shorter side, core radius as a fraction of the outer one.
@@ -41,6 +59,11 @@ class Phantom:
         ``(ny, nx)`` float64, HAADF intensity in arbitrary units, noise included.
     pixel_size_nm
         Edge of a square pixel in nm.
+    haadf_weights
+        ``(n_elements,)`` float64, HAADF intensity per count of ``truth``. Without noise and blur,
+        ``haadf`` is ``haadf_offset + sum_i haadf_weights[i] * truth[i]``.
+    haadf_offset
+        HAADF intensity where there are no atoms.
     """
 
     title: str
@@ -49,11 +72,26 @@ class Phantom:
     maps: np.ndarray
     haadf: np.ndarray
     pixel_size_nm: float
+    haadf_weights: np.ndarray
+    haadf_offset: float
 
     @property
     def atomic_numbers(self) -> tuple:
         """Atomic numbers in the order of ``elements``."""
         return tuple(ATOMIC_NUMBERS[element] for element in self.elements)
+
+    @property
+    def weights_determined(self) -> tuple:
+        """Per element, whether the truth fixes its HAADF weight when the offset is to be found too.
+
+        It does not where a map is a combination of others and a constant: iron and oxygen of one oxide
+        share one sum of weights, split in any way.
+        """
+        maps = self.truth.reshape(len(self.elements), -1)
+        contrast = (maps - maps.mean(axis=1, keepdims=True)) / np.linalg.norm(maps, axis=1, keepdims=True)
+        values, vectors = np.linalg.eigh(contrast @ contrast.T)
+        free = np.abs(vectors[:, values < 1e-10])
+        return tuple(bool(share < 1e-4) for share in free.max(axis=1, initial=0))
 
     def signals(self) -> tuple:
         """The scan as a user would load it.
@@ -84,14 +122,79 @@ class Phantom:
         return [{"name": name, "size": size, "scale": self.pixel_size_nm, "units": "nm"} for name, size in sizes]
 
 
-def core_shell(
-    shape: tuple = (128, 128),
+def _acquire(
+    title,
+    elements,
+    atoms,
+    pixel_size_nm,
     *,
     counts: float = 15.0,
     haadf_snr: float = 50.0,
-    pixel_size_nm: float = 0.5,
+    haadf_blur: float = 0.0,
+    haadf_offset: float = 0.0,
+    haadf_gain: float = 1.0,
     seed: int = 0,
-) -> Phantom:
+):
+    """Scan projected ``atoms`` (n, ny, nx): Poisson maps and a HAADF image by the incoherent law."""
+    _check_positive("pixel_size_nm", pixel_size_nm)
+    _check_positive("counts", counts, _MAX_COUNTS)
+    _check_positive("haadf_snr", haadf_snr, np.inf)
+    _check_positive("haadf_gain", haadf_gain)
+    if not np.isfinite(haadf_offset):
+        raise ValueError(f"haadf_offset is {haadf_offset!r}: it must be finite.")
+    rng = np.random.default_rng(seed)
+    truth = atoms * (counts / atoms.max())
+    maps = rng.poisson(truth).astype(np.uint16)
+    cross_sections = np.array([ATOMIC_NUMBERS[element] ** HAADF_EXPONENT for element in elements])
+    clean = np.tensordot(cross_sections, truth, 1)
+    weights = haadf_gain / clean.max() * cross_sections
+    clean = haadf_offset + haadf_gain * _blurred(clean / clean.max(), haadf_blur)
+    haadf = clean + haadf_gain * rng.normal(0, 1, clean.shape) / haadf_snr
+    return Phantom(title, tuple(elements), truth, maps, haadf, float(pixel_size_nm), weights, float(haadf_offset))
+
+
+def _blurred(image, sigma):
+    from scipy.ndimage import gaussian_filter
+
+    if not 0 <= sigma < min(image.shape):
+        raise ValueError(f"haadf_blur is {sigma!r}: it must be at least 0 and below {min(image.shape)} pixels.")
+    # sigma 0 returns the values untouched; the mirrored edge keeps the sum
+    return gaussian_filter(image, sigma, mode="reflect")
+
+
+def _check_positive(name, value, most=1e9):
+    if not 0 < value <= most:
+        raise ValueError(f"{name} is {value!r}: it must be above 0 and at most {most:g}.")
+
+
+_SCAN_OPTIONS = """counts
+    Expected counts in the brightest pixel of the strongest map, above 0. Fewer counts, more noise.
+haadf_snr
+    Brightest HAADF pixel, above the offset and before the blur, over the standard deviation of the
+    Gaussian noise; ``np.inf`` for none.
+haadf_blur
+    Standard deviation in pixels of the Gaussian that blurs the HAADF image but not the maps, 0 or more;
+    the edges are mirrored, so that the mean stays.
+haadf_offset
+    HAADF intensity of vacuum, in units of the brightest pixel of an image with neither blur nor gain.
+haadf_gain
+    Factor of the HAADF intensity above the offset, and of its noise, above 0.
+seed
+    Of the noise; the truth does not depend on it."""
+
+
+def _scanned(structure):
+    """Spell out the options of the acquisition, common to all phantoms, in signature and docstring."""
+    own = inspect.signature(structure)
+    scan = [p for p in inspect.signature(_acquire).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    structure.__signature__ = own.replace(parameters=kept + scan)
+    structure.__doc__ = inspect.cleandoc(structure.__doc__).replace("**scan", _SCAN_OPTIONS)
+    return structure
+
+
+@_scanned
+def core_shell(shape: tuple = (128, 128), *, pixel_size_nm: float = 0.5, **scan) -> Phantom:
     """Iron oxide cores (Fe3O4) in platinum shells, and two small platinum particles, in vacuum.
 
     Counts are proportional to the number of atoms in the beam, with the same factor for all elements,
@@ -101,26 +204,155 @@ def core_shell(
     ----------
     shape
         ``(ny, nx)`` in pixels, square or not.
-    counts
-        Expected counts in the brightest pixel of the strongest map, > 0. Fewer counts, more noise.
-    haadf_snr
-        Brightest HAADF pixel over the standard deviation of the Gaussian noise; ``np.inf`` for none.
     pixel_size_nm
         Edge of a pixel in nm.
-    seed
-        Of the noise; the truth does not depend on it.
+    **scan
 
     Raises
     ------
     ValueError
-        For a shape that is not two sizes of at least 8, or counts, SNR or pixel size not above 0.
+        For a shape that is not two sizes of at least 8, or an option out of its range.
     """
     oxide, platinum = _core_shell_thickness(_checked_shape(shape))
-    # atoms per nm3: Fe3O4 has 8 formula units in (0.8396 nm)**3, platinum 4 atoms in (0.3924 nm)**3
-    formula_units = 8 / 0.8396**3 * oxide
-    atoms = np.stack([4 / 0.3924**3 * platinum, 3 * formula_units, 4 * formula_units])
-    title = "Fe3O4 cores in Pt shells (phantom)"
-    return _acquire(title, ("Pt", "Fe", "O"), atoms, counts, haadf_snr, pixel_size_nm, seed)
+    # Fe3O4 has 8 formula units in its cell
+    formula_units = 8 / _LATTICE_NM["Fe3O4"] ** 3 * oxide
+    atoms = np.stack([_fcc_density("Pt") * platinum, 3 * formula_units, 4 * formula_units])
+    return _acquire("Fe3O4 cores in Pt shells (phantom)", ("Pt", "Fe", "O"), atoms, pixel_size_nm, **scan)
+
+
+@_scanned
+def atomic_columns(
+    shape: tuple = (128, 128),
+    *,
+    pixel_size_nm: float = 0.025,
+    column_sigma_nm: float = 0.07,
+    **scan,
+) -> Phantom:
+    """Strontium titanate (SrTiO3) along [001]: heavy Sr columns, mixed Ti-O columns, light O columns.
+
+    The unit cell has an edge of 0.3905 nm: Sr at its corners, Ti and O at its centre, O at the middle of
+    its edges, one atom of each kind per column and cell. An Sr column stands in the centre of the image.
+    Columns are Gaussian, as wide as probe, thermal motion and the delocalisation of ionisation make them,
+    and equally wide for all elements. The specimen is equally thick everywhere.
+
+    Parameters
+    ----------
+    shape
+        ``(ny, nx)`` in pixels, square or not.
+    pixel_size_nm
+        Edge of a pixel in nm, at most ``column_sigma_nm``.
+    column_sigma_nm
+        Standard deviation of a column in nm.
+    **scan
+
+    Raises
+    ------
+    ValueError
+        For a shape that is not two sizes of at least 8, pixels larger than ``column_sigma_nm``, or an
+        option out of its range.
+    """
+    shape = _checked_shape(shape)
+    _check_positive("pixel_size_nm", pixel_size_nm)
+    _check_positive("column_sigma_nm", column_sigma_nm)
+    if pixel_size_nm > column_sigma_nm:
+        raise ValueError(
+            f"pixel_size_nm is {pixel_size_nm} and column_sigma_nm {column_sigma_nm}: pixels larger than one "
+            "sigma do not resolve the columns, give smaller ones."
+        )
+    cell = _LATTICE_NM["SrTiO3"] / pixel_size_nm
+    sigma = column_sigma_nm / pixel_size_nm
+    # sites at whole and at half multiples of the cell, along y and along x
+    (y0, x0), (y5, x5) = ([_row_of_gaussians(n, cell, shift, sigma) for n in shape] for shift in (0, 0.5))
+    strontium, titanium = np.outer(y0, x0), np.outer(y5, x5)
+    oxygen = titanium + np.outer(y0, x5) + np.outer(y5, x0)
+    atoms = np.stack([strontium, titanium, oxygen])
+    return _acquire("SrTiO3 along [001] (phantom)", ("Sr", "Ti", "O"), atoms, pixel_size_nm, **scan)
+
+
+@_scanned
+def interface(
+    shape: tuple = (128, 128),
+    *,
+    pixel_size_nm: float = 0.5,
+    tilt_deg: float = 20.0,
+    thickness_ramp: float = 0.4,
+    **scan,
+) -> Phantom:
+    """Al2Cu on the left and aluminium on the right of a straight boundary through the centre.
+
+    The shared element goes against the HAADF image: at the boundary aluminium gains a third (44.6 to 60.2
+    atoms per nm3) where HAADF loses half. The boundary is sharp: edge-on, and blended over one pixel only.
+
+    Parameters
+    ----------
+    shape
+        ``(ny, nx)`` in pixels, square or not.
+    pixel_size_nm
+        Edge of a pixel in nm.
+    tilt_deg
+        Angle of the boundary to the columns of the image in degrees; positive takes its upper end to the
+        right.
+    thickness_ramp
+        Fraction of the thickness of the last row that the first one lacks, in [0, 1); 0 for a slab, whose
+        HAADF weights cannot be told from its offset.
+    **scan
+
+    Raises
+    ------
+    ValueError
+        For a shape that is not two sizes of at least 8, or an option out of its range.
+    """
+    shape = _checked_shape(shape)
+    left = _left_of_boundary(shape, tilt_deg)
+    al2cu = 4 / np.prod(_AL2CU_CELL_NM)
+    aluminium = 2 * al2cu * left + _fcc_density("Al") * (1 - left)
+    atoms = np.stack([aluminium, al2cu * left]) * _wedge(shape, thickness_ramp)
+    return _acquire("Interface of Al2Cu and Al (phantom)", ("Al", "Cu"), atoms, pixel_size_nm, **scan)
+
+
+@_scanned
+def gradient_alloy(
+    shape: tuple = (128, 128),
+    *,
+    pixel_size_nm: float = 0.5,
+    thickness_ramp: float = 0.5,
+    **scan,
+) -> Phantom:
+    """Pt-Pd-Ni solid solution of smoothly varying composition: no edge anywhere.
+
+    The atomic fraction of Pt goes from 0.1 in the first column to 0.7 in the last; of the other atoms, Pd
+    goes from 0.2 in the first row to 0.8 in the last and Ni is the rest. All are face-centred cubic, and
+    atoms take the volume they take in the pure metals (Zen's law).
+
+    Parameters
+    ----------
+    shape
+        ``(ny, nx)`` in pixels, square or not.
+    pixel_size_nm
+        Edge of a pixel in nm.
+    thickness_ramp
+        Fraction of the thickness of the last row that the first one lacks, in [0, 1); 0 for a slab, whose
+        HAADF weights cannot be told from its offset.
+    **scan
+
+    Raises
+    ------
+    ValueError
+        For a shape that is not two sizes of at least 8, or an option out of its range.
+    """
+    shape = _checked_shape(shape)
+    elements = ("Pt", "Pd", "Ni")
+    rows, columns = (_smooth_step(size) for size in shape)
+    platinum = np.broadcast_to(0.1 + 0.6 * columns, shape)
+    palladium = (1 - platinum) * (0.2 + 0.6 * rows[:, None])
+    fractions = np.stack([platinum, palladium, 1 - platinum - palladium])
+    atomic_volume = np.tensordot([1 / _fcc_density(element) for element in elements], fractions, 1)
+    atoms = fractions / atomic_volume * _wedge(shape, thickness_ramp)
+    return _acquire("Pt-Pd-Ni gradient alloy (phantom)", elements, atoms, pixel_size_nm, **scan)
+
+
+#: Name -> function of every phantom; all take ``shape`` and the options of the acquisition.
+PHANTOMS = {f.__name__: f for f in (core_shell, atomic_columns, interface, gradient_alloy)}
 
 
 def psnr(image: np.ndarray, truth: np.ndarray) -> float:
@@ -144,9 +376,15 @@ def psnr(image: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _checked_shape(shape):
-    if len(shape) != 2 or min(shape) < 8:
-        raise ValueError(f"shape is {tuple(shape)}: a phantom needs (ny, nx), both at least 8 pixels.")
-    return tuple(int(size) for size in shape)
+    sizes = np.asarray(shape)
+    if sizes.shape != (2,) or sizes.dtype.kind not in "iu" or sizes.min() < 8:
+        raise ValueError(f"shape is {shape!r}: a phantom needs (ny, nx), whole numbers, both at least 8 pixels.")
+    return tuple(int(size) for size in sizes)
+
+
+def _fcc_density(element):
+    """Atoms per nm3 of a face-centred cubic metal, which has 4 in its cell."""
+    return 4 / _LATTICE_NM[element] ** 3
 
 
 def _core_shell_thickness(shape):
@@ -171,16 +409,30 @@ def _chord(distance, radius):
     return 2 * np.sqrt(np.maximum(radius**2 - distance**2, 0))
 
 
-def _acquire(title, elements, atoms, counts, haadf_snr, pixel_size_nm, seed):
-    """Scan projected ``atoms`` (n, ny, nx): Poisson maps and a HAADF image by the incoherent law."""
-    for name, value in {"counts": counts, "haadf_snr": haadf_snr, "pixel_size_nm": pixel_size_nm}.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value!r}: it must be above 0.")
-    rng = np.random.default_rng(seed)
-    truth = atoms * (counts / atoms.max())
-    weights = [ATOMIC_NUMBERS[element] ** HAADF_EXPONENT for element in elements]
-    haadf = np.tensordot(weights, truth, 1)
-    haadf = haadf / haadf.max()
-    maps = rng.poisson(truth).astype(np.uint16)
-    haadf = haadf + rng.normal(0, 1, haadf.shape) / haadf_snr
-    return Phantom(title, tuple(elements), truth, maps, haadf, float(pixel_size_nm))
+def _row_of_gaussians(size, period, shift, sigma):
+    """Gaussians at ``(k + shift) * period`` from the centre of a line of ``size`` pixels, for all k in reach."""
+    position = np.arange(size) - (size - 1) / 2
+    reach = int((size / 2 + 6 * sigma) / period) + 1
+    centres = (np.arange(-reach, reach + (shift == 0)) + shift) * period
+    return np.exp(-0.5 * ((position[:, None] - centres) / sigma) ** 2).sum(axis=1)
+
+
+def _left_of_boundary(shape, tilt_deg):
+    """Fraction of every pixel on the left of a line through the centre, tilted clockwise from the vertical."""
+    if not np.isfinite(tilt_deg):
+        raise ValueError(f"tilt_deg is {tilt_deg!r}: it must be a finite number of degrees.")
+    y, x = (np.arange(size) - (size - 1) / 2 for size in shape)
+    angle = np.deg2rad(tilt_deg)
+    return np.clip(0.5 - x * np.cos(angle) - y[:, None] * np.sin(angle), 0, 1)
+
+
+def _wedge(shape, ramp):
+    """Thickness ``(ny, 1)``, growing linearly from ``1 - ramp`` in the first row to 1 in the last."""
+    if not 0 <= ramp < 1:
+        raise ValueError(f"thickness_ramp is {ramp!r}: it must be at least 0 and below 1.")
+    return np.linspace(1 - ramp, 1, shape[0])[:, None]
+
+
+def _smooth_step(size):
+    """From 0 in the first to 1 in the last of ``size`` pixels, level at both ends."""
+    return (1 - np.cos(np.pi * np.linspace(0, 1, size))) / 2

@@ -1,30 +1,180 @@
 """Phantoms: the truth is what the docstrings say, the scan is drawn from it."""
 
+import inspect
+
 import numpy as np
 import pytest
 
-from hyperspy_fusion.data import Phantom, core_shell, psnr
+from hyperspy_fusion.data import PHANTOMS, Phantom, atomic_columns, core_shell, gradient_alloy, interface, psnr
+
+every_phantom = pytest.mark.parametrize("make", PHANTOMS.values(), ids=PHANTOMS)
 
 
+# ---- what all phantoms have in common ------------------------------------------------------------
+
+
+def test_the_family_is_listed_by_name():
+    assert PHANTOMS == {
+        "core_shell": core_shell,
+        "atomic_columns": atomic_columns,
+        "interface": interface,
+        "gradient_alloy": gradient_alloy,
+    }
+
+
+@every_phantom
 @pytest.mark.parametrize("shape", [(64, 64), (48, 80), (80, 48)])
-def test_everything_has_the_asked_shape(shape):
-    phantom = core_shell(shape)
+def test_everything_has_the_asked_shape(make, shape):
+    phantom = make(shape)
+    n = len(phantom.elements)
     assert phantom.haadf.shape == shape
-    assert phantom.maps.shape == phantom.truth.shape == (3, *shape)
+    assert phantom.maps.shape == phantom.truth.shape == (n, *shape)
+    assert phantom.haadf_weights.shape == (n,)
+    assert len(phantom.atomic_numbers) == n
+
+
+@every_phantom
+@pytest.mark.parametrize("counts", [1, 4, 16])
+def test_strongest_map_has_the_asked_counts_in_its_brightest_pixel(make, counts):
+    phantom, one = (make((64, 48), counts=peak, haadf_snr=np.inf) for peak in (counts, 1))
+    assert phantom.truth.max() == pytest.approx(counts, rel=1e-12)
+    # counts scale the truth and nothing else of it; the HAADF image has no counts
+    np.testing.assert_allclose(phantom.truth, counts * one.truth, rtol=1e-12)
+    np.testing.assert_allclose(phantom.haadf, one.haadf, rtol=1e-12)
+    np.testing.assert_allclose(counts * phantom.haadf_weights, one.haadf_weights, rtol=1e-12)
+
+
+@every_phantom
+def test_truth_is_finite_non_negative_and_holds_every_element(make):
+    truth = make().truth
+    assert np.isfinite(truth).all()
+    assert truth.min() >= 0
+    # the weakest map has at least a third of the counts of the strongest, at its brightest pixel
+    assert truth.max(axis=(1, 2)).min() > 15 / 3
+
+
+@every_phantom
+def test_noise_comes_from_the_seed_and_truth_does_not(make):
+    one, same, other = (make((40, 56), counts=7, seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one.truth, other.truth)
+    np.testing.assert_array_equal(one.maps, same.maps)
+    np.testing.assert_array_equal(one.haadf, same.haadf)
+    assert not np.array_equal(one.maps, other.maps)
+    assert not np.array_equal(one.haadf, other.haadf)
+
+
+@every_phantom
+def test_haadf_is_weights_times_truth_plus_offset(make):
+    phantom = make((48, 64), haadf_snr=np.inf, haadf_offset=0.25, haadf_gain=300.0, counts=4)
+    law = phantom.haadf_offset + np.tensordot(phantom.haadf_weights, phantom.truth, 1)
+    np.testing.assert_allclose(phantom.haadf, law, rtol=1e-12)
+    assert phantom.haadf_offset == 0.25
+    assert phantom.haadf.max() == pytest.approx(300.25, rel=1e-12)
+    # weights of two elements are as their atomic numbers to the power 1.7
+    z, w = phantom.atomic_numbers, phantom.haadf_weights
+    np.testing.assert_allclose(w / w[0], [(number / z[0]) ** 1.7 for number in z], rtol=1e-12)
+
+
+@every_phantom
+def test_options_of_the_haadf_image_leave_the_maps_alone(make):
+    plain = make((40, 40))
+    other = make((40, 40), haadf_blur=2, haadf_offset=1, haadf_gain=5, haadf_snr=3)
+    np.testing.assert_array_equal(plain.maps, other.maps)
+    np.testing.assert_array_equal(plain.truth, other.truth)
+
+
+def test_blur_smooths_keeps_the_mean_and_is_no_part_of_the_weights():
+    options = {"haadf_snr": np.inf, "haadf_offset": 0.2, "haadf_gain": 4.0}
+    sharp, blurred = (atomic_columns((64, 96), haadf_blur=sigma, **options) for sigma in (0, 2.5))
+    assert blurred.haadf.mean() == pytest.approx(sharp.haadf.mean(), rel=1e-12)
+    assert blurred.haadf.std() < 0.6 * sharp.haadf.std()
+    np.testing.assert_array_equal(blurred.haadf_weights, sharp.haadf_weights)
+    # a linear slope stays where it is, away from the mirrored edges
+    slope = {"tilt_deg": 0, "thickness_ramp": 0.9, "haadf_snr": np.inf}
+    sharp, blurred = (interface((64, 64), haadf_blur=sigma, **slope) for sigma in (0, 2))
+    far = np.s_[10:-10, 45:-10]
+    np.testing.assert_allclose(blurred.haadf[far], sharp.haadf[far], rtol=1e-5)
+    assert abs(blurred.haadf - sharp.haadf)[32, 31] > 0.03
+
+
+def test_blur_is_a_gaussian_of_the_asked_width_in_pixels():
+    # the second moment of a step's derivative is the variance of the blur: two widths differ by their squares
+    def variance(sigma):
+        row = interface((64, 64), haadf_blur=sigma, haadf_snr=np.inf, tilt_deg=0, thickness_ramp=0).haadf[32]
+        steps = -np.diff(row)
+        place = np.arange(63) - 31
+        return (steps * place**2).sum() / steps.sum()
+
+    assert variance(3) - variance(0) == pytest.approx(9, rel=0.01)
+
+
+def test_haadf_noise_comes_after_the_blur_and_goes_with_the_gain():
+    options = {"shape": (96, 96), "haadf_blur": 3, "haadf_offset": -2, "haadf_gain": 50}
+    clean, noisy = (gradient_alloy(haadf_snr=snr, **options).haadf for snr in (np.inf, 10))
+    noise = noisy - clean
+    assert noise.std() == pytest.approx(5, rel=0.03)
+    # neighbours are independent: five standard errors of a correlation
+    assert abs(np.corrcoef(noise[:, 1:].ravel(), noise[:, :-1].ravel())[0, 1]) < 5 / 95
+
+
+def test_signatures_and_docstrings_spell_out_the_options_of_the_scan():
+    scan = ["counts", "haadf_snr", "haadf_blur", "haadf_offset", "haadf_gain", "seed"]
+    for make in PHANTOMS.values():
+        parameters = inspect.signature(make).parameters
+        assert list(parameters)[0] == "shape"
+        assert list(parameters)[-len(scan) :] == scan
+        assert parameters["counts"].default == 15
+        for name in parameters:
+            assert f"\n{name}\n    " in make.__doc__
+        assert "**" not in make.__doc__
+    with pytest.raises(TypeError, match="unexpected keyword argument 'count'"):
+        interface(count=3)
+
+
+@pytest.mark.parametrize(
+    "phantom, determined",
+    [
+        # iron is 3/4 of oxygen everywhere
+        (core_shell(), (True, False, False)),
+        (atomic_columns(), (True, True, True)),
+        (interface(), (True, True)),
+        # a slab: atomic volumes times atoms sum to a constant, which the offset takes
+        (interface(thickness_ramp=0), (False, False)),
+        (gradient_alloy(), (True, True, True)),
+        (gradient_alloy(thickness_ramp=0), (False, False, False)),
+    ],
+)
+def test_phantom_tells_which_weights_its_truth_determines(phantom, determined):
+    assert phantom.weights_determined == determined
+
+
+@every_phantom
+def test_determined_weights_are_found_by_least_squares(make):
+    phantom = make((64, 64), haadf_snr=np.inf, haadf_offset=0.3, haadf_gain=2, counts=4)
+    pixels = phantom.truth.reshape(len(phantom.elements), -1)
+    columns = np.vstack([pixels, np.ones(pixels.shape[1])]).T
+    found = np.linalg.lstsq(columns, phantom.haadf.ravel(), rcond=1e-12)[0]
+    known = np.array(phantom.weights_determined)
+    np.testing.assert_allclose(found[:-1][known], phantom.haadf_weights[known], rtol=1e-6)
+    assert found[-1] == pytest.approx(0.3, rel=1e-6)
+
+
+# ---- core-shell particles ------------------------------------------------------------------------
+
+
+def test_the_demo_scan_has_not_changed():
+    # README and demo figures are made of it
+    phantom = core_shell()
+    assert phantom.maps.sum(axis=(1, 2)).tolist() == [67602, 28185, 37601]
+    assert phantom.maps[:, 44, 40].tolist() == [3, 12, 14]
+    assert phantom.haadf[44, 40] == pytest.approx(0.437067352079556, rel=1e-14)
+    assert (phantom.haadf_offset, phantom.pixel_size_nm) == (0, 0.5)
 
 
 def test_particles_are_round_in_any_frame():
     # a particle keeps its pixels when the frame gets wider: radii go with the shorter side
     square, wide = (core_shell(shape).truth[1] for shape in [(96, 96), (96, 160)])
     assert np.count_nonzero(wide) == pytest.approx(np.count_nonzero(square), rel=0.02)
-
-
-def test_brightest_pixel_has_the_asked_counts_and_lasts_over_seeds():
-    one, two = core_shell(counts=7, seed=1), core_shell(counts=7, seed=2)
-    assert one.truth.max() == pytest.approx(7)
-    np.testing.assert_array_equal(one.truth, two.truth)
-    assert not np.array_equal(one.maps, two.maps)
-    np.testing.assert_array_equal(one.maps, core_shell(counts=7, seed=1).maps)
 
 
 def test_count_ratios_are_atomic_ratios():
@@ -75,25 +225,163 @@ def test_signals_are_calibrated_named_and_copies():
     assert phantom.maps[0].any() and phantom.haadf.any()
 
 
+# ---- atomic columns ------------------------------------------------------------------------------
+
+
+def test_columns_stand_where_strontium_titanate_has_them():
+    # 8 pixels per cell, an odd frame: the Sr column is centred on pixel (24, 32)
+    phantom = atomic_columns((49, 65), pixel_size_nm=0.3905 / 8, column_sigma_nm=0.05, haadf_snr=np.inf)
+    assert phantom.elements == ("Sr", "Ti", "O")
+    strontium, titanium, oxygen = phantom.truth
+    corner, centre, edges = (24, 32), (28, 36), [(24, 36), (28, 32)]
+    peak = strontium[corner]
+    assert titanium[centre] == pytest.approx(peak, rel=1e-9)
+    for site in (centre, *edges):
+        # neighbours half a cell away add four times exp(-8.1) at most
+        assert oxygen[site] == pytest.approx(peak, rel=2e-3)
+    assert strontium[centre] < 1e-5 * peak and titanium[corner] < 1e-5 * peak
+    assert oxygen[corner] < 2e-3 * peak
+    # an Sr column, a Ti-O column, an O column: Z**1.7 of 38, of 22 and 8, of 8
+    bright = phantom.haadf[corner]
+    assert phantom.haadf[centre] / bright == pytest.approx((22**1.7 + 8**1.7) / 38**1.7, rel=1e-3)
+    assert phantom.haadf[edges[0]] / bright == pytest.approx(8**1.7 / 38**1.7, rel=0.03)
+
+
+def test_columns_are_gaussians_of_the_asked_width():
+    truth = atomic_columns((33, 33), pixel_size_nm=0.02, column_sigma_nm=0.06).truth[0]
+    # 3 pixels from the centre is one sigma
+    assert truth[16, 19] / truth[16, 16] == pytest.approx(np.exp(-0.5), rel=1e-6)
+    assert truth[19, 19] / truth[16, 16] == pytest.approx(np.exp(-1), rel=1e-6)
+
+
+def test_cells_hold_three_oxygen_atoms_per_strontium_and_titanium():
+    # 10 pixels per cell, 40 x 60 of them: whole cells
+    strontium, titanium, oxygen = atomic_columns((40, 60), pixel_size_nm=0.03905).truth.sum(axis=(1, 2))
+    assert titanium == pytest.approx(strontium, rel=1e-9)
+    assert oxygen == pytest.approx(3 * strontium, rel=1e-9)
+
+
+def test_columns_are_symmetric_and_repeat():
+    truth = atomic_columns((50, 50), pixel_size_nm=0.03905).truth
+    for turned in (truth[:, ::-1], truth[:, :, ::-1], truth.transpose(0, 2, 1)):
+        np.testing.assert_allclose(turned, truth, rtol=1e-9)
+    np.testing.assert_allclose(truth[:, 10:, :-10], truth[:, :-10, 10:], rtol=1e-9)
+
+
+# ---- interface -----------------------------------------------------------------------------------
+
+
+def test_phases_have_the_densities_of_al2cu_and_of_aluminium():
+    phantom = interface((64, 64), thickness_ramp=0, counts=10)
+    left, right = phantom.truth[:, 32, 5], phantom.truth[:, 32, -5]
+    assert phantom.elements == ("Al", "Cu")
+    assert left[0] == pytest.approx(2 * left[1], rel=1e-12)
+    assert right[0] == pytest.approx(10, rel=1e-12) and right[1] == 0
+    # 8 atoms in 0.6067 * 0.6067 * 0.4877 nm3 against 4 in 0.40496**3 nm3
+    assert left[0] / right[0] == pytest.approx(0.73988, rel=1e-4)
+
+
+def test_aluminium_rises_where_haadf_falls():
+    phantom = interface((64, 64), thickness_ramp=0, haadf_snr=np.inf)
+    (aluminium, copper), row = phantom.truth[:, 32], phantom.haadf[32]
+    assert (np.diff(aluminium) >= 0).all() and aluminium[-1] > 1.3 * aluminium[0]
+    assert (np.diff(copper) <= 0).all()
+    assert (np.diff(row) <= 0).all() and row[-1] < 0.5 * row[0]
+
+
+def test_boundary_is_straight_sharp_and_tilted_as_asked():
+    copper = interface((101, 81), tilt_deg=20, thickness_ramp=0).truth[1]
+    copper = copper / copper.max()
+    # through the centre, half of that pixel on each side; turned by half a turn the phases change places
+    assert copper[50, 40] == pytest.approx(0.5)
+    np.testing.assert_allclose(copper + copper[::-1, ::-1], 1, atol=1e-12)
+    # the width of Al2Cu shrinks by tan(20 degrees) per row; two pixels of a row are mixed at most
+    widths = copper.sum(axis=1)
+    np.testing.assert_allclose(widths - 40.5, -np.tan(np.deg2rad(20)) * np.arange(-50, 51), atol=0.1)
+    assert ((copper > 0) & (copper < 1)).sum(axis=1).max() <= 2
+    upright = interface((32, 32), tilt_deg=0, thickness_ramp=0).truth[1]
+    assert (upright[:, :16] == upright.max()).all() and (upright[:, 16:] == 0).all()
+
+
+def test_wedge_is_linear_and_thickest_in_the_last_row():
+    aluminium = interface((64, 64), thickness_ramp=0.4, tilt_deg=0, counts=10).truth[0]
+    np.testing.assert_allclose(aluminium[:, -1], np.linspace(6, 10, 64), rtol=1e-12)
+
+
+# ---- gradient alloy ------------------------------------------------------------------------------
+
+
+def test_alloy_has_the_composition_of_its_docstring():
+    phantom = gradient_alloy((41, 61))
+    assert phantom.elements == ("Pt", "Pd", "Ni")
+    fractions = phantom.truth / phantom.truth.sum(axis=0)
+    np.testing.assert_allclose(fractions[:, 0, 0], [0.1, 0.18, 0.72], rtol=1e-12)
+    np.testing.assert_allclose(fractions[:, 0, -1], [0.7, 0.06, 0.24], rtol=1e-12)
+    np.testing.assert_allclose(fractions[:, -1, 0], [0.1, 0.72, 0.18], rtol=1e-12)
+    np.testing.assert_allclose(fractions[:, -1, -1], [0.7, 0.24, 0.06], rtol=1e-12)
+    np.testing.assert_allclose(fractions[:, 20, 30], [0.4, 0.3, 0.3], rtol=1e-12)
+
+
+@pytest.mark.parametrize("ramp", [0, 0.5])
+def test_atoms_of_the_alloy_fill_its_thickness(ramp):
+    # a quarter of a cell per atom: 0.3924, 0.3890 and 0.3524 nm
+    volume = np.tensordot([0.3924**3, 0.3890**3, 0.3524**3], gradient_alloy((40, 64), thickness_ramp=ramp).truth, 1)
+    expected = np.linspace(1 - ramp, 1, 40)[:, None] * np.ones(64)
+    np.testing.assert_allclose(volume / volume.max(), expected, rtol=1e-12)
+
+
+def test_alloy_has_no_edge():
+    truth = gradient_alloy((128, 128)).truth
+    # a full swing of half a cosine is steepest by pi / 2 over 127 steps
+    for axis in (1, 2):
+        assert abs(np.diff(truth, axis=axis)).max() < 1.6 * truth.max() * np.pi / 2 / 127
+
+
+# ---- bad input and PSNR --------------------------------------------------------------------------
+
+
 def test_phantom_is_frozen():
     with pytest.raises(AttributeError):
         core_shell((16, 16)).title = "other"
     assert isinstance(core_shell((16, 16)), Phantom)
 
 
+@every_phantom
 @pytest.mark.parametrize(
     "options, sentence",
     [
         ({"shape": (128,)}, r"shape is \(128,\): a phantom needs \(ny, nx\)"),
+        ({"shape": 128}, r"shape is 128: a phantom needs \(ny, nx\)"),
+        ({"shape": (64, 64.5)}, r"shape is \(64, 64.5\): .* whole numbers"),
         ({"shape": (4, 64)}, "both at least 8 pixels"),
-        ({"counts": 0}, "counts is 0: it must be above 0"),
-        ({"haadf_snr": -1}, "haadf_snr is -1"),
+        ({"counts": 0}, "counts is 0: it must be above 0 and at most 60000"),
+        ({"counts": 1e6}, "counts is 1000000.0: it must be above 0 and at most 60000"),
+        ({"haadf_snr": -1}, "haadf_snr is -1: it must be above 0"),
         ({"pixel_size_nm": float("nan")}, "pixel_size_nm is nan"),
+        ({"haadf_gain": 0}, "haadf_gain is 0: it must be above 0"),
+        ({"haadf_offset": float("inf")}, "haadf_offset is inf: it must be finite"),
+        ({"haadf_blur": -0.5}, "haadf_blur is -0.5: it must be at least 0 and below 128 pixels"),
+        ({"haadf_blur": float("nan")}, "haadf_blur is nan"),
     ],
 )
-def test_wrong_options_are_refused(options, sentence):
+def test_wrong_options_are_refused(make, options, sentence):
     with pytest.raises(ValueError, match=sentence):
-        core_shell(**options)
+        make(**options)
+
+
+@pytest.mark.parametrize(
+    "make, options, sentence",
+    [
+        (atomic_columns, {"pixel_size_nm": 0.5}, "pixel_size_nm is 0.5 and column_sigma_nm 0.07: pixels larger"),
+        (atomic_columns, {"column_sigma_nm": -1}, "column_sigma_nm is -1: it must be above 0"),
+        (interface, {"thickness_ramp": 1}, "thickness_ramp is 1: it must be at least 0 and below 1"),
+        (interface, {"tilt_deg": float("nan")}, "tilt_deg is nan: it must be a finite number"),
+        (gradient_alloy, {"thickness_ramp": -0.1}, "thickness_ramp is -0.1"),
+    ],
+)
+def test_wrong_options_of_one_phantom_are_refused(make, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make(**options)
 
 
 def test_psnr():
