@@ -3,10 +3,10 @@
 Importing this package gives every HyperSpy signal the method ``fuse``; see :func:`hyperspy_fusion.fuse`.
 """
 
-from importlib import import_module
-from importlib.metadata import version
+from importlib import import_module as _import_module
+from importlib.metadata import version as _version
 
-__version__ = version("hyperspy_fusion")
+__version__ = _version("hyperspy_fusion")
 
 # name -> module it is fetched from on first use: numba and matplotlib are imported when they are needed
 _PUBLIC = {
@@ -19,15 +19,15 @@ __all__ = ["ElementMaps", "FusedMultiModal", "data", "element_maps", "fuse"]
 
 
 def __dir__():
-    return sorted([*globals(), *__all__])
+    return sorted([*__all__, "__version__"])
 
 
 def __getattr__(name):
     if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+        return getattr(_import_module(_PUBLIC[name]), name)
     if name == "data":
-        return import_module("hyperspy_fusion.data")
+        return _import_module("hyperspy_fusion.data")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-import_module("hyperspy_fusion.signals.attach").attach_fuse()
+_import_module("hyperspy_fusion.signals.attach").attach_fuse()

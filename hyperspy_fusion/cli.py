@@ -7,6 +7,7 @@ Bad input ends with status 2 and one sentence.
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import re
 import sys
@@ -17,12 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
+from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import METHODS
 
 # The published defaults lose light elements of this phantom; these were chosen knowing its truth.
 DEMO_SETTINGS = {"lambda_haadf": 0.02, "lambda_chem": 0.08, "lambda_tv": 0.15, "background": 0.005}
 
 _HAADF_TITLE = re.compile(r"haadf", re.IGNORECASE)
+# what a shell reports of a command that Ctrl-C ended
+INTERRUPTED = 130
 _BAD_INPUT = (ValueError, TypeError, NotImplementedError, OSError, FloatingPointError)
 
 
@@ -43,21 +47,20 @@ def main(argv: list | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, 2 for bad input, 130 after Ctrl-C.
+        Exit status: 0, 2 for bad input, 130 after Ctrl-C, which saves what a fit has reached.
     """
     arguments = _parser().parse_args(argv)
     try:
         with warnings.catch_warnings():
             # HyperSpy 2.5 warns of its own imports
             warnings.filterwarnings("ignore", message="Importing `")
-            arguments.run(arguments)
+            return arguments.run(arguments)
     except _BAD_INPUT as error:
         print(f"hyperspy-fusion: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("hyperspy-fusion: interrupted.", file=sys.stderr)
-        return 130
-    return 0
+        return INTERRUPTED
 
 
 def _parser():
@@ -143,12 +146,12 @@ def _add_settings(group, cls):
 
 def _field_texts(docstring):
     """``{field: text}`` of the Parameters section of a numpydoc docstring."""
-    section = docstring.split("Parameters\n", 1)[-1].split("Raises\n", 1)[0]
+    section = inspect.cleandoc(docstring).split("Parameters\n", 1)[-1].split("Raises\n", 1)[0]
     texts, name = {}, None
     for line in section.splitlines():
-        if re.fullmatch(r" {4}\w+", line):
+        if re.fullmatch(r"\w+", line):
             name = line.strip()
-        elif name and line.startswith(" " * 8):
+        elif name and line.startswith(" " * 4):
             texts[name] = f"{texts.get(name, '')} {line.strip()}".strip()
     return texts
 
@@ -196,6 +199,7 @@ def _demo(arguments):
     _demo_figure(phantom, fused).savefig(picture, dpi=130)
     fused.save(file, overwrite=arguments.overwrite)
     print(f"Picture: {picture}\nFused maps, for hs.load: {file}")
+    return 0
 
 
 def _settings_text(fused):
@@ -207,12 +211,14 @@ def _psnr_table(phantom, fused):
     """Lines to print: PSNR per element before, after, and by a Gaussian filter for comparison."""
     from hyperspy_fusion.data import psnr
 
-    lines = ["PSNR in dB against the true maps:", "  element    raw   fused   best Gaussian filter"]
+    lines = ["PSNR in dB against the true maps:", "  element  measured   fused   best Gaussian filter"]
     for element, raw, new, truth in zip(phantom.elements, phantom.maps, fused.data, phantom.truth, strict=True):
         values = psnr(raw, truth), psnr(new, truth), _best_gaussian(raw, truth)
-        lines.append("  {:7s}  {:5.1f}   {:5.1f}   {:5.1f}".format(element, *values))
+        lines.append("  {:7s}  {:8.1f}   {:5.1f}   {:5.1f}".format(element, *values))
     lines.append("Weights and filter widths were chosen knowing the truth; on a real scan they have to be judged:")
-    lines.append("with the published default weights, Fe and O of this phantom end further from the truth than raw.")
+    lines.append(
+        "with the published default weights, Fe and O of this phantom end further from the truth than measured."
+    )
     return "\n".join(lines)
 
 
@@ -267,6 +273,7 @@ def _fuse(arguments):
     fit = fused.metadata.Fusion
     print(f"Fused {', '.join(fused.elements)} with {_title(haadf)!r}, iterations: {fit.n_iter}.")
     print(f"{fit.stop_reason}\nFused maps, for hs.load: {output}")
+    return INTERRUPTED if fit.stop_reason == StopReason.INTERRUPTED.value else 0
 
 
 def _output_path(arguments):

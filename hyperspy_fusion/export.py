@@ -10,12 +10,14 @@ import numpy as np
 _logger = logging.getLogger(__name__)
 
 
-def export_maps(fused, folder, *, overwrite=False):
+def export_maps(fused, others, folder, *, overwrite=False):
     """Write the maps of ``fused`` into ``folder``; see ``ElementMaps.export``.
 
-    Files are ``<element>.tif`` (float32, calibrated, read by HyperSpy and ImageJ), ``HAADF.tif`` and
-    ``HAADF_modelled.tif`` where they are known, and ``fused.h5`` with the data sets ``maps/<element>``, ``haadf``,
-    ``modelled_haadf``, ``cost_history/<term>`` and the parameters as attributes of ``parameters``.
+    ``others`` has the signals ``HAADF`` and ``HAADF_modelled``, as far as they are known, of the same part of the
+    scan. Files are ``<element>.tif`` (float32, calibrated, read by HyperSpy and ImageJ), a .tif of each of the others,
+    and ``fused.h5`` with the data sets ``maps/<element>``, ``haadf``, ``modelled_haadf``, ``cost_history/<term>``
+    and the parameters as attributes of ``parameters``. ``scale`` and ``offset`` of a data set are in the order of its
+    dimensions: y, x.
 
     Raises
     ------
@@ -25,20 +27,10 @@ def export_maps(fused, folder, *, overwrite=False):
     folder = Path(folder)
     if folder.exists() and not overwrite:
         raise FileExistsError(f"{folder} exists: choose another folder, or pass overwrite=True to write into it.")
-    images = _images(fused)
+    images = {**{element: fused.get_map(element) for element in fused.elements}, **others}
     folder.mkdir(parents=True, exist_ok=True)
     paths = [_save_tif(signal, folder / f"{name}.tif") for name, signal in images.items()]
     return [*paths, _save_h5(fused, images, folder / "fused.h5")]
-
-
-def _images(fused):
-    """Two-dimensional signals by the name of their file."""
-    images = {element: fused.get_map(element) for element in fused.elements}
-    if fused._inputs is not None:
-        images["HAADF"] = fused._inputs.haadf
-    if fused.metadata.has_item("Fusion"):
-        images["HAADF_modelled"] = fused.modelled_haadf()
-    return images
 
 
 def _save_tif(signal, path):
@@ -53,11 +45,11 @@ def _save_h5(fused, images, path):
     # read before the file is open: HDF5 has one lock for all files, and lazy metadata lie in another
     fit = fused._fit() if fused.metadata.has_item("Fusion") else None
     arrays = {name: np.asarray(signal.data) for name, signal in images.items()}
-    y, x = sorted(fused.axes_manager.signal_axes, key=lambda axis: axis.index_in_array)
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():
             key = {"HAADF": "haadf", "HAADF_modelled": "modelled_haadf"}.get(name, f"maps/{name}")
             data = file.create_dataset(key, data=array, compression="gzip")
+            y, x = sorted(images[name].axes_manager.signal_axes, key=lambda axis: axis.index_in_array)
             data.attrs.update({"scale": [y.scale, x.scale], "offset": [y.offset, x.offset], "units": str(x.units)})
         if fit is not None:
             _write_fit(file, fit)

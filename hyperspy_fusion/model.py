@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
-from dataclasses import fields
 from importlib.metadata import version
+from numbers import Integral
 
 import numpy as np
 
+from hyperspy_fusion.advice import about_fit, about_maps, correlation, totals_over_measured
 from hyperspy_fusion.elements import atomic_number
 from hyperspy_fusion.fusion.problem import is_constant, published_problem
 from hyperspy_fusion.fusion.result import StopReason
-from hyperspy_fusion.fusion.settings import METHODS, PublishedSettings, settings_for
+from hyperspy_fusion.fusion.settings import METHODS, settings_for, shows_settings
 from hyperspy_fusion.grids import axis_dicts, check_same_scan, image_array, spatial_axes
 from hyperspy_fusion.maps import element_maps
 from hyperspy_fusion.results import Inputs, fused_signal, image_signal
 
 _logger = logging.getLogger(__name__)
 
-# settings that say how long to iterate, not what is minimised: the fit and its history go on across them
-_RUN_SETTINGS = ("max_iter", "tol", "tv_iter", "tv_solver", "warm_start", "threshold")
-# totals that change by more are said to
-_TOTAL_TOLERANCE = 0.1
+# settings that say how long to iterate; where another one changes, the cost history begins anew
+_RUN_SETTINGS = ("max_iter", "tol", "threshold")
 
 
-def _shows_settings(function):
-    """Let ``inspect.signature``, and so help and tab completion, show every setting behind ``**settings``."""
-    signature = inspect.signature(function)
-    kept = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    shown = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
-        for f in fields(PublishedSettings)
-    ]
-    function.__signature__ = signature.replace(parameters=kept + shown)
-    return function
-
-
-@_shows_settings
+@shows_settings
 def fuse(
     maps,
     haadf,
@@ -70,14 +56,13 @@ def fuse(
     num_workers : int, optional
         Threads; None for all. The result is the same for any number.
     **settings
-        Fields of :class:`hyperspy_fusion.fusion.settings.PublishedSettings`: gamma, lambda_haadf, lambda_chem,
-        lambda_tv, background, max_iter, ...
 
     Returns
     -------
     ElementMaps
         Fused maps on the axes and in the units of the input, with parameters, cost history and warnings in
-        ``metadata.Fusion``.
+        ``metadata.Fusion``. The published method does not keep intensities: ``metadata.Fusion.total_ratios`` has the
+        totals over those of the measured maps. Ctrl-C ends the fit, and what was reached is returned.
 
     Raises
     ------
@@ -88,7 +73,15 @@ def fuse(
 
     See Also
     --------
-    FusedMultiModal : the same in steps.
+    FusedMultiModal : the same in steps; mind that it takes the HAADF image first.
+
+    Examples
+    --------
+    >>> import hyperspy_fusion as hf
+    >>> maps, haadf = hf.data.core_shell().signals()
+    >>> fused = hf.fuse(maps, haadf, lambda_haadf=0.02, background=0.005)
+    >>> fused.elements
+    ['Pt', 'Fe', 'O']
     """
     model = FusedMultiModal(haadf, maps, elements, xray_lines=xray_lines, method=method)
     model.fit(show_progressbar=show_progressbar, num_workers=num_workers, **settings)
@@ -137,28 +130,27 @@ class FusedMultiModal:
         self.maps = element_maps(maps, elements, xray_lines=xray_lines)
         image = image_array(haadf)
         axes = axis_dicts(self.maps.axes_manager.signal_axes, self.maps)
-        self._input_warnings = check_same_scan(axes, spatial_axes(haadf))
-        self.haadf = image_signal(image, self.maps, haadf.metadata.General.title)
+        self._input_warnings = list(self.maps.metadata.get_item("Element_maps.warnings", default=[]))
+        self._input_warnings += check_same_scan(axes, spatial_axes(haadf))
+        self.haadf = image_signal(image.copy(), self.maps, haadf.metadata.General.title)
         if image.min() == image.max():
             raise ValueError(
                 f"The HAADF image {haadf} is constant and says nothing about the maps: pass that of the scan."
             )
         self.elements = self.maps.elements
         self._constant = is_constant(self.maps.data)
-        self._input_warnings += self._about_maps()
+        self._input_warnings += about_maps(self.elements, self.maps.data, self._constant)
         self.settings = METHODS[method]()
-        self.fit_output = None
-        self._state = None
-        self._problem = None
-        self._result = None
+        self._forget()
 
-    @_shows_settings
+    @shows_settings
     def fit(self, *, show_progressbar=None, num_workers=None, callback=None, **settings):
         """Fit, or go on with the fit.
 
-        A second call continues from the maps reached, with the settings of the first unless they are given again.
-        Where the objective changes, the cost history begins anew. Ctrl-C stops the fit and keeps the maps
-        of the last complete iteration.
+        A second call continues from the maps reached, with the settings of the call before where they are not given
+        again; the defaults are those of the first call. Where a setting other than ``max_iter`` and ``tol``
+        changes, the cost history begins anew. Ctrl-C stops the fit and keeps the maps of the last complete
+        iteration; a second one stops at once. A call that fails leaves the model as before its first fit.
 
         Parameters
         ----------
@@ -169,7 +161,7 @@ class FusedMultiModal:
         callback : callable, optional
             Called with the solver's state after every iteration; may raise ``StopIteration``.
         **settings
-            Fields of :class:`hyperspy_fusion.fusion.settings.PublishedSettings`.
+            As for :func:`hyperspy_fusion.fuse`.
 
         Returns
         -------
@@ -178,52 +170,62 @@ class FusedMultiModal:
         from hyperspy_fusion.fusion.solvers import proximal_gradient
 
         _check_workers(num_workers)
-        self._prepare(settings_for(self.method, settings, base=self.settings))
-        with _progress(self.settings.max_iter, show_progressbar) as update:
-            self._result, self._state = proximal_gradient(
-                self._problem,
-                self.settings,
-                state=self._state,
-                callback=_both(update, callback),
-                num_workers=num_workers,
-            )
+        new = settings_for(self.method, settings, base=self.settings)
+        problem = self._new_problem(new)
+        state = self._state_for(new, problem)
+        # given up before the fit: its maps are the memory of the next ones, and a fit that fails leaves none
+        self._forget()
+        with _progress(new.max_iter, show_progressbar) as update:
+            result, state = proximal_gradient(problem, new, state, _both(update, callback), num_workers)
+        if result.reason is StopReason.NOT_FINITE:
+            raise FloatingPointError(result.reason.value)
+        self.settings, self._problem, self._state, self._result = new, problem, state, result
         self._conclude()
         return self.fit_output
 
-    def _prepare(self, settings):
-        """Adopt settings; set the problem up, and restart the history, where the objective changes."""
-        objective, new = (
+    def _forget(self):
+        """The model as before its first fit."""
+        self.fit_output = self._problem = self._state = self._result = None
+
+    def _new_problem(self, settings):
+        fitted = ~self._constant
+        maps = self.maps.data if fitted.all() else self.maps.data[fitted]
+        numbers = [atomic_number(e) for e, f in zip(self.elements, fitted, strict=True) if f]
+        return published_problem(maps, self.haadf.data, numbers, settings)
+
+    def _state_for(self, settings, problem):
+        """The state to go on from under new settings; None to start."""
+        if self._state is None:
+            return None
+        if settings.threshold != self.settings.threshold:
+            raise ValueError(
+                f"threshold is {settings.threshold}, and acts on the start of a fit only, which has been made: "
+                "fit a new FusedMultiModal with it."
+            )
+        if not np.allclose(problem.map_range.scale, self._problem.map_range.scale, rtol=1e-5):
+            raise ValueError("The measured maps have changed since the last fit: make a new FusedMultiModal of them.")
+        before, after = (
             {k: v for k, v in s.as_dict().items() if k not in _RUN_SETTINGS} for s in (self.settings, settings)
         )
-        if self._problem is None or objective != new:
-            fitted = ~self._constant
-            maps = self.maps.data if fitted.all() else self.maps.data[fitted]
-            numbers = [atomic_number(e) for e, f in zip(self.elements, fitted, strict=True) if f]
-            self._problem = published_problem(maps, self.haadf.data, numbers, settings)
-            if self._state is not None:
-                self._state = self._state.restarted(self._problem.maps.dtype)
-        self.settings = settings
+        return self._state if before == after else self._state.restarted(problem.maps.dtype)
 
     def _conclude(self):
         """Turn the solver's result into ``fit_output`` and warnings."""
         from scipy.optimize import OptimizeResult
 
         result = self._result
-        if result.reason is StopReason.NOT_FINITE:
-            self._state = self._problem = self._result = None
-            raise FloatingPointError(result.reason.value)
-        done = result.reason in (StopReason.CONVERGED, StopReason.MAX_ITER)
         self.fit_output = OptimizeResult(
-            x=result.maps,
+            x=self._data(),
             fun=float(result.history.total[-1]),
             nit=result.n_iter,
-            success=done,
+            success=result.success,
             message=result.reason.value,
             change=result.change,
             cost_history=result.history.as_dict(),
         )
-        for sentence in self._fit_warnings():
-            _logger.warning(sentence)
+        self._total_ratios = totals_over_measured(self._data(), self.maps.data)
+        self._haadf_correlation = correlation(result.modelled_haadf, self.haadf.data)
+        self._fit_sentences = about_fit(self.elements, result, self._total_ratios, self._haadf_correlation)
 
     # ---- what comes out -----------------------------------------------------------------------
 
@@ -256,10 +258,12 @@ class FusedMultiModal:
     @property
     def warnings(self):
         """What was noticed about the input and, after a fit, about its result."""
-        return self._input_warnings + (self._fit_warnings() if self._result else [])
+        return self._input_warnings + (self._fit_sentences if self._result else [])
 
     def __getitem__(self, element):
-        return self.as_signal().get_map(element)
+        one = self._signal(self._data()).get_map(element)
+        one.data = one.data.copy()
+        return one
 
     def __len__(self):
         return len(self.elements)
@@ -303,7 +307,8 @@ class FusedMultiModal:
             "haadf_scale": float(problem.haadf_range.scale),
             "parameters": parameters,
             "cost_history": result.history.as_dict(),
-            "total_ratios": self._total_ratios(),
+            "total_ratios": self._total_ratios,
+            "haadf_correlation": self._haadf_correlation,
             "n_iter": int(result.n_iter),
             "converged": bool(result.converged),
             "stop_reason": result.reason.value,
@@ -317,55 +322,6 @@ class FusedMultiModal:
         full = np.zeros(len(self.elements))
         full[~self._constant] = values
         return full
-
-    def _total_ratios(self):
-        """Total of each fused map over that of the measured one; NaN where the latter is not positive."""
-        before = self.maps.data.sum(axis=(1, 2), dtype=np.float64)
-        after = self._data().sum(axis=(1, 2), dtype=np.float64)
-        return np.divide(after, before, out=np.full(len(before), np.nan), where=before > 0)
-
-    # ---- what is noticed -----------------------------------------------------------------------
-
-    def _about_maps(self):
-        """Sentences about constant and negative maps, logged."""
-        if self._constant.all():
-            raise ValueError(
-                f"All maps ({', '.join(self.elements)}) are constant, with nothing to fuse: pass maps with counts."
-            )
-        sentences = []
-        constant = [e for e, c in zip(self.elements, self._constant, strict=True) if c]
-        if constant:
-            sentences.append(f"The map of {_and(constant)} is constant: it is kept as it is, and the others are fused.")
-        lows = self.maps.data.min(axis=(1, 2))
-        negative = [f"{e} (down to {low:.4g})" for e, low in zip(self.elements, lows, strict=True) if low < 0]
-        if negative:
-            sentences.append(
-                f"The map of {_and(negative)} has negative values: the published method takes the minimum of a map "
-                "for its zero, so nothing is clipped, and adds it back to the result."
-            )
-        for sentence in sentences:
-            _logger.warning(sentence)
-        return sentences
-
-    def _fit_warnings(self):
-        """Sentences about the last fit."""
-        result, sentences = self._result, []
-        if not self.fit_output.success:
-            sentences.append(f"The fit did not exit successfully. Reason: {result.reason.value}")
-        total = result.history.total
-        lowest = int(np.argmin(total))
-        if total[-1] - total[lowest] > 0.01 * abs(total[0] - total[lowest]) and lowest < result.n_iter:
-            sentences.append(
-                f"The objective was lowest after {lowest} of {result.n_iter} iterations and rose since: "
-                "lower lambda_chem or lambda_haadf, or raise background."
-            )
-        ratios = self._total_ratios()
-        if np.any(np.abs(ratios - 1) > _TOTAL_TOLERANCE):
-            listed = ", ".join(f"{e} {r:.0%}" for e, r in zip(self.elements, ratios, strict=True))
-            sentences.append(
-                f"The published method does not keep intensities; totals of the fused maps over the measured: {listed}."
-            )
-        return sentences
 
 
 class Components:
@@ -404,11 +360,19 @@ class _progress:
         from hyperspy.external.progressbar import progressbar
 
         show = hs.preferences.General.show_progressbar if self.show is None else self.show
-        self.bar = progressbar(total=self.total, disable=not show, desc="Fusing", unit="iteration")
-        return lambda state: self.bar.update(1)
+        self.bar = None
+
+        def update(state):
+            # made with the first iteration, so that compilation neither draws on it nor counts as an iteration
+            if self.bar is None:
+                self.bar = progressbar(total=self.total, disable=not show, desc="Fusing", unit="iteration")
+            self.bar.update(1)
+
+        return update
 
     def __exit__(self, *error):
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
 
 def _both(first, second):
@@ -425,9 +389,6 @@ def _both(first, second):
 
 
 def _check_workers(num_workers):
-    if num_workers is not None and (not isinstance(num_workers, int) or num_workers < 1):
+    whole = isinstance(num_workers, Integral) and not isinstance(num_workers, bool)
+    if num_workers is not None and not (whole and num_workers >= 1):
         raise ValueError(f"num_workers is {num_workers!r}: it must be a whole number of at least 1, or None for all.")
-
-
-def _and(words):
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

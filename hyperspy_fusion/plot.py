@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import numpy as np
 
@@ -13,6 +14,7 @@ _UNCALIBRATED = ("", "px", "pixel", "pixels", "none", "<undefined>")
 # Shot noise puts a few pixels far above the rest; they would darken the whole map.
 _CLIPPED_PERCENT = 0.2
 
+_ROW_TITLES = {"raw": "measured"}
 _TERMS = {
     "haadf": ("HAADF", r"$\frac{1}{2}\,\Vert h - f(x)\Vert^2$"),
     "chem": ("chemistry", r"$\sum_i\,[x_i - b_i \log(x_i + \varepsilon)]$"),
@@ -21,7 +23,7 @@ _TERMS = {
 
 
 def plot_fusion(
-    fused: np.ndarray,
+    fused: np.ndarray | None,
     elements: list,
     *,
     raw: np.ndarray | None = None,
@@ -46,11 +48,11 @@ def plot_fusion(
     Parameters
     ----------
     fused
-        ``(n_elements, ny, nx)``.
+        ``(n_elements, ny, nx)``; None to show measured maps alone.
     elements
         Symbols, one per map.
     raw, truth
-        Maps as measured, and as they truly are, of the shape and in the units of ``fused``; one row each.
+        Maps as measured, and as they truly are, of one shape and unit with ``fused``; one row each.
     haadf, modelled_haadf
         ``(ny, nx)``, measured and modelled, in the same units.
     scale
@@ -87,7 +89,8 @@ def plot_fusion(
     images = {"HAADF": haadf, "modelled HAADF": modelled_haadf}
     rows, images = _checked_images(rows, images, elements)
     pixel, units = _pixel(scale, units)
-    window = _window(crop, np.shape(fused)[1:], 1.0 if scale is None else scale, offset)
+    shape = next(iter(rows.values())).shape[1:]
+    window = _window(crop, shape, 1.0 if scale is None else scale, offset)
     names = [name for name in ("raw", "fused", "truth") if name in rows or (name == "raw" and haadf is not None)]
     columns = _columns(rows, images, names, elements, window)
     axes = _panels(names, columns, pixel, figure)
@@ -163,15 +166,18 @@ def scale_bar(width: float, units: str) -> tuple:
 
 def _checked_images(rows, images, elements):
     """Only what was given, as arrays of the right shape."""
-    shape = np.shape(rows["fused"])
-    if len(shape) != 3 or shape[0] != len(elements):
-        raise ValueError(f"fused has shape {shape} for {len(elements)} elements: it must be (n_elements, ny, nx).")
     rows = {name: np.asarray(value) for name, value in rows.items() if value is not None}
+    if not rows:
+        raise ValueError("there are no maps to plot: pass fused or raw.")
+    leading = "fused" if "fused" in rows else next(iter(rows))
+    shape = rows[leading].shape
+    if len(shape) != 3 or shape[0] != len(elements):
+        raise ValueError(f"{leading} has shape {shape} for {len(elements)} elements: it must be (n_elements, ny, nx).")
     images = {name: np.asarray(value) for name, value in images.items() if value is not None}
     for name, value in {**rows, **images}.items():
         expected = shape if name in rows else shape[1:]
         if value.shape != expected:
-            raise ValueError(f"{name} has shape {value.shape}, expected {expected} as of the fused maps.")
+            raise ValueError(f"{name} has shape {value.shape}, expected {expected} as of the {leading} maps.")
     return rows, images
 
 
@@ -187,8 +193,12 @@ def _window(crop, shape, scale, offset):
     """Slices (y, x) of a crop ``(left, right, top, bottom)``."""
     if crop is None:
         return slice(None), slice(None)
-    if len(crop) != 4:
-        raise ValueError(f"crop is {crop!r}: it must be (left, right, top, bottom).")
+    ends = tuple(crop) if isinstance(crop, tuple | list | np.ndarray) else ()
+    if len(ends) != 4 or not all(end is None or isinstance(end, Real) for end in ends):
+        raise ValueError(
+            f"crop is {crop!r}: it must be four numbers (left, right, top, bottom), integers in pixels or floats in "
+            "the units of the axes; tuple(roi) of a RectangularROI is such."
+        )
     height, width = np.broadcast_to(scale, 2)
     columns = _side(crop[:2], shape[1], width, offset[1])
     rows = _side(crop[2:], shape[0], height, offset[0])
@@ -226,7 +236,10 @@ def _columns(rows, images, names, elements, window):
         by_row = dict(zip(("raw", "fused"), panels, strict=True))
         columns.append(("HAADF", [by_row.get(name) for name in names]))
     for i, element in enumerate(elements):
-        panels = [(f"{element}, {name}", rows[name][i][window]) if name in rows else None for name in names]
+        panels = [
+            (f"{element}, {_ROW_TITLES.get(name, name)}", rows[name][i][window]) if name in rows else None
+            for name in names
+        ]
         columns.append((element, panels))
     return columns
 

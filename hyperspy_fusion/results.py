@@ -9,7 +9,7 @@ import numpy as np
 
 from hyperspy_fusion.fusion.elastic import PowerLaw
 from hyperspy_fusion.fusion.problem import Range
-from hyperspy_fusion.grids import axis_dicts, image_array
+from hyperspy_fusion.grids import axis_dicts, image_array, spatial_axes
 from hyperspy_fusion.maps import element_maps
 
 _logger = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ def fused_signal(maps, data, fusion, inputs):
     fused = maps._deepcopy_with_new_data(data)
     title = maps.metadata.General.title.removeprefix("Element maps of ")
     fused.metadata.General.title = f"Fused maps of {title}" if title else "Fused maps"
-    for key, value in fusion.items():
+    fingerprint = {"grid": np.array(data.shape[1:]), "map_norms": _norms(data)}
+    for key, value in {**fusion, **fingerprint}.items():
         fused.metadata.set_item(f"Fusion.{key}", value)
     fused._inputs = inputs
     return fused
@@ -49,10 +50,13 @@ def image_signal(data, maps, title):
 def modelled_haadf(fused):
     """The HAADF image of fused maps from their metadata; see ``ElementMaps.modelled_haadf``."""
     fit = fused._fit()
-    names = list(fit["elements"])
-    index = [names.index(element) for element in fused.elements]
+    index = [list(fit["elements"]).index(element) for element in fused.elements]
+    data = np.asarray(fused.data).reshape(-1, *fused.axes_manager.signal_shape[::-1])
+    if reason := _why_not_of_the_fit(fused, fit, data, index):
+        raise ValueError(
+            f"{fused!r} has no modelled HAADF image, for {reason}: call modelled_haadf on the result as it was fitted."
+        )
     offsets, scales, weights = (fit[key][index] for key in ("map_offsets", "map_scales", "elastic_weights"))
-    data = np.asarray(fused.data).reshape(len(index), *fused.axes_manager.signal_shape[::-1])
     fitted = weights > 0
     law = PowerLaw(weights[fitted], fit["parameters"]["gamma"])
     x = Range(offsets[fitted], scales[fitted]).normalise(data[fitted])
@@ -62,20 +66,99 @@ def modelled_haadf(fused):
     return image_signal(haadf_range.restore(image), fused, "Modelled HAADF")
 
 
+def _why_not_of_the_fit(fused, fit, data, index):
+    """What happened to maps since the fit, as far as they show it; "" where nothing did."""
+    if fused._members() is not None:
+        return "it is a stack of maps, described by the fit of the first only"
+    if fit.get("changed"):
+        return f"its maps were {fit['changed']} after the fit"
+    if tuple(fit.get("grid", ())) != data.shape[1:]:
+        return ""  # a crop: nothing to compare with
+    return "" if np.allclose(_norms(data), fit["map_norms"][index], rtol=1e-5) else "its maps were edited after the fit"
+
+
+def _norms(maps):
+    """Root of the sum of squares of each map: unlike their sum, it sees smoothing too."""
+    return np.array([np.linalg.norm(image.astype(np.float64)) for image in maps])
+
+
+def whole_modelled_haadf(fused):
+    """The modelled HAADF image; None where the maps do not give that of the fit.
+
+    The image of some of the elements would look like a bad fit.
+    """
+    if not fused.metadata.has_item("Fusion"):
+        return None
+    fit = fused._fit()
+    if not set(fit["elements"]) - set(fit.get("constant_elements", ())) <= set(fused.elements):
+        return None
+    try:
+        return modelled_haadf(fused)
+    except ValueError as error:
+        _logger.warning("The modelled HAADF image is left out: %s", error)
+        return None
+
+
+def inputs_of_part(fused, maps=None, haadf=None):
+    """Measured maps and HAADF image on the pixels that ``fused`` shows of them.
+
+    Parameters
+    ----------
+    fused : ElementMaps
+        A result or a crop of it.
+    maps, haadf
+        Whole or cropped alike; by default what the result was fused from.
+
+    Returns
+    -------
+    Inputs
+        ElementMaps and Signal2D; None where they are not known, or on another grid, which is logged.
+    """
+    known = fused._inputs or Inputs(None, None)
+    maps = known.maps if maps is None else element_maps(maps)
+    haadf = known.haadf if haadf is None else _image_on_axes(haadf, maps, fused)
+    return Inputs(_part(maps, fused, "measured maps are"), _part(haadf, fused, "HAADF image is"))
+
+
+def _image_on_axes(haadf, *grids):
+    """A HAADF image as a Signal2D on the axes of the first of ``grids`` of its shape, as in a fit; else on its own."""
+    import hyperspy.api as hs
+
+    image = image_array(haadf)
+    for grid in grids:
+        if grid is not None and grid.axes_manager.signal_shape == image.shape[::-1]:
+            return image_signal(image, grid, haadf.metadata.General.title)
+    return hs.signals.Signal2D(image, axes=spatial_axes(haadf))
+
+
+def _part(whole, fused, what):
+    """The crop of ``whole`` that ``fused`` covers, None where it is none."""
+    window = None if whole is None else _window(fused, whole)
+    if window is None:
+        if whole is not None:
+            _logger.warning("The %s on another grid than the fused maps and left out.", what)
+        return None
+    return whole.isig[window[::-1]]
+
+
 def plot_fused(fused, crop=None, maps=None, haadf=None):
     """Draw a result with whatever is known of its inputs; see ``ElementMaps.plot_fusion``."""
     from hyperspy_fusion.plot import plot_fusion
 
-    raw, measured = _measured(fused, maps, haadf)
+    is_result = fused.metadata.has_item("Fusion")
+    if not is_result:
+        maps = fused
+    elif maps is None and fused._inputs is None:
+        _logger.warning("Measured maps are not saved with fused ones: pass maps= and haadf= to see them too.")
+    measured = inputs_of_part(fused, maps, haadf)
+    modelled = whole_modelled_haadf(fused)
     y, x = axis_dicts(fused.axes_manager.signal_axes, fused)
-    # the image of some of the elements would look like a bad fit
-    whole = fused.metadata.has_item("Fusion") and set(fused.elements) == set(fused.metadata.Fusion.elements)
     return plot_fusion(
-        np.asarray(fused.data).reshape(-1, y["size"], x["size"]),
+        np.asarray(fused.data).reshape(-1, y["size"], x["size"]) if is_result else None,
         fused.elements,
-        raw=raw,
-        haadf=measured,
-        modelled_haadf=modelled_haadf(fused).data if whole else None,
+        raw=None if measured.maps is None else np.stack([measured.maps.get_map(e).data for e in fused.elements]),
+        haadf=None if measured.haadf is None else measured.haadf.data,
+        modelled_haadf=None if modelled is None else modelled.data,
         scale=(y["scale"], x["scale"]),
         units=str(x["units"]),
         offset=(y["offset"], x["offset"]),
@@ -84,28 +167,13 @@ def plot_fused(fused, crop=None, maps=None, haadf=None):
     )
 
 
-def _measured(fused, maps, haadf):
-    """Arrays of the measured maps and HAADF image on the grid of ``fused``, None where they are not known."""
-    inputs = fused._inputs or Inputs(None, None)
-    maps = inputs.maps if maps is None else element_maps(maps)
-    haadf = inputs.haadf if haadf is None else haadf
-    if maps is None:
-        _logger.warning("Measured maps are not saved with fused ones: pass maps= and haadf= to see them too.")
-        return None, None if haadf is None else image_array(haadf)
-    window = _window(fused, maps)
-    if window is None:
-        _logger.warning("The measured maps are on another grid than the fused ones and are left out of the plot.")
-        return None, None
-    raw = np.stack([np.asarray(maps.get_map(element).data)[window] for element in fused.elements])
-    return raw, None if haadf is None else image_array(haadf)[window]
-
-
 def _window(part, whole):
     """Slices (y, x) of ``whole`` that ``part`` covers; None where it is not a crop of it."""
     slices = []
     for p, w in zip(*(axis_dicts(s.axes_manager.signal_axes, s) for s in (part, whole)), strict=True):
         start = round((p["offset"] - w["offset"]) / w["scale"])
-        if not np.isclose(p["scale"], w["scale"]) or start < 0 or start + p["size"] > w["size"]:
+        same = np.isclose(p["scale"], w["scale"]) and p["name"] == w["name"]
+        if not same or start < 0 or start + p["size"] > w["size"]:
             return None
         slices.append(slice(start, start + p["size"]))
     return tuple(slices)

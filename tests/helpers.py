@@ -23,7 +23,10 @@ def scan_signals(ny=12, nx=15, elements=("Fe", "O"), dtype="float32", seed=0):
 
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:ny, :nx]
-    axes = [{"name": n, "size": s, "scale": 0.5, "units": "nm", "offset": 3.0} for n, s in (("y", ny), ("x", nx))]
+    axes = [
+        {"name": "y", "size": ny, "scale": 0.4, "offset": -2.0, "units": "nm"},
+        {"name": "x", "size": nx, "scale": 0.5, "offset": 3.0, "units": "nm"},
+    ]
     maps, haadf = [], np.zeros((ny, nx))
     for i, element in enumerate(elements):
         mean = 1 + 6 * np.exp(-((y - ny / 2) ** 2 + (x - (i + 1) * nx / (len(elements) + 1)) ** 2) / 20)

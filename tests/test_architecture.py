@@ -22,7 +22,7 @@ STOREYS = [
     ("grids",),
     ("export",),
     ("plot",),
-    ("data",),
+    ("data", "advice"),
     ("fusion.solvers",),
     ("fusion.problem",),
     ("fusion.elastic", "fusion.noise", "fusion.regularizers"),

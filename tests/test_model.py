@@ -1,7 +1,10 @@
 """`fuse`, `s.fuse` and `FusedMultiModal`: signals in, signals out."""
 
 import inspect
-import logging
+import os
+import re
+import subprocess
+import sys
 
 import dask.array as da
 import hyperspy.api as hs
@@ -28,7 +31,7 @@ def test_result_keeps_axes_units_and_acquisition(scan):
     fused = hf.fuse(maps, haadf)
     assert type(fused) is hf.ElementMaps and fused.data.shape == (2, 12, 15) and fused.data.dtype == np.float32
     x, y = fused.axes_manager.signal_axes
-    assert (x.scale, x.offset, x.units, y.scale, y.offset, y.units) == (0.5, 3.0, "nm", 0.5, 3.0, "nm")
+    assert (x.scale, x.offset, x.units, y.scale, y.offset, y.units) == (0.5, 3.0, "nm", 0.4, -2.0, "nm")
     assert fused.elements == ["Fe", "O"] == fused.metadata.Sample.elements
     assert fused.metadata.Acquisition_instrument.TEM.beam_energy == 200
     assert fused.metadata.Signal.signal_type == "element_maps"
@@ -45,9 +48,11 @@ def test_method_and_function_are_one(scan):
 
 
 def test_settings_show_in_the_signature():
-    for function in (hf.fuse, hf.FusedMultiModal.fit):
+    for function in (hf.fuse, hf.FusedMultiModal.fit, BaseSignal.fuse, hf.ElementMaps.fuse):
         parameters = inspect.signature(function).parameters
         assert parameters["lambda_tv"].default == 0.15 and "settings" not in parameters
+    for function in (hf.fuse, BaseSignal.fuse):
+        assert "Weight of the total variation, > 0" in function.__doc__
 
 
 def test_metadata_tell_the_fit(scan):
@@ -71,7 +76,25 @@ def test_lost_intensity_is_said(scan, caplog):
     ratios = [float(fused.get_map(e).data.sum() / m.data.sum()) for e, m in zip(("Fe", "O"), maps, strict=True)]
     np.testing.assert_allclose(fused.metadata.Fusion.total_ratios, ratios, rtol=1e-5)
     assert f"Fe {ratios[0]:.0%}, O {ratios[1]:.0%}" in caplog.text
-    assert any("does not keep intensities" in w for w in fused.metadata.Fusion.warnings)
+    assert any("read no amounts off these maps" in w for w in fused.metadata.Fusion.warnings)
+
+
+def test_haadf_that_the_maps_do_not_explain_is_said(scan, caplog):
+    maps, haadf = scan
+    good = hf.fuse(maps, haadf).metadata.Fusion
+    assert good.haadf_correlation > 0.9 and "explain little" not in caplog.text
+    shuffled = haadf.deepcopy()
+    np.random.default_rng(0).shuffle(shuffled.data.reshape(-1))
+    bad = hf.fuse(maps, shuffled, lambda_haadf=0.02, background=0.01)
+    expected = np.corrcoef(bad.modelled_haadf().data.ravel(), shuffled.data.ravel())[0, 1]
+    assert bad.metadata.Fusion.haadf_correlation == pytest.approx(expected, abs=1e-4)
+    assert any("explain little of the HAADF image" in w for w in bad.metadata.Fusion.warnings)
+
+
+def test_totals_that_cannot_be_judged_are_said(scan):
+    maps, haadf = scan
+    lowered = [with_data(m, m.data - m.data.mean() - 0.1) for m in maps]
+    assert "Fe unknown (no positive total)" in " ".join(hf.fuse(lowered, haadf).metadata.Fusion.warnings)
 
 
 def test_order_of_bytes_and_integers_do_not_matter(scan):
@@ -148,9 +171,27 @@ def test_bad_settings_get_a_sentence(scan, options, error):
 def test_divergence_raises_and_leaves_the_model_usable(scan):
     maps, haadf = scan
     model = hf.FusedMultiModal(haadf, maps)
+    model.fit(max_iter=2, lambda_tv=0.1)
     with pytest.raises(FloatingPointError, match="infinite or NaN: lower lambda_chem"):
-        model.fit(lambda_haadf=1e30, gamma=4, lambda_tv=None)
-    assert model.fit(lambda_haadf=None, gamma=1.6, lambda_tv=0.1, max_iter=2).nit == 2
+        model.fit(lambda_haadf=1e30, gamma=4, lambda_tv=None, max_iter=1)
+    assert model.fit_output is None and "not fitted" in repr(model)
+    # as before the first fit, with the settings that had worked
+    np.testing.assert_array_equal(model.fit(max_iter=2).x, hf.fuse(maps, haadf, max_iter=2, lambda_tv=0.1).data)
+
+
+def test_failing_callback_does_not_leave_a_false_record(scan):
+    maps, haadf = scan
+    model = hf.FusedMultiModal(haadf, maps)
+    model.fit(max_iter=2)
+
+    def fail(state):
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        model.fit(gamma=2, callback=fail)
+    with pytest.raises(ValueError, match="call fit"):
+        model.as_signal()
+    assert model.settings.gamma == 1.6 and model.fit(max_iter=2).nit == 2
 
 
 def test_constant_map_is_kept_and_reported(scan, caplog):
@@ -163,6 +204,8 @@ def test_constant_map_is_kept_and_reported(scan, caplog):
     expected = hf.fuse(maps, haadf)
     np.testing.assert_array_equal(fused.data[[0, 2]], expected.data)
     assert "The map of S is constant" in caplog.text
+    model = hf.FusedMultiModal(haadf, [maps[0], constant, maps[1]])
+    np.testing.assert_array_equal(model.fit().x, fused.data)
     assert fused.metadata.Fusion.constant_elements == ["S"]
     np.testing.assert_allclose(fused.modelled_haadf().data, expected.modelled_haadf().data, rtol=1e-5)
 
@@ -203,6 +246,46 @@ def test_refit_with_another_objective_starts_a_new_history(scan):
     normalised = reached / np.ptp([m.data for m in maps], axis=(1, 2), keepdims=True)
     expected = sum(twin.tv(m) for m in normalised)  # of maps whose minimum is zero, so that offsets cancel
     assert output.cost_history["tv"][0] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("option", [{"tv_iter": 2}, {"tv_solver": "gp"}, {"warm_start": True}])
+def test_refit_by_another_algorithm_starts_a_new_history(scan, option):
+    model = hf.FusedMultiModal(scan[1], scan[0])
+    model.fit(max_iter=3)
+    assert model.fit(max_iter=2, **option).nit == 2
+
+
+def test_refit_in_another_precision(scan):
+    model = hf.FusedMultiModal(scan[1], scan[0])
+    model.fit(max_iter=3)
+    assert model.fit(max_iter=2, dtype="float64").x.dtype == np.float64
+
+
+def test_threshold_is_for_the_first_fit(scan):
+    model = hf.FusedMultiModal(scan[1], scan[0])
+    model.fit(max_iter=3, threshold=0.3)
+    assert model.fit(max_iter=1).nit == 4
+    with pytest.raises(ValueError, match="threshold is 0.4, and acts on the start of a fit only"):
+        model.fit(threshold=0.4)
+    assert model.fit_output.nit == 4
+
+
+def test_maps_changed_between_fits_are_refused(scan):
+    stack = hf.element_maps(scan[0])
+    model = hf.FusedMultiModal(scan[1], stack)
+    model.fit(max_iter=2)
+    stack.data *= 3
+    with pytest.raises(ValueError, match="have changed since the last fit"):
+        model.fit()
+
+
+def test_fit_output(scan):
+    model = hf.FusedMultiModal(scan[1], scan[0])
+    output = model.fit(max_iter=3)
+    assert output is model.fit_output and output.success and output.nit == 3
+    assert output.fun == output.cost_history["total"][-1] != output.cost_history["total"][0]
+    assert not model.fit(max_iter=3, tol=1e-12).success
+    assert model.fit(max_iter=500, tol=0.05).success
 
 
 def test_parts_of_the_model(scan):
@@ -262,15 +345,25 @@ def test_rising_objective_is_said(scan, caplog):
     assert "The objective was lowest after" in caplog.text
 
 
-def test_compiling_is_said(scan, caplog, monkeypatch):
-    from hyperspy_fusion.fusion import kernels
+FIRST_FITS = """
+import sys, hyperspy_fusion as hf
+maps, haadf = hf.data.core_shell((16, 16)).signals()
+for dtype in sys.argv[1:]:
+    hf.fuse(maps, haadf, max_iter=1, dtype=dtype, show_progressbar=False)
+"""
 
-    caplog.set_level(logging.INFO)
-    hf.fuse(*scan, max_iter=1)
-    assert "Compiling" not in caplog.text
-    monkeypatch.setattr(kernels, "are_compiled", lambda dtype: False)
-    hf.fuse(*scan, max_iter=1)
-    assert "Compiling the fusion kernels for float32 maps, once per machine" in caplog.text
+
+@pytest.mark.slow
+def test_compiling_is_said_once_for_each_dtype(tmp_path):
+    def messages(*dtypes):
+        command = [sys.executable, "-c", FIRST_FITS, *dtypes]
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
+        return re.findall(r"Compiling the fusion kernels for (\w+)", said)
+
+    assert messages("float32", "float32") == ["float32"]
+    assert messages("float32", "float64") == ["float64"]
+    assert messages("float64", "float32") == []
 
 
 # ---- the method of every signal ------------------------------------------------------------------------
@@ -335,8 +428,15 @@ def test_nothing_of_the_users_is_changed(scan, call):
 
 def test_results_do_not_change_when_the_input_does(scan):
     maps, haadf = scan
-    fused = hf.fuse(maps, haadf, max_iter=2)
-    copy = fused.data.copy()
+    model = hf.FusedMultiModal(haadf, maps)
+    model.fit(max_iter=2)
+    fused = model.as_signal()
+    copy, residual = fused.data.copy(), model.residual().data
+    for signal in (*maps, haadf):
+        signal.data[:] = 1
+    np.testing.assert_array_equal(fused.data, copy)
+    np.testing.assert_array_equal(model.residual().data, residual)
+    maps, haadf = scan_signals()
     fused_again = fused.fuse(haadf, max_iter=1)
     np.testing.assert_array_equal(fused.data, copy)
     assert not np.shares_memory(fused.data, fused_again.data)

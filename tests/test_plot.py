@@ -36,7 +36,7 @@ def colour_bars(axes):
 def test_raw_over_fused_beside_haadf_over_modelled_haadf():
     raw = FUSED + 1
     axes = plot_fusion(FUSED, ["Fe", "O"], raw=raw, haadf=HAADF, modelled_haadf=HAADF - 1)
-    assert titles(axes) == [["HAADF", "Fe, raw", "O, raw"], ["modelled HAADF", "Fe, fused", "O, fused"]]
+    assert titles(axes) == [["HAADF", "Fe, measured", "O, measured"], ["modelled HAADF", "Fe, fused", "O, fused"]]
     np.testing.assert_array_equal(shown(axes[0, 0]), HAADF)
     np.testing.assert_array_equal(shown(axes[1, 0]), HAADF - 1)
     np.testing.assert_array_equal(shown(axes[0, 2]), raw[1])
@@ -197,7 +197,7 @@ def test_draws_into_a_given_figure():
         ({"raw": FUSED[:1]}, r"raw has shape \(1, 4, 6\), expected \(2, 4, 6\)"),
         ({"haadf": HAADF.T}, r"HAADF has shape \(6, 4\), expected \(4, 6\)"),
         ({"crop": (3, 3, 0, 2)}, r"crop \(3, 3, 0, 2\) leaves no pixel.*6 x 4"),
-        ({"crop": (0, 3)}, r"crop is \(0, 3\): it must be \(left, right, top, bottom\)"),
+        ({"crop": (0, 3)}, r"crop is \(0, 3\): it must be four numbers"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, sentence):
@@ -244,3 +244,16 @@ def test_convergence_takes_axes():
 def test_convergence_needs_its_terms():
     with pytest.raises(ValueError, match="history has no chem, tv: it must hold haadf, chem and tv"):
         plot_convergence({"haadf": [1, 2]}, WEIGHTS)
+
+
+def test_measured_maps_alone_are_called_so():
+    axes = plot_fusion(None, ["Fe", "O"], raw=FUSED, haadf=HAADF)
+    assert titles(axes) == [["HAADF", "Fe, measured", "O, measured"]]
+    with pytest.raises(ValueError, match="no maps to plot"):
+        plot_fusion(None, ["Fe"])
+
+
+@pytest.mark.parametrize("crop", ["5 nm", ("5 nm", None, None, None), ("5", None, None, None), 7, (1, 2, 3)])
+def test_crop_that_is_not_four_numbers(crop):
+    with pytest.raises(ValueError, match="must be four numbers"):
+        plot_fusion(FUSED, ["Fe", "O"], crop=crop)

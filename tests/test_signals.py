@@ -84,6 +84,83 @@ def test_turning_to_spectra_and_back(fused):
     np.testing.assert_array_equal(back.data, fused.data)
 
 
+def test_swapped_axes(fused):
+    assert fused.swap_axes("x", "y").elements == ELEMENTS
+    # of one element, that every column of the maps is one is no less wrong
+    for maps in (fused, fused.inav[:1]):
+        with pytest.raises(ValueError, match="has no map for each of the elements"):
+            maps.swap_axes("element", "x").elements  # noqa: B018
+
+
+def test_crop_and_slice_into_another_signal(fused):
+    out = fused.inav[:2]
+    fused.inav.__getitem__(slice(2, None), out=out)
+    assert out.elements == ["Si", "S"]
+    np.testing.assert_array_equal(out.get_map("S").data, fused.data[3])
+    first = fused.deepcopy()
+    first.crop("element", 0, 2)
+    fused.crop("element", 1, 3)
+    assert first.elements == ["Fe", "O"] and fused.elements == ["O", "Si"]
+    assert hs.stack([first, fused]).inav[:, 1].elements == ["O", "Si"]
+
+
+# ---- stacks made by HyperSpy -----------------------------------------------------------------------------
+
+
+def test_stacked_maps_know_their_elements(fused):
+    stack = hs.stack([fused.get_map("O"), fused.get_map("S"), fused.get_map("Fe")])
+    assert stack.elements == ["O", "S", "Fe"]
+    for part, elements in [(stack, "O S Fe"), (stack.inav[::-1], "Fe S O"), (stack.inav[1:], "S Fe")]:
+        assert part.elements == elements.split()
+        for element, one in zip(part.elements, part.split(), strict=True):
+            assert one.elements == [element] == part.get_map(element).elements
+            assert one.metadata.General.title == element
+            np.testing.assert_array_equal(one.data, fused.get_map(element).data)
+            np.testing.assert_array_equal(part.get_map(element).data, one.data)
+
+
+def test_stack_that_does_not_tell_its_elements_says_so(fused):
+    iron, oxygen = fused.get_map("Fe"), fused.get_map("O")
+    stack = hs.stack([iron, oxygen])
+    for untold in (
+        stack.sum(0),
+        hs.stack([iron, oxygen], stack_metadata=False),
+        hs.stack([iron, oxygen], stack_metadata=False).inav[1],
+        hs.stack([iron, oxygen], stack_metadata=0).inav[1],
+        hs.stack([iron, oxygen], new_axis_name="z").inav[1],
+        # of slices of one fit, whose axes HyperSpy takes for that of the first
+        hs.stack([fused.inav[:2], fused.inav[2:]]),
+        hs.stack([fused.inav[:1], fused.inav[2:3]], axis="element"),
+        hs.stack([fused.split("element", number_of_parts=2)[i] for i in (1, 0)]),
+        oxygen / iron,
+    ):
+        with pytest.raises(ValueError, match="has no map for each of the elements"):
+            untold.elements  # noqa: B018
+    assert stack.mean("x").metadata.Sample.elements == ["Fe"]  # HyperSpy's, and no longer ElementMaps
+    with pytest.raises(ValueError, match="2 maps of 'Fe'"):
+        hs.stack([iron, iron]).get_map("Fe")
+
+
+def test_members_of_a_stack_of_results(fused):
+    stack = hs.stack([fused, fused * 2])
+    for turned in (stack, stack.transpose(navigation_axes=(1, 0))):
+        assert turned.elements == ELEMENTS
+        oxygen = turned.get_map("O")
+        assert oxygen.elements == ["O", "O"]
+        np.testing.assert_array_equal(oxygen.data, [fused.data[1], 2 * fused.data[1]])
+    np.testing.assert_array_equal(stack.inav[1].data, stack.get_map("O").data)
+    assert stack.inav[1].elements == ["O", "O"] and stack.inav[1:].elements == ELEMENTS[1:]
+    parts = hs.stack([fused.inav[:2], fused.inav[2:]])
+    assert parts.inav[:, 1].elements == ["Si", "S"] and parts.inav[1, 1].elements == ["S"]
+    assert parts.inav[1, 1].metadata.General.title == "S"
+
+
+def test_saved_stack_knows_its_elements(fused, tmp_path):
+    hs.stack([fused.get_map("O"), fused.get_map("S")]).save(tmp_path / "stack.hspy")
+    loaded = hs.load(tmp_path / "stack.hspy")
+    assert loaded.elements == ["O", "S"] and loaded.get_map("S").elements == ["S"]
+
+
 def test_lazy_twin(fused):
     lazy = fused.as_lazy()
     assert type(lazy).__name__ == "LazyElementMaps" and isinstance(lazy, hf.ElementMaps)
@@ -96,6 +173,7 @@ def test_lazy_twin(fused):
 def test_arithmetic_keeps_labels(fused):
     doubled = fused * 2
     assert doubled.elements == ELEMENTS and type(doubled) is hf.ElementMaps
+    assert (fused - doubled).elements == ELEMENTS == (fused * (fused.get_map("O") > 1)).elements
     assert hs.stack([fused, doubled]).elements == ELEMENTS
 
 
@@ -126,7 +204,7 @@ def test_saving_and_loading(fused, tmp_path, extension, lazy):
             other = after[key][name] if name else after[key]
             other = np.asarray(other) if isinstance(value, np.ndarray) else other
             assert plain(other) == plain(value) or np.array_equal(other, value, equal_nan=True), (key, name)
-    assert [a.scale for a in loaded.axes_manager.signal_axes] == [0.5, 0.5]
+    assert [(a.name, a.scale, a.offset) for a in loaded.axes_manager.signal_axes] == [("x", 0.5, 3), ("y", 0.4, -2)]
     np.testing.assert_allclose(loaded.modelled_haadf().data, fused.modelled_haadf().data, rtol=1e-6)
 
 
@@ -162,6 +240,72 @@ def test_maps_without_a_fit_have_nothing_to_show():
             show()
 
 
+# ---- the modelled HAADF image ----------------------------------------------------------------------------
+
+
+def test_modelled_haadf_lies_on_the_axes_of_the_maps(fused):
+    image = fused.modelled_haadf()
+    assert [(a.name, a.scale, a.offset) for a in image.axes_manager.signal_axes] == [("x", 0.5, 3), ("y", 0.4, -2)]
+
+
+def test_modelled_haadf_of_a_crop_is_the_crop_of_it(fused, tmp_path):
+    whole = fused.modelled_haadf()
+    fused.isig[2:8, 1:].save(tmp_path / "crop.hspy")
+    for crop in (fused.isig[2:8, 1:], fused.inav[::-1].isig[2:8, 1:], hs.load(tmp_path / "crop.hspy")):
+        np.testing.assert_allclose(crop.modelled_haadf().data, whole.data[1:, 2:8], rtol=1e-6)
+
+
+def test_member_of_a_stack_of_results_has_its_own_fit(fused):
+    maps, haadf = scan_signals(elements=ELEMENTS, seed=1)
+    other = hf.fuse(maps, haadf, max_iter=2, gamma=1)
+    stack = hs.stack([fused, other])
+    for i, fit in enumerate((fused, other)):
+        np.testing.assert_array_equal(stack.inav[:, i].modelled_haadf().data, fit.modelled_haadf().data)
+    assert len(images(stack.inav[:, 1].plot_fusion())) == 1 + len(ELEMENTS)  # the stack does not know what was measured
+
+
+def smoothed(image):
+    return (image + np.roll(image, 1, 0)) / 2
+
+
+def with_edited_pixels(maps):
+    maps.data[:, :3] *= 1.5
+    return maps
+
+
+CHANGES = {
+    "rebinned": lambda f: f.rebin(scale=(1, 3, 3)),
+    "changed by arithmetic": lambda f: f * 2,
+    "by arithmetic": lambda f: (f + 1).isig[2:8],
+    "were changed by arithmetic": lambda f: -f,
+    "edited": lambda f: f.map(smoothed, inplace=False),
+    "edited after the fit": with_edited_pixels,
+    "a stack of maps, described by the fit of the first": lambda f: hs.stack([f, f]),
+    "is a stack": lambda f: hs.stack([f.get_map("Fe"), f.get_map("O")]),
+}
+
+
+@pytest.mark.parametrize("reason", CHANGES)
+def test_changed_maps_have_no_modelled_haadf(fused, reason, tmp_path, caplog):
+    changed = CHANGES[reason](fused)
+    with pytest.raises(ValueError, match=f"{reason}.*: call modelled_haadf on the result as it was fitted"):
+        changed.modelled_haadf()
+    if changed.elements == ELEMENTS and changed.axes_manager.navigation_dimension == 1:
+        names = {path.name for path in changed.export(tmp_path / "out")}
+        assert "Fe.tif" in names and "HAADF_modelled.tif" not in names and "modelled HAADF image is left" in caplog.text
+
+
+def test_arithmetic_in_place_is_noticed(fused):
+    fused *= 2
+    with pytest.raises(ValueError, match="changed by arithmetic"):
+        fused.modelled_haadf()
+
+
+def test_rebinning_by_one_changes_nothing(fused):
+    expected = fused.modelled_haadf().data
+    np.testing.assert_array_equal(fused.rebin(scale=(1, 1, 1)).modelled_haadf().data, expected)
+
+
 # ---- the picture -----------------------------------------------------------------------------------------
 
 
@@ -188,7 +332,29 @@ def test_plot_of_rebinned_maps_leaves_the_input_out(fused, caplog):
     assert "on another grid" in caplog.text
 
 
+def test_plot_of_a_loaded_crop_takes_whole_and_cropped_images(fused, tmp_path):
+    maps, haadf = scan_signals(elements=ELEMENTS)
+    fused.isig[3:9, 2:].save(tmp_path / "crop.hspy")
+    crop = hs.load(tmp_path / "crop.hspy")
+    bare = hs.signals.Signal2D(haadf.data)  # without calibration
+    for given in (
+        {"haadf": haadf},
+        {"haadf": haadf.isig[3:9, 2:]},
+        {"haadf": haadf, "maps": maps},
+        {"haadf": bare.isig[3:9, 2:]},
+        {"haadf": bare, "maps": maps},
+        {"haadf": bare.T, "maps": maps},
+    ):
+        shown = images(crop.plot_fusion(**given))
+        assert any(np.array_equal(s, haadf.data[2:, 3:9]) for s in shown)
+        assert any(np.array_equal(s, maps[1].data[2:, 3:9]) for s in shown) == ("maps" in given)
+
+
 # ---- export -----------------------------------------------------------------------------------------------
+
+
+def calibration(image):
+    return [value for axis in image.axes_manager.signal_axes for value in (axis.scale, axis.offset)]
 
 
 def test_export(fused, tmp_path):
@@ -201,7 +367,7 @@ def test_export(fused, tmp_path):
     )
     tif = hs.load(folder / "Si.tif")
     assert tif.data.dtype == np.float32 and tif.axes_manager[0].units == "nm"
-    assert tif.axes_manager[0].scale == pytest.approx(0.5) and tif.axes_manager[0].offset == pytest.approx(3.0)
+    assert calibration(tif) == pytest.approx([0.5, 3, 0.4, -2])
     np.testing.assert_array_equal(tif.data, fused.get_map("Si").data)
     with h5py.File(folder / "fused.h5") as file:
         np.testing.assert_array_equal(file["maps/O"][:], fused.get_map("O").data)
@@ -209,7 +375,48 @@ def test_export(fused, tmp_path):
         np.testing.assert_array_equal(file["cost_history/total"][:], fused.metadata.Fusion.cost_history.total)
         assert file["parameters"].attrs["lambda_tv"] == 0.15
         assert list(file["parameters"].attrs["elements"]) == ELEMENTS
-        np.testing.assert_allclose(file["maps/O"].attrs["scale"], 0.5)
+        for name in ("maps/O", "haadf", "modelled_haadf"):
+            np.testing.assert_allclose(file[name].attrs["scale"], [0.4, 0.5])
+            np.testing.assert_allclose(file[name].attrs["offset"], [-2, 3])
+            assert file[name].attrs["units"] == "nm"
+
+
+def test_export_of_a_crop_is_cropped_throughout(fused, tmp_path):
+    whole = {"maps/O": fused.data[1], "haadf": fused._inputs.haadf.data, "modelled_haadf": fused.modelled_haadf().data}
+    fused.isig[2:8, 1:].export(tmp_path / "crop")
+    with h5py.File(tmp_path / "crop" / "fused.h5") as file:
+        for name, image in whole.items():
+            np.testing.assert_allclose(file[name][:], image[1:, 2:8], rtol=1e-6)
+            np.testing.assert_allclose(file[name].attrs["offset"], [-2 + 0.4, 3 + 2 * 0.5])
+    for name in ("O", "HAADF", "HAADF_modelled"):
+        tif = hs.load(tmp_path / "crop" / f"{name}.tif")
+        assert tif.data.shape == (11, 6) and calibration(tif) == pytest.approx([0.5, 4, 0.4, -1.6])
+
+
+def test_export_leaves_out_what_does_not_belong(fused, tmp_path, caplog):
+    # the image of some of the elements would look like a bad fit
+    assert {p.name for p in fused.inav[:2].export(tmp_path / "some")} == {"Fe.tif", "O.tif", "HAADF.tif", "fused.h5"}
+    with h5py.File(tmp_path / "some" / "fused.h5") as file:
+        assert set(file) == {"maps", "haadf", "cost_history", "parameters"}
+    names = {p.name for p in fused.rebin(scale=(1, 3, 3)).export(tmp_path / "rebinned")}
+    assert names == {*(f"{e}.tif" for e in ELEMENTS), "fused.h5"} and "HAADF image is on another grid" in caplog.text
+
+
+def test_export_of_swapped_axes_has_no_unswapped_haadf(tmp_path):
+    maps, haadf = scan_signals(12, 12)
+    for axis in (axis for signal in (*maps, haadf) for axis in signal.axes_manager.signal_axes):
+        axis.scale, axis.offset = 1, 0
+    names = {p.name for p in hf.fuse(maps, haadf, max_iter=1).swap_axes("x", "y").export(tmp_path / "out")}
+    assert "Fe.tif" in names and "HAADF.tif" not in names
+
+
+def test_export_without_a_constant_map_has_the_modelled_image(tmp_path):
+    maps, haadf = scan_signals()
+    flat = maps[0].deepcopy()
+    flat.data[:] = 3
+    flat.metadata.set_item("Sample.elements", ["S"])
+    fused = hf.fuse([*maps, flat], haadf, max_iter=2)
+    assert tmp_path / "HAADF_modelled.tif" in fused.inav[:2].export(tmp_path, overwrite=True)
 
 
 def test_export_overwrites_only_when_told(fused, tmp_path):
@@ -227,3 +434,10 @@ def test_export_of_one_map_and_of_loaded_maps(fused, tmp_path):
     fused.save(tmp_path / "f.hspy")
     names = {p.name for p in hs.load(tmp_path / "f.hspy", lazy=True).export(tmp_path / "loaded")}
     assert "HAADF.tif" not in names and "HAADF_modelled.tif" in names
+
+
+def test_measured_maps_are_plotted_as_measured(caplog):
+    maps, haadf = scan_signals()
+    axes = hf.element_maps(maps).plot_fusion(haadf=haadf)
+    assert [ax.get_title() for ax in axes.flat if ax.images] == ["HAADF", "Fe, measured", "O, measured"]
+    assert not caplog.text

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 
+from hyperspy_fusion.fusion.settings import shows_settings
+
 _logger = logging.getLogger(__name__)
 
 
+@shows_settings
 def fuse(
     self,
     haadf,
@@ -20,7 +23,23 @@ def fuse(
 ):
     """Fuse these element maps or this spectrum image with the HAADF image of the same scan.
 
-    The same as :func:`hyperspy_fusion.fuse` with the signal as its first argument, which see.
+    The same as :func:`hyperspy_fusion.fuse` with the signal as its first argument, which see for what it may be.
+
+    Parameters
+    ----------
+    haadf : BaseSignal
+        The HAADF image of the same scan, on the same pixels.
+    elements : list of str, optional
+        Which elements to take from a spectrum image; the elements of maps that do not name theirs.
+    xray_lines : list of str, optional
+        Which X-ray lines to take from an EDS spectrum image; lines of one element are summed.
+    method : {"published"}
+        The method of Schwartz et al., npj Comput. Mater. 8, 16 (2022).
+    show_progressbar : bool, optional
+        None follows HyperSpy's preference.
+    num_workers : int, optional
+        Threads; None for all.
+    **settings
 
     Returns
     -------

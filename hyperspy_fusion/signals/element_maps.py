@@ -7,11 +7,16 @@ import logging
 import numpy as np
 from hyperspy.signals import LazySignal2D, Signal2D
 
+from hyperspy_fusion.elements import identify_stack, metadata_names
+from hyperspy_fusion.grids import STACK_AXES
 from hyperspy_fusion.signals.attach import fuse
 
 _logger = logging.getLogger(__name__)
 
-ELEMENT_AXIS = "element"
+# of this package, and of hyperspy.api.stack
+ELEMENT_AXIS, STACK_AXIS = STACK_AXES
+# what the metadata list map by map
+_PER_MAP = ("Sample.elements", "Element_maps.xray_lines")
 
 
 class ElementMaps(Signal2D):
@@ -39,23 +44,35 @@ class ElementMaps(Signal2D):
     def elements(self):
         """Element symbols, one for each map, in order; right for every slice of the stack.
 
+        Of maps stacked by ``hyperspy.api.stack``: what the metadata of each, which HyperSpy keeps, say of it.
+
         Raises
         ------
         ValueError
-            Where the maps are no longer those of single elements, as after a sum over elements.
+            Where the maps are no longer those of single elements, as after a sum over elements, or where
+            nothing tells which they are.
         """
-        names = [str(name) for name in np.atleast_1d(self.metadata.get_item("Sample.elements", []))]
-        axis = self._element_axis()
-        if axis is None:
-            positions = np.arange(len(names)) if len(names) == 1 else None
-        else:
-            positions = _whole_numbers(axis.axis, len(names))
-        if positions is None:
+        elements = self._known_elements()
+        if elements is None:
+            names = ", ".join(metadata_names(self.metadata, "Sample.elements")) or "(none)"
             raise ValueError(
-                f"{self!r} has no map for each of the elements {', '.join(names) or '(none)'}: "
-                "slice the stack of maps with inav or get_map instead of summing or rebinning over elements."
+                f"{self!r} has no map for each of the elements {names}: slice the stack of maps with inav or get_map "
+                "instead of summing or mixing elements, and let hyperspy.api.stack keep the metadata of maps."
             )
-        return [names[i] for i in positions]
+        return elements
+
+    def _known_elements(self):
+        """One symbol for each map along `_map_axis`; None where the metadata do not tell."""
+        names, axis = metadata_names(self.metadata, "Sample.elements"), self._map_axis()
+        if axis is not None and axis.name == STACK_AXIS:
+            found = [element for element, _ in identify_stack(self, axis)] if self._members() else [None]
+            return None if None in found else found
+        if not self._members_agree():
+            return None
+        if axis is None:
+            return names if len(names) == 1 and not self.axes_manager.navigation_dimension else None
+        places = _whole_numbers(axis.axis, len(names))
+        return None if places is None else [names[i] for i in places]
 
     def get_map(self, element):
         """The map of one element, ``(|x, y)``, titled by its symbol.
@@ -68,46 +85,135 @@ class ElementMaps(Signal2D):
         Raises
         ------
         ValueError
-            Where there is no such map.
+            Where there is no such map, or several.
         """
         elements = self.elements
         if element not in elements:
             raise ValueError(f"There is no map of {element!r}: the maps are of {', '.join(elements)}.")
-        return self.inav[elements.index(element)] if self._element_axis() else self.deepcopy()
+        if elements.count(element) > 1:
+            raise ValueError(f"There are {elements.count(element)} maps of {element!r}: take one of them by inav.")
+        return self.deepcopy() if self._map_axis() is None else self._map_at(elements.index(element))
+
+    def _map_at(self, index):
+        """The map at ``index`` of `_map_axis`, which need not be the first axis of inav."""
+        slices = [index if axis is self._map_axis() else slice(None) for axis in self.axes_manager.navigation_axes]
+        return self.inav[tuple(slices)]
 
     def split(self, axis="auto", number_of_parts="auto", step_sizes="auto"):
         """The maps of the single elements, each titled by its symbol; other axes are split as by HyperSpy."""
-        own_axis = self._element_axis()
+        own_axis = self._map_axis()
         manual = number_of_parts != "auto" or step_sizes != "auto"
         if own_axis is None or manual or (axis != "auto" and self.axes_manager[axis] is not own_axis):
-            return super().split(axis=axis, number_of_parts=number_of_parts, step_sizes=step_sizes)
-        return [self.get_map(element) for element in self.elements]
+            parts = super().split(axis=axis, number_of_parts=number_of_parts, step_sizes=step_sizes)
+            for part in parts:
+                if isinstance(part, ElementMaps):
+                    part._cut_labels()
+            return parts
+        return [self._map_at(i) for i in range(own_axis.size)]
 
     def rebin(self, new_shape=None, scale=None, crop=True, dtype=None, out=None):
-        """As HyperSpy's, along x and y: maps of different elements are not added up."""
-        axis = self._element_axis()
+        """As HyperSpy's, along x and y: maps of different elements are not added up.
+
+        Pixels are added up, and the elastic law is not linear: rebin :meth:`modelled_haadf` of the result of a fit,
+        for rebinned maps have none.
+        """
+        axis = self._axis(ELEMENT_AXIS)
         if axis is not None:
             at = self.axes_manager._get_axes_in_natural_order().index(axis)
             if (scale is not None and scale[at] != 1) or (new_shape is not None and new_shape[at] != axis.size):
                 raise ValueError("Rebinning over elements would add up maps of different elements: rebin x and y only.")
-        return super().rebin(new_shape=new_shape, scale=scale, crop=crop, dtype=dtype, out=out)
+        binned = super().rebin(new_shape=new_shape, scale=scale, crop=crop, dtype=dtype, out=out)
+        result = binned if out is None else out
+        if result.data.shape != self.data.shape:
+            result._mark_changed("rebinned")
+        return binned
+
+    def crop(self, axis, start=None, end=None, convert_units=False):
+        """As HyperSpy's."""
+        super().crop(axis, start=start, end=end, convert_units=convert_units)
+        self._cut_labels()
 
     def _slicer(self, slices, isNavigation=None, out=None):
         sliced = super()._slicer(slices, isNavigation, out)
         result = sliced if out is None else out
-        before = self._element_axis()
-        if before is not None and isinstance(result, ElementMaps) and result._element_axis() is None:
-            index = np.arange(before.size)[self._get_array_slices(slices, isNavigation)[before.index_in_array]]
-            result._name(self.elements[int(index)])
+        if isinstance(result, ElementMaps):
+            if out is not None:
+                _copy_labels(self, out)
+            array_slices = self._get_array_slices(slices, isNavigation)
+            at = {a.name: a.axis[array_slices[a.index_in_array]] for a in self.axes_manager.navigation_axes}
+            named = ELEMENT_AXIS in at and result._cut_labels(np.atleast_1d(at[ELEMENT_AXIS]))
+            if STACK_AXIS in at and result._axis(STACK_AXIS) is None:
+                result._become_member(round(at[STACK_AXIS]))
+            if named and result._axis(ELEMENT_AXIS) is None:
+                result.metadata.General.title = result.metadata.Sample.elements[0]
         return sliced
 
-    def _element_axis(self):
-        return next((a for a in self.axes_manager.navigation_axes if a.name == ELEMENT_AXIS), None)
+    def _cut_labels(self, values=None):
+        """Shorten the lists of the metadata to the maps at ``values`` of the element axis (now: all of it).
 
-    def _name(self, element):
-        """Mark a signal that was reduced to one map as that of ``element``."""
-        self.metadata.set_item("Sample.elements", [element])
-        self.metadata.General.title = element
+        HyperSpy leaves the lists whole and the axis calibrated, and drops the calibration when it stacks.
+        False where the metadata do not name these maps.
+        """
+        axis = self._axis(ELEMENT_AXIS)
+        if values is None:
+            values = [] if axis is None else axis.axis
+        cut = [_cut_lists(tree, values) for tree in (self.metadata, *(self._members() or []))]
+        if cut[0] and axis is not None:
+            axis.scale, axis.offset = 1, 0
+        return cut[0]
+
+    def _become_member(self, index):
+        """Take the metadata that a map or result had before ``hyperspy.api.stack`` made it member ``index``."""
+        member = self.original_metadata.get_item(f"stack_elements.element{index}")
+        if member is not None:
+            self._metadata = member.metadata.deepcopy()
+            self._original_metadata = member.original_metadata.deepcopy()
+
+    def _members(self):
+        """Metadata of the signals that HyperSpy stacked here; empty where it kept none; None for no stack."""
+        nodes = self.original_metadata.get_item("stack_elements")
+        if nodes is not None:
+            return [nodes[key].metadata for key in nodes.keys()]
+        return [] if self.metadata.has_item("_HyperSpy.Stacking_history") else None
+
+    def _members_agree(self):
+        """Whether the metadata, which are those of the first member of a stack, name the maps of all."""
+        members = self._members()
+        if members is None:
+            return True
+        names = metadata_names(self.metadata, "Sample.elements")
+        return bool(members) and all(metadata_names(member, "Sample.elements") == names for member in members)
+
+    def _axis(self, name):
+        return next((a for a in self.axes_manager.navigation_axes if a.name == name), None)
+
+    def _map_axis(self):
+        """The navigation axis along which one element follows another, None where there is none."""
+        alone = self.axes_manager.navigation_dimension == 1
+        return self._axis(ELEMENT_AXIS) or (self._axis(STACK_AXIS) if alone else None)
+
+    # ---- arithmetic ------------------------------------------------------------------------------
+
+    def _binary_operator_ruler(self, other, op_name):
+        mixed = isinstance(other, ElementMaps) and other.data.dtype != bool
+        mixed = mixed and other._known_elements() != self._known_elements()
+        result = super()._binary_operator_ruler(other, op_name)
+        result._mark_changed("changed by arithmetic")
+        if mixed:
+            # a ratio of Fe and O is a map of neither
+            result.metadata.set_item("Sample.elements", [])
+            result.metadata.General.title = f"{op_name.strip('_')} of several maps"
+        return result
+
+    def _unary_operator_ruler(self, op_name):
+        result = super()._unary_operator_ruler(op_name)
+        result._mark_changed("changed by arithmetic")
+        return result
+
+    def _mark_changed(self, how):
+        """Note in ``metadata.Fusion`` that the maps are no longer those of the fit."""
+        if self.metadata.has_item("Fusion"):
+            self.metadata.set_item("Fusion.changed", how)
 
     # ---- the fit behind the maps ----------------------------------------------------------------
 
@@ -121,6 +227,13 @@ class ElementMaps(Signal2D):
         """The HAADF image that the fused maps explain, ``(|x, y)``, in the units of the measured one.
 
         Needs the maps of all fused elements: the image of fewer is the part of the signal that those explain.
+        It is calculated from the maps as they are.
+
+        Raises
+        ------
+        ValueError
+            Where the maps are not the result of a fit, or no longer: rebinned, calculated with, stacked, or edited.
+            Edited pixels of a crop, which has no total to compare with, are not noticed.
         """
         from hyperspy_fusion.results import modelled_haadf
 
@@ -163,6 +276,9 @@ class ElementMaps(Signal2D):
     def export(self, folder, overwrite=False):
         """Write a calibrated .tif of each map and one .h5 of maps, HAADF, cost history and parameters.
 
+        The HAADF image is cropped as the maps are, and left out where it is not known, as after loading. The modelled
+        one is left out where maps of fitted elements are missing: it would look like a bad fit.
+
         Parameters
         ----------
         folder : str or pathlib.Path
@@ -176,8 +292,10 @@ class ElementMaps(Signal2D):
             The files written.
         """
         from hyperspy_fusion.export import export_maps
+        from hyperspy_fusion.results import inputs_of_part, whole_modelled_haadf
 
-        return export_maps(self, folder, overwrite=overwrite)
+        images = {"HAADF": inputs_of_part(self).haadf, "HAADF_modelled": whole_modelled_haadf(self)}
+        return export_maps(self, {k: v for k, v in images.items() if v is not None}, folder, overwrite=overwrite)
 
 
 class LazyElementMaps(ElementMaps, LazySignal2D):
@@ -191,6 +309,25 @@ def _whole_numbers(values, size):
     positions = np.round(values).astype(int)
     inside = positions.size and positions.min() >= 0 and positions.max() < size
     return positions if inside and np.allclose(values, positions, atol=1e-6) else None
+
+
+def _cut_lists(tree, values):
+    """Shorten what ``tree`` lists map by map; False where it does not name the maps at ``values``."""
+    places = _whole_numbers(values, len(metadata_names(tree, "Sample.elements")))
+    if places is None:
+        return False
+    for key in filter(tree.has_item, _PER_MAP):
+        names = metadata_names(tree, key)
+        tree.set_item(key, [names[i] for i in places])
+    return True
+
+
+def _copy_labels(source, out):
+    """What ``out=`` of a slice needs to be labelled anew."""
+    for key in _PER_MAP:
+        if source.metadata.has_item(key):
+            out.metadata.set_item(key, metadata_names(source.metadata, key))
+    out._original_metadata = source.original_metadata.deepcopy()
 
 
 def _in_memory(node):
