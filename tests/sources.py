@@ -109,3 +109,16 @@ def lazily(source):
     if isinstance(source, list | tuple):
         return [signal.as_lazy() for signal in source]
     return source.as_lazy()
+
+
+def ragged():
+    data = np.empty((3, 4), dtype=object)
+    for index in np.ndindex(3, 4):
+        data[index] = np.zeros(index[0] + 1)
+    return hs.signals.BaseSignal(data, ragged=True)
+
+
+def rgb():
+    signal = hs.signals.Signal1D(np.zeros((3, 4, 3), dtype="u1"))
+    signal.change_dtype("rgb8")
+    return signal

@@ -7,6 +7,7 @@ import hyperspy.api as hs
 import numpy as np
 import pytest
 from helpers import shared
+from sources import ragged, rgb
 
 from hyperspy_fusion import grids
 from hyperspy_fusion.maps import element_maps
@@ -21,19 +22,6 @@ def image(data=PIXELS, scale=0.5, units="nm"):
 
 def axes(size=(3, 4), scale=0.5, units="nm"):
     return [{"size": n, "name": "a", "scale": scale, "offset": 0.0, "units": units} for n in size]
-
-
-def ragged():
-    data = np.empty((3, 4), dtype=object)
-    for index in np.ndindex(3, 4):
-        data[index] = np.zeros(index[0] + 1)
-    return hs.signals.BaseSignal(data, ragged=True)
-
-
-def rgb():
-    signal = hs.signals.Signal1D(np.zeros((3, 4, 3), dtype="u1"))
-    signal.change_dtype("rgb8")
-    return signal
 
 
 def non_uniform():

@@ -21,6 +21,7 @@ def interpreted_helpers(monkeypatch):
     for name in (
         "_primal_row",
         "_extrapolated_row",
+        "_projected",
         "_dual_row",
         "_first_dual_row",
         "_variation_row",

@@ -26,6 +26,8 @@ from sources import (
     images,
     lazily,
     line_images,
+    ragged,
+    rgb,
     stacked,
 )
 
@@ -304,19 +306,6 @@ def test_maps_of_eels_models_do_not_depend_on_hashes():
 
 
 # ---- bad input ----------------------------------------------------------------------------------------
-
-
-def ragged():
-    data = np.empty((3, 4), dtype=object)
-    for index in np.ndindex(3, 4):
-        data[index] = np.zeros(index[0] + 1)
-    return hs.signals.BaseSignal(data, ragged=True)
-
-
-def rgb():
-    signal = hs.signals.Signal1D(np.zeros((3, 4, 3), dtype="u1"))
-    signal.change_dtype("rgb8")
-    return signal
 
 
 def non_uniform():

@@ -258,7 +258,9 @@ def test_refit_by_another_algorithm_starts_a_new_history(scan, option):
 def test_refit_in_another_precision(scan):
     model = hf.FusedMultiModal(scan[1], scan[0])
     model.fit(max_iter=3)
-    assert model.fit(max_iter=2, dtype="float64").x.dtype == np.float64
+    used = []
+    output = model.fit(max_iter=2, dtype="float64", callback=lambda state: used.append(state.x.dtype))
+    assert output.x.dtype == np.float64 and set(used) == {np.dtype(np.float64)}
 
 
 def test_threshold_is_for_the_first_fit(scan):

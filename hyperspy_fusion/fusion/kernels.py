@@ -174,6 +174,19 @@ def _extrapolated_row(p, q, p_old, q_old, momentum, r, s):
     return r, s
 
 
+@njit(inline="always")
+def _projected(p, q, isotropic, one):
+    """Projection of one dual vector: onto the unit disc, or each component onto [-1, 1]."""
+    if isotropic:
+        shrink = one / np.sqrt(max(one, p * p + q * q))
+        p *= shrink
+        q *= shrink
+    else:
+        p = min(max(p, -one), one)
+        q = min(max(q, -one), one)
+    return p, q
+
+
 @njit(fastmath=FASTMATH)
 def _dual_row(u, u_below, step, isotropic, r, s, p, q):
     """One row of the projected ascent ``(p, q) <- P[(r, s) + step L^T u]``; (r, s) is not (p, q)."""
@@ -182,13 +195,7 @@ def _dual_row(u, u_below, step, isotropic, r, s, p, q):
     for j in range(last):
         p_new = r[j] + step * (u[j] - u_below[j])
         q_new = s[j] + step * (u[j] - u[j + 1])
-        if isotropic:
-            shrink = one / np.sqrt(max(one, p_new * p_new + q_new * q_new))
-            p[j] = p_new * shrink
-            q[j] = q_new * shrink
-        else:
-            p[j] = min(max(p_new, -one), one)
-            q[j] = min(max(q_new, -one), one)
+        p[j], q[j] = _projected(p_new, q_new, isotropic, one)
     p[last] = min(max(r[last] + step * (u[last] - u_below[last]), -one), one)
     q[last] = u.dtype.type(0)
 
@@ -202,13 +209,7 @@ def _first_dual_row(v, v_below, step, isotropic, p, q):
         u = max(v[j], zero)
         p_new = step * (u - max(v_below[j], zero))
         q_new = step * (u - max(v[j + 1], zero))
-        if isotropic:
-            shrink = one / np.sqrt(max(one, p_new * p_new + q_new * q_new))
-            p[j] = p_new * shrink
-            q[j] = q_new * shrink
-        else:
-            p[j] = min(max(p_new, -one), one)
-            q[j] = min(max(q_new, -one), one)
+        p[j], q[j] = _projected(p_new, q_new, isotropic, one)
     p[last] = min(max(step * (max(v[last], zero) - max(v_below[last], zero)), -one), one)
     q[last] = zero
 
@@ -360,10 +361,11 @@ def threads(num_workers):
 def are_compiled(dtype):
     """True where the kernels for maps of ``dtype`` are in memory or in the disk cache."""
     wanted = numba.from_dtype(np.dtype(dtype))
-    return all(
-        any(signature[0].dtype == wanted for signature in [*kernel.signatures, *_cached_signatures(kernel)])
-        for kernel in (gradient_step, prox_tv)
-    )
+
+    def has(signatures):
+        return any(signature[0].dtype == wanted for signature in signatures)
+
+    return all(has(kernel.signatures) or has(_cached_signatures(kernel)) for kernel in (gradient_step, prox_tv))
 
 
 def _cached_signatures(kernel):
