@@ -330,7 +330,7 @@ def main():
         import numba
 
         print(f"{os.cpu_count()} cores, {numba.get_num_threads()} threads; Python {sys.version.split()[0]}")
-        print(f"our compilation, left out below: {seconds:.1f} s once per machine; the peer comes compiled")
+        print(f"our compilation, left out below: {seconds:.1f} s once per environment; the peer comes compiled")
         met = [report(measure(case, options.quick)) for case in CASES if case.size in options.cases]
         if not options.no_memory:
             met.append(report_memory())

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
-
-_logger = logging.getLogger(__name__)
 
 
 def export_maps(fused, others, folder, *, overwrite=False):
@@ -59,7 +56,7 @@ def _save_h5(fused, images, path):
 def _write_fit(file, fit):
     for term, values in fit.pop("cost_history").items():
         file[f"cost_history/{term}"] = values
+    parameters = fit.pop("parameters")
     group = file.create_group("parameters")
-    for name, value in {**fit, **fit.pop("parameters")}.items():
-        if not isinstance(value, dict):
-            group.attrs[name] = "None" if value is None else value
+    for name, value in {**fit, **parameters}.items():
+        group.attrs[name] = "None" if value is None else value

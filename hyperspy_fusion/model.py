@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from importlib.metadata import version
 from numbers import Integral
 
@@ -17,8 +16,6 @@ from hyperspy_fusion.fusion.settings import METHODS, settings_for, shows_setting
 from hyperspy_fusion.grids import axis_dicts, check_same_scan, image_array, spatial_axes
 from hyperspy_fusion.maps import element_maps
 from hyperspy_fusion.results import Inputs, fused_signal, image_signal
-
-_logger = logging.getLogger(__name__)
 
 # settings that say how long to iterate; where another one changes, the cost history begins anew
 _RUN_SETTINGS = ("max_iter", "tol", "threshold")
@@ -244,11 +241,11 @@ class FusedMultiModal:
 
     def plot(self, crop=None):
         """Measured over fused maps; see :meth:`ElementMaps.plot_fusion`."""
-        return self.as_signal().plot_fusion(crop=crop)
+        return self._signal(self._data()).plot_fusion(crop=crop)
 
     def plot_convergence(self):
         """Terms of the objective against the iterations; see :meth:`ElementMaps.plot_convergence`."""
-        return self.as_signal().plot_convergence()
+        return self._signal(self._data()).plot_convergence()
 
     @property
     def components(self):

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 from hyperspy.signals import LazySignal2D, Signal2D
 
 from hyperspy_fusion.elements import identify_stack, metadata_names
 from hyperspy_fusion.grids import STACK_AXES
 from hyperspy_fusion.signals.attach import fuse
-
-_logger = logging.getLogger(__name__)
 
 # of this package, and of hyperspy.api.stack
 ELEMENT_AXIS, STACK_AXIS = STACK_AXES
