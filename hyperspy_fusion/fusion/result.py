@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 
 import numpy as np
@@ -11,33 +11,58 @@ import numpy as np
 class StopReason(Enum):
     """Why a fit stopped; each value is a sentence to show."""
 
-    CONVERGED = "The relative change of the maps in one iteration fell to the tolerance."
+    CONVERGED = "The relative change of the maps in one iteration, or its bound, fell to the tolerance."
     MAX_ITER = "All iterations were run."
     NOT_CONVERGED = (
         "All iterations were run without reaching the tolerance: raise max_iter or tol, or, where the change no "
         "longer falls because the maps swing, raise background or lower lambda_chem."
+    )
+    STALLED = (
+        "No step lowers the objective any more, within the rounding of the dtype, although the tolerance is not "
+        "reached: pass dtype='float64', or take the maps as they are."
     )
     INTERRUPTED = "Interrupted: the maps are those of the last complete iteration."
     STOPPED = "Stopped by the callback: the maps are those of the last complete iteration."
     NOT_FINITE = "The maps became infinite or NaN: lower lambda_chem or lambda_haadf, or raise background."
 
 
+# with a duality gap the reason can be told by number
+_WITH_GAP = {
+    StopReason.CONVERGED: "The relative duality gap fell to {gap:.2g}, within the tolerance.",
+    StopReason.NOT_CONVERGED: (
+        "All iterations were run, and the relative duality gap is {gap:.2g}, which is above the tolerance: raise "
+        "max_iter, fit again to go on, or raise tol where this is near enough."
+    ),
+    StopReason.NOT_FINITE: "The maps became infinite or NaN: pass dtype='float64'.",
+}
+
+
 @dataclass(frozen=True)
 class CostHistory:
-    """Terms of the objective at the start (index 0) and after every iteration.
+    """Terms of the objective at the start (index 0) and after every iteration, or every so many.
 
-    ``haadf``, ``chem`` and ``tv`` are unweighted, ``total`` is the weighted sum that is minimised.
-    Each is a float64 array of ``n_iter + 1`` values.
+    ``total`` is what is minimised: the weighted sum of ``haadf``, ``chem`` and ``tv`` for the published method, their
+    plain sum for the calibrated one, whose terms are weighted already. Each is a float64 array of ``n_iter + 1``
+    values, or of as many as ``iteration`` has.
+
+    Attributes
+    ----------
+    iteration
+        Iterations at which the terms were evaluated; None for all.
+    gap
+        Relative duality gap at these; None for a method without.
     """
 
     haadf: np.ndarray
     chem: np.ndarray
     tv: np.ndarray
     total: np.ndarray
+    iteration: np.ndarray | None = None
+    gap: np.ndarray | None = None
 
     def as_dict(self):
-        """The four arrays by name."""
-        return {"haadf": self.haadf, "chem": self.chem, "tv": self.tv, "total": self.total}
+        """The arrays by name, without those that are None."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
 
 @dataclass(frozen=True)
@@ -57,7 +82,9 @@ class FusionResult:
     reason
         Why it stopped.
     change
-        Relative change of the maps in the last iteration; infinite before the first.
+        Relative change of the maps in the last iteration; infinite before the first, NaN for a method with a gap.
+    gap
+        Relative duality gap of the maps; NaN for a method without.
     """
 
     maps: np.ndarray
@@ -65,7 +92,15 @@ class FusionResult:
     history: CostHistory
     n_iter: int
     reason: StopReason
-    change: float
+    change: float = np.nan
+    gap: float = np.nan
+
+    @property
+    def message(self) -> str:
+        """The reason as a sentence, with the duality gap where there is one."""
+        if np.isnan(self.gap):
+            return self.reason.value
+        return _WITH_GAP.get(self.reason, self.reason.value).format(gap=self.gap)
 
     @property
     def success(self) -> bool:

@@ -1,4 +1,4 @@
-"""The loop of the published method: proximal gradient with unit step over an explicit state."""
+"""The loop around a fit, and the published method: proximal gradient with unit step over an explicit state."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ class State:
         ``||x - previous x|| / ||previous x||``.
     terms
         Terms of the objective at iterations 0, 1, ...; those of ``x`` itself may be outstanding.
+    acceleration
+        What else the accelerated solver keeps from one iteration to the next, else None.
     """
 
     x: np.ndarray
@@ -47,36 +49,42 @@ class State:
     n_iter: int = 0
     change: float = np.inf
     terms: list[Terms] = field(default_factory=list)
+    acceleration: object | None = None
 
     def restarted(self, dtype):
         """The same maps, in another dtype where need be, as the start of another objective."""
         return State(self.x.astype(dtype, copy=False), tv=np.nan)
 
 
-class _Workspace:
+class Workspace:
     """Arrays and constants of one call, so that the kernels allocate nothing."""
 
     def __init__(self, problem, settings, n_workers):
         n, ny, nx = problem.maps.shape
         real = problem.maps.dtype.type
-        steps = settings.tv_iter if problem.lambda_tv else 0
-        fgp = settings.tv_solver == "fgp"
         self.scalar = real
+        self.is_fast = settings.tv_solver == "fgp"
+        self.n_workers = n_workers
         self.stepped = np.empty_like(problem.maps)
         self.modelled = np.empty_like(problem.haadf)
         self.smooth_sums = np.empty((ny, 2))
         self.prox_sums = np.empty((n, ny, 3))
-        self.momentum = (fgp_momentum(steps) if fgp else np.zeros(steps)).astype(real)
-        self.band = _band_rows(n, ny, nx, steps, n_workers)
-        rows = 1 + min(self.band + 2 * (steps + 1), ny)
-        n_workers = min(n_workers, n * -(-ny // self.band))
-        self.work = np.empty((n_workers, 4, rows, nx), real)
-        self.lines = np.empty((n_workers, 6, nx), real)
         self.no_dual = np.zeros((2, n, 0, 0), real)
         self.spare_dual = None
         self.offsets = problem.map_range.offset.astype(real)
         self.scales = (1 / problem.map_range.scale).astype(real)
         self.weights = problem.elastic.weights.astype(real)
+        self.make_room(settings.tv_iter if problem.lambda_tv else 0)
+
+    def make_room(self, steps):
+        """Momentum and bands for ``steps`` inner iterations of the prox."""
+        n, ny, nx = self.stepped.shape
+        self.momentum = (fgp_momentum(steps) if self.is_fast else np.zeros(steps)).astype(self.scalar)
+        self.band = _band_rows(n, ny, nx, steps, self.n_workers)
+        rows = 1 + min(self.band + 2 * (steps + 1), ny)
+        n_workers = min(self.n_workers, n * -(-ny // self.band))
+        self.work = np.empty((n_workers, 4, rows, nx), self.scalar)
+        self.lines = np.empty((n_workers, 6, nx), self.scalar)
 
 
 def _band_rows(n, ny, nx, steps, n_workers):
@@ -120,16 +128,39 @@ def proximal_gradient(problem, settings, state=None, callback=None, num_workers=
     -------
     FusionResult, State
     """
+    return run(problem, settings, _published, settings.tol, state, callback, num_workers)
+
+
+def run(problem, settings, start, tol, state=None, callback=None, num_workers=None):
+    """The loop around an iteration: threads, interruption, callback, stopping and the result.
+
+    Parameters
+    ----------
+    start
+        Called once with problem, settings, state and :class:`Workspace`; returns a function that takes ``state.x``,
+        ``state.tv`` and ``state.change`` one iteration on, or leaves them and returns the :class:`StopReason` for that.
+    tol
+        Stop at a ``state.change`` at or below it; None runs all iterations.
+    problem, settings, state, callback, num_workers
+        As for :func:`proximal_gradient`.
+
+    Returns
+    -------
+    FusionResult, State
+    """
     if not kernels.are_compiled(problem.maps.dtype):
         _logger.warning(COMPILING, problem.maps.dtype)
     if state is None:
         state = initial_state(problem, settings.threshold)
     # a fit that diverges is reported by its reason, not by floating point warnings on the way
     quiet = np.errstate(over="ignore", invalid="ignore")
-    with kernels.threads(num_workers) as n_workers, _Interruption() as interruption, quiet:
-        work = _Workspace(problem, settings, n_workers)
-        reason = _iterate(problem, settings, state, work, callback, interruption)
-        _evaluate(problem, state, work)
+    with kernels.threads(num_workers) as n_workers, Interruption() as interruption, quiet:
+        work = Workspace(problem, settings, n_workers)
+        if np.isnan(state.tv):
+            _measure_tv(problem, state, work)
+        advance = start(problem, settings, state, work)
+        reason = _iterate(advance, settings.max_iter, tol, state, callback, interruption)
+        evaluate(problem, state, work)
         if not np.isfinite(state.terms[-1].total):
             reason = StopReason.NOT_FINITE
         result = _result(problem, state, work, reason)
@@ -138,7 +169,7 @@ def proximal_gradient(problem, settings, state=None, callback=None, num_workers=
     return result, state
 
 
-class _Interruption:
+class Interruption:
     """Ctrl-C as a flag: Python raises it between any two statements, and an iteration must not be cut in two.
 
     The second Ctrl-C is passed on. Outside the main thread, where none arrives, this does nothing.
@@ -162,17 +193,14 @@ class _Interruption:
         self.requested = True
 
 
-def _iterate(problem, settings, state, work, callback, interruption):
+def _iterate(advance, max_iter, tol, state, callback, interruption):
     """Run the iterations of one call; return why they ended."""
-    if np.isnan(state.tv):
-        _measure_tv(problem, state, work)
-    for _ in range(settings.max_iter):
+    for _ in range(max_iter):
         if interruption.requested:
             return StopReason.INTERRUPTED
-        _evaluate(problem, state, work)
-        if not np.isfinite(state.terms[-1].total):
-            return StopReason.NOT_FINITE
-        _prox(problem, settings, state, work)
+        reason = advance()
+        if reason is not None:
+            return reason
         state.n_iter += 1
         try:
             if callback is not None:
@@ -181,59 +209,89 @@ def _iterate(problem, settings, state, work, callback, interruption):
             return StopReason.STOPPED
         except KeyboardInterrupt:
             return StopReason.INTERRUPTED
-        if settings.tol is not None and state.change <= settings.tol:
+        if tol is not None and state.change <= tol:
             return StopReason.CONVERGED
-    return StopReason.MAX_ITER if settings.tol is None else StopReason.NOT_CONVERGED
+    return StopReason.MAX_ITER if tol is None else StopReason.NOT_CONVERGED
 
 
-def _evaluate(problem, state, work):
+def _published(problem, settings, state, work):
+    """Gradient step of length 1, positivity, prox."""
+    state.acceleration = None  # of maps that are about to move
+
+    def advance():
+        evaluate(problem, state, work)
+        if not np.isfinite(state.terms[-1].total):
+            return StopReason.NOT_FINITE
+        if settings.warm_start and problem.lambda_tv:
+            sums = warm_prox(problem, state, work, state.x, problem.lambda_tv)
+        else:
+            sums = cold_prox(problem, work, state.x, problem.lambda_tv or 1, work.momentum)
+        _note(state, *sums)
+        return None
+
+    return advance
+
+
+def evaluate(problem, state, work):
     """Take the gradient step into the workspace; record the terms of the present maps."""
+    haadf, chem = gradient_step(problem, work, state.x, 1, work.stepped)
+    del state.terms[state.n_iter :]
+    state.terms.append(Terms(haadf, chem, state.tv, problem.weigh(haadf, chem, state.tv)))
+
+
+def gradient_step(problem, work, x, tau, stepped):
+    """``stepped = max(x - tau gradient of the smooth terms, 0)``; the values of both terms at ``x``, unweighted."""
     real = work.scalar
     kernels.gradient_step(
-        state.x,
+        x,
         problem.maps,
         work.offsets,
         work.scales,
         problem.haadf,
         work.weights,
         real(problem.elastic.gamma),
-        real(problem.lambda_haadf),
-        real(problem.lambda_chem),
+        real(tau * problem.lambda_haadf),
+        real(tau * problem.lambda_chem),
         real(problem.noise.background),
-        work.stepped,
+        stepped,
         work.modelled,
         work.smooth_sums,
     )
     haadf, chem = (float(s) for s in work.smooth_sums.sum(axis=0))
-    del state.terms[state.n_iter :]
-    state.terms.append(Terms(haadf, chem, state.tv, problem.weigh(haadf, chem, state.tv)))
+    return haadf, chem
 
 
-def _prox(problem, settings, state, work):
-    """From the gradient step to the next maps."""
-    if not (settings.warm_start and problem.lambda_tv):
-        _run_prox(problem, state, work, work.momentum, work.no_dual, work.no_dual)
-        return
+def cold_prox(problem, work, x, weight, momentum):
+    """From ``work.stepped`` to the prox in ``x`` from a dual of zero; sums as of :func:`warm_prox`."""
+    return _run_prox(problem, work, x, weight, momentum, work.no_dual, work.no_dual)
+
+
+def warm_prox(problem, state, work, x, weight):
+    """From ``work.stepped`` to the prox in ``x`` from the dual of the state, which moves on.
+
+    Returns the total variation of the new ``x``, ``||x - previous x||^2`` and ``||previous x||^2``.
+    """
     if state.dual is None:
-        state.dual = np.zeros((2, *state.x.shape), state.x.dtype)
+        state.dual = np.zeros((2, *x.shape), x.dtype)
     if work.spare_dual is None:
         work.spare_dual = np.empty_like(state.dual)
-    _run_prox(problem, state, work, work.momentum, state.dual, work.spare_dual)
+    sums = _run_prox(problem, work, x, weight, work.momentum, state.dual, work.spare_dual)
     state.dual, work.spare_dual = work.spare_dual, state.dual
+    return sums
 
 
 def _measure_tv(problem, state, work):
     """The total variation of the maps: their prox without a step, which leaves them as they are."""
     np.copyto(work.stepped, state.x)
-    _run_prox(problem, state, work, work.momentum[:0], work.no_dual, work.no_dual)
+    _note(state, *cold_prox(problem, work, state.x, 1, work.momentum[:0]))
     state.change = np.inf
 
 
-def _run_prox(problem, state, work, momentum, dual, dual_next):
+def _run_prox(problem, work, x, weight, momentum, dual, dual_next):
     kernels.prox_tv(
         work.stepped,
-        state.x,
-        work.scalar(problem.lambda_tv or 1),
+        x,
+        work.scalar(weight),
         problem.penalty.is_isotropic,
         momentum,
         work.band,
@@ -243,8 +301,12 @@ def _run_prox(problem, state, work, momentum, dual, dual_next):
         work.lines,
         work.prox_sums,
     )
-    tv, change, size = work.prox_sums.sum(axis=(0, 1))
-    state.tv = float(tv)
+    tv, change, size = (float(s) for s in work.prox_sums.sum(axis=(0, 1)))
+    return tv, change, size
+
+
+def _note(state, tv, change, size):
+    state.tv = tv
     state.change = float(np.sqrt(change / size)) if size else (np.inf if change else 0.0)
 
 
