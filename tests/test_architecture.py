@@ -16,24 +16,30 @@ STOREYS = [
     ("signals",),
     ("model",),
     ("results",),
+    ("methods",),
     ("maps",),
     ("spectra",),
     ("elements",),
+    ("gaps",),
     ("grids",),
     ("export",),
     ("plot",),
-    ("data", "advice"),
+    ("data", "advice", "progress", "options"),
+    ("fusion.monotone", "fusion.primal_dual"),
     ("fusion.solvers",),
-    ("fusion.problem",),
-    ("fusion.elastic", "fusion.noise", "fusion.regularizers"),
+    ("fusion.calibrated",),
+    ("fusion.problem", "fusion.elastic_fit"),
+    ("fusion.elastic",),
+    ("fusion.noise", "fusion.regularizers"),
     ("fusion.kernels",),
     ("fusion.result", "fusion.settings"),
     ("fusion",),  # the package itself: a docstring
 ]
 STOREY = {name: number for number, names in enumerate(STOREYS) for name in names}
 # the only doors to the outside
-HYPERSPY_HOMES = ("", "__main__", "cli", "signals", "model", "results", "maps", "elements", "grids", "export", "data")
-HYPERSPY_INSIDE_FUNCTIONS = ("cli", "data")
+HYPERSPY_HOMES = ["", "__main__", "cli", "signals", "model", "results", "maps", "elements", "grids", "export", "data"]
+HYPERSPY_HOMES += ["progress"]
+HYPERSPY_INSIDE_FUNCTIONS = ("cli", "data", "progress")
 NUMBA_NAMES = {"njit", "jit", "vectorize", "guvectorize", "stencil", "prange", "jitclass"}
 UNSAFE_FASTMATH = {"nnan", "ninf", "fast"}
 

@@ -23,6 +23,7 @@ CACHE = os.environ.get("HYPERSPY_FUSION_CACHE", "1") != "0"
 LOG2_E = 1.4426950408889634
 LN_2 = 0.6931471805599453
 SQRT_HALF_BITS = 0x3F3504F3  # of float32
+SQRT_HALF = 0.7071067811865476
 
 
 # ---- x**g and log(x), vectorised in single precision ---------------------------------------------------------------
@@ -344,6 +345,385 @@ def prox_tv(v, x, weight, isotropic, momentum, band, dual, dual_next, work, line
             _finish(v[i], x[i], top, first, last, weight, isotropic, p, q, u, u_below, sums[i])
 
 
+# ---- the calibrated engine: differences of cells -------------------------------------------------------------------
+#
+# A cell is a square of four neighbouring pixels; its four differences, over sqrt(2), are those of its left, right, top
+# and bottom edge: D u, shape (4, n, ny - 1, nx - 1) for u of shape (n, ny, nx). Unlike forward differences, the length
+# of D u is that of the flipped and transposed image. ``mode`` says what is taken of them:
+
+PLAIN = 0  # D u
+DIRECTIONAL = 1  # P D u with P = I - xi xi^T, xi = guide (4, ny - 1, nx - 1), shorter than 1
+GUIDED = 2  # D u - field * guide, one field (n, ny - 1, nx - 1) per map
+VECTOR = 3  # D u - lift field, two fields per map: its slopes along y and along x
+
+
+@njit(fastmath=FASTMATH)
+def _cell_row(u, v, guide, mode, c, row, t):
+    """One row of the differences of map ``c``, as ``mode`` takes them, in ``t`` (4, n_cells)."""
+    half = u.dtype.type(SQRT_HALF)
+    top, bottom = u[c, row], u[c, row + 1]
+    n_cells = t.shape[1]
+    for j in range(n_cells):
+        t[0, j] = half * (bottom[j] - top[j])
+        t[1, j] = half * (bottom[j + 1] - top[j + 1])
+        t[2, j] = half * (top[j + 1] - top[j])
+        t[3, j] = half * (bottom[j + 1] - bottom[j])
+    if mode == DIRECTIONAL:
+        _project_row(guide, row, t)
+    elif mode == GUIDED:
+        for k in range(4):
+            g = guide[k, row]
+            for j in range(n_cells):
+                t[k, j] -= v[c, row, j] * g[j]
+    elif mode == VECTOR:
+        for k in range(4):
+            slope = v[2 * c + k // 2, row]
+            for j in range(n_cells):
+                t[k, j] -= half * slope[j]
+
+
+@njit(fastmath=FASTMATH)
+def _project_row(guide, row, t):
+    """``t <- t - xi (xi . t)``."""
+    a, b, c, d = guide[0, row], guide[1, row], guide[2, row], guide[3, row]
+    for j in range(t.shape[1]):
+        dot = a[j] * t[0, j] + b[j] * t[1, j] + c[j] * t[2, j] + d[j] * t[3, j]
+        t[0, j] -= dot * a[j]
+        t[1, j] -= dot * b[j]
+        t[2, j] -= dot * c[j]
+        t[3, j] -= dot * d[j]
+
+
+@njit(fastmath=FASTMATH)
+def _unproject_row(guide, row, y, c, t, sigma):
+    """``t <- P^-1 y + sigma t``, with ``P^-1 = I + xi xi^T / (1 - |xi|^2)``."""
+    one = t.dtype.type(1)
+    g0, g1, g2, g3 = guide[0, row], guide[1, row], guide[2, row], guide[3, row]
+    y0, y1, y2, y3 = y[0, c, row], y[1, c, row], y[2, c, row], y[3, c, row]
+    for j in range(t.shape[1]):
+        rest = one - (g0[j] * g0[j] + g1[j] * g1[j] + g2[j] * g2[j] + g3[j] * g3[j])
+        dot = (g0[j] * y0[j] + g1[j] * y1[j] + g2[j] * y2[j] + g3[j] * y3[j]) / rest
+        t[0, j] = y0[j] + dot * g0[j] + sigma * t[0, j]
+        t[1, j] = y1[j] + dot * g1[j] + sigma * t[1, j]
+        t[2, j] = y2[j] + dot * g2[j] + sigma * t[2, j]
+        t[3, j] = y3[j] + dot * g3[j] + sigma * t[3, j]
+
+
+@njit(fastmath=FASTMATH)
+def _add_squares(t, factor, squares):
+    """Add ``factor**2 |t|**2`` of every cell to ``squares``."""
+    for k in range(4):
+        for j in range(squares.size):
+            squares[j] += factor * factor * t[k, j] * t[k, j]
+
+
+@njit(fastmath=FASTMATH)
+def _ascended_row(u, v, y, guide, mode, c, row, sigma, t, squares):
+    """``P^-1 y + sigma (P D u)`` before its projection: its squares to ``squares``, P times it in ``t``."""
+    _cell_row(u, v, guide, mode, c, row, t)
+    if mode == DIRECTIONAL:
+        _unproject_row(guide, row, y, c, t, sigma)
+        _add_squares(t, t.dtype.type(1), squares)
+        _project_row(guide, row, t)
+    else:
+        for k in range(4):
+            yk = y[k, c, row]
+            for j in range(squares.size):
+                t[k, j] = yk[j] + sigma * t[k, j]
+        _add_squares(t, t.dtype.type(1), squares)
+
+
+@njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
+def ascend_dual(u, v, y, guide, mode, group, sigma, radius, work):
+    """One step of the dual of ``radius sum |differences of u|``: ascent, then projection onto balls of ``radius``.
+
+    ``group`` maps that follow each other share one length per cell: 1 for each for itself, n for all together.
+    u : (n, ny, nx), extrapolated; v : field or (1, 1, 1); y : (4, n, ny - 1, nx - 1), of the directional mode the dual
+    times P, so that the adjoint is that of D for every mode; guide : (4, ny - 1, nx - 1) or (4, 1, 1);
+    work : (n_workers, 4 group + 1, nx - 1).
+    """
+    n, n_rows, n_cells = y.shape[1], y.shape[2], y.shape[3]
+    n_workers = work.shape[0]
+    for worker in prange(n_workers):
+        squares = work[worker, 4 * group]
+        for row in range(worker, n_rows, n_workers):
+            for first in range(0, n, group):
+                squares[:] = u.dtype.type(0)
+                for c in range(group):
+                    t = work[worker, 4 * c : 4 * c + 4]
+                    _ascended_row(u, v, y, guide, mode, first + c, row, sigma, t, squares)
+                for j in range(n_cells):
+                    squares[j] = radius / max(radius, np.sqrt(squares[j]))
+                for c in range(group):
+                    for k in range(4):
+                        new, t = y[k, first + c, row], work[worker, 4 * c + k]
+                        for j in range(n_cells):
+                            new[j] = squares[j] * t[j]
+
+
+@njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
+def variation(u, v, guide, mode, group, factors, work, sums):
+    """Sum over each row of cells of the lengths whose sum :func:`ascend_dual` penalises.
+
+    factors : (n,), multiply the maps (and their fields); work : (n_workers, >= 5, nx - 1); sums : (ny - 1,).
+    """
+    n, n_rows = u.shape[0], sums.size
+    n_workers = work.shape[0]
+    for worker in prange(n_workers):
+        t, squares = work[worker, :4], work[worker, 4]
+        for row in range(worker, n_rows, n_workers):
+            total = u.dtype.type(0)
+            for first in range(0, n, group):
+                squares[:] = u.dtype.type(0)
+                for c in range(first, first + group):
+                    _cell_row(u, v, guide, mode, c, row, t)
+                    _add_squares(t, factors[c], squares)
+                for j in range(squares.size):
+                    total += np.sqrt(squares[j])
+            sums[row] = total
+
+
+@njit(fastmath=FASTMATH)
+def _adjoint_row(y, c, row, out):
+    """One row of ``D^T y`` of map ``c``; 0 where there are no cells."""
+    n_rows, n_cells = y.shape[2], y.shape[3]
+    out[:] = y.dtype.type(0)
+    if n_cells == 0:
+        return
+    if row < n_rows:
+        left, right, top = y[0, c, row], y[1, c, row], y[2, c, row]
+        out[0] -= left[0] + top[0]
+        for j in range(1, n_cells):
+            out[j] -= left[j] + top[j] + right[j - 1] - top[j - 1]
+        out[n_cells] -= right[n_cells - 1] - top[n_cells - 1]
+    if row > 0:
+        left, right, bottom = y[0, c, row - 1], y[1, c, row - 1], y[3, c, row - 1]
+        out[0] += left[0] - bottom[0]
+        for j in range(1, n_cells):
+            out[j] += left[j] - bottom[j] + right[j - 1] + bottom[j - 1]
+        out[n_cells] += right[n_cells - 1] + bottom[n_cells - 1]
+    half = y.dtype.type(SQRT_HALF)
+    for j in range(n_cells + 1):
+        out[j] *= half
+
+
+# ---- the calibrated engine: fields and maps ------------------------------------------------------------------------
+
+
+@njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
+def descend_field(v, v_bar, q, y, guide, mode, tau, work, sums):
+    """``v <- v - tau (D^T q - lift^T y)`` and its extrapolation ``v_bar``, for the modes GUIDED and VECTOR.
+
+    v, v_bar : (m, ny, nx); q : (4, m, ny - 1, nx - 1) dual of the differences of v; y : (4, n, ny, nx);
+    work : (n_workers, 1, nx); sums : (m, ny) receives of each row ``sum |D^T q - lift^T y|``, 0 at the solution.
+    """
+    m, ny, nx = v.shape
+    half, two = v.dtype.type(SQRT_HALF), v.dtype.type(2)
+    n_workers = work.shape[0]
+    for worker in prange(n_workers):
+        slack = work[worker, 0]
+        for row in range(worker, ny, n_workers):
+            for c in range(m):
+                _adjoint_row(q, c, row, slack)
+                if mode == GUIDED:
+                    for k in range(4):
+                        g, yk = guide[k, row], y[k, c, row]
+                        for j in range(nx):
+                            slack[j] -= g[j] * yk[j]
+                else:
+                    # slopes along y pull at the left and right edges, slopes along x at top and bottom
+                    ya, yb = y[2 * (c % 2), c // 2, row], y[2 * (c % 2) + 1, c // 2, row]
+                    for j in range(nx):
+                        slack[j] -= half * (ya[j] + yb[j])
+                total = v.dtype.type(0)
+                old, bar = v[c, row], v_bar[c, row]
+                for j in range(nx):
+                    new = old[j] - tau * slack[j]
+                    total += abs(slack[j])
+                    bar[j] = two * new - old[j]
+                    old[j] = new
+                sums[c, row] = total
+
+
+@njit(fastmath=FASTMATH)
+def _poisson_row(moved, pull, tau, slope, beta, delta, z):
+    """Minimise ``slope z - beta log(z + delta) + pull z + (z - moved)^2 / (2 tau)`` over z >= 0."""
+    zero, half = moved.dtype.type(0), moved.dtype.type(0.5)
+    for j in range(z.size):
+        b = half * (moved[j] + delta[j] - tau * (slope[j] + pull[j]))
+        z[j] = max(b + np.sqrt(b * b + tau * beta[j]) - delta[j], zero)
+
+
+@njit(fastmath=FASTMATH)
+def _gaussian_row(moved, pull, tau, slope, beta, z):
+    """Minimise ``slope z^2 / 2 - beta z + pull z + (z - moved)^2 / (2 tau)`` over z >= 0."""
+    zero, one = moved.dtype.type(0), moved.dtype.type(1)
+    for j in range(z.size):
+        z[j] = max((moved[j] + tau * (beta[j] - pull[j])) / (one + tau * slope[j]), zero)
+
+
+@njit(fastmath=FASTMATH)
+def _add_poisson_response(moved, r, w, tau, slope, beta, delta, value, fall):
+    """Add ``w z`` and minus its derivative by ``r`` for the pull ``w r`` of the HAADF residual."""
+    zero, half, one = r.dtype.type(0), r.dtype.type(0.5), r.dtype.type(1)
+    tiny = r.dtype.type(1e-30)
+    for j in range(r.size):
+        b = half * (moved[j] + delta[j] - tau * (slope[j] + w * r[j]))
+        root = np.sqrt(b * b + tau * beta[j])
+        z = b + root - delta[j]
+        inside = one if z > zero else zero
+        value[j] += w * inside * z
+        fall[j] += inside * half * tau * w * w * (b + root) / max(root, tiny)
+
+
+@njit(fastmath=FASTMATH)
+def _add_gaussian_response(moved, r, w, tau, slope, beta, value, fall):
+    """The same for the Gaussian term."""
+    zero, one = r.dtype.type(0), r.dtype.type(1)
+    for j in range(r.size):
+        weight = one / (one + tau * slope[j])
+        z = (moved[j] + tau * (beta[j] - w * r[j])) * weight
+        inside = one if z > zero else zero
+        value[j] += w * inside * z
+        fall[j] += inside * tau * w * w * weight
+
+
+@njit(fastmath=FASTMATH)
+def _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights, target, counted, r, tau):
+    """The residual ``r = sum_i w_i z_i(r) - target`` of one row of pixels, each map at its prox under the pull w_i r.
+
+    The right side falls with r and is convex, so Newton's steps end left of the root at once and climb to it from
+    there: no safeguard is needed. All pixels of the row together, until the last has settled.
+    """
+    zero, one, accuracy = r.dtype.type(0), r.dtype.type(1), r.dtype.type(1e-6)
+    rs, rd = row % slope.shape[1], row % delta.shape[1]
+    value, fall = rows[n + 2], rows[n + 3]
+    for _ in range(40):
+        value[:] = zero
+        fall[:] = one
+        for i in range(n):
+            if is_poisson:
+                _add_poisson_response(
+                    rows[i], r, weights[i], tau, slope[i, rs], beta[i, row], delta[i, rd], value, fall
+                )
+            else:
+                _add_gaussian_response(rows[i], r, weights[i], tau, slope[i, rs], beta[i, row], value, fall)
+        step_length, size = zero, zero
+        for j in range(r.size):
+            step = counted[j] * (value[j] - target[j] - r[j]) / fall[j]
+            r[j] = counted[j] * r[j] + step
+            step_length = max(step_length, abs(step))
+            size = max(size, abs(r[j]) + abs(target[j]))
+        if step_length <= accuracy * size:
+            break
+
+
+@njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
+def descend_maps(
+    z, z_bar, y, beta, slope, delta, is_poisson, theta, upper, weights, target, counted, residual, tau, work, sums
+):
+    """``z <- prox of the data terms at (z - tau (D^T y + theta))``, exact in every pixel, and its extrapolation.
+
+    The data terms of map i are ``slope z - beta log(z + delta)`` or, not Poisson, ``slope z^2 / 2 - beta z``, 0 in
+    masked pixels, whose slope and beta are 0; all maps of a pixel share ``1/2 (sum_i weights_i z_i - target)^2``
+    where ``counted`` is 1; 0 <= z_i <= upper_i.
+
+    z, z_bar, beta : (n, ny, nx); y : (4, n, ny - 1, nx - 1); slope, delta : (n, 1 or ny, nx); theta : (n,)
+    multipliers of the totals; weights : (n,) or (0,) for no HAADF term; target : (ny, nx); counted : (1 or ny, nx);
+    residual : (ny, nx) of the HAADF term, updated; work : (n_workers, n + 4, nx); sums : (n, ny) receives the sum
+    over the pixels of each row that are not masked.
+    """
+    n, ny, nx = z.shape
+    zero, two = z.dtype.type(0), z.dtype.type(2)
+    n_workers = work.shape[0]
+    for worker in prange(n_workers):
+        rows, pull, new = work[worker], work[worker, n], work[worker, n + 1]
+        for row in range(worker, ny, n_workers):
+            rs, rd = row % slope.shape[1], row % delta.shape[1]
+            for i in range(n):
+                _adjoint_row(y, i, row, rows[i])
+                for j in range(nx):
+                    total_pull = theta[i] if slope[i, rs, j] > zero else zero
+                    rows[i, j] = z[i, row, j] - tau * (rows[i, j] + total_pull)
+            if weights.size > 0:
+                seen, r = counted[row % counted.shape[0]], residual[row]
+                _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights, target[row], seen, r, tau)
+            pull[:] = zero
+            for i in range(n):
+                if weights.size > 0:
+                    for j in range(nx):
+                        pull[j] = weights[i] * residual[row, j]
+                if is_poisson:
+                    _poisson_row(rows[i], pull, tau, slope[i, rs], beta[i, row], delta[i, rd], new)
+                else:
+                    _gaussian_row(rows[i], pull, tau, slope[i, rs], beta[i, row], new)
+                old, bar, used = z[i, row], z_bar[i, row], slope[i, rs]
+                total = zero
+                for j in range(nx):
+                    value = min(new[j], upper[i])
+                    total += value if used[j] > zero else zero
+                    bar[j] = two * value - old[j]
+                    old[j] = value
+                sums[i, row] = total
+
+
+@njit(inline="always")
+def _deviance(mean, count):
+    """``mean - count - count log(mean / count)``, half the deviance of a count."""
+    return mean if count <= 0 else mean - count - count * log(mean / count)
+
+
+@njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
+def data_terms(z, y, beta, slope, delta, is_poisson, theta, upper, weights, target, counted, factors, work, sums):
+    """Values of the data terms at ``factors_i z_i``, and the smallest value of the Lagrangian over all maps.
+
+    Arguments as of :func:`descend_maps`. sums : (ny, 4) float64 receives of each row the data terms of the maps
+    (as half deviances, 0 at a perfect fit), the HAADF term, the minimum over ``0 <= z <= upper`` of the data terms
+    plus ``z (D^T y + theta + w rho)``, with ``rho`` the HAADF residual, and ``rho^2 / 2 + rho target``, which is to
+    be subtracted from it.
+    """
+    n, ny, nx = z.shape
+    zero, half = z.dtype.type(0), z.dtype.type(0.5)
+    n_workers = work.shape[0]
+    for worker in prange(n_workers):
+        adjoint, rho = work[worker, 0], work[worker, 1]
+        for row in range(worker, ny, n_workers):
+            rs, rd = row % slope.shape[1], row % delta.shape[1]
+            rho[:] = zero
+            misfit, linear, data, bound = 0.0, 0.0, 0.0, 0.0
+            if weights.size > 0:
+                seen = counted[row % counted.shape[0]]
+                for i in range(n):
+                    for j in range(nx):
+                        rho[j] += weights[i] * factors[i] * z[i, row, j]
+                for j in range(nx):
+                    rho[j] = seen[j] * (rho[j] - target[row, j])
+                    misfit += half * rho[j] * rho[j]
+                    linear += rho[j] * target[row, j]
+            for i in range(n):
+                _adjoint_row(y, i, row, adjoint)
+                w = weights[i] if weights.size > 0 else zero
+                for j in range(nx):
+                    s, b, d = slope[i, rs, j], beta[i, row, j], delta[i, rd, j]
+                    x = factors[i] * z[i, row, j]
+                    u = adjoint[j] + w * rho[j] + (theta[i] if s > zero else zero)
+                    if s <= zero:
+                        bound += min(u * upper[i], zero)
+                    elif is_poisson:
+                        rise = u + s
+                        best = min(max(b / rise - d, zero), upper[i]) if rise > zero else upper[i]
+                        data += _deviance(s * (x + d), b)
+                        bound += u * best + _deviance(s * (best + d), b)
+                    else:
+                        best = min(max((b - u) / s, zero), upper[i])
+                        data += half * s * (x - b / s) * (x - b / s)
+                        bound += u * best + half * s * (best - b / s) * (best - b / s)
+            sums[row, 0] = data
+            sums[row, 1] = misfit
+            sums[row, 2] = bound
+            sums[row, 3] = misfit + linear
+
+
 # ---- threads and compilation ---------------------------------------------------------------------------------------
 
 
@@ -358,14 +738,18 @@ def threads(num_workers):
         numba.set_num_threads(before)
 
 
-def are_compiled(dtype):
-    """True where the kernels for maps of ``dtype`` are in memory or in the disk cache."""
+PUBLISHED = (gradient_step, prox_tv)
+CALIBRATED = (ascend_dual, descend_maps, data_terms)
+
+
+def are_compiled(dtype, kernels=PUBLISHED):
+    """True where ``kernels`` for maps of ``dtype`` are in memory or in the disk cache."""
     wanted = numba.from_dtype(np.dtype(dtype))
 
     def has(signatures):
         return any(signature[0].dtype == wanted for signature in signatures)
 
-    return all(has(kernel.signatures) or has(_cached_signatures(kernel)) for kernel in (gradient_step, prox_tv))
+    return all(has(kernel.signatures) or has(_cached_signatures(kernel)) for kernel in kernels)
 
 
 def _cached_signatures(kernel):

@@ -1,0 +1,500 @@
+"""The calibrated objective: counts, elastic law and penalty in natural units, convex.
+
+    minimise over x >= 0:  sum_i D_i(x_i; b_i) + lambda_haadf / (2 sigma^2) ||h - f(x)||^2 + R(x_1 / s_1, ..., x_n / s_n)
+
+with D half the deviance of counts, or least squares in units of the noise, f linear, and the total of every map kept.
+Everything inside is in units of ``s_i``, ``lambda_reg`` times smaller than the noise of a typical pixel of the map:
+there the penalty has the weight 1, and dose, size and scale of the data are gone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hyperspy_fusion.fusion.elastic import LinearLaw, haadf_noise, z_weights
+from hyperspy_fusion.fusion.elastic_fit import fit_linear_law
+from hyperspy_fusion.fusion.noise import choose_noise, estimate_variance, mean_variance_quantum, quanta
+from hyperspy_fusion.fusion.problem import Terms, working_dtype
+from hyperspy_fusion.fusion.regularizers import CellPenalty
+
+# edges of the guide below this fraction of the range of the HAADF image are taken for noise (Ehrhardt & Betcke 2016)
+GUIDE_EDGE = 0.01
+# weight of the slopes relative to that of the differences; tried on phantoms and on held-out counts
+SECOND_ORDER = {"guided": 0.03, "tgv": 0.5}
+
+
+@dataclass(frozen=True)
+class DataTerms:
+    """The terms of the maps as the kernels take them; see :func:`~.kernels.descend_maps`.
+
+    Attributes
+    ----------
+    is_poisson
+        Counts, or least squares.
+    beta, slope, delta
+        (n, ny, nx), (n, 1 or ny, nx), (n, 1 or ny, nx). Slope and beta are 0 in masked pixels.
+    upper
+        (n,) bound of the maps, above anything that a fit reaches: it keeps the duality gap finite.
+    totals
+        (n,) totals over pixels that are not masked, to be kept; NaN for none.
+    """
+
+    is_poisson: bool
+    beta: np.ndarray
+    slope: np.ndarray
+    delta: np.ndarray
+    upper: np.ndarray
+    totals: np.ndarray
+
+    def value(self, z):
+        """Half the deviance, or half the squares of the residuals, summed over all pixels not masked."""
+        beta, slope, delta = (a.astype(np.float64) for a in (self.beta, self.slope, self.delta))
+        used = np.broadcast_to(slope > 0, z.shape)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if self.is_poisson:
+                mean = slope * (z + delta)
+                terms = mean - np.where(beta > 0, beta + beta * np.log(mean / beta), 0)
+            else:
+                terms = 0.5 * slope * (z - beta / slope) ** 2
+        return float(np.sum(terms, where=used))
+
+
+@dataclass(frozen=True)
+class ElasticTerm:
+    """``1/2 sum (sum_i weights_i z_i - target)^2`` over counted pixels; no weights for no HAADF term."""
+
+    weights: np.ndarray
+    target: np.ndarray
+    counted: np.ndarray
+
+    def value(self, z):
+        """The term."""
+        if not self.weights.size:
+            return 0.0
+        residual = np.tensordot(self.weights.astype(np.float64), z, 1) - self.target
+        return 0.5 * float(np.sum(self.counted * residual**2))
+
+
+@dataclass(frozen=True)
+class CalibratedProblem:
+    """What is minimised. Maps in units of the input are ``scales * z``.
+
+    Attributes
+    ----------
+    shape, dtype
+        Of the maps, (n, ny, nx).
+    scales
+        (n,) units of the input in one unit of z.
+    start
+        (n, ny, nx) the measured maps in units of z, >= 0, with the mean in the place of masked pixels.
+    data, elastic, penalty
+        The three terms.
+    noise_kind, noise_sentence, quantum, variance
+        Noise of the maps, why, and its measure: value of one count (n,), or variance (n,); NaN where there is none.
+    law, weight_errors, offset_error, haadf_sigma, lambda_haadf
+        The elastic law in units of the input, its standard errors (NaN where it was given), the standard
+        deviation of the image about it, and the weight of its term.
+    warnings
+        Sentences about what was found.
+    """
+
+    shape: tuple
+    dtype: np.dtype
+    scales: np.ndarray
+    start: np.ndarray
+    data: DataTerms
+    elastic: ElasticTerm
+    penalty: CellPenalty
+    noise_kind: str
+    noise_sentence: str
+    quantum: np.ndarray
+    variance: np.ndarray
+    law: LinearLaw
+    weight_errors: np.ndarray
+    offset_error: float
+    haadf_sigma: float
+    lambda_haadf: float
+    warnings: list = field(default_factory=list)
+
+    def objective(self, z, fields=None):
+        """Terms of the objective, each as it enters the total, at maps z (and fields of the penalty), with NumPy."""
+        z = np.asarray(z, dtype=np.float64)
+        haadf, chem, tv = self.elastic.value(z), self.data.value(z), self.penalty.value(z, fields)
+        return Terms(haadf, chem, tv, haadf + chem + tv)
+
+
+def calibrated_problem(maps, haadf, atomic_numbers, settings, valid=None, haadf_valid=None, elements=None):
+    """The problem of the calibrated method.
+
+    Parameters
+    ----------
+    maps
+        (n, ny, nx), none of them constant.
+    haadf
+        (ny, nx), not constant.
+    atomic_numbers
+        n atomic numbers.
+    settings
+        A :class:`~hyperspy_fusion.fusion.settings.CalibratedSettings`.
+    valid
+        (n, ny, nx) bool, pixels of the maps that count; all by default.
+    haadf_valid
+        (ny, nx) bool, pixels of the HAADF image that count; all by default.
+    elements
+        n names for sentences.
+
+    Returns
+    -------
+    CalibratedProblem
+
+    Raises
+    ------
+    ValueError
+        For settings that do not fit the maps.
+    """
+    dtype = working_dtype(maps, settings.dtype)
+    seen = _Seen.of(maps, haadf, valid, haadf_valid, elements)
+    noise = _noise(seen, settings)
+    lambda_reg = _per_map("lambda_reg", settings.lambda_reg, seen)
+    scales = noise.unit / lambda_reg
+    data = noise.terms(seen, scales, dtype, settings.keep_totals)
+    law = _elastic_law(seen, noise, atomic_numbers, settings)
+    return CalibratedProblem(
+        shape=seen.maps.shape,
+        dtype=dtype,
+        scales=scales,
+        start=_start(seen, noise, scales, dtype),
+        data=data,
+        elastic=_elastic_term(seen, law, scales, settings.lambda_haadf, dtype),
+        penalty=_penalty(seen, settings, dtype),
+        noise_kind=noise.kind,
+        noise_sentence=noise.sentence,
+        quantum=noise.quantum,
+        variance=noise.variance,
+        law=law.law,
+        weight_errors=law.weight_errors,
+        offset_error=law.offset_error,
+        haadf_sigma=law.sigma,
+        lambda_haadf=float(settings.lambda_haadf),
+        warnings=noise.warnings + _about_totals(seen, data, settings.keep_totals),
+    )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The data with 0 in masked pixels, as float64, and which pixels count."""
+
+    maps: np.ndarray
+    valid: np.ndarray
+    haadf: np.ndarray
+    haadf_valid: np.ndarray
+    elements: list
+
+    @classmethod
+    def of(cls, maps, haadf, valid, haadf_valid, elements):
+        valid = np.ones(maps.shape, bool) if valid is None else np.broadcast_to(valid, maps.shape)
+        haadf_valid = np.ones(haadf.shape, bool) if haadf_valid is None else haadf_valid
+        elements = list(elements) if elements is not None else [f"map {i}" for i in range(len(maps))]
+        maps = np.where(valid, maps, 0).astype(np.float64)
+        return cls(maps, valid, np.where(haadf_valid, haadf, 0).astype(np.float64), haadf_valid, elements)
+
+    def means(self):
+        """(n,) means over the pixels that count."""
+        return self.maps.sum(axis=(1, 2)) / self.valid.sum(axis=(1, 2))
+
+
+def _per_map(name, value, seen):
+    """A setting that is one number or one per map, as (n,)."""
+    value = np.asarray(value, dtype=np.float64)
+    if value.ndim and len(value) != len(seen.maps):
+        raise ValueError(
+            f"{name} has {len(value)} values and there are {len(seen.maps)} maps to fuse ({', '.join(seen.elements)}): "
+            "give one number for all, or one for each in this order."
+        )
+    return np.broadcast_to(value, len(seen.maps)).copy()
+
+
+def _column(values):
+    return np.asarray(values)[:, None, None]
+
+
+def _rows(values, seen, dtype):
+    """One value per map as (n, 1, nx), or as (n, ny, nx) with 0 in masked pixels where there are any."""
+    n, _, nx = seen.maps.shape
+    if seen.valid.all():
+        return np.ascontiguousarray(np.broadcast_to(_column(values), (n, 1, nx)), dtype)
+    return np.ascontiguousarray(np.where(seen.valid, _column(values), 0), dtype)
+
+
+# ---- noise of the maps -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Poisson counts over a background, shifted or not."""
+
+    kind: str
+    sentence: str
+    quantum: np.ndarray
+    shift: float
+    background: np.ndarray
+    unit: np.ndarray
+    warnings: list
+
+    @property
+    def variance(self):
+        return np.full(len(self.quantum), np.nan)
+
+    def noise_variance(self, seen):
+        """(n, ny, nx) variance of the maps as measured."""
+        return _column(self.quantum) * np.maximum(seen.maps, 0)
+
+    def excess(self, seen, weights):
+        """By what factor the shift overstates the noise of the sum of the maps times ``weights``."""
+        squares = (weights * self.quantum) ** 2
+        counts = seen.means() / self.quantum
+        return 1 + self.shift * squares.sum() / (squares @ counts)
+
+    def terms(self, seen, scales, dtype, keep_totals):
+        """The Poisson deviance in units of ``scales``."""
+        slope = scales / self.quantum
+        beta = np.where(seen.valid, seen.maps / _column(self.quantum) + self.shift, 0)
+        totals = np.sum(seen.maps - _column(self.background), axis=(1, 2), where=seen.valid) / scales
+        delta = (self.background / self.quantum + self.shift) / slope
+        return DataTerms(
+            is_poisson=True,
+            beta=beta.astype(dtype),
+            slope=_rows(slope, seen, dtype),
+            delta=_rows(delta, seen, dtype),
+            upper=(2 * (beta.max(axis=(1, 2)) + 1) / slope).astype(dtype),
+            totals=_kept_totals(totals, keep_totals),
+        )
+
+
+@dataclass(frozen=True)
+class _Gaussian:
+    """White noise of one variance per map."""
+
+    sentence: str
+    variance: np.ndarray
+    background: np.ndarray
+    kind: str = "gaussian"
+    warnings: list = field(default_factory=list)
+
+    @property
+    def unit(self):
+        return np.sqrt(self.variance)
+
+    @property
+    def quantum(self):
+        return np.full(len(self.variance), np.nan)
+
+    def noise_variance(self, seen):
+        """(n, ny, nx)."""
+        return np.broadcast_to(_column(self.variance), seen.maps.shape)
+
+    def excess(self, seen, weights):
+        """The noise is what it is."""
+        return 1.0
+
+    def terms(self, seen, scales, dtype, keep_totals):
+        """Least squares in units of ``scales``."""
+        slope = scales**2 / self.variance
+        net = (seen.maps - _column(self.background)) / _column(scales)
+        beta = np.where(seen.valid, net * _column(slope), 0)
+        return DataTerms(
+            is_poisson=False,
+            beta=beta.astype(dtype),
+            slope=_rows(slope, seen, dtype),
+            delta=np.zeros((len(scales), 1, seen.maps.shape[2]), dtype),
+            upper=(2 * net.max(axis=(1, 2), initial=0) + 10 / np.sqrt(slope)).astype(dtype),
+            totals=_kept_totals(np.sum(net, axis=(1, 2), where=seen.valid), keep_totals),
+        )
+
+
+def _kept_totals(totals, keep):
+    return np.where(keep & (totals > 0), totals, np.nan)
+
+
+def _about_totals(seen, data, keep):
+    lost = [e for e, total in zip(seen.elements, data.totals, strict=True) if keep and np.isnan(total)]
+    if not lost:
+        return []
+    return [
+        f"The total of {', '.join(lost)} less its background is not above 0 and was not kept: check the map and the "
+        "background."
+    ]
+
+
+def _noise(seen, settings):
+    """The noise that the settings ask for or the data show."""
+    kind, sentence = settings.noise, f"noise={settings.noise!r} as given."
+    if kind == "auto":
+        kind, sentence = choose_noise(_with_gaps(seen), seen.valid, seen.elements)
+    background = _per_map("background", settings.background, seen)
+    if kind == "gaussian":
+        return _Gaussian(sentence, _variance(seen, settings), background)
+    quantum, warnings = _quantum(seen)
+    shift = settings.shift if kind == "shifted_poisson" else 0.0
+    _check_counts(seen, quantum, shift, kind)
+    unit = quantum * np.sqrt(seen.means() / quantum + shift)
+    return _Counts(kind, sentence, quantum, shift, background, unit, warnings)
+
+
+def _with_gaps(seen):
+    return np.where(seen.valid, seen.maps, np.nan)
+
+
+def _variance(seen, settings):
+    if settings.variance is not None:
+        return _per_map("variance", settings.variance, seen)
+    return np.array([estimate_variance(m, v) for m, v in zip(seen.maps, seen.valid, strict=True)])
+
+
+def _quantum(seen):
+    """Value of one count of every map, and a warning where it had to be assumed."""
+    found = quanta(_with_gaps(seen), seen.valid)
+    if found is not None:
+        return found, []
+    guesses = [mean_variance_quantum(m, v) for m, v in zip(seen.maps, seen.valid, strict=True)]
+    if all(is_like for _, is_like in guesses):
+        return np.array([q for q, _ in guesses]), []
+    sentence = "The maps show no value of one count, and one of their units is taken for one: scale them to counts."
+    return np.ones(len(seen.maps)), [sentence]
+
+
+def _check_counts(seen, quantum, shift, kind):
+    counts = seen.maps / _column(quantum) + shift
+    low = [e for e, m in zip(seen.elements, counts.min(axis=(1, 2)), strict=True) if m < 0]
+    if low:
+        raise ValueError(
+            f"noise is {kind!r} and the map of {', '.join(low)} goes down to {counts.min() - shift:.3g} counts: it "
+            f"must not go below {-shift:g}; use noise='gaussian', or noise='shifted_poisson' with a larger shift."
+        )
+
+
+# ---- the elastic law -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Law:
+    law: LinearLaw
+    weight_errors: np.ndarray
+    offset_error: float
+    sigma: float
+
+
+def _elastic_law(seen, noise, atomic_numbers, settings):
+    """The law, fitted as far as it is not given, and the spread of the HAADF image about it."""
+    variance = noise.noise_variance(seen)
+    if isinstance(settings.weights, str):
+        factors = None if settings.k_factors is None else _per_map("k_factors", settings.k_factors, seen)
+        fit = fit_linear_law(
+            seen.maps,
+            seen.haadf,
+            variance,
+            weights=settings.weights,
+            shape_weights=z_weights(atomic_numbers, settings.gamma, factors),
+            valid=seen.valid,
+            haadf_valid=seen.haadf_valid,
+        )
+        # the fit knows no background: what the image shows of it is in the offset
+        law = LinearLaw(fit.weights, fit.offset + float(fit.weights @ noise.background), fit.blur)
+        errors, offset_error, sigma = fit.standard_errors, fit.offset_error, fit.sigma
+    else:
+        weights = _per_map("weights", settings.weights, seen)
+        law = LinearLaw(weights, _offset(seen, noise, weights))
+        errors, offset_error = np.full(len(weights), np.nan), np.nan
+        sigma = haadf_noise(seen.haadf, seen.haadf_valid)
+    sigma = max(sigma, _misfit(seen, noise, law, variance))
+    # where the maps are made to count less than they do, the image must not gain by it
+    return _Law(law, errors, offset_error, sigma * np.sqrt(noise.excess(seen, law.weights)))
+
+
+def _offset(seen, noise, weights):
+    both = seen.valid.all(axis=0) & seen.haadf_valid
+    explained = np.tensordot(weights, seen.maps - _column(noise.background), 1)
+    return float(np.mean(seen.haadf - explained, where=both))
+
+
+def _misfit(seen, noise, law, variance):
+    """Standard deviation per pixel that accounts for what the image shows and the law does not explain.
+
+    Contrast that the law lacks (a missing element, diffraction, thickness) is alike in neighbouring pixels, which must
+    then not count as so many witnesses. Means over squares of B x B pixels of the residual, of white noise of variance
+    s, have a variance of s / B^2: the largest B^2 times theirs, over all B, is the s of which the image
+    is worth no more than it is. The noise of the maps is taken out.
+    """
+    both = seen.valid.all(axis=0) & seen.haadf_valid
+    residual = np.where(both, seen.haadf - law.image(seen.maps - _column(noise.background)), 0)
+    of_maps = np.where(both, np.tensordot(law.weights**2, variance, 1), 0)
+    largest, side = 0.0, 1
+    while side == 1 or 4 * side <= min(both.shape):
+        number, total, spread = (_square_sums(a, side) for a in (both, residual, of_maps))
+        used = number > 0
+        largest = max(largest, float(np.mean((total[used] ** 2 - spread[used]) / number[used])))
+        side *= 2
+    return float(np.sqrt(largest))
+
+
+def _square_sums(image, side):
+    """Sums over squares of ``side`` pixels, the remainder at the far edges left out."""
+    ny, nx = (size // side for size in image.shape)
+    squares = image[: ny * side, : nx * side].reshape(ny, side, nx, side)
+    return squares.sum(axis=(1, 3), dtype=np.float64)
+
+
+def _elastic_term(seen, found, scales, lambda_haadf, dtype):
+    """The HAADF term in units of ``scales``."""
+    ny, nx = seen.haadf.shape
+    if lambda_haadf == 0:
+        return ElasticTerm(np.zeros(0, dtype), np.zeros((ny, nx), dtype), np.zeros((1, nx), dtype))
+    factor = np.sqrt(lambda_haadf) / found.sigma
+    target = np.where(seen.haadf_valid, factor * (seen.haadf - found.law.offset), 0)
+    counted = np.ones((1, nx)) if seen.haadf_valid.all() else seen.haadf_valid
+    weights = factor * found.law.weights * scales
+    return ElasticTerm(weights.astype(dtype), target.astype(dtype), np.ascontiguousarray(counted, dtype))
+
+
+# ---- penalty and start -----------------------------------------------------------------------------
+
+
+def _penalty(seen, settings, dtype):
+    kind = settings.regularization
+    guide = _guide(seen, settings.guide_blur) if kind in ("guided", "directional") else None
+    if kind == "directional":
+        length = np.sqrt(np.sum(guide**2, axis=0) + GUIDE_EDGE**2)
+        guide = np.sqrt(settings.eta) * guide / length
+    second_order = settings.second_order or SECOND_ORDER.get(kind, 0.0)
+    guide = None if guide is None else np.ascontiguousarray(guide, dtype)
+    return CellPenalty(kind, len(seen.maps), settings.joint, second_order, guide)
+
+
+def _guide(seen, blur):
+    """Differences of the HAADF image, scaled to its range and slightly smoothed, in all cells: (4, ny - 1, nx - 1)."""
+    from scipy.ndimage import gaussian_filter
+
+    from hyperspy_fusion.fusion.regularizers import cell_differences
+
+    low, high = np.percentile(seen.haadf[seen.haadf_valid], (0.1, 99.9))
+    if not high > low:
+        low, high = seen.haadf[seen.haadf_valid].min(), seen.haadf[seen.haadf_valid].max()
+    image = np.clip((_filled(seen.haadf, seen.haadf_valid) - low) / (high - low), 0, 1)
+    return cell_differences(gaussian_filter(image, blur))
+
+
+def _filled(image, valid):
+    """Pixels that do not count take the value of the nearest that does."""
+    if valid.all():
+        return image
+    from scipy.ndimage import distance_transform_edt
+
+    nearest = distance_transform_edt(~valid, return_distances=False, return_indices=True)
+    return image[tuple(nearest)]
+
+
+def _start(seen, noise, scales, dtype):
+    net = np.where(seen.valid, seen.maps, _column(seen.means())) - _column(noise.background)
+    return np.ascontiguousarray(np.maximum(net, 0) / _column(scales), dtype)
