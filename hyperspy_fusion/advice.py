@@ -16,8 +16,21 @@ POOR_CORRELATION = 0.5
 RISE = 0.01
 
 
-def about_maps(elements, maps, constant):
-    """Sentences about measured maps (n, ny, nx), logged; ``constant`` tells for each whether it is.
+# what becomes of negative values, by method
+_NEGATIVE = {
+    "published": (
+        "the published method takes the minimum of a map for its zero, so nothing is clipped, and adds it back to "
+        "the result; clip at zero first if they are noise."
+    ),
+    "calibrated": (
+        "they are taken for noise, for fused maps are nowhere negative; add a constant first where the zero of the "
+        "map is arbitrary."
+    ),
+}
+
+
+def about_maps(elements, maps, valid, constant, method):
+    """Sentences about the valid pixels of measured maps (n, ny, nx), logged; ``constant`` tells for each whether it is.
 
     Raises
     ------
@@ -30,33 +43,53 @@ def about_maps(elements, maps, constant):
     flat = [element for element, is_constant in zip(elements, constant, strict=True) if is_constant]
     if flat:
         sentences.append(f"The map of {_and(flat)} is constant: it is kept as it is, and the others are fused.")
-    lows = maps.min(axis=(1, 2))
+    lows = [image[keep].min() for image, keep in zip(maps, valid, strict=True)]
     negative = [f"{e} (down to {low:.4g})" for e, low in zip(elements, lows, strict=True) if low < 0]
     if negative:
-        sentences.append(
-            f"The map of {_and(negative)} has negative values: the published method takes the minimum of a map for its "
-            "zero, so nothing is clipped, and adds it back to the result; clip at zero first if they are noise."
-        )
+        sentences.append(f"The map of {_and(negative)} has negative values: {_NEGATIVE[method]}")
     return _logged(sentences)
 
 
-def about_fit(elements, result, total_ratios, haadf_correlation):
-    """Sentences about the result of a fit, logged."""
+def about_published_fit(elements, result, total_ratios, haadf_correlation):
+    """Sentences about the result of a fit by the published method, logged."""
     sentences = [
-        "" if result.success else f"The fit did not exit successfully. Reason: {result.reason.value}",
-        _about_haadf(haadf_correlation),
+        _about_exit(result),
+        _about_haadf(haadf_correlation, "or lambda_haadf is too small to matter."),
         _about_descent(result.history.total),
-        _about_totals(elements, total_ratios),
+        _about_totals(elements, total_ratios, "lower background and lambda_haadf"),
     ]
     return _logged([sentence for sentence in sentences if sentence])
 
 
-def _about_haadf(haadf_correlation):
+_WITHOUT_HAADF = (
+    "or its contrast is not that of atomic numbers; where no map explains it, fuse with lambda_haadf=0 and "
+    "regularization='tgv', which leave it out."
+)
+
+
+def about_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings):
+    """Sentences about the result of a fit by the calibrated method, logged."""
+    remedy = "a higher max_iter" if settings.keep_totals else "keep_totals=True or a lower lambda_reg"
+    needs_haadf = settings.lambda_haadf or settings.regularization in ("guided", "directional")
+    sentences = [
+        _about_exit(result),
+        _about_haadf(haadf_correlation, _WITHOUT_HAADF) if needs_haadf else "",
+        # of totals that are not positive the problem speaks
+        _about_totals(elements, np.nan_to_num(total_ratios, nan=1.0), remedy),
+    ]
+    return _logged([sentence for sentence in sentences if sentence])
+
+
+def _about_exit(result):
+    return "" if result.success else f"The fit did not exit successfully. Reason: {result.message}"
+
+
+def _about_haadf(haadf_correlation, other_reason):
     if haadf_correlation >= POOR_CORRELATION:
         return ""
     return (
         f"The fused maps explain little of the HAADF image (correlation {haadf_correlation:.2f}): an element that "
-        "shows in it is not among the maps, or it is not of this scan, or lambda_haadf is too small to matter."
+        f"shows in it is not among the maps, or it is not of this scan, {other_reason}"
     )
 
 
@@ -70,7 +103,7 @@ def _about_descent(total):
     )
 
 
-def _about_totals(elements, ratios):
+def _about_totals(elements, ratios, remedy):
     if np.all(np.abs(ratios - 1) <= TOTAL_TOLERANCE):
         return ""
     listed = ", ".join(
@@ -79,19 +112,24 @@ def _about_totals(elements, ratios):
     )
     return (
         f"The totals of the fused maps are not those of the measured ones ({listed}): read no amounts off these maps, "
-        "or bring the totals together by lower background and lambda_haadf."
+        f"or bring the totals together by {remedy}."
     )
 
 
-def totals_over_measured(fused, measured):
-    """Total of each fused map over that of the measured one; NaN where the latter is not positive."""
-    before, after = (maps.sum(axis=(1, 2), dtype=np.float64) for maps in (measured, fused))
+def totals_over_measured(fused, measured, valid, background=0.0):
+    """Total of each fused map over that of the measured one, less its background; NaN where the latter is not positive.
+
+    ``valid`` (n, ny, nx) has the pixels to add up; ``background`` is per pixel, a number or (n,).
+    """
+    before, after = (maps.sum(axis=(1, 2), dtype=np.float64, where=valid) for maps in (measured, fused))
+    before = before - background * np.count_nonzero(valid, axis=(1, 2))
     return np.divide(after, before, out=np.full(len(before), np.nan), where=before > 0)
 
 
-def correlation(a, b):
-    """Pearson's correlation of two images; 0 where one is constant."""
-    a, b = (image - image.mean() for image in (a.astype(np.float64), b.astype(np.float64)))
+def correlation(a, b, valid):
+    """Pearson's correlation of two images over the valid pixels; 0 where one is constant."""
+    a, b = (image[valid].astype(np.float64) for image in (a, b))
+    a, b = a - a.mean(), b - b.mean()
     size = np.linalg.norm(a) * np.linalg.norm(b)
     return float(np.vdot(a, b) / size) if size else 0.0
 

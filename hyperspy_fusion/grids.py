@@ -52,7 +52,7 @@ def capital(sentence):
     return sentence[:1].upper() + sentence[1:]
 
 
-def image_array(signal):
+def image_array(signal, allow_nan=False):
     """
     The pixels of a 2-D signal, the HAADF image, in memory, as they are.
 
@@ -60,6 +60,8 @@ def image_array(signal):
     ----------
     signal : hyperspy.api.signals.BaseSignal
         An image ``(|x, y)`` or a map ``(x, y|)``; lazy ones are computed.
+    allow_nan : bool
+        Whether to pass pixels that are NaN, infinite or masked, all as NaN in a floating dtype.
 
     Returns
     -------
@@ -72,7 +74,7 @@ def image_array(signal):
     TypeError
         Not a signal; complex, RGB or ragged data.
     ValueError
-        Not two-dimensional, empty, or with NaN, infinite or masked pixels.
+        Not two-dimensional, empty, or with NaN, infinite or masked pixels that are not allowed.
     NotImplementedError
         A spatial axis is not uniform.
     """
@@ -82,7 +84,7 @@ def image_array(signal):
         raise ValueError(f"{signal} is {what}, and the HAADF image is needed: haadf and maps look swapped.")
     check_image(signal)
     data = signal.data.compute() if hasattr(signal.data, "compute") else signal.data
-    return checked_pixels(data, str(signal))
+    return checked_pixels(data, str(signal), allow_nan)
 
 
 def check_image(signal):
@@ -183,9 +185,9 @@ def stack_axes(signal):
     return axis, [other for other in axes if other is not axis]
 
 
-def checked_pixels(data, what):
-    """`data` in native byte order, copied only if it is not; ValueError for NaN, inf or masked pixels."""
-    data = finite_pixels(data, what)
+def checked_pixels(data, what, allow_nan=False):
+    """`finite_pixels` or `with_gaps` in native byte order, copied only if need be."""
+    data = with_gaps(data) if allow_nan else finite_pixels(data, what)
     return data if data.dtype.isnative else data.astype(data.dtype.newbyteorder("="))
 
 
@@ -196,9 +198,19 @@ def finite_pixels(data, what):
     if bad:
         raise ValueError(
             f"{capital(what)} has {bad} of {data.size} pixels that are NaN, infinite or masked, and every pixel must "
-            "be a number: replace them first, e.g. by numpy.nan_to_num."
+            "be a number: fuse with method='calibrated', which leaves them out, or replace them first, e.g. by "
+            "numpy.nan_to_num."
         )
     return data
+
+
+def with_gaps(data):
+    """`data` with NaN for its NaN, infinite and masked pixels, in a floating dtype; not copied where there are none."""
+    mask, data = np.ma.getmask(data), np.ma.getdata(data)
+    bad = ~np.isfinite(data) | mask
+    if not bad.any():
+        return data
+    return np.where(bad, np.float32(np.nan), data)
 
 
 def check_same_scan(map_axes, haadf_axes, *, maps="the maps", haadf="the HAADF image", one_map=False):

@@ -54,7 +54,7 @@ class _Map(NamedTuple):
     what: str
 
 
-def element_maps(source, elements=None, *, xray_lines=None):
+def element_maps(source, elements=None, *, xray_lines=None, allow_nan=False):
     """
     Collect the element maps of one scan in one signal.
 
@@ -89,6 +89,8 @@ def element_maps(source, elements=None, *, xray_lines=None):
     xray_lines : list of str, optional
         X-ray lines, e.g. ``["Fe_Ka", "Fe_La"]``, of an EDS spectrum image or model. By default those of
         ``Sample.xray_lines``, else exspy's choice for each element at this beam energy and energy range.
+    allow_nan : bool
+        Keep pixels that are NaN, infinite or masked, as NaN: ``method="calibrated"`` leaves them out.
 
     Returns
     -------
@@ -105,22 +107,23 @@ def element_maps(source, elements=None, *, xray_lines=None):
     TypeError
         The source is nothing of the above; complex, RGB or ragged data.
     ValueError
-        No maps, different shapes, pixel sizes or areas, NaN or infinite pixels, and an element that is unknown,
-        repeated or cannot be identified. Maps of one element are added up only if they name different X-ray lines.
+        No maps, different shapes, pixel sizes or areas, NaN or infinite pixels that are not allowed, and an element
+        that is unknown, repeated or cannot be identified. Maps of one element are added up only if they name
+        different X-ray lines.
     NotImplementedError
         A spatial axis is not uniform.
     """
     elements = None if elements is None else checked_elements(elements)
     xray_lines = None if xray_lines is None else checked_lines(xray_lines)
     with grids.collected_warnings() as found:
-        result = _made(source, elements, xray_lines)
+        result = _made(source, elements, xray_lines, allow_nan)
     found = [*metadata_names(result.metadata, "Element_maps.warnings"), *found]
     if found:
         result.metadata.set_item("Element_maps.warnings", list(dict.fromkeys(found)))
     return result
 
 
-def _made(source, elements, xray_lines):
+def _made(source, elements, xray_lines, allow_nan):
     maps, title = _read(source, elements, xray_lines)
     if not maps:
         raise ValueError("There are no maps to fuse: the source is empty, and at least one map is needed.")
@@ -128,7 +131,7 @@ def _made(source, elements, xray_lines):
     refuse_undetectable([m.element for m in maps if m.line])
     warn_of_fused([m.metadata for m in maps])
     axes = _common_axes(maps)
-    maps = _computed(maps)
+    maps = _computed(maps, allow_nan)
     if _is_finished(source, maps):
         return _own_signal(source, axes)
     maps = _one_per_element(maps)
@@ -141,7 +144,7 @@ def _is_finished(source, maps):
         return False
     names = metadata_names(source.metadata, "Sample.elements")
     is_whole = source.axes_manager.navigation_dimension == 1 and names == [m.element for m in maps]
-    return is_whole and source.data.dtype.isnative
+    return is_whole and source.data.dtype.isnative and not np.isinf(source.data).any()
 
 
 def _own_signal(source, axes):
@@ -301,12 +304,13 @@ def _common_axes(maps):
     return reference.axes
 
 
-def _computed(maps):
-    """The maps in memory, lazy ones in one computation, with finite pixels."""
+def _computed(maps, allow_nan):
+    """The maps in memory, lazy ones in one computation, with pixels that are finite or, where allowed, NaN."""
     import dask
 
     images = dask.compute(*(m.data for m in maps))
-    return [m._replace(data=grids.finite_pixels(d, m.what)) for m, d in zip(maps, images, strict=True)]
+    checked = (lambda data, what: grids.with_gaps(data)) if allow_nan else grids.finite_pixels
+    return [m._replace(data=checked(d, m.what)) for m, d in zip(maps, images, strict=True)]
 
 
 def _refuse_unidentified(maps):

@@ -8,17 +8,20 @@ from numbers import Integral
 
 import numpy as np
 
-from hyperspy_fusion.advice import about_fit, about_maps, correlation, totals_over_measured
+from hyperspy_fusion.advice import about_maps, correlation, totals_over_measured
 from hyperspy_fusion.elements import atomic_number
-from hyperspy_fusion.fusion.problem import is_constant, published_problem
 from hyperspy_fusion.fusion.result import StopReason
-from hyperspy_fusion.fusion.settings import METHODS, settings_for, shows_settings
+from hyperspy_fusion.fusion.settings import METHODS, settings_for
+from hyperspy_fusion.gaps import is_constant, mask_array
 from hyperspy_fusion.grids import axis_dicts, check_same_scan, image_array, spatial_axes
 from hyperspy_fusion.maps import element_maps
-from hyperspy_fusion.results import Inputs, fused_signal, image_signal
+from hyperspy_fusion.methods import HOW, Scan
+from hyperspy_fusion.options import shows_settings
+from hyperspy_fusion.progress import progress
+from hyperspy_fusion.results import Inputs, fused_signal, image_signal, norms
 
 # settings that say how long to iterate; where another one changes, the cost history begins anew
-_RUN_SETTINGS = ("max_iter", "tol", "threshold")
+_RUN_SETTINGS = ("max_iter", "tol")
 
 
 @shows_settings
@@ -29,6 +32,7 @@ def fuse(
     elements=None,
     xray_lines=None,
     method="published",
+    mask=None,
     show_progressbar=None,
     num_workers=None,
     **settings,
@@ -46,8 +50,12 @@ def fuse(
         Which elements to take from a spectrum image; the elements of maps that do not name theirs.
     xray_lines : list of str, optional
         Which X-ray lines to take from an EDS spectrum image; lines of one element are summed.
-    method : {"published"}
-        The method of Schwartz et al., npj Comput. Mater. 8, 16 (2022).
+    method : {"published", "calibrated"}
+        The method of Schwartz et al., npj Comput. Mater. 8, 16 (2022), or the one that keeps counts as counts:
+        convex, in the units of the maps, solved to a stated accuracy.
+    mask : array or BaseSignal of bool, optional
+        ``(ny, nx)``, True where a pixel is left out of the data, of maps and HAADF image; for ``"calibrated"``. Pixels
+        that are NaN or infinite are left out where they are, saturated ones of the HAADF image as well.
     show_progressbar : bool, optional
         None follows HyperSpy's preference.
     num_workers : int, optional
@@ -59,7 +67,8 @@ def fuse(
     ElementMaps
         Fused maps on the axes and in the units of the input, with parameters, cost history and warnings in
         ``metadata.Fusion``. The published method does not keep intensities: ``metadata.Fusion.total_ratios`` has the
-        totals over those of the measured maps. Ctrl-C ends the fit, and what was reached is returned.
+        totals over those of the measured maps. Pixels that were left out of the data are filled in. Ctrl-C ends
+        the fit, and what was reached is returned.
 
     Raises
     ------
@@ -80,7 +89,8 @@ def fuse(
     >>> fused.elements
     ['Pt', 'Fe', 'O']
     """
-    model = FusedMultiModal(haadf, maps, elements, xray_lines=xray_lines, method=method)
+    settings_for(method, settings)  # what is wrong with them is said before spectra are read
+    model = FusedMultiModal(haadf, maps, elements, xray_lines=xray_lines, method=method, mask=mask)
     model.fit(show_progressbar=show_progressbar, num_workers=num_workers, **settings)
     return model._signal(model._data())
 
@@ -92,7 +102,7 @@ class FusedMultiModal:
     ----------
     haadf : BaseSignal
         The HAADF image.
-    maps, elements, xray_lines, method
+    maps, elements, xray_lines, method, mask
         As for :func:`hyperspy_fusion.fuse`.
 
     Attributes
@@ -101,10 +111,11 @@ class FusedMultiModal:
         The measured maps.
     haadf : Signal2D
         The measured HAADF image, on the axes of the maps.
-    settings : PublishedSettings
+    settings : PublishedSettings or CalibratedSettings
         Those of the last fit.
     fit_output : scipy.optimize.OptimizeResult or None
-        Of the last fit: x, fun, nit, success, message, change, cost_history.
+        Of the last fit: x, fun, nit, success, message, change, gap, cost_history. The published method has no
+        duality gap, the calibrated one no change: NaN.
     components : Components
         Fused maps by element: ``m.components.Fe``.
     warnings : list of str
@@ -121,22 +132,23 @@ class FusedMultiModal:
     20
     """
 
-    def __init__(self, haadf, maps, elements=None, *, xray_lines=None, method="published"):
+    def __init__(self, haadf, maps, elements=None, *, xray_lines=None, method="published", mask=None):
         settings_for(method, {})
-        self.method = method
-        self.maps = element_maps(maps, elements, xray_lines=xray_lines)
-        image = image_array(haadf)
+        self.method, self._how = method, HOW[method]
+        self.maps = element_maps(maps, elements, xray_lines=xray_lines, allow_nan=self._how.takes_gaps)
+        image = image_array(haadf, allow_nan=self._how.takes_gaps)
         axes = axis_dicts(self.maps.axes_manager.signal_axes, self.maps)
         self._input_warnings = list(self.maps.metadata.get_item("Element_maps.warnings", default=[]))
         self._input_warnings += check_same_scan(axes, spatial_axes(haadf))
         self.haadf = image_signal(image.copy(), self.maps, haadf.metadata.General.title)
-        if image.min() == image.max():
+        self.elements = self.maps.elements
+        self._valid, left_out = self._how.find_valid(self.elements, self.maps.data, image, mask_array(mask, axes))
+        if is_constant([image], [self._valid.haadf]).all():
             raise ValueError(
                 f"The HAADF image {haadf} is constant and says nothing about the maps: pass that of the scan."
             )
-        self.elements = self.maps.elements
-        self._constant = is_constant(self.maps.data)
-        self._input_warnings += about_maps(self.elements, self.maps.data, self._constant)
+        self._constant = is_constant(self.maps.data, self._valid.maps)
+        self._input_warnings += left_out + self._about_maps()
         self.settings = METHODS[method]()
         self._forget()
 
@@ -146,8 +158,9 @@ class FusedMultiModal:
 
         A second call continues from the maps reached, with the settings of the call before where they are not given
         again; the defaults are those of the first call. Where a setting other than ``max_iter`` and ``tol``
-        changes, the cost history begins anew. Ctrl-C stops the fit and keeps the maps of the last complete
-        iteration; a second one stops at once. A call that fails leaves the model as before its first fit.
+        changes, the maps reached are the start and the cost history begins anew. Ctrl-C stops the fit and keeps the
+        maps of the last complete iteration; a second one stops at once. A call that fails leaves the model as
+        before its first fit.
 
         Parameters
         ----------
@@ -156,73 +169,76 @@ class FusedMultiModal:
         num_workers : int, optional
             Threads; None for all.
         callback : callable, optional
-            Called with the solver's state after every iteration; may raise ``StopIteration``.
+            Called with the solver's state after every iteration, of ``"calibrated"`` with every value of the duality
+            gap; may raise ``StopIteration``.
         **settings
-            As for :func:`hyperspy_fusion.fuse`.
 
         Returns
         -------
         scipy.optimize.OptimizeResult
         """
-        from hyperspy_fusion.fusion.solvers import proximal_gradient
-
         _check_workers(num_workers)
         new = settings_for(self.method, settings, base=self.settings)
         problem = self._new_problem(new)
         state = self._state_for(new, problem)
         # given up before the fit: its maps are the memory of the next ones, and a fit that fails leaves none
         self._forget()
-        with _progress(new.max_iter, show_progressbar) as update:
-            result, state = proximal_gradient(problem, new, state, _both(update, callback), num_workers)
+        with progress(new.max_iter, show_progressbar, state) as update:
+            result, state = self._how.solve(problem, new, state, _both(update, callback), num_workers)
         if result.reason is StopReason.NOT_FINITE:
-            raise FloatingPointError(result.reason.value)
+            raise FloatingPointError(result.message)
         self.settings, self._problem, self._state, self._result = new, problem, state, result
         self._conclude()
         return self.fit_output
+
+    def _about_maps(self):
+        return about_maps(self.elements, self.maps.data, self._valid.maps, self._constant, self.method)
 
     def _forget(self):
         """The model as before its first fit."""
         self.fit_output = self._problem = self._state = self._result = None
 
     def _new_problem(self, settings):
-        fitted = ~self._constant
-        maps = self.maps.data if fitted.all() else self.maps.data[fitted]
-        numbers = [atomic_number(e) for e, f in zip(self.elements, fitted, strict=True) if f]
-        return published_problem(maps, self.haadf.data, numbers, settings)
+        maps, valid, fitted = self.maps.data, self._valid, ~self._constant
+        if not fitted.all():
+            maps, valid = maps[fitted], valid.of(fitted)
+        elements = [e for e, f in zip(self.elements, fitted, strict=True) if f]
+        numbers = [atomic_number(e) for e in elements]
+        return self._how.build(Scan(elements, numbers, maps, self.haadf.data, valid), settings)
 
     def _state_for(self, settings, problem):
         """The state to go on from under new settings; None to start."""
         if self._state is None:
             return None
-        if settings.threshold != self.settings.threshold:
-            raise ValueError(
-                f"threshold is {settings.threshold}, and acts on the start of a fit only, which has been made: "
-                "fit a new FusedMultiModal with it."
-            )
-        if not np.allclose(problem.map_range.scale, self._problem.map_range.scale, rtol=1e-5):
+        self._how.check_refit(self.settings, settings)
+        if not np.allclose(norms(self.maps.data), self._norms, rtol=1e-5):
             raise ValueError("The measured maps have changed since the last fit: make a new FusedMultiModal of them.")
         before, after = (
             {k: v for k, v in s.as_dict().items() if k not in _RUN_SETTINGS} for s in (self.settings, settings)
         )
-        return self._state if before == after else self._state.restarted(problem.maps.dtype)
+        return self._state if before == after else self._how.restart(self._state, problem)
 
     def _conclude(self):
         """Turn the solver's result into ``fit_output`` and warnings."""
         from scipy.optimize import OptimizeResult
 
-        result = self._result
+        result, problem = self._result, self._problem
+        self._norms = norms(self.maps.data)
         self.fit_output = OptimizeResult(
             x=self._data(),
             fun=float(result.history.total[-1]),
             nit=result.n_iter,
             success=result.success,
-            message=result.reason.value,
+            message=result.message,
             change=result.change,
+            gap=result.gap,
             cost_history=result.history.as_dict(),
         )
-        self._total_ratios = totals_over_measured(self._data(), self.maps.data)
-        self._haadf_correlation = correlation(result.modelled_haadf, self.haadf.data)
-        self._fit_sentences = about_fit(self.elements, result, self._total_ratios, self._haadf_correlation)
+        background = self._per_element(self._how.background(self.settings))
+        ratios = totals_over_measured(self._data(), self.maps.data, self._valid.maps, background)
+        agreement = correlation(result.modelled_haadf, self.haadf.data, self._valid.haadf)
+        self._total_ratios, self._haadf_correlation = ratios, agreement
+        self._fit_sentences = self._how.about_fit(self.elements, result, ratios, agreement, problem, self.settings)
 
     # ---- what comes out -----------------------------------------------------------------------
 
@@ -290,28 +306,35 @@ class FusedMultiModal:
     def _metadata(self):
         """``metadata.Fusion``: Python scalars, strings and flat arrays."""
         problem, result = self._problem, self._fitted()
-        parameters = {**self.settings.as_dict(), "lambda_haadf": float(problem.lambda_haadf)}
+        parameters = {name: _flat(value) for name, value in self.settings.as_dict().items()}
+        parameters["lambda_haadf"] = float(problem.lambda_haadf)
         return {
             "version": version("hyperspy_fusion"),
             "method": self.method,
             "elements": list(self.elements),
             "constant_elements": [e for e, c in zip(self.elements, self._constant, strict=True) if c],
             "atomic_numbers": np.array([atomic_number(e) for e in self.elements]),
-            "elastic_weights": self._per_element(problem.elastic.weights),
-            "map_offsets": self._per_element(problem.map_range.offset),
-            "map_scales": self._per_element(problem.map_range.scale),
-            "haadf_offset": float(problem.haadf_range.offset),
-            "haadf_scale": float(problem.haadf_range.scale),
+            **self._how.describe(problem, result, self._per_element),
+            **self._left_out(),
             "parameters": parameters,
             "cost_history": result.history.as_dict(),
             "total_ratios": self._total_ratios,
             "haadf_correlation": self._haadf_correlation,
             "n_iter": int(result.n_iter),
             "converged": bool(result.converged),
-            "stop_reason": result.reason.value,
-            "change": float(result.change),
+            "stop_reason": result.message,
             "warnings": list(self.warnings),
             "haadf_title": str(self.haadf.metadata.General.title),
+        }
+
+    def _left_out(self):
+        """Pixels that the data terms leave out: of each map and of the HAADF image."""
+        if not self._how.takes_gaps:
+            return {}
+        valid = self._valid
+        return {
+            "n_masked": np.count_nonzero(~valid.maps, axis=(1, 2)),
+            "haadf_n_masked": int(np.count_nonzero(~valid.haadf)),
         }
 
     def _per_element(self, values):
@@ -346,32 +369,6 @@ class Components:
         return "\n".join(["   # | element", "---- | -------", *lines])
 
 
-class _progress:
-    """HyperSpy's progress bar as a context that yields a callback."""
-
-    def __init__(self, total, show):
-        self.total, self.show = total, show
-
-    def __enter__(self):
-        import hyperspy.api as hs
-        from hyperspy.external.progressbar import progressbar
-
-        show = hs.preferences.General.show_progressbar if self.show is None else self.show
-        self.bar = None
-
-        def update(state):
-            # made with the first iteration, so that compilation neither draws on it nor counts as an iteration
-            if self.bar is None:
-                self.bar = progressbar(total=self.total, disable=not show, desc="Fusing", unit="iteration")
-            self.bar.update(1)
-
-        return update
-
-    def __exit__(self, *error):
-        if self.bar is not None:
-            self.bar.close()
-
-
 def _both(first, second):
     """One callback of two, the second of which may be None."""
     if second is None:
@@ -383,6 +380,11 @@ def _both(first, second):
         second(state)
 
     return call
+
+
+def _flat(value):
+    """Sequences as the flat arrays that metadata keep."""
+    return np.array(value, dtype=float) if isinstance(value, tuple) else value
 
 
 def _check_workers(num_workers):

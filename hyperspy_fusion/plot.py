@@ -15,10 +15,16 @@ _UNCALIBRATED = ("", "px", "pixel", "pixels", "none", "<undefined>")
 _CLIPPED_PERCENT = 0.2
 
 _ROW_TITLES = {"raw": "measured"}
-_TERMS = {
-    "haadf": ("HAADF", r"$\frac{1}{2}\,\Vert h - f(x)\Vert^2$"),
-    "chem": ("chemistry", r"$\sum_i\,[x_i - b_i \log(x_i + \varepsilon)]$"),
-    "tv": ("total variation", r"$\sum_i\,\mathrm{TV}(x_i)$"),
+# of the terms of each method: title, formula, name of the weight; those of the calibrated one are weighted already
+_PUBLISHED_TERMS = {
+    "haadf": ("HAADF", r"$\frac{1}{2}\,\Vert h - f(x)\Vert^2$", "lambda_haadf"),
+    "chem": ("chemistry", r"$\sum_i\,[x_i - b_i \log(x_i + \varepsilon)]$", "lambda_chem"),
+    "tv": ("total variation", r"$\sum_i\,\mathrm{TV}(x_i)$", "lambda_tv"),
+}
+_CALIBRATED_TERMS = {
+    "haadf": ("HAADF", r"$\lambda_h\,\Vert h - f(x)\Vert^2 / 2\sigma^2$", "lambda_haadf"),
+    "chem": ("maps", r"$\sum_i\,D(b_i, x_i)$", None),
+    "tv": ("penalty", r"$R(\lambda_i x_i / s_i)$", "lambda_reg"),
 }
 
 
@@ -110,33 +116,42 @@ def plot_convergence(history: dict, weights: dict, *, axes=None) -> np.ndarray:
     Parameters
     ----------
     history
-        Arrays ``haadf``, ``chem`` and ``tv`` of one length, unweighted, the start at index 0; with ``total``,
-        their weighted sum, its first and last value are given above.
+        Arrays ``haadf``, ``chem`` and ``tv`` of one length, the start at index 0, unweighted for the published method
+        and as they enter the sum for the calibrated one; with ``total``, their (weighted) sum, its first and last
+        value are given above. ``iteration``, of the same length, where not
+        every iteration is there. ``gap``, the relative duality gap, has a panel of its own, with a logarithmic scale.
     weights
-        ``lambda_haadf``, ``lambda_chem`` and ``lambda_tv``; None for total variation that was off.
+        ``lambda_haadf``, ``lambda_chem`` and ``lambda_tv`` of the published method; ``lambda_haadf``, ``lambda_reg``
+        and ``regularization`` of the calibrated one; None for a penalty that was off. ``tol`` is a line in the panel
+        of the gap.
     axes
-        Three matplotlib axes. None makes a figure.
+        Three matplotlib axes, four with a gap. None makes a figure.
 
     Returns
     -------
     numpy.ndarray
-        The three axes.
+        The axes.
 
     Raises
     ------
     ValueError
         For a history without one of the three terms.
     """
-    missing = [name for name in _TERMS if name not in history]
+    terms = _CALIBRATED_TERMS if "lambda_reg" in weights else _PUBLISHED_TERMS
+    missing = [name for name in terms if name not in history]
     if missing:
         raise ValueError(f"history has no {', '.join(missing)}: it must hold haadf, chem and tv.")
+    number = len(terms) + ("gap" in history)
     if axes is None:
-        figure = _new_figure((10.5, 3.4))
-        axes = figure.subplots(1, 3)
+        figure = _new_figure((3.5 * number, 3.4))
+        axes = figure.subplots(1, number)
         _total_title(figure, history)
     axes = np.asarray(axes)
-    for ax, name in zip(axes.flat, _TERMS, strict=True):
-        _draw_term(ax, name, np.asarray(history[name], float), weights.get(f"lambda_{name}"))
+    iteration = np.asarray(history.get("iteration", np.arange(len(history["haadf"]))))
+    for ax, (name, (title, formula, weight)) in zip(axes.flat, terms.items(), strict=False):
+        _draw_term(ax, iteration, np.asarray(history[name], float), _term_title(title, weight, weights), formula)
+    if "gap" in history:
+        _draw_gap(axes.flat[len(terms)], iteration, np.asarray(history["gap"], float), weights.get("tol"))
     return axes
 
 
@@ -291,6 +306,8 @@ def _draw_group(drawn, below, label, cmap, pixel):
 
 def _limits(images):
     """Colour limits of images that share them, without the outermost pixels of each."""
+    images = [image[np.isfinite(image)] for image in images]
+    images = [image for image in images if image.size] or [np.zeros(1)]
     ends = [np.percentile(image, (_CLIPPED_PERCENT, 100 - _CLIPPED_PERCENT)) for image in images]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     if not low < high:
@@ -300,8 +317,8 @@ def _limits(images):
 
 
 def _extend(images, low, high):
-    below = any(image.min() < low for image in images)
-    above = any(image.max() > high for image in images)
+    below = any((image < low).any() for image in images)
+    above = any((image > high).any() for image in images)
     return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[below, above]
 
 
@@ -339,12 +356,36 @@ def _total_title(figure, history):
         figure.suptitle(f"objective (weighted sum): {total[0]:.5g} at the start, {total[-1]:.5g} at the end")
 
 
-def _draw_term(ax, name, values, weight):
-    title, formula = _TERMS[name]
-    off = weight is None
-    ax.plot(np.arange(len(values)), values, color="0.6" if off else "C0", linestyle="--" if off else "-")
-    ax.set_title(f"{title}: off" if off else f"{title}, weight {weight:.4g}", fontsize="medium")
-    ax.set_ylabel(formula)
+def _term_title(title, weight, weights):
+    """``"HAADF, weight 1"``; the penalty of the calibrated method by its name."""
+    if weight is None:
+        return title
+    kind = weights.get("regularization") if weight == "lambda_reg" else None
+    if weights.get(weight) is None or (weight == "lambda_reg" and kind is None):
+        return f"{title}: off"
+    values = ", ".join(f"{value:.4g}" for value in np.atleast_1d(weights[weight]))
+    return f"{title}{f' {kind!r}' if kind else ''}, weight {values}"
+
+
+def _draw_term(ax, iteration, values, title, formula):
+    off = title.endswith(": off")
+    ax.plot(iteration, values, color="0.6" if off else "C0", linestyle="--" if off else "-")
+    _label(ax, title, formula)
+
+
+def _draw_gap(ax, iteration, gap, tol):
+    # nothing else has a logarithm
+    shown = np.isfinite(gap) & (gap > 0)
+    ax.plot(iteration[shown], gap[shown], color="C0")
+    ax.set_yscale("log")
+    if tol is not None:
+        ax.axhline(tol, color="0.6", linestyle="--")
+    _label(ax, f"duality gap, {gap[-1]:.2g} at the end", "relative gap")
+
+
+def _label(ax, title, ylabel):
+    ax.set_title(title, fontsize="medium")
+    ax.set_ylabel(ylabel)
     ax.set_xlabel("iteration (0 = start)")
     ax.margins(x=0.02)
     ax.xaxis.get_major_locator().set_params(integer=True)

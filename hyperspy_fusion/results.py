@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hyperspy_fusion.fusion.elastic import PowerLaw
+from hyperspy_fusion.fusion.elastic import LinearLaw, PowerLaw
 from hyperspy_fusion.fusion.problem import Range
 from hyperspy_fusion.grids import axis_dicts, image_array, spatial_axes
 from hyperspy_fusion.maps import element_maps
@@ -31,7 +31,7 @@ def fused_signal(maps, data, fusion, inputs):
     fused = maps._deepcopy_with_new_data(data)
     title = maps.metadata.General.title.removeprefix("Element maps of ")
     fused.metadata.General.title = f"Fused maps of {title}" if title else "Fused maps"
-    fingerprint = {"grid": np.array(data.shape[1:]), "map_norms": _norms(data)}
+    fingerprint = {"grid": np.array(data.shape[1:]), "map_norms": norms(data)}
     for key, value in {**fusion, **fingerprint}.items():
         fused.metadata.set_item(f"Fusion.{key}", value)
     fused._inputs = inputs
@@ -56,14 +56,26 @@ def modelled_haadf(fused):
         raise ValueError(
             f"{fused!r} has no modelled HAADF image, for {reason}: call modelled_haadf on the result as it was fitted."
         )
-    offsets, scales, weights = (fit[key][index] for key in ("map_offsets", "map_scales", "elastic_weights"))
-    fitted = weights > 0
-    law = PowerLaw(weights[fitted], fit["parameters"]["gamma"])
-    x = Range(offsets[fitted], scales[fitted]).normalise(data[fitted])
+    # constant maps have no weight, and no part in the law
+    index, data = (np.asarray(a)[fit["elastic_weights"][index] > 0] for a in (index, data))
+    return image_signal(_LAWS[fit["method"]](fit, index, data).astype(data.dtype), fused, "Modelled HAADF")
+
+
+def _power_law(fit, index, data):
+    """``f(x)`` of the published method, of the maps ``data`` of the elements at ``index``."""
+    x = Range(fit["map_offsets"][index], fit["map_scales"][index]).normalise(data)
     # rounding on the way to the units of the input and back can leave a zero below zero
-    image = law.image(np.maximum(x, 0)).astype(data.dtype)
+    image = PowerLaw(fit["elastic_weights"][index], fit["parameters"]["gamma"]).image(np.maximum(x, 0))
     haadf_range = Range(np.asarray(fit["haadf_offset"]), np.asarray(fit["haadf_scale"]))
-    return image_signal(haadf_range.restore(image), fused, "Modelled HAADF")
+    return haadf_range.restore(image.astype(data.dtype))
+
+
+def _linear_law(fit, index, data):
+    """``f(x)`` of the calibrated method."""
+    return LinearLaw(fit["elastic_weights"][index], fit["haadf_offset"]).image(data)
+
+
+_LAWS = {"published": _power_law, "calibrated": _linear_law}
 
 
 def _why_not_of_the_fit(fused, fit, data, index):
@@ -74,12 +86,12 @@ def _why_not_of_the_fit(fused, fit, data, index):
         return f"its maps were {fit['changed']} after the fit"
     if tuple(fit.get("grid", ())) != data.shape[1:]:
         return ""  # a crop: nothing to compare with
-    return "" if np.allclose(_norms(data), fit["map_norms"][index], rtol=1e-5) else "its maps were edited after the fit"
+    return "" if np.allclose(norms(data), fit["map_norms"][index], rtol=1e-5) else "its maps were edited after the fit"
 
 
-def _norms(maps):
-    """Root of the sum of squares of each map: unlike their sum, it sees smoothing too."""
-    return np.array([np.linalg.norm(image.astype(np.float64)) for image in maps])
+def norms(maps):
+    """Root of the sum of squares of each map, without NaN: unlike their sum, it sees smoothing too."""
+    return np.array([np.linalg.norm(np.nan_to_num(image.astype(np.float64))) for image in maps])
 
 
 def whole_modelled_haadf(fused):

@@ -12,7 +12,8 @@ from helpers import shared
 import hyperspy_fusion
 from hyperspy_fusion import cli
 from hyperspy_fusion.data import core_shell
-from hyperspy_fusion.fusion.settings import PublishedSettings
+from hyperspy_fusion.fusion.settings import METHODS, PublishedSettings, setting_names
+from hyperspy_fusion.options import field_texts
 
 SHAPE = (16, 20)
 
@@ -107,7 +108,7 @@ def test_every_setting_is_an_option_and_arrives(folder):
     options = (
         "--gamma 1.7 --weighting z_sum --lambda-haadf 0.2 --lambda-chem 0.01 --lambda-tv none "
         "--background 0.1 --threshold 0.05 --max-iter 2 --tol 1e-9 --tv-iter 4 --tv-norm anisotropic "
-        "--tv-solver gp --warm-start --dtype float64"
+        "--tv-solver gp --warm-start --algorithm published --dtype float64"
     )
     given = {option[2:].replace("-", "_") for option in options.split() if option.startswith("--")}
     assert given == {field.name for field in fields(PublishedSettings)}
@@ -193,7 +194,7 @@ def test_help_explains_every_setting(capsys):
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "Exponent of the elastic law" in text and "Default: 1.6." in text
-    texts = cli._field_texts(PublishedSettings.__doc__)
+    texts = field_texts(PublishedSettings.__doc__)
     assert set(texts) == {field.name for field in fields(PublishedSettings)}
     assert all(texts.values())
 
@@ -326,3 +327,98 @@ def test_installed_command_reports_its_version():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"hyperspy_fusion {hyperspy_fusion.__version__}\n"
+
+
+# --- the calibrated method: what of it is the command line's ---
+
+
+def calls(monkeypatch):
+    """Settings that arrive at `fuse`, which does nothing."""
+    seen = []
+
+    def fuse(source, haadf, **options):
+        seen.append(options)
+        raise ValueError("seen.")
+
+    monkeypatch.setattr(hyperspy_fusion, "fuse", fuse, raising=False)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "given, arrived",
+    [
+        ("--lambda-reg 2", {"lambda_reg": 2.0}),
+        ("--lambda-reg 2,3.5", {"lambda_reg": (2.0, 3.5)}),
+        ("--background 0.1,0", {"background": (0.1, 0.0)}),
+        ("--variance none", {"variance": None}),
+        ("--weights fit", {"weights": "fit"}),
+        ("--weights 3,4", {"weights": (3.0, 4.0)}),
+        ("--k-factors 1.2", {"k_factors": (1.2,)}),
+        ("--k-factors none", {"k_factors": None}),
+        ("--regularization none --no-joint --eta 0", {"regularization": None, "joint": False, "eta": 0.0}),
+        ("--second-order none --lambda-haadf 0 --tol 1e-3", {"second_order": None, "lambda_haadf": 0.0, "tol": 1e-3}),
+        ("--no-keep-totals --max-iter 5", {"keep_totals": False, "max_iter": 5}),
+    ],
+)
+def test_settings_of_the_calibrated_method_arrive(folder, monkeypatch, given, arrived):
+    seen = calls(monkeypatch)
+    command = f"fuse Fe.hspy O.hspy --haadf HAADF.hspy --method calibrated {given}"
+    assert cli.main(command.split()) == 2
+    own = {"elements": None, "xray_lines": None, "method": "calibrated"}
+    assert seen == [{**own, **arrived}]
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        ("--lambda-tv 0.1", "lambda_tv belongs to method='published'; with 'calibrated' it is lambda_reg."),
+        ("--tol none", "tol is None: it must be a number above 0"),
+        ("--weights z_gama", "weights is 'z_gama': it must be one of"),
+    ],
+)
+def test_bad_settings_of_the_calibrated_method_are_told_before_files_are_read(folder, capsys, given, sentence):
+    assert sentence in refusal(capsys, *f"fuse none.hspy --method calibrated {given}".split())
+
+
+def test_sequences_are_refused_by_the_published_method(folder, capsys):
+    assert "background is (0.1, 0.2)" in refusal(capsys, *"fuse Fe.hspy --background 0.1,0.2".split())
+
+
+def test_help_shows_the_settings_of_both_methods_once(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["fuse", "--help"])
+    out = capsys.readouterr().out
+    text = " ".join(out.split())
+    for field in {f.name for cls in METHODS.values() for f in fields(cls)}:
+        option = "--" + field.replace("_", "-")
+        assert out.count(f"\n  {option} ") + out.count(f"\n  {option},") == 1, option
+    assert "(published) Exponent of the elastic law" in text and "(calibrated) Exponent on the atomic number" in text
+    assert "settings of --method published:" in text and "settings of --method calibrated:" in text
+    texts = field_texts(METHODS["calibrated"].__doc__)
+    assert set(texts) == set(setting_names("calibrated")) and all(texts.values())
+
+
+def test_fuses_by_the_calibrated_method(folder, capsys):
+    command = "fuse Pt.hspy Fe.hspy O.hspy --haadf HAADF.hspy --method calibrated --regularization directional"
+    assert cli.main([*command.split(), *"--tol 1e-2 --lambda-reg 1,1,2 -o out.hspy".split()]) == 0
+    expected = hyperspy_fusion.fuse(
+        *core_shell(SHAPE).signals(),
+        method="calibrated",
+        regularization="directional",
+        tol=1e-2,
+        lambda_reg=(1, 1, 2),
+    )
+    np.testing.assert_array_equal(hs.load("out.hspy").data, expected.data)
+    assert "The relative duality gap fell to" in capsys.readouterr().out
+
+
+def test_demo_of_the_calibrated_method_improves_every_element_and_says_so(tmp_path, capsys):
+    assert cli.main(["demo", "--method", "calibrated", "-o", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    rows = [line.split() for line in said.splitlines() if line.split() and line.split()[0] in ("Pt", "Fe", "O")]
+    for _, raw, fused, gaussian in rows:
+        assert float(fused) > float(raw) + 12 and float(fused) > float(gaussian) + 1
+    assert (
+        "by the calibrated method with regularization guided, lambda_reg 1" in said and "they are the defaults" in said
+    )
+    assert len(rows) == 3 and "published" not in said

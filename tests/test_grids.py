@@ -106,6 +106,33 @@ def test_what_is_no_image_is_refused_with_a_sentence(signal, error, sentence):
         grids.image_array(signal)
 
 
+@pytest.mark.parametrize(
+    "data, dtype",
+    [
+        (with_pixel(np.nan), "f8"),
+        (with_pixel(-np.inf).astype(">f4"), "f4"),
+        (np.ma.masked_equal(PIXELS, PIXELS[1, 2]), "f8"),
+        (np.ma.masked_equal(PIXELS.astype("u1"), PIXELS[1, 2]), "f4"),
+        (np.ma.masked_equal(PIXELS.astype("u4"), PIXELS[1, 2]), "f8"),
+    ],
+)
+def test_pixels_without_a_number_are_nan_where_they_are_allowed(data, dtype):
+    signal = image(data)
+    signal.data.flags.writeable = False
+    for one in (signal, signal.as_lazy()):
+        result = grids.image_array(one, allow_nan=True)
+        np.testing.assert_array_equal(result, with_pixel(np.nan))
+        # HyperSpy has made masked integers float64 on their way to lazy ones
+        assert one._lazy or result.dtype == dtype
+        assert not isinstance(result, np.ma.MaskedArray)
+    with pytest.raises(ValueError, match="fuse with method='calibrated', which leaves them out, or replace them"):
+        grids.image_array(signal)
+
+
+def test_whole_images_are_not_copied_for_gaps():
+    assert grids.image_array(image(PIXELS), allow_nan=True) is PIXELS
+
+
 # ---- axes ------------------------------------------------------------------------------------------
 
 

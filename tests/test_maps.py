@@ -526,6 +526,20 @@ def test_damaged_element_maps_are_refused():
         element_maps(damaged)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pixels_without_a_number_are_nan_where_they_are_allowed(value):
+    expected = [with_pixel(np.nan).data, O]
+    sources = [with_pixel(value), image(O)]
+    for source in (sources, [s.as_lazy() for s in sources], dict(zip(("Fe", "O"), sources, strict=True))):
+        maps = element_maps(source, ["Fe", "O"], allow_nan=True)
+        np.testing.assert_array_equal(maps.data, expected)
+    maps.data[0][np.isnan(maps.data[0])] = value
+    again = element_maps(maps, allow_nan=True)
+    np.testing.assert_array_equal(again.data, expected)
+    # the pixels of a whole stack are shared, unless they had to change
+    assert np.shares_memory(again.data, maps.data) == np.isnan(value)
+
+
 # ---- nothing of the caller's is changed ---------------------------------------------------------------
 
 

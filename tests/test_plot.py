@@ -257,3 +257,36 @@ def test_measured_maps_alone_are_called_so():
 def test_crop_that_is_not_four_numbers(crop):
     with pytest.raises(ValueError, match="must be four numbers"):
         plot_fusion(FUSED, ["Fe", "O"], crop=crop)
+
+
+CALIBRATED = {"regularization": "tgv", "lambda_reg": 2.0, "lambda_haadf": 0.5, "tol": 1e-4}
+
+
+def test_gap_has_a_panel_with_a_logarithmic_scale():
+    gap = np.array([np.inf, 1e-2, 1e-5])
+    axes = plot_convergence({**HISTORY, "iteration": np.array([0, 50, 100]), "gap": gap}, CALIBRATED)
+    assert [ax.get_title() for ax in axes] == [
+        "HAADF, weight 0.5",
+        "maps",
+        "penalty 'tgv', weight 2",
+        "duality gap, 1e-05 at the end",
+    ]
+    for ax, name in zip(axes[:3], ("haadf", "chem", "tv"), strict=True):
+        np.testing.assert_array_equal(ax.lines[0].get_data(), [[0, 50, 100], HISTORY[name]])
+    np.testing.assert_array_equal(axes[3].lines[0].get_data(), [[50, 100], gap[1:]])
+    assert axes[3].get_yscale() == "log" and list(axes[3].lines[1].get_ydata()) == [1e-4, 1e-4]
+
+
+def test_convergence_says_that_the_penalty_was_off():
+    axes = plot_convergence(HISTORY, {**CALIBRATED, "regularization": None})
+    assert len(axes) == 3 and axes[2].get_title() == "penalty: off"
+    assert axes[2].lines[0].get_linestyle() == "--"
+
+
+@pytest.mark.parametrize("damage", [np.nan, np.inf])
+def test_pixels_that_are_no_numbers_do_not_count_for_colours(damage):
+    image = FUSED.copy()
+    image[0, 1, 1] = damage
+    axes = plot_fusion(image, ["Fe", "O"])
+    assert limits(axes[0, 0]) == pytest.approx((0.046, 22.954), abs=0.1)
+    assert limits(plot_fusion(np.full((1, 4, 4), damage), ["Fe"])[0, 0]) == (0, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from hyperspy_fusion.fusion.settings import shows_settings
+from hyperspy_fusion.options import shows_settings
 
 _logger = logging.getLogger(__name__)
 
@@ -17,6 +17,7 @@ def fuse(
     elements=None,
     xray_lines=None,
     method="published",
+    mask=None,
     show_progressbar=None,
     num_workers=None,
     **settings,
@@ -33,8 +34,10 @@ def fuse(
         Which elements to take from a spectrum image; the elements of maps that do not name theirs.
     xray_lines : list of str, optional
         Which X-ray lines to take from an EDS spectrum image; lines of one element are summed.
-    method : {"published"}
-        The method of Schwartz et al., npj Comput. Mater. 8, 16 (2022).
+    method : {"published", "calibrated"}
+        The method of Schwartz et al., npj Comput. Mater. 8, 16 (2022), or the one that keeps counts as counts.
+    mask : array or BaseSignal of bool, optional
+        ``(ny, nx)``, True where a pixel is left out of the data; for ``"calibrated"``.
     show_progressbar : bool, optional
         None follows HyperSpy's preference.
     num_workers : int, optional
@@ -60,6 +63,7 @@ def fuse(
         elements=elements,
         xray_lines=xray_lines,
         method=method,
+        mask=mask,
         show_progressbar=show_progressbar,
         num_workers=num_workers,
         **settings,

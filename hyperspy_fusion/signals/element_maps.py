@@ -110,8 +110,8 @@ class ElementMaps(Signal2D):
     def rebin(self, new_shape=None, scale=None, crop=True, dtype=None, out=None):
         """As HyperSpy's, along x and y: maps of different elements are not added up.
 
-        Pixels are added up, and the elastic law is not linear: rebin :meth:`modelled_haadf` of the result of a fit,
-        for rebinned maps have none.
+        Pixels are added up, which the elastic law of a fit does not know of: rebin :meth:`modelled_haadf` of its
+        result, for rebinned maps have none.
         """
         axis = self._axis(ELEMENT_AXIS)
         if axis is not None:
@@ -236,7 +236,7 @@ class ElementMaps(Signal2D):
         return modelled_haadf(self)
 
     def plot_convergence(self):
-        """Plot the terms of the objective against the iterations of the fit.
+        """Plot the terms of the objective, and the duality gap where there is one, against the iterations of the fit.
 
         Returns
         -------

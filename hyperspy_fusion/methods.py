@@ -1,0 +1,171 @@
+"""What the methods of a fit differ in: one entry of ``HOW`` for each, and nothing else asks which method it is.
+
+Arrays in, arrays out. The solvers are imported with the first fit, for they compile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from hyperspy_fusion.advice import about_calibrated_fit, about_published_fit
+from hyperspy_fusion.fusion.problem import published_problem
+from hyperspy_fusion.gaps import Valid, find_valid
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What is fused, without constant maps: maps (n, ny, nx), HAADF image (ny, nx), and which pixels count."""
+
+    elements: list
+    atomic_numbers: list
+    maps: np.ndarray
+    haadf: np.ndarray
+    valid: Valid
+
+
+@dataclass(frozen=True)
+class Method:
+    """The functions that make a fit.
+
+    Attributes
+    ----------
+    takes_gaps
+        Whether it leaves out pixels: masked ones, and those that are NaN.
+    find_valid
+        Elements, maps, HAADF image and mask to :class:`~hyperspy_fusion.gaps.Valid` and sentences.
+    build
+        Scan and settings to the problem.
+    solve
+        Problem, settings, state, callback and number of threads to result and state.
+    check_refit
+        Raises for settings (before, after) between which no fit goes on.
+    restart
+        State and new problem to the state that starts it from the present maps.
+    background
+        Settings to what a pixel of the maps holds that is not in the fused ones: a number or one per map.
+    about_fit
+        Elements, result, ratios of totals, correlation of the HAADF images, problem and settings to sentences.
+    describe
+        Problem and result to what ``metadata.Fusion`` has of this method alone; ``spread`` takes values of the fused
+        maps to one for each map.
+    """
+
+    takes_gaps: bool
+    find_valid: Callable
+    build: Callable
+    solve: Callable
+    check_refit: Callable
+    restart: Callable
+    background: Callable
+    about_fit: Callable
+    describe: Callable
+
+
+# ---- the published method ------------------------------------------------------------------------
+
+
+def _all_valid(elements, maps, haadf, mask):
+    if mask is not None:
+        raise ValueError("mask is for method='calibrated', for the published method needs every pixel: leave it out.")
+    return Valid.everywhere(maps.shape), []
+
+
+def _build_published(scan, settings):
+    return published_problem(scan.maps, scan.haadf, scan.atomic_numbers, settings)
+
+
+def _solve_published(problem, settings, state, callback, num_workers):
+    from hyperspy_fusion.fusion.monotone import solve
+
+    return solve(problem, settings, state, callback, num_workers)
+
+
+def _check_threshold(before, after):
+    if before.threshold != after.threshold:
+        raise ValueError(
+            f"threshold is {after.threshold}, and acts on the start of a fit only, which has been made: "
+            "fit a new FusedMultiModal with it."
+        )
+
+
+def _describe_published(problem, result, spread):
+    return {
+        "elastic_weights": spread(problem.elastic.weights),
+        "map_offsets": spread(problem.map_range.offset),
+        "map_scales": spread(problem.map_range.scale),
+        "haadf_offset": float(problem.haadf_range.offset),
+        "haadf_scale": float(problem.haadf_range.scale),
+        "change": float(result.change),
+    }
+
+
+# ---- the calibrated method -----------------------------------------------------------------------
+
+
+def _build_calibrated(scan, settings):
+    from hyperspy_fusion.fusion.calibrated import calibrated_problem
+
+    return calibrated_problem(
+        scan.maps,
+        scan.haadf,
+        scan.atomic_numbers,
+        settings,
+        valid=None if scan.valid.maps.all() else scan.valid.maps,
+        haadf_valid=None if scan.valid.haadf.all() else scan.valid.haadf,
+        elements=scan.elements,
+    )
+
+
+def _solve_calibrated(problem, settings, state, callback, num_workers):
+    from hyperspy_fusion.fusion.primal_dual import primal_dual
+
+    return primal_dual(problem, settings, state, callback, num_workers)
+
+
+def _about_calibrated(elements, result, total_ratios, haadf_correlation, problem, settings):
+    return [*problem.warnings, *about_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings)]
+
+
+def _describe_calibrated(problem, result, spread):
+    return {
+        "elastic_weights": spread(problem.law.weights),
+        "elastic_weight_errors": spread(problem.weight_errors),
+        "haadf_offset": float(problem.law.offset),
+        "haadf_offset_error": float(problem.offset_error),
+        "haadf_sigma": float(problem.haadf_sigma),
+        "noise": str(problem.noise_kind),
+        "noise_sentence": str(problem.noise_sentence),
+        "quantum": spread(problem.quantum),
+        "variance": spread(problem.variance),
+        "map_scales": spread(problem.scales),
+        "gap": float(result.gap),
+    }
+
+
+HOW = {
+    "published": Method(
+        takes_gaps=False,
+        find_valid=_all_valid,
+        build=_build_published,
+        solve=_solve_published,
+        check_refit=_check_threshold,
+        restart=lambda state, problem: state.restarted(problem.maps.dtype),
+        background=lambda settings: 0.0,
+        about_fit=lambda *about: about_published_fit(*about[:4]),
+        describe=_describe_published,
+    ),
+    "calibrated": Method(
+        takes_gaps=True,
+        find_valid=find_valid,
+        build=_build_calibrated,
+        solve=_solve_calibrated,
+        check_refit=lambda before, after: None,
+        restart=lambda state, problem: state.restarted(problem),
+        background=lambda settings: np.asarray(settings.background),
+        about_fit=_about_calibrated,
+        describe=_describe_calibrated,
+    ),
+}

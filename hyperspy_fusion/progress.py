@@ -1,0 +1,53 @@
+"""HyperSpy's progress bar for a fit."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import numpy as np
+
+
+@contextmanager
+def progress(total, show, state=None):
+    """Context that yields a callback for solvers, which moves a bar of ``total`` iterations.
+
+    Parameters
+    ----------
+    total
+        Iterations at the most.
+    show
+        Whether to draw it; None follows HyperSpy's preference.
+    state
+        That the fit goes on from, or None.
+    """
+    import hyperspy.api as hs
+
+    bar = _Bar(total, hs.preferences.General.show_progressbar if show is None else show, state)
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+class _Bar:
+    """Made with the first iteration, so that compilation neither draws on it nor counts as an iteration."""
+
+    def __init__(self, total, show, state):
+        self.total, self.show, self.bar = total, show, None
+        self.done = 0 if state is None else state.n_iter
+
+    def __call__(self, state):
+        from hyperspy.external.progressbar import progressbar
+
+        if self.bar is None:
+            self.bar = progressbar(total=self.total, disable=not self.show, desc="Fusing", unit="iteration")
+        # a solver may report every so many iterations only
+        self.bar.update(state.n_iter - self.done)
+        self.done = state.n_iter
+        gap = getattr(state, "gap", np.nan)
+        if np.isfinite(gap):
+            self.bar.set_postfix_str(f"gap {gap:.1e}", refresh=False)
+
+    def close(self):
+        if self.bar is not None:
+            self.bar.close()
