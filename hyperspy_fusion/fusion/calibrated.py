@@ -1,6 +1,6 @@
 """The calibrated objective: counts, elastic law and penalty in natural units, convex.
 
-    minimise over x >= 0:  sum_i D_i(x_i; b_i) + lambda_haadf / (2 sigma^2) ||h - f(x)||^2 + R(x_1 / s_1, ..., x_n / s_n)
+    minimise over x >= 0:  sum D(x_i; b_i) + lambda_haadf / (2 sigma^2) ||h - f(x)||^2 + R(x_1 / s_1, x_2 / s_2, ...)
 
 with D half the deviance of counts, or least squares in units of the noise, f linear, and the total of every map kept.
 Everything inside is in units of ``s_i``, ``lambda_reg`` times smaller than the noise of a typical pixel of the map:
@@ -9,7 +9,7 @@ there the penalty has the weight 1, and dose, size and scale of the data are gon
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -154,36 +154,67 @@ def calibrated_problem(maps, haadf, atomic_numbers, settings, valid=None, haadf_
     ValueError
         For settings that do not fit the maps.
     """
-    dtype = working_dtype(maps, settings.dtype)
-    seen = _Seen.of(maps, haadf, valid, haadf_valid, elements)
-    noise = _noise(seen, settings)
-    lambda_reg = _per_map("lambda_reg", settings.lambda_reg, seen)
-    scales = noise.unit / lambda_reg
-    data = noise.terms(seen, scales, dtype, settings.keep_totals)
-    law = _elastic_law(seen, noise, atomic_numbers, settings)
-    return CalibratedProblem(
-        shape=seen.maps.shape,
-        dtype=dtype,
-        scales=scales,
-        start=_start(seen, noise, scales, dtype),
-        data=data,
-        elastic=_elastic_term(seen, law, scales, settings.lambda_haadf, dtype),
-        penalty=_penalty(seen, settings, dtype),
-        noise_kind=noise.kind,
-        noise_sentence=noise.sentence,
-        quantum=noise.quantum,
-        variance=noise.variance,
-        law=law.law,
-        weight_errors=law.weight_errors,
-        offset_error=law.offset_error,
-        haadf_sigma=law.sigma,
-        lambda_haadf=float(settings.lambda_haadf),
-        warnings=noise.warnings + _about_totals(seen, data, settings.keep_totals),
-    )
+    observation = Observation.of(maps, haadf, atomic_numbers, settings, valid, haadf_valid, elements)
+    return observation.problem(settings)
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Observation:
+    """What no weight of the objective changes: the data, the noise of the maps and the elastic law.
+
+    Attributes
+    ----------
+    seen
+        The data.
+    noise
+        Of the maps: :class:`Counts` or :class:`Gaussian`.
+    law
+        The elastic law with its errors.
+    dtype
+        Of the fit.
+    """
+
+    seen: Seen
+    noise: Counts | Gaussian
+    law: FoundLaw
+    dtype: np.dtype
+
+    @classmethod
+    def of(cls, maps, haadf, atomic_numbers, settings, valid=None, haadf_valid=None, elements=None):
+        """From the arguments of :func:`calibrated_problem`; weights of the settings are not looked at."""
+        seen = Seen.of(maps, haadf, valid, haadf_valid, elements)
+        noise = _noise(seen, settings)
+        law = _elastic_law(seen, noise, atomic_numbers, settings)
+        return cls(seen, noise, law, working_dtype(maps, settings.dtype))
+
+    def problem(self, settings):
+        """The problem under some weights."""
+        seen, noise, law, dtype = self.seen, self.noise, self.law, self.dtype
+        scales = noise.unit / _per_map("lambda_reg", settings.lambda_reg, seen)
+        data = noise.terms(seen, scales, dtype, settings.keep_totals)
+        return CalibratedProblem(
+            shape=seen.maps.shape,
+            dtype=dtype,
+            scales=scales,
+            start=_start(seen, noise, scales, dtype),
+            data=data,
+            elastic=_elastic_term(seen, law, scales, settings.lambda_haadf, dtype),
+            penalty=_penalty(seen, settings, dtype),
+            noise_kind=noise.kind,
+            noise_sentence=noise.sentence,
+            quantum=noise.quantum,
+            variance=noise.variance,
+            law=law.law,
+            weight_errors=law.weight_errors,
+            offset_error=law.offset_error,
+            haadf_sigma=law.sigma,
+            lambda_haadf=float(settings.lambda_haadf),
+            warnings=noise.warnings + law.warnings + _about_totals(seen, data, settings.keep_totals),
+        )
+
+
+@dataclass(frozen=True)
+class Seen:
     """The data with 0 in masked pixels, as float64, and which pixels count."""
 
     maps: np.ndarray
@@ -232,7 +263,7 @@ def _rows(values, seen, dtype):
 
 
 @dataclass(frozen=True)
-class _Counts:
+class Counts:
     """Poisson counts over a background, shifted or not."""
 
     kind: str
@@ -254,8 +285,8 @@ class _Counts:
     def excess(self, seen, weights):
         """By what factor the shift overstates the noise of the sum of the maps times ``weights``."""
         squares = (weights * self.quantum) ** 2
-        counts = seen.means() / self.quantum
-        return 1 + self.shift * squares.sum() / (squares @ counts)
+        noise = squares @ (seen.means() / self.quantum)
+        return 1 + self.shift * squares.sum() / noise if noise > 0 else 1.0
 
     def terms(self, seen, scales, dtype, keep_totals):
         """The Poisson deviance in units of ``scales``."""
@@ -274,7 +305,7 @@ class _Counts:
 
 
 @dataclass(frozen=True)
-class _Gaussian:
+class Gaussian:
     """White noise of one variance per map."""
 
     sentence: str
@@ -335,12 +366,12 @@ def _noise(seen, settings):
         kind, sentence = choose_noise(_with_gaps(seen), seen.valid, seen.elements)
     background = _per_map("background", settings.background, seen)
     if kind == "gaussian":
-        return _Gaussian(sentence, _variance(seen, settings), background)
+        return Gaussian(sentence, _variance(seen, settings), background)
     quantum, warnings = _quantum(seen)
     shift = settings.shift if kind == "shifted_poisson" else 0.0
     _check_counts(seen, quantum, shift, kind)
     unit = quantum * np.sqrt(seen.means() / quantum + shift)
-    return _Counts(kind, sentence, quantum, shift, background, unit, warnings)
+    return Counts(kind, sentence, quantum, shift, background, unit, warnings)
 
 
 def _with_gaps(seen):
@@ -379,18 +410,38 @@ def _check_counts(seen, quantum, shift, kind):
 
 
 @dataclass(frozen=True)
-class _Law:
+class FoundLaw:
+    """A :class:`LinearLaw`, its standard errors (NaN where given), the spread of the image about it, and warnings."""
+
     law: LinearLaw
     weight_errors: np.ndarray
     offset_error: float
     sigma: float
+    warnings: list = field(default_factory=list)
 
 
 def _elastic_law(seen, noise, atomic_numbers, settings):
     """The law, fitted as far as it is not given, and the spread of the HAADF image about it."""
     variance = noise.noise_variance(seen)
-    if isinstance(settings.weights, str):
-        factors = None if settings.k_factors is None else _per_map("k_factors", settings.k_factors, seen)
+    fitted = isinstance(settings.weights, str)
+    found = (
+        _fitted_law(seen, noise, variance, atomic_numbers, settings) if fitted else _given_law(seen, noise, settings)
+    )
+    sigma = max(found.sigma, _misfit(seen, noise, found.law, variance))
+    # where the maps are made to count less than they do, the image must not gain by it
+    return replace(found, sigma=sigma * np.sqrt(noise.excess(seen, found.law.weights)))
+
+
+def _given_law(seen, noise, settings):
+    weights = _per_map("weights", settings.weights, seen)
+    law = LinearLaw(weights, _offset(seen, noise, weights))
+    return FoundLaw(law, np.full(len(weights), np.nan), np.nan, haadf_noise(seen.haadf, seen.haadf_valid))
+
+
+def _fitted_law(seen, noise, variance, atomic_numbers, settings):
+    factors = None if settings.k_factors is None else _per_map("k_factors", settings.k_factors, seen)
+    # a map that the image says nothing of has no finite error
+    with np.errstate(divide="ignore", invalid="ignore"):
         fit = fit_linear_law(
             seen.maps,
             seen.haadf,
@@ -400,17 +451,23 @@ def _elastic_law(seen, noise, atomic_numbers, settings):
             valid=seen.valid,
             haadf_valid=seen.haadf_valid,
         )
-        # the fit knows no background: what the image shows of it is in the offset
-        law = LinearLaw(fit.weights, fit.offset + float(fit.weights @ noise.background), fit.blur)
-        errors, offset_error, sigma = fit.standard_errors, fit.offset_error, fit.sigma
-    else:
-        weights = _per_map("weights", settings.weights, seen)
-        law = LinearLaw(weights, _offset(seen, noise, weights))
-        errors, offset_error = np.full(len(weights), np.nan), np.nan
-        sigma = haadf_noise(seen.haadf, seen.haadf_valid)
-    sigma = max(sigma, _misfit(seen, noise, law, variance))
-    # where the maps are made to count less than they do, the image must not gain by it
-    return _Law(law, errors, offset_error, sigma * np.sqrt(noise.excess(seen, law.weights)))
+    # the fit knows no background: what the image shows of it is in the offset
+    law = LinearLaw(fit.weights, fit.offset + float(fit.weights @ noise.background), fit.blur)
+    return FoundLaw(law, fit.standard_errors, fit.offset_error, fit.sigma, _about_weights(seen, fit, law))
+
+
+def _about_weights(seen, fit, law):
+    if not np.any(law.weights > 0):
+        return [
+            "The HAADF image does not rise with the maps: no elastic weight was found, and it does not act on them."
+        ]
+    free = [e for e, determined in zip(seen.elements, fit.determined, strict=True) if not determined]
+    if not free:
+        return []
+    return [
+        f"The HAADF image does not determine the elastic weight of {', '.join(free)}: it was filled in from the atomic "
+        "numbers."
+    ]
 
 
 def _offset(seen, noise, weights):
@@ -434,16 +491,18 @@ def _misfit(seen, noise, law, variance):
     while side == 1 or 4 * side <= min(both.shape):
         number, total, spread = (_square_sums(a, side) for a in (both, residual, of_maps))
         used = number > 0
-        largest = max(largest, float(np.mean((total[used] ** 2 - spread[used]) / number[used])))
+        if used.any():
+            largest = max(largest, float(np.mean((total[used] ** 2 - spread[used]) / number[used])))
         side *= 2
     return float(np.sqrt(largest))
 
 
 def _square_sums(image, side):
-    """Sums over squares of ``side`` pixels, the remainder at the far edges left out."""
+    """Sums over squares of ``side`` pixels laid from each of the four corners, so that no corner is preferred."""
     ny, nx = (size // side for size in image.shape)
-    squares = image[: ny * side, : nx * side].reshape(ny, side, nx, side)
-    return squares.sum(axis=(1, 3), dtype=np.float64)
+    turned = np.stack([image, image[::-1], image[:, ::-1], image[::-1, ::-1]])
+    squares = turned[:, : ny * side, : nx * side].reshape(4, ny, side, nx, side)
+    return squares.sum(axis=(2, 4), dtype=np.float64)
 
 
 def _elastic_term(seen, found, scales, lambda_haadf, dtype):
@@ -463,6 +522,12 @@ def _elastic_term(seen, found, scales, lambda_haadf, dtype):
 
 def _penalty(seen, settings, dtype):
     kind = settings.regularization
+    if kind is not None and min(seen.haadf.shape) < 2:
+        ny, nx = seen.haadf.shape
+        raise ValueError(
+            f"The maps have {ny} x {nx} pixels and regularization={kind!r} needs at least two along both axes: pass "
+            "regularization=None, or fuse by method='published'."
+        )
     guide = _guide(seen, settings.guide_blur) if kind in ("guided", "directional") else None
     if kind == "directional":
         length = np.sqrt(np.sum(guide**2, axis=0) + GUIDE_EDGE**2)

@@ -97,12 +97,14 @@ class PrimalDualState:
         """The start of another problem of the same maps: these maps, and their duals where the penalty is alike."""
         old, dtype = self.problem, problem.dtype
         factors = (old.scales / problem.scales)[:, None, None]
-        arrays = {"z": (self.z * factors).astype(dtype)}
+        kept = np.isfinite(problem.data.totals)
+        arrays = {"z": (self.z * factors).astype(dtype), "theta": np.where(kept, self.theta / factors.ravel(), 0)}
         if _same_balls(old.penalty, problem.penalty):
             arrays |= {"y": self.y.astype(dtype), "ratios": self.ratios}
             if problem.penalty.n_fields:
                 stretched = np.repeat(factors, problem.penalty.n_fields // problem.penalty.n_maps, axis=0)
-                radii = problem.penalty.second_order / old.penalty.second_order
+                # into the balls where they shrank; where they grew, these duals still match each other
+                radii = min(problem.penalty.second_order / old.penalty.second_order, 1)
                 arrays |= {"field": (self.field * stretched).astype(dtype), "q": (self.q * radii).astype(dtype)}
         return initial_state(problem, **arrays)
 
@@ -286,11 +288,14 @@ class _Iteration:
 
     def _terms(self):
         data, elastic = self.problem.data, self.problem.elastic
-        theta = self.state.theta.astype(self.real)
+        theta = self._theta()
         return (
             data.beta, data.slope, data.delta, data.is_poisson, theta, data.upper,
             elastic.weights, elastic.target, elastic.counted,
         )  # fmt: skip
+
+    def _theta(self):
+        return self.state.theta.astype(self.real)
 
     def adapt(self):
         """Let the ratios of the steps follow the sizes of duals over those of maps and fields."""
@@ -319,7 +324,8 @@ class _Iteration:
         terms = Terms(haadf, data, self._penalty(factors), 0.0)
         total = terms.haadf + terms.chem + terms.tv
         totals = np.where(self.kept, self.problem.data.totals, 0)
-        lower = bound - linear - float(state.theta @ totals) - self._slack()
+        # the multipliers as the kernel has them: their rounding would count as often as there are pixels
+        lower = bound - linear - float(self._theta().astype(np.float64) @ totals) - self._slack()
         gap = (total - lower) / max(total, 1e-3 * self.n_counted)
         terms = Terms(terms.haadf, terms.chem, terms.tv, total)
         state.records = [r for r in state.records if r[0] < state.n_iter] + [(state.n_iter, terms, gap)]

@@ -1,0 +1,156 @@
+"""The calibrated objective in plain NumPy and as a problem for CVXPY, written from the formulas and not from the code.
+
+Maps x are in units of the input throughout. Of the code it takes only what is estimated from the data: the elastic law
+and the spread of the HAADF image about it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+SECOND_ORDER = {"guided": 0.03, "tgv": 0.5}
+
+
+def differences(u):
+    """Left, right, top and bottom difference of all squares of four pixels, over sqrt(2)."""
+    nw, ne, sw, se = u[..., :-1, :-1], u[..., :-1, 1:], u[..., 1:, :-1], u[..., 1:, 1:]
+    return np.stack([sw - nw, se - ne, ne - nw, se - sw]) / np.sqrt(2)
+
+
+def matrix(ny, nx):
+    """The same as a matrix, (4 cells, pixels)."""
+    unit = np.eye(ny * nx).reshape(ny * nx, ny, nx)
+    return np.stack([differences(u).ravel() for u in unit], 1)
+
+
+def adjoint(y):
+    """Its transpose, for y of shape (4, n, ny - 1, nx - 1)."""
+    shape = (y.shape[2] + 1, y.shape[3] + 1)
+    d = matrix(*shape)
+    return np.stack([(d.T @ y[:, i].ravel()).reshape(shape) for i in range(y.shape[1])])
+
+
+def lengths(t, joint):
+    """Lengths of the vectors of (k, n, ...), over all n together or for each n: (..., ) or (n, ...)."""
+    return np.sqrt(np.sum(t**2, axis=(0, 1) if joint else 0))
+
+
+def guide(haadf, blur):
+    low, high = np.percentile(haadf, (0.1, 99.9))
+    return differences(gaussian_filter(np.clip((haadf - low) / (high - low), 0, 1), blur))
+
+
+@dataclass
+class Convex:
+    """Settings as of ``CalibratedSettings``, counts of 1 and no masked pixels."""
+
+    maps: np.ndarray
+    haadf: np.ndarray
+    settings: object
+    law: object
+    sigma: float
+
+    def __post_init__(self):
+        n, s = len(self.maps), self.settings
+        self.background = np.broadcast_to(s.background, n)[:, None, None]
+        self.shift = {"shifted_poisson": s.shift}.get(s.noise, 0.0)
+        if s.noise == "gaussian":
+            deviation = np.sqrt(np.broadcast_to(s.variance, n))
+        else:
+            deviation = np.sqrt(self.maps.mean((1, 2)) + self.shift)
+        self.unit = (deviation / s.lambda_reg)[:, None, None]
+        self.second_order = s.second_order or SECOND_ORDER.get(s.regularization)
+
+    # ---- NumPy -----------------------------------------------------------------------------------
+
+    def fidelity(self, x):
+        if self.settings.noise == "gaussian":
+            variance = np.broadcast_to(self.settings.variance, len(x))[:, None, None]
+            return 0.5 * np.sum((x + self.background - self.maps) ** 2 / variance)
+        counts, mean = self.maps + self.shift, x + self.background + self.shift
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.sum(mean - counts + np.where(counts > 0, counts * np.log(counts / mean), 0))
+
+    def elastic(self, x):
+        residual = self.haadf - self.law.offset - np.tensordot(self.law.weights, x, 1)
+        return 0.5 * self.settings.lambda_haadf * np.sum(residual**2) / self.sigma**2
+
+    def penalty(self, x, fields=None):
+        """With ``fields`` (n, per map, cells) in units of the penalty, for those that have them."""
+        s, t = self.settings, differences(x / self.unit)
+        if s.regularization is None:
+            return 0.0
+        if s.regularization == "directional":
+            g = guide(self.haadf, s.guide_blur)
+            xi = np.sqrt(s.eta) * g / np.sqrt((g**2).sum(0) + 0.01**2)
+            t = t - xi[:, None] * (xi[:, None] * t).sum(0)
+        if fields is None:
+            return lengths(t, s.joint).sum()
+        if s.regularization == "guided":
+            t = t - guide(self.haadf, s.guide_blur)[:, None] * fields[:, 0]
+        else:
+            slope_y, slope_x = fields[:, 0] / np.sqrt(2), fields[:, 1] / np.sqrt(2)
+            t = t - np.stack([slope_y, slope_y, slope_x, slope_x])
+        second = differences(fields)  # 4, n, per map, ...
+        second = np.moveaxis(second, 2, 1).reshape(-1, len(x), *second.shape[3:])
+        return lengths(t, s.joint).sum() + self.second_order * lengths(second, s.joint).sum()
+
+    def objective(self, x, fields=None):
+        return self.fidelity(x) + self.elastic(x) + self.penalty(x, fields)
+
+    # ---- CVXPY -----------------------------------------------------------------------------------
+
+    def minimum(self):
+        """The smallest objective and the maps that have it."""
+        import cvxpy as cp
+
+        n, ny, nx = self.maps.shape
+        z = [cp.Variable(ny * nx, nonneg=True) for _ in range(n)]
+        x = [float(u) * zi for u, zi in zip(self.unit.ravel(), z, strict=True)]
+        terms = [self._fidelity(cp, i, x[i]) for i in range(n)]
+        if self.settings.lambda_haadf:
+            residual = (self.haadf - self.law.offset).ravel() - sum(w * xi for w, xi in zip(self.law.weights, x))  # noqa: B905
+            terms.append(0.5 * self.settings.lambda_haadf * cp.sum_squares(residual / self.sigma))
+        if self.settings.regularization:
+            terms.append(self._penalty(cp, z))
+        limits = []
+        if self.settings.keep_totals:
+            limits = [cp.sum(x[i]) == np.sum(self.maps[i] - self.background[i]) for i in range(n)]
+        problem = cp.Problem(cp.Minimize(sum(terms)), limits)
+        problem.solve(solver="CLARABEL", tol_gap_rel=1e-9, tol_gap_abs=1e-9, tol_feas=1e-9)
+        assert problem.status in ("optimal", "optimal_inaccurate")
+        return problem.value, np.stack([xi.value.reshape(ny, nx) for xi in x])
+
+    def _fidelity(self, cp, i, x):
+        b, mean = self.maps[i].ravel(), x + float(self.background[i, 0, 0])
+        if self.settings.noise == "gaussian":
+            variance = np.broadcast_to(self.settings.variance, len(self.maps))
+            return 0.5 * cp.sum_squares(mean - b) / variance[i]
+        return cp.sum(cp.kl_div(b + self.shift, mean + self.shift))
+
+    def _penalty(self, cp, z):
+        s, (_, ny, nx) = self.settings, self.maps.shape
+        d, cells = matrix(ny, nx), (ny - 1) * (nx - 1)
+        g = guide(self.haadf, s.guide_blur).reshape(4, cells)
+        rows, fields = [cp.reshape(d @ zi, (4, cells), order="C") for zi in z], None
+        if s.regularization == "directional":
+            xi = np.sqrt(s.eta) * g / np.sqrt((g**2).sum(0) + 0.01**2)
+            rows = [t - cp.multiply(xi, cp.vstack([cp.sum(cp.multiply(xi, t), axis=0)] * 4)) for t in rows]
+        if s.regularization == "guided":
+            fields = [[cp.Variable(cells)] for _ in z]
+            rows = [t - cp.multiply(g, cp.vstack([f] * 4)) for t, (f,) in zip(rows, fields, strict=True)]
+        if s.regularization == "tgv":
+            fields = [[cp.Variable(cells), cp.Variable(cells)] for _ in z]
+            rows = [t - cp.vstack([a, a, b, b]) / np.sqrt(2) for t, (a, b) in zip(rows, fields, strict=True)]
+        total = self._lengths(cp, rows)
+        if fields and min(ny, nx) > 2:
+            d2 = matrix(ny - 1, nx - 1)
+            shape = (4, (ny - 2) * (nx - 2))
+            seconds = [cp.vstack([cp.reshape(d2 @ f, shape, order="C") for f in group]) for group in fields]
+            total += self.second_order * self._lengths(cp, seconds)
+        return total
+
+    def _lengths(self, cp, rows):
+        groups = [cp.vstack(rows)] if self.settings.joint else rows
+        return sum(cp.sum(cp.norm(g, 2, axis=0)) for g in groups)
