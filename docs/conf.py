@@ -19,6 +19,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
 myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 3
 numpydoc_show_class_members = False
 autodoc_typehints = "none"
 
