@@ -136,6 +136,8 @@ def _describe_calibrated(problem, result, spread):
         "haadf_offset": float(problem.law.offset),
         "haadf_offset_error": float(problem.offset_error),
         "haadf_sigma": float(problem.haadf_sigma),
+        "haadf_noise": float(problem.haadf_noise),
+        "haadf_blur": float(problem.law.blur),
         "noise": str(problem.noise_kind),
         "noise_sentence": str(problem.noise_sentence),
         "quantum": spread(problem.quantum),

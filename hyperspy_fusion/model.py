@@ -252,7 +252,7 @@ class FusedMultiModal:
 
     def residual(self):
         """Measured minus modelled HAADF image, as a Signal2D: what no mapped element explains."""
-        residual = self.haadf.data.astype(self._fitted().maps.dtype) - self._fitted().modelled_haadf
+        residual = self.haadf.data - self._fitted().modelled_haadf.astype(np.float64)
         return image_signal(residual, self.maps, "HAADF residual")
 
     def plot(self, crop=None):

@@ -25,6 +25,7 @@ STOREYS = [
     ("export",),
     ("plot",),
     ("data", "advice", "progress", "options"),
+    ("fusion.selection",),
     ("fusion.monotone", "fusion.primal_dual"),
     ("fusion.solvers",),
     ("fusion.calibrated",),

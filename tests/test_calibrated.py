@@ -157,7 +157,7 @@ def test_counts_without_a_value_of_one_are_warned_of(scan):
     maps = scan[0] + 0.01 * np.random.default_rng(3).random(scan[0].shape)
     problem = problem_of((maps, scan[1]), settings_of(noise="poisson"))
     np.testing.assert_array_equal(problem.quantum, 1)
-    assert any("scale them to counts" in w for w in problem.warnings)
+    assert any("to counts" in w and "map 0, map 1" in w for w in problem.warnings)
     assert not problem_of(scan).warnings
 
 
@@ -398,6 +398,8 @@ def test_data_term_is_over_the_pixels_that_count(scan, holes):
     for noise in ("poisson", "shifted_poisson", "gaussian"):
         settings = settings_of(noise=noise, variance=2.0 if noise == "gaussian" else None)
         problem = problem_of(scan, settings, **holes)
+        masked = ~holes["valid"]
+        assert not problem.data.beta[masked].any() and not problem.data.slope[masked].any()
         x, other, units = scan[0] + 0.5, scan[0] + 1.5, problem.scales[:, None, None]
         shift = {"shifted_poisson": 0.3}.get(noise, 0.0)
         term = GaussianNoise(np.full(2, 2.0)) if noise == "gaussian" else CountNoise(np.ones(2), 0.0, shift)

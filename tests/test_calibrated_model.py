@@ -45,6 +45,7 @@ class Problem:
     noise_kind: str = "shifted_poisson"
     noise_sentence: str = "The maps hold whole counts."
     haadf_sigma: float = 3.0
+    haadf_noise: float = 2.0
     offset_error: float = 0.5
     lambda_haadf: float = 0.25
     warnings: list = field(default_factory=lambda: ["The engine noticed something."])
@@ -126,7 +127,7 @@ def test_metadata_tell_the_fit(scan, engine):
     assert (fit.n_iter, fit.converged, fit.gap) == (8, True, 1 / 16)
     assert fit.stop_reason == "The relative duality gap fell to 0.062, within the tolerance."
     assert (fit.noise, fit.noise_sentence) == ("shifted_poisson", "The maps hold whole counts.")
-    assert (fit.haadf_offset, fit.haadf_sigma, fit.parameters.lambda_haadf) == (7, 3, 0.25)
+    assert (fit.haadf_offset, fit.haadf_sigma, fit.haadf_noise, fit.parameters.lambda_haadf) == (7, 3, 2, 0.25)
     np.testing.assert_array_equal(fit.elastic_weights, [26**2, 8**2])
     np.testing.assert_array_equal(fit.elastic_weight_errors, [0.1, 0.1])
     np.testing.assert_array_equal(fit.parameters.lambda_reg, [1, 2])

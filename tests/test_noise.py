@@ -239,7 +239,7 @@ def test_one_map_without_counts_makes_them_gaussian():
     kind, sentence = choose_noise(maps, elements=("Pt", "Fe", "O"))
     assert kind == "gaussian"
     assert sentence == "No counts in the map of Fe: Gaussian noise; noise='shifted_poisson' overrides."
-    assert quanta(maps) is None
+    assert np.isnan(quanta(maps)).any()
 
 
 def test_net_counts_are_gaussian():
@@ -280,3 +280,35 @@ def test_tutorial_data_are_gaussian():
         maps = np.stack([file[e][:] for e in ("Co", "Mn", "O")])
     assert choose_noise(maps)[0] == "gaussian"
     assert all(estimate_variance(map) > 0 for map in maps)
+
+
+def test_stretched_counts_are_no_whole_counts():
+    """Counts scaled to 8 bits are whole numbers, of which one is not one count."""
+    y, x = np.mgrid[:128, :128]
+    counts = np.random.default_rng(0).poisson(1 + 15 * np.exp(-((y - 60) ** 2 + (x - 60) ** 2) / 2000))
+    stretched = np.rint(255 * counts / counts.max())
+    found = quanta([counts, stretched])
+    assert found[0] == 1
+    np.testing.assert_allclose(found[1], 255 / counts.max(), rtol=0.15)
+
+
+def test_smoothed_and_rounded_maps_hold_no_counts():
+    from scipy.ndimage import gaussian_filter
+
+    counts = np.random.default_rng(0).poisson(5, (96, 96)).astype(float)
+    smooth = np.rint(100 * gaussian_filter(counts, 2))
+    assert np.isnan(quanta([smooth])).all()
+
+
+@pytest.mark.parametrize("left_out", ["rows", "chequers", "random"])
+def test_variance_of_a_scan_with_gaps_is_that_of_its_noise(left_out):
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:64, :64]
+    map = 60 * np.exp(-((y - 30) ** 2 + (x - 30) ** 2) / 300) + 5 * rng.standard_normal((64, 64))
+    valid = {"rows": y % 2 == 0, "chequers": (y + x) % 2 == 0, "random": rng.random((64, 64)) > 0.65}[left_out]
+    np.testing.assert_allclose(estimate_variance(map, valid), 25, rtol=0.35)
+
+
+def test_variance_of_two_rows():
+    map = np.random.default_rng(2).standard_normal((2, 300)) + 40 * np.sin(np.arange(300) / 40)
+    np.testing.assert_allclose(estimate_variance(map), 1, rtol=0.3)

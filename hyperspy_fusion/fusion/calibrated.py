@@ -15,7 +15,7 @@ import numpy as np
 
 from hyperspy_fusion.fusion.elastic import LinearLaw, haadf_noise, z_weights
 from hyperspy_fusion.fusion.elastic_fit import fit_linear_law
-from hyperspy_fusion.fusion.noise import choose_noise, estimate_variance, mean_variance_quantum, quanta
+from hyperspy_fusion.fusion.noise import choose_noise, estimate_variance, quanta
 from hyperspy_fusion.fusion.problem import Terms, working_dtype
 from hyperspy_fusion.fusion.regularizers import CellPenalty
 
@@ -36,7 +36,7 @@ class DataTerms:
     beta, slope, delta
         (n, ny, nx), (n, 1 or ny, nx), (n, 1 or ny, nx). Slope and beta are 0 in masked pixels.
     upper
-        (n,) bound of the maps, above anything that a fit reaches: it keeps the duality gap finite.
+        (n,) twice the largest measured value: the duality gap is told among maps below it, or below twice those found.
     totals
         (n,) totals over pixels that are not masked, to be kept; NaN for none.
     """
@@ -93,9 +93,9 @@ class CalibratedProblem:
         The three terms.
     noise_kind, noise_sentence, quantum, variance
         Noise of the maps, why, and its measure: value of one count (n,), or variance (n,); NaN where there is none.
-    law, weight_errors, offset_error, haadf_sigma, lambda_haadf
+    law, weight_errors, offset_error, haadf_sigma, haadf_noise, lambda_haadf
         The elastic law in units of the input, its standard errors (NaN where it was given), the standard
-        deviation of the image about it, and the weight of its term.
+        deviation of the image about it, that of the noise of the image alone, and the weight of its term.
     warnings
         Sentences about what was found.
     """
@@ -115,6 +115,7 @@ class CalibratedProblem:
     weight_errors: np.ndarray
     offset_error: float
     haadf_sigma: float
+    haadf_noise: float
     lambda_haadf: float
     warnings: list = field(default_factory=list)
 
@@ -208,6 +209,7 @@ class Observation:
             weight_errors=law.weight_errors,
             offset_error=law.offset_error,
             haadf_sigma=law.sigma,
+            haadf_noise=law.noise,
             lambda_haadf=float(settings.lambda_haadf),
             warnings=noise.warnings + law.warnings + _about_totals(seen, data, settings.keep_totals),
         )
@@ -387,13 +389,14 @@ def _variance(seen, settings):
 def _quantum(seen):
     """Value of one count of every map, and a warning where it had to be assumed."""
     found = quanta(_with_gaps(seen), seen.valid)
-    if found is not None:
+    unknown = [e for e, q in zip(seen.elements, found, strict=True) if not q > 0]
+    if not unknown:
         return found, []
-    guesses = [mean_variance_quantum(m, v) for m, v in zip(seen.maps, seen.valid, strict=True)]
-    if all(is_like for _, is_like in guesses):
-        return np.array([q for q, _ in guesses]), []
-    sentence = "The maps show no value of one count, and one of their units is taken for one: scale them to counts."
-    return np.ones(len(seen.maps)), [sentence]
+    sentence = (
+        f"The map of {', '.join(unknown)} shows no value of one count, and one of its units is taken for one: scale it "
+        "to counts."
+    )
+    return np.where(found > 0, found, 1.0), [sentence]
 
 
 def _check_counts(seen, quantum, shift, kind):
@@ -411,25 +414,43 @@ def _check_counts(seen, quantum, shift, kind):
 
 @dataclass(frozen=True)
 class FoundLaw:
-    """A :class:`LinearLaw`, its standard errors (NaN where given), the spread of the image about it, and warnings."""
+    """A :class:`LinearLaw`, its standard errors (NaN where given), the spread of the image about it, and warnings.
+
+    ``sigma`` is the spread, ``noise`` the part of it that is the white noise of the image.
+    """
 
     law: LinearLaw
     weight_errors: np.ndarray
     offset_error: float
     sigma: float
     warnings: list = field(default_factory=list)
+    noise: float = np.nan
 
 
 def _elastic_law(seen, noise, atomic_numbers, settings):
     """The law, fitted as far as it is not given, and the spread of the HAADF image about it."""
     variance = noise.noise_variance(seen)
-    fitted = isinstance(settings.weights, str)
-    found = (
-        _fitted_law(seen, noise, variance, atomic_numbers, settings) if fitted else _given_law(seen, noise, settings)
-    )
+    if not isinstance(settings.weights, str):
+        found = _given_law(seen, noise, settings)
+    elif settings.lambda_haadf == 0:
+        found = _law_if_any(seen, noise, variance, atomic_numbers, settings)
+    else:
+        found = _fitted_law(seen, noise, variance, atomic_numbers, settings)
     sigma = max(found.sigma, _misfit(seen, noise, found.law, variance))
     # where the maps are made to count less than they do, the image must not gain by it
-    return replace(found, sigma=sigma * np.sqrt(noise.excess(seen, found.law.weights)))
+    sigma *= np.sqrt(noise.excess(seen, found.law.weights))
+    return replace(found, sigma=sigma, noise=found.sigma)
+
+
+def _law_if_any(seen, noise, variance, atomic_numbers, settings):
+    """The fitted law, of which the fit of the maps makes no use; none where too little is there to fit it to."""
+    try:
+        return _fitted_law(seen, noise, variance, atomic_numbers, settings)
+    except ValueError as error:
+        n, level = len(seen.maps), float(np.mean(seen.haadf, where=seen.haadf_valid))
+        sentence = f"No elastic law was fitted, and none is needed with lambda_haadf=0. {error}"
+        spread = haadf_noise(seen.haadf, seen.haadf_valid)
+        return FoundLaw(LinearLaw(np.zeros(n), level), np.full(n, np.nan), np.nan, spread, [sentence])
 
 
 def _given_law(seen, noise, settings):
@@ -472,6 +493,8 @@ def _about_weights(seen, fit, law):
 
 def _offset(seen, noise, weights):
     both = seen.valid.all(axis=0) & seen.haadf_valid
+    if not both.any():
+        raise ValueError("No pixel counts in all maps and in the HAADF image: correct the mask.")
     explained = np.tensordot(weights, seen.maps - _column(noise.background), 1)
     return float(np.mean(seen.haadf - explained, where=both))
 
@@ -480,9 +503,10 @@ def _misfit(seen, noise, law, variance):
     """Standard deviation per pixel that accounts for what the image shows and the law does not explain.
 
     Contrast that the law lacks (a missing element, diffraction, thickness) is alike in neighbouring pixels, which must
-    then not count as so many witnesses. Means over squares of B x B pixels of the residual, of white noise of variance
-    s, have a variance of s / B^2: the largest B^2 times theirs, over all B, is the s of which the image
-    is worth no more than it is. The noise of the maps is taken out.
+    then not count as so many witnesses. Sums over squares of B x B pixels of a white residual have B^2 times its
+    variance; the largest variance per pixel found so, over all B, is the one of which the image is worth no more than
+    it is. The noise of the maps is taken out. Larger squares are few: theirs counts as far as it is
+    above twice its standard error.
     """
     both = seen.valid.all(axis=0) & seen.haadf_valid
     residual = np.where(both, seen.haadf - law.image(seen.maps - _column(noise.background)), 0)
@@ -492,7 +516,10 @@ def _misfit(seen, noise, law, variance):
         number, total, spread = (_square_sums(a, side) for a in (both, residual, of_maps))
         used = number > 0
         if used.any():
-            largest = max(largest, float(np.mean((total[used] ** 2 - spread[used]) / number[used])))
+            found = (total[used] ** 2 - spread[used]) / number[used]
+            # the squares from the four corners are nearly the same
+            error = 0 if side == 1 else np.std(found) / np.sqrt(found.size / 4)
+            largest = max(largest, float(np.mean(found) - 2 * error))
         side *= 2
     return float(np.sqrt(largest))
 

@@ -593,7 +593,8 @@ def _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights, targe
     """The residual ``r = sum_i w_i z_i(r) - target`` of one row of pixels, each map at its prox under the pull w_i r.
 
     The right side falls with r and is convex, so Newton's steps end left of the root at once and climb to it from
-    there: no safeguard is needed. All pixels of the row together, until the last has settled.
+    there: no safeguard is needed as long as no weight is negative. All pixels of the row together, until the last
+    has settled.
     """
     zero, one, accuracy = r.dtype.type(0), r.dtype.type(1), r.dtype.type(1e-6)
     rs, rd = row % slope.shape[1], row % delta.shape[1]
@@ -620,13 +621,13 @@ def _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights, targe
 
 @njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
 def descend_maps(
-    z, z_bar, y, beta, slope, delta, is_poisson, theta, upper, weights, target, counted, residual, tau, work, sums
+    z, z_bar, y, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, tau, work, sums
 ):
     """``z <- prox of the data terms at (z - tau (D^T y + theta))``, exact in every pixel, and its extrapolation.
 
     The data terms of map i are ``slope z - beta log(z + delta)`` or, not Poisson, ``slope z^2 / 2 - beta z``, 0 in
     masked pixels, whose slope and beta are 0; all maps of a pixel share ``1/2 (sum_i weights_i z_i - target)^2``
-    where ``counted`` is 1; 0 <= z_i <= upper_i.
+    where ``counted`` is 1; z_i >= 0.
 
     z, z_bar, beta : (n, ny, nx); y : (4, n, ny - 1, nx - 1); slope, delta : (n, 1 or ny, nx); theta : (n,)
     multipliers of the totals; weights : (n,) or (0,) for no HAADF term; target : (ny, nx); counted : (1 or ny, nx);
@@ -660,7 +661,7 @@ def descend_maps(
                 old, bar, used = z[i, row], z_bar[i, row], slope[i, rs]
                 total = zero
                 for j in range(nx):
-                    value = min(new[j], upper[i])
+                    value = new[j]
                     total += value if used[j] > zero else zero
                     bar[j] = two * value - old[j]
                     old[j] = value

@@ -118,6 +118,10 @@ def _kept(terms, valid):
 
 # More levels than this are no counts: a float32 fraction has 2**24 of them.
 _MAX_LEVELS = 1e6
+# Of fewer differences than this no median is taken.
+_FEWEST_DIFFERENCES = 50
+# Blocks with fewer counts than this say nothing of their variance; and how many others must be there to be asked.
+_COUNTS_OF_A_BLOCK, _FEWEST_BLOCKS = 8, 32
 # Values are taken to be rounded to float32, and to have gone through a few operations.
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
@@ -219,18 +223,38 @@ def estimate_variance(map, valid=None):
     Returns
     -------
     float
-        In squared units of the map. Positive unless the map is constant: where no 3x3 square is valid or all
-        differences are 0, the variance of the values. Noise that neighbouring pixels share is not seen.
+        In squared units of the map. Where fewer than 50 squares of 3x3 are valid, from second differences along single
+        lines; where there are none of these either, or all are 0, the variance of the values, structure and all.
+        Positive unless the map is constant. Noise that neighbouring pixels share is not seen.
     """
     map = np.asarray(map)
     valid = np.isfinite(map) if valid is None else np.isfinite(map) & valid
-    differences, whole = _mixed_differences(map, valid)
-    differences = np.abs(differences[whole])
-    if not differences.any():
-        return float(np.var(map[valid], dtype=np.float64)) if valid.any() else 0.0
+    for differences, gain in _noise_differences(map, valid):
+        if differences.size >= _FEWEST_DIFFERENCES and differences.any():
+            return _robust_square(differences) / gain
+    return float(np.var(map[valid], dtype=np.float64)) if valid.any() else 0.0
+
+
+def _noise_differences(map, valid):
+    """Differences that structure hardly shows in, and what they multiply the variance by, the best first."""
+    mixed, whole = _mixed_differences(map, valid)
+    yield np.abs(mixed[whole]), 36
+    for lag in (1, 2):  # of every other pixel where no neighbours are left
+        lines = [_line_differences(*pair, lag) for pair in ((map, valid), (map.T, valid.T))]
+        yield np.abs(np.concatenate(lines)), 6
+
+
+def _robust_square(differences):
     # a median below a tenth of the mean is of pixels without any signal, not of noise
     median, mean = 1.4826 * np.median(differences), np.sqrt(np.pi / 2) * np.mean(differences)
-    return float((median if median > 0.1 * mean else mean) ** 2 / 36)
+    return float((median if median > 0.1 * mean else mean) ** 2)
+
+
+def _line_differences(map, valid, lag):
+    """Second differences along the first axis, of pixels that are all valid."""
+    filled = np.where(valid, map, 0).astype(np.float64)
+    seen = valid[: -2 * lag] & valid[lag:-lag] & valid[2 * lag :]
+    return (filled[: -2 * lag] - 2 * filled[lag:-lag] + filled[2 * lag :])[seen]
 
 
 def _mixed_differences(map, valid, lag=1):
@@ -317,14 +341,14 @@ def _is_white(map, valid, block):
 
 
 def quanta(maps, valid=None):
-    """Value of one count of every map, (n,) float64, or None where a map holds no counts.
+    """Value of one count of every map, (n,) float64, NaN for a map that holds no counts.
 
-    By :func:`quantum`, else by :func:`mean_variance_quantum`. A map of zeros takes the mean of the others.
+    By :func:`quantum`, if the variance bears it out, else by :func:`mean_variance_quantum`. A map of zeros takes the
+    mean of the others.
     """
     found = np.array([q for q, _ in _find_quanta(maps, valid)])
-    if np.isnan(found).any() or not np.any(found > 0):
-        return None
-    return np.where(found > 0, found, found[found > 0].mean())
+    known = found[found > 0]
+    return np.where(found == 0, known.mean() if known.size else np.nan, found)
 
 
 def _find_quanta(maps, valid):
@@ -334,12 +358,25 @@ def _find_quanta(maps, valid):
 
 def _find_quantum(map, valid):
     exact = quantum(map, valid)
-    if exact is not None:
-        return exact, True
-    if not np.any(_values(map, valid)):
+    if exact is None and not np.any(_values(map, valid)):
         return 0.0, True
     estimate, is_poisson_like = mean_variance_quantum(map, valid)
+    if exact is not None and not _is_refuted(exact, estimate, is_poisson_like, map, valid):
+        return exact, True
     return (estimate if is_poisson_like else np.nan), False
+
+
+def _is_refuted(exact, estimate, is_poisson_like, map, valid):
+    """Whether the steps of a map are no counts: stretched and rounded, or smoothed and rounded.
+
+    Structure adds to the variance, so that more than that of counts refutes them only where it goes with the mean.
+    """
+    if is_poisson_like and estimate > 2 * exact:
+        return True
+    keep = np.isfinite(map) if valid is None else np.isfinite(map) & valid
+    mean, variance = _block_moments(np.asarray(map), keep, block=8, lag=1)
+    told = mean * 64 >= _COUNTS_OF_A_BLOCK * exact
+    return bool(told.sum() >= _FEWEST_BLOCKS and np.median(variance[told] / mean[told]) < 0.4 * exact)
 
 
 def _pairs(maps, valid):

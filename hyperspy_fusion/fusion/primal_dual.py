@@ -155,11 +155,12 @@ def primal_dual(problem, settings, state=None, callback=None, num_workers=None):
 
     Notes
     -----
-    The gap is the objective less a lower bound of it, the smallest value of the Lagrangian over ``0 <= z <= upper``.
-    It is relative to the objective, in which a perfect fit of the maps is 0 (or to a thousandth per value of the
-    maps, if that is larger). Maps are scaled to their totals before they are judged. For penalties with slopes the
-    bound holds among slopes of at most twice the largest found: what they violate the constraint of the dual by,
-    times that, is added to the gap.
+    The gap is the objective less a lower bound of it: the smallest value of the Lagrangian over maps of at most twice
+    the largest value found or measured. For penalties with slopes, what the duals violate their constraint by counts
+    as well, times twice the largest slope found. By convexity, if maps or slopes of the minimum were k > 2 times the
+    largest found, the gap would still be at most k - 1 times the one given. It is relative to the objective, in
+    which a perfect fit of the maps is 0 and the HAADF term counts for no more than the noise of an image (or to a
+    thousandth per value of the maps, if that is larger). Maps are scaled to their totals before they are judged.
     """
     if not kernels.are_compiled(problem.dtype, kernels.CALIBRATED):
         _logger.warning(COMPILING, problem.dtype)
@@ -217,6 +218,7 @@ class _Iteration:
         self.mode = _MODES[penalty.kind]
         self.guide = np.zeros((4, 1, 1), dtype) if penalty.guide is None else penalty.guide
         self.kept = np.isfinite(problem.data.totals)
+        self.is_masked = problem.data.slope.shape[1] > 1
         self.n_counted = max(np.count_nonzero(problem.data.slope) * (problem.start.size // problem.data.slope.size), 1)
         workers = min(n_workers, ny)
         self.cell_work = np.empty((workers, 4 * penalty.group + 1, nx - 1), dtype)
@@ -237,7 +239,9 @@ class _Iteration:
         maps, fields = self.state.ratios
         row, column = self.lift
         between = np.sqrt(maps * fields)
-        self.tau = self.real(1 / (_COLUMN * maps))
+        # the row of ones of the totals is orthogonal to the differences, unless pixels are masked
+        apart = 1 + self.is_masked / _COLUMN
+        self.tau = self.real(1 / (_COLUMN * apart * maps))
         self.sigma = self.real(1 / (_ROW / maps + row / between))
         self.tau_field = self.real(1 / (column * between + _COLUMN * fields))
         self.sigma_field = self.real(fields / _ROW)
@@ -282,17 +286,25 @@ class _Iteration:
         """One step of the maps; their totals over the pixels that count."""
         state = self.state
         kernels.descend_maps(
-            state.z, state.z_bar, state.y, *self._terms(), state.residual, self.tau, self.map_work, self.map_sums
+            state.z,
+            state.z_bar,
+            state.y,
+            *self._terms(),
+            *self._image(),
+            state.residual,
+            self.tau,
+            self.map_work,
+            self.map_sums,
         )
         return self.map_sums.sum(axis=1)
 
     def _terms(self):
-        data, elastic = self.problem.data, self.problem.elastic
-        theta = self._theta()
-        return (
-            data.beta, data.slope, data.delta, data.is_poisson, theta, data.upper,
-            elastic.weights, elastic.target, elastic.counted,
-        )  # fmt: skip
+        data = self.problem.data
+        return data.beta, data.slope, data.delta, data.is_poisson, self._theta()
+
+    def _image(self):
+        elastic = self.problem.elastic
+        return elastic.weights, elastic.target, elastic.counted
 
     def _theta(self):
         return self.state.theta.astype(self.real)
@@ -319,14 +331,19 @@ class _Iteration:
     def evaluate(self):
         """Record the terms of the objective and the gap."""
         state, factors = self.state, self.factors().astype(self.real)
-        kernels.data_terms(state.z, state.y, *self._terms(), factors, self.map_work, self.term_sums)
+        kernels.data_terms(
+            state.z, state.y, *self._terms(), self._upper(factors), *self._image(), factors, self.map_work,
+            self.term_sums,
+        )  # fmt: skip
         data, haadf, bound, linear = (float(s) for s in self.term_sums.sum(axis=0))
         terms = Terms(haadf, data, self._penalty(factors), 0.0)
         total = terms.haadf + terms.chem + terms.tv
         totals = np.where(self.kept, self.problem.data.totals, 0)
         # the multipliers as the kernel has them: their rounding would count as often as there are pixels
-        lower = bound - linear - float(self._theta().astype(np.float64) @ totals) - self._slack()
-        gap = (total - lower) / max(total, 1e-3 * self.n_counted)
+        lower = bound - linear - float(self._theta().astype(np.float64) @ totals) - self._slack(factors)
+        # what the law cannot explain of the image, however large, must not make the gap small
+        scale = terms.chem + terms.tv + min(terms.haadf, self.problem.elastic.target.size / 2)
+        gap = (total - lower) / max(scale, 1e-3 * self.n_counted)
         terms = Terms(terms.haadf, terms.chem, terms.tv, total)
         state.records = [r for r in state.records if r[0] < state.n_iter] + [(state.n_iter, terms, gap)]
 
@@ -348,9 +365,15 @@ class _Iteration:
             total += penalty.second_order * float(self.field_sums.sum())
         return total
 
-    def _slack(self):
-        """What the duals violate their constraint by, times twice the largest slope."""
-        return 2 * float(np.abs(self.state.field).max()) * float(self.slack_sums.sum())
+    def _upper(self, factors):
+        """(n,) bound of the maps for which the gap holds: twice the largest value found, and that of the data."""
+        largest = self.state.z.max(axis=(1, 2)) * factors
+        return np.maximum(self.problem.data.upper, 2 * largest).astype(self.real)
+
+    def _slack(self, factors):
+        """What the duals violate their constraint by, times twice the largest slope, or 1 where there is none yet."""
+        largest = float(np.abs(self.state.field).max()) * float(factors.max())
+        return (2 * largest or 1.0) * float(self.slack_sums.sum())
 
     # ---- the end ---------------------------------------------------------------------------------
 
@@ -364,7 +387,7 @@ class _Iteration:
         maps = state.z * (self.factors() * problem.scales).astype(self.real)[:, None, None]
         return FusionResult(
             maps=maps,
-            modelled_haadf=problem.law.image(maps).astype(self.real),
+            modelled_haadf=problem.law.image(maps),
             history=CostHistory(**history, iteration=np.array(iterations), gap=np.array(gaps)),
             n_iter=state.n_iter,
             reason=reason,
