@@ -34,7 +34,8 @@ from pathlib import Path
 
 import numpy as np
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+from benchmarks.common import ELEMENTS, OPTIONS, conclude, load_peer, machine, run_peer, tutorial_scan
+
 MEMORY_SHAPE = (5, 4096, 4096)
 MEMORY_LIMIT = 5.0
 TOTAL_BAR = 50.0
@@ -59,18 +60,6 @@ CASES = (
     Case("Co3O4_Mn3O4", 400, 1, 20.0, 7, 3),
     Case("DyScO3", 2048, 8, 40.0, 3, 1),
 )
-ELEMENTS = {"DyScO3": {"Sc": 21, "Dy": 66, "O": 8}, "Co3O4_Mn3O4": {"Co": 27, "Mn": 25, "O": 8}}
-# of the tutorial's two notebooks; its threshold of x0 does not exist in the peer
-OPTIONS = {
-    "DyScO3": {"lambda_chem": 0.08, "lambda_tv": 0.15, "background": 0.24, "tv_iter": 3, "max_iter": 30},
-    "Co3O4_Mn3O4": {
-        "lambda_chem": 0.006,
-        "lambda_tv": 0.022,
-        "background": 0.01,
-        "tv_iter": 6,
-        "max_iter": 30,
-    },
-}
 
 
 # ---- data ----------------------------------------------------------------------------------------
@@ -78,37 +67,11 @@ OPTIONS = {
 
 def scan(case):
     """Maps ``(3, size, size)`` and HAADF ``(size, size)`` in float32, and where they come from."""
-    names = list(ELEMENTS[case.dataset])
-    images = tutorial(case.dataset, [*names, "HAADF"])
-    source = f"tutorial data {case.dataset}"
-    if images is None:
-        images = phantom(case.size // case.tiles)
-        source = f"a PHANTOM of its size: {case.dataset} is not in {SHARED}"
+    maps, haadf, source = tutorial_scan(case.dataset, case.size // case.tiles)
     if case.tiles > 1:
         source += f", tiled {case.tiles} x {case.tiles}"
-    images = [np.tile(np.asarray(a, np.float32), (case.tiles, case.tiles)) for a in images]
-    return np.stack(images[:-1]), images[-1], source
-
-
-def tutorial(dataset, names):
-    """Images of a tutorial file by name, or None where the file is absent."""
-    npz, h5 = SHARED / f"{dataset}_PTO_Trilayer_dataset.npz", SHARED / f"{dataset}.h5"
-    if npz.exists():
-        with np.load(npz) as file:
-            return [file[name] for name in names]
-    if h5.exists():
-        import h5py
-
-        with h5py.File(h5) as file:
-            return [file[name][()] for name in names]
-    return None
-
-
-def phantom(size):
-    from hyperspy_fusion.data import core_shell
-
-    made = core_shell((size, size))
-    return [*made.maps, made.haadf]
+    tiles = (case.tiles, case.tiles)
+    return np.tile(maps, (1, *tiles)), np.tile(haadf, tiles), source
 
 
 # ---- the two fits --------------------------------------------------------------------------------
@@ -131,36 +94,22 @@ def fit_ours(maps, haadf, numbers, options):
 
 def fit_peer(maps, haadf, elements, options, history_iterations):
     """Seconds of the peer: loop, arrays to result, an iteration with history; and its maps in [0, 1]."""
-    from multimodal_fusion import fusion
-
     named = {element: image.copy() for element, image in zip(elements, maps, strict=True)}
     image = haadf.copy()
     start = time.perf_counter()
-    peer = fusion.DataFusion(list(elements), gamma=1.6)
-    peer.load_chemical_maps(named, method=1)
-    peer.load_haadf(image)
-    loop = run_peer(fusion, peer, options, options["max_iter"], history=False)
+    peer = load_peer(named, image)
+    loop = time_peer(peer, options, options["max_iter"], history=False)
     result = peer.get_results()
     end = time.perf_counter()
     maps = np.stack([result[element] for element in elements])
-    with_history = run_peer(fusion, peer, options, history_iterations, history=True) / history_iterations
+    with_history = time_peer(peer, options, history_iterations, history=True) / history_iterations
     return loop, end - start, with_history, maps
 
 
-def run_peer(fusion, peer, options, iterations, history):
+def time_peer(peer, options, iterations, history):
     """Seconds of the peer's loop; it starts from the maps at every run."""
     spent = []
-    fusion.tqdm = lambda its: stopwatch(its, spent)
-    fusion.utils.plot_convergence = lambda *args: None
-    peer.run(
-        nIter=iterations,
-        lambdaEDS=options["lambda_chem"],
-        lambdaTV=options["lambda_tv"],
-        ng=options["tv_iter"],
-        bkg=options["background"],
-        plot_images=False,
-        plot_convergence=history,
-    )
+    run_peer(peer, options, iterations, history, lambda its: stopwatch(its, spent))
     return spent[0]
 
 
@@ -327,15 +276,12 @@ def main():
         # before the first import of Numba: compilation is measured, whatever ran on this machine before
         os.environ["NUMBA_CACHE_DIR"] = cache
         seconds = compile_ours()
-        import numba
-
-        print(f"{os.cpu_count()} cores, {numba.get_num_threads()} threads; Python {sys.version.split()[0]}")
+        print(machine())
         print(f"our compilation, left out below: {seconds:.1f} s once per environment; the peer comes compiled")
         met = [report(measure(case, options.quick)) for case in CASES if case.size in options.cases]
         if not options.no_memory:
             met.append(report_memory())
-    print("\nall bars met" if all(met) else "\nNOT all bars met")
-    return 0 if all(met) else 1
+    return conclude(met)
 
 
 if __name__ == "__main__":

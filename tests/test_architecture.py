@@ -25,7 +25,6 @@ STOREYS = [
     ("export",),
     ("plot",),
     ("data", "advice", "progress", "options"),
-    ("fusion.selection",),
     ("fusion.monotone", "fusion.primal_dual"),
     ("fusion.solvers",),
     ("fusion.calibrated",),
