@@ -15,7 +15,7 @@ import numpy as np
 from hyperspy_fusion.fusion import kernels
 from hyperspy_fusion.fusion.problem import Terms
 from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason
-from hyperspy_fusion.fusion.solvers import COMPILING, Interruption
+from hyperspy_fusion.fusion.solvers import COMPILING, Interruption, asked_to_stop
 
 _logger = logging.getLogger(__name__)
 
@@ -193,13 +193,9 @@ def _iterate(iteration, settings, callback, interruption):
         iteration.evaluate()
         if not np.isfinite(state.records[-1][1].total):
             return StopReason.NOT_FINITE
-        try:
-            if callback is not None:
-                callback(state)
-        except StopIteration:
-            return StopReason.STOPPED
-        except KeyboardInterrupt:
-            return StopReason.INTERRUPTED
+        reason = asked_to_stop(callback, state)
+        if reason is not None:
+            return reason
         if state.gap <= settings.tol:
             return StopReason.CONVERGED
         if due:  # so that two calls are one

@@ -193,6 +193,18 @@ class Interruption:
         self.requested = True
 
 
+def asked_to_stop(callback, state):
+    """Call the callback with the state; the reason where it stops the fit, else None."""
+    try:
+        if callback is not None:
+            callback(state)
+    except StopIteration:
+        return StopReason.STOPPED
+    except KeyboardInterrupt:
+        return StopReason.INTERRUPTED
+    return None
+
+
 def _iterate(advance, max_iter, tol, state, callback, interruption):
     """Run the iterations of one call; return why they ended."""
     for _ in range(max_iter):
@@ -202,13 +214,9 @@ def _iterate(advance, max_iter, tol, state, callback, interruption):
         if reason is not None:
             return reason
         state.n_iter += 1
-        try:
-            if callback is not None:
-                callback(state)
-        except StopIteration:
-            return StopReason.STOPPED
-        except KeyboardInterrupt:
-            return StopReason.INTERRUPTED
+        reason = asked_to_stop(callback, state)
+        if reason is not None:
+            return reason
         if tol is not None and state.change <= tol:
             return StopReason.CONVERGED
     return StopReason.MAX_ITER if tol is None else StopReason.NOT_CONVERGED

@@ -1,0 +1,52 @@
+"""Real scans by the calibrated method: counts stay counts, and fractions those that were measured."""
+
+import h5py
+import hyperspy.api as hs
+import numpy as np
+import pytest
+from helpers import shared
+
+from hyperspy_fusion import element_maps, fuse
+
+
+def maps_of(arrays):
+    signals = [hs.signals.Signal2D(np.asarray(array, np.float32)) for array in arrays.values()]
+    for signal, element in zip(signals, arrays, strict=True):
+        signal.metadata.set_item("Sample.elements", [element])
+    return signals
+
+
+def calibrated(arrays, haadf, **options):
+    fused = fuse(maps_of(arrays), hs.signals.Signal2D(haadf), method="calibrated", show_progressbar=False, **options)
+    assert fused.metadata.Fusion.converged and fused.metadata.Fusion.gap <= 1e-4
+    return fused
+
+
+@pytest.mark.parametrize("regularization", ["guided", "directional", "tgv", "tv"])
+def test_fractions_of_dysco3_are_no_further_from_the_crystal_than_measured(regularization):
+    with np.load(shared("data/DyScO3_PTO_Trilayer_dataset.npz")) as data:
+        arrays, haadf = {element: data[element] for element in ("Sc", "Dy", "O")}, data["HAADF"]
+    fused = calibrated(arrays, haadf, regularization=regularization)
+    ideal, measured = np.array([0.2, 0.2, 0.6]), np.array([np.mean(a) for a in arrays.values()])
+    found = fused.data.mean(axis=(1, 2))
+    assert np.all(abs(found / found.sum() - ideal) <= abs(measured / measured.sum() - ideal) + 0.01)
+
+
+@pytest.mark.parametrize("regularization", ["directional", "tv"])
+def test_metal_over_oxygen_of_the_oxides_is_as_measured(regularization):
+    with h5py.File(shared("data/Co3O4_Mn3O4.h5")) as file:
+        arrays, haadf = {element: file[element][...] for element in ("Co", "Mn", "O")}, file["HAADF"][...]
+    fused = calibrated(arrays, haadf, regularization=regularization)
+    ratios = [(co.sum() + mn.sum()) / o.sum() for co, mn, o in (arrays.values(), fused.data.astype(float))]
+    np.testing.assert_allclose(ratios[1], ratios[0], rtol=0.1)
+
+
+@pytest.mark.parametrize("part", [1.0, 0.2, 0.05])
+def test_totals_of_counts_are_kept_at_any_dose(part):
+    haadf, eds = hs.load(shared("data/L2083-K-4-1_tilt0.bcf"))[:2]
+    maps = element_maps(eds, elements=["Fe", "Mg", "Si", "O", "S", "Al"])
+    counts = np.random.default_rng(0).binomial(maps.data.astype(int), part)
+    arrays = dict(zip(maps.elements, counts, strict=True))
+    fused = calibrated(arrays, haadf.data, regularization="directional")
+    assert fused.metadata.Fusion.noise == "shifted_poisson"
+    np.testing.assert_allclose(fused.data.sum(axis=(1, 2), dtype=float), counts.sum(axis=(1, 2)), rtol=0.01)
