@@ -332,16 +332,16 @@ class _Iteration:
             self.term_sums,
         )  # fmt: skip
         data, haadf, bound, linear = (float(s) for s in self.term_sums.sum(axis=0))
-        terms = Terms(haadf, data, self._penalty(factors), 0.0)
-        total = terms.haadf + terms.chem + terms.tv
+        penalty = self._penalty(factors)
+        total = haadf + data + penalty
         totals = np.where(self.kept, self.problem.data.totals, 0)
         # the multipliers as the kernel has them: their rounding would count as often as there are pixels
         lower = bound - linear - float(self._theta().astype(np.float64) @ totals) - self._slack(factors)
         # what the law cannot explain of the image, however large, must not make the gap small
-        scale = terms.chem + terms.tv + min(terms.haadf, self.problem.elastic.target.size / 2)
+        scale = data + penalty + min(haadf, self.problem.elastic.target.size / 2)
         gap = (total - lower) / max(scale, 1e-3 * self.n_counted)
-        terms = Terms(terms.haadf, terms.chem, terms.tv, total)
-        state.records = [r for r in state.records if r[0] < state.n_iter] + [(state.n_iter, terms, gap)]
+        record = (state.n_iter, Terms(haadf, data, penalty, total), gap)
+        state.records = [r for r in state.records if r[0] < state.n_iter] + [record]
 
     def _penalty(self, factors):
         state, penalty = self.state, self.penalty
