@@ -6,7 +6,7 @@ Arrays in, arrays out. The solvers are imported with the first fit, for they com
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,29 @@ class Scan:
 
 
 @dataclass(frozen=True)
+class Setup:
+    """What a fit is made of.
+
+    Attributes
+    ----------
+    problem
+        To be solved.
+    settings
+        Those in effect, with every choice made.
+    selection
+        How they were chosen, None where all were given.
+    """
+
+    problem: object
+    settings: object
+    selection: object = None
+
+    def going_on(self, settings):
+        """The same problem, run by the ``max_iter`` and ``tol`` of other settings."""
+        return replace(self, settings=replace(self.settings, max_iter=settings.max_iter, tol=settings.tol))
+
+
+@dataclass(frozen=True)
 class Method:
     """The functions that make a fit.
 
@@ -37,7 +60,8 @@ class Method:
     find_valid
         Elements, maps, HAADF image and mask to :class:`~hyperspy_fusion.gaps.Valid` and sentences.
     build
-        Scan and settings to the problem.
+        Scan, settings, number of threads and a function to call after every fit that a choice takes, to the
+        :class:`Setup`.
     solve
         Problem, settings, state, callback and number of threads to result and state.
     check_refit
@@ -73,8 +97,16 @@ def _all_valid(elements, maps, haadf, mask):
     return Valid.everywhere(maps.shape), []
 
 
-def _build_published(scan, settings):
-    return published_problem(scan.maps, scan.haadf, scan.atomic_numbers, settings)
+def _build_published(scan, settings, num_workers, tick):
+    selection = None
+    if "auto" in (settings.lambda_tv, settings.lambda_chem):
+        from hyperspy_fusion.fusion.selection import select_published
+
+        settings, selection = select_published(
+            scan.maps, scan.haadf, scan.atomic_numbers, settings, scan.elements, num_workers, tick
+        )
+    problem = published_problem(scan.maps, scan.haadf, scan.atomic_numbers, settings)
+    return Setup(problem, replace(settings, lambda_haadf=problem.lambda_haadf), selection)
 
 
 def _solve_published(problem, settings, state, callback, num_workers):
@@ -105,10 +137,10 @@ def _describe_published(problem, result, spread):
 # ---- the calibrated method -----------------------------------------------------------------------
 
 
-def _build_calibrated(scan, settings):
-    from hyperspy_fusion.fusion.calibrated import calibrated_problem
+def _observe(scan, settings):
+    from hyperspy_fusion.fusion.calibrated import Observation
 
-    return calibrated_problem(
+    return Observation.of(
         scan.maps,
         scan.haadf,
         scan.atomic_numbers,
@@ -117,6 +149,10 @@ def _build_calibrated(scan, settings):
         haadf_valid=None if scan.valid.haadf.all() else scan.valid.haadf,
         elements=scan.elements,
     )
+
+
+def _build_calibrated(scan, settings, num_workers, tick):
+    return Setup(_observe(scan, settings).problem(settings), settings)
 
 
 def _solve_calibrated(problem, settings, state, callback, num_workers):
@@ -147,6 +183,43 @@ def _describe_calibrated(problem, result, spread):
     }
 
 
+# ---- the calibrated method with weights chosen ---------------------------------------------------
+
+
+def _build_auto(scan, settings, num_workers, tick):
+    from hyperspy_fusion.fusion.mean import MeanProblem
+    from hyperspy_fusion.fusion.selection import select
+
+    observation = _observe(scan, settings)
+    members, selection = select(observation, settings, num_workers, tick)
+    return Setup(MeanProblem.of(observation, members), members[0][0], selection)
+
+
+def _solve_auto(problem, settings, state, callback, num_workers):
+    from hyperspy_fusion.fusion.mean import mean_of_fits
+
+    return mean_of_fits(problem, settings, state, callback, num_workers)
+
+
+def _about_auto(elements, result, total_ratios, haadf_correlation, problem, settings):
+    return _about_calibrated(elements, result, total_ratios, haadf_correlation, problem.first, settings)
+
+
+def _describe_auto(problem, result, spread):
+    return _describe_calibrated(problem.first, result, spread)
+
+
+_CALIBRATED = Method(
+    takes_gaps=True,
+    find_valid=find_valid,
+    build=_build_calibrated,
+    solve=_solve_calibrated,
+    check_refit=lambda before, after: None,
+    restart=lambda state, problem: state.restarted(problem),
+    background=lambda settings: np.asarray(settings.background),
+    about_fit=_about_calibrated,
+    describe=_describe_calibrated,
+)
 HOW = {
     "published": Method(
         takes_gaps=False,
@@ -159,15 +232,14 @@ HOW = {
         about_fit=lambda *about: about_published_fit(*about[:4]),
         describe=_describe_published,
     ),
-    "calibrated": Method(
-        takes_gaps=True,
-        find_valid=find_valid,
-        build=_build_calibrated,
-        solve=_solve_calibrated,
-        check_refit=lambda before, after: None,
-        restart=lambda state, problem: state.restarted(problem),
-        background=lambda settings: np.asarray(settings.background),
-        about_fit=_about_calibrated,
-        describe=_describe_calibrated,
+    "calibrated": _CALIBRATED,
+    "auto": replace(
+        _CALIBRATED,
+        build=_build_auto,
+        solve=_solve_auto,
+        # another choice has starts of its own
+        restart=lambda state, problem: None,
+        about_fit=_about_auto,
+        describe=_describe_auto,
     ),
 }

@@ -17,7 +17,7 @@ from hyperspy_fusion.grids import axis_dicts, check_same_scan, image_array, spat
 from hyperspy_fusion.maps import element_maps
 from hyperspy_fusion.methods import HOW, Scan
 from hyperspy_fusion.options import shows_settings
-from hyperspy_fusion.progress import progress
+from hyperspy_fusion.progress import counted, progress
 from hyperspy_fusion.results import Inputs, fused_signal, image_signal, norms
 
 # settings that say how long to iterate; where another one changes, the cost history begins anew
@@ -50,9 +50,10 @@ def fuse(
         Which elements to take from a spectrum image; the elements of maps that do not name theirs.
     xray_lines : list of str, optional
         Which X-ray lines to take from an EDS spectrum image; lines of one element are summed.
-    method : {"published", "calibrated"}
-        The method of Schwartz et al., npj Comput. Mater. 8, 16 (2022), or the one that keeps counts as counts:
-        convex, in the units of the maps, solved to a stated accuracy.
+    method : {"published", "calibrated", "auto"}
+        The method of Schwartz et al., npj Comput. Mater. 8, 16 (2022); the one that keeps counts as counts:
+        convex, in the units of the maps, solved to a stated accuracy; or the latter with its weights chosen by how well
+        fits predict counts that they have not seen.
     mask : array or BaseSignal of bool, optional
         ``(ny, nx)``, True where a pixel is left out of the data, of maps and HAADF image; for ``"calibrated"``. Pixels
         that are NaN or infinite are left out where they are, saturated ones of the HAADF image as well.
@@ -179,15 +180,17 @@ class FusedMultiModal:
         """
         _check_workers(num_workers)
         new = settings_for(self.method, settings, base=self.settings)
-        problem = self._new_problem(new)
-        state = self._state_for(new, problem)
+        goes_on = self._check_going_on(new)
+        setup = self._setup.going_on(new) if goes_on else self._new_setup(new, show_progressbar, num_workers)
+        state = self._state if goes_on or self._state is None else self._how.restart(self._state, setup.problem)
         # given up before the fit: its maps are the memory of the next ones, and a fit that fails leaves none
         self._forget()
         with progress(new.max_iter, show_progressbar, state) as update:
-            result, state = self._how.solve(problem, new, state, _both(update, callback), num_workers)
+            solve = self._how.solve
+            result, state = solve(setup.problem, setup.settings, state, _both(update, callback), num_workers)
         if result.reason is StopReason.NOT_FINITE:
             raise FloatingPointError(result.message)
-        self.settings, self._problem, self._state, self._result = new, problem, state, result
+        self.settings, self._setup, self._state, self._result = new, setup, state, result
         self._conclude()
         return self.fit_output
 
@@ -196,33 +199,35 @@ class FusedMultiModal:
 
     def _forget(self):
         """The model as before its first fit."""
-        self.fit_output = self._problem = self._state = self._result = None
+        self.fit_output = self._setup = self._state = self._result = None
 
-    def _new_problem(self, settings):
+    def _new_setup(self, settings, show_progressbar, num_workers):
         maps, valid, fitted = self.maps.data, self._valid, ~self._constant
         if not fitted.all():
             maps, valid = maps[fitted], valid.of(fitted)
         elements = [e for e, f in zip(self.elements, fitted, strict=True) if f]
         numbers = [atomic_number(e) for e in elements]
-        return self._how.build(Scan(elements, numbers, maps, self.haadf.data, valid), settings)
+        scan = Scan(elements, numbers, maps, self.haadf.data, valid)
+        with counted("Choosing", "fit", show_progressbar) as tick:
+            return self._how.build(scan, settings, num_workers, tick)
 
-    def _state_for(self, settings, problem):
-        """The state to go on from under new settings; None to start."""
+    def _check_going_on(self, settings):
+        """Whether a fit goes on as it was, which ``max_iter`` and ``tol`` do not change."""
         if self._state is None:
-            return None
+            return False
         self._how.check_refit(self.settings, settings)
         if not np.allclose(norms(self.maps.data), self._norms, rtol=1e-5):
             raise ValueError("The measured maps have changed since the last fit: make a new FusedMultiModal of them.")
         before, after = (
             {k: v for k, v in s.as_dict().items() if k not in _RUN_SETTINGS} for s in (self.settings, settings)
         )
-        return self._state if before == after else self._how.restart(self._state, problem)
+        return before == after
 
     def _conclude(self):
         """Turn the solver's result into ``fit_output`` and warnings."""
         from scipy.optimize import OptimizeResult
 
-        result, problem = self._result, self._problem
+        result, setup = self._result, self._setup
         self._norms = norms(self.maps.data)
         self.fit_output = OptimizeResult(
             x=self._data(),
@@ -238,7 +243,9 @@ class FusedMultiModal:
         ratios = totals_over_measured(self._data(), self.maps.data, self._valid.maps, background)
         agreement = correlation(result.modelled_haadf, self.haadf.data, self._valid.haadf)
         self._total_ratios, self._haadf_correlation = ratios, agreement
-        self._fit_sentences = self._how.about_fit(self.elements, result, ratios, agreement, problem, self.settings)
+        self._fit_sentences = self._how.about_fit(
+            self.elements, result, ratios, agreement, setup.problem, setup.settings
+        )
 
     # ---- what comes out -----------------------------------------------------------------------
 
@@ -305,18 +312,18 @@ class FusedMultiModal:
 
     def _metadata(self):
         """``metadata.Fusion``: Python scalars, strings and flat arrays."""
-        problem, result = self._problem, self._fitted()
-        parameters = {name: _flat(value) for name, value in self.settings.as_dict().items()}
-        parameters["lambda_haadf"] = float(problem.lambda_haadf)
+        setup, result = self._setup, self._fitted()
+        parameters = {name: _flat(value) for name, value in setup.settings.as_dict().items()}
         return {
             "version": version("hyperspy_fusion"),
             "method": self.method,
             "elements": list(self.elements),
             "constant_elements": [e for e, c in zip(self.elements, self._constant, strict=True) if c],
             "atomic_numbers": np.array([atomic_number(e) for e in self.elements]),
-            **self._how.describe(problem, result, self._per_element),
+            **self._how.describe(setup.problem, result, self._per_element),
             **self._left_out(),
             "parameters": parameters,
+            **({} if setup.selection is None else {"selection": setup.selection.as_dict()}),
             "cost_history": result.history.as_dict(),
             "total_ratios": self._total_ratios,
             "haadf_correlation": self._haadf_correlation,

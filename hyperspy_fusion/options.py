@@ -120,6 +120,8 @@ def _converter(name, kinds):
     def convert(text):
         if "None" in kinds and text.lower() == "none":
             return None
+        if "bool" in kinds and text.lower() in ("true", "false"):
+            return text.lower() == "true"
         # with commas, and not as values of their own, which would swallow a file that follows
         if "Sequence" in kinds and ("," in text or name == "k_factors"):
             return tuple(kind(part) for part in text.split(","))
@@ -136,5 +138,5 @@ def _converter(name, kinds):
 
 
 def _metavar(kinds):
-    words = {"float": "X", "int": "N", "str": "NAME", "Sequence": "X,X,...", "None": "none"}
+    words = {"float": "X", "int": "N", "str": "NAME", "Sequence": "X,X,...", "None": "none", "bool": "true|false"}
     return "|".join(dict.fromkeys(words[kind] for kind in kinds))

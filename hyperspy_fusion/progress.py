@@ -29,6 +29,36 @@ def progress(total, show, state=None):
         bar.close()
 
 
+@contextmanager
+def counted(title, unit, show):
+    """Context that yields a function to call after every ``unit`` of a work of unknown length."""
+    import hyperspy.api as hs
+
+    count = _Count(title, unit, hs.preferences.General.show_progressbar if show is None else show)
+    try:
+        yield count
+    finally:
+        count.close()
+
+
+class _Count:
+    """Made with the first call, for most work has nothing to count."""
+
+    def __init__(self, title, unit, show):
+        self.title, self.unit, self.show, self.bar = title, unit, show, None
+
+    def __call__(self):
+        from hyperspy.external.progressbar import progressbar
+
+        if self.bar is None:
+            self.bar = progressbar(disable=not self.show, desc=self.title, unit=self.unit)
+        self.bar.update(1)
+
+    def close(self):
+        if self.bar is not None:
+            self.bar.close()
+
+
 class _Bar:
     """Made with the first iteration, so that compilation neither draws on it nor counts as an iteration."""
 

@@ -75,7 +75,7 @@ def _linear_law(fit, index, data):
     return LinearLaw(fit["elastic_weights"][index], fit["haadf_offset"]).image(data)
 
 
-_LAWS = {"published": _power_law, "calibrated": _linear_law}
+_LAWS = {"published": _power_law, "calibrated": _linear_law, "auto": _linear_law}
 
 
 def _why_not_of_the_fit(fused, fit, data, index):

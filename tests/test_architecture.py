@@ -25,6 +25,8 @@ STOREYS = [
     ("export",),
     ("plot",),
     ("data", "advice", "progress", "options"),
+    ("fusion.selection",),
+    ("fusion.mean", "fusion.heldout"),
     ("fusion.monotone", "fusion.primal_dual"),
     ("fusion.solvers",),
     ("fusion.calibrated",),

@@ -355,7 +355,7 @@ def calls(monkeypatch):
         ("--weights 3,4", {"weights": (3.0, 4.0)}),
         ("--k-factors 1.2", {"k_factors": (1.2,)}),
         ("--k-factors none", {"k_factors": None}),
-        ("--regularization none --no-joint --eta 0", {"regularization": None, "joint": False, "eta": 0.0}),
+        ("--regularization none --joint false --eta 0", {"regularization": None, "joint": False, "eta": 0.0}),
         ("--second-order none --lambda-haadf 0 --tol 1e-3", {"second_order": None, "lambda_haadf": 0.0, "tol": 1e-3}),
         ("--no-keep-totals --max-iter 5", {"keep_totals": False, "max_iter": 5}),
     ],

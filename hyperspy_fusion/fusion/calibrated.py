@@ -189,6 +189,12 @@ class Observation:
         law = _elastic_law(seen, noise, atomic_numbers, settings)
         return cls(seen, noise, law, working_dtype(maps, settings.dtype))
 
+    def part(self, held_out):
+        """The observation without what is held out: counts, or pixels of the maps; the law scaled to it."""
+        seen = replace(self.seen, maps=np.where(held_out.valid, held_out.maps, 0), valid=held_out.valid)
+        law = replace(self.law.law, weights=self.law.law.weights / held_out.part)
+        return replace(self, seen=seen, noise=self.noise.of_part(seen, held_out), law=replace(self.law, law=law))
+
     def problem(self, settings):
         """The problem under some weights."""
         seen, noise, law, dtype = self.seen, self.noise, self.law, self.dtype
@@ -281,6 +287,11 @@ class Counts:
     def variance(self):
         return np.full(len(self.quantum), np.nan)
 
+    def of_part(self, seen, held_out):
+        """The noise of the counts that are left where some are held out."""
+        background = self.background * held_out.part
+        return replace(self, background=background, unit=_unit(seen, self.quantum, self.shift))
+
     def noise_variance(self, seen):
         """(n, ny, nx) variance of the maps as measured."""
         return _column(self.quantum) * np.maximum(seen.maps, 0)
@@ -324,6 +335,10 @@ class Gaussian:
     @property
     def quantum(self):
         return np.full(len(self.variance), np.nan)
+
+    def of_part(self, seen, held_out):
+        """The same, for pixels are held out."""
+        return self
 
     def noise_variance(self, seen):
         """(n, ny, nx)."""
@@ -373,8 +388,12 @@ def _noise(seen, settings):
     quantum, warnings = _quantum(seen)
     shift = settings.shift if kind == "shifted_poisson" else 0.0
     _check_counts(seen, quantum, shift, kind)
-    unit = quantum * np.sqrt(seen.means() / quantum + shift)
-    return Counts(kind, sentence, quantum, shift, background, unit, warnings)
+    return Counts(kind, sentence, quantum, shift, background, _unit(seen, quantum, shift), warnings)
+
+
+def _unit(seen, quantum, shift):
+    """(n,) the noise of a typical pixel."""
+    return quantum * np.sqrt(seen.means() / quantum + shift)
 
 
 def _with_gaps(seen):

@@ -1,0 +1,501 @@
+"""Weights chosen by evidence: counts, or pixels, that a fit has not seen decide how it is done.
+
+Natural weights mean the same at any dose, so that what is best for four fifths of the counts is used for all of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperspy_fusion.fusion.heldout import COUNT_PARTS, PIXEL_PARTS, HeldOutCounts, count_parts, pixel_parts
+from hyperspy_fusion.fusion.mean import weighted_mean
+from hyperspy_fusion.fusion.monotone import solve
+from hyperspy_fusion.fusion.noise import estimate_variance, quanta
+from hyperspy_fusion.fusion.primal_dual import primal_dual
+from hyperspy_fusion.fusion.problem import published_problem
+from hyperspy_fusion.fusion.result import StopReason
+
+_logger = logging.getLogger(__name__)
+
+# penalties to compare, with the weight at which each is tried first; a penalty that wins ties stands before the others
+FIRST_WEIGHTS = {"guided": 1.0, "directional": 1.4, "tgv": 2.0, "tv": 1.0}
+LARGEST_WEIGHT, SMALLEST_WEIGHT = 100.0, 1e-4
+# between two weights, first and in the end
+COARSE, FINE = 2.0, np.sqrt(2)
+# a difference of so many standard errors is not asked for again in other parts
+SURE = 2.0
+# fits that are only compared
+ROUGH = {"tol": 3e-3, "max_iter": 1500}
+# of the fits that are averaged; and parts that tell their weights
+LIGHTEST, STACKED_PARTS = 0.1, 5
+# with fewer counts in a map than this, nothing can be held out of it
+FEWEST_COUNTS = 50
+
+
+# ---- a race ----------------------------------------------------------------------------------------
+
+
+class Race:
+    """Candidates compared in pairs on parts held out, on as many as it takes to tell them apart.
+
+    The noise of a score is that of the counts held out, and much larger than that of the difference of two scores on
+    the same counts; of this the pixels tell the standard error.
+
+    Parameters
+    ----------
+    parts
+        Held-out data with a method ``gains``.
+    fit
+        Candidate and number of the part to maps (n, ny, nx) of the data it leaves.
+    tick
+        Called after every fit.
+    """
+
+    def __init__(self, parts, fit, tick=lambda: None):
+        self.parts, self.fit, self.tick = parts, fit, tick
+        self.gains = {}
+
+    def gain(self, candidate, k):
+        """(ny, nx) gain of a candidate in part k, over all maps."""
+        known = self.gains.setdefault(candidate, [])
+        while len(known) <= k:
+            gains = self.parts[len(known)].gains(self.fit(candidate, len(known)))
+            known.append(gains.sum(axis=0))
+            self.tick()
+        return known[k]
+
+    def is_better(self, a, b):
+        """Whether a predicts better than b."""
+        difference = 0.0
+        for k in range(len(self.parts)):
+            difference = difference + self.gain(a, k) - self.gain(b, k)
+            total, error = difference.sum(), np.sqrt(np.sum(difference**2))
+            if abs(total) > SURE * error:
+                break
+        return bool(total > 0)
+
+    def climb(self, start, step, factors):
+        """The best candidate uphill of ``start``; ``step`` takes a candidate by a factor, or to None at the end."""
+        for factor in factors:
+            best = start
+            while (further := step(best, factor)) is not None and self.is_better(further, best):
+                best = further
+            if best != start:
+                return best
+        return start
+
+    def score(self, candidate):
+        """Mean gain per pixel over the parts it was fitted to, and its standard error."""
+        gains = np.mean(self.gains[candidate], axis=0)
+        return float(gains.mean()), float(gains.std() / np.sqrt(gains.size))
+
+
+def stack(parts, members):
+    """Weights of the mean of some fits that predicts best what was held out, by likelihood, for each map by itself.
+
+    Parameters
+    ----------
+    parts
+        Held-out data.
+    members
+        For every part, a list of maps (n, ny, nx), one of each fit.
+
+    Returns
+    -------
+    ndarray
+        (fits, n), >= 0, of sum 1 over the fits; light ones are left out.
+    """
+    used = list(range(len(members[0])))
+    while True:
+        weights = _StackLoss(parts, [[maps[j] for j in used] for maps in members]).minimum()
+        lightest = int(np.argmin(weights.max(axis=1)))
+        if len(used) == 1 or weights[lightest].max() >= LIGHTEST:
+            break
+        del used[lightest]
+    full = np.zeros((len(members[0]), weights.shape[1]))
+    full[used] = weights
+    return full
+
+
+class _StackLoss:
+    """Minus the gain of the weighted mean of maps, summed over maps and parts, and its derivatives."""
+
+    def __init__(self, parts, members):
+        self.parts, self.members = parts, members
+        self.shape = len(members[0]), len(members[0][0])
+        sizes = sum(np.abs(p.gains(maps[0])).sum() for p, maps in zip(parts, members, strict=True))
+        self.scale = 1 / max(sizes, 1e-300)
+
+    def minimum(self):
+        """(fits, n) weights."""
+        from scipy.optimize import minimize
+
+        fits, n = self.shape
+        if fits == 1:
+            return np.ones(self.shape)
+        ones = np.tile(np.eye(n), fits)  # the weights of one map, over all fits
+        found = minimize(
+            self.value_and_slopes, np.full(fits * n, 1 / fits), jac=True, method="SLSQP", bounds=[(0, 1)] * (fits * n),
+            constraints={"type": "eq", "fun": lambda a: ones @ a - 1, "jac": lambda a: ones},
+            options={"ftol": 1e-8, "maxiter": 50},
+        )  # fmt: skip
+        weights = np.where(found.x > 1e-3, found.x, 0).reshape(self.shape)
+        return weights / weights.sum(axis=0)
+
+    def value_and_slopes(self, weights):
+        """Of the flat weights."""
+        value, slopes = 0.0, np.zeros(self.shape)
+        for part, maps in zip(self.parts, self.members, strict=True):
+            mean = weighted_mean(weights.reshape(self.shape), maps)
+            slope = part.slopes(mean)
+            value -= part.gains(mean).sum() * self.scale
+            slopes -= [np.einsum("nyx,nyx->n", slope, m) * self.scale for m in maps]
+        return value, slopes.ravel()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was tried and what was chosen.
+
+    Attributes
+    ----------
+    tried
+        Settings of the candidates: {name: list of values}.
+    scores, errors, parts
+        Of the candidates: mean log-likelihood per pixel of the data held out over that of flat maps, its standard
+        error, and on how many parts.
+    weights
+        (candidates, n) in the means that are the result, one per element; 0 for most.
+    seed
+        Of the split.
+    sentence
+        The choice in words.
+    """
+
+    seed: int
+    sentence: str
+    tried: dict = field(default_factory=dict)
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    errors: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    parts: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    weights: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+
+    @classmethod
+    def of(cls, race, chosen, seed, sentence):
+        """From a race of candidates that are named tuples, and {chosen ones: weight}."""
+        candidates = list(race.gains)
+        scores, errors = np.transpose([race.score(c) for c in candidates])
+        tried = {name: [getattr(c, name) for c in candidates] for name in candidates[0]._fields}
+        parts = np.array([len(gains) for gains in race.gains.values()])
+        none = np.zeros_like(next(iter(chosen.values())))
+        return cls(seed, sentence, tried, scores, errors, parts, np.array([chosen.get(c, none) for c in candidates]))
+
+    def as_dict(self):
+        """Flat arrays, lists of strings and Python scalars for metadata."""
+        return {
+            **{name: _flat(values) for name, values in self.tried.items()},
+            "score": self.scores,
+            "score_error": self.errors,
+            "n_parts": self.parts,
+            "weights": self.weights,
+            "seed": int(self.seed),
+            "sentence": self.sentence,
+        }
+
+
+def _flat(values):
+    return [str(v) for v in values] if any(isinstance(v, str) or v is None for v in values) else np.array(values)
+
+
+# ---- the parts -------------------------------------------------------------------------------------
+
+
+def _parts(maps, valid, quantum, variance, background, rng):
+    """Counts where the maps hold whole numbers of them, pixels where they do not."""
+    if _are_counts(maps, quantum):
+        return count_parts(maps, valid, quantum, background, rng, COUNT_PARTS)
+    return pixel_parts(maps, valid, variance, background, rng, PIXEL_PARTS)
+
+
+def _are_counts(maps, quantum):
+    """Whether all maps are whole numbers of counts, none of them negative."""
+    if not np.all(quantum > 0):
+        return False
+    counts = maps / quantum[:, None, None]
+    return bool(counts.min() >= 0 and np.allclose(counts, np.rint(counts), rtol=0, atol=1e-3))
+
+
+def _poor(maps, quantum, elements):
+    """Elements with too few counts to hold some out."""
+    if not _are_counts(maps, quantum):
+        return []
+    counts = maps.sum(axis=(1, 2)) / quantum
+    return [e for e, total in zip(elements, counts, strict=True) if total < FEWEST_COUNTS]
+
+
+def _too_few(poor, taken):
+    """What is taken instead of a choice, as a sentence, logged."""
+    sentence = (
+        f"There are fewer than {FEWEST_COUNTS} counts in the map of {', '.join(poor)}, too few to hold some out and "
+        f"choose by them: {taken} were taken. Leave the map out, or bin the scan."
+    )
+    _logger.warning(sentence)
+    return sentence
+
+
+def _in_words(race, parts, chosen):
+    what = "counts" if isinstance(parts[0], HeldOutCounts) else "pixels"
+    mean = "the mean of " if len(chosen) > 1 else ""
+    return f"Of {len(race.gains)} fits compared by {what} held out, {mean}{'; '.join(chosen)} predicts them best."
+
+
+# ---- the calibrated method -------------------------------------------------------------------------
+
+
+class Choice(NamedTuple):
+    """What the method ``"auto"`` chooses."""
+
+    regularization: str | None
+    lambda_reg: float
+    lambda_haadf: float
+    joint: bool
+
+
+def select(observation, settings, num_workers=None, tick=lambda: None):
+    """Choose what the settings leave open.
+
+    Penalties are compared without the HAADF term, each at the best weight found by factors of 2; the best one then
+    with it, and with its edges of each element for themselves, by finer steps of the weight. The result is the mean of
+    the best fits of each penalty, weighted so that it predicts best.
+
+    Parameters
+    ----------
+    observation
+        All data: :class:`~hyperspy_fusion.fusion.calibrated.Observation`.
+    settings
+        An :class:`~hyperspy_fusion.fusion.settings.AutoSettings`.
+    num_workers
+        Threads; None for all.
+    tick
+        Called after every fit.
+
+    Returns
+    -------
+    members : list of (CalibratedSettings, ndarray, PrimalDualState or None)
+        The fits to make, with their weights (n,) in the mean of each map, the heaviest first, and what to start from.
+    selection : Selection
+    """
+    seen, noise = observation.seen, observation.noise
+    poor = _poor(seen.maps, noise.quantum, seen.elements)
+    if poor:
+        return _fallback(observation, settings, poor)
+    rng = np.random.default_rng(settings.seed)
+    parts = _parts(seen.maps, seen.valid, noise.quantum, noise.unit**2, noise.background, rng)
+    fits = _Fits(observation, settings, parts, num_workers)
+    race = Race(parts, fits, tick)
+    chosen = _Search(race, settings).run()
+    sentence = _in_words(race, parts, [_one_in_words(c, weights) for c, weights in chosen.items()])
+    _logger.info(sentence)
+    members = [(settings.chosen(**c._asdict()), weight, fits.state(c)) for c, weight in chosen.items()]
+    return members, Selection.of(race, chosen, settings.seed, sentence)
+
+
+def _fallback(observation, settings, poor):
+    chosen = settings.chosen()
+    penalty = f"regularization={chosen.regularization!r} and lambda_reg={chosen.lambda_reg!r}"
+    selection = Selection(settings.seed, _too_few(poor, penalty))
+    return [(chosen, np.ones(len(observation.seen.maps)), None)], selection
+
+
+def _one_in_words(choice, weights):
+    penalty = f"{choice.regularization!r} with lambda_reg={choice.lambda_reg:.3g}, lambda_haadf={choice.lambda_haadf:g}"
+    return f"{penalty} and joint={choice.joint} ({_percent(weights)})"
+
+
+def _percent(weights):
+    low, high = (f"{100 * w:.0f}" for w in (weights.min(), weights.max()))
+    return f"{low} %" if low == high else f"{low} to {high} %"
+
+
+class _Fits:
+    """Rough fits to all data but one part, each from the last one of its part and kind."""
+
+    def __init__(self, observation, settings, parts, num_workers):
+        self.observation, self.settings, self.parts, self.num_workers = observation, settings, parts, num_workers
+        self.states = {}
+
+    def __call__(self, choice, k):
+        settings = replace(self.settings.chosen(**choice._asdict()), **ROUGH)
+        problem = self.observation.part(self.parts[k]).problem(settings)
+        kind = (k, choice.regularization, choice.joint)
+        start = self.states[kind].restarted(problem) if kind in self.states else None
+        result, self.states[kind] = primal_dual(problem, settings, start, num_workers=self.num_workers)
+        if result.reason is StopReason.INTERRUPTED:
+            raise KeyboardInterrupt
+        _logger.debug("%s, part %d: %d iterations", choice, k, result.n_iter)
+        return result.maps
+
+    def state(self, choice):
+        """To start the fit to all data from."""
+        return self.states.get((0, choice.regularization, choice.joint))
+
+
+class _Search:
+    """What is open in the settings, in a race."""
+
+    def __init__(self, race, settings):
+        self.race, self.settings = race, settings
+
+    def run(self):
+        """{choice: weight}, the heaviest first."""
+        race = self.race
+        by_kind = {kind: self._climb(self._first(kind), COARSE) for kind in self._kinds()}
+        best = functools.reduce(lambda a, b: b if race.is_better(b, a) else a, by_kind.values())
+        best = self._climb(best, FINE)
+        for change in self._changes():
+            best = self._better(best._replace(**change), best)
+        # what is best for one penalty is tried with the others
+        for kind, choice in by_kind.items():
+            alike = best._replace(regularization=kind, lambda_reg=choice.lambda_reg)
+            by_kind[kind] = best if kind == best.regularization else self._better(alike, choice)
+        return self._stacked(list(dict.fromkeys([*by_kind.values(), *self._turned(best)])))
+
+    def _turned(self, best):
+        """The best with the HAADF term turned off, or on: what one element loses by it another may gain."""
+        return [best._replace(lambda_haadf=1 - best.lambda_haadf)] if self.settings.lambda_haadf == "auto" else []
+
+    def _kinds(self):
+        given = self.settings.regularization
+        return list(FIRST_WEIGHTS) if given == "auto" else [given]
+
+    def _first(self, kind):
+        settings = self.settings
+        weight = FIRST_WEIGHTS.get(kind, 1.0) if settings.lambda_reg == "auto" else settings.lambda_reg
+        coupling = 0.0 if settings.lambda_haadf == "auto" else settings.lambda_haadf
+        return Choice(kind, weight, coupling, True if settings.joint == "auto" else settings.joint)
+
+    def _changes(self):
+        """The HAADF term, and the edges of each element for themselves."""
+        changes = {"lambda_haadf": 1.0, "joint": False}
+        return [{name: value} for name, value in changes.items() if getattr(self.settings, name) == "auto"]
+
+    def _better(self, other, best):
+        return self._climb(other, FINE) if other != best and self.race.is_better(other, best) else best
+
+    def _climb(self, choice, factor):
+        if self.settings.lambda_reg != "auto" or choice.regularization is None:
+            return choice
+        return self.race.climb(choice, _step, (factor, 1 / factor))
+
+    def _stacked(self, choices):
+        """Weights by one part first: what has none there is not fitted to the others."""
+        for parts in (self.race.parts[:1], self.race.parts[:STACKED_PARTS]):
+            members = [[self.race.fit(choice, k) for choice in choices] for k in range(len(parts))]
+            weights = stack(parts, members)
+            total = weights.sum(axis=1)
+            order = np.argsort(-total, kind="stable")[: np.count_nonzero(total)]
+            choices, weights = [choices[j] for j in order], weights[order]
+        return dict(zip(choices, weights, strict=True))
+
+
+def _step(choice, factor, name="lambda_reg"):
+    weight = float(f"{getattr(choice, name) * factor:.4g}")  # that there and back is the same
+    return choice._replace(**{name: weight}) if SMALLEST_WEIGHT < weight < LARGEST_WEIGHT else None
+
+
+# ---- the published method --------------------------------------------------------------------------
+
+# the weights tried first, in the middle of what is published
+_PUBLISHED_FIRST = {"lambda_chem": 0.03, "lambda_tv": 0.1}
+_ROUNDS = 3
+
+
+class PublishedChoice(NamedTuple):
+    """What may be chosen of the published method."""
+
+    lambda_chem: float
+    lambda_tv: float | None
+
+
+def select_published(maps, haadf, atomic_numbers, settings, elements, num_workers=None, tick=lambda: None):
+    """Choose ``lambda_chem`` and ``lambda_tv`` of the published method where they are ``"auto"``.
+
+    One after the other by factors of 2, until neither changes, and then by finer steps. Fits are scaled to the totals of
+    the measured maps before they are judged, for they keep none.
+
+    Parameters
+    ----------
+    maps, haadf, atomic_numbers, settings
+        As for :func:`~hyperspy_fusion.fusion.problem.published_problem`.
+    elements
+        Names for sentences.
+    num_workers, tick
+        As for :func:`select`.
+
+    Returns
+    -------
+    PublishedSettings, Selection
+    """
+    open_names = [name for name in _PUBLISHED_FIRST if getattr(settings, name) == "auto"]
+    first = settings.as_dict() | {name: _PUBLISHED_FIRST[name] for name in open_names}
+    first = PublishedChoice(first["lambda_chem"], first["lambda_tv"])
+    quantum, rng = quanta(maps), np.random.default_rng(0)
+    poor = _poor(maps, quantum, elements)
+    if poor:
+        sentence = _too_few(poor, ", ".join(f"{name}={getattr(first, name)}" for name in open_names))
+        return replace(settings, **first._asdict()), Selection(0, sentence)
+    variance = np.array([estimate_variance(m.astype(np.float64)) for m in maps])
+    parts = _parts(maps, np.ones(maps.shape, bool), quantum, variance, np.zeros(len(maps)), rng)
+    race = Race(parts, _PublishedFits(parts, haadf, atomic_numbers, settings, num_workers), tick)
+    chosen = _climb_in_turn(race, first, open_names)
+    named = ", ".join(f"{name}={getattr(chosen, name):.3g}" for name in open_names)
+    sentence = _in_words(race, parts, [named])
+    _logger.info(sentence)
+    return replace(settings, **chosen._asdict()), Selection.of(race, {chosen: np.ones(len(maps))}, 0, sentence)
+
+
+def _climb_in_turn(race, best, names):
+    """Uphill in one weight after the other."""
+    for factor, rounds in ((COARSE, _ROUNDS), (FINE, 1)):
+        for _ in range(rounds):
+            before = best
+            for name in names:
+                best = race.climb(best, functools.partial(_step, name=name), (factor, 1 / factor))
+            if best == before:
+                break
+    return best
+
+
+class _PublishedFits:
+    """Fits by the published method to all data but one part, with the totals of the maps."""
+
+    def __init__(self, parts, haadf, atomic_numbers, settings, num_workers):
+        self.parts, self.haadf, self.atomic_numbers = parts, haadf, atomic_numbers
+        self.settings, self.num_workers = settings, num_workers
+
+    def __call__(self, choice, k):
+        maps = _filled(self.parts[k].maps, self.parts[k].valid)
+        settings = replace(self.settings, **choice._asdict())
+        problem = published_problem(maps.astype(np.float32), self.haadf, self.atomic_numbers, settings)
+        result, _ = solve(problem, settings, num_workers=self.num_workers)
+        if result.reason is StopReason.INTERRUPTED:
+            raise KeyboardInterrupt
+        totals, before = (m.sum(axis=(1, 2), dtype=np.float64) for m in (result.maps, maps))
+        return result.maps * (before / np.maximum(totals, 1e-30))[:, None, None]
+
+
+def _filled(maps, valid):
+    """Pixels that are not seen take the mean of their neighbours that are, for the method needs a value."""
+    if valid.all():
+        return maps
+    from scipy.ndimage import uniform_filter
+
+    around = (0, 5, 5)
+    number = uniform_filter(valid.astype(np.float64), around)
+    mean = uniform_filter(np.where(valid, maps, 0.0), around) / np.maximum(number, 1e-6)
+    return np.where(valid, maps, mean)
