@@ -45,7 +45,15 @@ class DefaultByMethod(dict):
     """Defaults of a setting by method, where they differ; ``repr`` is what help shows."""
 
     def __repr__(self):
-        return " or ".join(f"{value!r} ({method})" for method, value in self.items())
+        return " or ".join(f"{value!r} ({methods})" for value, methods in _grouped(self).items())
+
+
+def _grouped(by_method):
+    """``{value: "method, method"}`` of ``{method: value}``."""
+    methods = {}
+    for method, value in by_method.items():
+        methods.setdefault(value, []).append(method)
+    return {value: ", ".join(names) for value, names in methods.items()}
 
 
 def _described():
@@ -69,8 +77,8 @@ def add_settings(command):
         title = "settings" if len(owners) == len(METHODS) else f"settings of --method {owners[0]}"
         group = groups.setdefault(title, [])
         texts = {method: _help(name, method) for method in owners}
-        same = len(set(texts.values())) == 1
-        text = texts[owners[0]] if same else " ".join(f"({method}) {text}" for method, text in texts.items())
+        grouped = _grouped(texts)
+        text = texts[owners[0]] if len(grouped) == 1 else " ".join(f"({who}) {text}" for text, who in grouped.items())
         group.append((name, kinds, text))
     for title, options in groups.items():
         group = command.add_argument_group(title)
@@ -90,7 +98,9 @@ def kinds_of_settings():
 def _help(name, method):
     cls = METHODS[method]
     default = next(field.default for field in fields(cls) if field.name == name)
-    text = field_texts(cls.__doc__ or "").get(name, "").replace("%", "%%").replace("``", "").replace("**", "^")
+    # a method that says nothing of a setting of its base has it from there
+    texts = (field_texts(c.__doc__ or "").get(name, "") for c in cls.__mro__)
+    text = next(filter(None, texts), "").replace("%", "%%").replace("``", "").replace("**", "^")
     return f"{text} Default: {str(default).lower() if default is None else default}."
 
 

@@ -158,7 +158,7 @@ def test_help_shows_the_settings_of_every_method_once():
     names = {f.name for cls in METHODS.values() for f in fields(cls)}
     assert set(parameters) == {"one", "two", *names}
     assert parameters["lambda_tv"].default == 0.15 and parameters["eta"].default == 0.95
-    assert repr(parameters["gamma"].default) == "1.6 (published) or 1.7 (calibrated)"
+    assert repr(parameters["gamma"].default) == "1.6 (published) or 1.7 (calibrated, auto)"
     text = fit.__doc__
     published, calibrated = text.split("**Settings of method='published'**")[1].split(
         "**Settings of method='calibrated'**"

@@ -425,8 +425,8 @@ class PublishedChoice(NamedTuple):
 def select_published(maps, haadf, atomic_numbers, settings, elements, num_workers=None, tick=lambda: None):
     """Choose ``lambda_chem`` and ``lambda_tv`` of the published method where they are ``"auto"``.
 
-    One after the other by factors of 2, until neither changes, and then by finer steps. Fits are scaled to the totals of
-    the measured maps before they are judged, for they keep none.
+    One after the other by factors of 2, until neither changes, and then by finer steps. Fits are scaled to the totals
+    of the measured maps before they are judged, for they keep none.
 
     Parameters
     ----------
