@@ -17,13 +17,18 @@ from hyperspy_fusion.gaps import Valid, find_valid
 
 @dataclass(frozen=True)
 class Scan:
-    """What is fused, without constant maps: maps (n, ny, nx), HAADF image (ny, nx), and which pixels count."""
+    """What is fused, without constant maps: maps (n, ny, nx), HAADF image (ny, nx), and which pixels count.
+
+    ``background`` and ``variance`` of the maps, (n, ny, nx), where they are known.
+    """
 
     elements: list
     atomic_numbers: list
     maps: np.ndarray
     haadf: np.ndarray
     valid: Valid
+    background: np.ndarray | None = None
+    variance: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Method:
     ----------
     takes_gaps
         Whether it leaves out pixels: masked ones, and those that are NaN.
+    takes_noise
+        Whether it makes use of the background and variance that are known of the maps.
     find_valid
         Elements, maps, HAADF image and mask to :class:`~hyperspy_fusion.gaps.Valid` and sentences.
     build
@@ -54,6 +61,7 @@ class Method:
     """
 
     takes_gaps: bool
+    takes_noise: bool
     find_valid: Callable
     build: Callable
     solve: Callable
@@ -116,6 +124,8 @@ def _build_calibrated(scan, settings):
         valid=None if scan.valid.maps.all() else scan.valid.maps,
         haadf_valid=None if scan.valid.haadf.all() else scan.valid.haadf,
         elements=scan.elements,
+        background=scan.background,
+        variance=scan.variance,
     )
 
 
@@ -142,6 +152,7 @@ def _describe_calibrated(problem, result, spread):
         "noise_sentence": str(problem.noise_sentence),
         "quantum": spread(problem.quantum),
         "variance": spread(problem.variance),
+        "background": spread(problem.background),
         "map_scales": spread(problem.scales),
         "gap": float(result.gap),
     }
@@ -150,6 +161,7 @@ def _describe_calibrated(problem, result, spread):
 HOW = {
     "published": Method(
         takes_gaps=False,
+        takes_noise=False,
         find_valid=_all_valid,
         build=_build_published,
         solve=_solve_published,
@@ -161,6 +173,7 @@ HOW = {
     ),
     "calibrated": Method(
         takes_gaps=True,
+        takes_noise=True,
         find_valid=find_valid,
         build=_build_calibrated,
         solve=_solve_calibrated,

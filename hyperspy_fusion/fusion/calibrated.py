@@ -93,7 +93,7 @@ class CalibratedProblem:
     data, elastic, penalty
         The three terms.
     noise_kind, noise_sentence, quantum, variance
-        Noise of the maps, why, and its measure: value of one count (n,), or mean variance (n,); NaN where there is none.
+        Noise of the maps, why, and its measure: value of one count (n,), or mean variance (n,); NaN for none.
     background
         (n,) mean over the pixels that count of what the maps hold that is not of the element, in units of the input.
     law, weight_errors, offset_error, haadf_sigma, haadf_noise, lambda_haadf
@@ -162,7 +162,7 @@ def calibrated_problem(
     background
         (n, ny, nx) known counts that are not of the element, in units of the maps, instead of ``settings.background``.
     variance
-        (n, ny, nx) known variance of the maps, in squared units, for Gaussian noise where ``settings.variance`` is None.
+        (n, ny, nx) known variance of the maps, in squared units, for Gaussian noise, unless ``settings`` have one.
 
     Returns
     -------
