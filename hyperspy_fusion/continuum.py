@@ -39,7 +39,7 @@ def counts_over_background(signal, elements, xray_lines, background):
         (ny, nx, n) float32, >= 0.
     """
     lines, counts = spectra.line_counts(signal, elements, xray_lines)
-    if isinstance(background, str | list | tuple | np.ndarray):
+    if isinstance(background, str | list | tuple | np.ndarray) and not _is_model(background):
         return lines, *_from_windows(signal, lines, counts, background)
     expected = _expected_spectra(signal, background)
     under = spectra.window_sums(expected, [spectra.line_windows(signal, names) for names in lines.values()])
@@ -166,9 +166,14 @@ def _is_inside(signal, name, window):
 # ---- from spectra -----------------------------------------------------------------------------------
 
 
+def _is_model(background):
+    # which is a list of components
+    return hasattr(background, "background_components")
+
+
 def _expected_spectra(signal, background):
     """The spectrum image of expected background counts: given, or that of a fitted model."""
-    if hasattr(background, "background_components"):
+    if _is_model(background):
         spectra.refuse_unfitted(background, [p for c in background.background_components for p in c.free_parameters])
         background = background.as_signal(component_list=background.background_components, show_progressbar=False)
     if not grids.is_spectrum_image(background):

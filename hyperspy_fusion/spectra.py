@@ -63,8 +63,7 @@ def line_counts(signal, elements=None, xray_lines=None):
     lines = _choose_lines(signal, elements, xray_lines)
     _logger.info("X-ray lines: %s", lines)
     windows = {element: line_windows(signal, names) for element, names in lines.items()}
-    _warn_of_overlaps(windows)
-    _warn_of_lines(signal, lines)
+    _warn_of_lines(signal, lines, _warn_of_overlaps(windows))
     return lines, window_sums(signal, list(windows.values()))
 
 
@@ -252,6 +251,8 @@ def line_windows(signal, lines):
 
 
 def _warn_of_overlaps(windows):
+    """Warn of windows that share channels; the pairs of elements that do."""
+    told = set()
     channels = {e: {c for r in ranges for c in range(*r)} for e, ranges in windows.items()}
     names = list(channels)
     for i, first in enumerate(names):
@@ -263,13 +264,17 @@ def _warn_of_overlaps(windows):
                     f"The windows of {first} and {second} share {100 * share:.0f} % of the narrower one, so each map "
                     "shows counts of the other; choose other lines by xray_lines, or fit a model."
                 )
+                told |= {(first, second), (second, first)}
+    return told
 
 
-def _warn_of_lines(signal, lines):
-    """Warn of lines of other elements of the sample within one FWHM of a mapped line."""
+def _warn_of_lines(signal, lines, told):
+    """Warn of lines of other elements of the sample within one FWHM of a mapped line, but for pairs already told."""
     for name in [name for own in lines.values() for name in own]:
         ((low, high),) = signal.estimate_integration_windows(2.0, [name])
-        others = [line for line in lines_within(signal, low, high, lines) if element_of(line) != element_of(name)]
+        near = lines_within(signal, low, high, lines)
+        skipped = {element_of(name)} | {second for first, second in told if first == element_of(name)}
+        others = [line for line in near if element_of(line) not in skipped]
         if others:
             grids.warn(
                 f"{name} overlaps with {', '.join(others)}, within one FWHM: the map of {element_of(name)} shows "
