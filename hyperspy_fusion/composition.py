@@ -286,6 +286,9 @@ def _along(maps, data, line):
     signal = maps._deepcopy_with_new_data(data)
     profile = Line2DROI(*line)(signal, axes=signal.axes_manager.signal_axes)
     profile.set_signal_type("")
+    # which HyperSpy has as the length over the number of points
+    axis = profile.axes_manager.signal_axes[0]
+    axis.scale *= axis.size / max(axis.size - 1, 1)
     profile.metadata.set_item("Sample.elements", maps.elements)
     return profile
 

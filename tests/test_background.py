@@ -16,7 +16,7 @@ ENERGIES = dict(zip(LINES, (7.4781, 2.8386, 9.4421), strict=True))
 
 
 def spectrum_image(signal, continuum, seed=0, offset=0.0, channels=1100):
-    """Poisson counts of Gaussian lines of ``signal`` (3, ny, nx) counts over ``continuum`` (ny, nx) per channel of 10 eV."""
+    """Poisson counts of Gaussian lines of ``signal`` (3, ny, nx) over ``continuum`` (ny, nx) per channel of 10 eV."""
     s = exspy.signals.EDSTEMSpectrum(np.zeros((*continuum.shape, channels), dtype="u2"))
     axis = s.axes_manager[-1]
     axis.name, axis.scale, axis.offset, axis.units = "Energy", 0.01, offset, "keV"
