@@ -50,6 +50,16 @@ def about_maps(elements, maps, valid, constant, method):
     return _logged(sentences)
 
 
+def about_unused_background(elements):
+    """The sentence about a known background that a method has no use for, logged."""
+    return _logged(
+        [
+            f"The background of the maps of {_and(elements)} is known, and method='published' fuses it with them: use "
+            "method='calibrated', which takes it for what it is."
+        ]
+    )
+
+
 def about_published_fit(elements, result, total_ratios, haadf_correlation):
     """Sentences about the result of a fit by the published method, logged."""
     sentences = [
@@ -119,10 +129,14 @@ def _about_totals(elements, ratios, remedy):
 def totals_over_measured(fused, measured, valid, background=0.0):
     """Total of each fused map over that of the measured one, less its background; NaN where the latter is not positive.
 
-    ``valid`` (n, ny, nx) has the pixels to add up; ``background`` is per pixel, a number or (n,).
+    ``valid`` (n, ny, nx) has the pixels to add up; ``background`` is per pixel: a number, (n,) or (n, ny, nx).
     """
-    before, after = (maps.sum(axis=(1, 2), dtype=np.float64, where=valid) for maps in (measured, fused))
-    before = before - background * np.count_nonzero(valid, axis=(1, 2))
+    background = np.asarray(background)
+    background = np.broadcast_to(background if background.ndim != 1 else background[:, None, None], measured.shape)
+    before, after, under = (
+        maps.sum(axis=(1, 2), dtype=np.float64, where=valid) for maps in (measured, fused, background)
+    )
+    before = before - under
     return np.divide(after, before, out=np.full(len(before), np.nan), where=before > 0)
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hyperspy_fusion import grids, spectra
+from hyperspy_fusion import continuum, eels, grids, spectra
 from hyperspy_fusion.elements import (
     atomic_number,
     check_count,
@@ -33,6 +33,9 @@ from hyperspy_fusion.elements import (
 
 _logger = logging.getLogger(__name__)
 
+# where the metadata have what is known of the noise of maps, and its name; the variance is where HyperSpy has it
+_NOISE = {"Element_maps.background": "known background", "Signal.Noise_properties.variance": "variance"}
+
 _COPIED = (
     "Acquisition_instrument",
     "Sample.description",
@@ -40,11 +43,17 @@ _COPIED = (
     "General.time",
     "General.authors",
     "General.original_filename",
+    "Element_maps.edges",
+    "Element_maps.windows",
+    "Element_maps.cross_sections",
 )
 
 
 class _Map(NamedTuple):
-    """One 2-D map on its way into the stack; `data` (ny, nx) may be a dask array, `what` is for messages."""
+    """One 2-D map on its way into the stack; `data` (ny, nx) may be a dask array, `what` is for messages.
+
+    `background` and `variance` are like `data`, where they are known.
+    """
 
     element: str | None
     line: str
@@ -52,9 +61,11 @@ class _Map(NamedTuple):
     axes: list
     metadata: Any
     what: str
+    background: Any = None
+    variance: Any = None
 
 
-def element_maps(source, elements=None, *, xray_lines=None, allow_nan=False):
+def element_maps(source, elements=None, *, xray_lines=None, edges=None, background=None, allow_nan=False):
     """
     Collect the element maps of one scan in one signal.
 
@@ -69,6 +80,9 @@ def element_maps(source, elements=None, *, xray_lines=None, allow_nan=False):
         - an EDS spectrum image ``(x, y|E)``: the channels within one FWHM of each X-ray line are added up, as
           ``get_lines_intensity`` does, and those of several lines of one element as well (a channel in two
           windows of one element counts once); integer counts stay integer;
+        - an EELS spectrum image ``(x, y|E)`` with `edges` or `elements`: the counts in a window after each edge above
+          HyperSpy's power law through a window before it, and their variance, which `fuse` by "calibrated" makes
+          use of (``get_noise_variance()`` of the result);
         - a fitted exspy model: of an EDS model the fitted areas of the X-ray lines; of an EELS model the
           intensity of each element's edge. Where an element has several independent edges, the one of lowest
           onset energy is taken, since their intensities estimate the same quantity and must not be added;
@@ -89,6 +103,26 @@ def element_maps(source, elements=None, *, xray_lines=None, allow_nan=False):
     xray_lines : list of str, optional
         X-ray lines, e.g. ``["Fe_Ka", "Fe_La"]``, of an EDS spectrum image or model. By default those of
         ``Sample.xray_lines``, else exspy's choice for each element at this beam energy and energy range.
+    edges : list of str or dict, optional
+        Edges of an EELS spectrum image, e.g. ``["Mn_L3", "O_K"]``, one for each element: those above the first, as
+        L2, are in its window. A dict gives windows in eV as well, ``{"O_K": (b0, b1, s0, s1)}`` with the limits of
+        the window of the background before the edge and of that of the signal, or None for the default ones. These
+        follow from the onset energies of exspy, and are in ``metadata.Element_maps.windows``: from 20 % below the onset
+        to 5 eV below it, and from it to 10 % above, less where another of the edges is near. Without `edges` the
+        major edge of lowest energy of each of the `elements` is taken. Where the edge before is too near for a window
+        between them, both share one, and what it adds is taken off by exspy's hydrogenic cross-sections, with a
+        warning.
+    background : str, array, EDSModel, BaseSignal, dict or list, optional
+        Counts in the maps that are not of the lines. They stay in the maps, and `fuse` by "calibrated" takes them for
+        what they are; they are `ElementMaps.known_background` of the result. Of an EDS spectrum image one of
+
+        - "windows": from exspy's ``estimate_background_windows``, sides with lines of the sample left out, smoothed as
+          far as their counts demand (:func:`hyperspy_fusion.fusion.background.smoothed_counts`);
+        - the limits of such windows, a row of four for each line in the order of `xray_lines`;
+        - a fitted exspy model of the spectra, whose background components are taken;
+        - a spectrum image of expected background counts.
+
+        For maps: maps of their background, in any form that `element_maps` takes.
     allow_nan : bool
         Keep pixels that are NaN, infinite or masked, as NaN: ``method="calibrated"`` leaves them out.
 
@@ -116,26 +150,29 @@ def element_maps(source, elements=None, *, xray_lines=None, allow_nan=False):
     elements = None if elements is None else checked_elements(elements)
     xray_lines = None if xray_lines is None else checked_lines(xray_lines)
     with grids.collected_warnings() as found:
-        result = _made(source, elements, xray_lines, allow_nan)
+        result = _made(source, elements, xray_lines, edges, background, allow_nan)
     found = [*metadata_names(result.metadata, "Element_maps.warnings"), *found]
     if found:
         result.metadata.set_item("Element_maps.warnings", list(dict.fromkeys(found)))
     return result
 
 
-def _made(source, elements, xray_lines, allow_nan):
-    maps, title = _read(source, elements, xray_lines)
+def _made(source, elements, xray_lines, edges, background, allow_nan):
+    maps, title = _read(source, elements, xray_lines, edges, background)
     if not maps:
         raise ValueError("There are no maps to fuse: the source is empty, and at least one map is needed.")
+    if background is not None and not _is_spectra(source):
+        maps = _over(maps, background)
     _refuse_unidentified(maps)
     refuse_undetectable([m.element for m in maps if m.line])
     warn_of_fused([m.metadata for m in maps])
     axes = _common_axes(maps)
     maps = _computed(maps, allow_nan)
-    if _is_finished(source, maps):
+    if background is None and _is_finished(source, maps):
         return _own_signal(source, axes)
     maps = _one_per_element(maps)
-    return _element_maps_signal(_stacked(maps), axes, _metadata(maps, title))
+    result = _element_maps_signal(_stacked([m.data for m in maps]), axes, _metadata(maps, title))
+    return _with_noise(result, *(_stacked_noise(maps, key) for key in ("background", "variance")))
 
 
 def _is_finished(source, maps):
@@ -149,23 +186,101 @@ def _is_finished(source, maps):
 
 def _own_signal(source, axes):
     """The pixels of an ElementMaps, not copied, in a signal that nobody else crops, calibrates or renames."""
-    metadata = source.metadata.deepcopy()
-    leave_fit_behind(metadata)
+    noise = known_noise(source)
+    bare = source._deepcopy_with_new_data(None)
+    leave_fit_behind(bare.metadata)
     axis, _ = grids.stack_axes(source)
-    return _element_maps_signal(np.moveaxis(source.data, axis.index_in_array, 0), axes, metadata.as_dictionary())
+    data = np.moveaxis(source.data, axis.index_in_array, 0)
+    return _with_noise(_element_maps_signal(data, axes, bare.metadata.as_dictionary()), *noise)
+
+
+# ---- what is known of the noise ---------------------------------------------------------------------
+
+
+def known_noise(signal):
+    """
+    Background and variance that a map or a stack of maps has in its metadata.
+
+    Returns
+    -------
+    tuple
+        Two arrays of the shape of the pixels, in memory, None for what is not known.
+    """
+    return tuple(_known(signal, path, what) for path, what in _NOISE.items())
+
+
+def _known(signal, path, what):
+    node = signal.metadata.get_item(path)
+    if not hasattr(node, "axes_manager"):
+        return None
+    if node.data.shape != signal.data.shape:
+        grids.warn(
+            f"The {what} that {signal} has is not used, for its shape {node.data.shape} is not that of the maps "
+            f"{signal.data.shape}: it is of other pixels, or of the first map of a stack."
+        )
+        return None
+    return np.asarray(node.data)
+
+
+def _with_noise(signal, background, variance):
+    """`signal` with what is known of its noise, None for nothing, in its metadata."""
+    import hyperspy.api as hs
+
+    for (path, what), values in zip(_NOISE.items(), (background, variance), strict=True):
+        if values is not None:
+            node = hs.signals.Signal2D(values, axes=signal.axes_manager._get_axes_dicts())
+            node.metadata.General.title = what.capitalize()
+            signal.metadata.set_item(path, node)
+    return signal
+
+
+def _stacked_noise(maps, key):
+    """(n, ny, nx) of the `key` of all maps; None where no map has it, or where a variance is missing."""
+    known = [getattr(m, key) for m in maps]
+    missing = [m.element for m, values in zip(maps, known, strict=True) if values is None]
+    if len(missing) == len(maps):
+        return None
+    if missing and key == "variance":
+        grids.warn(f"The variance of the map of {', '.join(missing)} is not known, and that of the others is not used.")
+        return None
+    shape = maps[0].data.shape
+    return _stacked([np.zeros(shape, np.float32) if values is None else values for values in known])
+
+
+def _over(maps, background):
+    """The `maps` over a background that is given as maps."""
+    if isinstance(background, str):
+        raise ValueError(
+            f"background is {background!r}, which is found in the spectra: pass the EDS spectrum image, or the "
+            "background as maps {'Fe': map, ...}."
+        )
+    known = element_maps(background)
+    grids.check_same_scan(
+        maps[0].axes, grids.axis_dicts(known.axes_manager.signal_axes, known), maps=maps[0].what, haadf="background"
+    )
+    for symbol in [m.element for m in maps]:
+        if symbol not in known.elements:
+            raise ValueError(f"background has no map of {symbol}: give one for each element, of zeros if need be.")
+    return [m._replace(background=known.get_map(m.element).data.astype(np.float32)) for m in maps]
 
 
 # ---- sources ----------------------------------------------------------------------------------------
 
 
-def _read(source, elements, xray_lines):
+def _read(source, elements, xray_lines, edges, background):
     """List of `_Map`, and the title of what they were made from ("" where the elements say it)."""
     from hyperspy.model import BaseModel  # a list of components: asked before list
 
     if isinstance(source, BaseModel):
+        if edges is not None or background is not None:
+            raise ValueError("A fitted model has its own edges and no background in its lines: leave these out.")
         return _read_model(source, elements, xray_lines)
-    if grids.is_spectrum_image(source):
-        return _read_spectra(source, elements, xray_lines)
+    if eels.is_eels(source):
+        return _read_eels(source, elements, xray_lines, edges, background)
+    if edges is not None:
+        raise ValueError("edges selects from an EELS spectrum image, which was not given: leave it out.")
+    if _is_spectra(source):
+        return _read_spectra(source, elements, xray_lines, background)
     if xray_lines is not None:
         raise ValueError(
             "xray_lines selects from an EDS spectrum image or model, which was not given: name the elements "
@@ -176,6 +291,11 @@ def _read(source, elements, xray_lines):
     if isinstance(source, list | tuple):
         return _read_list(source, elements), ""
     return _read_signal(source, elements), ""
+
+
+def _is_spectra(source):
+    """Whether `source` is a spectrum image; a model of one, which has its axes, is none."""
+    return grids.is_spectrum_image(source) and hasattr(source, "data")
 
 
 def _read_signal(signal, elements):
@@ -221,7 +341,7 @@ def _read_map(signal, number, element):
     element, line = identify_map(signal, element)
     title = title_of(signal.metadata)
     what = f"map {number} ({title!r})" if title else f"map {number}"
-    return _Map(element, line, signal.data, grids.spatial_axes(signal), signal.metadata, what)
+    return _Map(element, line, signal.data, grids.spatial_axes(signal), signal.metadata, what, *known_noise(signal))
 
 
 def _read_dict(source, elements):
@@ -246,8 +366,9 @@ def _read_stack(signal, elements):
         check_count(elements, axis.size)
         check_names(elements, nodes)
         named = [(symbol, "") for symbol in elements]
+    noise = [v if v is None else np.moveaxis(v, axis.index_in_array, 0) for v in known_noise(signal)]
     maps = [
-        _Map(element, line, data[i], axes, signal.metadata, f"map {i + 1} of {signal}")
+        _Map(element, line, data[i], axes, signal.metadata, f"map {i + 1} of {signal}", *_at(noise, i))
         for i, (element, line) in enumerate(named)
     ]
     if own_names:
@@ -255,12 +376,36 @@ def _read_stack(signal, elements):
     return selected_by_themselves(maps, elements) if choice else maps
 
 
-def _read_spectra(signal, elements, xray_lines):
-    lines, counts = spectra.line_counts(signal, elements, xray_lines)
+def _at(arrays, i):
+    return [None if array is None else array[i] for array in arrays]
+
+
+def _read_spectra(signal, elements, xray_lines, background):
+    if background is None:
+        lines, counts = spectra.line_counts(signal, elements, xray_lines)
+        under = [None] * len(lines)
+    else:
+        lines, counts, under = continuum.counts_over_background(signal, elements, xray_lines, background)
+        under = np.moveaxis(under, -1, 0)
     axes = grids.axis_dicts(signal.axes_manager.navigation_axes, signal)
     maps = [
-        _Map(element, "+".join(names), counts[..., i], axes, signal.metadata, f"the {element} map of {signal}")
-        for i, (element, names) in enumerate(lines.items())
+        _Map(e, "+".join(names), counts[..., i], axes, signal.metadata, f"the {e} map of {signal}", under[i])
+        for i, (e, names) in enumerate(lines.items())
+    ]
+    return maps, title_of(signal.metadata)
+
+
+def _read_eels(signal, elements, xray_lines, edges, background):
+    if xray_lines is not None or background is not None:
+        raise ValueError("xray_lines and background are of EDS data: name the edges by edges=['Fe_L3', ...].")
+    found = eels.edge_counts(signal, elements, edges)
+    axes = grids.axis_dicts(signal.axes_manager.navigation_axes, signal)
+    metadata = signal.metadata.deepcopy()
+    for key, values in found.described().items():
+        metadata.set_item(f"Element_maps.{key}", values)
+    maps = [
+        _Map(e.element, "", e.net, axes, metadata, f"the {e.element} map of {signal}", None, e.variance)
+        for e in found.edges
     ]
     return maps, title_of(signal.metadata)
 
@@ -344,7 +489,12 @@ def _added(element, group):
         )
     _logger.info("The %s map is the sum of %s.", element, ", ".join(lines))
     # the sum of small integers is a wide one
-    return group[0]._replace(data=np.sum([m.data for m in group], axis=0), line="+".join(lines))
+    added = {"data": np.sum([m.data for m in group], axis=0), "line": "+".join(lines)}
+    for key in ("background", "variance"):
+        known = [getattr(m, key) for m in group]
+        missing = any(values is None for values in known)
+        added[key] = None if missing else np.sum(known, axis=0)
+    return group[0]._replace(**added)
 
 
 def _element_maps_signal(data, axes, metadata):
@@ -357,11 +507,11 @@ def _element_maps_signal(data, axes, metadata):
     return signal
 
 
-def _stacked(maps):
-    """The pixels of all maps, (n, ny, nx), native: converted map by map on their way into the one array."""
-    stack = np.empty((len(maps), *maps[0].data.shape), _common_dtype([m.data for m in maps]))
-    for layer, m in zip(stack, maps, strict=True):
-        layer[...] = m.data
+def _stacked(images):
+    """The pixels of all images, (n, ny, nx), native: converted one by one on their way into the one array."""
+    stack = np.empty((len(images), *images[0].shape), _common_dtype(images))
+    for layer, image in zip(stack, images, strict=True):
+        layer[...] = image
     return stack
 
 

@@ -17,13 +17,18 @@ from hyperspy_fusion.gaps import Valid, find_valid
 
 @dataclass(frozen=True)
 class Scan:
-    """What is fused, without constant maps: maps (n, ny, nx), HAADF image (ny, nx), and which pixels count."""
+    """What is fused, without constant maps: maps (n, ny, nx), HAADF image (ny, nx), and which pixels count.
+
+    ``background`` and ``variance`` of the maps, (n, ny, nx), where they are known.
+    """
 
     elements: list
     atomic_numbers: list
     maps: np.ndarray
     haadf: np.ndarray
     valid: Valid
+    background: np.ndarray | None = None
+    variance: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Method:
     ----------
     takes_gaps
         Whether it leaves out pixels: masked ones, and those that are NaN.
+    takes_noise
+        Whether it makes use of the background and variance that are known of the maps.
     find_valid
         Elements, maps, HAADF image and mask to :class:`~hyperspy_fusion.gaps.Valid` and sentences.
     build
@@ -78,6 +85,7 @@ class Method:
     """
 
     takes_gaps: bool
+    takes_noise: bool
     find_valid: Callable
     build: Callable
     solve: Callable
@@ -138,7 +146,7 @@ def _describe_published(problem, result, spread):
 
 
 def _observe(scan, settings):
-    from hyperspy_fusion.fusion.calibrated import Observation
+    from hyperspy_fusion.fusion.calibrated import Known, Observation
 
     return Observation.of(
         scan.maps,
@@ -148,6 +156,7 @@ def _observe(scan, settings):
         valid=None if scan.valid.maps.all() else scan.valid.maps,
         haadf_valid=None if scan.valid.haadf.all() else scan.valid.haadf,
         elements=scan.elements,
+        known=Known(scan.background, scan.variance),
     )
 
 
@@ -178,6 +187,7 @@ def _describe_calibrated(problem, result, spread):
         "noise_sentence": str(problem.noise_sentence),
         "quantum": spread(problem.quantum),
         "variance": spread(problem.variance),
+        "background": spread(problem.background),
         "map_scales": spread(problem.scales),
         "gap": float(result.gap),
     }
@@ -211,6 +221,7 @@ def _describe_auto(problem, result, spread):
 
 _CALIBRATED = Method(
     takes_gaps=True,
+    takes_noise=True,
     find_valid=find_valid,
     build=_build_calibrated,
     solve=_solve_calibrated,
@@ -223,6 +234,7 @@ _CALIBRATED = Method(
 HOW = {
     "published": Method(
         takes_gaps=False,
+        takes_noise=False,
         find_valid=_all_valid,
         build=_build_published,
         solve=_solve_published,

@@ -8,13 +8,13 @@ from numbers import Integral
 
 import numpy as np
 
-from hyperspy_fusion.advice import about_maps, correlation, totals_over_measured
+from hyperspy_fusion.advice import about_maps, about_unused_background, correlation, totals_over_measured
 from hyperspy_fusion.elements import atomic_number
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import METHODS, settings_for
 from hyperspy_fusion.gaps import is_constant, mask_array
 from hyperspy_fusion.grids import axis_dicts, check_same_scan, image_array, spatial_axes
-from hyperspy_fusion.maps import element_maps
+from hyperspy_fusion.maps import element_maps, known_noise
 from hyperspy_fusion.methods import HOW, Scan
 from hyperspy_fusion.options import shows_settings
 from hyperspy_fusion.progress import counted, progress
@@ -149,6 +149,7 @@ class FusedMultiModal:
                 f"The HAADF image {haadf} is constant and says nothing about the maps: pass that of the scan."
             )
         self._constant = is_constant(self.maps.data, self._valid.maps)
+        self._background, self._variance = known_noise(self.maps)
         self._input_warnings += left_out + self._about_maps()
         self.settings = METHODS[method]()
         self._forget()
@@ -195,7 +196,9 @@ class FusedMultiModal:
         return self.fit_output
 
     def _about_maps(self):
-        return about_maps(self.elements, self.maps.data, self._valid.maps, self._constant, self.method)
+        sentences = about_maps(self.elements, self.maps.data, self._valid.maps, self._constant, self.method)
+        unused = self._background is not None and not self._how.takes_noise
+        return sentences + (about_unused_background(self.elements) if unused else [])
 
     def _forget(self):
         """The model as before its first fit."""
@@ -203,11 +206,13 @@ class FusedMultiModal:
 
     def _new_setup(self, settings, show_progressbar, num_workers):
         maps, valid, fitted = self.maps.data, self._valid, ~self._constant
+        noise = self._background, self._variance
         if not fitted.all():
             maps, valid = maps[fitted], valid.of(fitted)
+            noise = [None if values is None else values[fitted] for values in noise]
         elements = [e for e, f in zip(self.elements, fitted, strict=True) if f]
         numbers = [atomic_number(e) for e in elements]
-        scan = Scan(elements, numbers, maps, self.haadf.data, valid)
+        scan = Scan(elements, numbers, maps, self.haadf.data, valid, *noise)
         with counted("Choosing", "fit", show_progressbar) as tick:
             return self._how.build(scan, settings, num_workers, tick)
 
@@ -240,6 +245,8 @@ class FusedMultiModal:
             cost_history=result.history.as_dict(),
         )
         background = self._per_element(self._how.background(self.settings))
+        if self._background is not None and self._how.takes_noise:
+            background = self._background
         ratios = totals_over_measured(self._data(), self.maps.data, self._valid.maps, background)
         agreement = correlation(result.modelled_haadf, self.haadf.data, self._valid.haadf)
         self._total_ratios, self._haadf_correlation = ratios, agreement

@@ -25,6 +25,8 @@ _logger = logging.getLogger(__name__)
 WINDOW_WIDTH = 2.0
 # two windows that share more than this of the narrower one show each other's counts
 SHARED_CHANNELS = 0.1
+# lines weaker than this part of the strongest of their family do not matter to others
+STRONG = 0.1
 
 _ACCUMULATOR = {"b": np.uint64, "u": np.uint64, "i": np.int64, "f": np.float64}
 
@@ -60,9 +62,9 @@ def line_counts(signal, elements=None, xray_lines=None):
     _check_asked(signal, elements, xray_lines)
     lines = _choose_lines(signal, elements, xray_lines)
     _logger.info("X-ray lines: %s", lines)
-    windows = {element: _windows(signal, names) for element, names in lines.items()}
-    _warn_of_overlaps(windows)
-    return lines, _window_sums(signal, list(windows.values()))
+    windows = {element: line_windows(signal, names) for element, names in lines.items()}
+    _warn_of_lines(signal, lines, _warn_of_overlaps(windows))
+    return lines, window_sums(signal, list(windows.values()))
 
 
 def fitted_lines(model, elements=None, xray_lines=None):
@@ -236,7 +238,7 @@ def _in_range(signal, line):
     return axis.low_value < energy < axis.high_value
 
 
-def _windows(signal, lines):
+def line_windows(signal, lines):
     """Disjoint channel ranges ``(start, stop)`` of the lines of one element, as `isig` would cut them."""
     axis = signal.axes_manager.signal_axes[0]
     limits = np.clip(signal.estimate_integration_windows(WINDOW_WIDTH, lines), axis.low_value, axis.high_value)
@@ -249,6 +251,8 @@ def _windows(signal, lines):
 
 
 def _warn_of_overlaps(windows):
+    """Warn of windows that share channels; the pairs of elements that do."""
+    told = set()
     channels = {e: {c for r in ranges for c in range(*r)} for e, ranges in windows.items()}
     names = list(channels)
     for i, first in enumerate(names):
@@ -260,9 +264,46 @@ def _warn_of_overlaps(windows):
                     f"The windows of {first} and {second} share {100 * share:.0f} % of the narrower one, so each map "
                     "shows counts of the other; choose other lines by xray_lines, or fit a model."
                 )
+                told |= {(first, second), (second, first)}
+    return told
 
 
-def _window_sums(signal, windows):
+def _warn_of_lines(signal, lines, told):
+    """Warn of lines of other elements of the sample within one FWHM of a mapped line, but for pairs already told."""
+    for name in [name for own in lines.values() for name in own]:
+        ((low, high),) = signal.estimate_integration_windows(2.0, [name])
+        near = lines_within(signal, low, high, lines)
+        skipped = {element_of(name)} | {second for first, second in told if first == element_of(name)}
+        others = [line for line in near if element_of(line) not in skipped]
+        if others:
+            grids.warn(
+                f"{name} overlaps with {', '.join(others)}, within one FWHM: the map of {element_of(name)} shows "
+                f"counts of {_and(map(element_of, others))} where there is any; choose other lines by xray_lines, or "
+                "fit a model."
+            )
+
+
+def _and(names):
+    return " and ".join(dict.fromkeys(names))
+
+
+def lines_within(signal, low, high, mapped=()):
+    """X-ray lines between two energies, in units of the axis, of the elements of the sample and of those `mapped`."""
+    from exspy.material import elements
+    from exspy.utils.eds import get_xray_lines_near_energy
+
+    unit = 1000.0 if signal.axes_manager.signal_axes[0].units == "eV" else 1.0
+    near = get_xray_lines_near_energy((low + high) / 2 / unit, (high - low) / unit)
+    sample = {*metadata_names(signal.metadata, "Sample.elements"), *mapped}
+    found = [line.split("_") for line in near]
+    return [
+        f"{element}_{line}"
+        for element, line in found
+        if element in sample and elements[element].Atomic_properties.Xray_lines[line].weight >= STRONG
+    ]
+
+
+def window_sums(signal, windows):
     """Counts in the `windows` of each element, (ny, nx, n); lazy spectra are read once for all windows."""
     axis = signal.axes_manager.signal_axes[0]
     data = np.moveaxis(signal.data, axis.index_in_array, -1)

@@ -15,9 +15,10 @@ STOREYS = [
     ("",),  # the package: public names
     ("signals",),
     ("model",),
-    ("results",),
+    ("results", "composition"),
     ("methods",),
     ("maps",),
+    ("continuum", "eels"),
     ("spectra",),
     ("elements",),
     ("gaps",),
@@ -32,7 +33,7 @@ STOREYS = [
     ("fusion.calibrated",),
     ("fusion.problem", "fusion.elastic_fit"),
     ("fusion.elastic",),
-    ("fusion.noise", "fusion.regularizers"),
+    ("fusion.noise", "fusion.regularizers", "fusion.background"),
     ("fusion.kernels",),
     ("fusion.result", "fusion.settings"),
     ("fusion",),  # the package itself: a docstring
@@ -40,7 +41,7 @@ STOREYS = [
 STOREY = {name: number for number, names in enumerate(STOREYS) for name in names}
 # the only doors to the outside
 HYPERSPY_HOMES = ["", "__main__", "cli", "signals", "model", "results", "maps", "elements", "grids", "export", "data"]
-HYPERSPY_HOMES += ["progress"]
+HYPERSPY_HOMES += ["progress", "composition", "eels", "spectra"]
 HYPERSPY_INSIDE_FUNCTIONS = ("cli", "data", "progress")
 NUMBA_NAMES = {"njit", "jit", "vectorize", "guvectorize", "stencil", "prange", "jitclass"}
 UNSAFE_FASTMATH = {"nnan", "ninf", "fast"}

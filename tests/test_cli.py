@@ -392,7 +392,9 @@ def test_help_shows_the_settings_of_both_methods_once(capsys):
     for field in {f.name for cls in METHODS.values() for f in fields(cls)}:
         option = "--" + field.replace("_", "-")
         assert out.count(f"\n  {option} ") + out.count(f"\n  {option},") == 1, option
-    assert "(published) Exponent of the elastic law" in text and "(calibrated, auto) Exponent on the atomic number" in text
+    assert (
+        "(published) Exponent of the elastic law" in text and "(calibrated, auto) Exponent on the atomic number" in text
+    )
     assert "settings of --method published:" in text and "settings of --method calibrated:" in text
     texts = field_texts(METHODS["calibrated"].__doc__)
     assert set(texts) == set(setting_names("calibrated")) and all(texts.values())

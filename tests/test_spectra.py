@@ -208,7 +208,10 @@ def test_real_spectra_give_the_counts_of_exspy(lazy, caplog):
     result = element_maps(signal, elements)
     expected = lines_of(signal, [f"{e}_Ka" for e in elements])
     assert_element_maps(result, [np.asarray(e) for e in expected], elements)
-    assert not caplog.records and not result.metadata.has_item("Element_maps.warnings")
+    # of the elements that the file names, those with a line within one FWHM of one of these
+    (overlap,) = result.metadata.Element_maps.warnings
+    assert overlap.startswith("O_Ka overlaps with Ti_Lb3, Cr_Ln, Cr_Ll, Cr_La, within one FWHM")
+    assert [record.getMessage() for record in caplog.records] == [overlap]
     assert result.data.dtype == np.uint32
     axis = result.axes_manager.signal_axes[0]
     assert (axis.name, axis.units, axis.size) == ("width", "µm", 256)

@@ -93,7 +93,9 @@ class CalibratedProblem:
     data, elastic, penalty
         The three terms.
     noise_kind, noise_sentence, quantum, variance
-        Noise of the maps, why, and its measure: value of one count (n,), or variance (n,); NaN where there is none.
+        Noise of the maps, why, and its measure: value of one count (n,), or mean variance (n,); NaN for none.
+    background
+        (n,) mean over the pixels that count of what the maps hold that is not of the element, in units of the input.
     law, weight_errors, offset_error, haadf_sigma, haadf_noise, lambda_haadf
         The elastic law in units of the input, its standard errors (NaN where it was given), the standard
         deviation of the image about it, that of the noise of the image alone, and the weight of its term.
@@ -112,6 +114,7 @@ class CalibratedProblem:
     noise_sentence: str
     quantum: np.ndarray
     variance: np.ndarray
+    background: np.ndarray
     law: LinearLaw
     weight_errors: np.ndarray
     offset_error: float
@@ -127,7 +130,17 @@ class CalibratedProblem:
         return Terms(haadf, chem, tv, haadf + chem + tv)
 
 
-def calibrated_problem(maps, haadf, atomic_numbers, settings, valid=None, haadf_valid=None, elements=None):
+def calibrated_problem(
+    maps,
+    haadf,
+    atomic_numbers,
+    settings,
+    valid=None,
+    haadf_valid=None,
+    elements=None,
+    background=None,
+    variance=None,
+):
     """The problem of the calibrated method.
 
     Parameters
@@ -146,6 +159,10 @@ def calibrated_problem(maps, haadf, atomic_numbers, settings, valid=None, haadf_
         (ny, nx) bool, pixels of the HAADF image that count; all by default.
     elements
         n names for sentences.
+    background
+        (n, ny, nx) known counts that are not of the element, in units of the maps, instead of ``settings.background``.
+    variance
+        (n, ny, nx) known variance of the maps, in squared units, for Gaussian noise, unless ``settings`` have one.
 
     Returns
     -------
@@ -154,9 +171,10 @@ def calibrated_problem(maps, haadf, atomic_numbers, settings, valid=None, haadf_
     Raises
     ------
     ValueError
-        For settings that do not fit the maps.
+        For settings that do not fit the maps, and a background that is given twice.
     """
-    observation = Observation.of(maps, haadf, atomic_numbers, settings, valid, haadf_valid, elements)
+    known = Known(background, variance)
+    observation = Observation.of(maps, haadf, atomic_numbers, settings, valid, haadf_valid, elements, known)
     return observation.problem(settings)
 
 
@@ -182,10 +200,10 @@ class Observation:
     dtype: np.dtype
 
     @classmethod
-    def of(cls, maps, haadf, atomic_numbers, settings, valid=None, haadf_valid=None, elements=None):
+    def of(cls, maps, haadf, atomic_numbers, settings, valid=None, haadf_valid=None, elements=None, known=None):
         """From the arguments of :func:`calibrated_problem`; weights of the settings are not looked at."""
         seen = Seen.of(maps, haadf, valid, haadf_valid, elements)
-        noise = _noise(seen, settings)
+        noise = _noise(seen, settings, known or Known())
         law = _elastic_law(seen, noise, atomic_numbers, settings)
         return cls(seen, noise, law, working_dtype(maps, settings.dtype))
 
@@ -212,6 +230,7 @@ class Observation:
             noise_sentence=noise.sentence,
             quantum=noise.quantum,
             variance=noise.variance,
+            background=seen.means_of(noise.background),
             law=law.law,
             weight_errors=law.weight_errors,
             offset_error=law.offset_error,
@@ -220,6 +239,14 @@ class Observation:
             lambda_haadf=float(settings.lambda_haadf),
             warnings=noise.warnings + law.warnings + _about_totals(seen, data, settings.keep_totals),
         )
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the noise pixel by pixel, each (n, ny, nx) or None: see :func:`calibrated_problem`."""
+
+    background: np.ndarray | None = None
+    variance: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -242,7 +269,11 @@ class Seen:
 
     def means(self):
         """(n,) means over the pixels that count."""
-        return self.maps.sum(axis=(1, 2)) / self.valid.sum(axis=(1, 2))
+        return self.means_of(self.maps)
+
+    def means_of(self, values):
+        """(n,) means over the pixels that count of ``values``, (n, 1, 1) or (n, ny, nx)."""
+        return np.mean(np.broadcast_to(values, self.maps.shape), axis=(1, 2), where=self.valid)
 
 
 def _per_map(name, value, seen):
@@ -261,11 +292,11 @@ def _column(values):
 
 
 def _rows(values, seen, dtype):
-    """One value per map as (n, 1, nx), or as (n, ny, nx) with 0 in masked pixels where there are any."""
+    """Values (n, 1, 1) as (n, 1, nx); as (n, ny, nx) with 0 in masked pixels where there are any, or one per pixel."""
     n, _, nx = seen.maps.shape
-    if seen.valid.all():
-        return np.ascontiguousarray(np.broadcast_to(_column(values), (n, 1, nx)), dtype)
-    return np.ascontiguousarray(np.where(seen.valid, _column(values), 0), dtype)
+    if seen.valid.all() and values.shape[1] == 1:
+        return np.ascontiguousarray(np.broadcast_to(values, (n, 1, nx)), dtype)
+    return np.ascontiguousarray(np.where(seen.valid, values, 0), dtype)
 
 
 # ---- noise of the maps -----------------------------------------------------------------------------
@@ -273,7 +304,10 @@ def _rows(values, seen, dtype):
 
 @dataclass(frozen=True)
 class Counts:
-    """Poisson counts over a background, shifted or not."""
+    """Poisson counts over a background, shifted or not.
+
+    ``background`` is (n, 1, 1), or (n, ny, nx) with 0 in masked pixels; what is one number per map is (n,).
+    """
 
     kind: str
     sentence: str
@@ -304,25 +338,29 @@ class Counts:
 
     def terms(self, seen, scales, dtype, keep_totals):
         """The Poisson deviance in units of ``scales``."""
-        slope = scales / self.quantum
-        beta = np.where(seen.valid, seen.maps / _column(self.quantum) + self.shift, 0)
-        totals = np.sum(seen.maps - _column(self.background), axis=(1, 2), where=seen.valid) / scales
-        delta = (self.background / self.quantum + self.shift) / slope
+        quantum, slope = _column(self.quantum), _column(scales / self.quantum)
+        beta = np.where(seen.valid, seen.maps / quantum + self.shift, 0)
+        totals = np.sum(seen.maps - self.background, axis=(1, 2), where=seen.valid) / scales
+        delta = (self.background / quantum + self.shift) / slope
         return DataTerms(
             is_poisson=True,
             beta=beta.astype(dtype),
             slope=_rows(slope, seen, dtype),
             delta=_rows(delta, seen, dtype),
-            upper=(2 * (beta.max(axis=(1, 2)) + 1) / slope).astype(dtype),
+            upper=(2 * (beta.max(axis=(1, 2)) + 1) / slope.ravel()).astype(dtype),
             totals=_kept_totals(totals, keep_totals),
         )
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """White noise of one variance per map."""
+    """White noise of one variance per map, or of one per pixel.
+
+    ``variances`` and ``background`` are (n, 1, 1) or (n, ny, nx); ``variance`` (n,) is the mean of the former.
+    """
 
     sentence: str
+    variances: np.ndarray
     variance: np.ndarray
     background: np.ndarray
     kind: str = "gaussian"
@@ -342,7 +380,7 @@ class Gaussian:
 
     def noise_variance(self, seen):
         """(n, ny, nx)."""
-        return np.broadcast_to(_column(self.variance), seen.maps.shape)
+        return np.broadcast_to(self.variances, seen.maps.shape)
 
     def excess(self, seen, weights):
         """The noise is what it is."""
@@ -350,15 +388,15 @@ class Gaussian:
 
     def terms(self, seen, scales, dtype, keep_totals):
         """Least squares in units of ``scales``."""
-        slope = scales**2 / self.variance
-        net = (seen.maps - _column(self.background)) / _column(scales)
-        beta = np.where(seen.valid, net * _column(slope), 0)
+        slope = _column(scales**2) / self.variances
+        net = (seen.maps - self.background) / _column(scales)
+        beta = np.where(seen.valid, net * slope, 0)
         return DataTerms(
             is_poisson=False,
             beta=beta.astype(dtype),
             slope=_rows(slope, seen, dtype),
             delta=np.zeros((len(scales), 1, seen.maps.shape[2]), dtype),
-            upper=(2 * net.max(axis=(1, 2), initial=0) + 10 / np.sqrt(slope)).astype(dtype),
+            upper=(2 * net.max(axis=(1, 2), initial=0) + 10 / np.sqrt(slope.min(axis=(1, 2)))).astype(dtype),
             totals=_kept_totals(np.sum(net, axis=(1, 2), where=seen.valid), keep_totals),
         )
 
@@ -377,14 +415,17 @@ def _about_totals(seen, data, keep):
     ]
 
 
-def _noise(seen, settings):
-    """The noise that the settings ask for or the data show."""
+def _noise(seen, settings, known):
+    """The noise that the settings ask for, that is known, or that the data show."""
+    background = _background(seen, settings, known.background)
     kind, sentence = settings.noise, f"noise={settings.noise!r} as given."
-    if kind == "auto":
+    if kind == "auto" and known.variance is not None and settings.variance is None:
+        kind, sentence = "gaussian", "The variance of the maps is known: Gaussian noise."
+    elif kind == "auto":
         kind, sentence = choose_noise(_with_gaps(seen), seen.valid, seen.elements)
-    background = _per_map("background", settings.background, seen)
     if kind == "gaussian":
-        return Gaussian(sentence, _variance(seen, settings), background)
+        variances = _variances(seen, settings, known.variance)
+        return Gaussian(sentence, variances, seen.means_of(variances), background)
     quantum, warnings = _quantum(seen)
     shift = settings.shift if kind == "shifted_poisson" else 0.0
     _check_counts(seen, quantum, shift, kind)
@@ -396,14 +437,38 @@ def _unit(seen, quantum, shift):
     return quantum * np.sqrt(seen.means() / quantum + shift)
 
 
+def _background(seen, settings, known):
+    """Background (n, 1, 1), or (n, ny, nx) with 0 in masked pixels where it is known pixel by pixel."""
+    given = _per_map("background", settings.background, seen)
+    if known is None:
+        return _column(given)
+    if given.any():
+        raise ValueError(
+            f"background is {settings.background!r}, and the maps have a known background of their own: leave the "
+            "setting out, or make the maps with background=None."
+        )
+    known = np.where(seen.valid, known, 0).astype(np.float64)
+    if not (np.isfinite(known).all() and known.min() >= 0):
+        raise ValueError(f"The known background goes down to {known.min():.3g}: it must be finite and at least 0.")
+    return known
+
+
 def _with_gaps(seen):
     return np.where(seen.valid, seen.maps, np.nan)
 
 
-def _variance(seen, settings):
+def _variances(seen, settings, known):
+    """Variance (n, 1, 1) as given or estimated, or (n, ny, nx) as known."""
     if settings.variance is not None:
-        return _per_map("variance", settings.variance, seen)
-    return np.array([estimate_variance(m, v) for m, v in zip(seen.maps, seen.valid, strict=True)])
+        return _column(_per_map("variance", settings.variance, seen))
+    if known is None:
+        return _column([estimate_variance(m, v) for m, v in zip(seen.maps, seen.valid, strict=True)])
+    told = seen.valid & np.isfinite(known) & (np.where(np.isfinite(known), known, 0) > 0)
+    if not told.any(axis=(1, 2)).all():
+        raise ValueError("The known variance of a map is nowhere above 0: leave it out, and it is estimated.")
+    # a pixel without a variance gets that of a typical one; in masked pixels it is not looked at
+    typical = np.mean(np.where(told, known, 0), axis=(1, 2), where=told)
+    return np.where(told, known, _column(typical)).astype(np.float64)
 
 
 def _quantum(seen):
@@ -484,7 +549,7 @@ def _fitted_law(seen, noise, variance, atomic_numbers, settings):
     # a map that the image says nothing of has no finite error
     with np.errstate(divide="ignore", invalid="ignore"):
         fit = fit_linear_law(
-            seen.maps,
+            seen.maps - noise.background,
             seen.haadf,
             variance,
             weights=settings.weights,
@@ -492,8 +557,7 @@ def _fitted_law(seen, noise, variance, atomic_numbers, settings):
             valid=seen.valid,
             haadf_valid=seen.haadf_valid,
         )
-    # the fit knows no background: what the image shows of it is in the offset
-    law = LinearLaw(fit.weights, fit.offset + float(fit.weights @ noise.background), fit.blur)
+    law = LinearLaw(fit.weights, fit.offset, fit.blur)
     return FoundLaw(law, fit.standard_errors, fit.offset_error, fit.sigma, _about_weights(seen, fit, law))
 
 
@@ -515,7 +579,7 @@ def _offset(seen, noise, weights):
     both = seen.valid.all(axis=0) & seen.haadf_valid
     if not both.any():
         raise ValueError("No pixel counts in all maps and in the HAADF image: correct the mask.")
-    explained = np.tensordot(weights, seen.maps - _column(noise.background), 1)
+    explained = np.tensordot(weights, seen.maps - noise.background, 1)
     return float(np.mean(seen.haadf - explained, where=both))
 
 
@@ -529,7 +593,7 @@ def _misfit(seen, noise, law, variance):
     large rather than too small: an image trusted too little costs less than one trusted too much.
     """
     both = seen.valid.all(axis=0) & seen.haadf_valid
-    residual = np.where(both, seen.haadf - law.image(seen.maps - _column(noise.background)), 0)
+    residual = np.where(both, seen.haadf - law.image(seen.maps - noise.background), 0)
     of_maps = np.where(both, np.tensordot(law.weights**2, variance, 1), 0)
     largest, side = 0.0, 1
     while side == 1 or 4 * side <= min(both.shape):
@@ -605,5 +669,5 @@ def _filled(image, valid):
 
 
 def _start(seen, noise, scales, dtype):
-    net = np.where(seen.valid, seen.maps, _column(seen.means())) - _column(noise.background)
+    net = np.where(seen.valid, seen.maps - noise.background, _column(seen.means_of(seen.maps - noise.background)))
     return np.ascontiguousarray(np.maximum(net, 0) / _column(scales), dtype)

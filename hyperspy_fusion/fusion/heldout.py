@@ -32,8 +32,10 @@ class HeldOutCounts:
         (n, ny, nx) counts held out.
     part
         Of all counts, that is seen.
-    quantum, background
-        (n,) value of one count, and what a pixel of the part seen holds that is not in fused maps.
+    quantum
+        (n,) value of one count.
+    background
+        (n,) or (n, ny, nx), what a pixel of the part seen holds that is not in fused maps.
     """
 
     maps: np.ndarray
@@ -84,7 +86,7 @@ class HeldOutPixels:
     out
         (n, ny, nx) bool, pixels that are held out.
     variance, background
-        (n,) of the noise of a pixel, and what it holds that is not in fused maps.
+        (n,) or (n, ny, nx) of the noise of a pixel, and what it holds that is not in fused maps.
     """
 
     maps: np.ndarray
@@ -117,8 +119,10 @@ def count_parts(maps, valid, quantum, background, rng, number=COUNT_PARTS):
         (n, ny, nx) whole multiples of ``quantum``.
     valid
         (n, ny, nx) bool.
-    quantum, background
-        (n,) value of one count, and what a pixel holds that is not in fused maps.
+    quantum
+        (n,) value of one count.
+    background
+        (n,) or (n, ny, nx), what a pixel holds that is not in fused maps.
     rng
         A ``numpy.random.Generator``.
     number
@@ -157,4 +161,6 @@ def pixel_parts(maps, valid, variance, background, rng, number=PIXEL_PARTS):
 
 
 def _column(values):
-    return np.asarray(values, dtype=np.float64).reshape(-1, 1, 1)
+    """(n,) as (n, 1, 1); (n, ny, nx) as it is."""
+    values = np.asarray(values, dtype=np.float64)
+    return values if values.ndim == 3 else values[:, None, None]

@@ -11,6 +11,8 @@ from hyperspy_fusion.signals.attach import fuse
 
 # of this package, and of hyperspy.api.stack
 ELEMENT_AXIS, STACK_AXIS = STACK_AXES
+# where the known background of maps is, a signal as they are; their variance is where HyperSpy has it
+BACKGROUND = "metadata.Element_maps.background"
 # what the metadata list map by map
 _PER_MAP = ("Sample.elements", "Element_maps.xray_lines")
 
@@ -27,12 +29,43 @@ class ElementMaps(Signal2D):
     # what the maps were fused from; shared by slices and copies, not saved
     _inputs = None
 
+    # what is known of the noise is cut as the maps are
+    _additional_slicing_targets = [*Signal2D._additional_slicing_targets, BACKGROUND]
+
     fuse = fuse
 
     def __deepcopy__(self, memo):
         twin = super().__deepcopy__(memo)
         twin._inputs = self._inputs
         return twin
+
+    # ---- what is known of the noise -------------------------------------------------------------
+
+    @property
+    def known_background(self):
+        """Counts of each map that are not of its element, as a signal like the maps, in their units; None if unknown.
+
+        Made by ``element_maps(..., background=...)``. Maps that are calculated with do not keep it. The variance of
+        maps is that of HyperSpy, ``get_noise_variance``.
+        """
+        return self.metadata.get_item(BACKGROUND.removeprefix("metadata."))
+
+    def _deepcopy_with_new_data(self, data=None, copy_variance=False, **options):
+        twin = super()._deepcopy_with_new_data(data, copy_variance=copy_variance, **options)
+        if not copy_variance:
+            twin._forget_noise()
+        return twin
+
+    def _forget_noise(self):
+        """New pixels have another background and variance."""
+        for path, key in (("Element_maps", "background"), ("Signal.Noise_properties", "variance")):
+            node = self.metadata.get_item(path)
+            if node is not None and node.has_item(key):
+                delattr(node, key)
+
+    def _noise_signals(self):
+        known = (self.known_background, self.get_noise_variance())
+        return [signal for signal in known if hasattr(signal, "axes_manager")]
 
     # ---- which map is which element ------------------------------------------------------------
 
@@ -93,7 +126,12 @@ class ElementMaps(Signal2D):
     def _map_at(self, index):
         """The map at ``index`` of `_map_axis`, which need not be the first axis of inav."""
         slices = [index if axis is self._map_axis() else slice(None) for axis in self.axes_manager.navigation_axes]
-        return self.inav[tuple(slices)]
+        one = self.inav[tuple(slices)]
+        lines = metadata_names(one.metadata, "Element_maps.xray_lines")
+        if len(lines) == 1:
+            # where exspy's quantification looks for it
+            one.metadata.set_item("Sample.xray_lines", lines[0].split("+"))
+        return one
 
     def split(self, axis="auto", number_of_parts="auto", step_sizes="auto"):
         """The maps of the single elements, each titled by its symbol; other axes are split as by HyperSpy."""
@@ -120,12 +158,17 @@ class ElementMaps(Signal2D):
                 raise ValueError("Rebinning over elements would add up maps of different elements: rebin x and y only.")
         binned = super().rebin(new_shape=new_shape, scale=scale, crop=crop, dtype=dtype, out=out)
         result = binned if out is None else out
+        if self.known_background is not None:
+            background = self.known_background.rebin(new_shape=new_shape, scale=scale, crop=crop)
+            result.metadata.set_item("Element_maps.background", background)
         if result.data.shape != self.data.shape:
             result._mark_changed("rebinned")
         return binned
 
     def crop(self, axis, start=None, end=None, convert_units=False):
         """As HyperSpy's."""
+        for signal in self._noise_signals():
+            signal.crop(self.axes_manager[axis].index_in_axes_manager, start=start, end=end)
         super().crop(axis, start=start, end=end, convert_units=convert_units)
         self._cut_labels()
 
@@ -195,6 +238,7 @@ class ElementMaps(Signal2D):
         mixed = mixed and other._known_elements() != self._known_elements()
         result = super()._binary_operator_ruler(other, op_name)
         result._mark_changed("changed by arithmetic")
+        result._forget_noise()
         if mixed:
             # a ratio of Fe and O is a map of neither
             result.metadata.set_item("Sample.elements", [])
@@ -204,6 +248,7 @@ class ElementMaps(Signal2D):
     def _unary_operator_ruler(self, op_name):
         result = super()._unary_operator_ruler(op_name)
         result._mark_changed("changed by arithmetic")
+        result._forget_noise()
         return result
 
     def _mark_changed(self, how):
@@ -234,6 +279,93 @@ class ElementMaps(Signal2D):
         from hyperspy_fusion.results import modelled_haadf
 
         return modelled_haadf(self)
+
+    # ---- composition ------------------------------------------------------------------------------
+
+    def atomic_percent(self, method, factors=None, *, vacuum=0.05, errors=None):
+        """Composition in atomic percent, by exspy's quantification, without absorption correction.
+
+        Parameters
+        ----------
+        method : {"CL", "zeta", "cross_section"}
+            Cliff-Lorimer, zeta-factors or cross-sections. For maps of which each unit stands for one atom, as the
+            intensities of a fitted EELS model do, "cross_section" with factors of 1.
+        factors : dict, list or float, optional
+            k-factors, zeta-factors or cross-sections: ``{element: factor}``, or a list **in the order of**
+            :attr:`elements`, or one for all. Not needed for "cross_section" and maps of EELS edges by
+            :func:`hyperspy_fusion.element_maps`, which know exspy's hydrogenic ones.
+        vacuum : float
+            Pixels are NaN where the mass thickness (of "cross_section": the number of atoms) that the maps amount to is
+            at or below this part of its 99th percentile. 0 leaves out only pixels with nothing in any map.
+        errors : ElementMaps, BaseSignal or array, optional
+            Standard errors of these maps, in their units. None takes the noise variance of the maps,
+            ``get_noise_variance()``, where they have one.
+
+        Returns
+        -------
+        ElementMaps
+            Percent that sum to 100 in each pixel. Where errors are known, their squares are its
+            ``get_noise_variance()``: propagated to first order, elements taken to be independent and factors exact.
+
+        Notes
+        -----
+        Negative intensities are taken for 0. For absorption correction, and for mass thickness, pass the maps to exspy:
+        ``eds.quantification(fused.split(), "zeta", factors, absorption_correction=True)``.
+        """
+        from hyperspy_fusion.composition import composition
+
+        return composition(self, method, factors, "atomic", vacuum, errors)
+
+    def weight_percent(self, method, factors=None, *, vacuum=0.05, errors=None):
+        """Composition in weight percent; all else is as in :meth:`atomic_percent`."""
+        from hyperspy_fusion.composition import composition
+
+        return composition(self, method, factors, "weight", vacuum, errors)
+
+    def region_mean(self, region=None, *, errors=None, independent=None):
+        """Mean of each map over a region, with its standard error.
+
+        Parameters
+        ----------
+        region : HyperSpy ROI, BaseSignal or array of bool, optional
+            A :class:`hyperspy.api.roi.RectangularROI` or ``CircleROI`` in the units of the axes, or True where a pixel
+            is in the region, (ny, nx). All pixels by default.
+        errors : ElementMaps, BaseSignal or array, optional
+            Standard errors of the pixels; by default the root of ``get_noise_variance()`` where there is one.
+        independent : bool, optional
+            Whether pixels err independently: the error of the mean is then the smaller the more there are. Those of a
+            fit do not, which False takes to the extreme: all err in one direction, and the mean as much as they do.
+            None is False for the result of a fit and what was made of it, and True otherwise.
+
+        Returns
+        -------
+        dict
+            ``{element: (value, error)}``, the error NaN where it is not known. Pixels of NaN do not count.
+        """
+        from hyperspy_fusion.composition import region_mean
+
+        return region_mean(self, region, errors, independent)
+
+    def line_profile(self, start, end, linewidth=0.0, *, errors=None, independent=None):
+        """Profile of each map along a line, by HyperSpy's ``Line2DROI``.
+
+        Parameters
+        ----------
+        start, end : tuple of float
+            (x, y) in the units of the axes.
+        linewidth : float
+            Width in the units of the axes over which the mean is taken; 0 for one pixel.
+        errors, independent
+            As in :meth:`region_mean`, of the pixels across the line.
+
+        Returns
+        -------
+        Signal1D
+            ``(element|distance)``; the variance is its ``get_noise_variance()`` where errors are known.
+        """
+        from hyperspy_fusion.composition import line_profile
+
+        return line_profile(self, start, end, linewidth, errors, independent)
 
     def plot_convergence(self):
         """Plot the terms of the objective, and the duality gap where there is one, against the iterations of the fit.

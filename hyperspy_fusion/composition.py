@@ -1,0 +1,299 @@
+"""Composition of element maps by exspy's quantification, and means and profiles of maps, with errors.
+
+The error of a composition ``c_i = f_i I_i / sum_j f_j I_j`` is that of the maps I to first order, elements taken to be
+independent: ``var c_i = sum_j (f_j / T)^2 (delta_ij - c_i)^2 var I_j`` with ``T = sum_j f_j I_j``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperspy_fusion import grids
+from hyperspy_fusion.elements import metadata_names
+
+_logger = logging.getLogger(__name__)
+
+METHODS = ("CL", "zeta", "cross_section")
+UNITS = ("atomic", "weight")
+# a pixel with less than this part of the signal of a thick one is vacuum
+VACUUM = 0.05
+# the thick one: not the brightest, which may be an outlier
+_THICK = 99
+# exspy's Cliff-Lorimer takes intensities up to 0.1 for nothing; on this scale it takes none for it
+_LARGE = 1e12
+
+
+class Measured(NamedTuple):
+    """A value and its standard error, NaN where it is not known."""
+
+    value: float
+    error: float
+
+    def __str__(self):
+        return f"{self.value:.4g} +- {self.error:.2g}"
+
+
+# ---- composition ------------------------------------------------------------------------------------
+
+
+def composition(maps, method, factors=None, units="atomic", vacuum=VACUUM, errors=None):
+    """Composition of the element maps; see `ElementMaps.atomic_percent`."""
+    _check_choice("method", method, METHODS)
+    _check_choice("units", units, UNITS)
+    factors = _factors(maps, method, factors)
+    data = np.asarray(maps.data, dtype=np.float64)
+    if data.shape[0] < 2 or data.ndim != 3:
+        raise ValueError(f"{maps!r} is not a stack of several maps: a composition needs the maps of all its elements.")
+    data, names = np.maximum(data, 0), line_names(maps)
+    # of a pixel with the same intensity of every element
+    effective = _quantified(names, np.ones((len(data), 1)), method, factors, units)[:, 0] / 100
+    total = np.tensordot(effective, data, 1)
+    seen = total > _threshold(total, vacuum)
+    percent = np.full(data.shape, np.nan)
+    percent[:, seen] = _quantified(names, data[:, seen], method, factors, units)
+    variance, found = None, standard_errors(maps, errors)
+    if found is not None:
+        variance = _propagated(percent / 100, effective, np.where(seen, total, np.nan), found) * 100**2
+    return _signal(maps, percent, variance, units, {"method": method, "factors": factors, "vacuum": float(vacuum)})
+
+
+def _check_choice(name, value, allowed):
+    if not (isinstance(value, str) and value in allowed):
+        raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, allowed))}.")
+
+
+def _factors(maps, method, factors):
+    """(n,) factors in the order of the maps: of a number, a sequence or a dictionary, or those that the maps know."""
+    elements = maps.elements
+    if factors is None:
+        factors = _own_cross_sections(maps, method)
+    if isinstance(factors, Mapping):
+        missing = [element for element in elements if element not in factors]
+        if missing:
+            raise ValueError(f"factors has none for {', '.join(missing)}: give one for each of {', '.join(elements)}.")
+        factors = [factors[element] for element in elements]
+    values = np.asarray(factors, dtype=float)
+    values = np.full(len(elements), values) if values.ndim == 0 else values
+    if values.shape != (len(elements),) or not np.all(np.isfinite(values) & (values > 0)):
+        raise ValueError(
+            f"factors is {factors!r}: give one number above 0 for each of {', '.join(elements)}, in this order or as a "
+            "dictionary {element: factor}."
+        )
+    return values
+
+
+def _own_cross_sections(maps, method):
+    known = maps.metadata.get_item("Element_maps.cross_sections")
+    if method != "cross_section" or known is None:
+        raise ValueError(
+            f"factors is None: give the k-factors, zeta-factors or cross-sections of {method!r} as a dictionary "
+            "{element: factor}; only maps of EELS edges know their cross-sections, for method 'cross_section'."
+        )
+    return known.as_dictionary()
+
+
+def _threshold(total, vacuum):
+    if not 0 <= vacuum < 1:
+        raise ValueError(f"vacuum is {vacuum!r}: it must be at least 0 and below 1.")
+    finite = total[np.isfinite(total)]
+    return vacuum * np.percentile(finite, _THICK) if finite.size else 0.0
+
+
+def _quantified(names, data, method, factors, units):
+    """(n, pixels) percent by exspy of intensities (n, pixels), of X-ray lines with these names."""
+    if not data.size:
+        return data
+    intensities = [_intensity(pixels, name) for pixels, name in zip(data * (_LARGE / data.max()), names, strict=True)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result = _spectrum().quantification(
+            intensities, method, list(factors), composition_units=units, navigation_mask=None, probe_area=1.0
+        )
+    found = result if method == "CL" else result[0]
+    return np.stack([signal.data.ravel() for signal in found])
+
+
+def line_names(maps):
+    """A name of an X-ray line for each map, from which exspy takes the element; made up where the maps have none."""
+    lines = metadata_names(maps.metadata, "Element_maps.xray_lines")
+    if len(lines) == len(maps.elements):
+        return [line.split("+")[0] for line in lines]
+    return [f"{element}_Ka" for element in maps.elements]
+
+
+def _intensity(pixels, line):
+    from hyperspy.signals import BaseSignal
+
+    signal = BaseSignal(pixels[None, :]).T
+    signal.metadata.set_item("Sample.elements", [line.split("_")[0]])
+    signal.metadata.set_item("Sample.xray_lines", [line])
+    return signal
+
+
+def _spectrum():
+    """A spectrum without counts, of which exspy wants the methods; no composition depends on its dose."""
+    from exspy.signals import EDSTEMSpectrum
+
+    signal = EDSTEMSpectrum(np.zeros((1, 1, 1), dtype="u1"))
+    for key in ("beam_current", "Detector.EDS.live_time", "probe_area"):
+        signal.metadata.set_item(f"Acquisition_instrument.TEM.{key}", 1.0)
+    return signal
+
+
+def _propagated(fractions, factors, total, errors):
+    """Variances of fractions to first order."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = (factors[:, None, None] / total) ** 2 * errors**2
+    # (delta_ij - c_i)^2 is c_i^2 for all j but i
+    return fractions**2 * parts.sum(axis=0) + ((1 - fractions) ** 2 - fractions**2) * parts
+
+
+def _signal(maps, percent, variance, units, node):
+    from hyperspy.signals import Signal2D
+
+    result = maps._deepcopy_with_new_data(percent)
+    title = maps.metadata.General.title
+    for start in ("Element maps of ", "Fused maps of "):
+        title = title.removeprefix(start)
+    result.metadata.General.title = f"{units} percent of {title}"
+    result.metadata.set_item("Signal.quantity", f"{units.capitalize()} percent")
+    for key, value in node.items():
+        result.metadata.set_item(f"Composition.{key}", value)
+    result._mark_changed("turned into a composition")
+    result._inputs = None
+    if variance is not None:
+        signal = Signal2D(variance, axes=result.axes_manager._get_axes_dicts())
+        signal.metadata.General.title = "Variance"
+        result.set_noise_variance(signal)
+    return result
+
+
+# ---- errors -----------------------------------------------------------------------------------------
+
+
+def standard_errors(maps, errors=None):
+    """
+    Standard errors of maps as an array of their shape; None where they are not known.
+
+    Parameters
+    ----------
+    maps : ElementMaps
+    errors : ElementMaps, BaseSignal or array, optional
+        Standard errors, a map for each of `maps` in their order, or, of an ElementMaps, by element. None takes the root
+        of the noise variance of `maps`, if they have one (``maps.get_noise_variance()``).
+    """
+    if errors is None:
+        variance = maps.get_noise_variance()
+        if variance is None:
+            return None
+        return np.broadcast_to(np.sqrt(np.asarray(getattr(variance, "data", variance), float)), maps.data.shape)
+    if hasattr(errors, "get_map") and maps._map_axis() is not None:
+        errors = np.stack([np.asarray(errors.get_map(element).data) for element in maps.elements])
+    values = np.asarray(getattr(errors, "data", errors), dtype=float)
+    try:
+        return np.broadcast_to(values, maps.data.shape)
+    except ValueError:
+        raise ValueError(
+            f"errors has shape {values.shape} and the maps {maps.data.shape}: give a standard error for each pixel."
+        ) from None
+
+
+def _with_errors(maps, errors):
+    """A copy of the maps, and their variances as a signal alike or None."""
+    found = standard_errors(maps, errors)
+    bare = maps._deepcopy_with_new_data(np.asarray(maps.data, dtype=float))
+    return bare, None if found is None else maps._deepcopy_with_new_data(found**2)
+
+
+def is_independent(maps):
+    """Whether the errors of pixels are: those of a fit, which smooths, are not."""
+    return not maps.metadata.has_item("Fusion")
+
+
+def _error_of_mean(variance, axis, independent):
+    """Root of the variance of a mean of numbers with these variances: independent, or all wrong in one direction."""
+    count = np.sum(np.isfinite(variance), axis=axis)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if independent:
+            return np.sqrt(np.nansum(variance, axis=axis)) / count
+        return np.nansum(np.sqrt(variance), axis=axis) / count
+
+
+# ---- regions and lines ------------------------------------------------------------------------------
+
+
+def region_mean(maps, region=None, errors=None, independent=None):
+    """Mean of each map over a region; see `ElementMaps.region_mean`."""
+    independent = is_independent(maps) if independent is None else independent
+    bare, variance = _with_errors(maps, errors)
+    cut = _cutter(bare, region)
+    values, spread = cut(bare), None if variance is None else cut(variance)
+    if not np.isfinite(values).any(axis=1).all():
+        raise ValueError("The region holds no pixel with a value: choose another one, or a lower vacuum=.")
+    means = np.nanmean(values, axis=1)
+    found = np.full(len(means), np.nan)
+    if spread is not None:
+        found = _error_of_mean(np.where(np.isfinite(values), spread, np.nan), 1, independent)
+    return {e: Measured(float(m), float(s)) for e, m, s in zip(maps.elements, means, found, strict=True)}
+
+
+def _cutter(maps, region):
+    """Function from a signal to its pixels in the region, (n, number of pixels)."""
+    if region is None:
+        return lambda signal: signal.data.reshape(len(maps.elements), -1)
+    if callable(region):  # a HyperSpy ROI
+        return lambda signal: region(signal, axes=signal.axes_manager.signal_axes).data.reshape(len(maps.elements), -1)
+    inside = np.asarray(grids.image_array(region) if hasattr(region, "axes_manager") else region)
+    if inside.dtype != bool or inside.shape != maps.data.shape[-2:]:
+        raise ValueError(
+            f"region has dtype {inside.dtype} and shape {inside.shape}: it must be a HyperSpy ROI, or bool of shape "
+            f"{maps.data.shape[-2:]} (y, x), True where a pixel is in the region."
+        )
+    if not inside.any():
+        raise ValueError("region is False everywhere: it holds no pixel.")
+    return lambda signal: signal.data.reshape(-1, *inside.shape)[:, inside]
+
+
+def line_profile(maps, start, end, linewidth=0.0, errors=None, independent=None):
+    """Profile of each map along a line; see `ElementMaps.line_profile`."""
+    independent = is_independent(maps) if independent is None else independent
+    bare, variance = _with_errors(maps, errors)
+    line = (*map(float, start), *map(float, end), float(linewidth))
+    counts = np.isfinite(bare.data)
+    # HyperSpy's mean across the line, of the pixels that have a value and are in the image
+    part = _along(bare, counts.astype(float), line).data
+    profile = _along(bare, np.where(counts, bare.data, 0), line)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        profile.data = profile.data / part
+        if variance is not None:
+            spread = np.where(counts, variance.data if independent else np.sqrt(variance.data), 0)
+            spread = _along(bare, spread, line).data / part
+            spread = spread / (part * _pixels_across(maps, linewidth)) if independent else spread**2
+            known = profile._deepcopy_with_new_data(spread)
+            known.metadata.General.title = "Variance"
+            profile.set_noise_variance(known)
+    profile.metadata.General.title = f"Profile of {maps.metadata.General.title}"
+    return profile
+
+
+def _along(maps, data, line):
+    """HyperSpy's profile of `data` on the axes of `maps`, a Signal1D ``(n|distance)``."""
+    from hyperspy.roi import Line2DROI
+
+    signal = maps._deepcopy_with_new_data(data)
+    profile = Line2DROI(*line)(signal, axes=signal.axes_manager.signal_axes)
+    profile.set_signal_type("")
+    # which HyperSpy has as the length over the number of points
+    axis = profile.axes_manager.signal_axes[0]
+    axis.scale *= axis.size / max(axis.size - 1, 1)
+    profile.metadata.set_item("Sample.elements", maps.elements)
+    return profile
+
+
+def _pixels_across(maps, linewidth):
+    """How many pixels HyperSpy takes the mean of across the line."""
+    scale = min(axis.scale for axis in maps.axes_manager.signal_axes)
+    return max(round(linewidth / scale), 1)

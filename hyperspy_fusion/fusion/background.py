@@ -1,0 +1,62 @@
+"""Expected counts of a background from few counts measured beside a line."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# counts that the average takes together: what is left is noise of a fifth of the background in a typical pixel
+COUNTS_TOGETHER = 25
+# and those for the shape of the spectrum, which hardly changes from place to place: a twentieth
+COUNTS_OF_SHAPE = 400
+# of the shorter side of the image: an average over more knows nothing of the specimen
+WIDEST = 1 / 8
+
+
+def smoothed_counts(counts, together=COUNTS_TOGETHER):
+    """What counts in some windows of a spectrum are expected to be, pixel by pixel.
+
+    A background that is taken for known must not be as noisy as the counts it lies under: its noise would be taken out
+    of them once more, and would pull the fit where it happens to be low. So the counts ``c`` of all windows are added
+    up and averaged by a Gaussian just wide enough to hold some 25 of them, and shared among the windows as
+    they are in a wider neighbourhood: ``G_1(c) (G_2(c_i) + e R_i) / (G_2(c) + e)``, with ``R_i`` the share of window i
+    of all counts, and ``e`` one count per neighbourhood, which stands for regions with none. Edges of the specimen stay
+    as sharp as all windows together show them; the mean of each window is kept.
+
+    Parameters
+    ----------
+    counts
+        (k, ny, nx), counts of k windows.
+    together
+        Counts that ``G_1`` averages over in a pixel of mean intensity.
+
+    Returns
+    -------
+    numpy.ndarray
+        (k, ny, nx) float64, >= 0.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    total = counts.sum(axis=0)
+    if not total.any():
+        return counts
+    shares = counts.sum(axis=(1, 2)) / total.sum()
+    near, wide = (width_for(total.mean(), n, total.shape) for n in (together, COUNTS_OF_SHAPE))
+    # one count in the neighbourhood that the Gaussian averages over
+    one = 1 / (4 * np.pi * max(wide, 0.3) ** 2)
+    around = gaussian(counts, wide) + one * shares[:, None, None]
+    expected = gaussian(total, near) * around / (gaussian(total, wide) + one)
+    means = expected.mean(axis=(1, 2))
+    factors = np.divide(counts.mean(axis=(1, 2)), means, out=np.zeros(len(means)), where=means > 0)
+    return expected * factors[:, None, None]
+
+
+def width_for(mean, together, shape):
+    """Standard deviation in pixels of a Gaussian that averages over so many counts (``4 pi sigma^2`` pixels)."""
+    return float(min(np.sqrt(together / (4 * np.pi * mean)), WIDEST * min(shape)))
+
+
+def gaussian(images, sigma):
+    """Filtered along the last two axes, with mirrored edges."""
+    from scipy.ndimage import gaussian_filter
+
+    images = np.asarray(images, dtype=np.float64)
+    return gaussian_filter(images, (0,) * (images.ndim - 2) + (sigma, sigma), mode="reflect")
