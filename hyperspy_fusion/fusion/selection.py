@@ -29,10 +29,11 @@ LARGEST_WEIGHT, SMALLEST_WEIGHT = 100.0, 1e-4
 COARSE, FINE = 2.0, np.sqrt(2)
 # a difference of so many standard errors is not asked for again in other parts
 SURE = 2.0
-# fits that are only compared
-ROUGH = {"tol": 3e-3, "max_iter": 1500}
-# of the fits that are averaged; and parts that tell their weights
-LIGHTEST, STACKED_PARTS = 0.1, 5
+# gaps of fits that are only compared; a rough one of the last two still has detail that its solution has not
+ROUGH = {"guided": 1e-2, "tgv": 1e-2, "directional": 3e-3, "tv": 3e-3}
+ROUGH_ITERATIONS = 1000
+# of the fits that are averaged; and pixels that tell their weights, in as many parts as it takes
+LIGHTEST, STACKED_PIXELS = 0.1, 2**17
 # with fewer counts in a map than this, nothing can be held out of it
 FEWEST_COUNTS = 50
 
@@ -326,11 +327,14 @@ class _Fits:
     """Rough fits to all data but one part, each from the last one of its part and kind."""
 
     def __init__(self, observation, settings, parts, num_workers):
-        self.observation, self.settings, self.parts, self.num_workers = observation, settings, parts, num_workers
+        # single precision is enough to compare by
+        self.observation = replace(observation, dtype=np.dtype(np.float32))
+        self.settings, self.parts, self.num_workers = settings, parts, num_workers
         self.states = {}
 
     def __call__(self, choice, k):
-        settings = replace(self.settings.chosen(**choice._asdict()), **ROUGH)
+        tol = ROUGH.get(choice.regularization, 3e-3)
+        settings = replace(self.settings.chosen(**choice._asdict()), tol=tol, max_iter=ROUGH_ITERATIONS)
         problem = self.observation.part(self.parts[k]).problem(settings)
         kind = (k, choice.regularization, choice.joint)
         start = self.states[kind].restarted(problem) if kind in self.states else None
@@ -394,7 +398,8 @@ class _Search:
 
     def _stacked(self, choices):
         """Weights by one part first: what has none there is not fitted to the others."""
-        for parts in (self.race.parts[:1], self.race.parts[:STACKED_PARTS]):
+        pixels = self.race.parts[0].valid[0].size
+        for parts in (self.race.parts[:1], self.race.parts[: -(-STACKED_PIXELS // pixels)]):
             members = [[self.race.fit(choice, k) for choice in choices] for k in range(len(parts))]
             weights = stack(parts, members)
             total = weights.sum(axis=1)
