@@ -47,12 +47,12 @@ def about_maps(elements, maps, valid, constant, method):
     negative = [f"{e} (down to {low:.4g})" for e, low in zip(elements, lows, strict=True) if low < 0]
     if negative:
         sentences.append(f"The map of {_and(negative)} has negative values: {_NEGATIVE[method]}")
-    return _logged(sentences)
+    return logged(sentences)
 
 
 def about_unused_background(elements):
     """The sentence about a known background that a method has no use for, logged."""
-    return _logged(
+    return logged(
         [
             f"The background of the maps of {_and(elements)} is known, and method='published' fuses it with them: use "
             "method='calibrated', which takes it for what it is."
@@ -68,7 +68,7 @@ def about_published_fit(elements, result, total_ratios, haadf_correlation):
         _about_descent(result.history.total),
         _about_totals(elements, total_ratios, "lower background and lambda_haadf"),
     ]
-    return _logged([sentence for sentence in sentences if sentence])
+    return logged([sentence for sentence in sentences if sentence])
 
 
 _WITHOUT_HAADF = (
@@ -87,7 +87,7 @@ def about_calibrated_fit(elements, result, total_ratios, haadf_correlation, sett
         # of totals that are not positive the problem speaks
         _about_totals(elements, np.nan_to_num(total_ratios, nan=1.0), remedy),
     ]
-    return _logged([sentence for sentence in sentences if sentence])
+    return logged([sentence for sentence in sentences if sentence])
 
 
 def _about_exit(result):
@@ -148,7 +148,8 @@ def correlation(a, b, valid):
     return float(np.vdot(a, b) / size) if size else 0.0
 
 
-def _logged(sentences):
+def logged(sentences):
+    """The sentences, after they were logged as warnings."""
     for sentence in sentences:
         _logger.warning(sentence)
     return sentences

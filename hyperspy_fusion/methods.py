@@ -41,12 +41,15 @@ class Setup:
         To be solved.
     settings
         Those in effect, with every choice made.
+    scan
+        What it is the problem of.
     selection
         How they were chosen, None where all were given.
     """
 
     problem: object
     settings: object
+    scan: Scan
     selection: object = None
 
     def going_on(self, settings):
@@ -77,6 +80,9 @@ class Method:
         State and new problem to the state that starts it from the present maps.
     background
         Settings to what a pixel of the maps holds that is not in the fused ones: a number or one per map.
+    evidence
+        Scan, problem and result to the :class:`~hyperspy_fusion.fusion.alarms.Evidence` that alarms are raised by; None
+        where there is none.
     about_fit
         Elements, result, ratios of totals, correlation of the HAADF images, problem and settings to sentences.
     describe
@@ -92,6 +98,7 @@ class Method:
     check_refit: Callable
     restart: Callable
     background: Callable
+    evidence: Callable
     about_fit: Callable
     describe: Callable
 
@@ -114,7 +121,7 @@ def _build_published(scan, settings, num_workers, tick):
             scan.maps, scan.haadf, scan.atomic_numbers, settings, scan.elements, num_workers, tick
         )
     problem = published_problem(scan.maps, scan.haadf, scan.atomic_numbers, settings)
-    return Setup(problem, replace(settings, lambda_haadf=problem.lambda_haadf), selection)
+    return Setup(problem, replace(settings, lambda_haadf=problem.lambda_haadf), scan, selection)
 
 
 def _solve_published(problem, settings, state, callback, num_workers):
@@ -161,13 +168,28 @@ def _observe(scan, settings):
 
 
 def _build_calibrated(scan, settings, num_workers, tick):
-    return Setup(_observe(scan, settings).problem(settings), settings)
+    return Setup(_observe(scan, settings).problem(settings), settings, scan)
 
 
 def _solve_calibrated(problem, settings, state, callback, num_workers):
     from hyperspy_fusion.fusion.primal_dual import primal_dual
 
     return primal_dual(problem, settings, state, callback, num_workers)
+
+
+def _calibrated_evidence(scan, problem, result):
+    from hyperspy_fusion.fusion.alarms import Evidence
+
+    return Evidence.of(
+        scan.elements,
+        scan.maps,
+        scan.haadf,
+        scan.valid.maps,
+        scan.valid.haadf,
+        result.maps,
+        problem,
+        scan.background,
+    )
 
 
 def _about_calibrated(elements, result, total_ratios, haadf_correlation, problem, settings):
@@ -202,7 +224,7 @@ def _build_auto(scan, settings, num_workers, tick):
 
     observation = _observe(scan, settings)
     members, selection = select(observation, settings, num_workers, tick)
-    return Setup(MeanProblem.of(observation, members), members[0][0], selection)
+    return Setup(MeanProblem.of(observation, members), members[0][0], scan, selection)
 
 
 def _solve_auto(problem, settings, state, callback, num_workers):
@@ -228,6 +250,7 @@ _CALIBRATED = Method(
     check_refit=lambda before, after: None,
     restart=lambda state, problem: state.restarted(problem),
     background=lambda settings: np.asarray(settings.background),
+    evidence=_calibrated_evidence,
     about_fit=_about_calibrated,
     describe=_describe_calibrated,
 )
@@ -241,6 +264,7 @@ HOW = {
         check_refit=_check_threshold,
         restart=lambda state, problem: state.restarted(problem.maps.dtype),
         background=lambda settings: 0.0,
+        evidence=lambda scan, problem, result: None,
         about_fit=lambda *about: about_published_fit(*about[:4]),
         describe=_describe_published,
     ),
@@ -251,6 +275,7 @@ HOW = {
         solve=_solve_auto,
         # another choice has starts of its own
         restart=lambda state, problem: None,
+        evidence=lambda scan, problem, result: _calibrated_evidence(scan, problem.first, result),
         about_fit=_about_auto,
         describe=_describe_auto,
     ),

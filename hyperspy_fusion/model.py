@@ -8,8 +8,9 @@ from numbers import Integral
 
 import numpy as np
 
-from hyperspy_fusion.advice import about_maps, about_unused_background, correlation, totals_over_measured
+from hyperspy_fusion.advice import about_maps, about_unused_background, correlation, logged, totals_over_measured
 from hyperspy_fusion.elements import atomic_number
+from hyperspy_fusion.fusion.alarms import alarms
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import METHODS, settings_for
 from hyperspy_fusion.gaps import is_constant, mask_array
@@ -253,6 +254,9 @@ class FusedMultiModal:
         self._fit_sentences = self._how.about_fit(
             self.elements, result, ratios, agreement, setup.problem, setup.settings
         )
+        evidence = self._how.evidence(setup.scan, setup.problem, result)
+        if evidence is not None:
+            self._fit_sentences += logged(alarms(evidence))
 
     # ---- what comes out -----------------------------------------------------------------------
 
@@ -268,6 +272,27 @@ class FusedMultiModal:
         """Measured minus modelled HAADF image, as a Signal2D: what no mapped element explains."""
         residual = self.haadf.data - self._fitted().modelled_haadf.astype(np.float64)
         return image_signal(residual, self.maps, "HAADF residual")
+
+    def normalised_residuals(self):
+        """Measured minus fused maps in standard deviations of the noise, as ElementMaps; constant maps have zeros.
+
+        Of counts whose mean is a few, they are near to normal, N(0, 1), where the fit is right and no smoother than the
+        maps; what is alike in neighbouring pixels is structure that the fit has lost.
+
+        Raises
+        ------
+        ValueError
+            Before a fit, and for the published method, which has no model of the noise.
+        """
+        evidence = self._how.evidence(self._setup.scan, self._setup.problem, self._fitted()) if self._result else None
+        if evidence is None:
+            self._fitted()
+            raise ValueError(f"method={self.method!r} has no model of the noise: fit by method='calibrated'.")
+        data = np.zeros(self.maps.data.shape)
+        data[~self._constant] = evidence.residuals()
+        residuals = self.maps._deepcopy_with_new_data(data)
+        residuals.metadata.General.title = "Normalised residuals"
+        return residuals
 
     def plot(self, crop=None):
         """Measured over fused maps; see :meth:`ElementMaps.plot_fusion`."""

@@ -26,7 +26,7 @@ STOREYS = [
     ("export",),
     ("plot",),
     ("data", "advice", "progress", "options"),
-    ("fusion.selection",),
+    ("fusion.selection", "fusion.alarms"),
     ("fusion.mean", "fusion.heldout"),
     ("fusion.monotone", "fusion.primal_dual"),
     ("fusion.solvers",),

@@ -116,8 +116,9 @@ def _about_counts(evidence):
         if worst and worst[0] > SURE_SUM:
             size, side, (y, x) = worst
             sentences.append(
-                f"The fused map of {element} contradicts its counts: in {side} x {side} pixels at x = {x}, y = {y} they "
-                f"differ by {size:.1f} standard deviations. See normalised_residuals(); a lower lambda_reg keeps more."
+                f"The fused map of {element} contradicts its counts: in {side} x {side} pixels at x = {x}, y = {y} "
+                f"they differ by {size:.1f} standard deviations. See normalised_residuals(); a lower lambda_reg keeps "
+                "more."
             )
     return sentences
 
@@ -131,7 +132,12 @@ def _worst(residual, variance, used, counts, side):
     enough = (number > 0) & (number / max(used.sum(), 1) * counts >= FEWEST_IN_SQUARE)
     size = np.where(enough, np.abs(total) / np.sqrt(np.maximum(spread, 1e-300)), 0)
     y, x = np.unravel_index(np.argmax(size), size.shape)
-    return float(size[y, x]), side, (int(y * side + side // 2), int(x * side + side // 2))
+    return float(size[y, x]), side, (_middle(y, side), _middle(x, side))
+
+
+def _middle(number, side):
+    """Pixel in the middle of a square."""
+    return int(number * side + side // 2)
 
 
 def square_sums(image, side):
@@ -211,8 +217,8 @@ def _about_haadf(evidence):
         return []
     y, x = np.unravel_index(np.argmax(np.where(full, np.abs(total), 0)), total.shape)
     return [
-        f"No mapped element explains {part:.0%} of the contrast of the HAADF image, most at x = {x * side + side // 2}, "
-        f"y = {y * side + side // 2} (pixels): an element that is not mapped, diffraction, thickness or detector; see "
+        f"No mapped element explains {part:.0%} of the contrast of the HAADF image, most at x = {_middle(x, side)}, "
+        f"y = {_middle(y, side)} (pixels): an element that is not mapped, diffraction, thickness or detector; see "
         "residual(). Check whether fused maps have structure there that the counts do not show, or fuse with "
         "lambda_haadf=0 and regularization='tgv', which leave the image out."
     ]
@@ -232,8 +238,8 @@ def _about_pairs(evidence):
             if np.isfinite(error) and high - low < ALIKE * high and error > SPLIT_ERROR:
                 sentences.append(
                     f"{evidence.elements[j]} and {evidence.elements[i]} look alike in the HAADF image, and their "
-                    f"counts tell them apart to {error:.0%} in {SIDES[1]} x {SIDES[1]} pixels only: how they share finer "
-                    "detail is the choice of the penalty."
+                    f"counts tell them apart to {error:.0%} in {SIDES[1]} x {SIDES[1]} pixels only: how they share "
+                    "finer detail is the choice of the penalty."
                 )
     return sentences
 

@@ -45,6 +45,10 @@ class HeldOutCounts:
     quantum: np.ndarray
     background: np.ndarray
 
+    def size(self):
+        """(n,) counts held out."""
+        return np.sum(self.rest, axis=(1, 2), where=self.valid)
+
     def gains(self, fused):
         """(n, ny, nx) log-likelihood of the counts held out over that of flat maps; 0 where pixels do not count.
 
@@ -95,6 +99,10 @@ class HeldOutPixels:
     variance: np.ndarray
     background: np.ndarray
     part: float = 1.0  # of the counts that are seen where any are
+
+    def size(self):
+        """(n,) pixels held out."""
+        return self.out.sum(axis=(1, 2))
 
     def gains(self, fused):
         """(n, ny, nx) log-likelihood at the pixels held out over that of flat maps; 0 elsewhere."""

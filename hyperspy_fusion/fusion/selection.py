@@ -32,8 +32,10 @@ SURE = 2.0
 # gaps of fits that are only compared; a rough one of the last two still has detail that its solution has not
 ROUGH = {"guided": 1e-2, "tgv": 1e-2, "directional": 3e-3, "tv": 3e-3}
 ROUGH_ITERATIONS = 1000
-# of the fits that are averaged; and pixels that tell their weights, in as many parts as it takes
-LIGHTEST, STACKED_PIXELS = 0.1, 2**17
+# of the fits that are averaged; and what must be held out of a map to give it weights of its own
+LIGHTEST, FEWEST_TO_STACK = 0.1, 1000
+# parts are held out until they have so many pixels: large scans tell more by each
+RACE_PIXELS = 2**17
 # with fewer counts in a map than this, nothing can be held out of it
 FEWEST_COUNTS = 50
 
@@ -97,7 +99,9 @@ class Race:
 
 
 def stack(parts, members):
-    """Weights of the mean of some fits that predicts best what was held out, by likelihood, for each map by itself.
+    """Weights of the mean of some fits that predicts best what was held out, by likelihood.
+
+    Each map has weights of its own; those of which little was held out have theirs in common.
 
     Parameters
     ----------
@@ -128,7 +132,12 @@ class _StackLoss:
 
     def __init__(self, parts, members):
         self.parts, self.members = parts, members
-        self.shape = len(members[0]), len(members[0][0])
+        self.fits = len(members[0])
+        held_out = sum(part.size() for part in parts)
+        # (groups, n) of maps with weights in common
+        rich = held_out >= FEWEST_TO_STACK
+        groups = np.vstack([~rich, np.eye(len(rich))[rich]])
+        self.groups = groups[groups.any(axis=1)]
         sizes = sum(np.abs(p.gains(maps[0])).sum() for p, maps in zip(parts, members, strict=True))
         self.scale = 1 / max(sizes, 1e-300)
 
@@ -136,27 +145,31 @@ class _StackLoss:
         """(fits, n) weights."""
         from scipy.optimize import minimize
 
-        fits, n = self.shape
-        if fits == 1:
-            return np.ones(self.shape)
-        ones = np.tile(np.eye(n), fits)  # the weights of one map, over all fits
+        if self.fits == 1:
+            return np.ones((1, self.groups.shape[1]))
+        sums = np.tile(np.eye(len(self.groups)), self.fits)  # of the weights of one group, over all fits
         found = minimize(
-            self.value_and_slopes, np.full(fits * n, 1 / fits), jac=True, method="SLSQP", bounds=[(0, 1)] * (fits * n),
-            constraints={"type": "eq", "fun": lambda a: ones @ a - 1, "jac": lambda a: ones},
+            self.value_and_slopes,
+            np.full(sums.shape[1], 1 / self.fits),
+            jac=True,
+            method="SLSQP",
+            bounds=[(0, 1)] * sums.shape[1],
+            constraints={"type": "eq", "fun": lambda a: sums @ a - 1, "jac": lambda a: sums},
             options={"ftol": 1e-8, "maxiter": 50},
-        )  # fmt: skip
-        weights = np.where(found.x > 1e-3, found.x, 0).reshape(self.shape)
-        return weights / weights.sum(axis=0)
+        )
+        weights = np.where(found.x > 1e-3, found.x, 0).reshape(self.fits, -1)
+        return weights / weights.sum(axis=0) @ self.groups
 
     def value_and_slopes(self, weights):
-        """Of the flat weights."""
-        value, slopes = 0.0, np.zeros(self.shape)
+        """Of the flat weights (fits, groups)."""
+        of_maps = weights.reshape(self.fits, -1) @ self.groups
+        value, slopes = 0.0, np.zeros(of_maps.shape)
         for part, maps in zip(self.parts, self.members, strict=True):
-            mean = weighted_mean(weights.reshape(self.shape), maps)
+            mean = weighted_mean(of_maps, maps)
             slope = part.slopes(mean)
             value -= part.gains(mean).sum() * self.scale
             slopes -= [np.einsum("nyx,nyx->n", slope, m) * self.scale for m in maps]
-        return value, slopes.ravel()
+        return value, (slopes @ self.groups.T).ravel()
 
 
 @dataclass(frozen=True)
@@ -218,9 +231,10 @@ def _flat(values):
 
 def _parts(maps, valid, quantum, variance, background, rng):
     """Counts where the maps hold whole numbers of them, pixels where they do not."""
+    enough = -(-RACE_PIXELS // maps[0].size)
     if _are_counts(maps, quantum):
-        return count_parts(maps, valid, quantum, background, rng, COUNT_PARTS)
-    return pixel_parts(maps, valid, variance, background, rng, PIXEL_PARTS)
+        return count_parts(maps, valid, quantum, background, rng, COUNT_PARTS)[:enough]
+    return pixel_parts(maps, valid, variance, background, rng, PIXEL_PARTS)[:enough]
 
 
 def _are_counts(maps, quantum):
@@ -330,9 +344,14 @@ class _Fits:
         # single precision is enough to compare by
         self.observation = replace(observation, dtype=np.dtype(np.float32))
         self.settings, self.parts, self.num_workers = settings, parts, num_workers
-        self.states = {}
+        self.states, self.maps = {}, {}
 
     def __call__(self, choice, k):
+        if (choice, k) not in self.maps:
+            self.maps[choice, k] = self._fit(choice, k)
+        return self.maps[choice, k]
+
+    def _fit(self, choice, k):
         tol = ROUGH.get(choice.regularization, 3e-3)
         settings = replace(self.settings.chosen(**choice._asdict()), tol=tol, max_iter=ROUGH_ITERATIONS)
         problem = self.observation.part(self.parts[k]).problem(settings)
@@ -366,7 +385,8 @@ class _Search:
         # what is best for one penalty is tried with the others
         for kind, choice in by_kind.items():
             alike = best._replace(regularization=kind, lambda_reg=choice.lambda_reg)
-            by_kind[kind] = best if kind == best.regularization else self._better(alike, choice)
+            alike = best if kind == best.regularization else alike
+            by_kind[kind] = alike if alike == choice or race.is_better(alike, choice) else choice
         return self._stacked(list(dict.fromkeys([*by_kind.values(), *self._turned(best)])))
 
     def _turned(self, best):
@@ -389,7 +409,7 @@ class _Search:
         return [{name: value} for name, value in changes.items() if getattr(self.settings, name) == "auto"]
 
     def _better(self, other, best):
-        return self._climb(other, FINE) if other != best and self.race.is_better(other, best) else best
+        return self._climb(other, FINE) if self.race.is_better(other, best) else best
 
     def _climb(self, choice, factor):
         if self.settings.lambda_reg != "auto" or choice.regularization is None:
@@ -398,8 +418,7 @@ class _Search:
 
     def _stacked(self, choices):
         """Weights by one part first: what has none there is not fitted to the others."""
-        pixels = self.race.parts[0].valid[0].size
-        for parts in (self.race.parts[:1], self.race.parts[: -(-STACKED_PIXELS // pixels)]):
+        for parts in (self.race.parts[:1], self.race.parts):
             members = [[self.race.fit(choice, k) for choice in choices] for k in range(len(parts))]
             weights = stack(parts, members)
             total = weights.sum(axis=1)
