@@ -117,7 +117,15 @@ def test_a_window_with_a_line_of_the_sample_is_left_out():
     np.testing.assert_allclose(
         element_maps(dirty, background="windows").known_background.data.mean(axis=(1, 2)), clean, rtol=0.05
     )
-    # Fe Kβ at 7.06 keV is in the left window of Ni Kα
+    # a weak one only where its element is named: Fe Kβ at 7.06 keV is in the left window of Ni Kα
+    weak = s.deepcopy()
+    few = np.random.default_rng(0).poisson(0.1, weak.data[..., slice(*left)].shape)
+    weak.data[..., slice(*left)] += few.astype("u2")
+    unnamed = element_maps(weak, background="windows").known_background.data[0].mean()
+    assert unnamed > 1.15 * clean[0]
+    weak.metadata.Sample.elements = ["Ni", "Pd", "Pt", "Fe"]
+    found = element_maps(weak, background="windows").known_background.data[0].mean()
+    assert found == pytest.approx(clean[0], rel=0.05)
     for named in (s, dirty):
         named.metadata.Sample.elements = ["Ni", "Pd", "Pt", "Fe"]
         found = element_maps(named, background="windows").known_background.data.mean(axis=(1, 2))

@@ -169,6 +169,15 @@ def test_the_variance_is_that_of_many_scans(gain):
     assert told[:, 20:].mean() > 1.5 * told[:, :10].mean()
 
 
+def test_counts_that_are_electrons_need_no_noise_of_the_map(monkeypatch):
+    """The variance by propagation alone is that of many scans."""
+    monkeypatch.setattr("hyperspy_fusion.eels.estimate_variance", lambda image: 0.0)
+    edges = {"O_K": np.full((24, 30), 25.0)}
+    maps = [element_maps(spectra(edges, shape=(24, 30), dose=2e3, seed=s), edges=["O_K"]) for s in range(6)]
+    seen = np.var([m.data[0] for m in maps], axis=0, ddof=1).mean()
+    assert maps[0].get_noise_variance().data.mean() == pytest.approx(seen, rel=0.15)
+
+
 def test_pixels_without_counts_have_the_background_of_the_mean_spectrum():
     signal = spectra({"O_K": np.full((20, 24), 25.0)})
     signal.data[:6, :6] = 0
