@@ -299,6 +299,38 @@ def test_low_loss_windows_are_maps_as_any_others():
     np.testing.assert_array_equal(named.data, maps.data)
 
 
+def fitted_model():
+    signal = brass(np.full((2, 3), 20.0), np.full((2, 3), 10.0))
+    model = signal.create_model(GOS="hydrogenic", auto_background=False)
+    model.append(exspy.components.EELSCLEdge("Zn_L3", GOS="hydrogenic"))
+    model.append(exspy.components.EELSCLEdge("Cu_L3", GOS="hydrogenic"))
+    for edge, value in zip(model, (10.0, 20.0), strict=True):
+        edge.intensity.map["values"], edge.intensity.map["is_set"] = value, True
+        edge.intensity.map["std"] = 0.5
+    return model
+
+
+def test_edges_of_a_fitted_model_name_their_elements_and_count_atoms():
+    model = fitted_model()
+    for source in (model, [model["Cu_L3"], model["Zn_L3"]]):
+        maps = element_maps(source)
+        assert maps.elements == ["Cu", "Zn"]
+        np.testing.assert_array_equal(maps.data[:, 0, 0], [20, 10])
+        np.testing.assert_allclose(maps.get_noise_variance().data, 0.25)
+        np.testing.assert_allclose(maps.atomic_percent("cross_section").data[:, 0, 0], [200 / 3, 100 / 3])
+    assert element_maps([model["Zn_L3"], model["Cu_L3"]]).elements == ["Zn", "Cu"]
+    model["Zn_L3"].intensity.map["is_set"][0, 0] = False
+    with pytest.raises(ValueError, match="is not fitted at every pixel"):
+        element_maps([model["Cu_L3"], model["Zn_L3"]])
+
+
+def test_a_variance_of_zeros_is_none():
+    model = fitted_model()
+    for edge in model:
+        edge.intensity.map["std"] = 0
+    assert element_maps(model).get_noise_variance() is None
+
+
 # ---- a real scan ----------------------------------------------------------------------------------------
 
 

@@ -121,6 +121,10 @@ def test_pixels_without_a_variance_have_that_of_the_others():
     found = problem_of((maps, haadf), settings_of(noise="gaussian"), variance=variance)
     expected = problem_of((maps, haadf), settings_of(noise="gaussian", variance=2.0))
     np.testing.assert_allclose(found.data.beta, expected.data.beta, rtol=1e-12)
+    # nor does one decide alone
+    variance[0, 5, 5] = 1e-9
+    least = problem_of((maps, haadf), settings_of(noise="gaussian"), variance=variance).data
+    assert least.slope[0, 5, 5] == pytest.approx(100 * np.median(least.slope[0]), rel=1e-6)
     with pytest.raises(ValueError, match="The known variance of a map is nowhere above 0"):
         problem_of((maps, haadf), settings_of(noise="gaussian"), variance=np.zeros(maps.shape))
 
