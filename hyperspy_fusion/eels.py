@@ -133,7 +133,8 @@ def _asked(signal, elements, edges):
     if edges is None and elements is None:
         raise ValueError(
             f"{signal} is an EELS spectrum image, whose edges lie on a background: fit a model "
-            "(`m = s.create_model(); m.multifit()`) and pass the model, or name the edges by edges=['Fe_L3', ...]."
+            "(`m = s.create_model(); m.multifit()`) and pass the model, or make maps of edges: "
+            "`element_maps(s, edges=['Fe_L3', ...])`."
         )
     if edges is None:
         refuse_repeats(checked_elements(elements))

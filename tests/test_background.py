@@ -337,6 +337,13 @@ def test_a_constant_background_is_that_of_the_setting():
         calibrated(element_maps(maps, background=flat), haadf, background=0.1)
 
 
+def test_a_fit_is_told_numbers_and_not_windows():
+    s, *_ = alloy()
+    haadf = hs.signals.Signal2D(s.data.sum(axis=-1).astype(float))
+    with pytest.raises(ValueError, match="background is 'windows', and here it is numbers: make the maps with"):
+        s.fuse(haadf, method="calibrated", background="windows")
+
+
 def test_the_published_method_says_that_it_has_no_use_for_it():
     maps, haadf = known()
     model = hf.FusedMultiModal(haadf, maps)

@@ -98,7 +98,7 @@ def test_the_major_edge_of_lowest_energy_is_taken_for_an_element():
         ({"edges": ["O_K"], "elements": ["Mn"]}, "leave elements out, for the edges tell them"),
         ({"edges": ["O_K"], "background": "windows"}, "xray_lines and background are of EDS data"),
         ({"xray_lines": ["O_Ka"]}, "name the edges by edges="),
-        ({}, "whose edges lie on a background: fit a model .* or name the edges"),
+        ({}, "whose edges lie on a background: fit a model .* or make maps of edges"),
     ],
 )
 def test_edges_that_cannot_be_mapped_are_refused(arguments, sentence):
