@@ -153,6 +153,7 @@ def test_without_noise_the_power_law_is_taken_out():
     assert np.abs(maps.get_map("Mn").data[:8]).max() < 0.05 * true_counts("Mn_L3", 30.0, 640, 704)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gain", [1.0, 4.0])
 def test_the_variance_is_that_of_many_scans(gain):
     """Of counts that are electrons, and of such that are not."""

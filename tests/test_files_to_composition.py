@@ -68,6 +68,7 @@ def test_eels_maps_of_a_model():
     assert_composition(percent, ["Cu", "Zn"], ("nm",), 0.92139)
 
 
+@pytest.mark.slow
 def test_tutorial_of_fractions():
     path = shared("data/DyScO3_PTO_Trilayer_dataset.npz")
     axes = [{"name": name, "size": 256, "scale": 0.0262, "units": "nm"} for name in "yx"]
