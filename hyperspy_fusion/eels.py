@@ -41,8 +41,8 @@ class Edge:
         "Fe_L3", "Fe" and exspy's onset energy.
     before, after
         Limits of the windows of background and signal.
-    net, variance
-        (ny, nx): counts of the edge alone, and the variance of their noise.
+    net, variance, white
+        (ny, nx): counts of the edge alone, the variance of their noise, and what of it neighbours do not share.
     cross_section
         exspy's hydrogenic cross-section of the signal window, in its units; NaN where it is not known.
     """
@@ -53,6 +53,7 @@ class Edge:
     after: tuple
     net: np.ndarray | None = None
     variance: np.ndarray | None = None
+    white: np.ndarray | None = None
     cross_section: float = float("nan")
 
     @property
@@ -132,7 +133,8 @@ def _asked(signal, elements, edges):
     if edges is None and elements is None:
         raise ValueError(
             f"{signal} is an EELS spectrum image, whose edges lie on a background: fit a model "
-            "(`m = s.create_model(); m.multifit()`) and pass the model, or name the edges by edges=['Fe_L3', ...]."
+            "(`m = s.create_model(); m.multifit()`) and pass the model, or make maps of edges: "
+            "`element_maps(s, edges=['Fe_L3', ...])`."
         )
     if edges is None:
         refuse_repeats(checked_elements(elements))
@@ -150,9 +152,9 @@ def _onsets(element):
     from exspy.material import elements
 
     atomic_number(element)
-    shells = elements[element].Atomic_properties.get_item("Binding_energies", {})
-    # "N2,3" of older tables, and those that end in "a", which are no edges
-    return {f"{element}_{shell}": shells[shell] for shell in shells.keys() if not shell.endswith("a")}
+    shells = elements[element].Atomic_properties.as_dictionary().get("Binding_energies", {})
+    # those that end in "a" are no edges
+    return {f"{element}_{shell}": node for shell, node in shells.items() if not shell.endswith("a")}
 
 
 def _checked_edge(name):
@@ -187,7 +189,7 @@ def onset_energy(name):
 def _main_edge(signal, element):
     """The major edge of lowest energy that has room for its background in the spectra."""
     axis = signal.axes_manager.signal_axes[0]
-    major = {name: onset_energy(name) for name, node in _onsets(element).items() if node.relevance == "Major"}
+    major = {name: onset_energy(name) for name, node in _onsets(element).items() if node["relevance"] == "Major"}
     low = {n: e for n, e in major.items() if axis.low_value < (1 - ROOM) * e and e + LEAST < axis.high_value}
     if not low:
         listed_edges = ", ".join(f"{name} at {energy:g} eV" for name, energy in major.items()) or "none"
@@ -300,24 +302,36 @@ def _measured(signal, edge):
     """The edge with its counts above the background, and their variance if the counts were electrons."""
     gross, beside = (_sums(signal, signal.data, window) for window in (edge.after, edge.before))
     net = gross - _extrapolation(signal, edge) * beside
-    return replace(edge, net=net, variance=_counts_of_noise(signal, edge, gross, beside))
+    white, shared = _counts_of_noise(signal, edge, gross, beside)
+    return replace(edge, net=net, variance=white + shared, white=white)
 
 
 def _extrapolation(signal, edge):
     """(ny, nx): the power law through the surroundings of a pixel, its sum after the edge over that before."""
     around = np.moveaxis(gaussian(np.moveaxis(signal.data, -1, 0), SHAPE_BLUR), 0, -1)
     blurred = signal._deepcopy_with_new_data(around)
-    fitted = _power_law(blurred, edge.before)
-    after, before = (_sums(signal, fitted, window) for window in (edge.after, edge.before))
-    whole = _power_law(blurred.mean(), edge.before)
-    usual = _sums(signal, whole, edge.after) / _sums(signal, whole, edge.before)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = after / before
+    ratio, usual = _ratio(blurred, edge), _ratio(blurred.mean(), edge)
     # no power law goes through counts of zero: there that of the mean spectrum
-    plausible = np.isfinite(ratio) & (ratio > 0) & (ratio < 10 * usual) & (before > 0)
+    plausible = np.isfinite(ratio) & (ratio > 0) & (ratio < 10 * usual)
     if not plausible.all():
         _logger.info("%s: %d pixels have the background of the mean spectrum.", edge.name, np.sum(~plausible))
-    return np.where(plausible, ratio, usual)
+    return np.where(plausible, ratio, usual) * _correction(blurred.mean(), edge)
+
+
+def _ratio(signal, edge):
+    """Sum of the power law after the edge over that before it."""
+    fitted = _power_law(signal, edge.before)
+    after, before = (_sums(signal, fitted, window) for window in (edge.after, edge.before))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(before > 0, after / before, np.nan)
+
+
+def _correction(mean, edge):
+    """By what HyperSpy's estimate, exact for narrow windows alone, misses a power law like that of the mean."""
+    exact = mean._deepcopy_with_new_data(_power_law(mean, edge.before))
+    after, before = (_sums(mean, exact.data, window) for window in (edge.after, edge.before))
+    correction = after / before / _ratio(exact, edge)
+    return float(correction) if np.isfinite(correction) else 1.0
 
 
 def _power_law(signal, window):
@@ -334,24 +348,22 @@ def _power_law(signal, window):
 
 
 def _counts_of_noise(signal, edge, gross, beside):
-    """Variance of the net counts if counts are of Poisson noise, smoothed: (ny, nx).
+    """Variances (ny, nx) of the net counts if counts are of Poisson noise, smoothed: of each pixel, and shared by some.
 
-    That of the counts in the signal window, of the amplitude of the background, and of its exponent, by the derivatives
-    of the extrapolated background of the mean spectrum along each channel before the edge.
+    The first is of the counts in the signal window and of the amplitude of the background; the second of its exponent,
+    by the derivatives of the extrapolated background of the mean spectrum along each channel before the edge.
     """
     mean = signal.mean()
-    data = mean.data
-    fitted = _power_law(mean, edge.before)
-    ratio = _sums(signal, fitted, edge.after) / _sums(signal, fitted, edge.before)
+    data, ratio = mean.data, float(_ratio(mean, edge))
     channels = np.arange(data.size)[_channels(signal, edge.before)]
     slopes = _derivatives(mean, edge, channels) - ratio
     # the exponent is that of a neighbourhood
     together = max(4 * np.pi * SHAPE_BLUR**2, 1.0)
     shape = np.sum(slopes**2 * np.maximum(data[channels], 0)) / max(data[channels].sum(), 1e-30) / together
     smooth = [np.maximum(gaussian(image, VARIANCE_BLUR), 0) for image in (gross, beside)]
-    variance = smooth[0] + (ratio**2 + shape) * smooth[1]
+    white = smooth[0] + ratio**2 * smooth[1]
     # a pixel without counts has noise of its own: never below a hundredth of the usual
-    return np.maximum(variance, 0.01 * variance.mean())
+    return np.maximum(white, 0.01 * white.mean()), shape * smooth[1]
 
 
 def _derivatives(mean, edge, channels):
@@ -373,7 +385,7 @@ def _stripped(signal, edges):
     sections = [_cross_sections(signal, edge, edges) for edge in edges]
     clean = []
     for i, edge in enumerate(edges):
-        net, variance = edge.net, edge.variance
+        net, variance, white = edge.net, edge.variance, edge.white
         for j in range(i):
             if not edge.before[1] <= edges[j].onset < edge.after[0]:
                 continue
@@ -381,18 +393,18 @@ def _stripped(signal, edges):
             if not np.isfinite(tail):
                 raise ValueError(_no_tail(edges[j], edge))
             net = net - tail * clean[j].net
-            variance = variance + tail**2 * clean[j].variance
+            variance, white = variance + tail**2 * clean[j].variance, white + tail**2 * clean[j].white
             grids.warn(
                 f"{edge.name} lies on {edges[j].name}, of which {tail:.2f} times the counts are taken off in its "
                 "window, by exspy's hydrogenic cross-sections: a fitted model is more accurate."
             )
-        clean.append(replace(edge, net=net, variance=variance, cross_section=sections[i][i]))
+        clean.append(replace(edge, net=net, variance=variance, white=white, cross_section=sections[i][i]))
     return [replace(edge, variance=_as_seen(edge)) for edge in clean]
 
 
 def _as_seen(edge):
-    """The variance of an edge, as large as the noise of its map: counts of a camera are no electrons."""
-    seen, mean = estimate_variance(edge.net), edge.variance.mean()
+    """The variance of an edge, as large as the white noise of its map: counts of a camera are no electrons."""
+    seen, mean = estimate_variance(edge.net), edge.white.mean()
     return edge.variance * (seen / mean if seen > 0 and mean > 0 else 1.0)
 
 

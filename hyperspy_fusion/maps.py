@@ -30,11 +30,9 @@ from hyperspy_fusion.elements import (
     title_of,
     warn_of_fused,
 )
+from hyperspy_fusion.known import known_noise, with_noise
 
 _logger = logging.getLogger(__name__)
-
-# where the metadata have what is known of the noise of maps, and its name; the variance is where HyperSpy has it
-_NOISE = {"Element_maps.background": "known background", "Signal.Noise_properties.variance": "variance"}
 
 _COPIED = (
     "Acquisition_instrument",
@@ -85,7 +83,8 @@ def element_maps(source, elements=None, *, xray_lines=None, edges=None, backgrou
           use of (``get_noise_variance()`` of the result);
         - a fitted exspy model: of an EDS model the fitted areas of the X-ray lines; of an EELS model the
           intensity of each element's edge. Where an element has several independent edges, the one of lowest
-          onset energy is taken, since their intensities estimate the same quantity and must not be added;
+          onset energy is taken, since their intensities estimate the same quantity and must not be added; or a
+          list of such edges, ``[model["Mn_L3"], model["O_K"]]``;
         - an `ElementMaps`; the pixels of a whole one in memory are not copied, see below. For the result of a fit
           there is a warning, since fusing it again uses the HAADF image twice, and its ``metadata.Fusion`` is
           left out.
@@ -172,7 +171,7 @@ def _made(source, elements, xray_lines, edges, background, allow_nan):
         return _own_signal(source, axes)
     maps = _one_per_element(maps)
     result = _element_maps_signal(_stacked([m.data for m in maps]), axes, _metadata(maps, title))
-    return _with_noise(result, *(_stacked_noise(maps, key) for key in ("background", "variance")))
+    return with_noise(result, *(_stacked_noise(maps, key) for key in ("background", "variance")))
 
 
 def _is_finished(source, maps):
@@ -191,47 +190,7 @@ def _own_signal(source, axes):
     leave_fit_behind(bare.metadata)
     axis, _ = grids.stack_axes(source)
     data = np.moveaxis(source.data, axis.index_in_array, 0)
-    return _with_noise(_element_maps_signal(data, axes, bare.metadata.as_dictionary()), *noise)
-
-
-# ---- what is known of the noise ---------------------------------------------------------------------
-
-
-def known_noise(signal):
-    """
-    Background and variance that a map or a stack of maps has in its metadata.
-
-    Returns
-    -------
-    tuple
-        Two arrays of the shape of the pixels, in memory, None for what is not known.
-    """
-    return tuple(_known(signal, path, what) for path, what in _NOISE.items())
-
-
-def _known(signal, path, what):
-    node = signal.metadata.get_item(path)
-    if not hasattr(node, "axes_manager"):
-        return None
-    if node.data.shape != signal.data.shape:
-        grids.warn(
-            f"The {what} that {signal} has is not used, for its shape {node.data.shape} is not that of the maps "
-            f"{signal.data.shape}: it is of other pixels, or of the first map of a stack."
-        )
-        return None
-    return np.asarray(node.data)
-
-
-def _with_noise(signal, background, variance):
-    """`signal` with what is known of its noise, None for nothing, in its metadata."""
-    import hyperspy.api as hs
-
-    for (path, what), values in zip(_NOISE.items(), (background, variance), strict=True):
-        if values is not None:
-            node = hs.signals.Signal2D(values, axes=signal.axes_manager._get_axes_dicts())
-            node.metadata.General.title = what.capitalize()
-            signal.metadata.set_item(path, node)
-    return signal
+    return with_noise(_element_maps_signal(data, axes, bare.metadata.as_dictionary()), *noise)
 
 
 def _stacked_noise(maps, key):
@@ -288,6 +247,8 @@ def _read(source, elements, xray_lines, edges, background):
         )
     if isinstance(source, dict):
         return _read_dict(source, elements), ""
+    if isinstance(source, list | tuple) and source and all(hasattr(item, "subshell") for item in source):
+        return _read_components(source, elements)
     if isinstance(source, list | tuple):
         return _read_list(source, elements), ""
     return _read_signal(source, elements), ""
@@ -423,12 +384,24 @@ def _read_model(model, elements, xray_lines):
     if not edges:
         raise ValueError(f"{model} has no components that know their element: pass a fitted exspy model, or maps.")
     spectra.refuse_unfitted(model, [edge.intensity for edge in edges])
+    return selected(_fitted_edges(model, edges), elements), title
+
+
+def _read_components(components, elements):
+    """Maps of edges of a fitted EELS model, in the order in which they are given."""
+    model = components[0].model
+    spectra.refuse_unfitted(model, [edge.intensity for edge in components])
+    return selected(_fitted_edges(model, components), elements), title_of(model.signal.metadata)
+
+
+def _fitted_edges(model, edges):
     maps = _read_list([edge.intensity.as_signal() for edge in edges], [edge.element for edge in edges])
     # the maps of a fit have no metadata of their scan, and are not the counts that its spectra are
     metadata = model.signal.metadata.deepcopy()
     metadata.set_item("Signal.quantity", "")
-    maps = [m._replace(metadata=metadata) for m in maps]
-    return selected(maps, elements), title
+    # of any element they are proportional to the number of its atoms
+    metadata.set_item("Element_maps.cross_sections", {edge.element: 1.0 for edge in edges})
+    return [m._replace(metadata=metadata) for m in maps]
 
 
 def _read_eds_model(model, elements, xray_lines):

@@ -15,7 +15,8 @@ from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import METHODS, settings_for
 from hyperspy_fusion.gaps import is_constant, mask_array
 from hyperspy_fusion.grids import axis_dicts, check_same_scan, image_array, spatial_axes
-from hyperspy_fusion.maps import element_maps, known_noise
+from hyperspy_fusion.known import known_noise
+from hyperspy_fusion.maps import element_maps
 from hyperspy_fusion.methods import HOW, Scan
 from hyperspy_fusion.options import shows_settings
 from hyperspy_fusion.progress import counted, progress

@@ -18,7 +18,7 @@ STOREYS = [
     ("results", "composition"),
     ("methods",),
     ("maps",),
-    ("continuum", "eels"),
+    ("continuum", "eels", "known"),
     ("spectra",),
     ("elements",),
     ("gaps",),
@@ -41,7 +41,7 @@ STOREYS = [
 STOREY = {name: number for number, names in enumerate(STOREYS) for name in names}
 # the only doors to the outside
 HYPERSPY_HOMES = ["", "__main__", "cli", "signals", "model", "results", "maps", "elements", "grids", "export", "data"]
-HYPERSPY_HOMES += ["progress", "composition", "eels", "spectra"]
+HYPERSPY_HOMES += ["progress", "composition", "eels", "spectra", "known"]
 HYPERSPY_INSIDE_FUNCTIONS = ("cli", "data", "progress")
 NUMBA_NAMES = {"njit", "jit", "vectorize", "guvectorize", "stencil", "prange", "jitclass"}
 UNSAFE_FASTMATH = {"nnan", "ninf", "fast"}

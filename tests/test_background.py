@@ -117,7 +117,15 @@ def test_a_window_with_a_line_of_the_sample_is_left_out():
     np.testing.assert_allclose(
         element_maps(dirty, background="windows").known_background.data.mean(axis=(1, 2)), clean, rtol=0.05
     )
-    # Fe Kβ at 7.06 keV is in the left window of Ni Kα
+    # a weak one only where its element is named: Fe Kβ at 7.06 keV is in the left window of Ni Kα
+    weak = s.deepcopy()
+    few = np.random.default_rng(0).poisson(0.1, weak.data[..., slice(*left)].shape)
+    weak.data[..., slice(*left)] += few.astype("u2")
+    unnamed = element_maps(weak, background="windows").known_background.data[0].mean()
+    assert unnamed > 1.15 * clean[0]
+    weak.metadata.Sample.elements = ["Ni", "Pd", "Pt", "Fe"]
+    found = element_maps(weak, background="windows").known_background.data[0].mean()
+    assert found == pytest.approx(clean[0], rel=0.05)
     for named in (s, dirty):
         named.metadata.Sample.elements = ["Ni", "Pd", "Pt", "Fe"]
         found = element_maps(named, background="windows").known_background.data.mean(axis=(1, 2))
@@ -327,6 +335,13 @@ def test_a_constant_background_is_that_of_the_setting():
     assert found.known_background is None and not found.metadata.has_item("Element_maps.background")
     with pytest.raises(ValueError, match="the maps have a known background of their own: leave the setting out"):
         calibrated(element_maps(maps, background=flat), haadf, background=0.1)
+
+
+def test_a_fit_is_told_numbers_and_not_windows():
+    s, *_ = alloy()
+    haadf = hs.signals.Signal2D(s.data.sum(axis=-1).astype(float))
+    with pytest.raises(ValueError, match="background is 'windows', and here it is numbers: make the maps with"):
+        s.fuse(haadf, method="calibrated", background="windows")
 
 
 def test_the_published_method_says_that_it_has_no_use_for_it():

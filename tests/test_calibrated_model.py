@@ -54,9 +54,10 @@ class Problem:
         n = len(self.maps)
         self.quantum, self.scales = np.ones(n), np.full(n, 2.0)
         self.variance, self.weight_errors = np.full(n, np.nan), np.full(n, 0.1)
+        self.background = np.zeros(n)
 
 
-def build(maps, haadf, numbers, settings, valid=None, haadf_valid=None, elements=None):
+def build(maps, haadf, numbers, settings, valid=None, haadf_valid=None, elements=None, background=None, variance=None):
     law = LinearLaw(np.asarray(numbers, float) ** settings.gamma, 7.0)
     return Problem(maps, haadf, valid, haadf_valid, settings, law, elements)
 

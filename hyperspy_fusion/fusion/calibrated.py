@@ -25,6 +25,9 @@ GUIDE_EDGE = 0.003
 # weight of the slopes relative to that of the differences; tried on phantoms and on held-out counts
 SECOND_ORDER = {"guided": 0.03, "tgv": 0.5}
 
+# of a pixel, relative to the typical one: fits of spectra that end at a bound leave next to nothing
+LEAST_VARIANCE = 0.01
+
 
 @dataclass(frozen=True)
 class DataTerms:
@@ -466,9 +469,9 @@ def _variances(seen, settings, known):
     told = seen.valid & np.isfinite(known) & (np.where(np.isfinite(known), known, 0) > 0)
     if not told.any(axis=(1, 2)).all():
         raise ValueError("The known variance of a map is nowhere above 0: leave it out, and it is estimated.")
-    # a pixel without a variance gets that of a typical one; in masked pixels it is not looked at
-    typical = np.mean(np.where(told, known, 0), axis=(1, 2), where=told)
-    return np.where(told, known, _column(typical)).astype(np.float64)
+    # a pixel without a variance gets that of a typical one, and no pixel decides alone
+    typical = np.array([np.median(one[told_here]) for one, told_here in zip(known, told, strict=True)])
+    return np.maximum(np.where(told, known, _column(typical)), LEAST_VARIANCE * _column(typical)).astype(np.float64)
 
 
 def _quantum(seen):

@@ -161,9 +161,10 @@ class CalibratedSettings:
         Counts added to both sides of ``"shifted_poisson"``, > 0. Larger is nearer to least squares.
     background
         Known counts per pixel in the maps that are not of the element, in the units of the maps, >= 0; one per
-        element. They are not in the fused maps.
+        element. They are not in the fused maps. For one that differs between pixels see ``element_maps``.
     variance
-        Of the noise of ``"gaussian"``, in squared units of the maps, > 0; one per element. None estimates it.
+        Of the noise of ``"gaussian"``, in squared units of the maps, > 0; one per element. None takes that of the
+        maps, pixel by pixel, where they have one, and else estimates it.
     weights
         Of the elastic law ``f(x) = offset + sum_i w_i x_i``. ``"z_gamma"``: ``w_i`` proportional to
         ``k_i Z_i**gamma``, gain and offset fitted. ``"fit"``: all fitted, with standard errors. Numbers, one per
@@ -230,7 +231,7 @@ class CalibratedSettings:
     def _check_data(self):
         _check_choice("noise", self.noise, NOISES)
         _check_positive("shift", self.shift)
-        _check_each("background", self.background, _check_from, 0)
+        _check_background(self.background)
         _check_each("variance", self.variance, _check_positive, off="to estimate it")
         _check_weights(self.weights)
         _check_interval("gamma", self.gamma, 0, 4)
@@ -406,6 +407,15 @@ def _check_each(name, value, check, *args, **options):
 
 def _is_filled(value):
     return isinstance(value, tuple) and len(value) > 0
+
+
+def _check_background(background):
+    if isinstance(background, str):
+        raise ValueError(
+            f"background is {background!r}, and here it is numbers: make the maps with their background, "
+            f"element_maps(spectra, background={background!r}), and fuse these."
+        )
+    _check_each("background", background, _check_from, 0)
 
 
 def _check_weights(weights):
