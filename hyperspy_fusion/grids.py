@@ -7,6 +7,8 @@ from contextvars import ContextVar
 
 import numpy as np
 
+from hyperspy_fusion.fusion.resampling import Placement
+
 _logger = logging.getLogger(__name__)
 
 # half a pixel over the field of view is what an unregistered scan cannot show anyway
@@ -325,6 +327,68 @@ def _how_to_crop(expected, got, maps, haadf):
         f"crop {what}, by `.isig[left:right, top:bottom]`, or by `.inav[left:right, top:bottom]` where x and y "
         "are navigation axes, as in a spectrum image (x, y|E)"
     )
+
+
+def placements(map_axes, haadf_axes, maps="the maps", haadf="the HAADF image"):
+    """
+    Where the pixels of an image lie on those of the maps.
+
+    By scales and offsets, which are of the centres of pixels, where both are calibrated. Where the fields of view are
+    the same (within half a pixel, or within 5 % and with numbers of pixels in a whole proportion) and the offsets
+    too, the edges of the fields are taken for the same: a file may have the offset of the edge or none. Without
+    calibrations the fields are taken for the same if the shapes are in proportion.
+
+    Parameters
+    ----------
+    map_axes, haadf_axes : list of dict
+        What `spatial_axes` returns.
+    maps, haadf : str
+        What to call the two in messages.
+
+    Returns
+    -------
+    list of Placement
+        Of y and of x.
+
+    Raises
+    ------
+    ValueError
+        Nothing tells where the pixels lie, the image is mirrored or looks transposed.
+    """
+    pairs = list(zip(map_axes, haadf_axes, strict=True))
+    expected, got = (tuple(axis["size"] for axis in axes) for axes in (map_axes, haadf_axes))
+    if got != expected and _way_to_same_shape(map_axes, haadf_axes, expected, got) == "transpose":
+        check_same_shape(map_axes, haadf_axes, maps, haadf)
+    if all(_comparable(m, h) for m, h in pairs):
+        return [_calibrated_placement(m, h, maps, haadf) for m, h in pairs]
+    steps = np.divide(expected, got)
+    if abs(steps[0] / steps[1] - 1) > SAME_SCAN_RTOL:
+        raise ValueError(
+            f"{capital(haadf)} has the shape {got} and {maps} {expected} (y, x), in no proportion, and their pixel "
+            "sizes cannot be compared: set scale and units of both (`axes_manager[...].scale`)."
+        )
+    return [Placement(h["size"], step, 0.0) for (_, h), step in zip(pairs, steps, strict=True)]
+
+
+def _calibrated_placement(m, h, maps, haadf):
+    step = _ratio(h, m)
+    if step < 0:
+        raise ValueError(
+            f"The axis {h['name']} of {haadf} runs against that of {maps}: turn the data and the sign of the scale."
+        )
+    same_field = _is_same_field(m["size"], h["size"], step)
+    if same_field:
+        step = m["size"] / h["size"]
+    start = (_in_units_of(m, h, "offset") - m["offset"]) / m["scale"] + (1 - step) / 2
+    if same_field and abs(start) <= SILENT_PIXELS + abs(1 - step) / 2 + _ROUNDING:
+        start = 0.0
+    return Placement(h["size"], step, start)
+
+
+def _is_same_field(expected, got, step):
+    """Whether `got` pixels of the width `step` are as wide as the `expected` ones, as far as scales are known."""
+    whole = max(expected, got) % min(expected, got) == 0
+    return abs(step * got - expected) <= SILENT_PIXELS or (whole and abs(step * got / expected - 1) <= SAME_SCAN_RTOL)
 
 
 def is_calibrated(axis):

@@ -15,6 +15,7 @@ STOREYS = [
     ("",),  # the package: public names
     ("signals",),
     ("model",),
+    ("registration",),
     ("results",),
     ("methods",),
     ("maps",),
@@ -27,12 +28,12 @@ STOREYS = [
     ("data", "advice", "progress", "options"),
     ("fusion.monotone", "fusion.primal_dual"),
     ("fusion.solvers",),
-    ("fusion.calibrated",),
+    ("fusion.calibrated", "fusion.shift"),
     ("fusion.problem", "fusion.elastic_fit"),
     ("fusion.elastic",),
     ("fusion.noise", "fusion.regularizers"),
     ("fusion.kernels",),
-    ("fusion.result", "fusion.settings"),
+    ("fusion.result", "fusion.settings", "fusion.resampling"),
     ("fusion",),  # the package itself: a docstring
 ]
 STOREY = {name: number for number, names in enumerate(STOREYS) for name in names}
