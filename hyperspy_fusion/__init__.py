@@ -15,8 +15,9 @@ _PUBLIC = {
     "element_maps": "hyperspy_fusion.maps",
     "fuse": "hyperspy_fusion.model",
     "match_haadf": "hyperspy_fusion.registration",
+    "scan": "hyperspy_fusion.scans",
 }
-__all__ = ["ElementMaps", "FusedMultiModal", "data", "element_maps", "fuse", "match_haadf"]
+__all__ = ["ElementMaps", "FusedMultiModal", "data", "element_maps", "fuse", "match_haadf", "scan"]
 
 
 def __dir__():

@@ -20,12 +20,13 @@ STOREYS = [
     ("methods",),
     ("maps",),
     ("spectra",),
+    ("scans",),
     ("elements",),
     ("gaps",),
     ("grids",),
     ("export",),
     ("plot",),
-    ("data", "advice", "progress", "options"),
+    ("data", "advice", "progress", "options", "detectors"),
     ("fusion.monotone", "fusion.primal_dual"),
     ("fusion.solvers",),
     ("fusion.calibrated", "fusion.shift"),
@@ -39,8 +40,8 @@ STOREYS = [
 STOREY = {name: number for number, names in enumerate(STOREYS) for name in names}
 # the only doors to the outside
 HYPERSPY_HOMES = ["", "__main__", "cli", "signals", "model", "results", "maps", "elements", "grids", "export", "data"]
-HYPERSPY_HOMES += ["progress"]
-HYPERSPY_INSIDE_FUNCTIONS = ("cli", "data", "progress")
+HYPERSPY_HOMES += ["progress", "scans"]
+HYPERSPY_INSIDE_FUNCTIONS = ("cli", "data", "progress", "scans")
 NUMBA_NAMES = {"njit", "jit", "vectorize", "guvectorize", "stencil", "prange", "jitclass"}
 UNSAFE_FASTMATH = {"nnan", "ninf", "fast"}
 
