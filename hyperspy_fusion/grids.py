@@ -18,6 +18,10 @@ SILENT_PIXELS = 0.5
 SAME_SCAN_RTOL = 0.05
 # of a distance in pixels
 _ROUNDING = 1e-6
+_BY_KEYWORD = (
+    "pass resample=True to bring the HAADF image to the pixels of the maps, or register=True to find its shift as "
+    "well; or "
+)
 
 # names of an axis along which one map follows another
 STACK_AXES = ("element", "stack_element")
@@ -245,7 +249,7 @@ def check_same_scan(map_axes, haadf_axes, *, maps="the maps", haadf="the HAADF i
     ValueError
         Other shapes, pixel sizes that differ by more than 5 %, and two maps of different areas.
     """
-    check_same_shape(map_axes, haadf_axes, maps, haadf, one_map)
+    check_same_shape(map_axes, haadf_axes, maps, haadf, one_map, by_keyword=not one_map)
     found = [_compare_pixel(m, h, maps, haadf) for m, h in zip(map_axes, haadf_axes, strict=True)]
     found.append(_compare_areas(map_axes, haadf_axes, maps, haadf, one_map))
     # y and x usually say the same
@@ -255,8 +259,8 @@ def check_same_scan(map_axes, haadf_axes, *, maps="the maps", haadf="the HAADF i
     return warnings
 
 
-def check_same_shape(map_axes, haadf_axes, maps, haadf, one_map=False):
-    """Raise ValueError, with the line of code that helps, unless both have the same numbers of pixels."""
+def check_same_shape(map_axes, haadf_axes, maps, haadf, one_map=False, by_keyword=True):
+    """Raise ValueError, with the keyword or line of code that helps, unless both have the same numbers of pixels."""
     expected, got = (tuple(axis["size"] for axis in axes) for axes in (map_axes, haadf_axes))
     if expected == got:
         return
@@ -265,7 +269,7 @@ def check_same_shape(map_axes, haadf_axes, maps, haadf, one_map=False):
         raise ValueError(
             f"{capital(haadf)} has {_in_words(haadf_axes)} and {maps} {_in_words(map_axes)} (y, x), so they are not "
             "the same scan: pass the image that was recorded with the maps, or correct the scale of one "
-            "(`axes_manager[...].scale`)."
+            f"(`axes_manager[...].scale`){', or if they overlap pass register=True' if by_keyword else ''}."
         )
     if way == "transpose":
         remedy = f"{haadf} looks transposed, which `.swap_axes(0, 1)` undoes; if it is rotated, turn its data back"
@@ -274,6 +278,8 @@ def check_same_shape(map_axes, haadf_axes, maps, haadf, one_map=False):
         remedy = _how_to_rebin(larger, *(expected if larger == haadf else got)[::-1], only_images)
     else:
         remedy = _how_to_crop(expected, got, maps, haadf)
+    if by_keyword and way != "transpose":
+        remedy = _BY_KEYWORD + remedy
     raise ValueError(
         f"{capital(haadf)} has the shape {got} and {maps} {expected} (y, x), but both must come from the same "
         f"scan: {remedy}."
@@ -434,7 +440,8 @@ def _compare_areas(map_axes, haadf_axes, maps, haadf, both_are_maps):
             f"{capital(where)}, so they show different areas: pass maps of one area, or correct the offset of one "
             "(`axes_manager[...].offset`)."
         )
-    return capital(f"{where}; they are taken for the same area: check that they are.")
+    by_keyword = "" if both_are_maps else ", or pass register=True to find the shift"
+    return capital(f"{where}; they are taken for the same area: check that they are{by_keyword}.")
 
 
 def _is_same_pixel(m, h):

@@ -64,6 +64,8 @@ def element_maps(source, elements=None, *, xray_lines=None, allow_nan=False):
         One of
 
         - a list or tuple of 2-D maps, ``(x, y|)`` as exspy's ``get_lines_intensity`` returns them, or ``(|x, y)``;
+          spectrum images, fitted models and `ElementMaps` may be among them, such as EDS and EELS of one scan, each of
+          other elements: every one is read as if it were alone;
         - a dict ``{"Fe": map}``, whose keys may also be X-ray lines such as "Fe_Ka";
         - a stack of maps ``(n|x, y)`` or ``(x, y, n|)``, also from ``hyperspy.api.stack``, or one map;
         - an EDS spectrum image ``(x, y|E)``: the channels within one FWHM of each X-ray line are added up, as
@@ -166,6 +168,8 @@ def _read(source, elements, xray_lines):
         return _read_model(source, elements, xray_lines)
     if grids.is_spectrum_image(source):
         return _read_spectra(source, elements, xray_lines)
+    if isinstance(source, list | tuple) and any(map(_holds_several, source)):
+        return _read_combined(source, elements, xray_lines), ""
     if xray_lines is not None:
         raise ValueError(
             "xray_lines selects from an EDS spectrum image or model, which was not given: name the elements "
@@ -207,12 +211,37 @@ def _read_list(signals, elements, alone=False):
     return [_read_map(signal, i + 1, name) for i, (signal, name) in enumerate(zip(signals, names, strict=True))]
 
 
-def _check_map(signal):
-    if grids.is_spectrum_image(signal):
+def _holds_several(source):
+    """Whether a member of a list is read as a list of its own: a spectrum image, a fitted model or an ElementMaps."""
+    from hyperspy.model import BaseModel
+
+    is_stack = getattr(source, "_signal_type", "") == "element_maps" and source.axes_manager.navigation_size > 0
+    return is_stack or grids.is_spectrum_image(source) or isinstance(source, BaseModel)
+
+
+def _read_combined(sources, elements, xray_lines):
+    """Maps of one scan from spectra, models, stacks and maps, each read alone; `elements` are asked of the spectra."""
+    is_spectra = [grids.is_spectrum_image(source) and hasattr(source, "data") for source in sources]
+    known = {i: element_maps(source, allow_nan=True) for i, source in enumerate(sources) if not is_spectra[i]}
+    if elements is not None:
+        elsewhere = {element for maps in known.values() for element in maps.elements}
+        asked = [element for element in elements if element not in elsewhere]
+        _refuse_unclear(asked, sum(is_spectra))
+    for i, source in enumerate(sources):
+        if is_spectra[i] and (elements is None or asked):
+            known[i] = element_maps(source, None if elements is None else asked, xray_lines=xray_lines)
+    return selected([m for i in sorted(known) for m in _read_stack(known[i], None)], elements)
+
+
+def _refuse_unclear(asked, n):
+    if asked and n > 1:
         raise ValueError(
-            f"{signal} in the list of maps is a spectrum image: pass it alone, instead of the list, to have "
-            "its maps made."
+            f"{', '.join(asked)} could be of any of the {n} spectrum images in the list: make the maps of each by "
+            "element_maps, of other elements each, and pass these in the list."
         )
+
+
+def _check_map(signal):
     grids.check_image(signal)
 
 

@@ -96,9 +96,7 @@ def scan(signals_or_path, haadf=None, spectrum=None, *, lazy=False):
     """
     candidates = [_Candidate.of(i, signal) for i, signal in enumerate(_signals(signals_or_path, lazy))]
     if not candidates:
-        raise ValueError(
-            "There are no signals to find a scan in: pass a file, or what hyperspy.api.load returns."
-        )
+        raise ValueError("There are no signals to find a scan in: pass a file, or what hyperspy.api.load returns.")
     image = None if haadf is None else _asked(haadf, candidates, "haadf")
     sources, why = _sources(candidates, spectrum, image)
     if image is None:
@@ -205,16 +203,14 @@ def _asked(hint, candidates, keyword):
         found = [c for c in candidates if c.signal is hint] or [_Candidate.of(len(candidates), hint)]
     if len(found) == 1:
         return found[0]
-    several = f"{len(found)} signals have the title {hint!r}" if found else f"no signal is {hint!r}"
-    _refuse(f"{keyword}={hint!r} settles nothing, for {several}", found or candidates, keyword)
+    why = f"{len(found)} signals have the title {hint!r}" if found else f"no signal has the title or number {hint!r}"
+    _refuse(why, found or candidates, keyword)
 
 
 def _refuse(why, candidates, keyword):
     listed = "\n".join(f"  {candidate}" for candidate in candidates)
-    also = "; a list of numbers takes several" if keyword == "spectrum" else ""
-    raise ValueError(
-        f"{grids.capital(why)}: choose one by {keyword}=, its number or its title{also}. There are\n{listed}"
-    )
+    of = "one, or of several in a list," if keyword == "spectrum" else "one"
+    raise ValueError(f"{grids.capital(why)}: pass the number or the title of {of} as {keyword}=. There are\n{listed}")
 
 
 # ---- what to fuse --------------------------------------------------------------------------------
@@ -318,6 +314,11 @@ def _added_up(sources):
     total = first._deepcopy_with_new_data(reduce(np.add, (c.signal.data.astype(dtype) for c in sources)))
     total.metadata.set_item("General.title", f"Sum of {', '.join(c.title for c in sources)}")
     return total
+
+
+def has_spectra(signals):
+    """Whether there is a spectrum image or a stack of maps among `signals`."""
+    return any(_Candidate.of(i, signal).kind in (_EDS, _EELS, _SPECTRA, _STACK) for i, signal in enumerate(signals))
 
 
 # ---- the elastic image ---------------------------------------------------------------------------
