@@ -13,7 +13,7 @@ _SEARCH_SIGMA = 2.0
 _REACH_SIGMA = 3.0
 # no two positions are compared that share less of the field than this part of what they could
 _SEARCH_OVERLAP = 0.5
-# a shift known worse than this, in pixels, is no improvement on none
+# a shift that is known worse than this, in pixels, is not taken
 LARGEST_ERROR = 0.5
 # of twice a log-likelihood ratio, for a shift against none and for a position against another
 _EVIDENCE = 30.0
@@ -24,6 +24,8 @@ _TOLERANCE = 1e-3
 # of the mean variance: no pixel counts for more than its square root says
 _LEAST_VARIANCE = 0.05
 _FEWEST_PIXELS = 16
+# structure against the noise of the image, whose part is known to some 10 %
+_LEAST_REAL = 0.25
 
 
 @dataclass(frozen=True)
@@ -212,12 +214,15 @@ def _explained(flat, target, rest):
 
 
 def _solved(information, of_noise, pull):
-    """Step, standard errors and undetermined directions of a (2, 2) information matrix, part of which is of noise."""
+    """Step, standard errors and undetermined directions of a (2, 2) information matrix, in which noise of the image
+    would count for structure: it adds to the variance of the pull and nothing to its slope.
+    """
     values, vectors = np.linalg.eigh(information - of_noise)
     false = np.sum(vectors * (of_noise @ vectors), axis=0)
-    known = values > np.maximum(LARGEST_ERROR**-2, false)
+    real = values > _LEAST_REAL * false
+    variance = np.divide(values + false, values**2, out=np.full(2, np.inf), where=real & (values > 0))
+    known = variance < LARGEST_ERROR**2
     step = vectors @ (np.divide(1, values + false, out=np.zeros(2), where=known) * (vectors.T @ pull))
-    variance = np.divide(1, values, out=np.full(2, np.inf), where=values > 0)
     # 0 times infinity: the other axis is as well known as before
     error = np.sqrt(np.sum(np.where(np.abs(vectors) < 1e-12, 0, vectors**2 * variance), axis=1))
     return step, error, vectors.T[~known]
