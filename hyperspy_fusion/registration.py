@@ -31,8 +31,13 @@ _logger = logging.getLogger(__name__)
 
 # exponent on the atomic number in the sum of maps that the image is compared with: see docs/scans.md
 REGISTRATION_GAMMA = 1.7
-# Gaussian in pixels of the HAADF image, without which interpolation smooths it more at half a pixel than at whole ones
-_SMOOTHING = 0.7
+# Gaussians in pixels of the HAADF image: without the first, interpolation smooths noise more at half a pixel than at
+# whole ones; the others are for images whose noise hides their structure
+_SMOOTHINGS = (0.7, 1.5, 3.0)
+# variance of the noise in pixels of the maps over that of white noise
+_CORRELATED = 4.0
+# part of a Gaussian that must lie on pixels of the image: beyond its edges there is nothing to smooth with
+_INSIDE = 0.98
 # what touches a pixel at the ceiling of the detector is too dark by more than this part of it
 _SATURATED_PART = 1e-3
 # pixels in the search for a shift, which takes several arrays of them
@@ -221,12 +226,13 @@ class _Source:
             result[coverage(self.ceiling, placed, self.shape) > _SATURATED_PART] = np.nan
         return result
 
-    def smooth(self, image=None):
+    def smooth(self, sigma, image=None):
         """A function of the shift that has the smoothed image, NaN where it is unknown or saturated."""
         from scipy.ndimage import gaussian_filter
 
-        usable = self.known & ~self.ceiling
-        image = gaussian_filter(self.image if image is None else image, _SMOOTHING)
+        usable = (self.known & ~self.ceiling).astype(np.float64)
+        usable = gaussian_filter(usable, sigma, mode="constant") > _INSIDE
+        image = gaussian_filter(self.image if image is None else image, sigma)
         return partial(self._usable, image, usable)
 
     def _usable(self, image, usable, shift, shape=None):
@@ -246,33 +252,52 @@ class _Source:
             return None
         return sample(-first, shape), first
 
-    def slope_noise(self):
+    def smoothings(self):
+        """Gaussians, in pixels of the image, to try in turn."""
+        # noise that an image was magnified with is of the pixels that it had before
+        steps = np.array([placement.step for placement in self.placed])
+        whole = self.whole(partial(self._usable, self.image, self.known & ~self.ceiling))
+        if steps.max() < 1 and whole is not None:
+            white = estimate_variance(self.image, self.known & ~self.ceiling) * steps.prod()
+            if estimate_variance(whole[0]) > _CORRELATED * white:
+                return np.outer(_SMOOTHINGS, 1 / steps)
+        return _SMOOTHINGS
+
+    def slope_noise(self, sigma):
         """Variance that the noise of the image has in its slopes, by a picture of noise that goes the same way."""
         noise = np.random.default_rng(0).normal(size=self.image.shape)
         to_maps = -np.array([placement.start for placement in self.placed])
-        of_one = [np.nanvar(slope) for slope in slopes(self.smooth(noise), to_maps)]
+        of_one = [np.nanvar(slope) for slope in slopes(self.smooth(sigma, noise), to_maps)]
         return np.nan_to_num(of_one) * estimate_variance(self.image, self.known & ~self.ceiling)
 
 
 def _found_shift(source, maps, mask, gamma):
-    sample = source.smooth()
     reference = _weighted_sum(maps, gamma)
     if mask is not None:
         reference[mask] = np.nan
-    found = find_shift(reference, sample, source.whole(sample), source.slope_noise())
-    if not found.is_found:
-        alike = found.correlation > 0 and len(found.undetermined) == 2
-        why = (
-            "the two have too little structure at these counts"
-            if alike
-            else f"the two are not alike (correlation {found.correlation:.2f})"
-        )
-        raise ValueError(
-            f"No shift of the HAADF image against the maps can be told, for {why}: check that it is the image of this "
-            "scan and that its heavy elements are among the maps, or pass resample=True without register=True, which "
-            "trusts the calibrations."
-        )
+    found = None
+    for sigma in source.smoothings():
+        sample = source.smooth(sigma)
+        other = find_shift(reference, sample, source.whole(sample), source.slope_noise(sigma))
+        if found is None or len(other.undetermined) < len(found.undetermined):
+            found = other
+        if not len(found.undetermined):
+            break
+    _refuse_unfound(found)
     return found
+
+
+def _refuse_unfound(found):
+    if found.is_found:
+        return
+    why = f"the two are not alike (correlation {found.correlation:.2f})"
+    if found.correlation > 0 and len(found.undetermined) == 2:
+        why = "the two have too little structure at these counts"
+    raise ValueError(
+        f"No shift of the HAADF image against the maps can be told, for {why}: check that it is the image of this scan "
+        "and that its heavy elements are among the maps, or pass resample=True without register=True, which trusts the "
+        "calibrations."
+    )
 
 
 def _weighted_sum(maps, gamma):

@@ -89,7 +89,7 @@ def coverage(valid, placements, shape):
     """
     part = np.asarray(valid, dtype=np.float64)
     for axis, (placement, size) in enumerate(zip(placements, shape, strict=True)):
-        part = _means(part, axis, placement, size, degree=1)
+        part = _means(part, axis, placement, size, smooth=False)
         covered = np.diff(placement.edges(size)) * placement.step
         part = part * np.expand_dims(covered, 1 - axis)
     return part
@@ -105,16 +105,27 @@ def filled(image, valid):
     return image[rows, columns]
 
 
-def _means(image, axis, placement, size, degree=None):
+def _means(image, axis, placement, size, smooth=None):
     """Along one axis: differences of the integral, which is known exactly at the edges of the pixels."""
-    from scipy.interpolate import make_interp_spline
-
-    if degree is None:
-        degree = 1 if placement.is_finer or placement.size < 3 else 3
     sums = np.cumsum(np.moveaxis(np.asarray(image, dtype=np.float64), axis, 0), axis=0)
     sums = np.concatenate([np.zeros_like(sums[:1]), sums])
     edges = placement.edges(size)
-    integral = make_interp_spline(np.arange(placement.size + 1.0), sums, k=degree)(edges)
+    smooth = not placement.is_finer and placement.size >= 3 if smooth is None else smooth
+    integral = (_along_spline if smooth else _along_lines)(sums, edges)
     widths = np.diff(edges)[:, None]
     means = np.divide(np.diff(integral, axis=0), widths, out=np.zeros((size, sums.shape[1])), where=widths > 0)
     return np.moveaxis(means, 0, axis)
+
+
+def _along_lines(sums, edges):
+    """Linear between the edges of pixels, as the integral of what is constant in each."""
+    left = np.minimum(edges.astype(int), len(sums) - 2)
+    part = (edges - left)[:, None]
+    return sums[left] * (1 - part) + sums[left + 1] * part
+
+
+def _along_spline(sums, edges):
+    """A cubic spline, the integral of one of second degree."""
+    from scipy.interpolate import make_interp_spline
+
+    return make_interp_spline(np.arange(float(len(sums))), sums, k=3)(edges)

@@ -24,8 +24,8 @@ _TOLERANCE = 1e-3
 # of the mean variance: no pixel counts for more than its square root says
 _LEAST_VARIANCE = 0.05
 _FEWEST_PIXELS = 16
-# structure against the noise of the image, whose part is known to some 10 %
-_LEAST_REAL = 0.25
+# information of structure over that of the noise of the image
+_LEAST_REAL = 1.0
 
 
 @dataclass(frozen=True)
