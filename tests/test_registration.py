@@ -3,7 +3,7 @@
 import hyperspy.api as hs
 import numpy as np
 import pytest
-from helpers import assert_untouched, scan_signals, snapshot
+from helpers import assert_untouched, scan_signals, shared, snapshot
 
 import hyperspy_fusion as hf
 from hyperspy_fusion.data import core_shell, gradient_alloy, psnr
@@ -123,6 +123,21 @@ def test_an_image_that_was_magnified_is_registered_as_it_was_before(scene):
     large = scene.signal(np.kron(haadf.data, np.ones((4, 4))), scale=0.125)
     matched = [hf.match_haadf(image, scene.maps) for image in (haadf, large)]
     np.testing.assert_allclose(matched[0].shift, matched[1].shift, atol=0.05)
+
+
+def test_what_varies_slowly_and_is_in_no_map_does_not_draw_the_shift(scene):
+    """A support whose thickness varies, as bright as the brightest particle."""
+    haadf = scene.shifted()
+    haadf.data += np.linspace(0, 1, haadf.data.shape[0])[:, None] ** 2
+    matched = hf.match_haadf(haadf, scene.maps)
+    assert np.abs(matched.shift - SHIFT).max() < 4 * matched.shift_error.max() < 0.25
+
+
+def test_real_eels_maps_and_their_image_lie_on_each_other():
+    """Features in the middle of this scan coincide; a matrix in no map is half of the image."""
+    haadf, maps = hf.scan([shared(f"data/{name}.hspy") for name in ("CuZn_HAADF", "Cu_map", "Zn_map")])
+    matched = hf.match_haadf(haadf, maps)
+    assert np.abs(matched.shift).max() < 0.3 and matched.shift_error.max() < 0.2
 
 
 def test_noise_of_the_image_is_no_structure():

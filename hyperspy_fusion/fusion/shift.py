@@ -20,10 +20,13 @@ _EVIDENCE = 30.0
 _MAX_STEP = 1.0
 _SLOPE_STEP = 0.25
 _STEPS = 30
-_TOLERANCE = 1e-3
+# a step to end with: absolute, or of the standard error
+_TOLERANCE, _PART_OF_ERROR = 1e-3, 0.03
 # of the mean variance: no pixel counts for more than its square root says
 _LEAST_VARIANCE = 0.05
-_FEWEST_PIXELS = 16
+_FEWEST_PIXELS = 64
+# edge in pixels of the patches whose pulls are compared
+_PATCH = 8
 # information of structure over that of the noise of the image
 _LEAST_REAL = 1.0
 
@@ -39,7 +42,8 @@ class Shift:
     error
         (2,) standard errors, infinite along an axis that the images say nothing about.
     correlation
-        Of the reference with the shifted image, each pixel weighted by the inverse of its variance.
+        Of the reference with the shifted image, each pixel weighted by the inverse of its variance, without what
+        varies slowly over the field.
     evidence
         Twice the log of the likelihood ratio to no correlation at all.
     undetermined
@@ -61,11 +65,12 @@ class Shift:
 def find_shift(reference, sample: Callable, search=None, slope_noise=(0.0, 0.0)) -> Shift:
     """Shift of an image that makes it likest to a reference.
 
-    The reference, in each pixel, is ``a * image + c`` and noise, whose variance is found from the residuals as a
-    linear function of the mean. Weighted least squares in a, c and the shift by Gauss and Newton, which reaches what
-    the counts allow, starts from no shift and from the maximum of the masked normalised cross-correlation
-    (`skimage.registration.phase_cross_correlation`) of the smoothed images; the latter is taken where it is clearly
-    likelier. The mean of a symmetric blur or of another power of the same contrast does not move the result.
+    The reference, in each pixel, is ``a * image + c`` and noise, with a and c that vary slowly over the field. The
+    variance of the noise is found from the residuals as a linear function of the mean. Weighted least squares in a, c
+    and the shift by Gauss and Newton, which reaches what the counts allow, starts from no shift and from the maximum of
+    the masked normalised cross-correlation (`skimage.registration.phase_cross_correlation`) of the smoothed images; the
+    latter is taken where it is clearly likelier. A symmetric blur of one of the two, or another power of the same
+    contrast, does not move the result.
 
     Parameters
     ----------
@@ -153,7 +158,7 @@ def _refined(reference, sample, shift, slope_noise=(0.0, 0.0)):
             break
         step = np.clip(fit.step, -_MAX_STEP, _MAX_STEP)
         shift = shift + step
-        if np.abs(step).max() < _TOLERANCE:
+        if np.all(np.abs(step) < np.maximum(_TOLERANCE, _PART_OF_ERROR * np.minimum(fit.error, LARGEST_ERROR))):
             break
     return shift, fit
 
@@ -161,6 +166,9 @@ def _refined(reference, sample, shift, slope_noise=(0.0, 0.0)):
 @dataclass(frozen=True)
 class _Fit:
     """The fit ``reference = c + a image - a step . gradient``, linear in c, a and a times the step.
+
+    The offset c is a paraboloid and the scale a is a plane: what varies slowly over the field, as the thickness of a
+    support that is no element of the maps does, is no sign of a shift.
 
     Attributes
     ----------
@@ -183,34 +191,45 @@ class _Fit:
         target, level = reference[used], image[used]
         if target.size < _FEWEST_PIXELS or np.ptp(level) == 0 or np.ptp(target) == 0:
             return None
-        flat = np.stack([np.ones_like(level), level])
-        deviation = np.sqrt(_variance(flat, target))
-        flat, slopes, target = flat / deviation, np.stack([s[used] for s in slopes]) / deviation, target / deviation
+        y, x = (2 * places / (n - 1) - 1 for places, n in zip(np.nonzero(used), image.shape, strict=True))
+        plane = np.stack([np.ones_like(y), y, x])
+        offsets = np.concatenate([plane, [y * y, x * y, x * x]])
+        known = np.concatenate([offsets, plane * level])
+        deviation = np.sqrt(_variance(known, target))
+        scale = np.linalg.lstsq((known / deviation).T, target / deviation, rcond=None)[0][len(offsets) :] @ plane
+        slopes = np.stack([scale * s[used] for s in slopes]) / deviation
         # without what offset and scale explain of them
-        slopes, rest = _without(flat, slopes), _without(flat, target)
-        scale = np.linalg.lstsq(flat.T, target, rcond=None)[0][1]
-        of_noise = np.diag(slope_noise) * np.sum(deviation**-2.0)
-        step, error, undetermined = _solved(scale**2 * slopes @ slopes.T, scale**2 * of_noise, -scale * slopes @ rest)
-        correlation = _explained(flat, target, rest) * np.sign(scale)
+        slopes, rest = (_without(known / deviation, values) for values in (slopes, target / deviation))
+        of_noise = np.diag(slope_noise) * np.sum((scale / deviation) ** 2)
+        step, error, undetermined = _solved(slopes @ slopes.T, of_noise, -slopes @ rest)
+        by_offset = np.sum(_without(offsets / deviation, target / deviation) ** 2)
+        correlation = np.sqrt(max(1 - np.sum(rest**2) / by_offset, 0.0)) * np.sign(scale.mean())
+        if not len(undetermined):
+            error = np.maximum(error, _error_of_patches(slopes, rest, used))
         return cls(step, error, correlation, -target.size * np.log1p(-(correlation**2)), undetermined)
 
 
-def _variance(flat, target):
+def _variance(known, target):
     """Of the noise in each pixel, linear in the mean as that of counts is, from the squared residuals."""
-    squares = _without(flat, target) ** 2
-    variance = flat.T @ np.linalg.lstsq(flat.T, squares, rcond=None)[0]
+    squares = _without(known, target) ** 2
+    mean = np.stack([np.ones_like(target), target - _without(known, target)])
+    variance = mean.T @ np.linalg.lstsq(mean.T, squares, rcond=None)[0]
     return np.maximum(variance, _LEAST_VARIANCE * squares.mean())
 
 
 def _without(known, values):
     """What least squares in the rows of ``known`` leave of values (..., n)."""
-    return values - np.linalg.lstsq(known.T, values.T, rcond=None)[0].T @ known
+    basis = np.linalg.qr(known.T)[0]
+    return values - (values @ basis) @ basis.T
 
 
-def _explained(flat, target, rest):
-    """Weighted correlation coefficient: what the image explains beyond an offset."""
-    total = np.sum(_without(flat[:1], target) ** 2)
-    return np.sqrt(max(1 - np.sum(rest**2) / total, 0.0))
+def _error_of_patches(slopes, rest, used):
+    """Standard errors from how the pull of patches scatters: residuals that are no noise pull alike in a patch."""
+    rows, columns = (places // _PATCH for places in np.nonzero(used))
+    patch = rows * (used.shape[1] // _PATCH + 1) + columns
+    pulls = np.stack([np.bincount(patch, slope * rest) for slope in slopes])
+    inverse = np.linalg.inv(slopes @ slopes.T)
+    return np.sqrt(np.diag(inverse @ (pulls @ pulls.T) @ inverse))
 
 
 def _solved(information, of_noise, pull):
