@@ -19,7 +19,7 @@ LARGEST_ERROR = 0.5
 _EVIDENCE = 30.0
 _MAX_STEP = 1.0
 _SLOPE_STEP = 0.25
-_STEPS = 30
+_STEPS = 15
 # a step to end with: absolute, or of the standard error
 _TOLERANCE, _PART_OF_ERROR = 1e-3, 0.03
 # of the mean variance: no pixel counts for more than its square root says
@@ -197,9 +197,10 @@ class _Fit:
         known = np.concatenate([offsets, plane * level])
         deviation = np.sqrt(_variance(known, target))
         scale = np.linalg.lstsq((known / deviation).T, target / deviation, rcond=None)[0][len(offsets) :] @ plane
-        slopes = np.stack([scale * s[used] for s in slopes]) / deviation
+        slopes = [scale * s[used] / deviation for s in slopes]
         # without what offset and scale explain of them
-        slopes, rest = (_without(known / deviation, values) for values in (slopes, target / deviation))
+        *slopes, rest = _without(known / deviation, np.stack([*slopes, target / deviation]))
+        slopes = np.stack(slopes)
         of_noise = np.diag(slope_noise) * np.sum((scale / deviation) ** 2)
         step, error, undetermined = _solved(slopes @ slopes.T, of_noise, -slopes @ rest)
         by_offset = np.sum(_without(offsets / deviation, target / deviation) ** 2)
@@ -211,10 +212,10 @@ class _Fit:
 
 def _variance(known, target):
     """Of the noise in each pixel, linear in the mean as that of counts is, from the squared residuals."""
-    squares = _without(known, target) ** 2
-    mean = np.stack([np.ones_like(target), target - _without(known, target)])
-    variance = mean.T @ np.linalg.lstsq(mean.T, squares, rcond=None)[0]
-    return np.maximum(variance, _LEAST_VARIANCE * squares.mean())
+    rest = _without(known, target)
+    mean = np.stack([np.ones_like(target), target - rest])
+    variance = mean.T @ np.linalg.lstsq(mean.T, rest**2, rcond=None)[0]
+    return np.maximum(variance, _LEAST_VARIANCE * np.mean(rest**2))
 
 
 def _without(known, values):
