@@ -14,8 +14,10 @@ _PUBLIC = {
     "FusedMultiModal": "hyperspy_fusion.model",
     "element_maps": "hyperspy_fusion.maps",
     "fuse": "hyperspy_fusion.model",
+    "match_haadf": "hyperspy_fusion.registration",
+    "scan": "hyperspy_fusion.scans",
 }
-__all__ = ["ElementMaps", "FusedMultiModal", "data", "element_maps", "fuse"]
+__all__ = ["ElementMaps", "FusedMultiModal", "data", "element_maps", "fuse", "match_haadf", "scan"]
 
 
 def __dir__():

@@ -12,6 +12,7 @@ import re
 import sys
 import time
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +51,6 @@ _DEMOS = {
     ),
 }
 
-_HAADF_TITLE = re.compile(r"haadf", re.IGNORECASE)
 # what a shell reports of a command that Ctrl-C ended
 INTERRUPTED = 130
 _BAD_INPUT = (ValueError, TypeError, NotImplementedError, OSError, FloatingPointError)
@@ -126,7 +126,30 @@ def _add_fuse(commands):
         argument_default=argparse.SUPPRESS,
     )
     fuse.add_argument("files", nargs="+", metavar="FILE", help="any file HyperSpy reads")
-    fuse.add_argument("--haadf", default=None, help="file of the HAADF image, or its title in one of the FILEs")
+    fuse.add_argument(
+        "--haadf",
+        default=None,
+        metavar="IMAGE",
+        help="file of the HAADF image, or its title or number in the FILEs, where it is not found by itself",
+    )
+    fuse.add_argument(
+        "--spectrum",
+        default=None,
+        metavar="SPECTRA",
+        help="title or number of the spectrum image in the FILEs, where it is not found by itself",
+    )
+    fuse.add_argument(
+        "--register",
+        action="store_true",
+        default=False,
+        help="find by how much the HAADF image is shifted, and bring it to the pixels of the maps",
+    )
+    fuse.add_argument(
+        "--resample",
+        action="store_true",
+        default=False,
+        help="bring the HAADF image to the pixels of the maps, where its calibration puts it",
+    )
     fuse.add_argument(
         "--elements",
         nargs="+",
@@ -247,13 +270,15 @@ def _fuse(arguments):
     output = _output_path(arguments)
     from hyperspy_fusion import fuse
 
-    source, haadf = _find_scan(arguments.files, arguments.haadf, arguments.elements)
+    source, haadf = _find_scan(arguments.files, arguments.haadf, arguments.elements, arguments.spectrum)
     fused = fuse(
         source,
         haadf,
         elements=arguments.elements,
         xray_lines=arguments.xray_lines,
         method=arguments.method,
+        register=arguments.register,
+        resample=arguments.resample,
         **options,
     )
     fused.save(output, overwrite=arguments.overwrite)
@@ -284,7 +309,7 @@ def _refuse_existing(path, overwrite):
         raise _Refusal(f"{path} exists: give --overwrite to replace it, or another --output.")
 
 
-def _find_scan(files, haadf, elements):
+def _find_scan(files, haadf, elements, spectrum=None):
     """What to fuse, and the HAADF image, among the signals of the files.
 
     Returns
@@ -294,20 +319,37 @@ def _find_scan(files, haadf, elements):
     haadf
         A two-dimensional signal.
     """
+    from hyperspy_fusion.scans import elastic_image, has_spectra, scan
+
     extra = _load(haadf) if haadf is not None and Path(haadf).exists() else []
     if extra:
         # `*.hspy` names the HAADF file too
         files = [file for file in files if Path(file).resolve() != Path(haadf).resolve()] or files
     signals = [signal for file in files for signal in _load(file)]
-    source = _only_one([s for s in signals if _is_stack_or_spectra(s)])
-    shape = None if source is None else _scan_shape(source)
+    hint = _number_or_title(haadf)
     if len(extra) == 1:
-        image = extra[0]
-    else:
-        image = _find_haadf(extra or signals, None if extra else haadf, shape)
-    if source is None:
-        source = _maps([s for s in signals if s is not image and _is_image(s)], elements, several_files=len(files) > 1)
-    return source, image
+        hint, extra = extra[0], []
+    elif extra:
+        hint = elastic_image(extra)
+    with _in_options():
+        if spectrum is not None or has_spectra(signals):
+            image, source = scan(signals, haadf=hint, spectrum=_number_or_title(spectrum))
+            return source, image
+        image = elastic_image(signals, hint)
+    return _maps([s for s in signals if s is not image and _is_image(s)], elements, several_files=len(files) > 1), image
+
+
+def _number_or_title(text):
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+@contextmanager
+def _in_options():
+    """Refusals name options of the command instead of keywords."""
+    try:
+        yield
+    except ValueError as error:
+        raise _Refusal(re.sub(r"\b(haadf|spectrum)=", r"--\1", str(error))) from error
 
 
 def _load(file):
@@ -337,52 +379,9 @@ def _title(signal):
     return signal.metadata.get_item("General.title", "")
 
 
-def _dimensions(signal):
-    return signal.axes_manager.navigation_dimension, signal.axes_manager.signal_dimension
-
-
 def _is_image(signal):
-    return _dimensions(signal) in ((0, 2), (2, 0))
-
-
-def _is_stack_or_spectra(signal):
-    return _dimensions(signal) in ((1, 2), (2, 1), (3, 0))
-
-
-def _scan_shape(source):
-    """``(nx, ny)`` of the scan of a spectrum image or of a stack of maps."""
-    manager = source.axes_manager
-    return manager.signal_shape if manager.signal_dimension == 2 else manager.navigation_shape[:2]
-
-
-def _image_shape(image):
-    return image.axes_manager.signal_shape or image.axes_manager.navigation_shape
-
-
-def _only_one(sources):
-    if len(sources) > 1:
-        raise _Refusal(
-            f"the files hold {len(sources)} spectrum images or stacks of maps ({_titles(sources)}): "
-            "give the file of one of them, or save the one to fuse with HyperSpy first."
-        )
-    return sources[0] if sources else None
-
-
-def _find_haadf(signals, title, shape):
-    """The image of the scan's shape with this title, or with HAADF in its title."""
-    images = [s for s in signals if _is_image(s) and (shape is None or _image_shape(s) == shape)]
-    if title is None:
-        found = [s for s in images if _HAADF_TITLE.search(_title(s))]
-    else:
-        found = [s for s in images if _title(s) == title]
-    if len(found) == 1:
-        return found[0]
-    wanted = "titled HAADF" if title is None else f"titled {title!r}, which is not a file either"
-    size = "" if shape is None else f" of the scan's {shape[0]} x {shape[1]} pixels"
-    raise _Refusal(
-        f"{len(found) or 'no'} images{size} are {wanted}: give --haadf the file of the HAADF image, "
-        f"or the title of one of the images in the files ({_titles(images) or 'there is none'})."
-    )
+    manager = signal.axes_manager
+    return (manager.navigation_dimension, manager.signal_dimension) in ((0, 2), (2, 0))
 
 
 def _maps(images, elements, several_files):
@@ -394,7 +393,3 @@ def _maps(images, elements, several_files):
         return [by_title[element] for element in elements]
     named = [image for image in images if _title(image) in exspy.material.elements]
     return named if named and not several_files else images
-
-
-def _titles(signals):
-    return ", ".join(repr(_title(signal)) for signal in signals)

@@ -6,14 +6,13 @@ import re
 import numpy as np
 
 from hyperspy_fusion import grids
+from hyperspy_fusion.detectors import is_detector_title
 
 # "Cu_L3", "Fe_Ka"; with a space or hyphen only when a family follows ("Fe Kα1"): "C K" may be two elements
 _LINE_IN_TITLE = re.compile(
     r"(?<![A-Za-z])([A-Z][a-z]?)(?:_[KLMNO][a-zαβ\d]*|[ -][KLM](?:[abαβ]\d*|\d+))(?![A-Za-z\d])"
 )
 
-# "HAADF", "Gatan HAADF", "DF4", "BF", ...
-_DETECTOR_TITLE = re.compile(r"(?<![A-Za-z])(?:HAA|LAA|MAA|A)?[BD]F(?![A-Za-z])", re.IGNORECASE)
 # once; older files of a fit of the result of a fit have it twice
 _TITLE_OF_FUSED = re.compile(r"^(Fused maps( of |$))+")
 
@@ -331,7 +330,7 @@ def _claims(metadata):
 def refuse_detector_images(nodes, alone):
     """Raise ValueError where one of the maps is titled like a HAADF image, and nothing says that it is a map."""
     for i, node in enumerate(nodes):
-        if node is None or _claims(node) or not _DETECTOR_TITLE.search(title_of(node)):
+        if node is None or _claims(node) or not is_detector_title(title_of(node)):
             continue
         problem = "haadf and maps look swapped" if alone else "the HAADF image looks to be among the maps"
         raise ValueError(

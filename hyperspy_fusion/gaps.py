@@ -56,7 +56,7 @@ def mask_array(mask, axes):
     if mask is None:
         return None
     if hasattr(mask, "axes_manager"):
-        check_same_shape(axes, spatial_axes(mask), "the maps", "the mask")
+        check_same_shape(axes, spatial_axes(mask), "the maps", "the mask", by_keyword=False)
         mask = image_array(mask)
     mask = np.array(mask)
     if mask.dtype != bool:

@@ -7,6 +7,8 @@ from contextvars import ContextVar
 
 import numpy as np
 
+from hyperspy_fusion.fusion.resampling import Placement
+
 _logger = logging.getLogger(__name__)
 
 # half a pixel over the field of view is what an unregistered scan cannot show anyway
@@ -16,6 +18,10 @@ SILENT_PIXELS = 0.5
 SAME_SCAN_RTOL = 0.05
 # of a distance in pixels
 _ROUNDING = 1e-6
+_BY_KEYWORD = (
+    "pass resample=True to bring the HAADF image to the pixels of the maps, or register=True to find its shift as "
+    "well; or "
+)
 
 # names of an axis along which one map follows another
 STACK_AXES = ("element", "stack_element")
@@ -243,7 +249,7 @@ def check_same_scan(map_axes, haadf_axes, *, maps="the maps", haadf="the HAADF i
     ValueError
         Other shapes, pixel sizes that differ by more than 5 %, and two maps of different areas.
     """
-    check_same_shape(map_axes, haadf_axes, maps, haadf, one_map)
+    check_same_shape(map_axes, haadf_axes, maps, haadf, one_map, by_keyword=not one_map)
     found = [_compare_pixel(m, h, maps, haadf) for m, h in zip(map_axes, haadf_axes, strict=True)]
     found.append(_compare_areas(map_axes, haadf_axes, maps, haadf, one_map))
     # y and x usually say the same
@@ -253,8 +259,8 @@ def check_same_scan(map_axes, haadf_axes, *, maps="the maps", haadf="the HAADF i
     return warnings
 
 
-def check_same_shape(map_axes, haadf_axes, maps, haadf, one_map=False):
-    """Raise ValueError, with the line of code that helps, unless both have the same numbers of pixels."""
+def check_same_shape(map_axes, haadf_axes, maps, haadf, one_map=False, by_keyword=True):
+    """Raise ValueError, with the keyword or line of code that helps, unless both have the same numbers of pixels."""
     expected, got = (tuple(axis["size"] for axis in axes) for axes in (map_axes, haadf_axes))
     if expected == got:
         return
@@ -263,7 +269,7 @@ def check_same_shape(map_axes, haadf_axes, maps, haadf, one_map=False):
         raise ValueError(
             f"{capital(haadf)} has {_in_words(haadf_axes)} and {maps} {_in_words(map_axes)} (y, x), so they are not "
             "the same scan: pass the image that was recorded with the maps, or correct the scale of one "
-            "(`axes_manager[...].scale`)."
+            f"(`axes_manager[...].scale`){', or if they overlap pass register=True' if by_keyword else ''}."
         )
     if way == "transpose":
         remedy = f"{haadf} looks transposed, which `.swap_axes(0, 1)` undoes; if it is rotated, turn its data back"
@@ -272,6 +278,8 @@ def check_same_shape(map_axes, haadf_axes, maps, haadf, one_map=False):
         remedy = _how_to_rebin(larger, *(expected if larger == haadf else got)[::-1], only_images)
     else:
         remedy = _how_to_crop(expected, got, maps, haadf)
+    if by_keyword and way != "transpose":
+        remedy = _BY_KEYWORD + remedy
     raise ValueError(
         f"{capital(haadf)} has the shape {got} and {maps} {expected} (y, x), but both must come from the same "
         f"scan: {remedy}."
@@ -327,6 +335,68 @@ def _how_to_crop(expected, got, maps, haadf):
     )
 
 
+def placements(map_axes, haadf_axes, maps="the maps", haadf="the HAADF image"):
+    """
+    Where the pixels of an image lie on those of the maps.
+
+    By scales and offsets, which are of the centres of pixels, where both are calibrated. Where the fields of view are
+    the same (within half a pixel, or within 5 % and with numbers of pixels in a whole proportion) and the offsets
+    too, the edges of the fields are taken for the same: a file may have the offset of the edge or none. Without
+    calibrations the fields are taken for the same if the shapes are in proportion.
+
+    Parameters
+    ----------
+    map_axes, haadf_axes : list of dict
+        What `spatial_axes` returns.
+    maps, haadf : str
+        What to call the two in messages.
+
+    Returns
+    -------
+    list of Placement
+        Of y and of x.
+
+    Raises
+    ------
+    ValueError
+        Nothing tells where the pixels lie, the image is mirrored or looks transposed.
+    """
+    pairs = list(zip(map_axes, haadf_axes, strict=True))
+    expected, got = (tuple(axis["size"] for axis in axes) for axes in (map_axes, haadf_axes))
+    if got != expected and _way_to_same_shape(map_axes, haadf_axes, expected, got) == "transpose":
+        check_same_shape(map_axes, haadf_axes, maps, haadf)
+    if all(_comparable(m, h) for m, h in pairs):
+        return [_calibrated_placement(m, h, maps, haadf) for m, h in pairs]
+    steps = np.divide(expected, got)
+    if abs(steps[0] / steps[1] - 1) > SAME_SCAN_RTOL:
+        raise ValueError(
+            f"{capital(haadf)} has the shape {got} and {maps} {expected} (y, x), in no proportion, and their pixel "
+            "sizes cannot be compared: set scale and units of both (`axes_manager[...].scale`)."
+        )
+    return [Placement(h["size"], step, 0.0) for (_, h), step in zip(pairs, steps, strict=True)]
+
+
+def _calibrated_placement(m, h, maps, haadf):
+    step = _ratio(h, m)
+    if step < 0:
+        raise ValueError(
+            f"The axis {h['name']} of {haadf} runs against that of {maps}: turn the data and the sign of the scale."
+        )
+    same_field = _is_same_field(m["size"], h["size"], step)
+    if same_field:
+        step = m["size"] / h["size"]
+    start = (_in_units_of(m, h, "offset") - m["offset"]) / m["scale"] + (1 - step) / 2
+    if same_field and abs(start) <= SILENT_PIXELS + abs(1 - step) / 2 + _ROUNDING:
+        start = 0.0
+    return Placement(h["size"], step, start)
+
+
+def _is_same_field(expected, got, step):
+    """Whether `got` pixels of the width `step` are as wide as the `expected` ones, as far as scales are known."""
+    whole = max(expected, got) % min(expected, got) == 0
+    return abs(step * got - expected) <= SILENT_PIXELS or (whole and abs(step * got / expected - 1) <= SAME_SCAN_RTOL)
+
+
 def is_calibrated(axis):
     """Whether an axis dict has a scale in units that are a unit: not undefined and not pixels."""
     return str(axis["units"]).strip() not in UNCALIBRATED and axis["scale"] != 0
@@ -370,7 +440,8 @@ def _compare_areas(map_axes, haadf_axes, maps, haadf, both_are_maps):
             f"{capital(where)}, so they show different areas: pass maps of one area, or correct the offset of one "
             "(`axes_manager[...].offset`)."
         )
-    return capital(f"{where}; they are taken for the same area: check that they are.")
+    by_keyword = "" if both_are_maps else ", or pass register=True to find the shift"
+    return capital(f"{where}; they are taken for the same area: check that they are{by_keyword}.")
 
 
 def _is_same_pixel(m, h):

@@ -73,6 +73,8 @@ def element_maps(source, elements=None, *, xray_lines=None, edges=None, backgrou
         One of
 
         - a list or tuple of 2-D maps, ``(x, y|)`` as exspy's ``get_lines_intensity`` returns them, or ``(|x, y)``;
+          spectrum images, fitted models and `ElementMaps` may be among them, such as EDS and EELS of one scan, each of
+          other elements: every one is read as if it were alone;
         - a dict ``{"Fe": map}``, whose keys may also be X-ray lines such as "Fe_Ka";
         - a stack of maps ``(n|x, y)`` or ``(x, y, n|)``, also from ``hyperspy.api.stack``, or one map;
         - an EDS spectrum image ``(x, y|E)``: the channels within one FWHM of each X-ray line are added up, as
@@ -234,6 +236,8 @@ def _read(source, elements, xray_lines, edges, background):
         if edges is not None or background is not None:
             raise ValueError("A fitted model has its own edges and no background in its lines: leave these out.")
         return _read_model(source, elements, xray_lines)
+    if isinstance(source, list | tuple) and any(map(_holds_several, source)):
+        return _read_combined(source, elements, xray_lines, edges), ""
     if eels.is_eels(source):
         return _read_eels(source, elements, xray_lines, edges, background)
     if edges is not None:
@@ -288,12 +292,42 @@ def _read_list(signals, elements, alone=False):
     return [_read_map(signal, i + 1, name) for i, (signal, name) in enumerate(zip(signals, names, strict=True))]
 
 
-def _check_map(signal):
-    if grids.is_spectrum_image(signal):
+def _holds_several(source):
+    """Whether a member of a list is read as a list of its own: a spectrum image, a fitted model or an ElementMaps."""
+    from hyperspy.model import BaseModel
+
+    is_stack = getattr(source, "_signal_type", "") == "element_maps" and source.axes_manager.navigation_size > 0
+    return is_stack or grids.is_spectrum_image(source) or isinstance(source, BaseModel)
+
+
+def _read_combined(sources, elements, xray_lines, edges):
+    """Maps of one scan from spectra, models, stacks and maps, each read alone; `elements` are asked of the spectra."""
+    if edges is not None:
         raise ValueError(
-            f"{signal} in the list of maps is a spectrum image: pass it alone, instead of the list, to have "
-            "its maps made."
+            "edges is for one EELS spectrum image: make its maps by element_maps(eels, edges=...), and pass them in "
+            "the list."
         )
+    is_spectra = [grids.is_spectrum_image(source) and hasattr(source, "data") for source in sources]
+    known = {i: element_maps(source, allow_nan=True) for i, source in enumerate(sources) if not is_spectra[i]}
+    if elements is not None:
+        elsewhere = {element for maps in known.values() for element in maps.elements}
+        asked = [element for element in elements if element not in elsewhere]
+        _refuse_unclear(asked, sum(is_spectra))
+    for i, source in enumerate(sources):
+        if is_spectra[i] and (elements is None or asked):
+            known[i] = element_maps(source, None if elements is None else asked, xray_lines=xray_lines)
+    return selected([m for i in sorted(known) for m in _read_stack(known[i], None)], elements)
+
+
+def _refuse_unclear(asked, n):
+    if asked and n > 1:
+        raise ValueError(
+            f"{', '.join(asked)} could be of any of the {n} spectrum images in the list: make the maps of each by "
+            "element_maps, of other elements each, and pass these in the list."
+        )
+
+
+def _check_map(signal):
     grids.check_image(signal)
 
 

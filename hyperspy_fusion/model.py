@@ -14,12 +14,13 @@ from hyperspy_fusion.fusion.alarms import alarms
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import METHODS, settings_for
 from hyperspy_fusion.gaps import is_constant, mask_array
-from hyperspy_fusion.grids import axis_dicts, check_same_scan, image_array, spatial_axes
+from hyperspy_fusion.grids import axis_dicts
 from hyperspy_fusion.known import known_noise
 from hyperspy_fusion.maps import element_maps
 from hyperspy_fusion.methods import HOW, Scan
 from hyperspy_fusion.options import shows_settings
 from hyperspy_fusion.progress import counted, progress
+from hyperspy_fusion.registration import haadf_on_grid
 from hyperspy_fusion.results import Inputs, fused_signal, image_signal, norms
 
 # settings that say how long to iterate; where another one changes, the cost history begins anew
@@ -35,6 +36,8 @@ def fuse(
     xray_lines=None,
     method="published",
     mask=None,
+    register=False,
+    resample=False,
     show_progressbar=None,
     num_workers=None,
     **settings,
@@ -47,7 +50,8 @@ def fuse(
         An EDS spectrum image, a list or stack of maps, a dictionary ``{element: map}``, one map, a fitted exspy
         model or :class:`ElementMaps`; see :func:`hyperspy_fusion.element_maps`. Any unit; not changed.
     haadf : BaseSignal
-        The HAADF image of the same scan, on the same pixels. Not changed.
+        The HAADF image of the same scan, or another incoherent elastic image; on the same pixels unless `register` or
+        `resample` is set. Not changed.
     elements : list of str, optional
         Which elements to take from a spectrum image; the elements of maps that do not name theirs.
     xray_lines : list of str, optional
@@ -59,6 +63,11 @@ def fuse(
     mask : array or BaseSignal of bool, optional
         ``(ny, nx)``, True where a pixel is left out of the data, of maps and HAADF image; for ``"calibrated"``. Pixels
         that are NaN or infinite are left out where they are, saturated ones of the HAADF image as well.
+    register : bool
+        Measure by how much the HAADF image is shifted against the maps, and bring it to their pixels, as
+        :func:`hyperspy_fusion.match_haadf` does; what was done is in ``metadata.Fusion.registration``.
+    resample : bool
+        The same without measuring a shift: the image lies where its calibration puts it.
     show_progressbar : bool, optional
         None follows HyperSpy's preference.
     num_workers : int, optional
@@ -93,7 +102,8 @@ def fuse(
     ['Pt', 'Fe', 'O']
     """
     settings_for(method, settings)  # what is wrong with them is said before spectra are read
-    model = FusedMultiModal(haadf, maps, elements, xray_lines=xray_lines, method=method, mask=mask)
+    grid = {"register": register, "resample": resample}
+    model = FusedMultiModal(haadf, maps, elements, xray_lines=xray_lines, method=method, mask=mask, **grid)
     model.fit(show_progressbar=show_progressbar, num_workers=num_workers, **settings)
     return model._signal(model._data())
 
@@ -105,7 +115,7 @@ class FusedMultiModal:
     ----------
     haadf : BaseSignal
         The HAADF image.
-    maps, elements, xray_lines, method, mask
+    maps, elements, xray_lines, method, mask, register, resample
         As for :func:`hyperspy_fusion.fuse`.
 
     Attributes
@@ -135,17 +145,29 @@ class FusedMultiModal:
     20
     """
 
-    def __init__(self, haadf, maps, elements=None, *, xray_lines=None, method="published", mask=None):
+    def __init__(
+        self,
+        haadf,
+        maps,
+        elements=None,
+        *,
+        xray_lines=None,
+        method="published",
+        mask=None,
+        register=False,
+        resample=False,
+    ):
         settings_for(method, {})
         self.method, self._how = method, HOW[method]
         self.maps = element_maps(maps, elements, xray_lines=xray_lines, allow_nan=self._how.takes_gaps)
-        image = image_array(haadf, allow_nan=self._how.takes_gaps)
-        axes = axis_dicts(self.maps.axes_manager.signal_axes, self.maps)
-        self._input_warnings = list(self.maps.metadata.get_item("Element_maps.warnings", default=[]))
-        self._input_warnings += check_same_scan(axes, spatial_axes(haadf))
-        self.haadf = image_signal(image.copy(), self.maps, haadf.metadata.General.title)
+        mask = mask_array(mask, axis_dicts(self.maps.axes_manager.signal_axes, self.maps))
+        image, self._registration, about_grid = haadf_on_grid(
+            haadf, self.maps, register, resample, mask, self._how.takes_gaps
+        )
+        self._input_warnings = list(self.maps.metadata.get_item("Element_maps.warnings", default=[])) + about_grid
+        self.haadf = image_signal(image, self.maps, haadf.metadata.General.title)
         self.elements = self.maps.elements
-        self._valid, left_out = self._how.find_valid(self.elements, self.maps.data, image, mask_array(mask, axes))
+        self._valid, left_out = self._how.find_valid(self.elements, self.maps.data, image, mask)
         if is_constant([image], [self._valid.haadf]).all():
             raise ValueError(
                 f"The HAADF image {haadf} is constant and says nothing about the maps: pass that of the scan."
@@ -355,6 +377,7 @@ class FusedMultiModal:
             "atomic_numbers": np.array([atomic_number(e) for e in self.elements]),
             **self._how.describe(setup.problem, result, self._per_element),
             **self._left_out(),
+            **({"registration": self._registration} if self._registration else {}),
             "parameters": parameters,
             **({} if setup.selection is None else {"selection": setup.selection.as_dict()}),
             "cost_history": result.history.as_dict(),

@@ -15,34 +15,36 @@ STOREYS = [
     ("",),  # the package: public names
     ("signals",),
     ("model",),
+    ("registration",),
     ("results", "composition"),
     ("methods",),
     ("maps",),
     ("continuum", "eels", "known"),
     ("spectra",),
+    ("scans",),
     ("elements",),
     ("gaps",),
     ("grids",),
     ("export",),
     ("plot",),
-    ("data", "advice", "progress", "options"),
+    ("data", "advice", "progress", "options", "detectors"),
     ("fusion.selection", "fusion.alarms"),
     ("fusion.mean", "fusion.heldout"),
     ("fusion.monotone", "fusion.primal_dual"),
     ("fusion.solvers",),
-    ("fusion.calibrated",),
+    ("fusion.calibrated", "fusion.shift"),
     ("fusion.problem", "fusion.elastic_fit"),
     ("fusion.elastic",),
     ("fusion.noise", "fusion.regularizers", "fusion.background"),
     ("fusion.kernels",),
-    ("fusion.result", "fusion.settings"),
+    ("fusion.result", "fusion.settings", "fusion.resampling"),
     ("fusion",),  # the package itself: a docstring
 ]
 STOREY = {name: number for number, names in enumerate(STOREYS) for name in names}
 # the only doors to the outside
 HYPERSPY_HOMES = ["", "__main__", "cli", "signals", "model", "results", "maps", "elements", "grids", "export", "data"]
-HYPERSPY_HOMES += ["progress", "composition", "eels", "spectra", "known"]
-HYPERSPY_INSIDE_FUNCTIONS = ("cli", "data", "progress")
+HYPERSPY_HOMES += ["progress", "composition", "eels", "spectra", "known", "scans"]
+HYPERSPY_INSIDE_FUNCTIONS = ("cli", "data", "progress", "scans")
 NUMBA_NAMES = {"njit", "jit", "vectorize", "guvectorize", "stencil", "prange", "jitclass"}
 UNSAFE_FASTMATH = {"nnan", "ninf", "fast"}
 

@@ -18,6 +18,8 @@ def fuse(
     xray_lines=None,
     method="published",
     mask=None,
+    register=False,
+    resample=False,
     show_progressbar=None,
     num_workers=None,
     **settings,
@@ -29,7 +31,7 @@ def fuse(
     Parameters
     ----------
     haadf : BaseSignal
-        The HAADF image of the same scan, on the same pixels.
+        The HAADF image of the same scan, on the same pixels unless `register` or `resample` is set.
     elements : list of str, optional
         Which elements to take from a spectrum image; the elements of maps that do not name theirs.
     xray_lines : list of str, optional
@@ -38,6 +40,8 @@ def fuse(
         The method of Schwartz et al., npj Comput. Mater. 8, 16 (2022), or the one that keeps counts as counts.
     mask : array or BaseSignal of bool, optional
         ``(ny, nx)``, True where a pixel is left out of the data; for ``"calibrated"``.
+    register, resample : bool
+        Bring the HAADF image to the pixels of the maps, with its shift measured or without.
     show_progressbar : bool, optional
         None follows HyperSpy's preference.
     num_workers : int, optional
@@ -64,6 +68,8 @@ def fuse(
         xray_lines=xray_lines,
         method=method,
         mask=mask,
+        register=register,
+        resample=resample,
         show_progressbar=show_progressbar,
         num_workers=num_workers,
         **settings,

@@ -1,0 +1,248 @@
+"""By how much one image of a scan is shifted against another, noisy one: from few counts, with its error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+# standard deviation in pixels of the Gaussian before the search: noise hides the peak otherwise
+_SEARCH_SIGMA = 2.0
+# and before the first of the refinements from where the axes put the image, which must reach over some pixels
+_REACH_SIGMA = 3.0
+# no two positions are compared that share less of the field than this part of what they could
+_SEARCH_OVERLAP = 0.5
+# a shift that is known worse than this, in pixels, is not taken
+LARGEST_ERROR = 0.5
+# of twice a log-likelihood ratio, for a shift against none and for a position against another
+_EVIDENCE = 30.0
+_MAX_STEP = 1.0
+_SLOPE_STEP = 0.25
+_STEPS = 15
+# a step to end with: absolute, or of the standard error
+_TOLERANCE, _PART_OF_ERROR = 1e-3, 0.03
+# of the mean variance: no pixel counts for more than its square root says
+_LEAST_VARIANCE = 0.05
+_FEWEST_PIXELS = 64
+# edge in pixels of the patches whose pulls are compared
+_PATCH = 8
+# information of structure over that of the noise of the image
+_LEAST_REAL = 1.0
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A shift with what speaks for it.
+
+    Attributes
+    ----------
+    shift
+        (2,) along y and x in pixels of the reference, positive towards larger indices.
+    error
+        (2,) standard errors, infinite along an axis that the images say nothing about.
+    correlation
+        Of the reference with the shifted image, each pixel weighted by the inverse of its variance, without what
+        varies slowly over the field.
+    evidence
+        Twice the log of the likelihood ratio to no correlation at all.
+    undetermined
+        (k, 2) unit vectors (y, x) along which the images do not tell the shift; along them it is 0.
+    """
+
+    shift: np.ndarray
+    error: np.ndarray
+    correlation: float
+    evidence: float
+    undetermined: np.ndarray
+
+    @property
+    def is_found(self):
+        """Whether the images are alike and tell the shift in one direction at least."""
+        return self.evidence > _EVIDENCE and self.correlation > 0 and len(self.undetermined) < 2
+
+
+def find_shift(reference, sample: Callable, search=None, slope_noise=(0.0, 0.0)) -> Shift:
+    """Shift of an image that makes it likest to a reference.
+
+    The reference, in each pixel, is ``a * image + c`` and noise, with a and c that vary slowly over the field. The
+    variance of the noise is found from the residuals as a linear function of the mean. Weighted least squares in a, c
+    and the shift by Gauss and Newton, which reaches what the counts allow, starts from no shift and from the maximum of
+    the masked normalised cross-correlation (`skimage.registration.phase_cross_correlation`) of the smoothed images; the
+    latter is taken where it is clearly likelier. A symmetric blur of one of the two, or another power of the same
+    contrast, does not move the result.
+
+    Parameters
+    ----------
+    reference
+        (ny, nx) such as the Z-weighted sum of maps; NaN where there is nothing.
+    sample
+        Function of a shift (y, x) in pixels that returns the image there on the pixels of the reference, NaN where it
+        does not reach.
+    search
+        The image on a grid of the same pixel size as a whole, NaN where there is none, and the position (y, x) of its
+        first pixel on the reference, for the search; None searches only near no shift.
+    slope_noise
+        (2,) variance that the noise of the image has in its `slopes` along y and x. What looks like structure and is
+        no more than that does not tell a shift.
+
+    Returns
+    -------
+    Shift
+    """
+    smooth = _smoothed(reference, _REACH_SIGMA)
+    start, _ = _refined(smooth, lambda t: _smoothed(sample(t), _REACH_SIGMA), np.zeros(2))
+    starts = [start, np.zeros(2)] + ([] if search is None else [searched_shift(reference, *search)])
+    found = [_measured(reference, sample, start, slope_noise) for start in starts]
+    best = found[0]
+    for other in found[1:]:
+        if other.evidence > best.evidence + (_EVIDENCE if _far(other, best) else 0):
+            best = other
+    return best
+
+
+def slopes(sample, shift):
+    """Derivatives of ``sample`` along y and x at a shift, by moving it: differences of pixels see stairs at an edge."""
+    steps = _SLOPE_STEP * np.eye(2)
+    return [(sample(shift - step) - sample(shift + step)) / (2 * _SLOPE_STEP) for step in steps]
+
+
+def searched_shift(reference, image, position):
+    """Whole pixels by which an image, whose first pixel is at ``position``, is likest to a reference."""
+    from skimage.registration import phase_cross_correlation
+
+    shape = np.maximum(reference.shape, image.shape)
+    masks = [_padded(np.isfinite(a), shape) for a in (reference, image)]
+    images = [_padded(np.nan_to_num(_smoothed(a, _SEARCH_SIGMA)), shape) for a in (reference, image)]
+    moved, *_ = phase_cross_correlation(
+        *images, reference_mask=masks[0], moving_mask=masks[1], overlap_ratio=_SEARCH_OVERLAP
+    )
+    return np.asarray(moved, dtype=float) - np.asarray(position)
+
+
+def _far(one, other):
+    return np.abs(one.shift - other.shift).max() > 1
+
+
+def _padded(array, shape):
+    return np.pad(array, [(0, n - m) for n, m in zip(shape, array.shape, strict=True)])
+
+
+def _smoothed(image, sigma):
+    """A Gaussian over the pixels that are there; NaN where there are none."""
+    from scipy.ndimage import gaussian_filter
+
+    valid = np.isfinite(image)
+    weight = gaussian_filter(valid.astype(float), sigma, mode="constant")
+    smooth = gaussian_filter(np.where(valid, image, 0.0), sigma, mode="constant")
+    return np.where(valid, smooth / np.maximum(weight, 1e-9), np.nan)
+
+
+def _measured(reference, sample, start, slope_noise):
+    """`Shift` from a start; what the images do not determine is set to 0, and the rest found again."""
+    shift, state = _refined(reference, sample, start, slope_noise)
+    if state is not None and len(state.undetermined):
+        free = state.undetermined
+        shift, state = _refined(reference, sample, shift - free.T @ (free @ shift), slope_noise)
+    if state is None:
+        return Shift(np.zeros(2), np.full(2, np.inf), 0.0, 0.0, np.eye(2))
+    return Shift(shift, state.error, state.correlation, state.evidence, state.undetermined)
+
+
+def _refined(reference, sample, shift, slope_noise=(0.0, 0.0)):
+    """Gauss and Newton from a start; the shift and the `_Fit` there, None where the images share too little."""
+    fit = None
+    for _ in range(_STEPS):
+        fit = _Fit.of(reference, sample(shift), slopes(sample, shift), slope_noise)
+        if fit is None:
+            break
+        step = np.clip(fit.step, -_MAX_STEP, _MAX_STEP)
+        shift = shift + step
+        if np.all(np.abs(step) < np.maximum(_TOLERANCE, _PART_OF_ERROR * np.minimum(fit.error, LARGEST_ERROR))):
+            break
+    return shift, fit
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """The fit ``reference = c + a image - a step . gradient``, linear in c, a and a times the step.
+
+    The offset c is a paraboloid and the scale a is a plane: what varies slowly over the field, as the thickness of a
+    support that is no element of the maps does, is no sign of a shift.
+
+    Attributes
+    ----------
+    step
+        (2,) to the best shift, 0 in directions in which it is not determined.
+    error, correlation, evidence, undetermined
+        As of `Shift`, at the present shift.
+    """
+
+    step: np.ndarray
+    error: np.ndarray
+    correlation: float
+    evidence: float
+    undetermined: np.ndarray
+
+    @classmethod
+    def of(cls, reference, image, slopes, slope_noise):
+        """None where the two share too few pixels, or are flat there."""
+        used = np.isfinite(reference + image + sum(slopes))
+        target, level = reference[used], image[used]
+        if target.size < _FEWEST_PIXELS or np.ptp(level) == 0 or np.ptp(target) == 0:
+            return None
+        y, x = (2 * places / (n - 1) - 1 for places, n in zip(np.nonzero(used), image.shape, strict=True))
+        plane = np.stack([np.ones_like(y), y, x])
+        offsets = np.concatenate([plane, [y * y, x * y, x * x]])
+        known = np.concatenate([offsets, plane * level])
+        deviation = np.sqrt(_variance(known, target))
+        scale = np.linalg.lstsq((known / deviation).T, target / deviation, rcond=None)[0][len(offsets) :] @ plane
+        slopes = [scale * s[used] / deviation for s in slopes]
+        # without what offset and scale explain of them
+        *slopes, rest = _without(known / deviation, np.stack([*slopes, target / deviation]))
+        slopes = np.stack(slopes)
+        of_noise = np.diag(slope_noise) * np.sum((scale / deviation) ** 2)
+        step, error, undetermined = _solved(slopes @ slopes.T, of_noise, -slopes @ rest)
+        by_offset = np.sum(_without(offsets / deviation, target / deviation) ** 2)
+        correlation = np.sqrt(max(1 - np.sum(rest**2) / by_offset, 0.0)) * np.sign(scale.mean())
+        if not len(undetermined):
+            error = np.maximum(error, _error_of_patches(slopes, rest, used))
+        return cls(step, error, correlation, -target.size * np.log1p(-(correlation**2)), undetermined)
+
+
+def _variance(known, target):
+    """Of the noise in each pixel, linear in the mean as that of counts is, from the squared residuals."""
+    rest = _without(known, target)
+    mean = np.stack([np.ones_like(target), target - rest])
+    variance = mean.T @ np.linalg.lstsq(mean.T, rest**2, rcond=None)[0]
+    return np.maximum(variance, _LEAST_VARIANCE * np.mean(rest**2))
+
+
+def _without(known, values):
+    """What least squares in the rows of ``known`` leave of values (..., n)."""
+    basis = np.linalg.qr(known.T)[0]
+    return values - (values @ basis) @ basis.T
+
+
+def _error_of_patches(slopes, rest, used):
+    """Standard errors from how the pull of patches scatters: residuals that are no noise pull alike in a patch."""
+    rows, columns = (places // _PATCH for places in np.nonzero(used))
+    patch = rows * (used.shape[1] // _PATCH + 1) + columns
+    pulls = np.stack([np.bincount(patch, slope * rest) for slope in slopes])
+    inverse = np.linalg.inv(slopes @ slopes.T)
+    return np.sqrt(np.diag(inverse @ (pulls @ pulls.T) @ inverse))
+
+
+def _solved(information, of_noise, pull):
+    """Step, standard errors and undetermined directions of a (2, 2) information matrix, in which noise of the image
+    would count for structure: it adds to the variance of the pull and nothing to its slope.
+    """
+    values, vectors = np.linalg.eigh(information - of_noise)
+    false = np.sum(vectors * (of_noise @ vectors), axis=0)
+    real = values > _LEAST_REAL * false
+    variance = np.divide(values + false, values**2, out=np.full(2, np.inf), where=real & (values > 0))
+    known = variance < LARGEST_ERROR**2
+    step = vectors @ (np.divide(1, values + false, out=np.zeros(2), where=known) * (vectors.T @ pull))
+    # 0 times infinity: the other axis is as well known as before
+    error = np.sqrt(np.sum(np.where(np.abs(vectors) < 1e-12, 0, vectors**2 * variance), axis=1))
+    return step, error, vectors.T[~known]

@@ -1,0 +1,391 @@
+"""A HAADF image on other pixels than the maps: brought to theirs when asked, and only then."""
+
+import hyperspy.api as hs
+import numpy as np
+import pytest
+from helpers import assert_untouched, scan_signals, shared, snapshot
+
+import hyperspy_fusion as hf
+from hyperspy_fusion.data import core_shell, gradient_alloy, psnr
+
+FINE, SHIFT = 20, (1.3, -0.7)
+
+
+# ---- a scan whose truth is known at every shift -----------------------------------------------------
+
+
+def blocks(image, n):
+    """Means over blocks of n by n pixels: no part of what is tested."""
+    *rest, ny, nx = image.shape
+    return image.reshape(*rest, ny // n, n, nx // n, n).mean(axis=(-3, -1))
+
+
+def image_of(data, scale=1.0, offset=(0.0, 0.0), units="nm"):
+    axes = [
+        {"name": k, "size": s, "scale": scale, "offset": o, "units": units}
+        for k, s, o in zip("yx", data.shape, offset, strict=True)
+    ]
+    return hs.signals.Signal2D(data, axes=axes, metadata={"General": {"title": "HAADF"}})
+
+
+class Scene:
+    """The phantom in 20 by 20 points per pixel of the maps, and what is scanned of it."""
+
+    def __init__(self, n, counts, seed):
+        phantom = core_shell((n * FINE, n * FINE), counts=counts, haadf_snr=np.inf)
+        self.n, self.haadf, self.elements = n, phantom.haadf, phantom.elements
+        self.truth = blocks(phantom.truth, FINE)
+        self.rng = np.random.default_rng(seed)
+        counts = self.rng.poisson(self.truth).astype("u2")
+        self.maps = [self.signal(m, e) for m, e in zip(counts, self.elements, strict=True)]
+
+    def aligned(self, snr=200):
+        image = blocks(self.haadf, FINE)
+        return self.signal(image + self.rng.normal(0, 1 / snr, image.shape))
+
+    def shifted(self, finer=4, margin=0.025, shift=SHIFT, snr=50):
+        """Of the middle of the scan, in pixels that are finer; its axes put it `shift` pixels off."""
+        edge, size = round(margin * self.n) * FINE, FINE // finer
+        top, left = (edge + round(s * FINE) for s in shift)
+        n = (self.n * FINE - 2 * edge) // size * size
+        image = blocks(self.haadf[top : top + n, left : left + n], size)
+        scale = 0.5 / finer
+        first = edge / FINE * 0.5 + (scale - 0.5) / 2
+        return self.signal(image + self.rng.normal(0, 1 / snr, image.shape), "HAADF", scale, first)
+
+    def signal(self, data, title="HAADF", scale=0.5, offset=0.0):
+        signal = image_of(data, scale, (offset, offset))
+        signal.metadata.General.title = title
+        return signal
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return Scene(64, counts=4, seed=0)
+
+
+# ---- the shift of a phantom -------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_finer_shifted_cropped_image_at_4_counts_is_registered_and_costs_little():
+    """The image of the phantom 4 times finer, off by (1.3, -0.7) pixels and 5 % smaller, at 4 peak counts."""
+    scene = Scene(96, counts=4, seed=0)
+    haadf, aligned = scene.shifted(), scene.aligned()
+    matched = hf.match_haadf(haadf, scene.maps)
+    assert np.abs(matched.shift - SHIFT).max() < 0.1
+    assert np.abs(matched.shift - SHIFT).max() < 4 * matched.shift_error.max() < 0.2
+    known = np.isfinite(matched.haadf.data)
+    settings = {"method": "calibrated", "tol": 1e-3}
+
+    def score(fused):
+        return np.array([psnr(m[known], t[known]) for m, t in zip(fused.data, scene.truth, strict=True)])
+
+    best = score(hf.fuse(scene.maps, aligned, **settings))
+    loss = best - score(hf.fuse(scene.maps, haadf, register=True, **settings))
+    assert loss.mean() < 0.3
+    # it is worth it
+    assert (best - score(hf.fuse(scene.maps, haadf, resample=True, **settings)) > loss + 1).all()
+
+
+@pytest.mark.parametrize(
+    "finer, shift, snr", [(4, (0, 0), 50), (2, (3.4, -5.2), 50), (1, (0.5, -0.5), 50), (1, (1.3, -0.7), 8)]
+)
+def test_the_shift_is_found_at_any_pixel_size(scene, finer, shift, snr):
+    matched = hf.match_haadf(scene.shifted(finer, margin=0.1, shift=shift, snr=snr), scene.maps)
+    assert np.abs(matched.shift - shift).max() < 4 * matched.shift_error.max() < 0.3
+    assert 0.5 < matched.overlap < 0.7 and matched.correlation > 0.7
+
+
+def test_a_coarser_image_is_registered_and_interpolated(scene, caplog):
+    coarse = scene.shifted(1).rebin(scale=(2, 2))
+    coarse.data /= 4
+    matched = hf.match_haadf(coarse, scene.maps)
+    assert np.abs(matched.shift - SHIFT).max() < 0.25
+    assert "interpolated, its pixels being 2 x 2" in matched.sentence
+    assert "coarser than the maps by 2" in caplog.text
+
+
+def test_the_noise_of_the_image_does_not_draw_the_shift_to_whole_pixels(scene):
+    """At half a pixel interpolation smooths most, and a smoother image is liker to anything."""
+    shift, errors = (0.3, -0.3), []
+    maps = [
+        scene.signal(np.random.default_rng(9).poisson(t * 100), e)
+        for t, e in zip(scene.truth, ("Pt", "Fe", "O"), strict=True)
+    ]
+    for _ in range(4):
+        errors.append(hf.match_haadf(scene.shifted(1, shift=shift, snr=10), maps).shift - shift)
+    assert np.abs(np.mean(errors, axis=0)).max() < 0.04
+
+
+def test_an_image_that_was_magnified_is_registered_as_it_was_before(scene):
+    haadf = scene.aligned(snr=20)
+    large = scene.signal(np.kron(haadf.data, np.ones((4, 4))), scale=0.125)
+    matched = [hf.match_haadf(image, scene.maps) for image in (haadf, large)]
+    np.testing.assert_allclose(matched[0].shift, matched[1].shift, atol=0.05)
+
+
+def test_what_varies_slowly_and_is_in_no_map_does_not_draw_the_shift(scene):
+    """A support whose thickness varies, as bright as the brightest particle."""
+    haadf = scene.shifted()
+    haadf.data += np.linspace(0, 1, haadf.data.shape[0])[:, None] ** 2
+    matched = hf.match_haadf(haadf, scene.maps)
+    assert np.abs(matched.shift - SHIFT).max() < 4 * matched.shift_error.max() < 0.25
+
+
+def test_real_eels_maps_and_their_image_lie_on_each_other():
+    """Features in the middle of this scan coincide; a matrix in no map is half of the image."""
+    haadf, maps = hf.scan([shared(f"data/{name}.hspy") for name in ("CuZn_HAADF", "Cu_map", "Zn_map")])
+    matched = hf.match_haadf(haadf, maps)
+    assert np.abs(matched.shift).max() < 0.3 and matched.shift_error.max() < 0.2
+
+
+def test_noise_of_the_image_is_no_structure():
+    """Nothing but slopes: the image tells a shift by its noise alone."""
+    maps, haadf = gradient_alloy((64, 64), counts=1000, haadf_snr=20).signals()
+    try:
+        assert not (hf.match_haadf(haadf, maps).shift_error < 0.5).all()
+    except ValueError as error:
+        assert "too little structure" in str(error)
+
+
+@pytest.mark.parametrize("snr", [3, 6])
+def test_a_noisy_image_is_registered_by_what_noise_leaves(scene, snr):
+    matched = hf.match_haadf(scene.shifted(1, snr=snr), scene.maps)
+    assert np.abs(matched.shift - SHIFT).max() < 4 * matched.shift_error.max() < 0.6
+
+
+@pytest.mark.parametrize("gamma", [1.0, 2.2])
+def test_the_exponent_hardly_matters(scene, gamma):
+    haadf = scene.shifted()
+    shifts = [hf.match_haadf(haadf, scene.maps, gamma=g).shift for g in (1.7, gamma)]
+    np.testing.assert_allclose(*shifts, atol=0.05)
+
+
+def test_another_offset_of_the_file_is_found_too(scene):
+    haadf = scene.shifted()
+    for axis in haadf.axes_manager.signal_axes:
+        axis.offset += 1000.0
+    matched = hf.match_haadf(haadf, scene.maps)
+    np.testing.assert_allclose(matched.shift, np.array(SHIFT) - 2000, atol=0.2)
+    with pytest.raises(ValueError, match="covers no pixel of the maps where their axes put it: pass register=True"):
+        hf.match_haadf(haadf, scene.maps, register=False)
+
+
+def test_masked_and_missing_pixels_do_not_take_part(scene):
+    haadf, mask = scene.shifted(), np.zeros((64, 64), bool)
+    haadf.data[:40, :40] = np.nan
+    mask[40:, 40:] = True
+    maps = [m.deepcopy() for m in scene.maps]
+    for m in maps:
+        m.data[mask] = 60000
+    matched = hf.match_haadf(haadf, maps, mask=mask)
+    assert np.abs(matched.shift - SHIFT).max() < 4 * matched.shift_error.max() < 0.3
+
+
+def test_an_image_of_another_scan_is_refused(scene):
+    other = scene.signal(scene.aligned().data[::-1, ::-1].T.copy())
+    noise = scene.signal(np.random.default_rng(0).normal(size=(64, 64)))
+    with pytest.raises(ValueError, match="No shift of the HAADF image against the maps can be told, for the two"):
+        hf.match_haadf(noise, scene.maps)
+    # particles are like particles: a correlation to look at
+    assert hf.match_haadf(other, scene.maps).correlation < hf.match_haadf(scene.aligned(), scene.maps).correlation - 0.1
+
+
+# ---- where the axes put it --------------------------------------------------------------------------
+
+
+def maps_of(n=8, scale=1.0, offset=0.0, units="nm"):
+    maps, _ = scan_signals(n, n)
+    for m in maps:
+        for axis in m.axes_manager.signal_axes:
+            axis.scale, axis.offset, axis.units = scale, offset, units
+    return maps
+
+
+def placed(image, maps):
+    return hf.match_haadf(image, maps, register=False)
+
+
+@pytest.mark.parametrize("offset", [0.0, -0.375, 0.375])
+def test_the_same_field_begins_at_the_same_edge_whatever_the_offset_is_of(offset):
+    """An offset of 0, of the centre of the first pixel, and of the edge."""
+    data = np.random.default_rng(0).random((32, 32))
+    expected = data.reshape(8, 4, 8, 4).mean(axis=(1, 3))
+    np.testing.assert_allclose(placed(image_of(data, 0.25, (offset, offset)), maps_of()).haadf.data, expected)
+
+
+def test_the_mean_over_pixels_is_that_of_rebin():
+    """HyperSpy adds up, and puts offsets at the centres of pixels, as is done here."""
+    fine = image_of(np.random.default_rng(0).random((32, 32)), 0.25, (3.0, -2.0))
+    coarse = fine.rebin(scale=(4, 4))
+    maps = maps_of()
+    for m in maps:
+        for name in "yx":
+            m.axes_manager[name].offset = coarse.axes_manager[name].offset
+    result = placed(fine, maps).haadf
+    np.testing.assert_allclose(result.data, coarse.data / 16)
+    assert [a.offset for a in result.axes_manager.signal_axes] == [a.offset for a in coarse.axes_manager.signal_axes]
+    cropped = placed(fine.isig[8:, 4:-4], maps).haadf.data
+    np.testing.assert_allclose(cropped[1:-1, 2:], result.data[1:-1, 2:])
+    assert np.isnan(cropped[:, :2]).all() and np.isnan(cropped[[0, -1]]).all()
+
+
+def test_units_are_converted():
+    data = np.random.default_rng(0).random((8, 8))
+    result = placed(image_of(data, 0.001, (0.002, 0.0), "µm"), maps_of()).haadf.data
+    np.testing.assert_allclose(result[2:], data[:-2])
+    assert np.isnan(result[:2]).all()
+
+
+@pytest.mark.parametrize("units", ["", "px"])
+def test_without_calibration_proportional_shapes_are_the_same_field(units):
+    data = np.random.default_rng(0).random((16, 16))
+    result = placed(image_of(data, 1.0, units=units), maps_of())
+    np.testing.assert_allclose(result.haadf.data, data.reshape(8, 2, 8, 2).mean(axis=(1, 3)))
+    with pytest.raises(ValueError, match="in no proportion, .* set scale and units of both"):
+        placed(image_of(data[:10], units=units), maps_of())
+
+
+def test_mirrored_and_transposed_images_are_refused():
+    with pytest.raises(ValueError, match="runs against that of the maps"):
+        placed(image_of(np.ones((16, 16)), -0.5), maps_of())
+    with pytest.raises(ValueError, match="looks transposed"):
+        placed(image_of(np.random.default_rng(0).random((15, 12)), units=""), scan_signals()[0])
+
+
+def test_saturated_and_dead_pixels_are_left_out():
+    data = np.random.default_rng(0).random((32, 32))
+    data[:4, :4] = data[8, 8] = 2.0  # a pile at the ceiling of the detector
+    data[20:24, 20:22] = np.nan
+    data[28, 28] = np.nan
+    result = placed(image_of(data, 0.25), maps_of()).haadf.data
+    missing = np.zeros((8, 8), bool)
+    # one saturated pixel makes the mean too dark; half of one is missing; one dead pixel in 16 is not
+    missing[0, 0] = missing[2, 2] = missing[5, 5] = True
+    np.testing.assert_array_equal(np.isnan(result), missing)
+
+
+# ---- in a fit ---------------------------------------------------------------------------------------
+
+
+CALIBRATED = {"method": "calibrated", "regularization": "directional", "max_iter": 20}
+
+
+def finer(haadf):
+    return image_of(np.repeat(np.repeat(haadf.data.astype(float), 2, 0), 2, 1), 1.0)
+
+
+@pytest.fixture
+def signals():
+    maps, haadf = core_shell((32, 32), pixel_size_nm=2.0).signals()
+    return maps, haadf
+
+
+def test_nothing_is_resampled_unasked(signals):
+    maps, haadf = signals
+    with pytest.raises(ValueError, match="pass resample=True .* or register=True"):
+        hf.fuse(maps, finer(haadf))
+    with pytest.raises(ValueError, match="pass resample=True .* or register=True"):
+        hf.fuse(maps, haadf.isig[2:, 2:])
+    far = haadf.deepcopy()
+    far.axes_manager["x"].offset = 10
+    model = hf.FusedMultiModal(far, maps)
+    assert any("pass register=True" in sentence for sentence in model.warnings)
+    np.testing.assert_array_equal(model.haadf.data, haadf.data)
+
+
+@pytest.mark.parametrize("method", ["published", "calibrated"])
+def test_a_finer_image_of_the_same_field_fuses_as_its_mean(signals, method):
+    maps, haadf = signals
+    options = {"method": method, "max_iter": 3}
+    expected = hf.fuse(maps, haadf, **options)
+    image = finer(haadf)
+    before = snapshot(image)
+    fused = hf.fuse(maps, image, resample=True, **options)
+    np.testing.assert_allclose(fused.data, expected.data, rtol=1e-4, atol=1e-4)
+    assert_untouched(image, before)
+    np.testing.assert_allclose(hf.element_maps(maps).fuse(image, resample=True, **options).data, fused.data)
+
+
+def test_what_was_done_is_in_the_metadata_and_is_saved(signals, tmp_path):
+    maps, haadf = signals
+    fused = hf.fuse(maps, haadf.isig[2:, 1:], register=True, **CALIBRATED)
+    fused.save(tmp_path / "fused.hspy")
+    for fit in (fused.metadata.Fusion, hs.load(tmp_path / "fused.hspy").metadata.Fusion):
+        done = fit.registration
+        assert np.abs(done.shift).max() < 0.2 and (done.shift_error < 0.1).all()
+        assert 0.85 < done.overlap < (31 * 30) / 32**2 + 1e-9
+        np.testing.assert_allclose(done.haadf_pixel, 1)
+        assert "was shifted by" in done.sentence and "to match their Z-weighted sum" in done.sentence
+        assert any("HAADF image is known in" in sentence for sentence in fit.warnings)
+    assert not hf.fuse(maps, haadf, max_iter=1).metadata.Fusion.has_item("registration")
+
+
+def test_the_published_method_needs_every_pixel_and_says_how_to_crop(signals):
+    maps, haadf = signals
+    part = haadf.isig[2:, 1:]
+    with pytest.raises(ValueError, match=r"rows 1 to 31 and columns 2 to 31.* pass method='calibrated'") as error:
+        hf.fuse(maps, part, resample=True)
+    assert "`.isig[2:32, 1:32]`" in str(error.value)
+    cropped = [m.isig[2:32, 1:32] for m in maps]
+    assert hf.fuse(cropped, part, resample=True, max_iter=1).data.shape == (3, 31, 30)
+
+
+def test_the_mask_of_the_user_goes_with_it(signals):
+    maps, haadf = signals
+    mask = np.zeros((32, 32), bool)
+    mask[:5] = True
+    model = hf.FusedMultiModal(haadf.isig[1:], maps, method="calibrated", mask=mask, resample=True)
+    assert not model._valid.haadf[:5].any() and not model._valid.haadf[:, 0].any()
+    assert model._valid.haadf[5:, 1:].all() and model._valid.maps[:, 5:].all()
+
+
+# ---- other elastic images ---------------------------------------------------------------------------
+
+
+def bulk_scan(n=32):
+    """EDS of a bulk specimen of two phases in an SEM, and backscattered electrons, finer by 2."""
+    y, x = np.mgrid[:n, :n]
+    inside = (np.hypot(y - n / 2, x - n / 2) < n / 4).astype(float)
+    iron, aluminium = 0.2 + 0.7 * inside, 0.8 - 0.7 * inside
+    rng = np.random.default_rng(0)
+    spectra = hs.signals.Signal1D(rng.poisson(0.02, (n, n, 800)).astype("u2"))
+    energy = {"scale": 0.01, "offset": 0.0, "units": "keV", "name": "Energy"}
+    for axis, options in zip(spectra.axes_manager._axes, ({}, {}, energy), strict=True):
+        for key, value in (options or {"scale": 0.5, "units": "µm"}).items():
+            setattr(axis, key, value)
+    spectra.axes_manager._axes[0].name, spectra.axes_manager._axes[1].name = "height", "width"
+    spectra.set_signal_type("EDS_SEM")
+    spectra.set_microscope_parameters(beam_energy=15.0)
+    spectra.metadata.General.title = "EDX"
+    spectra.data[..., 640] += rng.poisson(6 * iron).astype("u2")
+    spectra.data[..., 149] += rng.poisson(6 * aluminium).astype("u2")
+    coefficient = 0.28 * iron + 0.153 * aluminium
+    electrons = np.repeat(np.repeat(coefficient, 2, 0), 2, 1)
+    image = image_of(electrons + rng.normal(0, 0.002, electrons.shape), 0.25, units="µm")
+    image.metadata.General.title = "BSE"
+    return spectra, image, np.stack([iron, aluminium]) * 6
+
+
+def test_sem_spectra_fuse_with_backscattered_electrons():
+    spectra, image, truth = bulk_scan()
+    scan = hf.scan([image, spectra])
+    assert scan.haadf is image and "gamma about 0.8" in scan.sentence
+    bse, eds = scan
+    options = {"method": "calibrated", "gamma": 0.8, "regularization": "directional"}
+    fused = eds.fuse(bse, elements=["Fe", "Al"], resample=True, **options)
+    assert fused.axes_manager[-1].units == "µm" and fused.elements == ["Fe", "Al"]
+    measured = hf.element_maps(eds, ["Fe", "Al"])
+    for element, true in zip(fused.elements, truth, strict=True):
+        own, raw = (m.get_map(element).data - (m.get_map(element).data.mean() - true.mean()) for m in (fused, measured))
+        assert psnr(own, true) > psnr(raw, true) + 6
+
+
+def test_a_virtual_detector_is_an_image_like_any_other(signals):
+    maps, haadf = signals
+    virtual = image_of(haadf.data, 2.0)
+    virtual.metadata.General.title = "integrated over 20 to 60 mrad"
+    fused = hf.fuse(maps, virtual, gamma=1.5, **CALIBRATED)
+    assert fused.metadata.Fusion.parameters.gamma == 1.5
+    assert fused.metadata.Fusion.haadf_title == "integrated over 20 to 60 mrad"
