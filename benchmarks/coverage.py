@@ -5,7 +5,7 @@
 
 Scans of 64x64 with a HAADF image blurred by 1 pixel, offset by 0.2 and amplified by 3, none of which the method is
 told; counts and image are drawn anew each time and each draw is fitted with default weights, with replicates of its
-own. For each region and element: in how many draws the truth lies within one standard error of the value. By chance alone a
+own. For each region and element: in how many draws the truth lies within one standard error of the value. By chance a
 figure of 200 draws differs from its mean by 3.3 % (one standard deviation). For each element: the root mean square of
 the given errors of pixels over that of the errors made, and by how much the error given to a pixel differs from its
 own root mean square error, on average over the pixels of the specimen.

@@ -34,6 +34,8 @@ class Method:
     ----------
     takes_gaps
         Whether it leaves out pixels: masked ones, and those that are NaN.
+    knows_noise
+        Whether it has a model of the noise, from which the errors of its maps follow.
     find_valid
         Elements, maps, HAADF image and mask to :class:`~hyperspy_fusion.gaps.Valid` and sentences.
     build
@@ -54,6 +56,7 @@ class Method:
     """
 
     takes_gaps: bool
+    knows_noise: bool
     find_valid: Callable
     build: Callable
     solve: Callable
@@ -150,6 +153,7 @@ def _describe_calibrated(problem, result, spread):
 HOW = {
     "published": Method(
         takes_gaps=False,
+        knows_noise=False,
         find_valid=_all_valid,
         build=_build_published,
         solve=_solve_published,
@@ -161,6 +165,7 @@ HOW = {
     ),
     "calibrated": Method(
         takes_gaps=True,
+        knows_noise=True,
         find_valid=find_valid,
         build=_build_calibrated,
         solve=_solve_calibrated,

@@ -15,6 +15,7 @@ STOREYS = [
     ("",),  # the package: public names
     ("signals",),
     ("model",),
+    ("uncertainty",),
     ("results",),
     ("methods",),
     ("maps",),
@@ -25,6 +26,7 @@ STOREYS = [
     ("export",),
     ("plot",),
     ("data", "advice", "progress", "options"),
+    ("fusion.trust",),
     ("fusion.monotone", "fusion.primal_dual"),
     ("fusion.solvers",),
     ("fusion.calibrated",),
@@ -37,7 +39,20 @@ STOREYS = [
 ]
 STOREY = {name: number for number, names in enumerate(STOREYS) for name in names}
 # the only doors to the outside
-HYPERSPY_HOMES = ["", "__main__", "cli", "signals", "model", "results", "maps", "elements", "grids", "export", "data"]
+HYPERSPY_HOMES = [
+    "",
+    "__main__",
+    "cli",
+    "signals",
+    "model",
+    "uncertainty",
+    "results",
+    "maps",
+    "elements",
+    "grids",
+    "export",
+    "data",
+]
 HYPERSPY_HOMES += ["progress"]
 HYPERSPY_INSIDE_FUNCTIONS = ("cli", "data", "progress")
 NUMBA_NAMES = {"njit", "jit", "vectorize", "guvectorize", "stencil", "prange", "jitclass"}

@@ -18,6 +18,7 @@ def fuse(
     xray_lines=None,
     method="published",
     mask=None,
+    errors=False,
     show_progressbar=None,
     num_workers=None,
     **settings,
@@ -38,6 +39,8 @@ def fuse(
         The method of Schwartz et al., npj Comput. Mater. 8, 16 (2022), or the one that keeps counts as counts.
     mask : array or BaseSignal of bool, optional
         ``(ny, nx)``, True where a pixel is left out of the data; for ``"calibrated"``.
+    errors : bool or int
+        Whether to find the errors of the fused maps, from 32 or so many replicates of the fit; for ``"calibrated"``.
     show_progressbar : bool, optional
         None follows HyperSpy's preference.
     num_workers : int, optional
@@ -64,6 +67,7 @@ def fuse(
         xray_lines=xray_lines,
         method=method,
         mask=mask,
+        errors=errors,
         show_progressbar=show_progressbar,
         num_workers=num_workers,
         **settings,

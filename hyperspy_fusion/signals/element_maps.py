@@ -26,12 +26,14 @@ class ElementMaps(Signal2D):
     _signal_type = "element_maps"
     # what the maps were fused from; shared by slices and copies, not saved
     _inputs = None
+    # replicates of the fit; shared and not saved alike
+    _errors = None
 
     fuse = fuse
 
     def __deepcopy__(self, memo):
         twin = super().__deepcopy__(memo)
-        twin._inputs = self._inputs
+        twin._inputs, twin._errors = self._inputs, self._errors
         return twin
 
     # ---- which map is which element ------------------------------------------------------------
@@ -248,7 +250,7 @@ class ElementMaps(Signal2D):
         fit = self._fit()
         return plot_convergence(fit["cost_history"], fit["parameters"])
 
-    def plot_fusion(self, crop=None, maps=None, haadf=None):
+    def plot_fusion(self, crop=None, maps=None, haadf=None, errors=False):
         """Plot measured over fused maps, element by element, beside the measured and the modelled HAADF image.
 
         Parameters
@@ -259,6 +261,8 @@ class ElementMaps(Signal2D):
             The measured maps. Known to the result of a fit, but not saved with it.
         haadf : Signal2D, optional
             The measured HAADF image. Known to the result of a fit, but not saved with it.
+        errors : bool
+            Whether to plot the standard errors of the fused maps below them; see :meth:`standard_errors`.
 
         Returns
         -------
@@ -267,7 +271,71 @@ class ElementMaps(Signal2D):
         """
         from hyperspy_fusion.results import plot_fused
 
-        return plot_fused(self, crop=crop, maps=maps, haadf=haadf)
+        found = np.atleast_3d(self.standard_errors().data.T).T if errors else None
+        return plot_fused(self, crop=crop, maps=maps, haadf=haadf, errors=found)
+
+    # ---- errors ----------------------------------------------------------------------------------
+
+    def standard_errors(self):
+        """The standard error of every pixel, as :class:`ElementMaps` in the units of the maps.
+
+        Scatter by noise, and what smoothing costs as far as the counts show it. Neighbouring pixels are wrong together:
+        for regions use :meth:`region_mean`. Known to the result of a fit with ``errors=True``, and to crops of it, but
+        not saved with it. Maps that were constant, and not fitted, are NaN.
+
+        Raises
+        ------
+        ValueError
+            Where the errors are not known, or the maps are no longer those of the fit.
+        """
+        from hyperspy_fusion.uncertainty import standard_errors
+
+        return standard_errors(self)
+
+    def region_mean(self, region, element):
+        """The mean of one element over a region, with its standard error.
+
+        Parameters
+        ----------
+        region : array or BaseSignal of bool, or HyperSpy ROI
+            ``(ny, nx)``, True inside; or a ROI that covers an area. It must not be chosen by looking at the pixels of
+            the same map above a threshold, which picks upward errors.
+        element : str
+            Symbol, as in :attr:`elements`.
+
+        Returns
+        -------
+        RegionMean
+            ``value`` and ``error`` in the units of the maps, and what they come from: the means of the fused and the
+            measured map.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Where the errors are not known (see :meth:`standard_errors`), or for a region that is none.
+        """
+        from hyperspy_fusion.uncertainty import region_mean
+
+        return region_mean(self, region, element)
+
+    def ratio(self, region, element, other):
+        """The region mean of one element over that of another, with its standard error.
+
+        Parameters
+        ----------
+        region
+            As for :meth:`region_mean`.
+        element, other : str
+            Symbols of numerator and denominator.
+
+        Returns
+        -------
+        Ratio
+            ``value`` and ``error``.
+        """
+        from hyperspy_fusion.uncertainty import ratio
+
+        return ratio(self, region, element, other)
 
     def export(self, folder, overwrite=False):
         """Write a calibrated .tif of each map and one .h5 of maps, HAADF, cost history and parameters.
