@@ -119,9 +119,11 @@ def test_edited_pixels_are_noticed(fused):
 
 def test_pixels_edited_in_place_are_noticed(scan):
     fused = hf.fuse(*scan, errors=2, **QUICK)
+    copy, before = fused.deepcopy(), fused.region_mean(REGION, "Fe")
     fused.data[0, 5, 5] += 1
     with pytest.raises(ValueError, match="edited"):
         fused.standard_errors()
+    assert copy.region_mean(REGION, "Fe") == before
 
 
 def test_saved_maps_do_not_hold_replicates_and_say_so(fused, tmp_path):
