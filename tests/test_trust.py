@@ -366,6 +366,15 @@ def test_masked_pixels_of_a_region_are_not_asked():
     assert abs(mean.value - 10) <= 0.49 + 1e-12
 
 
+def test_a_region_of_masked_pixels_has_the_error_of_what_was_filled_in():
+    noise = white()
+    nothing = np.zeros_like(noise)
+    found = made_up(0.3 * noise, nothing, counted=np.zeros((1, 8, 8), bool))
+    mean = found.region_mean(REGION, 0)
+    assert (mean.value, mean.weight) == (10, 0) and np.isnan([mean.measured, mean.measured_error]).all()
+    assert mean.error == pytest.approx(0.3 * np.sqrt(np.mean(noise[:, 0][:, REGION].mean(axis=1) ** 2)))
+
+
 def test_no_counts_are_not_known_to_be_none():
     zeros = np.zeros((8, 1, 8, 8))
     mean = made_up(zeros, zeros, maps=zeros[0], quantum=3.0).region_mean(REGION, 0)

@@ -48,7 +48,8 @@ class RegionMean:
     fused
         Mean of the fused map.
     measured, measured_error
-        Mean of the measured map less its background, over the pixels that count, and its standard error.
+        Mean of the measured map less its background, over the pixels that count, and its standard error. NaN where
+        all pixels are masked: these are filled in, and what was filled in wrongly no count can show.
     weight
         How far ``value`` is on the way from ``fused`` to ``measured``, 0 to 1.
     """
@@ -111,7 +112,7 @@ class Replicates:
         """
         lost = _blurred(np.where(self.counted, -self.errors.mean(axis=0), 0), _SEEN_WIDTH)
         seen = _blurred(self.residual, _SEEN_WIDTH)
-        variance = np.var(_blurred(self.residuals, _SEEN_WIDTH), axis=0)
+        variance = np.var([_blurred(r, _SEEN_WIDTH).astype(np.float32) for r in self.residuals], axis=0)
         # where next to nothing was measured, nothing is to be learnt
         weight = 1 / np.maximum(variance + 0.05 * _over_pixels(np.mean, variance), np.finfo(np.float32).tiny)
         both, one = _over_pixels(np.sum, weight * lost * seen), _over_pixels(np.sum, weight * lost**2)
@@ -167,7 +168,8 @@ class Replicates:
         maps, residual = (a[index][mask].astype(np.float64) for a in (self.maps, self.residual))
         errors, residuals = (a[:, index][:, mask].astype(np.float64) for a in (self.errors, self.residuals))
         counted, more = self.counted[index][mask], self.bias_scales[index] - 1
-        n_counted, variance = max(np.count_nonzero(counted), 1), float(self.variance[index][mask].sum())
+        # of masked pixels alone nothing was measured
+        n_counted, variance = np.count_nonzero(counted) or np.nan, float(self.variance[index][mask].sum())
         moving, still = (np.mean(errors * part, axis=1) for part in (counted, ~counted))
         parts = _steadied(moving, np.mean(residuals, axis=1), variance / maps.size**2)
         moving, differences = parts[0] + more * moving.mean(), parts[1] - more * moving.mean()
