@@ -225,8 +225,8 @@ def _error_of_mean(variance, axis, independent):
 # ---- regions and lines ------------------------------------------------------------------------------
 
 
-def region_mean(maps, region=None, errors=None, independent=None):
-    """Mean of each map over a region; see `ElementMaps.region_mean`."""
+def region_means(maps, region=None, errors=None, independent=None):
+    """Mean of each map over a region; see `ElementMaps.region_means`."""
     independent = is_independent(maps) if independent is None else independent
     bare, variance = _with_errors(maps, errors)
     cut = _cutter(bare, region)

@@ -67,6 +67,8 @@ class Method:
         Whether it leaves out pixels: masked ones, and those that are NaN.
     takes_noise
         Whether it makes use of the background and variance that are known of the maps.
+    knows_noise
+        Whether it has a model of the noise, from which the errors of its maps follow.
     find_valid
         Elements, maps, HAADF image and mask to :class:`~hyperspy_fusion.gaps.Valid` and sentences.
     build
@@ -92,6 +94,7 @@ class Method:
 
     takes_gaps: bool
     takes_noise: bool
+    knows_noise: bool
     find_valid: Callable
     build: Callable
     solve: Callable
@@ -244,6 +247,7 @@ def _describe_auto(problem, result, spread):
 _CALIBRATED = Method(
     takes_gaps=True,
     takes_noise=True,
+    knows_noise=True,
     find_valid=find_valid,
     build=_build_calibrated,
     solve=_solve_calibrated,
@@ -258,6 +262,7 @@ HOW = {
     "published": Method(
         takes_gaps=False,
         takes_noise=False,
+        knows_noise=False,
         find_valid=_all_valid,
         build=_build_published,
         solve=_solve_published,

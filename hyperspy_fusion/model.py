@@ -22,9 +22,11 @@ from hyperspy_fusion.options import shows_settings
 from hyperspy_fusion.progress import counted, progress
 from hyperspy_fusion.registration import haadf_on_grid
 from hyperspy_fusion.results import Inputs, fused_signal, image_signal, norms
+from hyperspy_fusion.uncertainty import Errors, attainable_gain, attribution, maps_like, replicated
 
 # settings that say how long to iterate; where another one changes, the cost history begins anew
 _RUN_SETTINGS = ("max_iter", "tol")
+DEFAULT_REPLICATES = 32
 
 
 @shows_settings
@@ -38,6 +40,7 @@ def fuse(
     mask=None,
     register=False,
     resample=False,
+    errors=False,
     show_progressbar=None,
     num_workers=None,
     **settings,
@@ -68,6 +71,10 @@ def fuse(
         :func:`hyperspy_fusion.match_haadf` does; what was done is in ``metadata.Fusion.registration``.
     resample : bool
         The same without measuring a shift: the image lies where its calibration puts it.
+    errors : bool or int
+        Whether to find the errors of the fused maps from replicates of the fit, 32 or so many, which takes as many
+        short fits and twice as many copies of the maps in memory; see :meth:`ElementMaps.standard_errors`. For
+        ``"calibrated"``.
     show_progressbar : bool, optional
         None follows HyperSpy's preference.
     num_workers : int, optional
@@ -102,9 +109,12 @@ def fuse(
     ['Pt', 'Fe', 'O']
     """
     settings_for(method, settings)  # what is wrong with them is said before spectra are read
+    replicates = _number_of_replicates(errors, method)
     grid = {"register": register, "resample": resample}
     model = FusedMultiModal(haadf, maps, elements, xray_lines=xray_lines, method=method, mask=mask, **grid)
     model.fit(show_progressbar=show_progressbar, num_workers=num_workers, **settings)
+    if replicates:
+        model.standard_errors(replicates, show_progressbar=show_progressbar, num_workers=num_workers)
     return model._signal(model._data())
 
 
@@ -226,7 +236,7 @@ class FusedMultiModal:
 
     def _forget(self):
         """The model as before its first fit."""
-        self.fit_output = self._setup = self._state = self._result = None
+        self.fit_output = self._setup = self._state = self._result = self._errors = None
 
     def _new_setup(self, settings, show_progressbar, num_workers):
         maps, valid, fitted = self.maps.data, self._valid, ~self._constant
@@ -317,9 +327,74 @@ class FusedMultiModal:
         residuals.metadata.General.title = "Normalised residuals"
         return residuals
 
-    def plot(self, crop=None):
+    def standard_errors(self, replicates=DEFAULT_REPLICATES, *, seed=0, show_progressbar=None, num_workers=None):
+        """Standard errors of the fused maps, from replicates of the measurement that are fitted in the same way.
+
+        The model keeps the replicates, and its signals know them: ``m.as_signal().region_mean(roi, "Fe")``. They take
+        twice as many copies of the maps in memory as there are replicates. Ctrl-C keeps those that are done.
+
+        Parameters
+        ----------
+        replicates : int
+            At least 2. The errors are themselves uncertain, by 13 % with 32 and by 25 % with 8.
+        seed : int
+            Of the replicates, 0 or more: the same seed gives the same errors.
+        show_progressbar : bool, optional
+            None follows HyperSpy's preference.
+        num_workers : int, optional
+            Threads; None for all.
+
+        Returns
+        -------
+        ElementMaps
+        """
+        _number_of_replicates(replicates, self.method)
+        _check_seed(seed)
+        _check_workers(num_workers)
+        maps = self._fitted().maps
+        found = replicated(
+            *(self._setup.problem, self._setup.settings, self._state, maps),
+            *(replicates, seed, show_progressbar, num_workers),
+        )
+        elements = [e for e, constant in zip(self.elements, self._constant, strict=True) if not constant]
+        self._errors, self._seed = Errors(found, self._signal(self._data().copy()), elements), seed
+        return self.as_signal().standard_errors()
+
+    def attainable_gain(self):
+        """By what factor counts and HAADF image of a pixel, without its neighbours, can lower the variance of counts.
+
+        From the Fisher information of both; 1 where the image says nothing of an element. What a map gains beyond it
+        comes from neighbouring pixels, that is, from the penalty. Blur of the image, which makes the gain smaller, is
+        not considered.
+
+        Returns
+        -------
+        ElementMaps
+            NaN for constant maps and in masked pixels.
+        """
+        _check_knows_noise(self.method)
+        maps = self._fitted().maps
+        return self._derived(
+            attainable_gain(self._setup.problem, self._setup.settings, maps, self._valid.haadf), "Attainable gain of"
+        )
+
+    def attribution(self):
+        """What moved each pixel from its measured to its fused value.
+
+        Returns
+        -------
+        dict of ElementMaps
+            ``"haadf"``, ``"penalty"``, ``"totals"`` and ``"bound"`` (what keeps maps from below 0, and what the solver
+            has left undone), in the units of the maps. They add up to fused minus measured, against which the counts
+            pull. NaN for constant maps and in masked pixels.
+        """
+        _check_knows_noise(self.method)
+        parts = attribution(self._setup.problem, self._state, self._fitted().maps)
+        return {name: self._derived(data, f"Change by {name} of") for name, data in parts.items()}
+
+    def plot(self, crop=None, errors=False):
         """Measured over fused maps; see :meth:`ElementMaps.plot_fusion`."""
-        return self._signal(self._data()).plot_fusion(crop=crop)
+        return self._signal(self._data()).plot_fusion(crop=crop, errors=errors)
 
     def plot_convergence(self):
         """Terms of the objective against the iterations; see :meth:`ElementMaps.plot_convergence`."""
@@ -363,7 +438,13 @@ class FusedMultiModal:
         return data
 
     def _signal(self, data):
-        return fused_signal(self.maps, data, self._metadata(), Inputs(self.maps, self.haadf))
+        return fused_signal(self.maps, data, self._metadata(), Inputs(self.maps, self.haadf), self._errors)
+
+    def _derived(self, data, title):
+        """Data of the fitted elements as maps, NaN for constant ones."""
+        full = np.full(self.maps.data.shape, np.nan, np.float32)
+        full[~self._constant] = data
+        return maps_like(self._signal(self._data()), full, title)
 
     def _metadata(self):
         """``metadata.Fusion``: Python scalars, strings and flat arrays."""
@@ -378,6 +459,7 @@ class FusedMultiModal:
             **self._how.describe(setup.problem, result, self._per_element),
             **self._left_out(),
             **({"registration": self._registration} if self._registration else {}),
+            **self._about_errors(),
             "parameters": parameters,
             **({} if setup.selection is None else {"selection": setup.selection.as_dict()}),
             "cost_history": result.history.as_dict(),
@@ -399,6 +481,14 @@ class FusedMultiModal:
             "n_masked": np.count_nonzero(~valid.maps, axis=(1, 2)),
             "haadf_n_masked": int(np.count_nonzero(~valid.haadf)),
         }
+
+    def _about_errors(self):
+        """How the errors were found, where they were."""
+        if self._errors is None:
+            return {}
+        found = self._errors.replicates
+        scales = self._per_element(found.bias_scales)
+        return {"errors": {"replicates": len(found), "seed": int(self._seed), "bias_scales": scales}}
 
     def _per_element(self, values):
         """Values of the fused elements with 0 in the place of the constant ones."""
@@ -450,7 +540,32 @@ def _flat(value):
     return np.array(value, dtype=float) if isinstance(value, tuple) else value
 
 
+def _is_whole(value, least):
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+
+
+def _number_of_replicates(errors, method):
+    """``errors`` of :func:`fuse` as a number, 0 for none."""
+    if errors is False or errors is None:
+        return 0
+    _check_knows_noise(method)
+    if errors is not True and not _is_whole(errors, 2):
+        raise ValueError(f"The number of replicates is {errors!r}: it must be a whole number of at least 2.")
+    return DEFAULT_REPLICATES if errors is True else int(errors)
+
+
+def _check_knows_noise(method):
+    if not HOW[method].knows_noise:
+        raise ValueError(
+            f"method={method!r} has no model of the noise from which errors would follow: fuse by method='calibrated'."
+        )
+
+
+def _check_seed(seed):
+    if not _is_whole(seed, 0):
+        raise ValueError(f"seed is {seed!r}: it must be a whole number of at least 0.")
+
+
 def _check_workers(num_workers):
-    whole = isinstance(num_workers, Integral) and not isinstance(num_workers, bool)
-    if num_workers is not None and not (whole and num_workers >= 1):
+    if num_workers is not None and not _is_whole(num_workers, 1):
         raise ValueError(f"num_workers is {num_workers!r}: it must be a whole number of at least 1, or None for all.")

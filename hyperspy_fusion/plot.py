@@ -14,7 +14,9 @@ _UNCALIBRATED = ("", "px", "pixel", "pixels", "none", "<undefined>")
 # Shot noise puts a few pixels far above the rest; they would darken the whole map.
 _CLIPPED_PERCENT = 0.2
 
-_ROW_TITLES = {"raw": "measured"}
+_ROWS = ("raw", "fused", "truth", "errors")
+_ROW_TITLES = {"raw": "measured", "errors": "standard error"}
+_ERROR_COLOURS = "viridis"
 # of the terms of each method: title, formula, name of the weight; those of the calibrated one are weighted already
 _PUBLISHED_TERMS = {
     "haadf": ("HAADF", r"$\frac{1}{2}\,\Vert h - f(x)\Vert^2$", "lambda_haadf"),
@@ -36,6 +38,7 @@ def plot_fusion(
     truth: np.ndarray | None = None,
     haadf: np.ndarray | None = None,
     modelled_haadf: np.ndarray | None = None,
+    errors: np.ndarray | None = None,
     scale: float | tuple | None = None,
     units: str | None = None,
     offset: tuple = (0.0, 0.0),
@@ -61,6 +64,8 @@ def plot_fusion(
         Maps as measured, and as they truly are, of one shape and unit with ``fused``; one row each.
     haadf, modelled_haadf
         ``(ny, nx)``, measured and modelled, in the same units.
+    errors
+        Standard errors of the fused maps, of their shape; one more row below all others, with colours of its own.
     scale
         Length of a pixel, or (height, width) of it, in ``units``. None is uncalibrated.
     units
@@ -83,7 +88,7 @@ def plot_fusion(
     Returns
     -------
     numpy.ndarray
-        Matplotlib axes, ``(rows, columns)``: rows in the order raw, fused, truth, those that were given;
+        Matplotlib axes, ``(rows, columns)``: rows in the order raw, fused, truth, errors, those that were given;
         panels without an image are invisible.
 
     Raises
@@ -91,19 +96,21 @@ def plot_fusion(
     ValueError
         For arrays that do not fit together, or a crop that leaves no pixel.
     """
-    rows = {"raw": raw, "fused": fused, "truth": truth}
+    rows = {"raw": raw, "fused": fused, "truth": truth, "errors": errors}
     images = {"HAADF": haadf, "modelled HAADF": modelled_haadf}
     rows, images = _checked_images(rows, images, elements)
     pixel, units = _pixel(scale, units)
     shape = next(iter(rows.values())).shape[1:]
     window = _window(crop, shape, 1.0 if scale is None else scale, offset)
-    names = [name for name in ("raw", "fused", "truth") if name in rows or (name == "raw" and haadf is not None)]
+    names = [name for name in _ROWS if name in rows or (name == "raw" and haadf is not None)]
     columns = _columns(rows, images, names, elements, window)
     axes = _panels(names, columns, pixel, figure)
     for panel_axes, (title, panels) in zip(axes.T, columns, strict=True):
         style = {"cmap": "gray" if title == "HAADF" else cmap, "pixel": pixel, "same_limits": same_limits}
         label = "intensity" if title == "HAADF" else _quantity(quantity)
-        _draw_column(panel_axes, panels, label, **style)
+        n_maps = len(names) - ("errors" in names)
+        _draw_column(panel_axes[:n_maps], panels[:n_maps], label, **style)
+        _draw_column(panel_axes[n_maps:], panels[n_maps:], label, **(style | {"cmap": _ERROR_COLOURS}))
     for ax in axes.flat:
         if ax.images:
             _scale_bar(ax, units)
@@ -280,7 +287,7 @@ def _draw_column(axes, panels, label, *, cmap, pixel, same_limits):
     for ax in axes:
         ax.set_axis_off()
     drawn = [(ax, *panel) for ax, panel in zip(axes, panels, strict=True) if panel is not None]
-    if same_limits:
+    if same_limits and drawn:
         # the bar belongs to the whole column, empty panels too: so it lies level with those of the others
         _draw_group(drawn, list(axes), label, cmap, pixel)
     else:

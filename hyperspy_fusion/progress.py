@@ -8,7 +8,7 @@ import numpy as np
 
 
 @contextmanager
-def progress(total, show, state=None):
+def progress(total, show, state=None, desc="Fusing", unit="iteration"):
     """Context that yields a callback for solvers, which moves a bar of ``total`` iterations.
 
     Parameters
@@ -19,10 +19,14 @@ def progress(total, show, state=None):
         Whether to draw it; None follows HyperSpy's preference.
     state
         That the fit goes on from, or None.
+    desc, unit
+        What is done, and in what steps.
     """
     import hyperspy.api as hs
 
-    bar = _Bar(total, hs.preferences.General.show_progressbar if show is None else show, state)
+    bar = _Bar(
+        total, hs.preferences.General.show_progressbar if show is None else show, state, {"desc": desc, "unit": unit}
+    )
     try:
         yield bar
     finally:
@@ -62,15 +66,15 @@ class _Count:
 class _Bar:
     """Made with the first iteration, so that compilation neither draws on it nor counts as an iteration."""
 
-    def __init__(self, total, show, state):
-        self.total, self.show, self.bar = total, show, None
+    def __init__(self, total, show, state, labels):
+        self.total, self.show, self.labels, self.bar = total, show, labels, None
         self.done = 0 if state is None else state.n_iter
 
     def __call__(self, state):
         from hyperspy.external.progressbar import progressbar
 
         if self.bar is None:
-            self.bar = progressbar(total=self.total, disable=not self.show, desc="Fusing", unit="iteration")
+            self.bar = progressbar(total=self.total, disable=not self.show, **self.labels)
         # a solver may report every so many iterations only
         self.bar.update(state.n_iter - self.done)
         self.done = state.n_iter

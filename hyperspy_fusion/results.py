@@ -23,10 +23,11 @@ class Inputs:
     haadf: object
 
 
-def fused_signal(maps, data, fusion, inputs):
+def fused_signal(maps, data, fusion, inputs, errors=None):
     """The ElementMaps of a fit: ``data`` on the axes and with the metadata of ``maps``.
 
     ``fusion`` is the dictionary for ``metadata.Fusion``: flat arrays, lists of strings and Python scalars only.
+    ``errors`` are the :class:`~.uncertainty.Errors` of the fit where they are known.
     """
     fused = maps._deepcopy_with_new_data(data)
     title = maps.metadata.General.title.removeprefix("Element maps of ")
@@ -34,7 +35,7 @@ def fused_signal(maps, data, fusion, inputs):
     fingerprint = {"grid": np.array(data.shape[1:]), "map_norms": norms(data)}
     for key, value in {**fusion, **fingerprint}.items():
         fused.metadata.set_item(f"Fusion.{key}", value)
-    fused._inputs = inputs
+    fused._inputs, fused._errors = inputs, errors
     return fused
 
 
@@ -145,7 +146,7 @@ def _image_on_axes(haadf, *grids):
 
 def _part(whole, fused, what):
     """The crop of ``whole`` that ``fused`` covers, None where it is none."""
-    window = None if whole is None else _window(fused, whole)
+    window = None if whole is None else window_of(fused, whole)
     if window is None:
         if whole is not None:
             _logger.warning("The %s on another grid than the fused maps and left out.", what)
@@ -153,8 +154,8 @@ def _part(whole, fused, what):
     return whole.isig[window[::-1]]
 
 
-def plot_fused(fused, crop=None, maps=None, haadf=None):
-    """Draw a result with whatever is known of its inputs; see ``ElementMaps.plot_fusion``."""
+def plot_fused(fused, crop=None, maps=None, haadf=None, errors=None):
+    """Draw a result with whatever is known of its inputs; see ``ElementMaps.plot_fusion``; errors are an array."""
     from hyperspy_fusion.plot import plot_fusion
 
     is_result = fused.metadata.has_item("Fusion")
@@ -171,6 +172,7 @@ def plot_fused(fused, crop=None, maps=None, haadf=None):
         raw=None if measured.maps is None else np.stack([measured.maps.get_map(e).data for e in fused.elements]),
         haadf=None if measured.haadf is None else measured.haadf.data,
         modelled_haadf=None if modelled is None else modelled.data,
+        errors=errors,
         scale=(y["scale"], x["scale"]),
         units=str(x["units"]),
         offset=(y["offset"], x["offset"]),
@@ -179,7 +181,7 @@ def plot_fused(fused, crop=None, maps=None, haadf=None):
     )
 
 
-def _window(part, whole):
+def window_of(part, whole):
     """Slices (y, x) of ``whole`` that ``part`` covers; None where it is not a crop of it."""
     slices = []
     for p, w in zip(*(axis_dicts(s.axes_manager.signal_axes, s) for s in (part, whole)), strict=True):

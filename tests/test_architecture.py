@@ -16,6 +16,7 @@ STOREYS = [
     ("signals",),
     ("model",),
     ("registration",),
+    ("uncertainty",),
     ("results", "composition"),
     ("methods",),
     ("maps",),
@@ -28,7 +29,7 @@ STOREYS = [
     ("export",),
     ("plot",),
     ("data", "advice", "progress", "options", "detectors"),
-    ("fusion.selection", "fusion.alarms"),
+    ("fusion.selection", "fusion.alarms", "fusion.trust"),
     ("fusion.mean", "fusion.heldout"),
     ("fusion.monotone", "fusion.primal_dual"),
     ("fusion.solvers",),
@@ -43,7 +44,7 @@ STOREYS = [
 STOREY = {name: number for number, names in enumerate(STOREYS) for name in names}
 # the only doors to the outside
 HYPERSPY_HOMES = ["", "__main__", "cli", "signals", "model", "results", "maps", "elements", "grids", "export", "data"]
-HYPERSPY_HOMES += ["progress", "composition", "eels", "spectra", "known", "scans"]
+HYPERSPY_HOMES += ["progress", "composition", "eels", "spectra", "known", "scans", "uncertainty"]
 HYPERSPY_INSIDE_FUNCTIONS = ("cli", "data", "progress", "scans")
 NUMBA_NAMES = {"njit", "jit", "vectorize", "guvectorize", "stencil", "prange", "jitclass"}
 UNSAFE_FASTMATH = {"nnan", "ninf", "fast"}

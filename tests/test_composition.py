@@ -233,41 +233,41 @@ def test_means_of_regions():
     inside[1:3, 2:5] = True
     roi = hs.roi.RectangularROI(left=1.0, right=2.5, top=0.5, bottom=1.5)
     for region in (inside, hs.signals.Signal2D(inside), roi):
-        found = maps.region_mean(region)
+        found = maps.region_means(region)
         for element, data in zip(ELEMENTS, maps.data, strict=True):
             assert found[element].value == pytest.approx(data[1:3, 2:5].mean())
             assert np.isnan(found[element].error)
-    assert maps.region_mean()["Fe"].value == pytest.approx(maps.data[1].mean())
-    circle = maps.region_mean(hs.roi.CircleROI(cx=1.5, cy=1.5, r=0.4))
+    assert maps.region_means()["Fe"].value == pytest.approx(maps.data[1].mean())
+    circle = maps.region_means(hs.roi.CircleROI(cx=1.5, cy=1.5, r=0.4))
     assert circle["Fe"].value == pytest.approx(maps.data[1, 3, 3])
 
 
 def test_errors_of_means_are_those_of_independent_pixels_unless_they_are_fused():
     maps = random_maps(mean=400.0, shape=(40, 50))
     errors = np.sqrt(maps.data)
-    found = maps.region_mean(errors=errors)["Fe"]
+    found = maps.region_means(errors=errors)["Fe"]
     assert found.error == pytest.approx(np.sqrt(maps.data[1].sum()) / 2000)
     assert abs(found.value - 400) < 4 * found.error
-    alike = maps.region_mean(errors=errors, independent=False)["Fe"].error
+    alike = maps.region_means(errors=errors, independent=False)["Fe"].error
     assert alike == pytest.approx(errors[1].mean())
     scan, haadf = scan_signals()
     fused = hf.fuse(scan, haadf, method="calibrated", regularization="tv", tol=1e-2)
-    assert fused.region_mean(errors=np.full(fused.data.shape, 2.0))["Fe"].error == pytest.approx(2.0)
+    assert fused.region_means(errors=np.full(fused.data.shape, 2.0))["Fe"].error == pytest.approx(2.0)
 
 
 def test_pixels_without_a_value_do_not_count():
     maps = random_maps()
     maps.data[:, 0] = np.nan
-    found = maps.region_mean(errors=np.ones(maps.data.shape))["Al"]
+    found = maps.region_means(errors=np.ones(maps.data.shape))["Al"]
     assert found.value == pytest.approx(maps.data[0, 1:].mean()) and found.error == pytest.approx(1 / np.sqrt(35))
     empty = np.zeros((6, 7), bool)
     with pytest.raises(ValueError, match="region is False everywhere"):
-        maps.region_mean(empty)
+        maps.region_means(empty)
     empty[0] = True
     with pytest.raises(ValueError, match="The region holds no pixel with a value"):
-        maps.region_mean(empty)
+        maps.region_means(empty)
     with pytest.raises(ValueError, match=r"region has dtype float64 and shape \(6, 7\): it must be a HyperSpy ROI"):
-        maps.region_mean(empty.astype(float))
+        maps.region_means(empty.astype(float))
 
 
 # ---- profiles -------------------------------------------------------------------------------------------

@@ -36,6 +36,12 @@ class MeanProblem:
         settings, weights, starts = zip(*members, strict=True)
         return cls([observation.problem(s) for s in settings], np.array(weights), list(starts))
 
+    def members(self, state):
+        """(problem, state) of those that were reached, and their weights (members, n) of sum 1."""
+        weights = self.weights[: len(state.states)] + np.finfo(float).tiny
+        pairs = list(zip(self.problems, state.states, strict=False))
+        return pairs, weights / weights.sum(axis=0)
+
     @property
     def first(self):
         """The problem of the largest weight: noise and elastic law are the same in all."""
@@ -44,9 +50,10 @@ class MeanProblem:
 
 @dataclass
 class MeanState:
-    """States of all problems."""
+    """States of all problems, and the maps (n, ny, nx) that each has come to."""
 
     states: list = field(default_factory=list)
+    maps: list = field(default_factory=list)
 
     @property
     def n_iter(self):
@@ -90,16 +97,16 @@ def mean_of_fits(problem, settings, state=None, callback=None, num_workers=None)
         results.append(result)
         if result.reason in (StopReason.INTERRUPTED, StopReason.STOPPED, StopReason.NOT_FINITE):
             break
-    return _mean(problem, results), state
+    state.maps = [r.maps for r in results]
+    return _mean(problem, state, results), state
 
 
 def _start(problem, rough):
     return initial_state(problem) if rough is None else rough.restarted(problem)
 
 
-def _mean(problem, results):
-    weights = problem.weights[: len(results)] + np.finfo(float).tiny
-    maps = weighted_mean(weights / weights.sum(axis=0), [r.maps for r in results])
+def _mean(problem, state, results):
+    maps = weighted_mean(problem.members(state)[1], state.maps)
     reasons = [r.reason for r in results]
     return FusionResult(
         maps=maps,

@@ -20,6 +20,7 @@ def fuse(
     mask=None,
     register=False,
     resample=False,
+    errors=False,
     show_progressbar=None,
     num_workers=None,
     **settings,
@@ -42,6 +43,8 @@ def fuse(
         ``(ny, nx)``, True where a pixel is left out of the data; for ``"calibrated"``.
     register, resample : bool
         Bring the HAADF image to the pixels of the maps, with its shift measured or without.
+    errors : bool or int
+        Whether to find the errors of the fused maps, from 32 or so many replicates of the fit; for ``"calibrated"``.
     show_progressbar : bool, optional
         None follows HyperSpy's preference.
     num_workers : int, optional
@@ -70,6 +73,7 @@ def fuse(
         mask=mask,
         register=register,
         resample=resample,
+        errors=errors,
         show_progressbar=show_progressbar,
         num_workers=num_workers,
         **settings,

@@ -28,6 +28,8 @@ class ElementMaps(Signal2D):
     _signal_type = "element_maps"
     # what the maps were fused from; shared by slices and copies, not saved
     _inputs = None
+    # replicates of the fit; shared and not saved alike
+    _errors = None
 
     # what is known of the noise is cut as the maps are
     _additional_slicing_targets = [*Signal2D._additional_slicing_targets, BACKGROUND]
@@ -36,7 +38,7 @@ class ElementMaps(Signal2D):
 
     def __deepcopy__(self, memo):
         twin = super().__deepcopy__(memo)
-        twin._inputs = self._inputs
+        twin._inputs, twin._errors = self._inputs, self._errors
         return twin
 
     # ---- what is known of the noise -------------------------------------------------------------
@@ -322,8 +324,10 @@ class ElementMaps(Signal2D):
 
         return composition(self, method, factors, "weight", vacuum, errors)
 
-    def region_mean(self, region=None, *, errors=None, independent=None):
-        """Mean of each map over a region, with its standard error.
+    def region_means(self, region=None, *, errors=None, independent=None):
+        """Mean of each map over a region, as it is, with its standard error as far as that of its pixels is known.
+
+        For maps of any kind, of atomic per cent as well. Of a fit with ``errors=True``, :meth:`region_mean` knows more.
 
         Parameters
         ----------
@@ -342,9 +346,9 @@ class ElementMaps(Signal2D):
         dict
             ``{element: (value, error)}``, the error NaN where it is not known. Pixels of NaN do not count.
         """
-        from hyperspy_fusion.composition import region_mean
+        from hyperspy_fusion.composition import region_means
 
-        return region_mean(self, region, errors, independent)
+        return region_means(self, region, errors, independent)
 
     def line_profile(self, start, end, linewidth=0.0, *, errors=None, independent=None):
         """Profile of each map along a line, by HyperSpy's ``Line2DROI``.
@@ -356,7 +360,7 @@ class ElementMaps(Signal2D):
         linewidth : float
             Width in the units of the axes over which the mean is taken; 0 for one pixel.
         errors, independent
-            As in :meth:`region_mean`, of the pixels across the line.
+            As in :meth:`region_means`, of the pixels across the line.
 
         Returns
         -------
@@ -380,7 +384,7 @@ class ElementMaps(Signal2D):
         fit = self._fit()
         return plot_convergence(fit["cost_history"], fit["parameters"])
 
-    def plot_fusion(self, crop=None, maps=None, haadf=None):
+    def plot_fusion(self, crop=None, maps=None, haadf=None, errors=False):
         """Plot measured over fused maps, element by element, beside the measured and the modelled HAADF image.
 
         Parameters
@@ -391,6 +395,8 @@ class ElementMaps(Signal2D):
             The measured maps. Known to the result of a fit, but not saved with it.
         haadf : Signal2D, optional
             The measured HAADF image. Known to the result of a fit, but not saved with it.
+        errors : bool
+            Whether to plot the standard errors of the fused maps below them; see :meth:`standard_errors`.
 
         Returns
         -------
@@ -399,7 +405,71 @@ class ElementMaps(Signal2D):
         """
         from hyperspy_fusion.results import plot_fused
 
-        return plot_fused(self, crop=crop, maps=maps, haadf=haadf)
+        found = np.atleast_3d(self.standard_errors().data.T).T if errors else None
+        return plot_fused(self, crop=crop, maps=maps, haadf=haadf, errors=found)
+
+    # ---- errors ----------------------------------------------------------------------------------
+
+    def standard_errors(self):
+        """The standard error of every pixel, as :class:`ElementMaps` in the units of the maps.
+
+        Scatter by noise, and what smoothing costs as far as the counts show it. Neighbouring pixels are wrong together:
+        for regions use :meth:`region_mean`. Known to the result of a fit with ``errors=True``, and to crops of it, but
+        not saved with it. Maps that were constant, and not fitted, are NaN.
+
+        Raises
+        ------
+        ValueError
+            Where the errors are not known, or the maps are no longer those of the fit.
+        """
+        from hyperspy_fusion.uncertainty import standard_errors
+
+        return standard_errors(self)
+
+    def region_mean(self, region, element):
+        """The mean of one element over a region, with its standard error.
+
+        Parameters
+        ----------
+        region : array or BaseSignal of bool, or HyperSpy ROI
+            ``(ny, nx)``, True inside; or a ROI that covers an area. It must not be chosen by looking at the pixels of
+            the same map above a threshold, which picks upward errors.
+        element : str
+            Symbol, as in :attr:`elements`.
+
+        Returns
+        -------
+        RegionMean
+            ``value`` and ``error`` in the units of the maps, and what they come from: the means of the fused and the
+            measured map.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Where the errors are not known (see :meth:`standard_errors`), or for a region that is none.
+        """
+        from hyperspy_fusion.uncertainty import region_mean
+
+        return region_mean(self, region, element)
+
+    def ratio(self, region, element, other):
+        """The region mean of one element over that of another, with its standard error.
+
+        Parameters
+        ----------
+        region
+            As for :meth:`region_mean`.
+        element, other : str
+            Symbols of numerator and denominator.
+
+        Returns
+        -------
+        Ratio
+            ``value`` and ``error``.
+        """
+        from hyperspy_fusion.uncertainty import ratio
+
+        return ratio(self, region, element, other)
 
     def export(self, folder, overwrite=False):
         """Write a calibrated .tif of each map and one .h5 of maps, HAADF, cost history and parameters.

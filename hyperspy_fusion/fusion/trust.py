@@ -1,0 +1,498 @@
+"""Errors of calibrated maps, of region means and of ratios, from replicates of the measurement.
+
+A replicate draws new counts and a new HAADF image from the fitted maps and fits them in the same way (parametric
+bootstrap, Efron & Tibshirani, An Introduction to the Bootstrap, 1993, section 6.5). What a replicate differs by from
+the maps it was drawn from is an error of the method, noise and smoothing alike. As fitted maps are smoother than the
+truth, smoothing costs replicates too little; how much more it costs, the measured counts tell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from scipy.special import stdtrit
+
+from hyperspy_fusion.fusion.mean import MeanProblem, weighted_mean
+from hyperspy_fusion.fusion.primal_dual import primal_dual
+from hyperspy_fusion.fusion.regularizers import cell_adjoint
+from hyperspy_fusion.fusion.result import StopReason
+
+# of the fits of replicates, which start at the fit itself: the next looser one changed no error by a twentieth
+REPLICATE_TOL = 3e-4
+# pixels over which counts are averaged to see what smoothing took from them: less is noise, more is no edge
+_SEEN_WIDTH = 3.0
+# smoothing costs the maps between as much as it costs replicates and so many times as much
+_LARGEST_SCALE = 2.0
+# pixels over which squared errors are averaged, for the errors of few replicates are themselves uncertain
+_ERROR_WIDTH = 0.7
+# a bias of a region whose square is this part of the variance of what would show it can never be excluded; tried on
+# phantoms, where with less too few intervals of small regions cover the truth, and with more too many
+_UNSEEN_BIAS = 0.1
+# of a normal distribution this part lies below one standard deviation
+_ONE_SIGMA = 0.8413447460685429
+# a mean of so many counts shows none in 32 % of the cases
+_COUNTS_OF_NONE = 1.14
+
+
+@dataclass(frozen=True)
+class RegionMean:
+    """The mean of one element over a region with its standard error, in the units of the maps.
+
+    Attributes
+    ----------
+    value, error
+        The estimate, the mean of the fused map moved towards that of the measured one as far as evidence goes, and its
+        standard error: the truth is within in 68 of 100 cases.
+    fused
+        Mean of the fused map.
+    measured, measured_error
+        Mean of the measured map less its background, over the pixels that count, and its standard error. NaN where
+        all pixels are masked: these are filled in, and what was filled in wrongly no count can show.
+    weight
+        How far ``value`` is on the way from ``fused`` to ``measured``, 0 to 1.
+    """
+
+    value: float
+    error: float
+    fused: float
+    measured: float
+    measured_error: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The ratio of two elements' region means, with its standard error."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """Replicates of a fit. All arrays are in the units of the maps.
+
+    Attributes
+    ----------
+    maps
+        (n, ny, nx) the fitted maps, which the replicates were drawn from.
+    residual
+        (n, ny, nx) measured, less background, minus fitted maps; 0 in masked pixels.
+    counted
+        (n, ny, nx) bool, pixels that are not masked.
+    variance
+        (n, ny, nx) of the noise that was drawn, 0 in masked pixels.
+    quantum
+        (n,) value of one count, NaN for none.
+    errors
+        (R, n, ny, nx) float32, maps fitted to each replicate minus ``maps``.
+    residuals
+        (R, n, ny, nx) float32, drawn maps minus the maps fitted to them; 0 in masked pixels.
+    """
+
+    maps: np.ndarray
+    residual: np.ndarray
+    counted: np.ndarray
+    variance: np.ndarray
+    quantum: np.ndarray
+    errors: np.ndarray
+    residuals: np.ndarray
+
+    def __len__(self):
+        return len(self.errors)
+
+    @cached_property
+    def bias_scales(self):
+        """(n,) how many times as much smoothing costs the maps as it costs the replicates, 1 to 2.
+
+        Replicates are smoothed from ``maps`` by their mean error, of which the measured counts show a multiple: the
+        slope of a weighted regression of ``residual`` on it, both averaged over some pixels.
+        """
+        lost = _blurred(np.where(self.counted, -self.errors.mean(axis=0), 0), _SEEN_WIDTH)
+        seen = _blurred(self.residual, _SEEN_WIDTH)
+        variance = np.var([_blurred(r, _SEEN_WIDTH).astype(np.float32) for r in self.residuals], axis=0)
+        # where next to nothing was measured, nothing is to be learnt
+        weight = 1 / np.maximum(variance + 0.05 * _over_pixels(np.mean, variance), np.finfo(np.float32).tiny)
+        both, one = _over_pixels(np.sum, weight * lost * seen), _over_pixels(np.sum, weight * lost**2)
+        scales = np.divide(both, one, out=np.ones_like(one), where=one > 0)
+        return np.clip(scales, 1, _LARGEST_SCALE).ravel()
+
+    def standard_errors(self):
+        """(n, ny, nx) root mean square error of every pixel: scatter, and what smoothing costs.
+
+        ``error**2 = variance + (bias_scale * bias)**2`` with the variance and the mean of the replicates' errors, the
+        latter's square less what chance adds to it; both averaged over a pixel or so.
+        """
+        variance = self.errors.var(axis=0, ddof=1, dtype=np.float64)
+        squares = self.errors.mean(axis=0, dtype=np.float64) ** 2 - variance / len(self)
+        bias = np.maximum(_blurred(squares, _ERROR_WIDTH), 0)
+        return np.sqrt(_blurred(variance, _ERROR_WIDTH) + self.bias_scales[:, None, None] ** 2 * bias)
+
+    def region_mean(self, mask, index):
+        """The mean of map ``index`` over the pixels of ``mask``, (ny, nx) bool.
+
+        With the error e of the fused mean and the difference d between measured and fused mean in each replicate, and
+        d as measured, the estimate is ``fused + weight * d`` with the weight of the smallest mean square error
+        ``(1 - weight)**2 b + E(e + weight d)**2``. The square b of a bias that replicates do not have is what d**2
+        exceeds ``E d**2`` by, and a tenth of the latter at the least, for less would never show. Of e, the part in
+        proportion to the noise of the measured mean is scaled to the variance of the latter, which is known.
+
+        Returns
+        -------
+        RegionMean
+        """
+        return self._region(mask, index).estimate()
+
+    def ratio(self, mask, index, other):
+        """Region mean of map ``index`` over that of map ``other``, with what the errors of both have in common.
+
+        The error is that of first order; it is infinite where the denominator is not above 0.
+
+        Returns
+        -------
+        Ratio
+        """
+        regions = [self._region(mask, i) for i in (index, other)]
+        over, under = (region.estimate() for region in regions)
+        if not under.value > 0:
+            return Ratio(np.nan, np.inf)
+        value = over.value / under.value
+        errors = [r.errors + m.weight * r.differences for r, m in zip(regions, (over, under), strict=True)]
+        shared = float(np.mean(errors[0] * errors[1])) if index != other else over.error**2
+        square = over.error**2 - 2 * value * shared + (value * under.error) ** 2
+        return Ratio(value, float(np.sqrt(max(square, 0))) / under.value)
+
+    def _region(self, mask, index):
+        maps, residual = (a[index][mask].astype(np.float64) for a in (self.maps, self.residual))
+        errors, residuals = (a[:, index][:, mask].astype(np.float64) for a in (self.errors, self.residuals))
+        counted, more = self.counted[index][mask], self.bias_scales[index] - 1
+        # of masked pixels alone nothing was measured
+        n_counted, variance = np.count_nonzero(counted) or np.nan, float(self.variance[index][mask].sum())
+        moving, still = (np.mean(errors * part, axis=1) for part in (counted, ~counted))
+        parts = _steadied(moving, np.mean(residuals, axis=1), variance / maps.size**2)
+        moving, differences = parts[0] + more * moving.mean(), parts[1] - more * moving.mean()
+        return _Region(
+            fused=float(maps.mean()),
+            difference=float(residual.mean()),
+            errors=moving + still + more * still.mean(),
+            differences=differences,
+            measured=float(np.sum((maps + residual) * counted) / n_counted),
+            measured_error=float(np.sqrt(variance) / n_counted),
+            one_count=float(self.quantum[index]) / n_counted,
+        )
+
+
+@dataclass(frozen=True)
+class _Region:
+    """Means over a region: fused, what is measured above it, the errors of both in replicates; and the measured one."""
+
+    fused: float
+    difference: float
+    errors: np.ndarray
+    differences: np.ndarray
+    measured: float
+    measured_error: float
+    one_count: float
+
+    def estimate(self):
+        """The :class:`RegionMean`."""
+        error, shared, chance = _second_moments(self.errors, self.differences)
+        unseen = max(self.difference**2 - chance, _UNSEEN_BIAS * chance)
+        weight = float(np.clip((unseen - shared) / (unseen + chance), 0, 1)) if chance > 0 else 0.0
+        square = (1 - weight) ** 2 * unseen + error + 2 * weight * shared + weight**2 * chance
+        least = self._least_error()
+        return RegionMean(
+            value=self.fused + weight * self.difference,
+            error=max(float(np.sqrt(max(square, 0))), least),
+            fused=self.fused,
+            measured=self.measured,
+            measured_error=max(self.measured_error, least),
+            weight=weight,
+        )
+
+    def _least_error(self):
+        """No counts are not known to be none; replicates of none have none."""
+        return _COUNTS_OF_NONE * self.one_count if self.measured <= 0 and np.isfinite(self.one_count) else 0.0
+
+
+def _steadied(errors, differences, variance):
+    """Errors and differences of replicates with less chance in them, and as Student has it for what is left.
+
+    Their sum, the noise of the measured mean, has a known variance, and the part of the errors in proportion to it is
+    scaled to this; the scatter of the rest is known from the replicates alone.
+    """
+    noise = errors + differences
+    square = float(noise @ noise)
+    if square == 0:
+        return errors, differences
+    slope = float(errors @ noise) / square
+    rest, number = errors - slope * noise, len(errors)
+    # a mean square of few values is off by chance, and an interval from it too narrow
+    wider = stdtrit(number - 1, _ONE_SIGMA) * np.sqrt(number / (number - 1))
+    rest = rest.mean() + wider * (rest - rest.mean())
+    noise = noise * np.sqrt(variance * number / square)
+    return slope * noise + rest, (1 - slope) * noise - rest
+
+
+def _second_moments(a, b):
+    return float(np.mean(a * a)), float(np.mean(a * b)), float(np.mean(b * b))
+
+
+def _blurred(maps, width):
+    """Averaged over the last two axes."""
+    return gaussian_filter(maps.astype(np.float64), (0,) * (maps.ndim - 2) + (width, width))
+
+
+def _over_pixels(function, maps):
+    return function(maps, axis=(1, 2), keepdims=True)
+
+
+# ---- drawing and fitting replicates ----------------------------------------------------------------
+
+
+def replicates_of(problem, settings, state, maps, replicates=32, seed=0, callback=None, num_workers=None):
+    """Draw and fit replicates of a fit.
+
+    Parameters
+    ----------
+    problem, settings, state
+        Of the fit, or of a mean of fits; the state is where every replicate starts, and is not changed.
+    maps
+        (n, ny, nx) the fitted maps in the units of the input.
+    replicates
+        How many, at least 2. The standard errors are themselves uncertain by a fraction of ``1 / sqrt(2 replicates)``.
+    seed
+        Of the draws, an integer >= 0; replicate k is the same whatever their number.
+    callback
+        Called with the number of replicates done; may raise ``StopIteration`` to keep these.
+    num_workers
+        Threads of each fit; the replicates follow one another, for the threads of a fit are those of the machine.
+
+    Returns
+    -------
+    Replicates
+        Those that were done when Ctrl-C was pressed, if they are at least 2.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Where Ctrl-C was pressed before.
+    """
+    members, weights = _members(problem, state)
+    run = replace(settings, tol=max(settings.tol, REPLICATE_TOL))
+    errors, residuals = [], []
+    try:
+        for k in range(replicates):
+            drawn = _refitted(members, run, maps, (seed, k), num_workers)
+            if drawn is None:
+                break
+            fitted = weighted_mean(weights, [found for _, found in drawn])
+            errors.append((fitted - maps).astype(np.float32))
+            residuals.append(_residual(drawn[0][0], fitted).astype(np.float32))
+            if callback is not None:
+                callback(k + 1)
+    except StopIteration:
+        pass
+    except KeyboardInterrupt:
+        if len(errors) < 2:
+            raise
+    if len(errors) < 2:
+        raise KeyboardInterrupt
+    return Replicates(
+        maps=maps.copy(),
+        residual=_residual(first_of(problem), maps),
+        counted=_counted(first_of(problem)),
+        variance=np.nan_to_num(count_variance(first_of(problem), settings, maps)),
+        quantum=first_of(problem).quantum,
+        errors=np.stack(errors),
+        residuals=np.stack(residuals[: len(errors)]),
+    )
+
+
+def _members(problem, state):
+    """(problem, state) of every fit, and the weights (fits, n) of their mean."""
+    if isinstance(problem, MeanProblem):
+        return problem.members(state)
+    return [(problem, state)], np.ones((1, len(problem.scales)))
+
+
+def first_of(problem):
+    """The problem, or that of the largest weight in a mean: data and law are the same in all."""
+    return problem.first if isinstance(problem, MeanProblem) else problem
+
+
+def _refitted(members, settings, maps, seed, num_workers):
+    """One measurement drawn from ``maps`` and fitted by all members: (problem, maps) of each; None if interrupted."""
+    found = []
+    for problem, state in members:
+        z = maps / problem.scales[:, None, None].astype(np.float64)
+        # the same counts for all
+        drawn = redrawn(problem, settings, z, np.random.default_rng(seed))
+        result, _ = primal_dual(drawn, settings, state.restarted(drawn), num_workers=num_workers)
+        if result.reason is StopReason.INTERRUPTED:
+            return None
+        found.append((drawn, result.maps))
+    return found
+
+
+def redrawn(problem, settings, z, rng):
+    """The problem of one more measurement of the maps ``z``, (n, ny, nx) in its own units.
+
+    Counts, background included, or Gaussian maps; totals; and the HAADF image as the law has it of these maps, with its
+    white noise and the blur between maps and image, which the law of the fit lacks. Law, edges and noise stay as they
+    were found.
+    """
+    beta = _drawn_data(problem, settings, z, rng)
+    data = replace(problem.data, beta=beta.astype(problem.dtype))
+    totals = np.sum(_net(data), axis=(1, 2), where=_counted(problem))
+    data = replace(data, totals=np.where(np.isfinite(problem.data.totals), totals, np.nan))
+    return replace(problem, data=data, elastic=_drawn_image(problem, z, rng))
+
+
+def _drawn_data(problem, settings, z, rng):
+    """``beta`` of the data terms."""
+    slope = problem.data.slope.astype(np.float64)
+    if not problem.data.is_poisson:
+        return slope * z + np.sqrt(slope) * rng.standard_normal(z.shape)
+    counts = rng.poisson(_expected_counts(problem, settings, z))
+    return np.where(_counted(problem), counts + _shift(problem, settings), 0)
+
+
+def _expected_counts(problem, settings, z):
+    """(n, ny, nx) mean counts, those of the background included, of maps z."""
+    slope, delta = (a.astype(np.float64) for a in (problem.data.slope, problem.data.delta))
+    return np.maximum(slope * (z + delta) - _shift(problem, settings), 0)
+
+
+def _shift(problem, settings):
+    return settings.shift if problem.noise_kind == "shifted_poisson" else 0.0
+
+
+def _drawn_image(problem, z, rng):
+    """The term of the HAADF image of ``z``."""
+    elastic = problem.elastic
+    if not elastic.weights.size:
+        return elastic
+    noise = np.sqrt(problem.lambda_haadf) * problem.haadf_noise / problem.haadf_sigma
+    image = gaussian_filter(np.tensordot(elastic.weights.astype(np.float64), z, 1), problem.law.blur)
+    image += noise * rng.standard_normal(image.shape)
+    return replace(elastic, target=np.where(elastic.counted > 0, image, 0).astype(problem.dtype))
+
+
+# ---- what can be known, and what moved the maps ----------------------------------------------------
+
+
+def attainable_gain(variance, weights, sigma):
+    """By what factor counts and HAADF image of a pixel, and nothing else, can lower the variance of its counts.
+
+    The Fisher matrix of a pixel is ``diag(1 / variance) + w w^T / sigma**2``, its inverse the smallest covariance of
+    any unbiased estimate (Cramer & Rao). By the formula of Sherman & Morrison the gain of element i is
+    ``(sigma**2 + S) / (sigma**2 + S - w_i**2 variance_i)``, ``S = sum_j w_j**2 variance_j``. What is gained beyond it
+    comes from neighbouring pixels, that is, from the penalty. That the image is blurred is not considered: it can only
+    make the gain smaller.
+
+    Parameters
+    ----------
+    variance
+        (n, ny, nx) of the measured maps, NaN where a map was not measured.
+    weights
+        (n,) of the elastic law.
+    sigma
+        Standard deviation of the HAADF image about the law: a number, or (ny, nx) with infinity where it is masked.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n, ny, nx), 1 or more; NaN where the map was not measured.
+    """
+    # an element that was not measured leaves the image no say on the others, if it shows in it
+    spread = np.where(np.isnan(variance), np.inf, variance)
+    shown = np.where(weights[:, None, None] > 0, weights[:, None, None] ** 2 * spread, 0)
+    others = [np.sum(np.delete(shown, i, axis=0), axis=0) for i in range(len(shown))]
+    with np.errstate(invalid="ignore"):
+        gain = 1 + shown / (np.square(sigma) + np.stack(others))
+    return np.where(np.isnan(variance), np.nan, gain)
+
+
+def count_variance(problem, settings, maps):
+    """(n, ny, nx) variance of the measured maps were the fitted ``maps`` the truth; NaN in masked pixels."""
+    if not problem.data.is_poisson:
+        slope = np.where(problem.data.slope > 0, problem.data.slope, 1).astype(np.float64)
+        variance = np.broadcast_to(problem.scales[:, None, None] ** 2 / slope, maps.shape)
+    else:
+        counts = _expected_counts(problem, settings, maps / problem.scales[:, None, None])
+        variance = problem.quantum[:, None, None] ** 2 * counts
+    return np.where(_counted(problem), variance, np.nan)
+
+
+def attribution(problem, state, maps):
+    """What moved each pixel from the measured to the fused map: HAADF image, penalty, totals, and the bound at 0.
+
+    At the minimum the pulls on every pixel balance: that of its counts, back to what was measured, is
+    ``(b - x) / V`` with ``V = q**2 mu``, the variance of counts of the fitted mean mu, shift included (or that of
+    Gaussian noise). Therefore, exactly,
+
+        x - b = V (pull of HAADF + pull of penalty + pull of totals + pull of the bound),
+
+    the pulls being minus the derivatives of the terms by x.
+
+    Parameters
+    ----------
+    problem, state
+        Of the fit.
+    maps
+        (n, ny, nx) the fitted maps in the units of the input.
+
+    Returns
+    -------
+    dict of numpy.ndarray
+        ``"haadf"``, ``"penalty"``, ``"totals"`` and ``"bound"``, (n, ny, nx) in the units of the maps, which add up to
+        fused minus measured (less its background); of a mean of fits their means. ``"bound"`` keeps maps from below 0,
+        and holds what the solver has left undone. All are NaN in masked pixels, which were never measured.
+    """
+    if isinstance(problem, MeanProblem):
+        members, weights = problem.members(state)
+        each = [attribution(*member, of_member) for member, of_member in zip(members, state.maps, strict=True)]
+        return {name: weighted_mean(weights, [parts[name] for parts in each]) for name in each[0]}
+    counted, elastic = _counted(problem), problem.elastic
+    z = maps / problem.scales[:, None, None].astype(np.float64)
+    reach = np.where(counted, _reach(problem.data, z) * problem.scales[:, None, None], np.nan)
+    pull = np.zeros((1, 1, 1))
+    if elastic.weights.size:
+        weights = elastic.weights.astype(np.float64)
+        pull = np.multiply.outer(-weights, elastic.counted * (np.tensordot(weights, z, 1) - elastic.target))
+    parts = {
+        "haadf": reach * pull,
+        "penalty": -reach * cell_adjoint(state.y.astype(np.float64)),
+        "totals": -reach * state.theta[:, None, None],
+    }
+    parts["bound"] = np.where(counted, -_residual(problem, maps), np.nan) - sum(parts.values())
+    return parts
+
+
+def _reach(data, z):
+    """How far a unit of pull moves a pixel, in units of z."""
+    slope = np.where(data.slope > 0, data.slope, 1).astype(np.float64)
+    return (z + data.delta) / slope if data.is_poisson else 1 / slope
+
+
+# ---- what was measured -----------------------------------------------------------------------------
+
+
+def _counted(problem):
+    return np.broadcast_to(problem.data.slope > 0, problem.shape)
+
+
+def _net(data):
+    """(n, ny, nx) measured maps, less background, in units of z; anything in masked pixels."""
+    slope = np.where(data.slope > 0, data.slope, 1).astype(np.float64)
+    return data.beta / slope - data.delta
+
+
+def _residual(problem, maps):
+    """Measured, less background, minus fitted maps, in units of the input; 0 in masked pixels."""
+    measured = _net(problem.data) * problem.scales[:, None, None]
+    return np.where(_counted(problem), measured - maps, 0)

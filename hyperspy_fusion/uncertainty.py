@@ -1,0 +1,187 @@
+"""Errors of a result and what can be known, as HyperSpy signals: over ``fusion.trust``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hyperspy_fusion.grids import axis_dicts
+from hyperspy_fusion.results import window_of
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Replicates behind a result: kept by it in memory, not saved with it.
+
+    ``maps`` are those of the fit, ``elements`` the fitted ones in the order of the ``replicates``.
+    """
+
+    replicates: object
+    maps: object
+    elements: list
+
+    def __repr__(self):
+        size = (self.replicates.errors.nbytes + self.replicates.residuals.nbytes) / 2**20
+        return f"<Errors of {', '.join(self.elements)} from {len(self.replicates)} replicates, {size:.0f} MB>"
+
+
+def replicated(problem, settings, state, maps, replicates, seed, show_progressbar, num_workers):
+    """Replicates of a fit with a progress bar; see :func:`~.fusion.trust.replicates_of`."""
+    from types import SimpleNamespace
+
+    from hyperspy_fusion.fusion.trust import replicates_of
+    from hyperspy_fusion.progress import progress
+
+    with progress(replicates, show_progressbar, desc="Replicates", unit="replicate") as update:
+        return replicates_of(
+            problem,
+            settings,
+            state,
+            maps,
+            replicates,
+            seed,
+            callback=lambda done: update(SimpleNamespace(n_iter=done)),
+            num_workers=num_workers,
+        )
+
+
+def standard_errors(fused):
+    """Standard errors of the pixels of ``fused``; see ``ElementMaps.standard_errors``."""
+    errors, window = _located(fused)
+    known = dict(zip(errors.elements, errors.replicates.standard_errors(), strict=True))
+    # a constant map was not fitted
+    nothing = np.full(errors.replicates.maps.shape[1:], np.nan)
+    data = np.stack([known.get(element, nothing)[window] for element in fused.elements])
+    return maps_like(fused, data, "Standard errors of")
+
+
+def region_mean(fused, region, element):
+    """See ``ElementMaps.region_mean``."""
+    errors, window = _located(fused)
+    return errors.replicates.region_mean(_whole_mask(fused, region, window), _index(errors, element))
+
+
+def ratio(fused, region, element, other):
+    """See ``ElementMaps.ratio``."""
+    errors, window = _located(fused)
+    return errors.replicates.ratio(
+        _whole_mask(fused, region, window), *(_index(errors, symbol) for symbol in (element, other))
+    )
+
+
+def maps_like(maps, data, title):
+    """An ElementMaps of ``data`` on the axes and with the elements of ``maps``, which is no result of a fit."""
+    shape = np.asarray(maps.data).shape
+    new = maps._deepcopy_with_new_data(np.ascontiguousarray(data.reshape(shape), np.float32))
+    new._inputs = new._errors = None
+    if new.metadata.has_item("Fusion"):
+        del new.metadata.Fusion
+    of = maps.metadata.General.title
+    new.metadata.General.title = f"{title} {of[:1].lower() + of[1:] if ' ' in of else of}"
+    return new
+
+
+def _located(fused):
+    """The errors of the fit behind ``fused``, and the slices (y, x) of its grid that ``fused`` covers."""
+    fused._fit()
+    errors = fused._errors
+    if errors is None:
+        raise ValueError(
+            "The errors of these maps are not known: they are not saved with maps, and take replicates of the fit. "
+            "Pass errors=True to fuse, or call FusedMultiModal.standard_errors before as_signal."
+        )
+    window = window_of(fused, errors.maps)
+    elements = fused.elements
+    if window is not None:
+        fitted = np.stack([errors.maps.get_map(element).data for element in elements])[(slice(None), *window)]
+        data = np.asarray(fused.data)
+        same = data.size == fitted.size and np.allclose(data.reshape(fitted.shape), fitted, rtol=1e-5)
+    if window is None or not same:
+        raise ValueError(
+            f"{fused!r} is not what was fitted, but was edited, rebinned or calculated since: ask the result of the "
+            "fit, or a crop of it, for its errors."
+        )
+    return errors, window
+
+
+def _index(errors, element):
+    if element not in errors.elements:
+        raise ValueError(
+            f"There are no errors of {element!r}: the fitted elements are {', '.join(errors.elements)}, and constant "
+            "maps are not fitted."
+        )
+    return errors.elements.index(element)
+
+
+def _whole_mask(fused, region, window):
+    """The mask of a region of ``fused`` on the grid of the fit."""
+    mask = region_mask(region, fused)
+    whole = np.zeros(fused._errors.replicates.maps.shape[1:], bool)
+    whole[window] = mask
+    return whole
+
+
+def region_mask(region, maps):
+    """A region as ``(ny, nx)`` bool on the pixels of ``maps``.
+
+    Parameters
+    ----------
+    region : array or BaseSignal of bool, or HyperSpy ROI
+        True inside; or a ROI that covers an area.
+    maps : ElementMaps
+        On whose axes.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a region without a pixel, of another shape, or that is neither.
+    """
+    y, x = axis_dicts(maps.axes_manager.signal_axes, maps)
+    shape = (y["size"], x["size"])
+    mask = _roi_mask(region, (y, x)) if hasattr(region, "interactive") else np.asarray(getattr(region, "data", region))
+    if mask.dtype != bool:
+        raise TypeError(
+            f"The region holds {mask.dtype}: pass an array or signal of bool, such as map.data > 5, or a HyperSpy ROI."
+        )
+    if mask.shape != shape:
+        raise ValueError(f"The region has shape {mask.shape}, expected {shape}, one value for each pixel of the maps.")
+    if not mask.any():
+        raise ValueError("The region holds no pixel of the maps: draw it on their axes.")
+    return mask
+
+
+def _roi_mask(roi, axes):
+    """Which pixels a ROI cuts out: those whose numbers are left in an image of their numbers."""
+    import hyperspy.api as hs
+
+    if hasattr(roi, "linewidth") or roi.ndim != 2:
+        raise TypeError(f"{roi!r} covers no area: pass a RectangularROI, CircleROI or PolygonROI, or a mask.")
+    shape = tuple(axis["size"] for axis in axes)
+    numbers = hs.signals.Signal2D(np.arange(np.prod(shape), dtype=float).reshape(shape), axes=list(axes))
+    try:
+        inside = np.asarray(roi(numbers).data).ravel()
+    except ValueError as error:
+        raise ValueError(f"{roi!r} does not lie on the maps ({error}): draw it on their axes.") from error
+    mask = np.zeros(shape, bool)
+    mask.ravel()[inside[np.isfinite(inside)].astype(int)] = True
+    return mask
+
+
+# ---- what can be known -----------------------------------------------------------------------------
+
+
+def attainable_gain(problem, settings, maps, haadf_valid):
+    """(n, ny, nx) gain of the fitted maps; see :func:`~.fusion.trust.attainable_gain`."""
+    from hyperspy_fusion.fusion import trust
+
+    problem = trust.first_of(problem)
+    sigma = np.where(haadf_valid, problem.haadf_sigma, np.inf)
+    return trust.attainable_gain(trust.count_variance(problem, settings, maps), problem.law.weights, sigma)
+
+
+def attribution(problem, state, maps):
+    """What moved the fitted maps; see :func:`~.fusion.trust.attribution`."""
+    from hyperspy_fusion.fusion import trust
+
+    return trust.attribution(problem, state, maps)

@@ -1,0 +1,438 @@
+"""Errors from replicates: exact small cases, moments of the draws, coverage; what can be known; what moved the maps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_calibrated import problem_of, scan_of, settings_of
+
+from hyperspy_fusion.fusion import trust
+from hyperspy_fusion.fusion.calibrated import calibrated_problem
+from hyperspy_fusion.fusion.primal_dual import primal_dual
+from hyperspy_fusion.fusion.result import StopReason
+from hyperspy_fusion.fusion.settings import CalibratedSettings
+from hyperspy_fusion.fusion.trust import (
+    Replicates,
+    attainable_gain,
+    attribution,
+    count_variance,
+    redrawn,
+    replicates_of,
+)
+
+SHAPE = (20, 24)
+PENALTIES = ["tv", "directional", "tgv", "guided", None]
+
+
+def fitted(settings, scan=None, **options):
+    """Problem, settings, state and result."""
+    problem = problem_of(scan or scan_of(SHAPE), settings, **options)
+    result, state = primal_dual(problem, settings)
+    return problem, settings, state, result
+
+
+@pytest.fixture(scope="module")
+def fit():
+    return fitted(settings_of(regularization="directional", tol=1e-3))
+
+
+# ---- what can be known -----------------------------------------------------------------------------
+
+
+def test_gain_of_a_pixel_by_hand():
+    # S = 1 * 2 + 4 * 3 = 14
+    gain = attainable_gain(np.array([2.0, 3.0]).reshape(2, 1, 1), np.array([1.0, 2.0]), 1.0)
+    np.testing.assert_allclose(gain.ravel(), [15 / 13, 15 / 3], rtol=1e-12)
+
+
+def test_gain_is_that_of_the_inverse_of_the_fisher_matrix():
+    rng = np.random.default_rng(0)
+    variance, w, sigma = rng.uniform(0.1, 5, (3, 2, 4)), rng.uniform(0, 2, 3), rng.uniform(0.1, 3, (2, 4))
+    gain = attainable_gain(variance, w, sigma)
+    for y, x in np.ndindex(2, 4):
+        fisher = np.diag(1 / variance[:, y, x]) + np.outer(w, w) / sigma[y, x] ** 2
+        expected = variance[:, y, x] / np.diag(np.linalg.inv(fisher))
+        np.testing.assert_allclose(gain[:, y, x], expected, rtol=1e-10)
+
+
+def test_a_perfect_image_of_one_element_is_all_there_is_to_know():
+    gain = attainable_gain(np.array([[[4.0]]]), np.array([3.0]), 0.1)
+    assert gain.item() == pytest.approx(1 + 9 * 4 / 0.01)
+
+
+def test_an_element_without_weight_gains_nothing():
+    gain = attainable_gain(np.ones((2, 1, 1)), np.array([1.0, 0.0]), 1.0)
+    np.testing.assert_allclose(gain.ravel(), [2, 1])
+
+
+def test_gain_where_something_is_masked():
+    variance = np.array([[[np.nan, 2.0]], [[3.0, 3.0]]])
+    gain = attainable_gain(variance, np.array([1.0, 2.0]), np.array([[1.0, np.inf]]))
+    # of two unknowns in one number, the one that was not measured takes it all; a masked image says nothing
+    np.testing.assert_array_equal(gain, [[[np.nan, 1]], [[1, 1]]])
+
+
+@pytest.mark.parametrize("noise", ["poisson", "shifted_poisson"])
+def test_variance_of_counts_has_the_quantum_and_the_background_and_not_the_shift(noise):
+    maps, haadf = scan_of(SHAPE)
+    settings = settings_of(noise=noise, background=(3.0, 6.0), weights=(14.0, 3.0))
+    problem = problem_of((maps * np.array([2.0, 3.0])[:, None, None], haadf), settings)
+    found = count_variance(problem, settings, np.full(maps.shape, 5.0))
+    np.testing.assert_allclose(found[:, 0, 0], [2 * (5 + 3), 3 * (5 + 6)], rtol=1e-6)
+
+
+def test_variance_of_gaussian_maps_is_given_and_nan_where_masked():
+    scan, settings = scan_of(SHAPE), settings_of(noise="gaussian", variance=(2.0, 7.0))
+    valid = np.ones(scan[0].shape, bool)
+    valid[1, 3, 4] = False
+    found = count_variance(problem_of(scan, settings, valid=valid), settings, scan[0])
+    np.testing.assert_allclose(found[:, 0, 0], [2, 7])
+    assert np.isnan(found[1, 3, 4]) and np.isnan(found).sum() == 1
+
+
+# ---- what moved the maps -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise", ["poisson", "shifted_poisson", "gaussian"])
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_the_parts_of_a_change_add_up_and_balance(penalty, noise):
+    scan = scan_of(SHAPE, counts=8.0)
+    settings = settings_of(regularization=penalty, noise=noise, background=0.1, tol=1e-6, max_iter=20000)
+    problem, _, state, result = fitted(settings, scan)
+    parts = attribution(problem, state, result.maps)
+    change = result.maps - (scan[0] - 0.1)
+    np.testing.assert_allclose(sum(parts.values()), change, atol=1e-10)
+    inside = result.maps > 0.05 * result.maps.max()
+    # nothing is left over but the accuracy of the solver
+    assert np.sqrt(np.mean(parts["bound"][inside] ** 2)) < 5e-3 * np.sqrt(np.mean(scan[0]))
+    assert np.abs(parts["penalty"]).max() > 0.1 or penalty is None
+
+
+@pytest.mark.parametrize("noise", ["shifted_poisson", "gaussian"])
+def test_the_pull_of_the_image_is_minus_the_derivative_of_its_term(noise):
+    problem, _, state, result = fitted(settings_of(regularization="tv", noise=noise))
+    z = result.maps / problem.scales[:, None, None]
+    step, at = 1e-4, (0, 7, 9)
+    up, down = z.copy(), z.copy()
+    up[at] += step
+    down[at] -= step
+    elastic, data = ((term.value(up) - term.value(down)) / (2 * step) for term in (problem.elastic, problem.data))
+    # the same reach for all pulls: that of the data goes from the measured to the fused value
+    change = result.maps[at] - scan_of(SHAPE)[0][at]
+    assert attribution(problem, state, result.maps)["haadf"][at] == pytest.approx(-elastic * change / data, rel=1e-4)
+
+
+def test_without_image_and_penalty_only_totals_and_bound_are_left():
+    problem, _, state, result = fitted(settings_of(regularization=None, lambda_haadf=0.0))
+    parts = attribution(problem, state, result.maps)
+    assert not parts["haadf"].any() and not parts["penalty"].any()
+
+
+def test_masked_pixels_were_not_moved_from_anything():
+    scan = scan_of(SHAPE)
+    valid = np.ones(scan[0].shape, bool)
+    valid[0, :3] = False
+    problem, _, state, result = fitted(settings_of(regularization="tv"), scan, valid=valid)
+    for part in attribution(problem, state, result.maps).values():
+        np.testing.assert_array_equal(np.isnan(part), ~valid)
+
+
+# ---- draws -------------------------------------------------------------------------------------------
+
+
+def draws(problem, settings, z, number=400):
+    rng = np.random.default_rng(1)
+    return [redrawn(problem, settings, z, rng) for _ in range(number)]
+
+
+def measured(problem):
+    """Net maps of a problem in units of the input, from its data term."""
+    slope = np.where(problem.data.slope > 0, problem.data.slope, 1)
+    return (problem.data.beta / slope - problem.data.delta) * problem.scales[:, None, None]
+
+
+@pytest.mark.parametrize("noise, variance", [
+    ("poisson", [2 * (5 + 3), 3 * (5 + 6)]), ("shifted_poisson", [2 * (5 + 3), 3 * (5 + 6)]), ("gaussian", [2, 7]),
+])  # fmt: skip
+def test_draws_scatter_as_the_noise_does(noise, variance):
+    maps, haadf = scan_of(SHAPE)
+    settings = settings_of(noise=noise, background=(3.0, 6.0), variance=(2.0, 7.0), weights=(14.0, 3.0))
+    problem = problem_of((maps * np.array([2.0, 3.0])[:, None, None], haadf), settings)
+    z = np.full(maps.shape, 5.0) / problem.scales[:, None, None]
+    found = np.array([measured(p) for p in draws(problem, settings, z, 60)])
+    n = found[:, 0].size
+    for image, expected in zip(found.swapaxes(0, 1), variance, strict=True):
+        assert image.mean() == pytest.approx(5, abs=5 * np.sqrt(expected / n))
+        assert image.var() == pytest.approx(expected, rel=0.05)
+
+
+def test_draws_keep_totals_of_their_own(fit):
+    problem, settings, _, result = fit
+    drawn = draws(problem, settings, result.maps / problem.scales[:, None, None], 1)[0]
+    np.testing.assert_allclose(drawn.data.totals, measured(drawn).sum(axis=(1, 2)) / problem.scales, rtol=1e-6)
+
+
+def test_draws_leave_masked_pixels_out():
+    scan = scan_of(SHAPE)
+    valid = np.ones(scan[0].shape, bool)
+    valid[0, :3] = False
+    settings = settings_of(regularization="tv")
+    problem = problem_of(scan, settings, valid=valid, haadf_valid=valid[0])
+    drawn = draws(problem, settings, problem.start.astype(float), 1)[0]
+    assert not drawn.data.beta[~valid].any() and not drawn.elastic.target[~valid[0]].any()
+    assert drawn.data.totals[0] * problem.scales[0] == pytest.approx(measured(drawn)[0][valid[0]].sum(), rel=1e-6)
+
+
+def test_drawn_images_are_blurred_and_noisy(fit):
+    from scipy.ndimage import gaussian_filter
+
+    problem, settings, _, result = fit
+    problem = replace(problem, law=replace(problem.law, blur=1.5), lambda_haadf=0.25)
+    z = result.maps / problem.scales[:, None, None]
+    images = np.array([p.elastic.target for p in draws(problem, settings, z)])
+    expected = gaussian_filter(np.tensordot(problem.elastic.weights, z, 1), 1.5)
+    sigma = 0.5 * problem.haadf_noise / problem.haadf_sigma
+    np.testing.assert_allclose(images.mean(axis=0), expected, atol=5 * sigma / 20)
+    assert images.std(axis=0).mean() == pytest.approx(sigma, rel=0.02)
+
+
+# ---- replicates --------------------------------------------------------------------------------------
+
+
+def test_replicates_are_those_of_their_seed_whatever_their_number(fit):
+    *before, result = fit
+    z, y = before[2].z.copy(), before[2].y.copy()
+    three, two, other = (replicates_of(*before, result.maps, n, seed) for n, seed in ((3, 0), (2, 0), (2, 1)))
+    np.testing.assert_array_equal(three.errors[:2], two.errors)
+    assert not np.array_equal(two.errors, other.errors) and len(three) == 3
+    # the fit they start from is as before
+    np.testing.assert_array_equal(before[2].z, z)
+    np.testing.assert_array_equal(before[2].y, y)
+
+
+def test_drawn_maps_less_fitted_ones_are_error_and_residual(fit):
+    problem, settings, state, result = fit
+    found = replicates_of(problem, settings, state, result.maps, 2, seed=5)
+    drawn = redrawn(problem, settings, result.maps / problem.scales[:, None, None], np.random.default_rng([5, 1]))
+    noise = measured(drawn) - result.maps
+    np.testing.assert_allclose(found.errors[1] + found.residuals[1], noise, atol=1e-4)
+    np.testing.assert_allclose(found.maps + found.residual, scan_of(SHAPE)[0], atol=1e-9)
+
+
+def test_a_stop_keeps_what_is_done(fit):
+    *fit, result = fit
+
+    def stop_after(number, error):
+        def callback(done):
+            if done == number:
+                raise error
+
+        return callback
+
+    for error in (StopIteration, KeyboardInterrupt):
+        assert len(replicates_of(*fit, result.maps, 5, callback=stop_after(3, error))) == 3
+        with pytest.raises(KeyboardInterrupt):
+            replicates_of(*fit, result.maps, 5, callback=stop_after(1, error))
+
+
+def test_an_interrupted_fit_is_no_replicate(fit, monkeypatch):
+    *fit, result = fit
+    numbers = iter(range(9))
+
+    def interrupted(*args, **options):
+        found, state = primal_dual(*args, **options)
+        return (replace(found, reason=StopReason.INTERRUPTED) if next(numbers) == 2 else found), state
+
+    monkeypatch.setattr(trust, "primal_dual", interrupted)
+    assert len(replicates_of(*fit, result.maps, 5)) == 2
+
+
+# ---- errors of pixels --------------------------------------------------------------------------------
+
+
+def made_up(errors, residuals, maps=None, residual=None, quantum=1.0, counted=None, variance=1.0):
+    """Replicates of arrays; maps of 10 that were measured exactly where they are not given."""
+    shape = errors.shape[1:]
+    counted = np.ones(shape, bool) if counted is None else counted
+    return Replicates(
+        maps=np.full(shape, 10.0) if maps is None else maps,
+        residual=np.zeros(shape) if residual is None else residual,
+        counted=counted,
+        variance=variance * counted,
+        quantum=np.full(shape[0], quantum),
+        errors=errors,
+        residuals=residuals,
+    )
+
+
+def smooth_bias(shape=(32, 32)):
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    return np.cos(2 * np.pi * y / 32) * np.cos(2 * np.pi * x / 32)
+
+
+def test_standard_errors_are_scatter_and_bias():
+    noise = np.random.default_rng(0).normal(0, 0.5, (3000, 1, 8, 8))
+    found = made_up(noise + 1.2, -noise)
+    np.testing.assert_allclose(found.standard_errors(), np.hypot(0.5, 1.2), rtol=0.03)
+    scatter = made_up(noise[:, :, :, :], -noise).standard_errors()
+    np.testing.assert_allclose(scatter, 0.5, rtol=0.05)
+
+
+@pytest.mark.parametrize("seen, expected", [(0.3, 1), (1.0, 1), (1.4, 1.4), (1.9, 1.9), (5.0, 2)])
+def test_the_counts_tell_how_much_more_smoothing_costs(seen, expected):
+    noise = np.random.default_rng(0).normal(0, 0.05, (16, 1, 32, 32))
+    noise -= noise.mean(axis=0)
+    bias = smooth_bias()
+    found = made_up(noise + bias, -noise - bias, residual=-seen * bias[None])
+    assert found.bias_scales[0] == pytest.approx(expected, rel=1e-6)
+    # the scale of the bias alone differs between the two
+    as_is = replace(found, residual=np.zeros((1, 32, 32)))
+    more = np.mean(found.standard_errors() ** 2 - as_is.standard_errors() ** 2)
+    assert more == pytest.approx((expected**2 - 1) * np.mean(bias**2), rel=0.1)
+
+
+# ---- errors of region means --------------------------------------------------------------------------
+
+REGION = np.zeros((8, 8), bool)
+REGION[2:4, 1:6] = True
+
+
+def white(number=40, elements=1, seed=0):
+    return np.random.default_rng(seed).normal(0, 1, (number, elements, 8, 8))
+
+
+def test_maps_that_are_the_measured_ones_have_the_errors_of_these():
+    noise = white(6)
+    mean = made_up(noise, np.zeros_like(noise), variance=3.0).region_mean(REGION, 0)
+    assert (mean.value, mean.fused, mean.measured) == (10, 10, 10)
+    # known, and not what six replicates happen to show
+    assert mean.error == pytest.approx(np.sqrt(3 / 10)) and mean.measured_error == pytest.approx(np.sqrt(3 / 10))
+
+
+def test_region_mean_by_hand():
+    # a map that never moves, counts that scatter by 0.1 in the mean of the region, and 0.3 above the map as measured
+    noise = 0.1 * np.resize([1.0, -1.0], 40)[:, None, None, None] * np.ones((40, 1, 8, 8))
+    found = made_up(np.zeros_like(noise), noise, residual=np.full((1, 8, 8), 0.3), variance=0.1)
+    mean = found.region_mean(REGION, 0)
+    unseen = 0.3**2 - 0.1**2
+    weight = unseen / (unseen + 0.1**2)
+    assert mean.weight == pytest.approx(weight) and mean.value == pytest.approx(10 + weight * 0.3)
+    assert mean.error**2 == pytest.approx((1 - weight) ** 2 * unseen + weight**2 * 0.1**2)
+    assert mean.measured == pytest.approx(10.3) and mean.measured_error == pytest.approx(0.1)
+
+
+def test_what_one_measurement_cannot_exclude_is_in_the_error():
+    noise = 0.1 * np.resize([1.0, -1.0], 40)[:, None, None, None] * np.ones((40, 1, 8, 8))
+    mean = made_up(np.zeros_like(noise), noise, variance=0.1).region_mean(REGION, 0)
+    # a bias whose square is a tenth of the variance: weight 1/11
+    assert mean.weight == pytest.approx(1 / 11)
+    assert mean.error**2 == pytest.approx((10 / 11) ** 2 * 0.1 * 0.1**2 + (1 / 11) ** 2 * 0.1**2)
+
+
+def test_scatter_that_is_not_noise_of_the_counts_is_as_uncertain_as_replicates_are_few():
+    from scipy.stats import t
+
+    for number in (4, 400):
+        # half the noise goes into the map, and something else that goes up and down beside it
+        noise = np.resize([1.0, 1.0, -1.0, -1.0], number)[:, None, None, None] * np.ones((number, 1, 8, 8))
+        other = 0.5 * np.resize([1.0, -1.0], number)[:, None, None, None] * np.ones((number, 1, 8, 8))
+        region = made_up(0.5 * noise + other, 0.5 * noise - other, variance=40.0)._region(REGION, 0)
+        wider = t.ppf(0.5 + 0.6826894921370859 / 2, number - 1) * np.sqrt(number / (number - 1))
+        assert np.mean(region.errors**2) == pytest.approx(0.25 * 4 + 0.25 * wider**2)
+        assert np.mean(region.differences**2) == pytest.approx(0.25 * 4 + 0.25 * wider**2)
+        assert np.mean((region.errors + region.differences) ** 2) == pytest.approx(4)
+    assert wider == pytest.approx(1, abs=3e-3)
+
+
+def test_bias_of_replicates_counts_as_often_as_the_counts_say():
+    noise = white(16)
+    noise -= noise.mean(axis=0)
+    found = made_up(0.2 * noise + 1.5, 0.8 * noise - 1.5, residual=np.full((1, 8, 8), -2.1))
+    assert found.bias_scales[0] == pytest.approx(1.4)
+    region = found._region(REGION, 0)
+    assert region.errors.mean() == pytest.approx(2.1) and region.differences.mean() == pytest.approx(-2.1)
+
+
+def test_masked_pixels_of_a_region_are_not_asked():
+    noise = white()
+    counted = np.ones((1, 8, 8), bool)
+    counted[0, 2, 1:4] = False
+    residuals = np.where(counted, -0.5 * noise, 0)
+    residual = np.where(counted, 0.7, 0)
+    found = made_up(0.5 * noise, residuals, residual=residual, counted=counted)
+    mean = found.region_mean(REGION, 0)
+    assert mean.measured == pytest.approx(10.7) and mean.fused == 10
+    # at the most the part of the region that was measured moves, here by 0.7 in 7 of 10 pixels
+    assert abs(mean.value - 10) <= 0.49 + 1e-12
+
+
+def test_a_region_of_masked_pixels_has_the_error_of_what_was_filled_in():
+    noise = white()
+    nothing = np.zeros_like(noise)
+    found = made_up(0.3 * noise, nothing, counted=np.zeros((1, 8, 8), bool))
+    mean = found.region_mean(REGION, 0)
+    assert (mean.value, mean.weight) == (10, 0) and np.isnan([mean.measured, mean.measured_error]).all()
+    assert mean.error == pytest.approx(0.3 * np.sqrt(np.mean(noise[:, 0][:, REGION].mean(axis=1) ** 2)))
+
+
+def test_no_counts_are_not_known_to_be_none():
+    zeros = np.zeros((8, 1, 8, 8))
+    mean = made_up(zeros, zeros, maps=zeros[0], quantum=3.0).region_mean(REGION, 0)
+    assert mean.value == 0 and mean.error == pytest.approx(1.14 * 3 / 10)
+    assert made_up(zeros, zeros, maps=zeros[0], quantum=np.nan).region_mean(REGION, 0).error == 0
+
+
+def test_errors_that_two_maps_share_cancel_in_their_ratio():
+    noise = white()
+    both = np.concatenate([noise, 2 * noise], axis=1)
+    maps = np.stack([np.full((8, 8), 10.0), np.full((8, 8), 20.0)])
+    found = made_up(both, np.zeros_like(both), maps=maps, variance=np.array([1.0, 4.0])[:, None, None])
+    ratio = found.ratio(REGION, 0, 1)
+    assert ratio.value == pytest.approx(0.5) and ratio.error == pytest.approx(0, abs=1e-8)
+    opposite = replace(found, errors=both * np.array([1, -1])[:, None, None])
+    alone = found.region_mean(REGION, 0).error / 10
+    assert opposite.ratio(REGION, 0, 1).error == pytest.approx(0.5 * 2 * alone)
+    assert found.ratio(REGION, 1, 1).error == pytest.approx(0, abs=1e-8)
+
+
+def test_ratio_to_nothing_has_no_finite_error():
+    noise = white(elements=2)
+    found = made_up(noise, np.zeros_like(noise), maps=np.zeros((2, 8, 8)))
+    assert np.isnan(found.ratio(REGION, 0, 1).value) and found.ratio(REGION, 0, 1).error == np.inf
+
+
+# ---- the errors given are those made -----------------------------------------------------------------
+
+
+def regions_of(shape):
+    """Small and large ones all over."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    discs = [(7, 8, 3), (20, 24, 3), (25, 9, 5), (11, 20, 5), (22, 22, 8), (16, 8, 7)]
+    masks = [(y - a) ** 2 + (x - b) ** 2 < r**2 for a, b, r in discs]
+    return [*masks, abs(x - 16) < 2, y < 16, np.ones(shape, bool)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phantom, counts", [("interface", 4.0), ("gradient_alloy", 16.0)])
+def test_intervals_cover_the_truth_and_errors_of_pixels_are_right(phantom, counts):
+    """A small twin of ``python -m benchmarks.coverage``."""
+    from hyperspy_fusion.data import PHANTOMS
+
+    settings = CalibratedSettings(regularization="directional", tol=1e-3)
+    off, given, made, state = [], [], [], None
+    for seed in range(24):
+        scan = PHANTOMS[phantom]((32, 32), counts=counts, haadf_blur=1.0, haadf_offset=0.2, seed=seed)
+        problem = calibrated_problem(scan.maps.astype(np.float32), scan.haadf, scan.atomic_numbers, settings)
+        result, state = primal_dual(problem, settings, state and state.restarted(problem))
+        found = replicates_of(problem, settings, state, result.maps, 8)
+        for mask in regions_of(scan.haadf.shape):
+            for i in np.flatnonzero(scan.truth[:, mask].sum(axis=1) > 5):
+                mean = found.region_mean(mask, i)
+                off.append((mean.value - scan.truth[i][mask].mean()) / mean.error)
+        given.append(np.mean(found.standard_errors() ** 2, axis=(1, 2)))
+        made.append(np.mean((result.maps - scan.truth) ** 2, axis=(1, 2)))
+    covered = {factor: np.mean(np.abs(off) < factor) for factor in (0.5, 1, 2)}
+    assert 0.60 <= covered[1] <= 0.76
+    # errors twice too small or too large would be noticed
+    assert covered[0.5] < 0.55 and covered[2] > 0.8
+    np.testing.assert_allclose(np.sqrt(np.mean(given, axis=0) / np.mean(made, axis=0)), 1, atol=0.3)

@@ -1,0 +1,250 @@
+"""Errors of results as HyperSpy signals: regions, crops, what is no longer known, and what replicates cost."""
+
+import hyperspy.api as hs
+import numpy as np
+import pytest
+from helpers import assert_untouched, scan_signals, snapshot
+
+import hyperspy_fusion as hf
+from hyperspy_fusion.uncertainty import region_mask
+
+QUICK = {"method": "calibrated", "regularization": "tv", "tol": 1e-2}
+REGION = np.zeros((12, 15), bool)
+REGION[3:9, 4:11] = True
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return scan_signals()
+
+
+@pytest.fixture(scope="module")
+def fused(scan):
+    return hf.fuse(*scan, errors=4, **QUICK)
+
+
+@pytest.fixture(scope="module")
+def model(scan):
+    maps, haadf = scan
+    model = hf.FusedMultiModal(haadf, maps, method="calibrated")
+    model.fit(regularization="tv", tol=1e-3)
+    return model
+
+
+# ---- errors of pixels --------------------------------------------------------------------------------
+
+
+def test_standard_errors_are_maps_on_the_same_axes(fused):
+    errors = fused.standard_errors()
+    assert type(errors) is hf.ElementMaps and errors.elements == fused.elements
+    assert errors.axes_manager.as_dictionary() == fused.axes_manager.as_dictionary()
+    assert errors.data.shape == fused.data.shape and np.all(errors.data > 0)
+    assert errors.metadata.General.title == "Standard errors of fused maps of Fe, O"
+    # they are no result that could be plotted as one
+    assert not errors.metadata.has_item("Fusion") and errors._errors is None
+
+
+def test_errors_are_in_the_units_of_the_maps(scan):
+    maps, haadf = scan
+    one, hundred = (hf.fuse([m * f for m in maps], haadf, errors=4, dtype="float64", **QUICK) for f in (1.0, 100.0))
+    np.testing.assert_allclose(hundred.standard_errors().data, 100 * one.standard_errors().data, rtol=1e-3)
+    assert hundred.region_mean(REGION, "O").error == pytest.approx(100 * one.region_mean(REGION, "O").error, rel=1e-3)
+
+
+def test_model_and_fuse_and_seed_agree(scan, fused):
+    maps, haadf = scan
+    model = hf.FusedMultiModal(haadf, maps, method="calibrated")
+    model.fit(regularization="tv", tol=1e-2)
+    np.testing.assert_array_equal(model.standard_errors(4).data, fused.standard_errors().data)
+    assert not np.array_equal(model.standard_errors(4, seed=1).data, fused.standard_errors().data)
+    assert model.as_signal().metadata.Fusion.errors.seed == 1
+    # of maps that are about to change
+    model.fit(regularization="tgv")
+    with pytest.raises(ValueError, match="are not known"):
+        model.as_signal().standard_errors()
+
+
+def test_constant_maps_have_no_errors(scan):
+    maps, haadf = scan
+    flat = maps[0].deepcopy()
+    flat.data[:] = 3
+    flat.metadata.Sample.elements = ["Al"]
+    flat.metadata.General.title = "Al map"
+    fused = hf.fuse([maps[0], flat, maps[1]], haadf, errors=2, **QUICK)
+    errors = fused.standard_errors()
+    np.testing.assert_array_equal(np.isnan(errors.data).all(axis=(1, 2)), [False, True, False])
+    without = hf.fuse(maps, haadf, errors=2, **QUICK)
+    assert fused.region_mean(REGION, "O") == without.region_mean(REGION, "O")
+    assert list(fused.metadata.Fusion.errors.bias_scales)[1] == 0
+    with pytest.raises(ValueError, match="no errors of 'Al'.*Fe, O"):
+        fused.region_mean(REGION, "Al")
+
+
+def test_inputs_are_left_alone(scan):
+    maps, haadf = scan
+    before = [snapshot(s) for s in (*maps, haadf)]
+    hf.fuse(maps, haadf, errors=2, **QUICK)
+    for signal, was in zip((*maps, haadf), before, strict=True):
+        assert_untouched(signal, was)
+
+
+# ---- crops, copies and what is no longer the fit -----------------------------------------------------
+
+
+def test_a_crop_and_a_single_map_know_their_part(fused):
+    whole = fused.standard_errors().data
+    crop = fused.isig[4:11, 3:9]
+    np.testing.assert_array_equal(crop.standard_errors().data, whole[:, 3:9, 4:11])
+    assert crop.region_mean(np.ones((6, 7), bool), "O") == fused.region_mean(REGION, "O")
+    np.testing.assert_array_equal(crop.get_map("O").standard_errors().data, whole[1, 3:9, 4:11])
+    np.testing.assert_array_equal(fused.deepcopy().inav[1:].standard_errors().data, whole[1:])
+
+
+@pytest.mark.parametrize("change", [
+    lambda s: s * 2,
+    lambda s: s.rebin(scale=(1, 3, 2)),
+    lambda s: s.isig[:4, :4] + 1,
+], ids=["scaled", "rebinned", "crop edited"])  # fmt: skip
+def test_changed_maps_have_no_known_errors(fused, change):
+    with pytest.raises(ValueError, match="not what was fitted"):
+        change(fused).standard_errors()
+
+
+def test_edited_pixels_are_noticed(fused):
+    edited = fused.deepcopy()
+    edited.data[0, 5, 5] += 1
+    with pytest.raises(ValueError, match="edited"):
+        edited.region_mean(REGION, "Fe")
+
+
+def test_pixels_edited_in_place_are_noticed(scan):
+    fused = hf.fuse(*scan, errors=2, **QUICK)
+    copy, before = fused.deepcopy(), fused.region_mean(REGION, "Fe")
+    fused.data[0, 5, 5] += 1
+    with pytest.raises(ValueError, match="edited"):
+        fused.standard_errors()
+    assert copy.region_mean(REGION, "Fe") == before
+
+
+def test_saved_maps_do_not_hold_replicates_and_say_so(fused, tmp_path):
+    fused.save(tmp_path / "fused.hspy")
+    loaded = hs.load(tmp_path / "fused.hspy")
+    assert loaded.metadata.Fusion.errors.replicates == 4
+    with pytest.raises(ValueError, match="not saved with maps"):
+        loaded.standard_errors()
+    fused.standard_errors().save(tmp_path / "errors.hspy")
+    np.testing.assert_array_equal(hs.load(tmp_path / "errors.hspy").data, fused.standard_errors().data)
+
+
+def test_results_without_replicates_and_maps_without_fit_say_so(scan):
+    with pytest.raises(ValueError, match="errors=True"):
+        hf.fuse(*scan, **QUICK).region_mean(REGION, "Fe")
+    with pytest.raises(ValueError, match="not the result of a fit"):
+        hf.element_maps(scan[0]).standard_errors()
+
+
+# ---- regions -----------------------------------------------------------------------------------------
+
+
+def test_regions_are_masks_signals_and_rois(fused):
+    # axes: y from -2.0 by 0.4, x from 3.0 by 0.5
+    expected = fused.region_mean(REGION, "Fe")
+    assert fused.region_mean(hs.signals.Signal2D(REGION), "Fe") == expected
+    assert fused.region_mean(hs.roi.RectangularROI(left=5.0, right=8.5, top=-0.8, bottom=1.6), "Fe") == expected
+    assert expected.fused == pytest.approx(fused.data[0][REGION].mean())
+
+
+def test_a_circle_is_the_pixels_that_hyperspy_leaves_in_it(fused):
+    roi = hs.roi.CircleROI(cx=6.5, cy=0.4, r=1.3)
+    cut = roi(fused.get_map("Fe")).data
+    assert 10 < np.isfinite(cut).sum() < cut.size
+    assert region_mask(roi, fused).sum() == np.isfinite(cut).sum()
+    assert fused.region_mean(roi, "Fe").fused == pytest.approx(np.nanmean(cut))
+
+
+@pytest.mark.parametrize("region, error, words", [
+    (REGION.astype(float), TypeError, "holds float64"),
+    (REGION[:-1], ValueError, "shape \\(11, 15\\), expected \\(12, 15\\)"),
+    (~(REGION | True), ValueError, "no pixel"),
+    (hs.roi.Line2DROI(3, -2, 6, 1, 1), TypeError, "covers no area"),
+    (hs.roi.SpanROI(4, 5), TypeError, "covers no area"),
+    (hs.roi.RectangularROI(100, 100, 101, 101), ValueError, "does not lie on the maps"),
+])  # fmt: skip
+def test_what_is_no_region_is_said(fused, region, error, words):
+    with pytest.raises(error, match=words):
+        fused.region_mean(region, "Fe")
+
+
+def test_ratio_is_that_of_the_region_means(fused):
+    iron, oxygen = (fused.region_mean(REGION, e) for e in ("Fe", "O"))
+    ratio = fused.ratio(REGION, "Fe", "O")
+    assert ratio.value == pytest.approx(iron.value / oxygen.value)
+    apart = ratio.value * np.hypot(iron.error / iron.value, oxygen.error / oxygen.value)
+    assert 0.3 * apart < ratio.error < 2 * apart
+
+
+# ---- bad input ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("errors", [1, -3, 2.5, "many"])
+def test_a_number_of_replicates_that_is_none(scan, errors):
+    with pytest.raises(ValueError, match="at least 2"):
+        hf.fuse(*scan, errors=errors, **QUICK)
+
+
+def test_the_published_method_has_no_errors_and_says_so_before_it_fits(scan, monkeypatch):
+    monkeypatch.setattr(hf.FusedMultiModal, "fit", None)
+    with pytest.raises(ValueError, match="no model of the noise.*calibrated"):
+        hf.fuse(*scan, errors=True)
+    model = hf.FusedMultiModal(scan[1], scan[0])
+    for call in (model.standard_errors, model.attainable_gain, model.attribution):
+        with pytest.raises(ValueError, match="calibrated"):
+            call()
+
+
+def test_bad_seeds_and_no_fit(model, scan):
+    with pytest.raises(ValueError, match="seed is -1"):
+        model.standard_errors(2, seed=-1)
+    with pytest.raises(ValueError, match="call fit"):
+        hf.FusedMultiModal(scan[1], scan[0], method="calibrated").standard_errors(2)
+
+
+# ---- what can be known, and what moved the maps --------------------------------------------------------
+
+
+def test_attainable_gain_is_one_number_for_each_pixel_and_element(model):
+    gain = model.attainable_gain()
+    assert gain.elements == ["Fe", "O"] and np.all(gain.data >= 1) and gain.data.max() > 1.01
+    # the heavy element gains more
+    assert gain.data[0].mean() > gain.data[1].mean()
+
+
+def test_a_masked_pixel_has_no_counts_to_gain_from(scan):
+    maps, haadf = scan
+    mask = np.zeros((12, 15), bool)
+    mask[2, 3] = True
+    model = hf.FusedMultiModal(haadf, maps, method="calibrated", mask=mask)
+    model.fit(regularization="tv", tol=1e-2)
+    for found in (model.attainable_gain(), *model.attribution().values()):
+        np.testing.assert_array_equal(np.isnan(found.data), np.broadcast_to(mask, (2, 12, 15)))
+    assert np.isfinite(model.standard_errors(2).data).all()
+
+
+def test_attribution_adds_up_to_the_change(model):
+    parts = model.attribution()
+    assert list(parts) == ["haadf", "penalty", "totals", "bound"]
+    assert parts["haadf"].metadata.General.title == "Change by haadf of fused maps of Fe, O"
+    total = sum(part.data.astype(float) for part in parts.values())
+    np.testing.assert_allclose(total, model.as_signal().data - model.maps.data, atol=1e-4)
+
+
+# ---- the plot ----------------------------------------------------------------------------------------
+
+
+def test_the_plot_has_a_row_of_errors(fused):
+    axes = fused.plot_fusion(errors=True)
+    assert axes.shape == (3, 3) and not axes[2, 0].images
+    assert axes[2, 1].get_title() == "Fe, standard error"
+    np.testing.assert_array_equal(axes[2, 2].images[0].get_array(), fused.standard_errors().data[1])
+    assert fused.get_map("O").plot_fusion(errors=True).shape == (3, 2)
+    assert fused.plot_fusion().shape == (2, 3)
