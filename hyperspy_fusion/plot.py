@@ -162,6 +162,61 @@ def plot_convergence(history: dict, weights: dict, *, axes=None) -> np.ndarray:
     return axes
 
 
+def plot_selection(selection: dict, *, ax=None):
+    """Scores of the fits that a choice of weights compared, against the weight.
+
+    Parameters
+    ----------
+    selection
+        ``metadata.Fusion.selection``: arrays ``score``, ``score_error`` and ``weights`` (flat, of every candidate those
+        of its maps), and either ``regularization`` with ``lambda_reg``, ``lambda_haadf`` and ``joint``, or
+        ``lambda_tv`` with ``lambda_chem``.
+    ax
+        Matplotlib axes; None makes a figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        Where nothing was compared.
+    """
+    score = np.asarray(selection["score"])
+    if not score.size:
+        raise ValueError(f"No fits were compared. {selection['sentence']}")
+    if ax is None:
+        ax = _new_figure((6.4, 4.2)).subplots()
+    name = "lambda_reg" if "lambda_reg" in selection else "lambda_tv"
+    weight, error = np.asarray(selection[name], float), np.asarray(selection["score_error"])
+    shares = np.asarray(selection["weights"]).reshape(score.size, -1).max(axis=1)
+    for label, rows in _candidates(selection).items():
+        rows = sorted(rows, key=lambda i: weight[i])
+        (line, *_) = ax.errorbar(weight[rows], score[rows], error[rows], fmt=".-", capsize=2, label=label)
+        used = [i for i in rows if shares[i] > 0]
+        ax.plot(weight[used], score[used], "o", color=line.get_color(), markersize=9, fillstyle="none")
+    ax.set(xscale="log", xlabel=name, ylabel="gain in log-likelihood per pixel held out")
+    ax.set_title("predictions of data held out; circles: used", fontsize="medium")
+    low = score[shares > 0].max() - 0.25 * np.ptp([0, score[shares > 0].max()])
+    ax.set_ylim(max(score.min(), low) - 0.01 * abs(score.max()), None)
+    ax.legend(fontsize="small")
+    return ax
+
+
+def _candidates(selection):
+    """``{label: numbers of the candidates}`` that differ in one weight alone."""
+    groups = {}
+    for i in range(len(selection["score"])):
+        if "lambda_reg" in selection:
+            image = f" + {selection['lambda_haadf'][i]:g} HAADF" if selection["lambda_haadf"][i] else ""
+            label = f"{selection['regularization'][i]}{image}{'' if selection['joint'][i] else ', each map'}"
+        else:
+            label = f"lambda_chem = {selection['lambda_chem'][i]:.3g}"
+        groups.setdefault(label, []).append(i)
+    return groups
+
+
 def nice_length(longest: float) -> float:
     """The largest of 1, 2, 5, 10, 20, ... (times any power of ten) that is not above ``longest`` (> 0)."""
     power = 10.0 ** math.floor(math.log10(longest))

@@ -58,3 +58,10 @@ def assert_untouched(signal, before):
     after = snapshot(signal)
     np.testing.assert_array_equal(after[0], before[0])
     np.testing.assert_equal(after[1:], before[1:])
+
+
+def quiet_fuse(*args, **options):
+    """``hyperspy_fusion.fuse`` without a progress bar."""
+    import hyperspy_fusion
+
+    return hyperspy_fusion.fuse(*args, show_progressbar=False, **options)

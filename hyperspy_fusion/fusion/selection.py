@@ -92,10 +92,16 @@ class Race:
                 return best
         return start
 
-    def score(self, candidate):
-        """Mean gain per pixel over the parts it was fitted to, and its standard error."""
-        gains = np.mean(self.gains[candidate], axis=0)
-        return float(gains.mean()), float(gains.std() / np.sqrt(gains.size))
+    def score(self, candidate, best):
+        """Mean gain per pixel, and the standard error of its difference from that of ``best``.
+
+        Parts differ by chance, and a candidate may have been fitted to few: it is compared with the best on the same.
+        """
+        count = len(self.gains[candidate])
+        of_best = np.array([self.gain(best, k) for k in range(len(self.parts))])
+        difference = np.mean(self.gains[candidate] - of_best[:count], axis=0)
+        error = np.sqrt(np.sum(difference**2)) / difference.size
+        return float(of_best.mean() + difference.mean()), float(error)
 
 
 def stack(parts, members):
@@ -181,8 +187,8 @@ class Selection:
     tried
         Settings of the candidates: {name: list of values}.
     scores, errors, parts
-        Of the candidates: mean log-likelihood per pixel of the data held out over that of flat maps, its standard
-        error, and on how many parts.
+        Of the candidates: mean log-likelihood per pixel of the data held out over that of flat maps, the standard
+        error of its difference from that of the candidate of the largest weight, and on how many parts.
     weights
         (candidates, n) in the means that are the result, one per element; 0 for most.
     seed
@@ -202,8 +208,8 @@ class Selection:
     @classmethod
     def of(cls, race, chosen, seed, sentence):
         """From a race of candidates that are named tuples, and {chosen ones: weight}."""
-        candidates = list(race.gains)
-        scores, errors = np.transpose([race.score(c) for c in candidates])
+        candidates, best = list(race.gains), next(iter(chosen))
+        scores, errors = np.transpose([race.score(c, best) for c in candidates])
         tried = {name: [getattr(c, name) for c in candidates] for name in candidates[0]._fields}
         parts = np.array([len(gains) for gains in race.gains.values()])
         none = np.zeros_like(next(iter(chosen.values())))
@@ -216,7 +222,7 @@ class Selection:
             "score": self.scores,
             "score_error": self.errors,
             "n_parts": self.parts,
-            "weights": self.weights,
+            "weights": self.weights.ravel(),
             "seed": int(self.seed),
             "sentence": self.sentence,
         }

@@ -384,6 +384,28 @@ class ElementMaps(Signal2D):
         fit = self._fit()
         return plot_convergence(fit["cost_history"], fit["parameters"])
 
+    def plot_selection(self):
+        """Plot how well the fits that were compared predict data held out, where weights were chosen.
+
+        The bars are standard errors of the difference from the fit of the largest weight: much smaller than that of a
+        score, for both predict the same data.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ValueError
+            Where no weights were chosen: by method="auto", or lambda_tv="auto" of the published method.
+        """
+        from hyperspy_fusion.plot import plot_selection
+
+        fit = self._fit()
+        if "selection" not in fit:
+            raise ValueError('No weights were chosen in this fit, all were given: fuse by method="auto".')
+        return plot_selection(fit["selection"])
+
     def plot_fusion(self, crop=None, maps=None, haadf=None, errors=False):
         """Plot measured over fused maps, element by element, beside the measured and the modelled HAADF image.
 
