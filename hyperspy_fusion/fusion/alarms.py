@@ -185,7 +185,8 @@ def _structure(image, variance, used, evidence, side):
     full = number > 0.5 * side**2
     if np.count_nonzero(full) < 4:
         return 0.0, 1.0
-    level, noise, haadf = (a[full] / number[full] for a in (total, spread / number, haadf))
+    level, noise, haadf = (a[full] / number[full] for a in (total, spread, haadf))
+    noise = noise / number[full]
     level, haadf = level - level.mean(), haadf - haadf.mean()
     excess = float(np.mean(level**2) - np.mean(noise))
     sure = excess / (np.mean(noise) * np.sqrt(2 / level.size))

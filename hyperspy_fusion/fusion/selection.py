@@ -29,9 +29,9 @@ LARGEST_WEIGHT, SMALLEST_WEIGHT = 100.0, 1e-4
 COARSE, FINE = 2.0, np.sqrt(2)
 # a difference of so many standard errors is not asked for again in other parts
 SURE = 2.0
-# gaps of fits that are only compared; a rough one of the last two still has detail that its solution has not
-ROUGH = {"guided": 1e-2, "tgv": 1e-2, "directional": 3e-3, "tv": 3e-3}
-ROUGH_ITERATIONS = 1000
+# gap of fits that are only compared, and pixels times iterations after which they end, within limits: large scans tell
+# more by each fit, and take longer for it
+ROUGH_TOL, ROUGH_WORK, ROUGH_ITERATIONS = 3e-3, 5e7, (500, 1500)
 # of the fits that are averaged; and what must be held out of a map to give it weights of its own
 LIGHTEST, FEWEST_TO_STACK = 0.1, 1000
 # parts are held out until they have so many pixels: large scans tell more by each
@@ -334,7 +334,8 @@ def _fallback(observation, settings, poor):
 
 
 def _one_in_words(choice, weights):
-    penalty = f"{choice.regularization!r} with lambda_reg={choice.lambda_reg:.3g}, lambda_haadf={choice.lambda_haadf:g}"
+    weight = ", ".join(f"{value:.3g}" for value in np.atleast_1d(choice.lambda_reg))
+    penalty = f"{choice.regularization!r} with lambda_reg={weight}, lambda_haadf={choice.lambda_haadf:g}"
     return f"{penalty} and joint={choice.joint} ({_percent(weights)})"
 
 
@@ -358,8 +359,8 @@ class _Fits:
         return self.maps[choice, k]
 
     def _fit(self, choice, k):
-        tol = ROUGH.get(choice.regularization, 3e-3)
-        settings = replace(self.settings.chosen(**choice._asdict()), tol=tol, max_iter=ROUGH_ITERATIONS)
+        iterations = int(np.clip(ROUGH_WORK / self.parts[k].valid[0].size, *ROUGH_ITERATIONS))
+        settings = replace(self.settings.chosen(**choice._asdict()), tol=ROUGH_TOL, max_iter=iterations)
         problem = self.observation.part(self.parts[k]).problem(settings)
         kind = (k, choice.regularization, choice.joint)
         start = self.states[kind].restarted(problem) if kind in self.states else None
@@ -430,6 +431,8 @@ class _Search:
             total = weights.sum(axis=1)
             order = np.argsort(-total, kind="stable")[: np.count_nonzero(total)]
             choices, weights = [choices[j] for j in order], weights[order]
+        for choice in choices:
+            self.race.gain(choice, 0)  # on record, also what only the mean called for
         return dict(zip(choices, weights, strict=True))
 
 
