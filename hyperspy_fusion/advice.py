@@ -29,6 +29,9 @@ _NEGATIVE = {
 }
 
 
+_NEGATIVE["auto"] = _NEGATIVE["calibrated"]
+
+
 def about_maps(elements, maps, valid, constant, method):
     """Sentences about the valid pixels of measured maps (n, ny, nx), logged; ``constant`` tells for each whether it is.
 

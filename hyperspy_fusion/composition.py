@@ -209,8 +209,8 @@ def _with_errors(maps, errors):
 
 
 def is_independent(maps):
-    """Whether the errors of pixels are: those of a fit, which smooths, are not."""
-    return not maps.metadata.has_item("Fusion")
+    """Whether the errors of pixels are: not those of a fit, which smooths, nor above a fitted background."""
+    return not (maps.metadata.has_item("Fusion") or maps.metadata.has_item("Element_maps.windows"))
 
 
 def _error_of_mean(variance, axis, independent):

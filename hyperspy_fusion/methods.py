@@ -236,6 +236,11 @@ def _solve_auto(problem, settings, state, callback, num_workers):
     return mean_of_fits(problem, settings, state, callback, num_workers)
 
 
+def _mean_evidence(scan, problem, result):
+    evidence = [_calibrated_evidence(scan, one, result) for one in problem.problems]
+    return replace(evidence[0], uses_haadf=any(e.uses_haadf for e in evidence))
+
+
 def _about_auto(elements, result, total_ratios, haadf_correlation, problem, settings):
     return _about_calibrated(elements, result, total_ratios, haadf_correlation, problem.first, settings)
 
@@ -280,7 +285,7 @@ HOW = {
         solve=_solve_auto,
         # another choice has starts of its own
         restart=lambda state, problem: None,
-        evidence=lambda scan, problem, result: _calibrated_evidence(scan, problem.first, result),
+        evidence=_mean_evidence,
         about_fit=_about_auto,
         describe=_describe_auto,
     ),

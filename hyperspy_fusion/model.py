@@ -195,8 +195,9 @@ class FusedMultiModal:
         A second call continues from the maps reached, with the settings of the call before where they are not given
         again; the defaults are those of the first call. Where a setting other than ``max_iter`` and ``tol``
         changes, the maps reached are the start and the cost history begins anew. Ctrl-C stops the fit and keeps the
-        maps of the last complete iteration; a second one stops at once. A call that fails leaves the model as
-        before its first fit.
+        maps of the last complete iteration; a second one stops at once, and so does one while weights are chosen, which
+        changes nothing. A fit that fails leaves the model as before its first one. Weights that were chosen are kept
+        where a fit goes on.
 
         Parameters
         ----------
@@ -287,6 +288,8 @@ class FusedMultiModal:
         self._fit_sentences = self._how.about_fit(
             self.elements, result, ratios, agreement, setup.problem, setup.settings
         )
+        if setup.selection is not None:
+            self._fit_sentences += logged(setup.selection.warnings)
         evidence = self._how.evidence(setup.scan, setup.problem, result)
         if evidence is not None:
             self._fit_sentences += logged(alarms(evidence))

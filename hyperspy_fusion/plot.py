@@ -188,10 +188,10 @@ def plot_selection(selection: dict, *, ax=None):
         raise ValueError(f"No fits were compared. {selection['sentence']}")
     if ax is None:
         ax = _new_figure((6.4, 4.2)).subplots()
-    name = "lambda_reg" if "lambda_reg" in selection else "lambda_tv"
+    name = _varied(selection)
     weight, error = np.asarray(selection[name], float), np.asarray(selection["score_error"])
     shares = np.asarray(selection["weights"]).reshape(score.size, -1).max(axis=1)
-    for label, rows in _candidates(selection).items():
+    for label, rows in _candidates(selection, name).items():
         rows = sorted(rows, key=lambda i: weight[i])
         (line, *_) = ax.errorbar(weight[rows], score[rows], error[rows], fmt=".-", capsize=2, label=label)
         used = [i for i in rows if shares[i] > 0]
@@ -204,16 +204,27 @@ def plot_selection(selection: dict, *, ax=None):
     return ax
 
 
-def _candidates(selection):
-    """``{label: numbers of the candidates}`` that differ in one weight alone."""
+_CHOSEN_WEIGHTS = ("lambda_reg", "lambda_tv", "lambda_chem", "lambda_haadf")
+
+
+def _varied(selection):
+    """The weight that was tried at most values."""
+    names = [name for name in _CHOSEN_WEIGHTS if name in selection]
+    if not names:
+        raise ValueError(f"No weight was left open, so that there is none to plot against. {selection['sentence']}")
+    return max(names, key=lambda name: np.unique(selection[name]).size)
+
+
+def _candidates(selection, name):
+    """``{label: numbers of the candidates}`` that differ in the weight ``name`` alone."""
     groups = {}
     for i in range(len(selection["score"])):
-        if "lambda_reg" in selection:
-            image = f" + {selection['lambda_haadf'][i]:g} HAADF" if selection["lambda_haadf"][i] else ""
-            label = f"{selection['regularization'][i]}{image}{'' if selection['joint'][i] else ', each map'}"
-        else:
-            label = f"lambda_chem = {selection['lambda_chem'][i]:.3g}"
-        groups.setdefault(label, []).append(i)
+        parts = [str(selection["regularization"][i])] if "regularization" in selection else []
+        parts += [
+            f"{other} {selection[other][i]:.3g}" for other in _CHOSEN_WEIGHTS if other in selection and other != name
+        ]
+        parts += ["each map"] if "joint" in selection and not selection["joint"][i] else []
+        groups.setdefault(", ".join(parts) or name, []).append(i)
     return groups
 
 

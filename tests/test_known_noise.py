@@ -6,6 +6,8 @@ from test_calibrated import LAW, NUMBERS, fit, problem_of, scan_of, settings_of
 
 from hyperspy_fusion.fusion.calibrated import calibrated_problem
 from hyperspy_fusion.fusion.noise import CountNoise, GaussianNoise
+from hyperspy_fusion.fusion.primal_dual import primal_dual
+from hyperspy_fusion.fusion.settings import CalibratedSettings
 
 
 def wedge(shape, low=0.2, high=1.5):
@@ -106,7 +108,7 @@ def test_a_known_variance_is_gaussian_noise_unless_another_is_asked_for():
     variance = wedge(maps.shape, 1.0, 3.0)
     known = problem_of((maps, haadf), settings_of(noise="auto"), variance=variance)
     assert known.noise_kind == "gaussian" and known.noise_sentence.startswith("The variance of the maps is known")
-    np.testing.assert_allclose(known.variance, variance.mean(axis=(1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(known.variance, 1 / (1 / variance).mean(axis=(1, 2)), rtol=1e-12)
     np.testing.assert_allclose(known.scales, np.sqrt(known.variance) / 0.5, rtol=1e-12)
     counted = problem_of((maps, haadf), settings_of(noise="shifted_poisson"), variance=variance)
     assert counted.noise_kind == "shifted_poisson" and np.isnan(counted.variance).all()
@@ -143,3 +145,17 @@ def test_a_background_is_not_below_0_nor_given_twice():
     ).all()
     with pytest.raises(ValueError, match="known background of their own: leave the setting out"):
         problem_of((maps, haadf), settings_of(background=0.1), background=wedge(maps.shape))
+
+
+def test_a_few_pixels_of_large_variance_do_not_switch_smoothing_off():
+    rng = np.random.default_rng(0)
+    truth = 5 + 4 * (np.indices((32, 32)).sum(axis=0) > 32)
+    maps = (truth + 3 * rng.standard_normal((1, 32, 32))).astype(np.float64)
+    variance = np.full(maps.shape, 9.0)
+    errors = []
+    for factor in (1, 1e6):
+        variance[0, 3, 4] = 9 * factor
+        settings = CalibratedSettings(regularization="tv", lambda_haadf=0, tol=1e-3)
+        problem = calibrated_problem(maps, truth.astype(float), [26], settings, variance=variance)
+        errors.append(np.sqrt(np.mean((primal_dual(problem, settings)[0].maps - truth) ** 2)))
+    assert errors[1] < 1.1 * errors[0] < 1

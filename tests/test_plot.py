@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from hyperspy_fusion.plot import nice_length, plot_convergence, plot_fusion, scale_bar
+from hyperspy_fusion.plot import nice_length, plot_convergence, plot_fusion, plot_selection, scale_bar
 
 FUSED = np.arange(48.0).reshape(2, 4, 6)
 HAADF = np.linspace(100, 200, 24).reshape(4, 6)
@@ -290,3 +290,36 @@ def test_pixels_that_are_no_numbers_do_not_count_for_colours(damage):
     axes = plot_fusion(image, ["Fe", "O"])
     assert limits(axes[0, 0]) == pytest.approx((0.046, 22.954), abs=0.1)
     assert limits(plot_fusion(np.full((1, 4, 4), damage), ["Fe"])[0, 0]) == (0, 1)
+
+
+CHOICE = {
+    "regularization": ["tv", "tv", "guided"],
+    "lambda_reg": np.array([2.0, 1.0, 1.0]),
+    "lambda_haadf": np.array([0.0, 0.0, 1.0]),
+    "joint": np.array([True, True, False]),
+    "score": np.array([0.9, 1.0, 1.2]),
+    "score_error": np.array([0.1, 0.1, 0.0]),
+    "weights": np.array([0.0, 0.0, 0.0, 0.3, 1.0, 0.7]),
+    "sentence": "Chosen.",
+}
+
+
+def test_selection_has_a_line_for_each_penalty_and_circles_what_was_used():
+    ax = plot_selection(CHOICE)
+    assert ax.get_xscale() == "log" and ax.get_xlabel() == "lambda_reg"
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["tv, lambda_haadf 0", "guided, lambda_haadf 1, each map"]
+    circles = [line for line in ax.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(np.concatenate([c.get_xydata() for c in circles]), [[1, 1], [1, 1.2]])
+
+
+def test_selection_of_one_weight_is_against_that_weight():
+    choice = {name: CHOICE[name] for name in ("score", "score_error", "sentence")}
+    ax = plot_selection({**choice, "lambda_chem": np.array([0.1, 0.2, 0.4]), "weights": np.array([0.0, 1.0, 0.0])})
+    assert ax.get_xlabel() == "lambda_chem"
+
+
+def test_selection_without_candidates_says_why():
+    nothing = {**CHOICE, "score": np.zeros(0), "sentence": "Too few counts."}
+    with pytest.raises(ValueError, match="Too few counts"):
+        plot_selection(nothing)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# sides of the squares in pixels; a square needs so many counts for its sum to be nearly normal
-SIDES, FEWEST_IN_SQUARE = (4, 8, 16), 10
+# sides of the squares in pixels
+SIDES = (4, 8, 16)
 # standard errors beyond which a sum, or the mean of their squares, is no chance
 SURE_SUM, SURE_MEAN = 5.5, 6.0
 # parts of the contrast of the HAADF image: unexplained and said; of a map: explained by it and not said
@@ -41,6 +41,10 @@ class Evidence:
         (ny, nx), (ny, nx) bool, and the standard deviation of its noise.
     law
         The :class:`~hyperspy_fusion.fusion.elastic.LinearLaw`, of maps in these units.
+    quantum
+        (n,) value of one count, NaN where there are none; None for 1.
+    uses_haadf
+        Whether the image had a say in the fused maps.
     """
 
     elements: list
@@ -53,6 +57,8 @@ class Evidence:
     haadf_valid: np.ndarray
     haadf_noise: float
     law: object
+    quantum: np.ndarray | None = None
+    uses_haadf: bool = True
 
     @classmethod
     def of(cls, elements, maps, haadf, valid, haadf_valid, fused, problem, background=None):
@@ -65,12 +71,23 @@ class Evidence:
         are_counts = np.isfinite(problem.quantum)
         mean = np.maximum(fused + background, 0) * quantum
         # where hardly any count is expected, one is no surprise
-        variance = np.where(are_counts[:, None, None], np.maximum(mean, 1e-3 * quantum**2), _column(problem.variance))
+        # of Gaussian noise as the data term has it, pixel by pixel where it is known so
+        slope = np.where(problem.data.slope > 0, problem.data.slope, 1).astype(np.float64)
+        known = np.broadcast_to(_column(problem.scales**2) / slope, mean.shape)
+        variance = np.where(are_counts[:, None, None], np.maximum(mean, 1e-3 * quantum**2), known)
         net = np.where(valid, maps - background, 0).astype(np.float64)
         totals = np.sum(maps, axis=(1, 2), where=valid, dtype=np.float64)
         counts = np.where(are_counts, totals / problem.quantum, np.inf)
         noise = float(problem.haadf_noise)
-        return cls(elements, net, valid, variance, counts, fused, haadf, haadf_valid, noise, problem.law)
+        uses = bool(problem.lambda_haadf) or problem.penalty.guide is not None
+        law, quantum = problem.law, problem.quantum
+        return cls(elements, net, valid, variance, counts, fused, haadf, haadf_valid, noise, law, quantum, uses)
+
+    def value_of_count(self):
+        """(n,), NaN where there are none."""
+        if self.quantum is not None:
+            return self.quantum
+        return np.where(np.isfinite(self.counts), 1.0, np.nan)
 
     def residuals(self):
         """(n, ny, nx) measured minus fused maps in standard deviations of the noise; 0 in pixels that do not count."""
@@ -108,13 +125,10 @@ def alarms(evidence):
 def _about_counts(evidence):
     """Maps that are smoother, or elsewhere, than the counts allow."""
     sentences = []
-    for element, residual, variance, used, counts in zip(
-        evidence.elements, evidence.maps - evidence.fused, evidence.variance, evidence.valid, evidence.counts,
-        strict=True,
-    ):  # fmt: skip
-        worst = max((_worst(residual, variance, used, counts, side) for side in SIDES), default=None)
-        if worst and worst[0] > SURE_SUM:
-            size, side, (y, x) = worst
+    for i, element in enumerate(evidence.elements):
+        sides = [side for side in SIDES if side <= min(evidence.haadf.shape)]
+        size, side, (y, x) = max((_worst(evidence, i, side) for side in sides), default=(0.0, 0, (0, 0)))
+        if size > SURE_SUM:
             sentences.append(
                 f"The fused map of {element} contradicts its counts: in {side} x {side} pixels at x = {x}, y = {y} "
                 f"they differ by {size:.1f} standard deviations. See normalised_residuals(); a lower lambda_reg keeps "
@@ -123,16 +137,27 @@ def _about_counts(evidence):
     return sentences
 
 
-def _worst(residual, variance, used, counts, side):
-    """Largest deviation of a square in standard deviations, the side, and its middle (y, x)."""
-    if side > min(residual.shape):
-        return 0.0, side, (0, 0)
-    total, spread, number = (square_sums(np.where(used, a, 0), side) for a in (residual, variance, 1.0 * used))
-    # counts expected in a square
-    enough = (number > 0) & (number / max(used.sum(), 1) * counts >= FEWEST_IN_SQUARE)
-    size = np.where(enough, np.abs(total) / np.sqrt(np.maximum(spread, 1e-300)), 0)
+def _worst(evidence, i, side):
+    """Largest deviation of a square of map i in standard deviations, the side, and its middle (y, x)."""
+    used, variance = evidence.valid[i], evidence.variance[i]
+    residual = evidence.maps[i] - evidence.fused[i]
+    total, spread = (square_sums(np.where(used, a, 0), side) for a in (residual, variance))
+    q = evidence.value_of_count()[i]
+    size = _poisson_deviation(total / q, spread / q**2) if np.isfinite(q) else _normal_deviation(total, spread)
     y, x = np.unravel_index(np.argmax(size), size.shape)
     return float(size[y, x]), side, (_middle(y, side), _middle(x, side))
+
+
+def _normal_deviation(total, spread):
+    return np.abs(total) / np.sqrt(np.where(spread > 0, spread, np.inf))
+
+
+def _poisson_deviation(excess, mean):
+    """Root of the deviance of counts, ``mean + excess``, which is near to normal at any mean."""
+    counts = np.maximum(mean + excess, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        surprise = np.where(counts > 0, counts * np.log(counts / mean), 0) - (counts - mean)
+    return np.sqrt(2 * np.maximum(np.where(mean > 0, surprise, 0), 0))
 
 
 def _middle(number, side):
@@ -220,9 +245,17 @@ def _about_haadf(evidence):
     return [
         f"No mapped element explains {part:.0%} of the contrast of the HAADF image, most at x = {_middle(x, side)}, "
         f"y = {_middle(y, side)} (pixels): an element that is not mapped, diffraction, thickness or detector; see "
-        "residual(). Check whether fused maps have structure there that the counts do not show, or fuse with "
-        "lambda_haadf=0 and regularization='tgv', which leave the image out."
+        f"residual(). {_HAADF_REMEDY[evidence.uses_haadf]}"
     ]
+
+
+_HAADF_REMEDY = {
+    True: (
+        "Check whether fused maps have structure there that the counts do not show, or fuse with lambda_haadf=0 and "
+        "regularization='tgv', which leave the image out."
+    ),
+    False: "The fused maps make no use of the image.",
+}
 
 
 def _about_pairs(evidence):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from hyperspy_fusion.fusion.elastic import LinearLaw, haadf_noise, z_weights
-from hyperspy_fusion.fusion.elastic_fit import fit_linear_law
+from hyperspy_fusion.fusion.elastic_fit import UndeterminedLawError, fit_linear_law
 from hyperspy_fusion.fusion.noise import choose_noise, estimate_variance, quanta
 from hyperspy_fusion.fusion.problem import Terms, working_dtype
 from hyperspy_fusion.fusion.regularizers import CellPenalty
@@ -96,7 +96,7 @@ class CalibratedProblem:
     data, elastic, penalty
         The three terms.
     noise_kind, noise_sentence, quantum, variance
-        Noise of the maps, why, and its measure: value of one count (n,), or mean variance (n,); NaN for none.
+        Noise of the maps, why, and its measure: value of one count (n,), or mean variance (n,), harmonic; NaN for none.
     background
         (n,) mean over the pixels that count of what the maps hold that is not of the element, in units of the input.
     law, weight_errors, offset_error, haadf_sigma, haadf_noise, lambda_haadf
@@ -324,6 +324,11 @@ class Counts:
     def variance(self):
         return np.full(len(self.quantum), np.nan)
 
+    @property
+    def variances(self):
+        """(n, 1, 1) of a typical pixel."""
+        return _column(self.unit**2)
+
     def of_part(self, seen, held_out):
         """The noise of the counts that are left where some are held out."""
         background = self.background * held_out.part
@@ -359,7 +364,8 @@ class Counts:
 class Gaussian:
     """White noise of one variance per map, or of one per pixel.
 
-    ``variances`` and ``background`` are (n, 1, 1) or (n, ny, nx); ``variance`` (n,) is the mean of the former.
+    ``variances`` and ``background`` are (n, 1, 1) or (n, ny, nx). ``variance`` (n,) is the harmonic mean of the
+    former: a few pixels that say next to nothing do not make a map noisier.
     """
 
     sentence: str
@@ -428,7 +434,7 @@ def _noise(seen, settings, known):
         kind, sentence = choose_noise(_with_gaps(seen), seen.valid, seen.elements)
     if kind == "gaussian":
         variances = _variances(seen, settings, known.variance)
-        return Gaussian(sentence, variances, seen.means_of(variances), background)
+        return Gaussian(sentence, variances, 1 / seen.means_of(1 / variances), background)
     quantum, warnings = _quantum(seen)
     shift = settings.shift if kind == "shifted_poisson" else 0.0
     _check_counts(seen, quantum, shift, kind)
@@ -520,10 +526,8 @@ def _elastic_law(seen, noise, atomic_numbers, settings):
     variance = noise.noise_variance(seen)
     if not isinstance(settings.weights, str):
         found = _given_law(seen, noise, settings)
-    elif settings.lambda_haadf == 0:
-        found = _law_if_any(seen, noise, variance, atomic_numbers, settings)
     else:
-        found = _fitted_law(seen, noise, variance, atomic_numbers, settings)
+        found = _law_if_any(seen, noise, variance, atomic_numbers, settings)
     sigma = max(found.sigma, _misfit(seen, noise, found.law, variance))
     # where the maps are made to count less than they do, the image must not gain by it
     sigma *= np.sqrt(noise.excess(seen, found.law.weights))
@@ -531,12 +535,14 @@ def _elastic_law(seen, noise, atomic_numbers, settings):
 
 
 def _law_if_any(seen, noise, variance, atomic_numbers, settings):
-    """The fitted law, of which the fit of the maps makes no use; none where too little is there to fit it to."""
+    """The fitted law; none where the image shows nothing of the maps, or too little is there and no law is needed."""
     try:
         return _fitted_law(seen, noise, variance, atomic_numbers, settings)
     except ValueError as error:
+        if settings.lambda_haadf not in (0, "auto") and not isinstance(error, UndeterminedLawError):
+            raise
         n, level = len(seen.maps), float(np.mean(seen.haadf, where=seen.haadf_valid))
-        sentence = f"No elastic law was fitted, and none is needed with lambda_haadf=0. {error}"
+        sentence = f"No elastic law was fitted, and the HAADF term cannot act. {error}"
         spread = haadf_noise(seen.haadf, seen.haadf_valid)
         return FoundLaw(LinearLaw(np.zeros(n), level), np.full(n, np.nan), np.nan, spread, [sentence])
 

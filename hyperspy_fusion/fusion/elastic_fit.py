@@ -112,6 +112,8 @@ def fit_linear_law(
     ------
     ValueError
         For another ``weights``, arrays that do not fit together, a constant image, or too few valid pixels.
+    UndeterminedLawError
+        A ValueError, where image and maps have nothing in common.
 
     Notes
     -----
@@ -126,8 +128,18 @@ def fit_linear_law(
         raise ValueError(f"blur is {blur!r}: it must be 0 to {_MAX_BLUR:g} pixels, or None to find it.")
     scan = _scan(maps, haadf, noise_variance, shape_weights, valid, haadf_valid)
     blur = None if blur is None else blur / scan.binning
-    fit = _fit(scan, blur) if weights == "fit" else _spread(_fit(_summed(scan), blur), scan.shape)
+    try:
+        fit = _fit(scan, blur) if weights == "fit" else _spread(_fit(_summed(scan), blur), scan.shape)
+    except np.linalg.LinAlgError as error:
+        raise UndeterminedLawError(
+            "The HAADF image and the maps have too little in common to tell what an atom adds to the image: pass "
+            "lambda_haadf=0, or weights."
+        ) from error
     return _in_pixels(fit, scan.binning)
+
+
+class UndeterminedLawError(ValueError):
+    """Image and maps have nothing in common that a law could be fitted to."""
 
 
 def _spread(fit, shape):

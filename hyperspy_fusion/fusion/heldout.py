@@ -74,7 +74,7 @@ class HeldOutCounts:
 
     def _flat(self):
         flat = np.sum(self.rest, axis=(1, 2), where=self.valid) / self.valid.sum(axis=(1, 2))
-        return _column(np.maximum(flat, np.finfo(float).tiny))
+        return _column(np.maximum(flat, 1e-30))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -93,8 +93,16 @@ def mean_of_fits(problem, settings, state=None, callback=None, num_workers=None)
     for k, one in enumerate(problem.problems):
         state.states.append(before[k] if k < len(before) else _start(one, problem.starts[k]))
         call = None if callback is None else lambda _: callback(state)
-        result, state.states[k] = primal_dual(one, settings, state.states[k], call, num_workers)
+        try:
+            result, state.states[k] = primal_dual(one, settings, state.states[k], call, num_workers)
+        except KeyboardInterrupt:  # before its first iteration
+            if not results:
+                raise
+            state.states.pop()
+            results[-1] = replace(results[-1], reason=StopReason.INTERRUPTED)
+            break
         results.append(result)
+        problem.starts[k] = None  # its memory is needed no more
         if result.reason in (StopReason.INTERRUPTED, StopReason.STOPPED, StopReason.NOT_FINITE):
             break
     state.maps = [r.maps for r in results]

@@ -23,7 +23,7 @@ from hyperspy_fusion.fusion.result import StopReason
 _logger = logging.getLogger(__name__)
 
 # penalties to compare, with the weight at which each is tried first; a penalty that wins ties stands before the others
-FIRST_WEIGHTS = {"guided": 1.0, "directional": 1.4, "tgv": 2.0, "tv": 1.0}
+FIRST_WEIGHTS = {"guided": 1.0, "directional": 2**0.5, "tgv": 2.0, "tv": 1.0}
 LARGEST_WEIGHT, SMALLEST_WEIGHT = 100.0, 1e-4
 # between two weights, first and in the end
 COARSE, FINE = 2.0, np.sqrt(2)
@@ -36,6 +36,8 @@ ROUGH_TOL, ROUGH_WORK, ROUGH_ITERATIONS = 3e-3, 5e7, (500, 1500)
 LIGHTEST, FEWEST_TO_STACK = 0.1, 1000
 # parts are held out until they have so many pixels: large scans tell more by each
 RACE_PIXELS = 2**17
+# data of which so many times less smoothing than usual is chosen have been smoothed before
+SMOOTH_DATA = 20
 # with fewer counts in a map than this, nothing can be held out of it
 FEWEST_COUNTS = 50
 
@@ -68,7 +70,7 @@ class Race:
         known = self.gains.setdefault(candidate, [])
         while len(known) <= k:
             gains = self.parts[len(known)].gains(self.fit(candidate, len(known)))
-            known.append(gains.sum(axis=0))
+            known.append(gains.sum(axis=0).astype(np.float32))
             self.tick()
         return known[k]
 
@@ -97,9 +99,8 @@ class Race:
 
         Parts differ by chance, and a candidate may have been fitted to few: it is compared with the best on the same.
         """
-        count = len(self.gains[candidate])
         of_best = np.array([self.gain(best, k) for k in range(len(self.parts))])
-        difference = np.mean(self.gains[candidate] - of_best[:count], axis=0)
+        difference = np.mean(self.gains[candidate] - of_best[: len(self.gains[candidate])], axis=0)
         error = np.sqrt(np.sum(difference**2)) / difference.size
         return float(of_best.mean() + difference.mean()), float(error)
 
@@ -185,7 +186,7 @@ class Selection:
     Attributes
     ----------
     tried
-        Settings of the candidates: {name: list of values}.
+        Settings of the candidates that were left open: {name: list of values}.
     scores, errors, parts
         Of the candidates: mean log-likelihood per pixel of the data held out over that of flat maps, the standard
         error of its difference from that of the candidate of the largest weight, and on how many parts.
@@ -195,6 +196,8 @@ class Selection:
         Of the split.
     sentence
         The choice in words.
+    warnings
+        Sentences about why it should not be trusted.
     """
 
     seed: int
@@ -204,13 +207,14 @@ class Selection:
     errors: np.ndarray = field(default_factory=lambda: np.zeros(0))
     parts: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     weights: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    warnings: list = field(default_factory=list)
 
     @classmethod
-    def of(cls, race, chosen, seed, sentence):
-        """From a race of candidates that are named tuples, and {chosen ones: weight}."""
+    def of(cls, race, chosen, open_names, seed, sentence):
+        """From a race of candidates that are named tuples, {chosen ones: weights}, and the names that were open."""
         candidates, best = list(race.gains), next(iter(chosen))
         scores, errors = np.transpose([race.score(c, best) for c in candidates])
-        tried = {name: [getattr(c, name) for c in candidates] for name in candidates[0]._fields}
+        tried = {name: [getattr(c, name) for c in candidates] for name in open_names}
         parts = np.array([len(gains) for gains in race.gains.values()])
         none = np.zeros_like(next(iter(chosen.values())))
         return cls(seed, sentence, tried, scores, errors, parts, np.array([chosen.get(c, none) for c in candidates]))
@@ -260,13 +264,11 @@ def _poor(maps, quantum, elements):
 
 
 def _too_few(poor, taken):
-    """What is taken instead of a choice, as a sentence, logged."""
-    sentence = (
+    """What is taken instead of a choice, as a sentence."""
+    return (
         f"There are fewer than {FEWEST_COUNTS} counts in the map of {', '.join(poor)}, too few to hold some out and "
         f"choose by them: {taken} were taken. Leave the map out, or bin the scan."
     )
-    _logger.warning(sentence)
-    return sentence
 
 
 def _in_words(race, parts, chosen):
@@ -316,20 +318,36 @@ def select(observation, settings, num_workers=None, tick=lambda: None):
     if poor:
         return _fallback(observation, settings, poor)
     rng = np.random.default_rng(settings.seed)
-    parts = _parts(seen.maps, seen.valid, noise.quantum, noise.unit**2, noise.background, rng)
+    parts = _parts(seen.maps, seen.valid, noise.quantum, noise.variances, noise.background, rng)
     fits = _Fits(observation, settings, parts, num_workers)
     race = Race(parts, fits, tick)
     chosen = _Search(race, settings).run()
     sentence = _in_words(race, parts, [_one_in_words(c, weights) for c, weights in chosen.items()])
     _logger.info(sentence)
     members = [(settings.chosen(**c._asdict()), weight, fits.state(c)) for c, weight in chosen.items()]
-    return members, Selection.of(race, chosen, settings.seed, sentence)
+    open_names = [name for name in Choice._fields if getattr(settings, name) == "auto"]
+    selection = Selection.of(race, chosen, open_names, settings.seed, sentence)
+    return members, replace(selection, warnings=_about_smooth_data(parts, chosen))
+
+
+def _about_smooth_data(parts, chosen):
+    """Pixels that tell of their neighbours' noise make any smoothing seem too much."""
+    heaviest = next(iter(chosen))
+    usual = FIRST_WEIGHTS.get(heaviest.regularization, np.inf)
+    if isinstance(parts[0], HeldOutCounts) or np.min(heaviest.lambda_reg) > usual / SMOOTH_DATA:
+        return []
+    return [
+        f"Hardly any smoothing was chosen (lambda_reg={heaviest.lambda_reg:.2g}): the noise of neighbouring pixels is "
+        "alike, as after smoothing, interpolation or registration of the maps, and says nothing of how much is needed. "
+        "Start from counts, or give lambda_reg."
+    ]
 
 
 def _fallback(observation, settings, poor):
     chosen = settings.chosen()
     penalty = f"regularization={chosen.regularization!r} and lambda_reg={chosen.lambda_reg!r}"
-    selection = Selection(settings.seed, _too_few(poor, penalty))
+    sentence = _too_few(poor, penalty)
+    selection = Selection(settings.seed, sentence, warnings=[sentence])
     return [(chosen, np.ones(len(observation.seen.maps)), None)], selection
 
 
@@ -437,14 +455,15 @@ class _Search:
 
 
 def _step(choice, factor, name="lambda_reg"):
-    weight = float(f"{getattr(choice, name) * factor:.4g}")  # that there and back is the same
+    # on powers of the root of 2, that there and back is the same
+    weight = 2.0 ** (np.round(2 * np.log2(getattr(choice, name) * factor)) / 2)
     return choice._replace(**{name: weight}) if SMALLEST_WEIGHT < weight < LARGEST_WEIGHT else None
 
 
 # ---- the published method --------------------------------------------------------------------------
 
 # the weights tried first, in the middle of what is published
-_PUBLISHED_FIRST = {"lambda_chem": 0.03, "lambda_tv": 0.1}
+_PUBLISHED_FIRST = {"lambda_chem": 2**-5.0, "lambda_tv": 2**-3.5}
 _ROUNDS = 3
 
 
@@ -481,7 +500,7 @@ def select_published(maps, haadf, atomic_numbers, settings, elements, num_worker
     poor = _poor(maps, quantum, elements)
     if poor:
         sentence = _too_few(poor, ", ".join(f"{name}={getattr(first, name)}" for name in open_names))
-        return replace(settings, **first._asdict()), Selection(0, sentence)
+        return replace(settings, **first._asdict()), Selection(0, sentence, warnings=[sentence])
     variance = np.array([estimate_variance(m.astype(np.float64)) for m in maps])
     parts = _parts(maps, np.ones(maps.shape, bool), quantum, variance, np.zeros(len(maps)), rng)
     race = Race(parts, _PublishedFits(parts, haadf, atomic_numbers, settings, num_workers), tick)
@@ -489,7 +508,9 @@ def select_published(maps, haadf, atomic_numbers, settings, elements, num_worker
     named = ", ".join(f"{name}={getattr(chosen, name):.3g}" for name in open_names)
     sentence = _in_words(race, parts, [named])
     _logger.info(sentence)
-    return replace(settings, **chosen._asdict()), Selection.of(race, {chosen: np.ones(len(maps))}, 0, sentence)
+    return replace(settings, **chosen._asdict()), Selection.of(
+        race, {chosen: np.ones(len(maps))}, open_names, 0, sentence
+    )
 
 
 def _climb_in_turn(race, best, names):
@@ -518,8 +539,10 @@ class _PublishedFits:
         result, _ = solve(problem, settings, num_workers=self.num_workers)
         if result.reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt
-        totals, before = (m.sum(axis=(1, 2), dtype=np.float64) for m in (result.maps, maps))
-        return result.maps * (before / np.maximum(totals, 1e-30))[:, None, None]
+        # the method takes the minimum of a map for its zero
+        low = maps.min(axis=(1, 2), keepdims=True)
+        after, before = (np.sum(m - low, axis=(1, 2), keepdims=True, dtype=np.float64) for m in (result.maps, maps))
+        return low + (result.maps - low) * before / np.maximum(after, 1e-12 * before)
 
 
 def _filled(maps, valid):
