@@ -1,5 +1,10 @@
-import matplotlib
-import pytest
+import os
+
+# two processes with two threads each, on two cores: a thread that waits must not keep the other from its work
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import matplotlib  # noqa: E402
+import pytest  # noqa: E402
 
 matplotlib.use("Agg")
 

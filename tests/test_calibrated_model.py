@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field, replace
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import hyperspy.api as hs
 import numpy as np
@@ -55,9 +55,10 @@ class Problem:
         self.quantum, self.scales = np.ones(n), np.full(n, 2.0)
         self.variance, self.weight_errors = np.full(n, np.nan), np.full(n, 0.1)
         self.background = np.zeros(n)
+        self.data, self.penalty = SimpleNamespace(slope=np.ones((n, 1, 1))), SimpleNamespace(guide=None)
 
 
-def build(maps, haadf, numbers, settings, valid=None, haadf_valid=None, elements=None, background=None, variance=None):
+def build(maps, haadf, numbers, settings, valid=None, haadf_valid=None, elements=None, known=None):
     law = LinearLaw(np.asarray(numbers, float) ** settings.gamma, 7.0)
     return Problem(maps, haadf, valid, haadf_valid, settings, law, elements)
 
@@ -102,14 +103,17 @@ def engine(monkeypatch):
     """The stand-in in place of the engine; a list of the problems that were built."""
     built = []
 
-    def calibrated_problem(*args, **options):
-        built.append(build(*args, **options))
-        return built[-1]
+    class Observation:
+        @staticmethod
+        def of(*args, **options):
+            built.append(build(*args, **options))
+            return SimpleNamespace(problem=lambda settings: built[-1])
 
-    for module, name, function in (("calibrated", "calibrated_problem", calibrated_problem),
-                                   ("primal_dual", "primal_dual", solve)):  # fmt: skip
+    known = SimpleNamespace(Observation=Observation, Known=lambda background, variance: None)
+    fakes = {"calibrated": vars(known), "primal_dual": {"primal_dual": solve}}
+    for module, contents in fakes.items():
         fake = ModuleType(module)
-        setattr(fake, name, function)
+        vars(fake).update(contents)
         monkeypatch.setitem(sys.modules, f"hyperspy_fusion.fusion.{module}", fake)
     return built
 
@@ -128,7 +132,7 @@ def test_metadata_tell_the_fit(scan, engine):
     assert (fit.n_iter, fit.converged, fit.gap) == (8, True, 1 / 16)
     assert fit.stop_reason == "The relative duality gap fell to 0.062, within the tolerance."
     assert (fit.noise, fit.noise_sentence) == ("shifted_poisson", "The maps hold whole counts.")
-    assert (fit.haadf_offset, fit.haadf_sigma, fit.haadf_noise, fit.parameters.lambda_haadf) == (7, 3, 2, 0.25)
+    assert (fit.haadf_offset, fit.haadf_sigma, fit.haadf_noise, fit.parameters.lambda_haadf) == (7, 3, 2, 1)
     np.testing.assert_array_equal(fit.elastic_weights, [26**2, 8**2])
     np.testing.assert_array_equal(fit.elastic_weight_errors, [0.1, 0.1])
     np.testing.assert_array_equal(fit.parameters.lambda_reg, [1, 2])
@@ -440,7 +444,7 @@ def test_wrong_settings_are_told_before_anything_is_read():
 def test_plot_of_the_convergence(scan, engine):
     axes = fuse(*scan, max_iter=6, lambda_reg=(1, 2)).plot_convergence()
     assert [ax.get_title() for ax in axes] == [
-        "HAADF, weight 0.25",
+        "HAADF, weight 1",
         "maps",
         "penalty 'guided', weight 1, 2",
         "duality gap, 0.12 at the end",
