@@ -93,11 +93,13 @@ def test_ascent_of_the_dual(kernel, dtype, shape, mode, joint):
     y = inner if mode != kernels.DIRECTIONAL else projected(inner, guide.astype(float))
     expected = clipped(inner + sigma * taken(u, v, guide, mode), radius, joint)
     expected = expected if mode != kernels.DIRECTIONAL else projected(expected, guide.astype(float))
-    group, y = len(u) if joint else 1, y.astype(dtype)
-    work = np.full((2, 4 * group + 1, shape[2] - 1), np.nan, dtype)
-    kernel("ascend_dual")(u, v, y, guide, mode, group, sigma, radius, work)
-    # P^-1 loses as many digits as P takes away
-    np.testing.assert_allclose(y, expected, atol=rtol(dtype) * (10 if mode == kernels.DIRECTIONAL else 2))
+    group = len(u) if joint else 1
+    for relax in (1, 1.6):
+        new, work = y.astype(dtype), np.full((2, 4 * group + 1, shape[2] - 1), np.nan, dtype)
+        kernel("ascend_dual")(u, v, new, guide, mode, group, sigma, radius, dtype(relax), work)
+        # P^-1 loses as many digits as P takes away
+        atol = rtol(dtype) * (10 if mode == kernels.DIRECTIONAL else 2)
+        np.testing.assert_allclose(new, y + relax * (expected - y), atol=2 * atol)
 
 
 @pytest.mark.parametrize("joint", [False, True])
@@ -129,13 +131,14 @@ def test_descent_of_the_fields(kernel, dtype, shape, mode):
     else:
         lifted = pulled.sum(axis=0)
     slack = (adjoint(q.astype(float)) if q.size else 0) - lifted
-    new, bar, tau = v.copy(), np.full_like(v, np.nan), dtype(0.3)
-    sums = np.full((m, ny), np.nan)
-    work = np.full((3, 1, nx), np.nan, dtype)
-    kernel("descend_field")(new, bar, q, y, guide, mode, tau, work, sums)
-    close(new, v - tau * slack, dtype)
-    close(bar, v - 2 * tau * slack, dtype)
-    close(sums, np.abs(slack).sum(axis=2), dtype)
+    tau = dtype(0.3)
+    for relax in (1, 1.6):
+        new, bar = v.copy(), np.full_like(v, np.nan)
+        sums, work = np.full((m, ny), np.nan), np.full((3, 1, nx), np.nan, dtype)
+        kernel("descend_field")(new, bar, q, y, guide, mode, tau, dtype(relax), work, sums)
+        close(new, v - relax * tau * slack, dtype)
+        close(bar, v - 2 * tau * slack, dtype)
+        close(sums, np.abs(slack).sum(axis=2), dtype)
 
 
 @pytest.mark.parametrize("mode", [kernels.GUIDED, kernels.VECTOR])
@@ -144,7 +147,7 @@ def test_field_pulls_as_the_maps_do(dtype, mode):
     u, v, guide, y = cells((2, 5, 6), np.float64, mode)
     step = normal(5, v.shape, float)
     q, new, bar = np.zeros((4, len(v), 3, 4)), v.copy(), v.copy()
-    kernels.descend_field(new, bar, q, y, guide, mode, 1.0, np.empty((1, 1, 5)), np.empty(v.shape[:2]))
+    kernels.descend_field(new, bar, q, y, guide, mode, 1.0, 1.0, np.empty((1, 1, 5)), np.empty(v.shape[:2]))
     slope = np.sum((taken(u, v + step, guide, mode) - taken(u, v, guide, mode)) * y)
     np.testing.assert_allclose(slope, np.sum(step * -(new - v)), rtol=1e-12)
 
@@ -173,12 +176,13 @@ def data(shape, dtype, is_poisson, masked=False, coupled=True, seed=0):
     return beta, slope, delta, is_poisson, theta, upper, *rest
 
 
-def descend(kernel, z, y, terms, tau, workers=2, residual=None):
+def descend(kernel, z, y, terms, tau, workers=2, residual=None, relax=1):
     n, ny, nx = z.shape
     new, bar = z.copy(), np.full_like(z, np.nan)
     residual = np.zeros((ny, nx), z.dtype) if residual is None else residual
     work, sums = np.full((workers, n + 4, nx), np.nan, z.dtype), np.full((n, ny), np.nan)
-    kernel("descend_maps")(new, bar, y, *terms[:5], *terms[6:], residual, z.dtype.type(tau), work, sums)
+    steps = z.dtype.type(tau), z.dtype.type(relax)
+    kernel("descend_maps")(new, bar, y, *terms[:5], *terms[6:], residual, *steps, work, sums)
     return new, bar, residual, sums
 
 
@@ -378,7 +382,9 @@ def test_number_of_workers_does_not_matter(joint):
     for workers in (1, 2, 5):
         dual, group = y.copy(), 3 if joint else 1
         work = np.full((workers, 4 * group + 1, 10), np.nan, np.float32)
-        kernels.ascend_dual(u, v, dual, guide, kernels.GUIDED, group, np.float32(0.3), np.float32(1), work)
+        kernels.ascend_dual(
+            u, v, dual, guide, kernels.GUIDED, group, np.float32(0.3), np.float32(1), np.float32(1.6), work
+        )
         moved = descend(compiled, np.abs(u), dual, terms, 1.0, workers)
         sums = values(compiled, moved[0], dual, terms, np.ones(3), workers)
         results.append([dual, *moved, sums])

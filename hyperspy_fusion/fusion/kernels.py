@@ -434,9 +434,10 @@ def _ascended_row(u, v, y, guide, mode, c, row, sigma, t, squares):
 
 
 @njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
-def ascend_dual(u, v, y, guide, mode, group, sigma, radius, work):
+def ascend_dual(u, v, y, guide, mode, group, sigma, radius, relax, work):
     """One step of the dual of ``radius sum |differences of u|``: ascent, then projection onto balls of ``radius``.
 
+    ``relax`` times the way from y to there is gone: 1 ends in the balls, more may leave them.
     ``group`` maps that follow each other share one length per cell: 1 for each for itself, n for all together.
     u : (n, ny, nx), extrapolated; v : field or (1, 1, 1); y : (4, n, ny - 1, nx - 1), of the directional mode the dual
     times P, so that the adjoint is that of D for every mode; guide : (4, ny - 1, nx - 1) or (4, 1, 1);
@@ -458,7 +459,7 @@ def ascend_dual(u, v, y, guide, mode, group, sigma, radius, work):
                     for k in range(4):
                         new, t = y[k, first + c, row], work[worker, 4 * c + k]
                         for j in range(n_cells):
-                            new[j] = squares[j] * t[j]
+                            new[j] += relax * (squares[j] * t[j] - new[j])
 
 
 @njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
@@ -511,8 +512,8 @@ def _adjoint_row(y, c, row, out):
 
 
 @njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
-def descend_field(v, v_bar, q, y, guide, mode, tau, work, sums):
-    """``v <- v - tau (D^T q - lift^T y)`` and its extrapolation ``v_bar``, for the modes GUIDED and VECTOR.
+def descend_field(v, v_bar, q, y, guide, mode, tau, relax, work, sums):
+    """``v <- v - relax tau (D^T q - lift^T y)`` and ``v_bar`` twice as far as by tau, for the modes GUIDED and VECTOR.
 
     v, v_bar : (m, ny, nx); q : (4, m, ny - 1, nx - 1) dual of the differences of v; y : (4, n, ny, nx);
     work : (n_workers, 1, nx); sums : (m, ny) receives of each row ``sum |D^T q - lift^T y|``, 0 at the solution.
@@ -541,7 +542,7 @@ def descend_field(v, v_bar, q, y, guide, mode, tau, work, sums):
                     new = old[j] - tau * slack[j]
                     total += abs(slack[j])
                     bar[j] = two * new - old[j]
-                    old[j] = new
+                    old[j] += relax * (new - old[j])
                 sums[c, row] = total
 
 
@@ -621,9 +622,11 @@ def _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights, targe
 
 @njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
 def descend_maps(
-    z, z_bar, y, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, tau, work, sums
+    z, z_bar, y, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, tau, relax, work, sums
 ):
-    """``z <- prox of the data terms at (z - tau (D^T y + theta))``, exact in every pixel, and its extrapolation.
+    """From z towards x, the prox of the data terms at ``z - tau (D^T y + theta)``, exact in every pixel.
+
+    ``relax`` times the way is gone, ``z <- z + relax (x - z)``: 1 ends at x, more may leave z >= 0. ``z_bar = 2 x - z``.
 
     The data terms of map i are ``slope z - beta log(z + delta)`` or, not Poisson, ``slope z^2 / 2 - beta z``, 0 in
     masked pixels, whose slope and beta are 0; all maps of a pixel share ``1/2 (sum_i weights_i z_i - target)^2``
@@ -632,7 +635,7 @@ def descend_maps(
     z, z_bar, beta : (n, ny, nx); y : (4, n, ny - 1, nx - 1); slope, delta : (n, 1 or ny, nx); theta : (n,)
     multipliers of the totals; weights : (n,) or (0,) for no HAADF term; target : (ny, nx); counted : (1 or ny, nx);
     residual : (ny, nx) of the HAADF term, updated; work : (n_workers, n + 4, nx); sums : (n, ny) receives the sum
-    over the pixels of each row that are not masked.
+    of x over the pixels of each row that are not masked.
     """
     n, ny, nx = z.shape
     zero, two = z.dtype.type(0), z.dtype.type(2)
@@ -664,7 +667,7 @@ def descend_maps(
                     value = new[j]
                     total += value if used[j] > zero else zero
                     bar[j] = two * value - old[j]
-                    old[j] = value
+                    old[j] += relax * (value - old[j])
                 sums[i, row] = total
 
 

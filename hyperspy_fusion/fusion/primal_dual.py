@@ -2,7 +2,8 @@
 
 The problem is ``min_z max_y  data(z) + <D z - lift v, y> + <D v, q> + theta (sum z - total)`` over ``z >= 0`` and duals
 in balls (Chambolle & Pock, J. Math. Imaging Vis. 40, 120, 2011). Each block has a step of its own
-(Pock & Chambolle, ICCV 2011), and the ratio of primal to dual steps follows the sizes of the variables.
+(Pock & Chambolle, ICCV 2011), the ratio of primal to dual steps follows the sizes of the variables, and every step is
+over-relaxed (Condat, J. Optim. Theory Appl. 158, 460, 2013) but those after which the gap is evaluated.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _MODES = {
 }
 # iterations between two evaluations of the gap
 CHECK_EVERY = 25
+# over-relaxation: any below 2 converges; 1.6 saves a third of the iterations with every penalty, 1.9 does harm to tgv
+RELAXATION = 1.6
 # the ratios of the steps follow the variables so long; convergence needs them to settle
 _ADAPT_UNTIL = 1500
 # entries of |D|: two of 1/sqrt(2) in a row, eight in a column
@@ -39,6 +42,9 @@ _MAPS_RATIO, _FIELD_RATIO = 2.0, 0.5
 @dataclass
 class PrimalDualState:
     """Everything that changes in a fit. A fit continues from the state it returned.
+
+    Between two calls, maps and duals are within their bounds. Two calls are one, bit by bit, where the first ends with
+    an evaluation of the gap.
 
     Attributes
     ----------
@@ -183,14 +189,17 @@ def _iterate(iteration, settings, callback, interruption):
         iteration.measure_slack()
         iteration.evaluate()
     for k in range(1, settings.max_iter + 1):
-        if interruption.requested:
+        requested = interruption.requested
+        if requested and state.records[-1][0] == state.n_iter:
             return StopReason.INTERRUPTED
-        iteration.advance()
-        state.n_iter += 1
-        due = state.n_iter % CHECK_EVERY == 0
-        if not due and k < settings.max_iter:
+        due = (state.n_iter + 1) % CHECK_EVERY == 0
+        is_last = requested or k == settings.max_iter
+        iteration.advance(1 if due or is_last else RELAXATION)
+        if not due and not is_last:
             continue
         iteration.evaluate()
+        if requested:
+            return StopReason.INTERRUPTED
         if not np.isfinite(state.records[-1][1].total):
             return StopReason.NOT_FINITE
         reason = asked_to_stop(callback, state)
@@ -243,43 +252,45 @@ class _Iteration:
         self.sigma_field = self.real(fields / _ROW)
         self.theta_step = maps / self.problem.start[0].size
 
-    def advance(self):
-        """Ascend in all duals, descend in the fields and in the maps."""
-        state, penalty, one = self.state, self.penalty, self.real(1)
+    def advance(self, relaxation):
+        """Ascend in all duals, descend in the fields and in the maps, ``relaxation`` times as far as they ask for."""
+        state, penalty, one, relax = self.state, self.penalty, self.real(1), self.real(relaxation)
         if penalty.kind is not None:
             kernels.ascend_dual(
-                state.z_bar, state.field_bar, state.y, self.guide, self.mode, penalty.group, self.sigma, one,
+                state.z_bar, state.field_bar, state.y, self.guide, self.mode, penalty.group, self.sigma, one, relax,
                 self.cell_work,
             )  # fmt: skip
         if penalty.n_fields:
-            self._advance_fields()
+            self._advance_fields(relax)
         excess = state.totals_bar - self.problem.data.totals
-        state.theta += np.where(self.kept, self.theta_step * excess, 0)
-        totals = self._descend_maps()
-        state.totals, state.totals_bar = totals, 2 * totals - state.totals
+        state.theta += np.where(self.kept, relaxation * self.theta_step * excess, 0)
+        totals = self._descend_maps(relax)
+        state.totals_bar = 2 * totals - state.totals
+        state.totals = state.totals + relaxation * (totals - state.totals)
+        state.n_iter += 1
 
-    def _advance_fields(self):
+    def _advance_fields(self, relax):
         state, radius = self.state, self.real(self.penalty.second_order)
         kernels.ascend_dual(
             state.field_bar, state.field, state.q, self.guide, kernels.PLAIN, self.penalty.field_group,
-            self.sigma_field, radius, self.field_work,
+            self.sigma_field, radius, relax, self.field_work,
         )  # fmt: skip
-        self._descend_fields(self.tau_field)
+        self._descend_fields(self.tau_field, relax)
 
-    def _descend_fields(self, tau):
+    def _descend_fields(self, tau, relax):
         state = self.state
         kernels.descend_field(
-            state.field, state.field_bar, state.q, state.y, self.guide, self.mode, tau, self.cell_work,
+            state.field, state.field_bar, state.q, state.y, self.guide, self.mode, tau, relax, self.cell_work,
             self.slack_sums,
         )  # fmt: skip
 
     def measure_slack(self):
         """Of the duals at the start, which may be those of another problem: a step of length 0."""
         if self.penalty.n_fields:
-            self._descend_fields(self.real(0))
+            self._descend_fields(self.real(0), self.real(1))
 
-    def _descend_maps(self):
-        """One step of the maps; their totals over the pixels that count."""
+    def _descend_maps(self, relax):
+        """One step of the maps; the totals of where they are to go, over the pixels that count."""
         state = self.state
         kernels.descend_maps(
             state.z,
@@ -289,6 +300,7 @@ class _Iteration:
             *self._image(),
             state.residual,
             self.tau,
+            relax,
             self.map_work,
             self.map_sums,
         )
