@@ -9,6 +9,7 @@ neighbours (Batson & Royer, ICML 97, 524, 2019).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -57,13 +58,13 @@ class HeldOutCounts:
         fused
             (n, ny, nx) of a fit to the part seen.
         """
-        flat = self._flat()
+        flat = self._flat
         mean = np.maximum(self._mean(fused), FLOOR * flat)
         return np.where(self.valid, self.rest * np.log(mean / flat) - (mean - flat), 0)
 
     def slopes(self, fused):
         """Derivative of :meth:`gains` with respect to ``fused``."""
-        mean, floor = self._mean(fused), FLOOR * self._flat()
+        mean, floor = self._mean(fused), FLOOR * self._flat
         slopes = (self.rest / np.maximum(mean, floor) - 1) * (1 - self.part) / self.part / _column(self.quantum)
         return np.where(self.valid & (mean > floor), slopes, 0)
 
@@ -72,7 +73,9 @@ class HeldOutCounts:
         net = (fused.astype(np.float64) + _column(self.background)) / _column(self.quantum)
         return net * (1 - self.part) / self.part
 
+    @cached_property
     def _flat(self):
+        """(n, 1, 1) mean of the rest."""
         flat = np.sum(self.rest, axis=(1, 2), where=self.valid) / self.valid.sum(axis=(1, 2))
         return _column(np.maximum(flat, 1e-30))
 
@@ -106,19 +109,24 @@ class HeldOutPixels:
 
     def gains(self, fused):
         """(n, ny, nx) log-likelihood at the pixels held out over that of flat maps; 0 elsewhere."""
-        flat = np.sum(self.maps, axis=(1, 2), where=self.valid) / np.maximum(self.valid.sum(axis=(1, 2)), 1)
-        gain = (self.maps - _column(flat)) ** 2 - self._residual(fused) ** 2
+        gain = (self.maps - self._flat) ** 2 - self._residual(fused) ** 2
         return np.where(self.out, gain / (2 * _column(self.variance)), 0)
 
     def slopes(self, fused):
         """Derivative of :meth:`gains` with respect to ``fused``."""
         return np.where(self.out, self._residual(fused) / _column(self.variance), 0)
 
+    @cached_property
+    def _flat(self):
+        """(n, 1, 1) mean of what is seen."""
+        number = np.maximum(self.valid.sum(axis=(1, 2)), 1)
+        return _column(np.sum(self.maps, axis=(1, 2), where=self.valid) / number)
+
     def _residual(self, fused):
         return self.maps - fused.astype(np.float64) - _column(self.background)
 
 
-def count_parts(maps, valid, quantum, background, rng, number=COUNT_PARTS):
+def count_parts(maps, valid, quantum, background, rng, number=COUNT_PARTS, limit=None):
     """Counts split into as many parts, each of which is held out once.
 
     Parameters
@@ -135,26 +143,25 @@ def count_parts(maps, valid, quantum, background, rng, number=COUNT_PARTS):
         A ``numpy.random.Generator``.
     number
         Of parts.
+    limit
+        Parts that are wanted, the first ones; None for all.
 
     Returns
     -------
     list of HeldOutCounts
     """
     counts = np.rint(maps / _column(quantum)).astype(np.int64)
-    left, held_out = counts.copy(), []
-    for share in range(number, 0, -1):
-        part = rng.binomial(left, 1 / share)
-        left -= part
-        held_out.append(part)
-    seen = 1 - 1 / number
-    return [
-        HeldOutCounts((counts - rest) * _column(quantum), valid, rest, seen, quantum, np.asarray(background) * seen)
-        for rest in held_out
-    ]
+    left, seen = counts.copy(), 1 - 1 / number
+    background, parts = np.asarray(background) * seen, []
+    for share in range(number, 0, -1)[:limit]:
+        rest = rng.binomial(left, 1 / share)
+        left -= rest
+        parts.append(HeldOutCounts((counts - rest) * _column(quantum), valid, rest, seen, quantum, background))
+    return parts
 
 
-def pixel_parts(maps, valid, variance, background, rng, number=PIXEL_PARTS):
-    """Pixels dealt at random into as many parts, each of which is held out of all maps once.
+def pixel_parts(maps, valid, variance, background, rng, number=PIXEL_PARTS, limit=None):
+    """Pixels dealt at random into as many parts, each of which is held out of all maps once; ``limit`` as above.
 
     Returns
     -------
@@ -164,7 +171,7 @@ def pixel_parts(maps, valid, variance, background, rng, number=PIXEL_PARTS):
     part = rng.permutation(np.arange(ny * nx) % number).reshape(ny, nx)
     return [
         HeldOutPixels(maps, valid & (part != k), valid & (part == k), variance, np.asarray(background))
-        for k in range(number)
+        for k in range(number)[:limit]
     ]
 
 

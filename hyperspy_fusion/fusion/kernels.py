@@ -626,7 +626,8 @@ def descend_maps(
 ):
     """From z towards x, the prox of the data terms at ``z - tau (D^T y + theta)``, exact in every pixel.
 
-    ``relax`` times the way is gone, ``z <- z + relax (x - z)``: 1 ends at x, more may leave z >= 0. ``z_bar = 2 x - z``.
+    ``relax`` times the way is gone, ``z <- z + relax (x - z)``: 1 ends at x, more may leave z >= 0; ``z_bar = 2 x - z``
+    goes twice as far.
 
     The data terms of map i are ``slope z - beta log(z + delta)`` or, not Poisson, ``slope z^2 / 2 - beta z``, 0 in
     masked pixels, whose slope and beta are 0; all maps of a pixel share ``1/2 (sum_i weights_i z_i - target)^2``

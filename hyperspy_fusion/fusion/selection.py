@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hyperspy_fusion.fusion.heldout import COUNT_PARTS, PIXEL_PARTS, HeldOutCounts, count_parts, pixel_parts
+from hyperspy_fusion.fusion.heldout import HeldOutCounts, count_parts, pixel_parts
 from hyperspy_fusion.fusion.mean import weighted_mean
 from hyperspy_fusion.fusion.monotone import solve
 from hyperspy_fusion.fusion.noise import estimate_variance, quanta
@@ -34,6 +34,8 @@ SURE = 2.0
 ROUGH_TOL, ROUGH_WORK, ROUGH_ITERATIONS = 3e-3, 5e7, (500, 1500)
 # of the fits that are averaged; and what must be held out of a map to give it weights of its own
 LIGHTEST, FEWEST_TO_STACK = 0.1, 1000
+# of their log-likelihood; a standard error of weights is half a unit
+STACK_TOL = 1e-2
 # parts are held out until they have so many pixels: large scans tell more by each
 RACE_PIXELS = 2**17
 # data of which so many times less smoothing than usual is chosen have been smoothed before
@@ -78,11 +80,11 @@ class Race:
         """Whether a predicts better than b."""
         difference = 0.0
         for k in range(len(self.parts)):
-            difference = difference + self.gain(a, k) - self.gain(b, k)
-            total, error = difference.sum(), np.sqrt(np.sum(difference**2))
-            if abs(total) > SURE * error:
+            # the one known first: the other is fitted from there
+            difference = difference - self.gain(b, k) + self.gain(a, k)
+            if abs(_in_errors(difference)) > SURE:
                 break
-        return bool(total > 0)
+        return bool(difference.sum() > 0)
 
     def climb(self, start, step, factors):
         """The best candidate uphill of ``start``; ``step`` takes a candidate by a factor, or to None at the end."""
@@ -103,6 +105,11 @@ class Race:
         difference = np.mean(self.gains[candidate] - of_best[: len(self.gains[candidate])], axis=0)
         error = np.sqrt(np.sum(difference**2)) / difference.size
         return float(of_best.mean() + difference.mean()), float(error)
+
+
+def _in_errors(difference):
+    """Sum over pixels, by its standard error."""
+    return float(difference.sum()) / max(float(np.sqrt(np.sum(difference**2))), 1e-300)
 
 
 def stack(parts, members):
@@ -145,8 +152,6 @@ class _StackLoss:
         rich = held_out >= FEWEST_TO_STACK
         groups = np.vstack([~rich, np.eye(len(rich))[rich]])
         self.groups = groups[groups.any(axis=1)]
-        sizes = sum(np.abs(p.gains(maps[0])).sum() for p, maps in zip(parts, members, strict=True))
-        self.scale = 1 / max(sizes, 1e-300)
 
     def minimum(self):
         """(fits, n) weights."""
@@ -162,7 +167,7 @@ class _StackLoss:
             method="SLSQP",
             bounds=[(0, 1)] * sums.shape[1],
             constraints={"type": "eq", "fun": lambda a: sums @ a - 1, "jac": lambda a: sums},
-            options={"ftol": 1e-8, "maxiter": 50},
+            options={"ftol": STACK_TOL, "maxiter": 50},
         )
         weights = np.where(found.x > 1e-3, found.x, 0).reshape(self.fits, -1)
         return weights / weights.sum(axis=0) @ self.groups
@@ -174,9 +179,35 @@ class _StackLoss:
         for part, maps in zip(self.parts, self.members, strict=True):
             mean = weighted_mean(of_maps, maps)
             slope = part.slopes(mean)
-            value -= part.gains(mean).sum() * self.scale
-            slopes -= [np.einsum("nyx,nyx->n", slope, m) * self.scale for m in maps]
+            value -= part.gains(mean).sum()
+            slopes -= [np.einsum("nyx,nyx->n", slope, m) for m in maps]
         return value, (slopes @ self.groups.T).ravel()
+
+
+def indistinct(gains):
+    """Weights of fits by how likely each is to predict best; light ones are left out.
+
+    They are the mean of those by likelihood, over totals as uncertain as their pixels say: pseudo-BMA+ (Yao, Vehtari,
+    Simpson & Gelman, Bayesian Anal. 13, 917, 2018). Unlike those of :func:`stack`, they are not fitted to chance.
+
+    Parameters
+    ----------
+    gains
+        (fits, ny, nx) of the data held out.
+
+    Returns
+    -------
+    ndarray
+        (fits,), >= 0, of sum 1.
+    """
+    gains = np.reshape(gains, (len(gains), -1)).astype(np.float64)
+    difference = gains - gains[np.argmax(gains.sum(axis=1))]
+    rng = np.random.default_rng(0)
+    totals = rng.multivariate_normal(difference.sum(axis=1), difference @ difference.T, 2000, method="svd")
+    weights = np.exp(totals - totals.max(axis=1, keepdims=True))
+    weights = np.mean(weights / weights.sum(axis=1, keepdims=True), axis=0)
+    weights[weights < min(LIGHTEST, weights.max())] = 0
+    return weights / weights.sum()
 
 
 @dataclass(frozen=True)
@@ -243,8 +274,8 @@ def _parts(maps, valid, quantum, variance, background, rng):
     """Counts where the maps hold whole numbers of them, pixels where they do not."""
     enough = -(-RACE_PIXELS // maps[0].size)
     if _are_counts(maps, quantum):
-        return count_parts(maps, valid, quantum, background, rng, COUNT_PARTS)[:enough]
-    return pixel_parts(maps, valid, variance, background, rng, PIXEL_PARTS)[:enough]
+        return count_parts(maps, valid, quantum, background, rng, limit=enough)
+    return pixel_parts(maps, valid, variance, background, rng, limit=enough)
 
 
 def _are_counts(maps, quantum):
@@ -442,16 +473,20 @@ class _Search:
         return self.race.climb(choice, _step, (factor, 1 / factor))
 
     def _stacked(self, choices):
-        """Weights by one part first: what has none there is not fitted to the others."""
-        for parts in (self.race.parts[:1], self.race.parts):
-            members = [[self.race.fit(choice, k) for choice in choices] for k in range(len(parts))]
-            weights = stack(parts, members)
-            total = weights.sum(axis=1)
-            order = np.argsort(-total, kind="stable")[: np.count_nonzero(total)]
-            choices, weights = [choices[j] for j in order], weights[order]
-        for choice in choices:
-            self.race.gain(choice, 0)  # on record, also what only the mean called for
-        return dict(zip(choices, weights, strict=True))
+        """The mean that predicts better than the best fit for sure, or that of what cannot be told from the best."""
+        race = self.race
+        # by one part first: what is out of the question there is not fitted to the others
+        weights = stack(race.parts[:1], [[race.fit(choice, 0) for choice in choices]])
+        likely = indistinct([race.gain(choice, 0) for choice in choices])
+        choices = [choices[j] for j in range(len(choices)) if weights[j].any() or likely[j] > 0]
+        members = [[race.fit(choice, k) for choice in choices] for k in range(len(race.parts))]
+        gains = [sum(race.gain(choice, k).astype(np.float64) for k in range(len(race.parts))) for choice in choices]
+        weights = stack(race.parts, members)
+        mean = sum(p.gains(weighted_mean(weights, m)).sum(axis=0) for p, m in zip(race.parts, members, strict=True))
+        if _in_errors(mean - max(gains, key=np.sum)) <= SURE:
+            weights = np.repeat(indistinct(gains)[:, None], weights.shape[1], axis=1)
+        heaviest_first = np.argsort(-weights.sum(axis=1), kind="stable")
+        return {choices[j]: weights[j] for j in heaviest_first if weights[j].any()}
 
 
 def _step(choice, factor, name="lambda_reg"):
