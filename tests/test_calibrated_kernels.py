@@ -83,12 +83,18 @@ def clipped(y, radius, joint):
     return y * radius / np.maximum(radius, lengths(y, joint))
 
 
+def steps_of(shape, dtype):
+    """A step of each cell; wide scans have one for all rows."""
+    rows = 1 if shape[1] > shape[0] else shape[0]
+    return np.random.default_rng(9).uniform(0.2, 0.9, (rows, shape[1])).astype(dtype)
+
+
 @pytest.mark.parametrize("joint", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_ascent_of_the_dual(kernel, dtype, shape, mode, joint):
     u, v, guide, inner = cells(shape, dtype, mode)
-    sigma, radius = dtype(0.7), dtype(1.3)
+    radius, sigma = dtype(1.3), steps_of((shape[1] - 1, shape[2] - 1), dtype)
     inner = clipped(inner.astype(float), radius, joint)
     y = inner if mode != kernels.DIRECTIONAL else projected(inner, guide.astype(float))
     expected = clipped(inner + sigma * taken(u, v, guide, mode), radius, joint)
@@ -131,7 +137,7 @@ def test_descent_of_the_fields(kernel, dtype, shape, mode):
     else:
         lifted = pulled.sum(axis=0)
     slack = (adjoint(q.astype(float)) if q.size else 0) - lifted
-    tau = dtype(0.3)
+    tau = steps_of((ny, nx), dtype)
     for relax in (1, 1.6):
         new, bar = v.copy(), np.full_like(v, np.nan)
         sums, work = np.full((m, ny), np.nan), np.full((3, 1, nx), np.nan, dtype)
@@ -147,7 +153,7 @@ def test_field_pulls_as_the_maps_do(dtype, mode):
     u, v, guide, y = cells((2, 5, 6), np.float64, mode)
     step = normal(5, v.shape, float)
     q, new, bar = np.zeros((4, len(v), 3, 4)), v.copy(), v.copy()
-    kernels.descend_field(new, bar, q, y, guide, mode, 1.0, 1.0, np.empty((1, 1, 5)), np.empty(v.shape[:2]))
+    kernels.descend_field(new, bar, q, y, guide, mode, np.ones((1, 5)), 1.0, np.empty((1, 1, 5)), np.empty(v.shape[:2]))
     slope = np.sum((taken(u, v + step, guide, mode) - taken(u, v, guide, mode)) * y)
     np.testing.assert_allclose(slope, np.sum(step * -(new - v)), rtol=1e-12)
 
@@ -382,9 +388,8 @@ def test_number_of_workers_does_not_matter(joint):
     for workers in (1, 2, 5):
         dual, group = y.copy(), 3 if joint else 1
         work = np.full((workers, 4 * group + 1, 10), np.nan, np.float32)
-        kernels.ascend_dual(
-            u, v, dual, guide, kernels.GUIDED, group, np.float32(0.3), np.float32(1), np.float32(1.6), work
-        )
+        steps = steps_of((8, 10), np.float32), np.float32(1), np.float32(1.6)
+        kernels.ascend_dual(u, v, dual, guide, kernels.GUIDED, group, *steps, work)
         moved = descend(compiled, np.abs(u), dual, terms, 1.0, workers)
         sums = values(compiled, moved[0], dual, terms, np.ones(3), workers)
         results.append([dual, *moved, sums])

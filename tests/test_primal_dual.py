@@ -313,7 +313,7 @@ def test_dtype_of_the_fit(scan, given, asked, used):
 @pytest.mark.parametrize("first", [25, 50])
 @pytest.mark.parametrize("kind", PENALTIES)
 def test_two_fits_are_one_fit(scan, kind, first):
-    settings = settings_of(regularization=kind, tol=1e-12, max_iter=90)
+    settings = settings_of(regularization=kind, lambda_reg=(3.0, 2.0), tol=1e-12, max_iter=90)
     _, whole, _ = fit(scan, settings)
     _, _, state = fit(scan, replace(settings, max_iter=first))
     _, parts, _ = fit(scan, replace(settings, max_iter=90 - first), state)

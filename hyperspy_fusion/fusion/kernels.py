@@ -403,10 +403,10 @@ def _unproject_row(guide, row, y, c, t, sigma):
     for j in range(t.shape[1]):
         rest = one - (g0[j] * g0[j] + g1[j] * g1[j] + g2[j] * g2[j] + g3[j] * g3[j])
         dot = (g0[j] * y0[j] + g1[j] * y1[j] + g2[j] * y2[j] + g3[j] * y3[j]) / rest
-        t[0, j] = y0[j] + dot * g0[j] + sigma * t[0, j]
-        t[1, j] = y1[j] + dot * g1[j] + sigma * t[1, j]
-        t[2, j] = y2[j] + dot * g2[j] + sigma * t[2, j]
-        t[3, j] = y3[j] + dot * g3[j] + sigma * t[3, j]
+        t[0, j] = y0[j] + dot * g0[j] + sigma[j] * t[0, j]
+        t[1, j] = y1[j] + dot * g1[j] + sigma[j] * t[1, j]
+        t[2, j] = y2[j] + dot * g2[j] + sigma[j] * t[2, j]
+        t[3, j] = y3[j] + dot * g3[j] + sigma[j] * t[3, j]
 
 
 @njit(fastmath=FASTMATH)
@@ -429,7 +429,7 @@ def _ascended_row(u, v, y, guide, mode, c, row, sigma, t, squares):
         for k in range(4):
             yk = y[k, c, row]
             for j in range(squares.size):
-                t[k, j] = yk[j] + sigma * t[k, j]
+                t[k, j] = yk[j] + sigma[j] * t[k, j]
         _add_squares(t, t.dtype.type(1), squares)
 
 
@@ -441,7 +441,7 @@ def ascend_dual(u, v, y, guide, mode, group, sigma, radius, relax, work):
     ``group`` maps that follow each other share one length per cell: 1 for each for itself, n for all together.
     u : (n, ny, nx), extrapolated; v : field or (1, 1, 1); y : (4, n, ny - 1, nx - 1), of the directional mode the dual
     times P, so that the adjoint is that of D for every mode; guide : (4, ny - 1, nx - 1) or (4, 1, 1);
-    work : (n_workers, 4 group + 1, nx - 1).
+    sigma : (1 or ny - 1, nx - 1), step of each cell; work : (n_workers, 4 group + 1, nx - 1).
     """
     n, n_rows, n_cells = y.shape[1], y.shape[2], y.shape[3]
     n_workers = work.shape[0]
@@ -452,7 +452,7 @@ def ascend_dual(u, v, y, guide, mode, group, sigma, radius, relax, work):
                 squares[:] = u.dtype.type(0)
                 for c in range(group):
                     t = work[worker, 4 * c : 4 * c + 4]
-                    _ascended_row(u, v, y, guide, mode, first + c, row, sigma, t, squares)
+                    _ascended_row(u, v, y, guide, mode, first + c, row, sigma[row % sigma.shape[0]], t, squares)
                 for j in range(n_cells):
                     squares[j] = radius / max(radius, np.sqrt(squares[j]))
                 for c in range(group):
@@ -516,7 +516,8 @@ def descend_field(v, v_bar, q, y, guide, mode, tau, relax, work, sums):
     """``v <- v - relax tau (D^T q - lift^T y)`` and ``v_bar`` twice as far as by tau, for the modes GUIDED and VECTOR.
 
     v, v_bar : (m, ny, nx); q : (4, m, ny - 1, nx - 1) dual of the differences of v; y : (4, n, ny, nx);
-    work : (n_workers, 1, nx); sums : (m, ny) receives of each row ``sum |D^T q - lift^T y|``, 0 at the solution.
+    tau : (1 or ny, nx), step of each cell; work : (n_workers, 1, nx); sums : (m, ny) receives of each row
+    ``sum |D^T q - lift^T y|``, 0 at the solution.
     """
     m, ny, nx = v.shape
     half, two = v.dtype.type(SQRT_HALF), v.dtype.type(2)
@@ -524,6 +525,7 @@ def descend_field(v, v_bar, q, y, guide, mode, tau, relax, work, sums):
     for worker in prange(n_workers):
         slack = work[worker, 0]
         for row in range(worker, ny, n_workers):
+            step = tau[row % tau.shape[0]]
             for c in range(m):
                 _adjoint_row(q, c, row, slack)
                 if mode == GUIDED:
@@ -539,7 +541,7 @@ def descend_field(v, v_bar, q, y, guide, mode, tau, relax, work, sums):
                 total = v.dtype.type(0)
                 old, bar = v[c, row], v_bar[c, row]
                 for j in range(nx):
-                    new = old[j] - tau * slack[j]
+                    new = old[j] - step[j] * slack[j]
                     total += abs(slack[j])
                     bar[j] = two * new - old[j]
                     old[j] += relax * (new - old[j])

@@ -1,9 +1,9 @@
 """The solver of the calibrated method: preconditioned primal-dual iterations with a duality gap.
 
 The problem is ``min_z max_y  data(z) + <D z - lift v, y> + <D v, q> + theta (sum z - total)`` over ``z >= 0`` and duals
-in balls (Chambolle & Pock, J. Math. Imaging Vis. 40, 120, 2011). Each block has a step of its own
-(Pock & Chambolle, ICCV 2011), the ratio of primal to dual steps follows the sizes of the variables, and every step is
-over-relaxed (Condat, J. Optim. Theory Appl. 158, 460, 2013) but those after which the gap is evaluated.
+in balls (Chambolle & Pock, J. Math. Imaging Vis. 40, 120, 2011). Each block, and each cell of the guided penalty, has
+a step of its own (Pock & Chambolle, ICCV 2011); the ratio of primal to dual steps follows the sizes of the variables.
+Every step is over-relaxed (Condat, J. Optim. Theory Appl. 158, 460, 2013) but those before the gap is evaluated.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ RELAXATION = 1.6
 _ADAPT_UNTIL = 1500
 # entries of |D|: two of 1/sqrt(2) in a row, eight in a column
 _ROW, _COLUMN = np.sqrt(2), 8 * np.sqrt(0.5)
-# ratio of primal to dual steps over that of the sizes of the variables; tried on held-out counts at three doses
-_MAPS_RATIO, _FIELD_RATIO = 2.0, 0.5
+# ratio of primal to dual steps over that of the sizes of the variables; tried on real counts and phantoms
+_MAPS_RATIO, _FIELD_RATIO = 3.0, 0.3
 
 
 @dataclass
@@ -232,9 +232,12 @@ class _Iteration:
         self.map_sums, self.term_sums = np.empty((n, ny)), np.empty((ny, 4))
         self.cell_sums, self.field_sums = np.empty(ny - 1), np.empty(max(ny - 2, 1))
         self.slack_sums = np.zeros((max(penalty.n_fields, 1), ny - 1))
-        # largest entry of a row, largest sum of a column of the lift
-        guided = (float(np.abs(self.guide).max()), float(np.abs(self.guide).sum(axis=0).max()))
-        self.lift = {kernels.GUIDED: guided, kernels.VECTOR: (np.sqrt(0.5), np.sqrt(2))}.get(self.mode, (0.0, 0.0))
+        # of the lift in each cell: the largest entry of a row, and the sum of a column
+        one = np.ones((1, nx - 1))
+        self.lift = {
+            kernels.GUIDED: (np.abs(self.guide).max(axis=0), np.abs(self.guide).sum(axis=0)),
+            kernels.VECTOR: (np.sqrt(0.5) * one, np.sqrt(2) * one),
+        }.get(self.mode, (0 * one, 0 * one))
         self.set_steps()
 
     # ---- one iteration ---------------------------------------------------------------------------
@@ -247,9 +250,9 @@ class _Iteration:
         # the row of ones of the totals is orthogonal to the differences, unless pixels are masked
         apart = 1 + self.is_masked / _COLUMN
         self.tau = self.real(1 / (_COLUMN * apart * maps))
-        self.sigma = self.real(1 / (_ROW / maps + row / between))
-        self.tau_field = self.real(1 / (column * between + _COLUMN * fields))
-        self.sigma_field = self.real(fields / _ROW)
+        self.sigma = (1 / (_ROW / maps + row / between)).astype(self.real)
+        self.tau_field = (1 / (column * between + _COLUMN * fields)).astype(self.real)
+        self.sigma_field = np.full((1, self.field_work.shape[2]), fields / _ROW, self.real)
         self.theta_step = maps / self.problem.start[0].size
 
     def advance(self, relaxation):
@@ -287,7 +290,7 @@ class _Iteration:
     def measure_slack(self):
         """Of the duals at the start, which may be those of another problem: a step of length 0."""
         if self.penalty.n_fields:
-            self._descend_fields(self.real(0), self.real(1))
+            self._descend_fields(np.zeros_like(self.tau_field), self.real(1))
 
     def _descend_maps(self, relax):
         """One step of the maps; the totals of where they are to go, over the pixels that count."""

@@ -277,7 +277,7 @@ class AutoSettings(CalibratedSettings):
     lambda_reg: float | str | Sequence = AUTO
     lambda_haadf: float | str = AUTO
     joint: bool | str = AUTO
-    tol: float = 1e-3
+    tol: float = 3e-4
     seed: int = 0
 
     def __post_init__(self):
