@@ -330,3 +330,22 @@ def test_evidence_of_a_fit_of_numbers():
     found = Evidence.of(scan.elements, scan.truth - 1, scan.haadf, fused > -9, scan.haadf > -9, fused, problem)
     np.testing.assert_allclose(np.broadcast_to(found.variance, fused.shape)[:, 3, 4], [4, 9, 1])
     assert np.isinf(found.counts).all() and isinstance(alarms(found), list)
+
+
+def test_pixels_without_image_are_not_in_the_unexplained_contrast():
+    # a registered image is NaN beyond its edge, which must neither raise the alarm nor take its number
+    def of(seen):
+        known = evidence(seen=seen)
+        outside = np.arange(SHAPE[1]) >= 56
+        return alarms(
+            replace(known, haadf=np.where(outside, np.nan, known.haadf), haadf_valid=known.haadf_valid & ~outside)
+        )
+
+    assert HAADF not in " ".join(of(0.0))
+    (sentence,) = [s for s in of(40 * bump(12, 12, 6)) if HAADF in s]
+    assert 10 <= int(re.search(r"explains (\d+)% of the contrast", sentence)[1]) < 100
+
+
+def test_a_law_that_is_off_by_the_whole_contrast_explains_none_of_it():
+    (sentence,) = [s for s in alarms(evidence(seen=400 * bump(12, 12, 6))) if HAADF in s]
+    assert "explains any of the contrast" in sentence
