@@ -187,7 +187,7 @@ def test_the_part_that_is_not_explained_by_hand():
     )  # fmt: skip
     raised = [s for s in alarms(found) if HAADF in s]
     # residuals 10 and 30, levels 15 and 35: the root of 500 over 10
-    assert len(raised) == 1 and "explains 224% of" in raised[0] and "x = 12, y = 4" in raised[0]
+    assert len(raised) == 1 and "HAADF image, 224% of its contrast" in raised[0] and "x = 12, y = 4" in raised[0]
 
 
 def test_small_misfits_are_not_worth_a_sentence():
@@ -343,9 +343,4 @@ def test_pixels_without_image_are_not_in_the_unexplained_contrast():
 
     assert HAADF not in " ".join(of(0.0))
     (sentence,) = [s for s in of(40 * bump(12, 12, 6)) if HAADF in s]
-    assert 10 <= int(re.search(r"explains (\d+)% of the contrast", sentence)[1]) < 100
-
-
-def test_a_law_that_is_off_by_the_whole_contrast_explains_none_of_it():
-    (sentence,) = [s for s in alarms(evidence(seen=400 * bump(12, 12, 6))) if HAADF in s]
-    assert "explains any of the contrast" in sentence
+    assert 10 <= int(re.search(r"(\d+)% of its contrast", sentence)[1]) < 100

@@ -245,15 +245,10 @@ def _about_haadf(evidence):
         return []
     y, x = np.unravel_index(np.argmax(np.where(full, np.abs(total), 0)), total.shape)
     return [
-        f"No mapped element explains {_share(part)} the contrast of the HAADF image, most at x = {_middle(x, side)}, "
-        f"y = {_middle(y, side)} (pixels): an element that is not mapped, diffraction, thickness or detector; see "
-        f"residual(). {_HAADF_REMEDY[evidence.uses_haadf]}"
+        f"No mapped element explains what the measured maps miss of the HAADF image, {part:.0%} of its contrast (root "
+        f"mean square), most at x = {_middle(x, side)}, y = {_middle(y, side)} (pixels): an element that is not mapped, "
+        f"diffraction, thickness or detector; see residual(). {_HAADF_REMEDY[evidence.uses_haadf]}"
     ]
-
-
-def _share(part):
-    """``79% of``; what differs from the law by more than its own contrast is not explained at all."""
-    return f"{part:.0%} of" if part < 1 else "any of"
 
 
 _HAADF_REMEDY = {
