@@ -246,8 +246,8 @@ def _about_haadf(evidence):
     y, x = np.unravel_index(np.argmax(np.where(full, np.abs(total), 0)), total.shape)
     return [
         f"No mapped element explains what the measured maps miss of the HAADF image, {part:.0%} of its contrast (root "
-        f"mean square), most at x = {_middle(x, side)}, y = {_middle(y, side)} (pixels): an element that is not mapped, "
-        f"diffraction, thickness or detector; see residual(). {_HAADF_REMEDY[evidence.uses_haadf]}"
+        f"mean square), most at x = {_middle(x, side)}, y = {_middle(y, side)} (pixels): an element that is not "
+        f"mapped, diffraction, thickness or detector; see residual(). {_HAADF_REMEDY[evidence.uses_haadf]}"
     ]
 
 
