@@ -190,7 +190,7 @@ def plot_selection(selection: dict, *, ax=None):
     if not score.size:
         raise ValueError(f"No fits were compared. {selection['sentence']}")
     if ax is None:
-        ax = _new_figure((6.4, 4.2)).subplots()
+        ax = _new_figure((8.4, 4.2)).subplots()
     name = _varied(selection)
     weight, error = np.asarray(selection[name], float), np.asarray(selection["score_error"])
     shares = np.asarray(selection["weights"]).reshape(score.size, -1).max(axis=1)
@@ -199,14 +199,27 @@ def plot_selection(selection: dict, *, ax=None):
         (line, *_) = ax.errorbar(weight[rows], score[rows], error[rows], fmt=".-", capsize=2, label=label)
         used = [i for i in rows if shares[i] > 0]
         ax.plot(weight[used], score[used], "o", color=line.get_color(), markersize=9, fillstyle="none")
-    ax.set(xscale="log", xlabel=name, ylabel="gain in log-likelihood per pixel held out")
-    ax.set_title("predictions of data held out; circles: used", fontsize="medium")
+    ax.set(xscale="log", xlabel=f"{name} (larger is smoother)" if name in _SMOOTHING else name)
+    ax.set_ylabel("gain in log-likelihood per pixel held out")
+    ax.set_title("how well each fit predicts data held out (higher is better); circles: used", fontsize="medium")
+    _tick_powers_of_two(ax, weight)
     low = score[shares > 0].max() - 0.25 * np.ptp([0, score[shares > 0].max()])
     ax.set_ylim(max(score.min(), low) - 0.01 * abs(score.max()), None)
-    ax.legend(fontsize="small")
+    # beside the curves, which fill the panel
+    ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return ax
 
 
+def _tick_powers_of_two(ax, weight):
+    """Ticks that can be read over the few octaves that a choice covers, where a power of ten is hardly to be found."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
+    ax.xaxis.set_major_locator(LogLocator(base=2 if weight.max() <= 64 * weight.min() else 10))
+    ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+_SMOOTHING = ("lambda_reg", "lambda_tv")
 _CHOSEN_WEIGHTS = ("lambda_reg", "lambda_tv", "lambda_chem", "lambda_haadf")
 
 
