@@ -13,9 +13,9 @@ def export_maps(fused, others, folder, *, overwrite=False):
     ``others`` has the signals ``HAADF`` and ``HAADF_modelled``, as far as they are known, of the same part of the
     scan. Files are ``<element>.tif`` (float32, calibrated, read by HyperSpy and ImageJ), a .tif of each of the others,
     and ``fused.h5`` with the data sets ``maps/<element>``, ``haadf``, ``modelled_haadf``, ``cost_history/<term>``
-    and the parameters as attributes of ``parameters``; ``selection`` and ``registration`` have those of a choice of
-    weights and of a shift, where there was one. ``scale`` and ``offset`` of a data set are in the order of its
-    dimensions: y, x.
+    and the parameters as attributes of ``parameters``; ``selection``, ``registration`` and ``errors`` have those of a
+    choice of weights, of a shift and of replicates, where there were any. ``scale`` and ``offset`` of a data set are in
+    the order of its dimensions: y, x.
 
     Raises
     ------
