@@ -136,6 +136,8 @@ def test_unknown_options_get_the_nearest_name():
         ),
         ("published", "lambda_reg", "Or pass method='calibrated'."),
         ("published", "error", "did you mean 'errors'?"),
+        ("calibrated", "errors", "errors is no setting of a fit: pass it to fuse, or call standard_errors"),
+        ("calibrated", "edges", "edges is no setting of a fit: pass it to element_maps"),
         ("published", "mask", "mask is no setting of a fit: pass it to FusedMultiModal or fuse."),
         ("calibrated", "lamda_reg", "method 'calibrated' has no option 'lamda_reg'; did you mean 'lambda_reg'?"),
     ],

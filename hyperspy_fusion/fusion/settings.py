@@ -310,10 +310,13 @@ _COUNTERPARTS = {
     "weighting": "weights",
     "weights": "weighting",
 }
-# given elsewhere than to a fit
-_GIVEN_BEFORE = ("method", "mask", "elements", "xray_lines")
-# and to fuse alone: for names that are misspelt
-_GIVEN_TO_FUSE = (*_GIVEN_BEFORE, "errors", "register", "resample")
+# given elsewhere than to a fit, and where
+_ELSEWHERE = dict.fromkeys(
+    ("method", "mask", "elements", "xray_lines", "register", "resample"), "pass it to FusedMultiModal or fuse"
+) | {
+    "errors": "pass it to fuse, or call standard_errors() of the fitted model",
+    "edges": "pass it to element_maps, and fuse the maps that it returns",
+}
 
 
 def settings_for(method, options, base=None):
@@ -349,9 +352,9 @@ def _why_not(name, method):
         return f"{name} belongs to method={owner!r}; with {method!r} it is {_COUNTERPARTS[name]}.{other}"
     if owner:
         return f"{name} belongs to method={owner!r}; leave it out with {method!r}, or pass method={owner!r}."
-    if name in _GIVEN_BEFORE:
-        return f"{name} is no setting of a fit: pass it to FusedMultiModal or fuse."
-    near = [one for one in difflib.get_close_matches(name, [*names, *_GIVEN_TO_FUSE], n=2) if one != name]
+    if name in _ELSEWHERE:
+        return f"{name} is no setting of a fit: {_ELSEWHERE[name]}."
+    near = difflib.get_close_matches(name, [*names, *_ELSEWHERE], n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(names)}."
     return f"method {method!r} has no option {name!r}; {hint}"
 
