@@ -192,7 +192,7 @@ def _loaded(path, lazy):
     # a file of no known format, or a broken one, raises whatever its reader stumbles over
     except Exception as error:
         raise ValueError(
-            f"HyperSpy cannot read {os.fspath(path)!r} ({error}): give a file of a format that it reads, such as .hspy, "
+            f"HyperSpy cannot read {os.fspath(path)!r} ({error}): give a file of a format that it reads, as .hspy, "
             ".bcf, .emd or .dm4; arrays go into signals first, hyperspy.api.signals.Signal2D(array)."
         ) from error
     return loaded if isinstance(loaded, list) else [loaded]
