@@ -80,6 +80,26 @@ _WITHOUT_HAADF = (
 )
 
 
+# counts of maps that differ by less are taken for the same
+SAME_UNIT = 0.01
+
+
+def about_units(quantum, settings):
+    """The sentence about maps of which each has a unit of its own, of which a law by atomic numbers knows nothing."""
+    quantum = np.asarray(quantum)
+    known = quantum[np.isfinite(quantum)]
+    told = settings.k_factors is not None or settings.weights != "z_gamma" or not settings.lambda_haadf
+    if told or len(known) < 2 or np.ptp(known) <= SAME_UNIT * known.max():
+        return []
+    return logged(
+        [
+            f"One count is not the same in all maps ({known.min():.3g} to {known.max():.3g}), as after scaling each to "
+            "[0, 1]: their ratios are not those of counts, and the elastic law by atomic numbers does not hold among "
+            "them. Pass the counts, or the units by k_factors, or weights='fit'."
+        ]
+    )
+
+
 def about_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings):
     """Sentences about the result of a fit by the calibrated method, logged."""
     remedy = "a higher max_iter" if settings.keep_totals else "keep_totals=True or a lower lambda_reg"

@@ -51,6 +51,14 @@ _DEMOS = {
     ),
 }
 
+_DEMOS["auto"] = _Demo(
+    {},
+    _DEMOS["calibrated"].shown,
+    "weights chosen\nby the counts:",
+    "Filter widths were chosen knowing the truth, the weights by the counts alone. The maps are a mean of several\n"
+    "fits; the weights given above are of the one that counts most.",
+)
+
 # what a shell reports of a command that Ctrl-C ended
 INTERRUPTED = 130
 _BAD_INPUT = (ValueError, TypeError, NotImplementedError, OSError, FloatingPointError)

@@ -13,8 +13,9 @@ def export_maps(fused, others, folder, *, overwrite=False):
     ``others`` has the signals ``HAADF`` and ``HAADF_modelled``, as far as they are known, of the same part of the
     scan. Files are ``<element>.tif`` (float32, calibrated, read by HyperSpy and ImageJ), a .tif of each of the others,
     and ``fused.h5`` with the data sets ``maps/<element>``, ``haadf``, ``modelled_haadf``, ``cost_history/<term>``
-    and the parameters as attributes of ``parameters``. ``scale`` and ``offset`` of a data set are in the order of its
-    dimensions: y, x.
+    and the parameters as attributes of ``parameters``; ``selection``, ``registration`` and ``errors`` have those of a
+    choice of weights, of a shift and of replicates, where there were any. ``scale`` and ``offset`` of a data set are in
+    the order of its dimensions: y, x.
 
     Raises
     ------
@@ -56,7 +57,20 @@ def _save_h5(fused, images, path):
 def _write_fit(file, fit):
     for term, values in fit.pop("cost_history").items():
         file[f"cost_history/{term}"] = values
-    parameters = fit.pop("parameters")
-    group = file.create_group("parameters")
-    for name, value in {**fit, **parameters}.items():
-        group.attrs[name] = "None" if value is None else value
+    # the choice of weights and the registration, where there was one, are dictionaries: a group each
+    nested = {name: fit.pop(name) for name in [*fit] if isinstance(fit[name], dict)}
+    _write_attributes(file.create_group("parameters"), {**fit, **nested.pop("parameters")})
+    for name, values in nested.items():
+        _write_attributes(file.create_group(name), values)
+
+
+def _write_attributes(group, values):
+    for name, value in values.items():
+        group.attrs[name] = _attribute(value)
+
+
+def _attribute(value):
+    """``value`` as HDF5 has it: a loaded list of words is an array of objects, for which it has no type."""
+    if value is None:
+        return "None"
+    return value.tolist() if isinstance(value, np.ndarray) and value.dtype.kind in "OU" else value

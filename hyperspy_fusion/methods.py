@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hyperspy_fusion.advice import about_calibrated_fit, about_published_fit
+from hyperspy_fusion.advice import about_calibrated_fit, about_published_fit, about_units
 from hyperspy_fusion.fusion.problem import published_problem
 from hyperspy_fusion.gaps import Valid, find_valid
 
@@ -196,7 +196,12 @@ def _calibrated_evidence(scan, problem, result):
 
 
 def _about_calibrated(elements, result, total_ratios, haadf_correlation, problem, settings):
-    return [*problem.warnings, *about_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings)]
+    units = about_units(problem.quantum, settings)
+    return [
+        *problem.warnings,
+        *units,
+        *about_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings),
+    ]
 
 
 def _describe_calibrated(problem, result, spread):

@@ -221,7 +221,7 @@ class FusedMultiModal:
         state = self._state if goes_on or self._state is None else self._how.restart(self._state, setup.problem)
         # given up before the fit: its maps are the memory of the next ones, and a fit that fails leaves none
         self._forget()
-        with progress(new.max_iter, show_progressbar, state) as update:
+        with progress(new.max_iter, show_progressbar, state, tol=new.tol) as update:
             solve = self._how.solve
             result, state = solve(setup.problem, setup.settings, state, _both(update, callback), num_workers)
         if result.reason is StopReason.NOT_FINITE:
@@ -248,7 +248,7 @@ class FusedMultiModal:
         elements = [e for e, f in zip(self.elements, fitted, strict=True) if f]
         numbers = [atomic_number(e) for e in elements]
         scan = Scan(elements, numbers, maps, self.haadf.data, valid, *noise)
-        with counted("Choosing", "fit", show_progressbar) as tick:
+        with counted("Choosing weights, up to 60 fits", "fit", show_progressbar) as tick:
             return self._how.build(scan, settings, num_workers, tick)
 
     def _check_going_on(self, settings):

@@ -11,8 +11,10 @@ _METRES = {"pm": 1e-12, "Å": 1e-10, "nm": 1e-9, "µm": 1e-6, "mm": 1e-3, "m": 1
 _ALIASES = {"um": "µm", "μm": "µm", "micron": "µm", "angstrom": "Å", "Å": "Å"}
 _UNCALIBRATED = ("", "px", "pixel", "pixels", "none", "<undefined>")
 
-# Shot noise puts a few pixels far above the rest; they would darken the whole map.
+# Shot noise puts a few pixels far above the rest; they would darken the whole map, and where counts are few those of
+# the measured map all of the fused one beside it.
 _CLIPPED_PERCENT = 0.2
+_CLIPPED_NOISE_PERCENT = 2.0
 
 _ROWS = ("raw", "fused", "truth", "errors")
 _ROW_TITLES = {"raw": "measured", "errors": "standard error"}
@@ -52,7 +54,8 @@ def plot_fusion(
 
     The maps of an element share their colours, and so do the two HAADF images: equal colours are equal
     values, and what the fit takes from a map or adds to it is seen. The brightest and darkest 0.2 % of the
-    pixels of a map may lie outside; the colour bar then ends in an arrow.
+    pixels of a map, and the brightest 2 % of a measured map beside a fused or true one, may lie outside; the colour
+    bar then ends in an arrow.
 
     Parameters
     ----------
@@ -187,7 +190,7 @@ def plot_selection(selection: dict, *, ax=None):
     if not score.size:
         raise ValueError(f"No fits were compared. {selection['sentence']}")
     if ax is None:
-        ax = _new_figure((6.4, 4.2)).subplots()
+        ax = _new_figure((8.4, 4.2)).subplots()
     name = _varied(selection)
     weight, error = np.asarray(selection[name], float), np.asarray(selection["score_error"])
     shares = np.asarray(selection["weights"]).reshape(score.size, -1).max(axis=1)
@@ -196,14 +199,27 @@ def plot_selection(selection: dict, *, ax=None):
         (line, *_) = ax.errorbar(weight[rows], score[rows], error[rows], fmt=".-", capsize=2, label=label)
         used = [i for i in rows if shares[i] > 0]
         ax.plot(weight[used], score[used], "o", color=line.get_color(), markersize=9, fillstyle="none")
-    ax.set(xscale="log", xlabel=name, ylabel="gain in log-likelihood per pixel held out")
-    ax.set_title("predictions of data held out; circles: used", fontsize="medium")
+    ax.set(xscale="log", xlabel=f"{name} (larger is smoother)" if name in _SMOOTHING else name)
+    ax.set_ylabel("gain in log-likelihood per pixel held out")
+    ax.set_title("how well each fit predicts data held out (higher is better); circles: used", fontsize="medium")
+    _tick_powers_of_two(ax, weight)
     low = score[shares > 0].max() - 0.25 * np.ptp([0, score[shares > 0].max()])
     ax.set_ylim(max(score.min(), low) - 0.01 * abs(score.max()), None)
-    ax.legend(fontsize="small")
+    # beside the curves, which fill the panel
+    ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return ax
 
 
+def _tick_powers_of_two(ax, weight):
+    """Ticks that can be read over the few octaves that a choice covers, where a power of ten is hardly to be found."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
+    ax.xaxis.set_major_locator(LogLocator(base=2 if weight.max() <= 64 * weight.min() else 10))
+    ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+_SMOOTHING = ("lambda_reg", "lambda_tv")
 _CHOSEN_WEIGHTS = ("lambda_reg", "lambda_tv", "lambda_chem", "lambda_haadf")
 
 
@@ -366,7 +382,8 @@ def _draw_group(drawn, below, label, cmap, pixel):
     from matplotlib.ticker import MaxNLocator
 
     images = [image for _, _, image in drawn]
-    low, high = _limits(images)
+    noisy = [len(drawn) > 1 and title.endswith(f", {_ROW_TITLES['raw']}") for _, title, _ in drawn]
+    low, high = _limits(images, noisy)
     style = {"cmap": cmap, "vmin": low, "vmax": high, "interpolation": "nearest"}
     for ax, title, image in drawn:
         shown = ax.imshow(image, extent=_extent(image.shape, pixel), **style)
@@ -377,11 +394,13 @@ def _draw_group(drawn, below, label, cmap, pixel):
     bar.ax.tick_params(labelsize="small")
 
 
-def _limits(images):
-    """Colour limits of images that share them, without the outermost pixels of each."""
-    images = [image[np.isfinite(image)] for image in images]
-    images = [image for image in images if image.size] or [np.zeros(1)]
-    ends = [np.percentile(image, (_CLIPPED_PERCENT, 100 - _CLIPPED_PERCENT)) for image in images]
+def _limits(images, noisy):
+    """Colour limits of images that share them, without the outermost pixels of each, more of ``noisy`` ones."""
+    tops = [100 - (_CLIPPED_NOISE_PERCENT if is_noisy else _CLIPPED_PERCENT) for is_noisy in noisy]
+    finite = [(image[np.isfinite(image)], top) for image, top in zip(images, tops, strict=True)]
+    finite = [(image, top) for image, top in finite if image.size] or [(np.zeros(1), 100)]
+    images = [image for image, _ in finite]
+    ends = [np.percentile(image, (_CLIPPED_PERCENT, top)) for image, top in finite]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     if not low < high:
         # next to nothing but one value, as in a map of a trace element

@@ -8,7 +8,7 @@ import numpy as np
 
 
 @contextmanager
-def progress(total, show, state=None, desc="Fusing", unit="iteration"):
+def progress(total, show, state=None, desc="Fusing", unit="iteration", tol=None):
     """Context that yields a callback for solvers, which moves a bar of ``total`` iterations.
 
     Parameters
@@ -21,12 +21,13 @@ def progress(total, show, state=None, desc="Fusing", unit="iteration"):
         That the fit goes on from, or None.
     desc, unit
         What is done, and in what steps.
+    tol
+        Gap at which a solver that has one ends, long before ``total``.
     """
     import hyperspy.api as hs
 
-    bar = _Bar(
-        total, hs.preferences.General.show_progressbar if show is None else show, state, {"desc": desc, "unit": unit}
-    )
+    labels = {"desc": desc, "unit": unit}
+    bar = _Bar(total, hs.preferences.General.show_progressbar if show is None else show, state, labels, tol)
     try:
         yield bar
     finally:
@@ -63,24 +64,31 @@ class _Count:
             self.bar.close()
 
 
+# of a solver that ends by its gap: the time that all iterations would take says nothing
+_BY_GAP = "{desc}: {n_fmt}/{total_fmt} at most [{elapsed}, {rate_fmt}{postfix}]"
+
+
 class _Bar:
     """Made with the first iteration, so that compilation neither draws on it nor counts as an iteration."""
 
-    def __init__(self, total, show, state, labels):
-        self.total, self.show, self.labels, self.bar = total, show, labels, None
+    def __init__(self, total, show, state, labels, tol=None):
+        self.total, self.show, self.labels, self.tol, self.bar = total, show, labels, tol, None
         self.done = 0 if state is None else state.n_iter
 
     def __call__(self, state):
         from hyperspy.external.progressbar import progressbar
 
         if self.bar is None:
-            self.bar = progressbar(total=self.total, disable=not self.show, **self.labels)
+            ends_by_gap = {"bar_format": _BY_GAP} if np.isfinite(getattr(state, "gap", np.nan)) else {}
+            self.bar = progressbar(total=self.total, disable=not self.show, **self.labels, **ends_by_gap)
         # a solver may report every so many iterations only
         self.bar.update(state.n_iter - self.done)
         self.done = state.n_iter
         gap = getattr(state, "gap", np.nan)
         if np.isfinite(gap):
-            self.bar.set_postfix_str(f"gap {gap:.1e}", refresh=False)
+            self.bar.set_postfix_str(
+                f"gap {gap:.1e}{'' if self.tol is None else f', ends at {self.tol:.0e}'}", refresh=False
+            )
 
     def close(self):
         if self.bar is not None:

@@ -154,7 +154,7 @@ def _part(whole, fused, what):
     return whole.isig[window[::-1]]
 
 
-def plot_fused(fused, crop=None, maps=None, haadf=None, errors=None):
+def plot_fused(fused, crop=None, maps=None, haadf=None, errors=None, same_limits=True):
     """Draw a result with whatever is known of its inputs; see ``ElementMaps.plot_fusion``; errors are an array."""
     from hyperspy_fusion.plot import plot_fusion
 
@@ -177,6 +177,7 @@ def plot_fused(fused, crop=None, maps=None, haadf=None, errors=None):
         units=str(x["units"]),
         offset=(y["offset"], x["offset"]),
         crop=crop,
+        same_limits=same_limits,
         quantity=fused.metadata.get_item("Signal.quantity"),
     )
 

@@ -82,7 +82,7 @@ def scan(signals_or_path, haadf=None, spectrum=None, *, lazy=False):
     Raises
     ------
     ValueError
-        Several fit, or none: with the numbered list of the candidates.
+        Several fit, or none: with the numbered list of the candidates. A file that HyperSpy cannot read.
     FileNotFoundError
         There is no such file.
 
@@ -187,7 +187,14 @@ def _loaded(path, lazy):
 
     if not Path(path).exists():
         raise FileNotFoundError(f"There is no file {os.fspath(path)!r} to find a scan in: check its path.")
-    loaded = hs.load(os.fspath(path), lazy=lazy, escape_square_brackets=True)
+    try:
+        loaded = hs.load(os.fspath(path), lazy=lazy, escape_square_brackets=True)
+    # a file of no known format, or a broken one, raises whatever its reader stumbles over
+    except Exception as error:
+        raise ValueError(
+            f"HyperSpy cannot read {os.fspath(path)!r} ({error}): give a file of a format that it reads, as .hspy, "
+            ".bcf, .emd or .dm4; arrays go into signals first, hyperspy.api.signals.Signal2D(array)."
+        ) from error
     return loaded if isinstance(loaded, list) else [loaded]
 
 

@@ -187,7 +187,7 @@ def test_the_part_that_is_not_explained_by_hand():
     )  # fmt: skip
     raised = [s for s in alarms(found) if HAADF in s]
     # residuals 10 and 30, levels 15 and 35: the root of 500 over 10
-    assert len(raised) == 1 and "explains 224% of" in raised[0] and "x = 12, y = 4" in raised[0]
+    assert len(raised) == 1 and "HAADF image, 224% of its contrast" in raised[0] and "x = 12, y = 4" in raised[0]
 
 
 def test_small_misfits_are_not_worth_a_sentence():
@@ -330,3 +330,17 @@ def test_evidence_of_a_fit_of_numbers():
     found = Evidence.of(scan.elements, scan.truth - 1, scan.haadf, fused > -9, scan.haadf > -9, fused, problem)
     np.testing.assert_allclose(np.broadcast_to(found.variance, fused.shape)[:, 3, 4], [4, 9, 1])
     assert np.isinf(found.counts).all() and isinstance(alarms(found), list)
+
+
+def test_pixels_without_image_are_not_in_the_unexplained_contrast():
+    # a registered image is NaN beyond its edge, which must neither raise the alarm nor take its number
+    def of(seen):
+        known = evidence(seen=seen)
+        outside = np.arange(SHAPE[1]) >= 56
+        return alarms(
+            replace(known, haadf=np.where(outside, np.nan, known.haadf), haadf_valid=known.haadf_valid & ~outside)
+        )
+
+    assert HAADF not in " ".join(of(0.0))
+    (sentence,) = [s for s in of(40 * bump(12, 12, 6)) if HAADF in s]
+    assert 10 <= int(re.search(r"(\d+)% of its contrast", sentence)[1]) < 100

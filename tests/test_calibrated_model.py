@@ -10,8 +10,10 @@ import pytest
 from helpers import assert_untouched, scan_signals, shared, snapshot
 
 import hyperspy_fusion as hf
+from hyperspy_fusion.advice import about_units
 from hyperspy_fusion.fusion.elastic import LinearLaw
 from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason
+from hyperspy_fusion.fusion.settings import CalibratedSettings
 
 
 @pytest.fixture
@@ -549,3 +551,19 @@ def test_eels_maps_of_a_fitted_model():
     fit = fused.metadata.Fusion
     assert fused.elements == ["Cu", "Zn"] and fit.converged and fit.noise == "gaussian"
     assert np.isfinite(fused.data).all() and fused.data.min() >= 0
+
+
+@pytest.mark.parametrize(
+    "quantum, settings, said",
+    [
+        ([0.1, 0.11, np.nan], {}, True),
+        ([1.0, 1.0, np.nan], {}, False),
+        ([0.1, np.nan, np.nan], {}, False),
+        ([0.1, 0.11], {"weights": "fit"}, False),
+        ([0.1, 0.11], {"k_factors": (1.0, 2.0)}, False),
+        ([0.1, 0.11], {"lambda_haadf": 0}, False),
+    ],
+)
+def test_maps_in_units_of_their_own_are_said_to_be(quantum, settings, said):
+    sentences = about_units(np.array(quantum), CalibratedSettings(**settings))
+    assert len(sentences) == said and all("in all maps (0.1 to 0.11)" in sentence for sentence in sentences)

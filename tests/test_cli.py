@@ -433,3 +433,10 @@ def test_demo_of_the_calibrated_method_improves_every_element_and_says_so(tmp_pa
         "by the calibrated method with regularization guided, lambda_reg 1" in said and "they are the defaults" in said
     )
     assert len(rows) == 3 and "published" not in said
+
+
+def test_the_demo_knows_every_method():
+    # its help offers all of them
+    from hyperspy_fusion.cli import _DEMOS, METHODS
+
+    assert set(_DEMOS) == set(METHODS)

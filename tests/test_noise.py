@@ -238,7 +238,7 @@ def test_one_map_without_counts_makes_them_gaussian():
     maps[1] = rng().random((64, 64))
     kind, sentence = choose_noise(maps, elements=("Pt", "Fe", "O"))
     assert kind == "gaussian"
-    assert sentence == "No counts in the map of Fe: Gaussian noise; noise='shifted_poisson' overrides."
+    assert sentence == "The map of Fe does not hold whole counts: Gaussian noise; noise='shifted_poisson' overrides."
     assert np.isnan(quanta(maps)).any()
 
 

@@ -70,10 +70,20 @@ def test_equal_colours_are_equal_values():
     axes = plot_fusion(FUSED, ["Fe", "O"], raw=raw, haadf=HAADF, modelled_haadf=HAADF / 2)
     for column in axes.T:
         assert limits(column[0]) == limits(column[1])
-    # 0.2 and 99.8 % of 0..23 and of 2 * (0..23): the wider of both
-    assert limits(axes[0, 1]) == pytest.approx((0.046, 2 * 22.954))
+    # 0.2 and 99.8 % of 0..23, and 98 % of 2 * (0..23), which are measured: the wider of both
+    assert limits(axes[0, 1]) == pytest.approx((0.046, 2 * 22.54))
     assert limits(axes[0, 0])[0] < 60 and limits(axes[0, 0])[1] > 190
     assert len(colour_bars(axes)) == 3
+
+
+def test_few_counts_leave_the_fused_map_its_colours():
+    # in 1 % of the pixels two counts, in 5 % one, elsewhere none, where 0.1 are expected
+    sparse = np.zeros((1, 100, 100))
+    sparse[0, :5], sparse[0, 5] = 1.0, 2.0
+    axes = plot_fusion(np.full_like(sparse, 0.1), ["Al"], raw=sparse)
+    assert limits(axes[0, 0]) == limits(axes[1, 0]) == (0, 1)
+    # alone, as much as can be is shown of it
+    assert limits(plot_fusion(None, ["Al"], raw=sparse)[0, 0]) == (0, 2)
 
 
 def test_every_panel_can_have_its_own_colours():
@@ -306,7 +316,7 @@ CHOICE = {
 
 def test_selection_has_a_line_for_each_penalty_and_circles_what_was_used():
     ax = plot_selection(CHOICE)
-    assert ax.get_xscale() == "log" and ax.get_xlabel() == "lambda_reg"
+    assert ax.get_xscale() == "log" and ax.get_xlabel() == "lambda_reg (larger is smoother)"
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels == ["tv, lambda_haadf 0", "guided, lambda_haadf 1, each map"]
     circles = [line for line in ax.lines if line.get_marker() == "o"]

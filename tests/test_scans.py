@@ -385,3 +385,9 @@ def test_the_exponent_of_backscattering_is_that_of_its_coefficient():
     slope = np.polyfit(np.log(z), np.log(backscattered(z)), 1)[0]
     (bse,) = (detector for detector in DETECTORS if detector.name == "BSE")
     assert abs(slope - bse.gamma) < 0.15
+
+
+def test_a_file_that_is_no_scan_is_refused_in_a_sentence(tmp_path):
+    np.savez(tmp_path / "maps.npz", Fe=np.ones((4, 4)))
+    with pytest.raises(ValueError, match=r"HyperSpy cannot read '.*maps.npz' .*Signal2D\(array\)"):
+        hf.scan(tmp_path / "maps.npz")

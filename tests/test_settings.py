@@ -129,6 +129,15 @@ def test_unknown_options_get_the_nearest_name():
         ("published", "lambda_reg", "lambda_reg belongs to method='calibrated'; with 'published' it is lambda_tv."),
         ("calibrated", "lambda_chem", "lambda_chem belongs to method='published'; leave it out with 'calibrated', or"),
         ("published", "joint", "joint belongs to method='calibrated'; leave it out with 'published', or pass method="),
+        (
+            "published",
+            "regularization",
+            "regularization belongs to method='calibrated'; leave it out with 'published', or",
+        ),
+        ("published", "lambda_reg", "Or pass method='calibrated'."),
+        ("published", "error", "did you mean 'errors'?"),
+        ("calibrated", "errors", "errors is no setting of a fit: pass it to fuse, or call standard_errors"),
+        ("calibrated", "edges", "edges is no setting of a fit: pass it to element_maps"),
         ("published", "mask", "mask is no setting of a fit: pass it to FusedMultiModal or fuse."),
         ("calibrated", "lamda_reg", "method 'calibrated' has no option 'lamda_reg'; did you mean 'lambda_reg'?"),
     ],
@@ -136,6 +145,15 @@ def test_unknown_options_get_the_nearest_name():
 def test_options_of_the_other_method_are_called_so(method, option, sentence):
     with pytest.raises(TypeError, match=sentence):
         settings_for(method, {option: 1})
+
+
+def test_near_words_and_methods_are_named():
+    with pytest.raises(ValueError, match="The nearest is 'calibrated'"):
+        settings_for("Calibrated", {})
+    with pytest.raises(ValueError, match="The nearest is 'tv'"):
+        settings_for("calibrated", {"regularization": "TV"})
+    with pytest.raises(ValueError, match="method='auto' chooses it for you"):
+        settings_for("calibrated", {"lambda_reg": "auto"})
 
 
 def test_help_shows_the_settings_of_every_method_once():

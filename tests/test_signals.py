@@ -436,6 +436,21 @@ def test_export_of_one_map_and_of_loaded_maps(fused, tmp_path):
     assert "HAADF.tif" not in names and "HAADF_modelled.tif" in names
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+def test_export_with_lists_and_dictionaries_in_the_metadata(fused, tmp_path, loaded):
+    # as a choice of weights, and warnings, leave them there: lists of words are arrays of objects once loaded
+    choice = {"score": np.array([0.5, 0.25]), "regularization": ["guided", "tv"], "seed": 0, "sentence": "Of 2 fits."}
+    fused.metadata.set_item("Fusion.selection", choice)
+    fused.metadata.set_item("Fusion.warnings", ["one", "two"])
+    fused.save(tmp_path / "f.hspy")
+    result = hs.load(tmp_path / "f.hspy") if loaded else fused
+    result.export(tmp_path / "out")
+    with h5py.File(tmp_path / "out" / "fused.h5") as file:
+        assert list(file["parameters"].attrs["warnings"]) == ["one", "two"]
+        assert list(file["selection"].attrs["regularization"]) == choice["regularization"]
+        assert list(file["selection"].attrs["score"]) == [0.5, 0.25] and file["selection"].attrs["sentence"]
+
+
 def test_measured_maps_are_plotted_as_measured(caplog):
     maps, haadf = scan_signals()
     axes = hf.element_maps(maps).plot_fusion(haadf=haadf)

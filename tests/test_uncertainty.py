@@ -64,6 +64,23 @@ def test_model_and_fuse_and_seed_agree(scan, fused):
         model.as_signal().standard_errors()
 
 
+def test_composition_means_and_profiles_take_the_errors_of_the_fit(fused, tmp_path):
+    known = fused.standard_errors()
+    for given, taken in (
+        (fused.atomic_percent("cross_section", 1, errors=known), fused.atomic_percent("cross_section", 1)),
+        (fused.line_profile((1, 1), (4, 4), errors=known), fused.line_profile((1, 1), (4, 4))),
+    ):
+        np.testing.assert_array_equal(taken.get_noise_variance().data, given.get_noise_variance().data)
+    assert fused.region_means() == fused.region_means(errors=known)
+    percent = fused.atomic_percent("cross_section", 1)
+    assert all(error > 0 for _, error in percent.region_means().values())
+    assert all(error > 0 for _, error in percent.isig[2:6, 2:6].region_means().values())
+    # of maps that are no longer those of the fit nothing is known
+    assert all(np.isnan(error) for _, error in (fused * 2).region_means().values())
+    # and a file has the replicates in words alone
+    fused.export(tmp_path / "out")
+
+
 def test_constant_maps_have_no_errors(scan):
     maps, haadf = scan
     flat = maps[0].deepcopy()

@@ -223,14 +223,16 @@ def _structure(image, variance, used, evidence, side):
 
 
 def _about_haadf(evidence):
-    """Contrast that no mapped element explains."""
+    """Contrast that no mapped element explains: the root mean square of what the law misses over that of the image."""
     residual, variance = evidence.haadf_residual()
     used = (variance > 0) * 1.0
     # the blur of the image moves intensity between small squares
     side = next((s for s in SIDES[1:] if s >= 4 * evidence.law.blur), SIDES[-1])
     if 2 * side > min(residual.shape):
         return []
-    total, spread, number, haadf = (square_sums(a, side) for a in (residual, variance, used, used * evidence.haadf))
+    # a pixel that does not count may be NaN
+    image = np.where(used, evidence.haadf, 0)
+    total, spread, number, haadf = (square_sums(a, side) for a in (residual, variance, used, image))
     full = number > 0
     if np.count_nonzero(full) < 4:
         return []
@@ -243,9 +245,9 @@ def _about_haadf(evidence):
         return []
     y, x = np.unravel_index(np.argmax(np.where(full, np.abs(total), 0)), total.shape)
     return [
-        f"No mapped element explains {part:.0%} of the contrast of the HAADF image, most at x = {_middle(x, side)}, "
-        f"y = {_middle(y, side)} (pixels): an element that is not mapped, diffraction, thickness or detector; see "
-        f"residual(). {_HAADF_REMEDY[evidence.uses_haadf]}"
+        f"No mapped element explains what the measured maps miss of the HAADF image, {part:.0%} of its contrast (root "
+        f"mean square), most at x = {_middle(x, side)}, y = {_middle(y, side)} (pixels): an element that is not "
+        f"mapped, diffraction, thickness or detector; see residual(). {_HAADF_REMEDY[evidence.uses_haadf]}"
     ]
 
 

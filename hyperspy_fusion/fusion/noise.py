@@ -412,7 +412,7 @@ def choose_noise(maps, valid=None, elements=None):
     found = _find_quanta(maps, valid)
     poor = [name for name, (q, _) in zip(names, found, strict=True) if np.isnan(q)]
     if poor or not any(q for q, _ in found):
-        return "gaussian", f"No counts in the map of {', '.join(poor or names)}{_GAUSSIAN}"
+        return "gaussian", f"The map of {', '.join(poor or names)} does not hold whole counts{_GAUSSIAN}"
     means = [v.mean() / q for v, (q, _) in zip(values, found, strict=True) if q]
     return "shifted_poisson", _counts_because(found, means)
 

@@ -309,11 +309,14 @@ _COUNTERPARTS = {
     "lambda_reg": "lambda_tv",
     "weighting": "weights",
     "weights": "weighting",
-    "tv_norm": "regularization",
-    "regularization": "tv_norm",
 }
-# given elsewhere than to a fit
-_GIVEN_BEFORE = ("method", "mask", "elements", "xray_lines")
+# given elsewhere than to a fit, and where
+_ELSEWHERE = dict.fromkeys(
+    ("method", "mask", "elements", "xray_lines", "register", "resample"), "pass it to FusedMultiModal or fuse"
+) | {
+    "errors": "pass it to fuse, or call standard_errors() of the fitted model",
+    "edges": "pass it to element_maps, and fuse the maps that it returns",
+}
 
 
 def settings_for(method, options, base=None):
@@ -344,12 +347,14 @@ def _why_not(name, method):
     names = setting_names(method)
     owner = next((other for other in METHODS if name in setting_names(other)), None)
     if owner and name in _COUNTERPARTS:
-        return f"{name} belongs to method={owner!r}; with {method!r} it is {_COUNTERPARTS[name]}."
+        # the published method is what those get who name none
+        other = f" Or pass method={owner!r}." if method == "published" else ""
+        return f"{name} belongs to method={owner!r}; with {method!r} it is {_COUNTERPARTS[name]}.{other}"
     if owner:
         return f"{name} belongs to method={owner!r}; leave it out with {method!r}, or pass method={owner!r}."
-    if name in _GIVEN_BEFORE:
-        return f"{name} is no setting of a fit: pass it to FusedMultiModal or fuse."
-    near = difflib.get_close_matches(name, names, n=1)
+    if name in _ELSEWHERE:
+        return f"{name} is no setting of a fit: {_ELSEWHERE[name]}."
+    near = difflib.get_close_matches(name, [*names, *_ELSEWHERE], n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(names)}."
     return f"method {method!r} has no option {name!r}; {hint}"
 
@@ -369,12 +374,17 @@ def _remedy(off):
     return f", or None {off}" if off else ""
 
 
+def _about_auto(value):
+    return " method='auto' chooses it for you." if isinstance(value, str) and value == "auto" else ""
+
+
 def _check_positive(name, value, off=""):
     if value is None and off:
         return
     if not _is_number(value) or not SMALLEST <= value <= LARGEST:
         raise ValueError(
             f"{name} is {value!r}: it must be a number above 0 ({SMALLEST:g} to {LARGEST:g}){_remedy(off)}."
+            f"{_about_auto(value)}"
         )
 
 
@@ -456,4 +466,7 @@ def _check_choice(name, value, allowed, also=""):
     # identity for None and booleans, equality for strings: 1 == True must not pass
     if not any(value is a or (isinstance(a, str) and isinstance(value, str) and value == a) for a in allowed):
         others = f", or {also}" if also else ""
-        raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, allowed))}{others}.")
+        words = [a for a in allowed if isinstance(a, str)]
+        near = difflib.get_close_matches(value.lower(), words, n=1) if isinstance(value, str) else []
+        hint = f" The nearest is {near[0]!r}." if near else ""
+        raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, allowed))}{others}.{hint}")

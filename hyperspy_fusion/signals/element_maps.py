@@ -300,8 +300,8 @@ class ElementMaps(Signal2D):
             Pixels are NaN where the mass thickness (of "cross_section": the number of atoms) that the maps amount to is
             at or below this part of its 99th percentile. 0 leaves out only pixels with nothing in any map.
         errors : ElementMaps, BaseSignal or array, optional
-            Standard errors of these maps, in their units. None takes the noise variance of the maps,
-            ``get_noise_variance()``, where they have one.
+            Standard errors of these maps, in their units. None takes those of a fit with ``errors=True``, else the
+            noise variance of the maps, ``get_noise_variance()``, where they have one.
 
         Returns
         -------
@@ -316,13 +316,13 @@ class ElementMaps(Signal2D):
         """
         from hyperspy_fusion.composition import composition
 
-        return composition(self, method, factors, "atomic", vacuum, errors)
+        return composition(self, method, factors, "atomic", vacuum, self._given_or_known(errors))
 
     def weight_percent(self, method, factors=None, *, vacuum=0.05, errors=None):
         """Composition in weight percent; all else is as in :meth:`atomic_percent`."""
         from hyperspy_fusion.composition import composition
 
-        return composition(self, method, factors, "weight", vacuum, errors)
+        return composition(self, method, factors, "weight", vacuum, self._given_or_known(errors))
 
     def region_means(self, region=None, *, errors=None, independent=None):
         """Mean of each map over a region, as it is, with its standard error as far as that of its pixels is known.
@@ -335,7 +335,8 @@ class ElementMaps(Signal2D):
             A :class:`hyperspy.api.roi.RectangularROI` or ``CircleROI`` in the units of the axes, or True where a pixel
             is in the region, (ny, nx). All pixels by default.
         errors : ElementMaps, BaseSignal or array, optional
-            Standard errors of the pixels; by default the root of ``get_noise_variance()`` where there is one.
+            Standard errors of the pixels; by default those of a fit with ``errors=True``, else the root of
+            ``get_noise_variance()`` where there is one.
         independent : bool, optional
             Whether pixels err independently: the error of the mean is then the smaller the more there are. Those of a
             fit do not, which False takes to the extreme: all err in one direction, and the mean as much as they do.
@@ -348,7 +349,7 @@ class ElementMaps(Signal2D):
         """
         from hyperspy_fusion.composition import region_means
 
-        return region_means(self, region, errors, independent)
+        return region_means(self, region, self._given_or_known(errors), independent)
 
     def line_profile(self, start, end, linewidth=0.0, *, errors=None, independent=None):
         """Profile of each map along a line, by HyperSpy's ``Line2DROI``.
@@ -369,7 +370,7 @@ class ElementMaps(Signal2D):
         """
         from hyperspy_fusion.composition import line_profile
 
-        return line_profile(self, start, end, linewidth, errors, independent)
+        return line_profile(self, start, end, linewidth, self._given_or_known(errors), independent)
 
     def plot_convergence(self):
         """Plot the terms of the objective, and the duality gap where there is one, against the iterations of the fit.
@@ -406,8 +407,11 @@ class ElementMaps(Signal2D):
             raise ValueError('No weights were chosen in this fit, all were given: fuse by method="auto".')
         return plot_selection(fit["selection"])
 
-    def plot_fusion(self, crop=None, maps=None, haadf=None, errors=False):
+    def plot_fusion(self, crop=None, maps=None, haadf=None, errors=False, same_limits=True):
         """Plot measured over fused maps, element by element, beside the measured and the modelled HAADF image.
+
+        Measured and fused map of an element have the same colours. The brightest pixels lie beyond them, 0.2 % of a map
+        and 2 % of a measured one, for noise alone would set them otherwise.
 
         Parameters
         ----------
@@ -419,6 +423,8 @@ class ElementMaps(Signal2D):
             The measured HAADF image. Known to the result of a fit, but not saved with it.
         errors : bool
             Whether to plot the standard errors of the fused maps below them; see :meth:`standard_errors`.
+        same_limits : bool
+            False gives every panel colours of its own: to compare shapes, where no values are to be compared.
 
         Returns
         -------
@@ -428,7 +434,7 @@ class ElementMaps(Signal2D):
         from hyperspy_fusion.results import plot_fused
 
         found = np.atleast_3d(self.standard_errors().data.T).T if errors else None
-        return plot_fused(self, crop=crop, maps=maps, haadf=haadf, errors=found)
+        return plot_fused(self, crop=crop, maps=maps, haadf=haadf, errors=found, same_limits=same_limits)
 
     # ---- errors ----------------------------------------------------------------------------------
 
@@ -447,6 +453,15 @@ class ElementMaps(Signal2D):
         from hyperspy_fusion.uncertainty import standard_errors
 
         return standard_errors(self)
+
+    def _given_or_known(self, errors):
+        """``errors``, or where they are None those of the fit, as far as the maps are still its own."""
+        if errors is not None or self._errors is None:
+            return errors
+        try:
+            return self.standard_errors()
+        except ValueError:
+            return None
 
     def region_mean(self, region, element):
         """The mean of one element over a region, with its standard error.
