@@ -16,20 +16,19 @@ POOR_CORRELATION = 0.5
 RISE = 0.01
 
 
+_TAKEN_FOR_NOISE = (
+    "they are taken for noise, for fused maps are nowhere negative; add a constant first where the zero of the map is "
+    "arbitrary."
+)
 # what becomes of negative values, by method
 _NEGATIVE = {
     "published": (
         "the published method takes the minimum of a map for its zero, so nothing is clipped, and adds it back to "
         "the result; clip at zero first if they are noise."
     ),
-    "calibrated": (
-        "they are taken for noise, for fused maps are nowhere negative; add a constant first where the zero of the "
-        "map is arbitrary."
-    ),
+    "calibrated": _TAKEN_FOR_NOISE,
+    "auto": _TAKEN_FOR_NOISE,
 }
-
-
-_NEGATIVE["auto"] = _NEGATIVE["calibrated"]
 
 
 def about_maps(elements, maps, valid, constant, method):

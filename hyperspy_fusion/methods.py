@@ -196,15 +196,16 @@ def _calibrated_evidence(scan, problem, result):
 
 
 def _about_calibrated(elements, result, total_ratios, haadf_correlation, problem, settings):
-    units = about_units(problem.quantum, settings)
+    units = about_units(problem.first.quantum, settings)
     return [
-        *problem.warnings,
+        *problem.first.warnings,
         *units,
         *about_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings),
     ]
 
 
 def _describe_calibrated(problem, result, spread):
+    problem = problem.first
     return {
         "elastic_weights": spread(problem.law.weights),
         "elastic_weight_errors": spread(problem.weight_errors),
@@ -239,19 +240,6 @@ def _solve_auto(problem, settings, state, callback, num_workers):
     from hyperspy_fusion.fusion.mean import mean_of_fits
 
     return mean_of_fits(problem, settings, state, callback, num_workers)
-
-
-def _mean_evidence(scan, problem, result):
-    evidence = [_calibrated_evidence(scan, one, result) for one in problem.problems]
-    return replace(evidence[0], uses_haadf=any(e.uses_haadf for e in evidence))
-
-
-def _about_auto(elements, result, total_ratios, haadf_correlation, problem, settings):
-    return _about_calibrated(elements, result, total_ratios, haadf_correlation, problem.first, settings)
-
-
-def _describe_auto(problem, result, spread):
-    return _describe_calibrated(problem.first, result, spread)
 
 
 _CALIBRATED = Method(
@@ -290,8 +278,5 @@ HOW = {
         solve=_solve_auto,
         # another choice has starts of its own
         restart=lambda state, problem: None,
-        evidence=_mean_evidence,
-        about_fit=_about_auto,
-        describe=_describe_auto,
     ),
 }

@@ -175,7 +175,7 @@ def attainable_gain(problem, settings, maps, haadf_valid):
     """(n, ny, nx) gain of the fitted maps; see :func:`~.fusion.trust.attainable_gain`."""
     from hyperspy_fusion.fusion import trust
 
-    problem = trust.first_of(problem)
+    problem = problem.first
     sigma = np.where(haadf_valid, problem.haadf_sigma, np.inf)
     return trust.attainable_gain(trust.count_variance(problem, settings, maps), problem.law.weights, sigma)
 

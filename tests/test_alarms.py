@@ -52,6 +52,7 @@ def evidence(truth=None, seed=0, law=LAW, noise=3.0, elements=("Fe", "O"), fused
         haadf_noise=noise,
         law=law,
         quantum=np.ones(len(maps)),
+        uses_haadf=True,
     )
 
 

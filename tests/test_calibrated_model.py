@@ -51,6 +51,11 @@ class Problem:
     offset_error: float = 0.5
     lambda_haadf: float = 0.25
     warnings: list = field(default_factory=lambda: ["The engine noticed something."])
+    uses_haadf: bool = True
+
+    @property
+    def first(self):
+        return self
 
     def __post_init__(self):
         n = len(self.maps)

@@ -42,7 +42,7 @@ class Evidence:
     law
         The :class:`~hyperspy_fusion.fusion.elastic.LinearLaw`, of maps in these units.
     quantum
-        (n,) value of one count, NaN where there are none; None for 1.
+        (n,) value of one count, NaN where there are none.
     uses_haadf
         Whether the image had a say in the fused maps.
     """
@@ -57,37 +57,31 @@ class Evidence:
     haadf_valid: np.ndarray
     haadf_noise: float
     law: object
-    quantum: np.ndarray | None = None
-    uses_haadf: bool = True
+    quantum: np.ndarray
+    uses_haadf: bool
 
     @classmethod
     def of(cls, elements, maps, haadf, valid, haadf_valid, fused, problem, background=None):
-        """From the data, the fused maps, and a :class:`~hyperspy_fusion.fusion.calibrated.CalibratedProblem`.
+        """From the data, the fused maps, and a :class:`~hyperspy_fusion.fusion.calibrated.CalibratedProblem` or a mean.
 
         ``background`` is (n, ny, nx) where it is known pixel by pixel.
         """
+        uses, problem = problem.uses_haadf, problem.first
         background = problem.background[:, None, None] if background is None else background
         quantum = problem.quantum[:, None, None]
         are_counts = np.isfinite(problem.quantum)
         mean = np.maximum(fused + background, 0) * quantum
-        # where hardly any count is expected, one is no surprise
         # of Gaussian noise as the data term has it, pixel by pixel where it is known so
         slope = np.where(problem.data.slope > 0, problem.data.slope, 1).astype(np.float64)
         known = np.broadcast_to(_column(problem.scales**2) / slope, mean.shape)
+        # where hardly any count is expected, one is no surprise
         variance = np.where(are_counts[:, None, None], np.maximum(mean, 1e-3 * quantum**2), known)
         net = np.where(valid, maps - background, 0).astype(np.float64)
         totals = np.sum(maps, axis=(1, 2), where=valid, dtype=np.float64)
         counts = np.where(are_counts, totals / problem.quantum, np.inf)
         noise = float(problem.haadf_noise)
-        uses = bool(problem.lambda_haadf) or problem.penalty.guide is not None
         law, quantum = problem.law, problem.quantum
         return cls(elements, net, valid, variance, counts, fused, haadf, haadf_valid, noise, law, quantum, uses)
-
-    def value_of_count(self):
-        """(n,), NaN where there are none."""
-        if self.quantum is not None:
-            return self.quantum
-        return np.where(np.isfinite(self.counts), 1.0, np.nan)
 
     def residuals(self):
         """(n, ny, nx) measured minus fused maps in standard deviations of the noise; 0 in pixels that do not count."""
@@ -142,7 +136,7 @@ def _worst(evidence, i, side):
     used, variance = evidence.valid[i], evidence.variance[i]
     residual = evidence.maps[i] - evidence.fused[i]
     total, spread = (square_sums(np.where(used, a, 0), side) for a in (residual, variance))
-    q = evidence.value_of_count()[i]
+    q = evidence.quantum[i]
     size = _poisson_deviation(total / q, spread / q**2) if np.isfinite(q) else _normal_deviation(total, spread)
     y, x = np.unravel_index(np.argmax(size), size.shape)
     return float(size[y, x]), side, (_middle(y, side), _middle(x, side))

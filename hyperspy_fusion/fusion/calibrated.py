@@ -126,6 +126,16 @@ class CalibratedProblem:
     lambda_haadf: float
     warnings: list = field(default_factory=list)
 
+    @property
+    def first(self):
+        """Itself, as a mean of fits names the heaviest of its problems."""
+        return self
+
+    @property
+    def uses_haadf(self):
+        """Whether the image has a say in the maps, by its term or as guide."""
+        return bool(self.lambda_haadf) or self.penalty.guide is not None
+
     def objective(self, z, fields=None):
         """Terms of the objective, each as it enters the total, at maps z (and fields of the penalty), with NumPy."""
         z = np.asarray(z, dtype=np.float64)

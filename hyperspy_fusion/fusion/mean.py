@@ -47,6 +47,11 @@ class MeanProblem:
         """The problem of the largest weight: noise and elastic law are the same in all."""
         return self.problems[0]
 
+    @property
+    def uses_haadf(self):
+        """Whether the image has a say in any of the fits."""
+        return any(problem.uses_haadf for problem in self.problems)
+
 
 @dataclass
 class MeanState:

@@ -303,10 +303,10 @@ def replicates_of(problem, settings, state, maps, replicates=32, seed=0, callbac
         raise KeyboardInterrupt
     return Replicates(
         maps=maps.copy(),
-        residual=_residual(first_of(problem), maps),
-        counted=_counted(first_of(problem)),
-        variance=np.nan_to_num(count_variance(first_of(problem), settings, maps)),
-        quantum=first_of(problem).quantum,
+        residual=_residual(problem.first, maps),
+        counted=_counted(problem.first),
+        variance=np.nan_to_num(count_variance(problem.first, settings, maps)),
+        quantum=problem.first.quantum,
         errors=np.stack(errors),
         residuals=np.stack(residuals[: len(errors)]),
     )
@@ -317,11 +317,6 @@ def _members(problem, state):
     if isinstance(problem, MeanProblem):
         return problem.members(state)
     return [(problem, state)], np.ones((1, len(problem.scales)))
-
-
-def first_of(problem):
-    """The problem, or that of the largest weight in a mean: data and law are the same in all."""
-    return problem.first if isinstance(problem, MeanProblem) else problem
 
 
 def _refitted(members, settings, maps, seed, num_workers):
