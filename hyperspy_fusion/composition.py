@@ -14,6 +14,7 @@ import numpy as np
 
 from hyperspy_fusion import grids
 from hyperspy_fusion.elements import metadata_names
+from hyperspy_fusion.fusion.settings import check_choice
 
 _logger = logging.getLogger(__name__)
 
@@ -42,8 +43,8 @@ class Measured(NamedTuple):
 
 def composition(maps, method, factors=None, units="atomic", vacuum=VACUUM, errors=None):
     """Composition of the element maps; see `ElementMaps.atomic_percent`."""
-    _check_choice("method", method, METHODS)
-    _check_choice("units", units, UNITS)
+    check_choice("method", method, METHODS)
+    check_choice("units", units, UNITS)
     factors = _factors(maps, method, factors)
     data = np.asarray(maps.data, dtype=np.float64)
     if data.shape[0] < 2 or data.ndim != 3:
@@ -59,11 +60,6 @@ def composition(maps, method, factors=None, units="atomic", vacuum=VACUUM, error
     if found is not None:
         variance = _propagated(percent / 100, effective, np.where(seen, total, np.nan), found) * 100**2
     return _signal(maps, percent, variance, units, {"method": method, "factors": factors, "vacuum": float(vacuum)})
-
-
-def _check_choice(name, value, allowed):
-    if not (isinstance(value, str) and value in allowed):
-        raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, allowed))}.")
 
 
 def _factors(maps, method, factors):

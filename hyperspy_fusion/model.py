@@ -12,7 +12,7 @@ from hyperspy_fusion.advice import about_maps, about_unused_background, correlat
 from hyperspy_fusion.elements import atomic_number
 from hyperspy_fusion.fusion.alarms import alarms
 from hyperspy_fusion.fusion.result import StopReason
-from hyperspy_fusion.fusion.settings import METHODS, settings_for
+from hyperspy_fusion.fusion.settings import METHODS, check_seed, settings_for
 from hyperspy_fusion.gaps import is_constant, mask_array
 from hyperspy_fusion.grids import axis_dicts
 from hyperspy_fusion.known import known_noise
@@ -352,7 +352,7 @@ class FusedMultiModal:
         ElementMaps
         """
         _number_of_replicates(replicates, self.method)
-        _check_seed(seed)
+        check_seed(seed)
         _check_workers(num_workers)
         maps = self._fitted().maps
         found = replicated(
@@ -562,11 +562,6 @@ def _check_knows_noise(method):
         raise ValueError(
             f"method={method!r} has no model of the noise from which errors would follow: fuse by method='calibrated'."
         )
-
-
-def _check_seed(seed):
-    if not _is_whole(seed, 0):
-        raise ValueError(f"seed is {seed!r}: it must be a whole number of at least 0.")
 
 
 def _check_workers(num_workers):
