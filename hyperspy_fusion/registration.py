@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyperspy_fusion.elements import atomic_number
-from hyperspy_fusion.fusion.elastic import saturated
+from hyperspy_fusion.fusion.elastic import saturated, z_weights
 from hyperspy_fusion.fusion.noise import estimate_variance
 from hyperspy_fusion.fusion.resampling import LEAST_COVERAGE, coverage, filled, resampled
 from hyperspy_fusion.fusion.shift import LARGEST_ERROR, find_shift, slopes
@@ -302,9 +302,8 @@ def _refuse_unfound(found):
 
 def _weighted_sum(maps, gamma):
     """``sum_i Z_i**gamma b_i``, NaN where one of the maps is."""
-    numbers = np.array([atomic_number(element) for element in maps.elements], dtype=np.float64)
-    weights = numbers**gamma
-    return np.tensordot(weights / weights.mean(), maps.data.astype(np.float64), axes=1)
+    numbers = [atomic_number(element) for element in maps.elements]
+    return np.tensordot(z_weights(numbers, gamma), maps.data.astype(np.float64), axes=1)
 
 
 def _refuse_gaps(image):
