@@ -79,7 +79,7 @@ class Edges:
 
 def is_eels(source):
     """Whether `source` is a spectrum image of the type EELS."""
-    if not (grids.is_spectrum_image(source) and hasattr(source, "data")):
+    if not grids.is_spectra(source):
         return False
     is_stack = source.axes_manager.signal_axes[0].name in grids.STACK_AXES
     return source.metadata.get_item("Signal.signal_type", "") == "EELS" and not is_stack
