@@ -64,8 +64,8 @@ def fuse(
         convex, in the units of the maps, solved to a stated accuracy; or the latter with its weights chosen by how well
         fits predict counts that they have not seen.
     mask : array or BaseSignal of bool, optional
-        ``(ny, nx)``, True where a pixel is left out of the data, of maps and HAADF image; for ``"calibrated"``. Pixels
-        that are NaN or infinite are left out where they are, saturated ones of the HAADF image as well.
+        ``(ny, nx)``, True where a pixel is left out of the data, of maps and HAADF image; for ``"calibrated"`` and
+        ``"auto"``. Pixels that are NaN or infinite are left out where they are, saturated ones of the HAADF image as well.
     register : bool
         Measure by how much the HAADF image is shifted against the maps, and bring it to their pixels, as
         :func:`hyperspy_fusion.match_haadf` does; what was done is in ``metadata.Fusion.registration``.
@@ -74,7 +74,7 @@ def fuse(
     errors : bool or int
         Whether to find the errors of the fused maps from replicates of the fit, 32 or so many, which takes as many
         short fits and twice as many copies of the maps in memory; see :meth:`ElementMaps.standard_errors`. For
-        ``"calibrated"``.
+        ``"calibrated"`` and ``"auto"``.
     show_progressbar : bool, optional
         None follows HyperSpy's preference.
     num_workers : int, optional
