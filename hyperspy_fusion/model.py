@@ -65,7 +65,8 @@ def fuse(
         fits predict counts that they have not seen.
     mask : array or BaseSignal of bool, optional
         ``(ny, nx)``, True where a pixel is left out of the data, of maps and HAADF image; for ``"calibrated"`` and
-        ``"auto"``. Pixels that are NaN or infinite are left out where they are, saturated ones of the HAADF image as well.
+        ``"auto"``. Pixels that are NaN or infinite are left out where they are, saturated ones of the HAADF image as
+        well.
     register : bool
         Measure by how much the HAADF image is shifted against the maps, and bring it to their pixels, as
         :func:`hyperspy_fusion.match_haadf` does; what was done is in ``metadata.Fusion.registration``.
