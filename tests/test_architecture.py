@@ -29,7 +29,7 @@ STOREYS = [
     ("export",),
     ("plot",),
     ("data", "advice", "progress", "options", "detectors"),
-    ("fusion.selection", "fusion.alarms", "fusion.trust"),
+    ("fusion.selection", "fusion.alarms", "fusion.trust", "fusion.alignment"),
     ("fusion.mean", "fusion.heldout"),
     ("fusion.monotone", "fusion.primal_dual"),
     ("fusion.solvers",),
