@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hyperspy_fusion import composition
 from hyperspy_fusion.regions import region_mask
 from hyperspy_fusion.results import window_of
 
@@ -60,6 +61,25 @@ def region_mean(fused, region, element):
     """See ``ElementMaps.region_mean``."""
     errors, window = _located(fused)
     return errors.replicates.region_mean(_whole_mask(fused, region, window), _index(errors, element))
+
+
+def region_means(fused, region=None):
+    """``{element: Measured}`` of `region_mean` for every map; None where the errors of these maps are not known.
+
+    A constant map was not fitted: its mean is what it is, and exact as far as anything tells.
+    """
+    if fused._errors is None or not fused.metadata.has_item("Fusion"):
+        return None
+    try:
+        errors, window = _located(fused)
+    except ValueError:
+        return None  # edited since: its mean is what it is
+    y, x = fused.axes_manager.signal_shape[::-1]
+    inside = np.ones((y, x), bool) if region is None else region_mask(region, fused)
+    plain = composition.region_means(fused, inside)
+    whole = _whole_mask(fused, inside, window)
+    found = {e: errors.replicates.region_mean(whole, _index(errors, e)) for e in fused.elements if e in errors.elements}
+    return plain | {e: composition.Measured(one.value, one.error) for e, one in found.items()}
 
 
 def ratio(fused, region, element, other):

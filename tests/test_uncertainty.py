@@ -183,6 +183,29 @@ def test_ratio_is_that_of_the_region_means(fused):
     assert 0.3 * apart < ratio.error < 2 * apart
 
 
+def test_means_of_regions_know_the_errors_of_the_fit(fused):
+    means = fused.region_means(REGION)
+    for element in fused.elements:
+        one = fused.region_mean(REGION, element)
+        assert means[element] == (one.value, one.error) and one.error > 0
+    # of all pixels, where totals are kept
+    whole = fused.region_means()["Fe"]
+    assert whole.value == pytest.approx(fused.data[0].mean(), rel=1e-3) and np.isfinite(whole.error)
+    crop = fused.isig[2:12, 1:11]
+    inside = REGION[1:11, 2:12]
+    assert crop.region_means(inside)["Fe"].value == crop.region_mean(inside, "Fe").value
+
+
+def test_means_of_what_is_no_longer_the_fit_are_those_of_its_pixels(fused):
+    edited = fused.deepcopy()
+    edited.data = edited.data * 2
+    given = fused.region_means(REGION, errors=np.ones(fused.data.shape))["Fe"]
+    assert given.value == pytest.approx(fused.data[0][REGION].mean()) and given.error == pytest.approx(1)
+    for maps in (edited, fused * 2):
+        value, error = maps.region_means(REGION)["Fe"]
+        assert value == pytest.approx(2 * fused.data[0][REGION].mean()) and np.isnan(error)
+
+
 # ---- bad input ---------------------------------------------------------------------------------------
 
 
