@@ -295,7 +295,12 @@ def _found_shift(source, maps, mask, gamma):
 
 
 def _refined(found, source, maps, mask, gamma):
-    """The shift by fits of the calibrated method, near the one found; the latter where that is not possible."""
+    """The mean of the shift found and that by fits of the calibrated method; the former where these are not possible.
+
+    Both are about equally good, and their errors are not the same: the sum of maps is mostly the heaviest element but
+    takes it as the image has it; in a fit all elements take part, smoothed. Over 78 scans of the core-shell phantom at
+    64 to 128 pixels the mean was better than either: docs/scans.md.
+    """
     if len(found.undetermined):
         return found
     from hyperspy_fusion.fusion.alignment import aligned_by_fits
@@ -310,7 +315,7 @@ def _refined(found, source, maps, mask, gamma):
     if not np.all(np.abs(shift - found.shift) < _PLAUSIBLE * found.error):
         _logger.info("A fit would have the shift at %s: too far off, not taken.", shift)
         return found
-    return replace(found, shift=shift, error=error)
+    return replace(found, shift=(found.shift + shift) / 2, error=(found.error + error) / 2)
 
 
 def _problem(source, maps, mask, settings, shift):
