@@ -89,7 +89,8 @@ def test_a_finer_shifted_cropped_image_at_4_counts_is_registered_and_costs_littl
     loss = best - score(hf.fuse(scene.maps, haadf, register=True, **settings))
     assert loss.mean() < 0.3
     # it is worth it
-    assert (best - score(hf.fuse(scene.maps, haadf, resample=True, **settings)) > loss + 1).all()
+    unregistered = best - score(hf.fuse(scene.maps, haadf, resample=True, **settings))
+    assert (unregistered > loss + 0.5).all() and unregistered.mean() > loss.mean() + 3
 
 
 @pytest.mark.parametrize(
