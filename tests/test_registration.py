@@ -68,13 +68,12 @@ def scene():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [2, 3])
-def test_a_finer_shifted_cropped_image_at_4_counts_is_registered_and_costs_little(seed):
+def test_a_finer_shifted_cropped_image_at_4_counts_is_registered_and_costs_little():
     """The image of the phantom 4 times finer, off by (1.3, -0.7) pixels and 5 % smaller, at 4 peak counts.
 
-    The shift by the weighted sum of the maps, without fits, costs these two scans 0.18 and 0.38 dB.
+    Of five scans the one whose counts mislead most: the shift by the weighted sum of the maps alone costs it 0.40 dB.
     """
-    scene = Scene(128, counts=4, seed=seed)
+    scene = Scene(128, counts=4, seed=3)
     haadf, aligned = scene.shifted(), scene.aligned()
     matched = hf.match_haadf(haadf, scene.maps)
     assert np.abs(matched.shift - SHIFT).max() < 0.1
