@@ -97,7 +97,8 @@ def match_haadf(haadf, maps, elements=None, *, register=True, gamma=REGISTRATION
         As for :func:`hyperspy_fusion.element_maps`.
     register : bool
         Measure by how much the image is shifted against the maps, from the maximum of its correlation with their sum,
-        weighted by ``Z**gamma``; else trust the calibrations.
+        weighted by ``Z**gamma``, and from rough fits of the calibrated method, of which the mean is taken; else trust
+        the calibrations.
     gamma : float
         Exponent of that sum. Only the place of the maximum counts, which depends little on it.
     mask : array or BaseSignal of bool, optional
@@ -376,7 +377,7 @@ def _in_words(source, found, shift, overlap):
     where = "was placed by its calibration"
     if found is not None:
         errors = " and ".join(f"{s:+.2f} ± {e:.2f}" for s, e in zip(shift, found.error, strict=True))
-        where = f"was shifted by {errors} pixels of the maps along y and x to match their Z-weighted sum"
+        where = f"was shifted by {errors} pixels of the maps along y and x to match them"
     return f"The HAADF image {where} and {way}; it covers {overlap:.1%} of the maps."
 
 
