@@ -228,7 +228,7 @@ def test_a_background_that_is_no_power_law_is_told(bent):
     told = [w for w in maps.metadata.get_item("Element_maps.warnings", default=[]) if "No power law" in w]
     assert len(told) == bent
     if bent:
-        assert "before Mn_L3: by the nearer half of its window, 573.5 to 635 eV" in told[0]
+        assert "before Mn_L3, or the edge begins in it: by the nearer half of its window, 573.5 to 635 eV" in told[0]
 
 
 # ---- edges that lie on others ---------------------------------------------------------------------------
