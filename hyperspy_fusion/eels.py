@@ -396,12 +396,13 @@ def _warn_of_background(signal, edge):
     slopes = _derivatives(mean, near, channels)
     chance = np.sqrt(np.sum(slopes**2 * np.maximum(mean.data[channels], 0)) / signal.axes_manager.navigation_size)
     if abs(change) > max(CHANCE * chance, NO_POWER_LAW * abs(net)):
+        way, low, high = "larger" if change > 0 else "smaller", *near.before
         grids.warn(
             f"No power law goes through the background before {edge.name}, or the edge begins in it: by the nearer "
-            f"half of its window, {near.before[0]:g} to {near.before[1]:g} eV, alone the mean of the map is {abs(change / net):.0%} "
-            f"{'larger' if change > 0 else 'smaller'}, which is {abs(change / under):.1%} of the background under the "
-            f"edge. Where there is little {edge.element}, the map may be off by as much as what is there: fit a "
-            "model (`s.create_model()`), or compare with other windows."
+            f"half of its window, {low:g} to {high:g} eV, alone the mean of the map is {abs(change / net):.0%} {way}, "
+            f"which is {abs(change / under):.1%} of the background under the edge. Where there is little "
+            f"{edge.element}, the map may be off by as much as what is there: fit a model (`s.create_model()`), or "
+            "compare with other windows."
         )
 
 
