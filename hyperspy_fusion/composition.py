@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hyperspy_fusion import grids
 from hyperspy_fusion.elements import metadata_names
+from hyperspy_fusion.fusion.settings import check_choice
+from hyperspy_fusion.regions import region_mask
 
 _logger = logging.getLogger(__name__)
 
@@ -42,8 +43,8 @@ class Measured(NamedTuple):
 
 def composition(maps, method, factors=None, units="atomic", vacuum=VACUUM, errors=None):
     """Composition of the element maps; see `ElementMaps.atomic_percent`."""
-    _check_choice("method", method, METHODS)
-    _check_choice("units", units, UNITS)
+    check_choice("method", method, METHODS)
+    check_choice("units", units, UNITS)
     factors = _factors(maps, method, factors)
     data = np.asarray(maps.data, dtype=np.float64)
     if data.shape[0] < 2 or data.ndim != 3:
@@ -59,11 +60,6 @@ def composition(maps, method, factors=None, units="atomic", vacuum=VACUUM, error
     if found is not None:
         variance = _propagated(percent / 100, effective, np.where(seen, total, np.nan), found) * 100**2
     return _signal(maps, percent, variance, units, {"method": method, "factors": factors, "vacuum": float(vacuum)})
-
-
-def _check_choice(name, value, allowed):
-    if not (isinstance(value, str) and value in allowed):
-        raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, allowed))}.")
 
 
 def _factors(maps, method, factors):
@@ -229,8 +225,8 @@ def region_means(maps, region=None, errors=None, independent=None):
     """Mean of each map over a region; see `ElementMaps.region_means`."""
     independent = is_independent(maps) if independent is None else independent
     bare, variance = _with_errors(maps, errors)
-    cut = _cutter(bare, region)
-    values, spread = cut(bare), None if variance is None else cut(variance)
+    inside = ... if region is None else region_mask(region, maps)
+    values, spread = (None if s is None else _pixels(s, inside) for s in (bare, variance))
     if not np.isfinite(values).any(axis=1).all():
         raise ValueError("The region holds no pixel with a value: choose another one, or a lower vacuum=.")
     means = np.nanmean(values, axis=1)
@@ -240,21 +236,10 @@ def region_means(maps, region=None, errors=None, independent=None):
     return {e: Measured(float(m), float(s)) for e, m, s in zip(maps.elements, means, found, strict=True)}
 
 
-def _cutter(maps, region):
-    """Function from a signal to its pixels in the region, (n, number of pixels)."""
-    if region is None:
-        return lambda signal: signal.data.reshape(len(maps.elements), -1)
-    if callable(region):  # a HyperSpy ROI
-        return lambda signal: region(signal, axes=signal.axes_manager.signal_axes).data.reshape(len(maps.elements), -1)
-    inside = np.asarray(grids.image_array(region) if hasattr(region, "axes_manager") else region)
-    if inside.dtype != bool or inside.shape != maps.data.shape[-2:]:
-        raise ValueError(
-            f"region has dtype {inside.dtype} and shape {inside.shape}: it must be a HyperSpy ROI, or bool of shape "
-            f"{maps.data.shape[-2:]} (y, x), True where a pixel is in the region."
-        )
-    if not inside.any():
-        raise ValueError("region is False everywhere: it holds no pixel.")
-    return lambda signal: signal.data.reshape(-1, *inside.shape)[:, inside]
+def _pixels(maps, inside):
+    """(n, number of pixels) of those in the region."""
+    y, x = maps.axes_manager.signal_shape[::-1]
+    return maps.data.reshape(-1, y, x)[:, inside].reshape(len(maps.elements), -1)
 
 
 def line_profile(maps, start, end, linewidth=0.0, errors=None, independent=None):

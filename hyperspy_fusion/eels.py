@@ -25,6 +25,8 @@ BEFORE, AFTER = 0.2, 0.1
 LEAST, MARGIN, FINE = 30.0, 5.0, 50.0
 # least width of a window before an edge, relative to its onset; where there is less, the edges share one
 ROOM = 0.05
+# change of the mean of a map by half the window, relative to it and in standard errors, that is told
+NO_POWER_LAW, CHANCE = 0.05, 4.0
 # pixels: standard deviation of the Gaussian over which the exponent of the background is taken
 SHAPE_BLUR = 1.0
 # pixels: the same for the counts of which the variance is made
@@ -79,7 +81,7 @@ class Edges:
 
 def is_eels(source):
     """Whether `source` is a spectrum image of the type EELS."""
-    if not (grids.is_spectrum_image(source) and hasattr(source, "data")):
+    if not grids.is_spectra(source):
         return False
     is_stack = source.axes_manager.signal_axes[0].name in grids.STACK_AXES
     return source.metadata.get_item("Signal.signal_type", "") == "EELS" and not is_stack
@@ -111,6 +113,8 @@ def edge_counts(signal, elements=None, edges=None):
     found = with_windows(asked, signal.axes_manager.signal_axes[0])
     _warn_of_other_edges(signal, found)
     spectra = _cropped(signal, found)
+    for edge in found:
+        _warn_of_background(spectra, edge)
     return Edges(_in_order(_stripped(spectra, [_measured(spectra, edge) for edge in found]), asked))
 
 
@@ -375,6 +379,37 @@ def _derivatives(mean, edge, channels):
     moved = type(mean)(data + steps, axes=[{"size": len(steps), "navigate": True}, energy])
     after = _sums(mean, _power_law(moved, edge.before), edge.after)
     return (after[:-1] - after[-1]) / step
+
+
+def _warn_of_background(signal, edge):
+    """Warn where the nearer half of the window before an edge says something else of the mean spectrum than all of it.
+
+    Where no power law goes through the background, the map is off by a part of the background, everywhere.
+    """
+    mean = signal.mean()
+    near = replace(edge, before=(sum(edge.before) / 2, edge.before[1]))
+    channels = np.arange(mean.data.size)[_channels(mean, near.before)]
+    if len(channels) < 4:
+        return
+    under, by_near = (_under(mean, one) for one in (edge, near))
+    net, change = _sums(mean, mean.data, edge.after) - under, under - by_near
+    slopes = _derivatives(mean, near, channels)
+    chance = np.sqrt(np.sum(slopes**2 * np.maximum(mean.data[channels], 0)) / signal.axes_manager.navigation_size)
+    if abs(change) > max(CHANCE * chance, NO_POWER_LAW * abs(net)):
+        way, low, high = "larger" if change > 0 else "smaller", *near.before
+        grids.warn(
+            f"No power law goes through the background before {edge.name}, or the edge begins in it: by the nearer "
+            f"half of its window, {low:g} to {high:g} eV, alone the mean of the map is {abs(change / net):.0%} {way}, "
+            f"which is {abs(change / under):.1%} of the background under the edge. Where there is little "
+            f"{edge.element}, the map may be off by as much as what is there: fit a model (`s.create_model()`), or "
+            "compare with other windows."
+        )
+
+
+def _under(mean, edge):
+    """The background of the mean spectrum in the window of an edge."""
+    ratio = _ratio(mean, edge) * _correction(mean, edge)
+    return float(ratio * _sums(mean, mean.data, edge.before))
 
 
 # ---- edges that lie on others -----------------------------------------------------------------------

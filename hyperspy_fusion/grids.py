@@ -120,6 +120,11 @@ def is_spectrum_image(signal):
     return bool(manager) and (manager.navigation_dimension, manager.signal_dimension) == (2, 1)
 
 
+def is_spectra(source):
+    """Whether `source` is a spectrum image; a model of one, which has its axes, is none."""
+    return is_spectrum_image(source) and hasattr(source, "data")
+
+
 def check_real(signal):
     """Raise TypeError for complex, RGB, ragged and other data that are not real numbers."""
     dtype = signal.data.dtype

@@ -162,7 +162,7 @@ def _made(source, elements, xray_lines, edges, background, allow_nan):
     maps, title = _read(source, elements, xray_lines, edges, background)
     if not maps:
         raise ValueError("There are no maps to fuse: the source is empty, and at least one map is needed.")
-    if background is not None and not _is_spectra(source):
+    if background is not None and not grids.is_spectra(source):
         maps = _over(maps, background)
     _refuse_unidentified(maps)
     refuse_undetectable([m.element for m in maps if m.line])
@@ -242,7 +242,7 @@ def _read(source, elements, xray_lines, edges, background):
         return _read_eels(source, elements, xray_lines, edges, background)
     if edges is not None:
         raise ValueError("edges selects from an EELS spectrum image, which was not given: leave it out.")
-    if _is_spectra(source):
+    if grids.is_spectra(source):
         return _read_spectra(source, elements, xray_lines, background)
     if xray_lines is not None:
         raise ValueError(
@@ -256,11 +256,6 @@ def _read(source, elements, xray_lines, edges, background):
     if isinstance(source, list | tuple):
         return _read_list(source, elements), ""
     return _read_signal(source, elements), ""
-
-
-def _is_spectra(source):
-    """Whether `source` is a spectrum image; a model of one, which has its axes, is none."""
-    return grids.is_spectrum_image(source) and hasattr(source, "data")
 
 
 def _read_signal(signal, elements):
@@ -307,7 +302,7 @@ def _read_combined(sources, elements, xray_lines, edges):
             "edges is for one EELS spectrum image: make its maps by element_maps(eels, edges=...), and pass them in "
             "the list."
         )
-    is_spectra = [grids.is_spectrum_image(source) and hasattr(source, "data") for source in sources]
+    is_spectra = [grids.is_spectra(source) for source in sources]
     known = {i: element_maps(source, allow_nan=True) for i, source in enumerate(sources) if not is_spectra[i]}
     if elements is not None:
         elsewhere = {element for maps in known.values() for element in maps.elements}

@@ -12,7 +12,7 @@ from hyperspy_fusion.advice import about_maps, about_unused_background, correlat
 from hyperspy_fusion.elements import atomic_number
 from hyperspy_fusion.fusion.alarms import alarms
 from hyperspy_fusion.fusion.result import StopReason
-from hyperspy_fusion.fusion.settings import METHODS, settings_for
+from hyperspy_fusion.fusion.settings import METHODS, check_seed, settings_for
 from hyperspy_fusion.gaps import is_constant, mask_array
 from hyperspy_fusion.grids import axis_dicts
 from hyperspy_fusion.known import known_noise
@@ -64,8 +64,9 @@ def fuse(
         convex, in the units of the maps, solved to a stated accuracy; or the latter with its weights chosen by how well
         fits predict counts that they have not seen.
     mask : array or BaseSignal of bool, optional
-        ``(ny, nx)``, True where a pixel is left out of the data, of maps and HAADF image; for ``"calibrated"``. Pixels
-        that are NaN or infinite are left out where they are, saturated ones of the HAADF image as well.
+        ``(ny, nx)``, True where a pixel is left out of the data, of maps and HAADF image; for ``"calibrated"`` and
+        ``"auto"``. Pixels that are NaN or infinite are left out where they are, saturated ones of the HAADF image as
+        well.
     register : bool
         Measure by how much the HAADF image is shifted against the maps, and bring it to their pixels, as
         :func:`hyperspy_fusion.match_haadf` does; what was done is in ``metadata.Fusion.registration``.
@@ -74,7 +75,7 @@ def fuse(
     errors : bool or int
         Whether to find the errors of the fused maps from replicates of the fit, 32 or so many, which takes as many
         short fits and twice as many copies of the maps in memory; see :meth:`ElementMaps.standard_errors`. For
-        ``"calibrated"``.
+        ``"calibrated"`` and ``"auto"``.
     show_progressbar : bool, optional
         None follows HyperSpy's preference.
     num_workers : int, optional
@@ -352,7 +353,7 @@ class FusedMultiModal:
         ElementMaps
         """
         _number_of_replicates(replicates, self.method)
-        _check_seed(seed)
+        check_seed(seed)
         _check_workers(num_workers)
         maps = self._fitted().maps
         found = replicated(
@@ -562,11 +563,6 @@ def _check_knows_noise(method):
         raise ValueError(
             f"method={method!r} has no model of the noise from which errors would follow: fuse by method='calibrated'."
         )
-
-
-def _check_seed(seed):
-    if not _is_whole(seed, 0):
-        raise ValueError(f"seed is {seed!r}: it must be a whole number of at least 0.")
 
 
 def _check_workers(num_workers):

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hyperspy_fusion.grids import axis_dicts
+from hyperspy_fusion import composition
+from hyperspy_fusion.regions import region_mask
 from hyperspy_fusion.results import window_of
 
 
@@ -60,6 +61,25 @@ def region_mean(fused, region, element):
     """See ``ElementMaps.region_mean``."""
     errors, window = _located(fused)
     return errors.replicates.region_mean(_whole_mask(fused, region, window), _index(errors, element))
+
+
+def region_means(fused, region=None):
+    """``{element: Measured}`` of `region_mean` for every map; None where the errors of these maps are not known.
+
+    A constant map was not fitted: its mean is what it is, and exact as far as anything tells.
+    """
+    if fused._errors is None or not fused.metadata.has_item("Fusion"):
+        return None
+    try:
+        errors, window = _located(fused)
+    except ValueError:
+        return None  # edited since: its mean is what it is
+    y, x = fused.axes_manager.signal_shape[::-1]
+    inside = np.ones((y, x), bool) if region is None else region_mask(region, fused)
+    plain = composition.region_means(fused, inside)
+    whole = _whole_mask(fused, inside, window)
+    found = {e: errors.replicates.region_mean(whole, _index(errors, e)) for e in fused.elements if e in errors.elements}
+    return plain | {e: composition.Measured(one.value, one.error) for e, one in found.items()}
 
 
 def ratio(fused, region, element, other):
@@ -120,52 +140,6 @@ def _whole_mask(fused, region, window):
     whole = np.zeros(fused._errors.replicates.maps.shape[1:], bool)
     whole[window] = mask
     return whole
-
-
-def region_mask(region, maps):
-    """A region as ``(ny, nx)`` bool on the pixels of ``maps``.
-
-    Parameters
-    ----------
-    region : array or BaseSignal of bool, or HyperSpy ROI
-        True inside; or a ROI that covers an area.
-    maps : ElementMaps
-        On whose axes.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For a region without a pixel, of another shape, or that is neither.
-    """
-    y, x = axis_dicts(maps.axes_manager.signal_axes, maps)
-    shape = (y["size"], x["size"])
-    mask = _roi_mask(region, (y, x)) if hasattr(region, "interactive") else np.asarray(getattr(region, "data", region))
-    if mask.dtype != bool:
-        raise TypeError(
-            f"The region holds {mask.dtype}: pass an array or signal of bool, such as map.data > 5, or a HyperSpy ROI."
-        )
-    if mask.shape != shape:
-        raise ValueError(f"The region has shape {mask.shape}, expected {shape}, one value for each pixel of the maps.")
-    if not mask.any():
-        raise ValueError("The region holds no pixel of the maps: draw it on their axes.")
-    return mask
-
-
-def _roi_mask(roi, axes):
-    """Which pixels a ROI cuts out: those whose numbers are left in an image of their numbers."""
-    import hyperspy.api as hs
-
-    if hasattr(roi, "linewidth") or roi.ndim != 2:
-        raise TypeError(f"{roi!r} covers no area: pass a RectangularROI, CircleROI or PolygonROI, or a mask.")
-    shape = tuple(axis["size"] for axis in axes)
-    numbers = hs.signals.Signal2D(np.arange(np.prod(shape), dtype=float).reshape(shape), axes=list(axes))
-    try:
-        inside = np.asarray(roi(numbers).data).ravel()
-    except ValueError as error:
-        raise ValueError(f"{roi!r} does not lie on the maps ({error}): draw it on their axes.") from error
-    mask = np.zeros(shape, bool)
-    mask.ravel()[inside[np.isfinite(inside)].astype(int)] = True
-    return mask
 
 
 # ---- what can be known -----------------------------------------------------------------------------

@@ -24,12 +24,12 @@ STOREYS = [
     ("spectra",),
     ("scans",),
     ("elements",),
-    ("gaps",),
+    ("gaps", "regions"),
     ("grids",),
     ("export",),
     ("plot",),
     ("data", "advice", "progress", "options", "detectors"),
-    ("fusion.selection", "fusion.alarms", "fusion.trust"),
+    ("fusion.selection", "fusion.alarms", "fusion.trust", "fusion.alignment"),
     ("fusion.mean", "fusion.heldout"),
     ("fusion.monotone", "fusion.primal_dual"),
     ("fusion.solvers",),
@@ -44,7 +44,7 @@ STOREYS = [
 STOREY = {name: number for number, names in enumerate(STOREYS) for name in names}
 # the only doors to the outside
 HYPERSPY_HOMES = ["", "__main__", "cli", "signals", "model", "results", "maps", "elements", "grids", "export", "data"]
-HYPERSPY_HOMES += ["progress", "composition", "eels", "spectra", "known", "scans", "uncertainty"]
+HYPERSPY_HOMES += ["progress", "composition", "eels", "spectra", "known", "scans", "regions"]
 HYPERSPY_INSIDE_FUNCTIONS = ("cli", "data", "progress", "scans")
 NUMBA_NAMES = {"njit", "jit", "vectorize", "guvectorize", "stencil", "prange", "jitclass"}
 UNSAFE_FASTMATH = {"nnan", "ninf", "fast"}

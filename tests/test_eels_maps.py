@@ -216,6 +216,21 @@ def test_the_spectra_are_not_changed():
     assert_untouched(signal, before)
 
 
+@pytest.mark.parametrize("bent", [True, False])
+def test_a_background_that_is_no_power_law_is_told(bent):
+    """By a tail of something before the window: the nearer half of it knows less of that."""
+    signal = spectra({"Mn_L3": np.full((20, 24), 10.0)}, dose=3e4)
+    if bent:
+        energy = signal.axes_manager[-1].axis
+        tail = 4e3 * np.exp(-(((energy - 500) / 60) ** 2))
+        signal.data += np.random.default_rng(1).poisson(np.broadcast_to(tail, signal.data.shape))
+    maps = element_maps(signal, edges=["Mn_L3"])
+    told = [w for w in maps.metadata.get_item("Element_maps.warnings", default=[]) if "No power law" in w]
+    assert len(told) == bent
+    if bent:
+        assert "before Mn_L3, or the edge begins in it: by the nearer half of its window, 573.5 to 635 eV" in told[0]
+
+
 # ---- edges that lie on others ---------------------------------------------------------------------------
 
 
@@ -346,6 +361,10 @@ def test_window_maps_of_a_real_scan_are_those_of_its_model():
     maps = element_maps(signal, edges=["Cu_L3", "Zn_L3"])
     for data, model in zip(maps.data, models, strict=True):
         assert np.corrcoef(data.ravel(), model.data.ravel())[0, 1] > 0.95
+    # what the two do not agree in
+    copper, zinc = (w for w in maps.metadata.Element_maps.warnings if "No power law" in w)
+    assert "before Cu_L3" in copper and "9% larger, which is 0.5% of the background" in copper
+    assert "before Zn_L3" in zinc
     np.testing.assert_array_equal(element_maps(signal, ["Zn", "Cu"]).data, maps.data[::-1])
 
 

@@ -69,8 +69,11 @@ def scene():
 
 @pytest.mark.slow
 def test_a_finer_shifted_cropped_image_at_4_counts_is_registered_and_costs_little():
-    """The image of the phantom 4 times finer, off by (1.3, -0.7) pixels and 5 % smaller, at 4 peak counts."""
-    scene = Scene(96, counts=4, seed=0)
+    """The image of the phantom 4 times finer, off by (1.3, -0.7) pixels and 5 % smaller, at 4 peak counts.
+
+    Of five scans the one whose counts mislead most: the shift by the weighted sum of the maps alone costs it 0.40 dB.
+    """
+    scene = Scene(128, counts=4, seed=3)
     haadf, aligned = scene.shifted(), scene.aligned()
     matched = hf.match_haadf(haadf, scene.maps)
     assert np.abs(matched.shift - SHIFT).max() < 0.1
@@ -85,7 +88,8 @@ def test_a_finer_shifted_cropped_image_at_4_counts_is_registered_and_costs_littl
     loss = best - score(hf.fuse(scene.maps, haadf, register=True, **settings))
     assert loss.mean() < 0.3
     # it is worth it
-    assert (best - score(hf.fuse(scene.maps, haadf, resample=True, **settings)) > loss + 1).all()
+    unregistered = best - score(hf.fuse(scene.maps, haadf, resample=True, **settings))
+    assert (unregistered > loss + 0.5).all() and unregistered.mean() > loss.mean() + 3
 
 
 @pytest.mark.parametrize(
@@ -317,7 +321,7 @@ def test_what_was_done_is_in_the_metadata_and_is_saved(signals, tmp_path):
         assert np.abs(done.shift).max() < 0.2 and (done.shift_error < 0.1).all()
         assert 0.85 < done.overlap < (31 * 30) / 32**2 + 1e-9
         np.testing.assert_allclose(done.haadf_pixel, 1)
-        assert "was shifted by" in done.sentence and "to match their Z-weighted sum" in done.sentence
+        assert "was shifted by" in done.sentence and "to match them" in done.sentence
         assert any("HAADF image is known in" in sentence for sentence in fit.warnings)
     assert not hf.fuse(maps, haadf, max_iter=1).metadata.Fusion.has_item("registration")
 

@@ -6,7 +6,7 @@ import pytest
 from helpers import assert_untouched, scan_signals, snapshot
 
 import hyperspy_fusion as hf
-from hyperspy_fusion.uncertainty import region_mask
+from hyperspy_fusion.regions import region_mask
 
 QUICK = {"method": "calibrated", "regularization": "tv", "tol": 1e-2}
 REGION = np.zeros((12, 15), bool)
@@ -71,7 +71,10 @@ def test_composition_means_and_profiles_take_the_errors_of_the_fit(fused, tmp_pa
         (fused.line_profile((1, 1), (4, 4), errors=known), fused.line_profile((1, 1), (4, 4))),
     ):
         np.testing.assert_array_equal(taken.get_noise_variance().data, given.get_noise_variance().data)
-    assert fused.region_means() == fused.region_means(errors=known)
+    everywhere = np.ones(fused.data.shape[1:], bool)
+    for element, found in fused.region_means().items():
+        mean = fused.region_mean(everywhere, element)
+        assert found == (mean.value, mean.error) and found[1] > 0
     percent = fused.atomic_percent("cross_section", 1)
     assert all(error > 0 for _, error in percent.region_means().values())
     assert all(error > 0 for _, error in percent.isig[2:6, 2:6].region_means().values())
@@ -198,6 +201,29 @@ def test_ratio_is_that_of_the_region_means(fused):
     assert ratio.value == pytest.approx(iron.value / oxygen.value)
     apart = ratio.value * np.hypot(iron.error / iron.value, oxygen.error / oxygen.value)
     assert 0.3 * apart < ratio.error < 2 * apart
+
+
+def test_means_of_regions_know_the_errors_of_the_fit(fused):
+    means = fused.region_means(REGION)
+    for element in fused.elements:
+        one = fused.region_mean(REGION, element)
+        assert means[element] == (one.value, one.error) and one.error > 0
+    # of all pixels, where totals are kept
+    whole = fused.region_means()["Fe"]
+    assert whole.value == pytest.approx(fused.data[0].mean(), rel=1e-3) and np.isfinite(whole.error)
+    crop = fused.isig[2:12, 1:11]
+    inside = REGION[1:11, 2:12]
+    assert crop.region_means(inside)["Fe"].value == crop.region_mean(inside, "Fe").value
+
+
+def test_means_of_what_is_no_longer_the_fit_are_those_of_its_pixels(fused):
+    edited = fused.deepcopy()
+    edited.data = edited.data * 2
+    given = fused.region_means(REGION, errors=np.ones(fused.data.shape))["Fe"]
+    assert given.value == pytest.approx(fused.data[0][REGION].mean()) and given.error == pytest.approx(1)
+    for maps in (edited, fused * 2):
+        value, error = maps.region_means(REGION)["Fe"]
+        assert value == pytest.approx(2 * fused.data[0][REGION].mean()) and np.isnan(error)
 
 
 # ---- bad input ---------------------------------------------------------------------------------------

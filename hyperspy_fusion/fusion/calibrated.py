@@ -52,6 +52,16 @@ class DataTerms:
     upper: np.ndarray
     totals: np.ndarray
 
+    def net(self):
+        """(n, ny, nx) measured maps, less background, in units of z; anything in masked pixels."""
+        slope = np.where(self.slope > 0, self.slope, 1).astype(np.float64)
+        return self.beta / slope - self.delta
+
+    def reach(self, z):
+        """How far a unit of pull moves a pixel at z, in units of z: the variance of what was measured there."""
+        slope = np.where(self.slope > 0, self.slope, 1).astype(np.float64)
+        return (z + self.delta) / slope if self.is_poisson else 1 / slope
+
     def value(self, z):
         """Half the deviance, or half the squares of the residuals, summed over all pixels not masked."""
         beta, slope, delta = (a.astype(np.float64) for a in (self.beta, self.slope, self.delta))

@@ -114,13 +114,13 @@ class PublishedSettings:
         _check_positive("tol", self.tol, off="to run all iterations")
         _check_count("max_iter", self.max_iter)
         _check_count("tv_iter", self.tv_iter)
-        _check_choice("weighting", self.weighting, ELEMENT_WEIGHTINGS)
-        _check_choice("tv_norm", self.tv_norm, TV_NORMS)
-        _check_choice("tv_solver", self.tv_solver, TV_SOLVERS)
-        _check_choice("warm_start", self.warm_start, (True, False))
-        _check_choice("algorithm", self.algorithm, ALGORITHMS)
+        check_choice("weighting", self.weighting, ELEMENT_WEIGHTINGS)
+        check_choice("tv_norm", self.tv_norm, TV_NORMS)
+        check_choice("tv_solver", self.tv_solver, TV_SOLVERS)
+        check_choice("warm_start", self.warm_start, (True, False))
+        check_choice("algorithm", self.algorithm, ALGORITHMS)
         _check_slope(self.algorithm, self.gamma)
-        _check_choice("dtype", self.dtype, (None, "float32", "float64"))
+        check_choice("dtype", self.dtype, (None, "float32", "float64"))
 
     def as_dict(self):
         """The settings as a plain dictionary."""
@@ -218,18 +218,18 @@ class CalibratedSettings:
         self._check_penalty()
         _check_positive("tol", self.tol)
         _check_count("max_iter", self.max_iter)
-        _check_choice("dtype", self.dtype, (None, "float32", "float64"))
+        check_choice("dtype", self.dtype, (None, "float32", "float64"))
 
     def _check_penalty(self):
-        _check_choice("regularization", self.regularization, REGULARIZATIONS)
+        check_choice("regularization", self.regularization, REGULARIZATIONS)
         _check_each("lambda_reg", self.lambda_reg, _check_positive)
-        _check_choice("joint", self.joint, (True, False))
+        check_choice("joint", self.joint, (True, False))
         _check_positive("second_order", self.second_order, off="for the default of the penalty")
         _check_from("eta", self.eta, 0, 1)
         _check_from("guide_blur", self.guide_blur, 0)
 
     def _check_data(self):
-        _check_choice("noise", self.noise, NOISES)
+        check_choice("noise", self.noise, NOISES)
         _check_positive("shift", self.shift)
         _check_background(self.background)
         _check_each("variance", self.variance, _check_positive, off="to estimate it")
@@ -237,7 +237,7 @@ class CalibratedSettings:
         _check_interval("gamma", self.gamma, 0, 4)
         _check_factors(self.k_factors)
         _check_from("lambda_haadf", self.lambda_haadf, 0)
-        _check_choice("keep_totals", self.keep_totals, (True, False))
+        check_choice("keep_totals", self.keep_totals, (True, False))
 
     def as_dict(self):
         """The settings as a plain dictionary; sequences are tuples of numbers."""
@@ -287,7 +287,7 @@ class AutoSettings(CalibratedSettings):
             if not _is_auto(given) and hasattr(checked, name):
                 object.__setattr__(self, name, getattr(checked, name))
         object.__setattr__(self, "seed", _as_python(self.seed))
-        _check_seed(self.seed)
+        check_seed(self.seed)
 
     def chosen(self, regularization="guided", lambda_reg=1.0, lambda_haadf=1.0, joint=True):
         """The settings of the calibrated method with a choice in the place of every ``"auto"``."""
@@ -329,7 +329,7 @@ def settings_for(method, options, base=None):
     TypeError
         For an option the method does not have, with the nearest name or the method that has it.
     """
-    _check_choice("method", method, tuple(METHODS))
+    check_choice("method", method, tuple(METHODS))
     cls = METHODS[method]
     for name in options:
         if name not in setting_names(method):
@@ -430,7 +430,7 @@ def _check_background(background):
 
 def _check_weights(weights):
     if not _is_filled(weights):
-        _check_choice("weights", weights, WEIGHTS, also="numbers, one per element")
+        check_choice("weights", weights, WEIGHTS, also="numbers, one per element")
         return
     _check_each("weights", weights, _check_from, 0)
     if not any(weights):
@@ -449,7 +449,8 @@ def _check_count(name, value):
         raise ValueError(f"{name} is {value!r}: it must be a whole number of at least 1.")
 
 
-def _check_seed(seed):
+def check_seed(seed):
+    """ValueError for a seed that is no whole number of at least 0."""
     if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"seed is {seed!r}: it must be a whole number of at least 0.")
 
@@ -462,7 +463,8 @@ def _check_slope(algorithm, gamma):
         )
 
 
-def _check_choice(name, value, allowed, also=""):
+def check_choice(name, value, allowed, also=""):
+    """ValueError for a value that is none of those allowed; `also` says what else would be."""
     # identity for None and booleans, equality for strings: 1 == True must not pass
     if not any(value is a or (isinstance(a, str) and isinstance(value, str) and value == a) for a in allowed):
         others = f", or {also}" if also else ""

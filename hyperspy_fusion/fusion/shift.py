@@ -206,7 +206,7 @@ class _Fit:
         by_offset = np.sum(_without(offsets / deviation, target / deviation) ** 2)
         correlation = np.sqrt(max(1 - np.sum(rest**2) / by_offset, 0.0)) * np.sign(scale.mean())
         if not len(undetermined):
-            error = np.maximum(error, _error_of_patches(slopes, rest, used))
+            error = np.maximum(error, error_of_patches(slopes, rest, used))
         return cls(step, error, correlation, -target.size * np.log1p(-(correlation**2)), undetermined)
 
 
@@ -224,10 +224,13 @@ def _without(known, values):
     return values - (values @ basis) @ basis.T
 
 
-def _error_of_patches(slopes, rest, used):
-    """Standard errors from how the pull of patches scatters: residuals that are no noise pull alike in a patch."""
-    rows, columns = (places // _PATCH for places in np.nonzero(used))
-    patch = rows * (used.shape[1] // _PATCH + 1) + columns
+def error_of_patches(slopes, rest, used):
+    """Standard errors from how the pull of patches scatters: residuals that are no noise pull alike in a patch.
+
+    ``used`` is (ny, nx) or (n, ny, nx) bool, slopes (2, k) and rest (k,) are of its k pixels, over the noise.
+    """
+    rows, columns = (places // _PATCH for places in np.nonzero(used)[-2:])
+    patch = rows * (used.shape[-1] // _PATCH + 1) + columns
     pulls = np.stack([np.bincount(patch, slope * rest) for slope in slopes])
     inverse = np.linalg.inv(slopes @ slopes.T)
     return np.sqrt(np.diag(inverse @ (pulls @ pulls.T) @ inverse))

@@ -342,7 +342,7 @@ def redrawn(problem, settings, z, rng):
     """
     beta = _drawn_data(problem, settings, z, rng)
     data = replace(problem.data, beta=beta.astype(problem.dtype))
-    totals = np.sum(_net(data), axis=(1, 2), where=_counted(problem))
+    totals = np.sum(data.net(), axis=(1, 2), where=_counted(problem))
     data = replace(data, totals=np.where(np.isfinite(problem.data.totals), totals, np.nan))
     return replace(problem, data=data, elastic=_drawn_image(problem, z, rng))
 
@@ -454,7 +454,7 @@ def attribution(problem, state, maps):
         return {name: weighted_mean(weights, [parts[name] for parts in each]) for name in each[0]}
     counted, elastic = _counted(problem), problem.elastic
     z = maps / problem.scales[:, None, None].astype(np.float64)
-    reach = np.where(counted, _reach(problem.data, z) * problem.scales[:, None, None], np.nan)
+    reach = np.where(counted, problem.data.reach(z) * problem.scales[:, None, None], np.nan)
     pull = np.zeros((1, 1, 1))
     if elastic.weights.size:
         weights = elastic.weights.astype(np.float64)
@@ -468,12 +468,6 @@ def attribution(problem, state, maps):
     return parts
 
 
-def _reach(data, z):
-    """How far a unit of pull moves a pixel, in units of z."""
-    slope = np.where(data.slope > 0, data.slope, 1).astype(np.float64)
-    return (z + data.delta) / slope if data.is_poisson else 1 / slope
-
-
 # ---- what was measured -----------------------------------------------------------------------------
 
 
@@ -481,13 +475,7 @@ def _counted(problem):
     return np.broadcast_to(problem.data.slope > 0, problem.shape)
 
 
-def _net(data):
-    """(n, ny, nx) measured maps, less background, in units of z; anything in masked pixels."""
-    slope = np.where(data.slope > 0, data.slope, 1).astype(np.float64)
-    return data.beta / slope - data.delta
-
-
 def _residual(problem, maps):
     """Measured, less background, minus fitted maps, in units of the input; 0 in masked pixels."""
-    measured = _net(problem.data) * problem.scales[:, None, None]
+    measured = problem.data.net() * problem.scales[:, None, None]
     return np.where(_counted(problem), measured - maps, 0)

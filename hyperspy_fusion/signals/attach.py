@@ -37,14 +37,16 @@ def fuse(
         Which elements to take from a spectrum image; the elements of maps that do not name theirs.
     xray_lines : list of str, optional
         Which X-ray lines to take from an EDS spectrum image; lines of one element are summed.
-    method : {"published", "calibrated"}
-        The method of Schwartz et al., npj Comput. Mater. 8, 16 (2022), or the one that keeps counts as counts.
+    method : {"published", "calibrated", "auto"}
+        The method of Schwartz et al., npj Comput. Mater. 8, 16 (2022); the one that keeps counts as counts; or the
+        latter with its weights chosen by how well fits predict counts that they have not seen.
     mask : array or BaseSignal of bool, optional
-        ``(ny, nx)``, True where a pixel is left out of the data; for ``"calibrated"``.
+        ``(ny, nx)``, True where a pixel is left out of the data; for ``"calibrated"`` and ``"auto"``.
     register, resample : bool
         Bring the HAADF image to the pixels of the maps, with its shift measured or without.
     errors : bool or int
-        Whether to find the errors of the fused maps, from 32 or so many replicates of the fit; for ``"calibrated"``.
+        Whether to find the errors of the fused maps, from 32 or so many replicates of the fit; for ``"calibrated"`` and
+        ``"auto"``.
     show_progressbar : bool, optional
         None follows HyperSpy's preference.
     num_workers : int, optional

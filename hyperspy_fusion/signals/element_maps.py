@@ -325,9 +325,11 @@ class ElementMaps(Signal2D):
         return composition(self, method, factors, "weight", vacuum, self._given_or_known(errors))
 
     def region_means(self, region=None, *, errors=None, independent=None):
-        """Mean of each map over a region, as it is, with its standard error as far as that of its pixels is known.
+        """Mean of each map over a region, with its standard error as far as that of its pixels is known.
 
-        For maps of any kind, of atomic per cent as well. Of a fit with ``errors=True``, :meth:`region_mean` knows more.
+        For maps of any kind, of atomic per cent as well: the mean of the pixels as they are. But for the result of a
+        fit with ``errors=True``, or a crop of it, the value and error of :meth:`region_mean`, which takes the
+        counts of the region into account: smoothing across its edge does not bias it.
 
         Parameters
         ----------
@@ -335,8 +337,8 @@ class ElementMaps(Signal2D):
             A :class:`hyperspy.api.roi.RectangularROI` or ``CircleROI`` in the units of the axes, or True where a pixel
             is in the region, (ny, nx). All pixels by default.
         errors : ElementMaps, BaseSignal or array, optional
-            Standard errors of the pixels; by default those of a fit with ``errors=True``, else the root of
-            ``get_noise_variance()`` where there is one.
+            Standard errors of the pixels, for the mean of these as they are; by default those of the fit, else the root
+            of ``get_noise_variance()`` where there is one.
         independent : bool, optional
             Whether pixels err independently: the error of the mean is then the smaller the more there are. Those of a
             fit do not, which False takes to the extreme: all err in one direction, and the mean as much as they do.
@@ -347,9 +349,12 @@ class ElementMaps(Signal2D):
         dict
             ``{element: (value, error)}``, the error NaN where it is not known. Pixels of NaN do not count.
         """
-        from hyperspy_fusion.composition import region_means
+        from hyperspy_fusion import composition, uncertainty
 
-        return region_means(self, region, self._given_or_known(errors), independent)
+        known = uncertainty.region_means(self, region) if errors is None and independent is None else None
+        if known is not None:
+            return known
+        return composition.region_means(self, region, self._given_or_known(errors), independent)
 
     def line_profile(self, start, end, linewidth=0.0, *, errors=None, independent=None):
         """Profile of each map along a line, by HyperSpy's ``Line2DROI``.

@@ -1,0 +1,53 @@
+"""Regions of maps: masks and HyperSpy ROIs, as the pixels in them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hyperspy_fusion.grids import axis_dicts
+
+
+def region_mask(region, maps):
+    """A region as ``(ny, nx)`` bool on the pixels of ``maps``.
+
+    Parameters
+    ----------
+    region : array or BaseSignal of bool, or HyperSpy ROI
+        True inside; or a ROI that covers an area.
+    maps : ElementMaps
+        On whose axes.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a region without a pixel, of another shape, or that is neither.
+    """
+    y, x = axis_dicts(maps.axes_manager.signal_axes, maps)
+    shape = (y["size"], x["size"])
+    mask = _roi_mask(region, (y, x)) if hasattr(region, "interactive") else np.asarray(getattr(region, "data", region))
+    if mask.dtype != bool:
+        raise TypeError(
+            f"The region holds {mask.dtype}: pass an array or signal of bool, such as map.data > 5, or a HyperSpy ROI."
+        )
+    if mask.shape != shape:
+        raise ValueError(f"The region has shape {mask.shape}, expected {shape}, one value for each pixel of the maps.")
+    if not mask.any():
+        raise ValueError("The region holds no pixel of the maps: draw it on their axes.")
+    return mask
+
+
+def _roi_mask(roi, axes):
+    """Which pixels a ROI cuts out: those whose numbers are left in an image of their numbers."""
+    from hyperspy.signals import Signal2D
+
+    if hasattr(roi, "linewidth") or roi.ndim != 2:
+        raise TypeError(f"{roi!r} covers no area: pass a RectangularROI, CircleROI or PolygonROI, or a mask.")
+    shape = tuple(axis["size"] for axis in axes)
+    numbers = Signal2D(np.arange(np.prod(shape), dtype=float).reshape(shape), axes=list(axes))
+    try:
+        inside = np.asarray(roi(numbers).data).ravel()
+    except ValueError as error:
+        raise ValueError(f"{roi!r} does not lie on the maps ({error}): draw it on their axes.") from error
+    mask = np.zeros(shape, bool)
+    mask.ravel()[inside[np.isfinite(inside)].astype(int)] = True
+    return mask
