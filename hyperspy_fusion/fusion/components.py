@@ -59,6 +59,10 @@ class Components:
         (n, 1, 1) or (n, ny, nx) of the maps, which is not of the elements.
     rest_variance
         (r, ny, nx) of components by the bands that are no maps.
+    counted
+        (n, ny, nx) bool, pixels of the maps that are not masked.
+    totals
+        (n,) of the maps over these, less their background, to be kept; NaN for none.
     """
 
     observation: Observation
@@ -68,6 +72,8 @@ class Components:
     offset: np.ndarray
     background: np.ndarray
     rest_variance: np.ndarray
+    counted: np.ndarray
+    totals: np.ndarray
 
     @classmethod
     def of(cls, observation, rest, settings, number=None):
@@ -109,6 +115,8 @@ class Components:
             offset,
             noise.background,
             of_rest,
+            seen.valid,
+            np.where(settings.keep_totals, np.sum(seen.maps - noise.background, axis=(1, 2), where=seen.valid), np.nan),
         )
 
     def problem(self, settings):
@@ -119,7 +127,11 @@ class Components:
     def maps(self, components):
         """(n, ny, nx) maps of components (r, ny, nx) as they are fitted, with their offset."""
         counts = np.tensordot(self.readout, components - self.offset[:, None, None], 1)
-        return np.maximum(counts - self.background, 0).astype(components.dtype)
+        maps = np.maximum(counts - self.background, 0)
+        totals = np.sum(maps, axis=(1, 2), where=self.counted)
+        kept = (self.totals > 0) & (totals > 0)
+        factors = np.divide(self.totals, totals, out=np.ones_like(totals), where=kept)
+        return (maps * factors[:, None, None]).astype(components.dtype)
 
 
 def _component_settings(settings, weights):
@@ -203,7 +215,8 @@ class ComponentProblem:
         totals = np.sum(z, axis=(1, 2), where=np.broadcast_to(inner.data.slope > 0, z.shape))
         totals = np.where(np.isfinite(inner.data.totals), totals, np.nan)
         data = replace(inner.data, beta=beta.astype(inner.dtype), totals=totals)
-        return replace(self, inner=replace(inner, data=data))
+        of_maps = np.where(np.isfinite(components.totals), drawn.sum(axis=(1, 2), where=components.counted), np.nan)
+        return ComponentProblem(replace(components, totals=of_maps), replace(inner, data=data))
 
 
 @dataclass(frozen=True)
