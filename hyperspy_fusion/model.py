@@ -52,7 +52,8 @@ def fuse(
     ----------
     maps : list, dict, BaseSignal or exspy model
         An EDS spectrum image, a list or stack of maps, a dictionary ``{element: map}``, one map, a fitted exspy
-        model or :class:`ElementMaps`; see :func:`hyperspy_fusion.element_maps`. Any unit; not changed.
+        model or :class:`ElementMaps`; see :func:`hyperspy_fusion.element_maps`. Any unit; not changed. Of an EDS
+        spectrum image of counts, ``method="auto"`` makes use of the channels outside of the windows as well.
     haadf : BaseSignal
         The HAADF image of the same scan, or another incoherent elastic image; on the same pixels unless `register` or
         `resample` is set. Not changed.
