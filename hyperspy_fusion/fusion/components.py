@@ -102,8 +102,8 @@ class Components:
         r = number_of_components(strengths) if number is None else min(number, len(strengths))
         axes, n = axes[:, :r], len(seen.maps)
         components = np.tensordot(axes.T, bands, 1)
-        variance = _variances(bands, whitening / means)
-        of_rest, of_all = (np.tensordot(axes[k:].T ** 2, variance[k:], 1) for k in (n, 0))
+        of_maps, of_rest = (_variance(axes[part], bands[part]) for part in (slice(n), slice(n, None)))
+        of_all = of_maps + of_rest
         # far above what noise takes it to
         offset = 5 + 2 * np.array([max(-gaussian_filter(c, _WIDTH / 2).min(), 0) for c in components])
         offset += 5 * np.sqrt(of_all.mean(axis=(1, 2)))
@@ -169,11 +169,14 @@ def number_of_components(strengths):
     return int(np.clip(np.count_nonzero(strengths > _SURE * -strengths.min()), 1, MOST_COMPONENTS))
 
 
-def _variances(bands, per_count):
-    """(B, ny, nx) of whitened bands from their averaged counts; 1 on average."""
-    means = np.mean(bands, axis=(1, 2), keepdims=True)
-    around = np.stack([gaussian_filter(band, _WIDTH) for band in bands])
-    return (around + _LEAST_VARIANCE * means) * (per_count / (1 + _LEAST_VARIANCE))[:, None, None]
+def _variance(axes, bands):
+    """(r, ny, nx) of components by some of the whitened bands, in proportion to the averaged counts of each."""
+    variance = np.zeros((axes.shape[1], *bands.shape[1:]))
+    for axis, band in zip(axes, bands, strict=True):
+        mean = band.mean()
+        of_band = (gaussian_filter(band, _WIDTH) / mean + _LEAST_VARIANCE) / (1 + _LEAST_VARIANCE)
+        variance += (axis**2)[:, None, None] * of_band
+    return variance
 
 
 @dataclass(frozen=True)
