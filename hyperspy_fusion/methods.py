@@ -243,7 +243,8 @@ def _solve_auto(problem, settings, state, callback, num_workers):
 
 def _mean_evidence(scan, problem, result):
     evidence = [_calibrated_evidence(scan, one, result) for one in problem.of_maps]
-    return replace(evidence[0], uses_haadf=any(e.uses_haadf for e in evidence))
+    is_guided = any(one.penalty.guide is not None for one in problem.problems)
+    return replace(evidence[0], uses_haadf=is_guided or any(e.uses_haadf for e in evidence))
 
 
 def _about_auto(elements, result, total_ratios, haadf_correlation, problem, settings):

@@ -289,6 +289,17 @@ def test_errors_and_what_moved_the_maps_know_of_components(scan, model):
     np.testing.assert_allclose(sum(parts.values()), moved, atol=1e-4 * np.abs(moved).max())
 
 
+def test_an_image_that_guides_components_alone_has_had_a_say(model):
+    from hyperspy_fusion.methods import HOW
+
+    setup, result = model._setup, model._result
+    for with_spectra in (True, False):
+        of_maps = [replace(p, penalty=replace(p.penalty, guide=None), lambda_haadf=0.0) for p in setup.problem.of_maps]
+        others = setup.problem.problems[len(of_maps) :]
+        problem = replace(setup.problem, problems=of_maps + (others if with_spectra else []))
+        assert HOW["auto"].evidence(setup.scan, problem, result).uses_haadf is with_spectra
+
+
 def test_a_fit_with_components_goes_on(scan):
     model = hf.FusedMultiModal(scan[1], scan[0], ELEMENTS, method="auto")
     options = {name: value for name, value in QUICK.items() if name != "method"}

@@ -194,6 +194,11 @@ class ComponentProblem:
     components: Components
     inner: CalibratedProblem
 
+    @property
+    def penalty(self):
+        """Of the components."""
+        return self.inner.penalty
+
     def redrawn(self, state, maps, drawn, rng):
         """The problem of one more measurement: of the counts that were ``drawn`` for the maps, and of others.
 
