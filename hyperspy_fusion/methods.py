@@ -19,7 +19,8 @@ from hyperspy_fusion.gaps import Valid, find_valid
 class Scan:
     """What is fused, without constant maps: maps (n, ny, nx), HAADF image (ny, nx), and which pixels count.
 
-    ``background`` and ``variance`` of the maps, (n, ny, nx), where they are known.
+    ``background`` and ``variance`` of the maps, (n, ny, nx), and ``rest`` (B, ny, nx), counts of other channels of the
+    spectra that the maps were made from, where they are known.
     """
 
     elements: list
@@ -29,6 +30,7 @@ class Scan:
     valid: Valid
     background: np.ndarray | None = None
     variance: np.ndarray | None = None
+    rest: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Method:
         Whether it leaves out pixels: masked ones, and those that are NaN.
     takes_noise
         Whether it makes use of the background and variance that are known of the maps.
+    takes_spectra
+        Whether it makes use of counts outside of the windows of the maps.
     knows_noise
         Whether it has a model of the noise, from which the errors of its maps follow.
     find_valid
@@ -94,6 +98,7 @@ class Method:
 
     takes_gaps: bool
     takes_noise: bool
+    takes_spectra: bool
     knows_noise: bool
     find_valid: Callable
     build: Callable
@@ -232,7 +237,7 @@ def _build_auto(scan, settings, num_workers, tick):
     from hyperspy_fusion.fusion.selection import select
 
     observation = _observe(scan, settings)
-    members, selection = select(observation, settings, num_workers, tick)
+    members, selection = select(observation, settings, num_workers, tick, scan.rest)
     return Setup(MeanProblem.of(observation, members), members[0][0], scan, selection)
 
 
@@ -245,6 +250,7 @@ def _solve_auto(problem, settings, state, callback, num_workers):
 _CALIBRATED = Method(
     takes_gaps=True,
     takes_noise=True,
+    takes_spectra=False,
     knows_noise=True,
     find_valid=find_valid,
     build=_build_calibrated,
@@ -260,6 +266,7 @@ HOW = {
     "published": Method(
         takes_gaps=False,
         takes_noise=False,
+        takes_spectra=False,
         knows_noise=False,
         find_valid=_all_valid,
         build=_build_published,
@@ -274,6 +281,7 @@ HOW = {
     "calibrated": _CALIBRATED,
     "auto": replace(
         _CALIBRATED,
+        takes_spectra=True,
         build=_build_auto,
         solve=_solve_auto,
         # another choice has starts of its own

@@ -21,6 +21,7 @@ from hyperspy_fusion.methods import HOW, Scan
 from hyperspy_fusion.options import shows_settings
 from hyperspy_fusion.progress import counted, progress
 from hyperspy_fusion.registration import haadf_on_grid
+from hyperspy_fusion.rest import rest_of_spectra
 from hyperspy_fusion.results import Inputs, fused_signal, image_signal, norms
 from hyperspy_fusion.uncertainty import Errors, attainable_gain, attribution, maps_like, replicated
 
@@ -51,7 +52,8 @@ def fuse(
     ----------
     maps : list, dict, BaseSignal or exspy model
         An EDS spectrum image, a list or stack of maps, a dictionary ``{element: map}``, one map, a fitted exspy
-        model or :class:`ElementMaps`; see :func:`hyperspy_fusion.element_maps`. Any unit; not changed.
+        model or :class:`ElementMaps`; see :func:`hyperspy_fusion.element_maps`. Any unit; not changed. Of an EDS
+        spectrum image of counts, ``method="auto"`` makes use of the channels outside of the windows as well.
     haadf : BaseSignal
         The HAADF image of the same scan, or another incoherent elastic image; on the same pixels unless `register` or
         `resample` is set. Not changed.
@@ -185,6 +187,7 @@ class FusedMultiModal:
             )
         self._constant = is_constant(self.maps.data, self._valid.maps)
         self._background, self._variance = known_noise(self.maps)
+        self._rest = rest_of_spectra(maps, self.maps) if self._how.takes_spectra else None
         self._input_warnings += left_out + self._about_maps()
         self.settings = METHODS[method]()
         self._forget()
@@ -248,7 +251,7 @@ class FusedMultiModal:
             noise = [None if values is None else values[fitted] for values in noise]
         elements = [e for e, f in zip(self.elements, fitted, strict=True) if f]
         numbers = [atomic_number(e) for e in elements]
-        scan = Scan(elements, numbers, maps, self.haadf.data, valid, *noise)
+        scan = Scan(elements, numbers, maps, self.haadf.data, valid, *noise, self._rest)
         with counted("Choosing weights, up to 60 fits", "fit", show_progressbar) as tick:
             return self._how.build(scan, settings, num_workers, tick)
 
@@ -389,7 +392,8 @@ class FusedMultiModal:
         -------
         dict of ElementMaps
             ``"haadf"``, ``"penalty"``, ``"totals"`` and ``"bound"`` (what keeps maps from below 0, and what the solver
-            has left undone), in the units of the maps. They add up to fused minus measured, against which the counts
+            has left undone), and ``"spectrum"`` where components of the spectra are in the result (all that these
+            moved), in the units of the maps. They add up to fused minus measured, against which the counts
             pull. NaN for constant maps and in masked pixels.
         """
         _check_knows_noise(self.method)

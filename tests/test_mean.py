@@ -142,7 +142,7 @@ def test_ctrl_c_before_the_second_fit_keeps_the_first(observation, monkeypatch):
             raise KeyboardInterrupt
         return primal_dual(*args)
 
-    monkeypatch.setattr("hyperspy_fusion.fusion.mean.primal_dual", interrupted)
+    monkeypatch.setattr("hyperspy_fusion.fusion.mean.solved", interrupted)
     result, state = mean_of_fits(mean_problem(observation), SETTINGS)
     assert result.reason is StopReason.INTERRUPTED and len(state.states) == 1
     np.testing.assert_array_equal(result.maps, state.maps[0])

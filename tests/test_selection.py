@@ -367,13 +367,13 @@ def test_what_is_given_is_kept(scan, given):
 
 def test_fits_are_warm_and_judged_by_what_they_have_not_seen(scan, monkeypatch):
     """Each is of the data less the part that judges it."""
-    seen, primal_dual = [], selection.primal_dual
+    seen, solve = [], selection.solved
 
     def spy(problem, settings, state=None, **options):
         seen.append((problem, settings, state))
-        return primal_dual(problem, settings, state, **options)
+        return solve(problem, settings, state, **options)
 
-    monkeypatch.setattr(selection, "primal_dual", spy)
+    monkeypatch.setattr(selection, "solved", spy)
     choose(scan, regularization="tv")
     whole = observed(scan).law.law.weights
     for problem, settings, _ in seen:
@@ -547,13 +547,13 @@ def test_parts_are_as_many_as_large_scans_need():
 def test_an_interrupt_is_passed_on(scan, monkeypatch):
     from hyperspy_fusion.fusion.result import StopReason
 
-    primal_dual = selection.primal_dual
+    solve = selection.solved
 
     def interrupted(*args, **options):
-        result, state = primal_dual(*args, **options)
+        result, state = solve(*args, **options)
         return replace(result, reason=StopReason.INTERRUPTED), state
 
-    monkeypatch.setattr(selection, "primal_dual", interrupted)
+    monkeypatch.setattr(selection, "solved", interrupted)
     with pytest.raises(KeyboardInterrupt):
         choose(scan)
 

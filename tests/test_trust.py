@@ -243,7 +243,7 @@ def test_an_interrupted_fit_is_no_replicate(fit, monkeypatch):
         found, state = primal_dual(*args, **options)
         return (replace(found, reason=StopReason.INTERRUPTED) if next(numbers) == 2 else found), state
 
-    monkeypatch.setattr(trust, "primal_dual", interrupted)
+    monkeypatch.setattr(trust, "solved", interrupted)
     assert len(replicates_of(*fit, result.maps, 5)) == 2
 
 

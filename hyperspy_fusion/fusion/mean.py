@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hyperspy_fusion.fusion.primal_dual import initial_state, primal_dual
+from hyperspy_fusion.fusion.components import ComponentFit, solved, started
 from hyperspy_fusion.fusion.result import FusionResult, StopReason
 
 _WORST_FIRST = (StopReason.NOT_FINITE, StopReason.INTERRUPTED, StopReason.STOPPED, StopReason.NOT_CONVERGED)
@@ -19,7 +19,8 @@ class MeanProblem:
     Attributes
     ----------
     problems
-        List of :class:`~hyperspy_fusion.fusion.calibrated.CalibratedProblem`, the heaviest first, of one observation.
+        List of :class:`~hyperspy_fusion.fusion.calibrated.CalibratedProblem`, the heaviest first, of one observation,
+        and after them of :class:`~hyperspy_fusion.fusion.components.ComponentProblem` of the same counts.
     weights
         (problems, n), >= 0, of sum 1 over the problems.
     starts
@@ -34,7 +35,8 @@ class MeanProblem:
     def of(cls, observation, members):
         """From what :func:`~hyperspy_fusion.fusion.selection.select` returns."""
         settings, weights, starts = zip(*members, strict=True)
-        return cls([observation.problem(s) for s in settings], np.array(weights), list(starts))
+        problems = [s.problem() if isinstance(s, ComponentFit) else observation.problem(s) for s in settings]
+        return cls(problems, np.array(weights), list(starts))
 
     def members(self, state):
         """(problem, state) of those that were reached, and their weights (members, n) of sum 1."""
@@ -96,10 +98,10 @@ def mean_of_fits(problem, settings, state=None, callback=None, num_workers=None)
     before = [] if state is None else state.states
     state, results = MeanState(), []
     for k, one in enumerate(problem.problems):
-        state.states.append(before[k] if k < len(before) else _start(one, problem.starts[k]))
+        state.states.append(before[k] if k < len(before) else started(one, problem.starts[k]))
         call = None if callback is None else lambda _: callback(state)
         try:
-            result, state.states[k] = primal_dual(one, settings, state.states[k], call, num_workers)
+            result, state.states[k] = solved(one, settings, state.states[k], call, num_workers)
         except KeyboardInterrupt:  # before its first iteration
             if not results:
                 raise
@@ -112,10 +114,6 @@ def mean_of_fits(problem, settings, state=None, callback=None, num_workers=None)
             break
     state.maps = [r.maps for r in results]
     return _mean(problem, state, results), state
-
-
-def _start(problem, rough):
-    return initial_state(problem) if rough is None else rough.restarted(problem)
 
 
 def _mean(problem, state, results):

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hyperspy_fusion.fusion.heldout import HeldOutCounts, count_parts, pixel_parts
+from hyperspy_fusion.fusion.components import ComponentFit, Components, solved, started, thinned
+from hyperspy_fusion.fusion.heldout import COUNT_PARTS, HeldOutCounts, count_parts, pixel_parts
 from hyperspy_fusion.fusion.mean import weighted_mean
 from hyperspy_fusion.fusion.monotone import solve
 from hyperspy_fusion.fusion.noise import estimate_variance, quanta
-from hyperspy_fusion.fusion.primal_dual import primal_dual
 from hyperspy_fusion.fusion.problem import published_problem
 from hyperspy_fusion.fusion.result import StopReason
 
@@ -320,12 +320,23 @@ class Choice(NamedTuple):
     joint: bool
 
 
-def select(observation, settings, num_workers=None, tick=lambda: None):
+class ComponentChoice(NamedTuple):
+    """The same of a fit to components of the spectra, and how many there are in the one to all counts."""
+
+    regularization: str | None
+    lambda_reg: float
+    lambda_haadf: float
+    joint: bool
+    components: int
+
+
+def select(observation, settings, num_workers=None, tick=lambda: None, rest=None):
     """Choose what the settings leave open.
 
     Penalties are compared without the HAADF term, each at the best weight found by factors of 2; the best one then
     with it, and with its edges of each element for themselves, by finer steps of the weight. The result is the mean of
-    the best fits of each penalty, weighted so that it predicts best.
+    the best fits of each penalty, weighted so that it predicts best. Where more of the spectra is known than the maps,
+    one of them is a fit to their components.
 
     Parameters
     ----------
@@ -337,11 +348,14 @@ def select(observation, settings, num_workers=None, tick=lambda: None):
         Threads; None for all.
     tick
         Called after every fit.
+    rest
+        (B, ny, nx) counts of the spectra that are in no map, or None.
 
     Returns
     -------
-    members : list of (CalibratedSettings, ndarray, PrimalDualState or None)
+    members : list of (CalibratedSettings or ComponentFit, ndarray, PrimalDualState or None)
         The fits to make, with their weights (n,) in the mean of each map, the heaviest first, and what to start from.
+        Those to components follow those to the maps.
     selection : Selection
     """
     seen, noise = observation.seen, observation.noise
@@ -350,14 +364,19 @@ def select(observation, settings, num_workers=None, tick=lambda: None):
         return _fallback(observation, settings, poor)
     rng = np.random.default_rng(settings.seed)
     parts = _parts(seen.maps, seen.valid, noise.quantum, noise.variances, noise.background, rng)
-    fits = _Fits(observation, settings, parts, num_workers)
+    spectra = None
+    if rest is not None and isinstance(parts[0], HeldOutCounts):
+        spectra = _Spectra.of(observation, rest, settings, len(parts), rng)
+    fits = _Fits(observation, settings, parts, num_workers, spectra)
     race = Race(parts, fits, tick)
     chosen = _Search(race, settings).run()
     sentence = _in_words(race, parts, [_one_in_words(c, weights) for c, weights in chosen.items()])
     _logger.info(sentence)
-    members = [(settings.chosen(**c._asdict()), weight, fits.state(c)) for c, weight in chosen.items()]
+    members = [(fits.member(c), weight, fits.state(c)) for c, weight in chosen.items()]
     open_names = [name for name in Choice._fields if getattr(settings, name) == "auto"]
     selection = Selection.of(race, chosen, open_names, settings.seed, sentence)
+    if spectra is not None:
+        selection.tried["components"] = [getattr(c, "components", 0) for c in race.gains]
     return members, replace(selection, warnings=_about_smooth_data(parts, chosen))
 
 
@@ -384,8 +403,10 @@ def _fallback(observation, settings, poor):
 
 def _one_in_words(choice, weights):
     weight = ", ".join(f"{value:.3g}" for value in np.atleast_1d(choice.lambda_reg))
-    penalty = f"{choice.regularization!r} with lambda_reg={weight}, lambda_haadf={choice.lambda_haadf:g}"
-    return f"{penalty} and joint={choice.joint} ({_percent(weights)})"
+    penalty = f"{choice.regularization!r} with lambda_reg={weight}"
+    if isinstance(choice, ComponentChoice):
+        return f"{penalty} of {choice.components} components of the spectra ({_percent(weights)})"
+    return f"{penalty}, lambda_haadf={choice.lambda_haadf:g} and joint={choice.joint} ({_percent(weights)})"
 
 
 def _percent(weights):
@@ -393,14 +414,44 @@ def _percent(weights):
     return f"{low} %" if low == high else f"{low} to {high} %"
 
 
+@dataclass
+class _Spectra:
+    """What is known of the spectra beside the maps: components of all counts, and the rest without each part."""
+
+    components: Components
+    rest: list
+    number: int | None
+    of_parts: dict = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, observation, rest, settings, parts, rng):
+        """None where there is no use for it: too few counts, or settings that are of maps alone."""
+        number = None if settings.components == "auto" else settings.components
+        if number == 0 or rest.sum() < FEWEST_COUNTS or isinstance(settings.lambda_reg, tuple):
+            return None
+        components = Components.of(observation, rest, settings.chosen(), number)
+        return cls(components, thinned(rest, rng, COUNT_PARTS)[:parts], number)
+
+    def part(self, k, observation, settings):
+        """Components of the counts without part k, whose number is found without it too."""
+        if k not in self.of_parts:
+            self.of_parts[k] = Components.of(observation, self.rest[k], settings, self.number)
+        return self.of_parts[k]
+
+
 class _Fits:
     """Rough fits to all data but one part, each from the last one of its part and kind."""
 
-    def __init__(self, observation, settings, parts, num_workers):
+    def __init__(self, observation, settings, parts, num_workers, spectra=None):
         # single precision is enough to compare by
         self.observation = replace(observation, dtype=np.dtype(np.float32))
-        self.settings, self.parts, self.num_workers = settings, parts, num_workers
+        self.settings, self.parts, self.num_workers, self.spectra = settings, parts, num_workers, spectra
         self.states, self.maps = {}, {}
+
+    @property
+    def components(self):
+        """How many components of the spectra there are, 0 where these are not known."""
+        return len(self.spectra.components.strengths) if self.spectra else 0
 
     def __call__(self, choice, k):
         if (choice, k) not in self.maps:
@@ -409,19 +460,30 @@ class _Fits:
 
     def _fit(self, choice, k):
         iterations = int(np.clip(ROUGH_WORK / self.parts[k].valid[0].size, *ROUGH_ITERATIONS))
-        settings = replace(self.settings.chosen(**choice._asdict()), tol=ROUGH_TOL, max_iter=iterations)
-        problem = self.observation.part(self.parts[k]).problem(settings)
-        kind = (k, choice.regularization, choice.joint)
-        start = self.states[kind].restarted(problem) if kind in self.states else None
-        result, self.states[kind] = primal_dual(problem, settings, start, num_workers=self.num_workers)
+        settings = replace(self._chosen(choice), tol=ROUGH_TOL, max_iter=iterations)
+        observation = self.observation.part(self.parts[k])
+        if isinstance(choice, ComponentChoice):
+            observation = self.spectra.part(k, observation, settings)
+        problem = observation.problem(settings)
+        kind = (k, type(choice), choice.regularization, choice.joint)
+        start = started(problem, self.states[kind]) if kind in self.states else None
+        result, self.states[kind] = solved(problem, settings, start, num_workers=self.num_workers)
         if result.reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt
         _logger.debug("%s, part %d: %d iterations", choice, k, result.n_iter)
         return result.maps
 
+    def _chosen(self, choice):
+        return self.settings.chosen(*choice[: len(Choice._fields)])
+
+    def member(self, choice):
+        """What to fit to all data."""
+        settings = self._chosen(choice)
+        return ComponentFit(self.spectra.components, settings) if isinstance(choice, ComponentChoice) else settings
+
     def state(self, choice):
-        """To start the fit to all data from."""
-        return self.states.get((0, choice.regularization, choice.joint))
+        """To start the fit to all data from; components of a part are others than those of all."""
+        return self.states.get((0, Choice, choice.regularization, choice.joint)) if type(choice) is Choice else None
 
 
 class _Search:
@@ -443,7 +505,22 @@ class _Search:
             alike = best._replace(regularization=kind, lambda_reg=choice.lambda_reg)
             alike = best if kind == best.regularization else alike
             by_kind[kind] = alike if alike == choice or race.is_better(alike, choice) else choice
-        return self._stacked(list(dict.fromkeys([*by_kind.values(), *self._turned(best)])))
+        of_maps = list(dict.fromkeys([*by_kind.values(), *self._turned(best)]))
+        return _maps_first(self._stacked([*of_maps, *self._of_components(best)]), best)
+
+    def _of_components(self, best):
+        """Fits to components of the spectra; each also less smooth, for a mean smooths what its fits do not share."""
+        number, given = self.race.fit.components, self.settings.regularization
+        if not number:
+            return []
+        # "guided" takes several times as long, and did not predict better in any case that was tried
+        kinds = {"directional", best.regularization} - {"guided"} if given == "auto" else {given}
+        first = [ComponentChoice(*self._first(kind)[:2], 0.0, True, number) for kind in sorted(kinds, key=str)]
+        found = [self._climb(choice, COARSE) for choice in first]
+        return found + [less for choice in found if (less := self._less(choice)) is not None]
+
+    def _less(self, choice):
+        return _step(choice, 1 / FINE) if self.settings.lambda_reg == "auto" else None
 
     def _turned(self, best):
         """The best with the HAADF term turned off, or on: what one element loses by it another may gain."""
@@ -487,6 +564,14 @@ class _Search:
             weights = np.repeat(indistinct(gains)[:, None], weights.shape[1], axis=1)
         heaviest_first = np.argsort(-weights.sum(axis=1), kind="stable")
         return {choices[j]: weights[j] for j in heaviest_first if weights[j].any()}
+
+
+def _maps_first(chosen, best):
+    """{choice: weight} with a fit to the maps themselves before all others, of no weight if need be."""
+    of_maps = {c: w for c, w in chosen.items() if isinstance(c, Choice)}
+    if not of_maps:
+        of_maps = {best: np.zeros_like(next(iter(chosen.values())))}
+    return of_maps | chosen
 
 
 def _step(choice, factor, name="lambda_reg"):

@@ -264,6 +264,9 @@ class AutoSettings(CalibratedSettings):
         Whether edges of all elements are taken to lie at the same places, or ``"auto"``.
     tol
         Stop each fit once its relative duality gap is at or below it, > 0.
+    components
+        How many components of the whole spectra take part, of a spectrum image of counts: 0 for none, or ``"auto"`` for
+        as many as stand out of the noise. Maps alone have none.
     seed
         Of the split, a whole number >= 0: with the same one the choice is the same.
 
@@ -278,6 +281,7 @@ class AutoSettings(CalibratedSettings):
     lambda_haadf: float | str = AUTO
     joint: bool | str = AUTO
     tol: float = 3e-4
+    components: int | str = AUTO
     seed: int = 0
 
     def __post_init__(self):
@@ -286,7 +290,9 @@ class AutoSettings(CalibratedSettings):
         for name, given in self.as_dict().items():
             if not _is_auto(given) and hasattr(checked, name):
                 object.__setattr__(self, name, getattr(checked, name))
-        object.__setattr__(self, "seed", _as_python(self.seed))
+        for name in ("components", "seed"):
+            object.__setattr__(self, name, _as_python(getattr(self, name)))
+        _check_components(self.components)
         check_seed(self.seed)
 
     def chosen(self, regularization="guided", lambda_reg=1.0, lambda_haadf=1.0, joint=True):
@@ -453,6 +459,15 @@ def check_seed(seed):
     """ValueError for a seed that is no whole number of at least 0."""
     if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"seed is {seed!r}: it must be a whole number of at least 0.")
+
+
+def _check_components(components):
+    is_whole = isinstance(components, Integral) and not isinstance(components, bool) and components >= 0
+    if not (_is_auto(components) or is_whole):
+        raise ValueError(
+            f"components is {components!r}: it must be a whole number of at least 0, or 'auto' for as many as stand "
+            "out of the noise."
+        )
 
 
 def _check_slope(algorithm, gamma):

@@ -15,8 +15,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.special import stdtrit
 
+from hyperspy_fusion.fusion.components import ComponentProblem, solved, started
 from hyperspy_fusion.fusion.mean import MeanProblem, weighted_mean
-from hyperspy_fusion.fusion.primal_dual import primal_dual
 from hyperspy_fusion.fusion.regularizers import cell_adjoint
 from hyperspy_fusion.fusion.result import StopReason
 
@@ -323,10 +323,15 @@ def _refitted(members, settings, maps, seed, num_workers):
     """One measurement drawn from ``maps`` and fitted by all members: (problem, maps) of each; None if interrupted."""
     found = []
     for problem, state in members:
-        z = maps / problem.scales[:, None, None].astype(np.float64)
-        # the same counts for all
-        drawn = redrawn(problem, settings, z, np.random.default_rng(seed))
-        result, _ = primal_dual(drawn, settings, state.restarted(drawn), num_workers=num_workers)
+        rng = np.random.default_rng(seed)
+        if isinstance(problem, ComponentProblem):
+            of_maps = found[0][0]
+            counts = np.where(_counted(of_maps), of_maps.data.net() * of_maps.scales[:, None, None], maps)
+            drawn = problem.redrawn(state, maps, counts, np.random.default_rng((*seed, 1)))
+        else:
+            # the same counts for all
+            drawn = redrawn(problem, settings, maps / problem.scales[:, None, None].astype(np.float64), rng)
+        result, _ = solved(drawn, settings, started(drawn, state), num_workers=num_workers)
         if result.reason is StopReason.INTERRUPTED:
             return None
         found.append((drawn, result.maps))
@@ -446,12 +451,19 @@ def attribution(problem, state, maps):
     dict of numpy.ndarray
         ``"haadf"``, ``"penalty"``, ``"totals"`` and ``"bound"``, (n, ny, nx) in the units of the maps, which add up to
         fused minus measured (less its background); of a mean of fits their means. ``"bound"`` keeps maps from below 0,
-        and holds what the solver has left undone. All are NaN in masked pixels, which were never measured.
+        and holds what the solver has left undone; ``"spectrum"``, where the mean has fits to components of the spectra,
+        is all that these moved. All are NaN in masked pixels, which were never measured.
     """
     if isinstance(problem, MeanProblem):
         members, weights = problem.members(state)
-        each = [attribution(*member, of_member) for member, of_member in zip(members, state.maps, strict=True)]
-        return {name: weighted_mean(weights, [parts[name] for parts in each]) for name in each[0]}
+        each = [
+            _of_spectrum(problem.first, of_member)
+            if isinstance(member[0], ComponentProblem)
+            else attribution(*member, of_member)
+            for member, of_member in zip(members, state.maps, strict=True)
+        ]
+        names, nothing = dict.fromkeys(name for parts in each for name in parts), np.zeros_like(each[0]["bound"])
+        return {name: weighted_mean(weights, [parts.get(name, nothing) for parts in each]) for name in names}
     counted, elastic = _counted(problem), problem.elastic
     z = maps / problem.scales[:, None, None].astype(np.float64)
     reach = np.where(counted, problem.data.reach(z) * problem.scales[:, None, None], np.nan)
@@ -466,6 +478,11 @@ def attribution(problem, state, maps):
     }
     parts["bound"] = np.where(counted, -_residual(problem, maps), np.nan) - sum(parts.values())
     return parts
+
+
+def _of_spectrum(problem, maps):
+    """What moved maps that are read from components of the spectra; ``problem`` is one of the measured maps."""
+    return {"spectrum": np.where(_counted(problem), -_residual(problem, maps), np.nan)}
 
 
 # ---- what was measured -----------------------------------------------------------------------------
