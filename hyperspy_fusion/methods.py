@@ -123,7 +123,7 @@ def _all_valid(elements, maps, haadf, mask):
 def _build_published(scan, settings, num_workers, tick):
     selection = None
     if "auto" in (settings.lambda_tv, settings.lambda_chem):
-        from hyperspy_fusion.fusion.selection import select_published
+        from hyperspy_fusion.fusion.published_selection import select_published
 
         settings, selection = select_published(
             scan.maps, scan.haadf, scan.atomic_numbers, settings, scan.elements, num_workers, tick

@@ -6,7 +6,7 @@ import pytest
 from helpers import assert_untouched, snapshot
 
 import hyperspy_fusion as hf
-from hyperspy_fusion.fusion import selection
+from hyperspy_fusion.fusion import published_selection, selection
 
 QUICK = {"regularization": "directional", "tol": 1e-2}
 
@@ -247,7 +247,7 @@ def test_published_weights_are_chosen_and_kept(scan, monkeypatch):
                     lambda_chem=float(found.parameters.lambda_chem))  # fmt: skip
     np.testing.assert_array_equal(given.data, first.x)
     assert not given.metadata.Fusion.has_item("selection")
-    monkeypatch.setattr(selection, "select_published", None)
+    monkeypatch.setattr(published_selection, "select_published", None)
     assert model.fit(max_iter=5).nit == 15
 
 

@@ -237,7 +237,7 @@ def test_no_count_held_out_is_seen(scan, maps, rest):
     settings = AutoSettings(regularization="directional", lambda_haadf=0.0)
     one, _ = observed(maps, scan[1])
     noise, rng = one.noise, np.random.default_rng(0)
-    parts = selection._parts(one.seen.maps, one.seen.valid, noise.quantum, noise.variances, noise.background, rng)
+    parts = selection.held_out(one.seen.maps, one.seen.valid, noise.quantum, noise.variances, noise.background, rng)
     spectra = selection._Spectra.of(one, rest, settings, len(parts), rng)
     assert not np.array_equal(spectra.rest[0], rest)
     other = replace(one, seen=replace(one.seen, maps=parts[0].maps + rng.poisson(1.0, maps.data.shape)))

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from hyperspy_fusion.data import atomic_columns, core_shell, interface
-from hyperspy_fusion.fusion import selection
+from hyperspy_fusion.fusion import published_selection, race, selection
 from hyperspy_fusion.fusion.calibrated import Known, Observation
 from hyperspy_fusion.fusion.heldout import HeldOutCounts, HeldOutPixels, count_parts
-from hyperspy_fusion.fusion.selection import Choice, Race, Selection, indistinct, select, select_published, stack
+from hyperspy_fusion.fusion.published_selection import select_published
+from hyperspy_fusion.fusion.race import Race, indistinct, stack
+from hyperspy_fusion.fusion.selection import Choice, Selection, select
 from hyperspy_fusion.fusion.settings import AutoSettings, CalibratedSettings, PublishedSettings
 
 SHAPE = (24, 24)
@@ -109,11 +111,11 @@ def test_a_climb_ends_where_the_steps_do():
 
 def test_steps_of_weights_come_back_and_stay_within_bounds():
     first = Choice("tv", 1.0, 0.0, True)
-    up = selection._step(selection._step(first, np.sqrt(2)), np.sqrt(2))
+    up = selection.step(selection.step(first, np.sqrt(2)), np.sqrt(2))
     assert up.lambda_reg == pytest.approx(2, rel=1e-2) and up._replace(lambda_reg=1.0) == first
-    assert selection._step(selection._step(first, 2), 0.5) == first
-    assert selection._step(first._replace(lambda_reg=60.0), 2) is None
-    assert selection._step(first._replace(lambda_reg=1.5e-4), 0.5) is None
+    assert selection.step(selection.step(first, 2), 0.5) == first
+    assert selection.step(first._replace(lambda_reg=60.0), 2) is None
+    assert selection.step(first._replace(lambda_reg=1.5e-4), 0.5) is None
 
 
 # ---- stacks --------------------------------------------------------------------------------------------
@@ -257,7 +259,7 @@ def test_a_single_fit_is_its_own_mean():
 def test_the_loss_has_the_slopes_it_says():
     rng = np.random.default_rng(0)
     parts = exact_parts(waves())
-    loss = selection._StackLoss(parts, [[waves() * rng.uniform(0.3, 0.7) for _ in range(3)] for _ in parts])
+    loss = race._StackLoss(parts, [[waves() * rng.uniform(0.3, 0.7) for _ in range(3)] for _ in parts])
     at = rng.dirichlet(np.ones(3), 2).T.ravel()
     _, slopes = loss.value_and_slopes(at)
     step = 1e-6 * np.eye(6)
@@ -538,9 +540,9 @@ def test_parts_are_as_many_as_large_scans_need():
     for side, number in ((24, 5), (256, 2), (512, 1)):
         maps = np.ones((1, side, side)) + (np.arange(side) % 2)
         nothing = np.zeros(1)
-        parts = selection._parts(maps, maps > 0, np.ones(1), np.ones(1), nothing, np.random.default_rng(0))
+        parts = selection.held_out(maps, maps > 0, np.ones(1), np.ones(1), nothing, np.random.default_rng(0))
         assert len(parts) == number and isinstance(parts[0], HeldOutCounts)
-        parts = selection._parts(maps + 0.5, maps > 0, np.ones(1), np.ones(1), nothing, np.random.default_rng(0))
+        parts = selection.held_out(maps + 0.5, maps > 0, np.ones(1), np.ones(1), nothing, np.random.default_rng(0))
         assert len(parts) == {5: 10}.get(number, number) and isinstance(parts[0], HeldOutPixels)
 
 
@@ -588,7 +590,7 @@ def test_published_fits_are_judged_at_the_totals_of_their_part(scan):
     valid, rng = np.ones(maps.shape, bool), np.random.default_rng(0)
     parts = count_parts(maps, valid, np.ones(3), np.zeros(3), rng)
     settings = PublishedSettings(max_iter=5, lambda_tv="auto")
-    fits = selection._PublishedFits(parts, scan.haadf, scan.atomic_numbers, settings, 1)
+    fits = published_selection._PublishedFits(parts, scan.haadf, scan.atomic_numbers, settings, 1)
     found = fits(selection.PublishedChoice(0.08, 0.3), 1)
     np.testing.assert_allclose(found.sum(axis=(1, 2), dtype=float), parts[1].maps.sum(axis=(1, 2)), rtol=1e-5)
 
@@ -604,7 +606,7 @@ def test_published_choice_of_too_few_counts(scan):
     maps[2] = 0
     maps[2, 3:9, 3:9] = 1
     settings, found = published(scan, maps, lambda_tv="auto")
-    first = selection._PUBLISHED_FIRST["lambda_tv"]
+    first = published_selection._PUBLISHED_FIRST["lambda_tv"]
     assert settings.lambda_tv == first and settings.lambda_chem == PublishedSettings().lambda_chem
     assert found.warnings == [found.sentence] and "counts in the map of O" in found.sentence
     assert f"lambda_tv={first}" in found.sentence and "were taken" in found.sentence
@@ -615,8 +617,8 @@ def test_pixels_that_are_not_seen_take_the_mean_of_their_neighbours():
     valid = np.ones(maps.shape, bool)
     valid[0, 4, 4] = valid[0, 0, 0] = False
     hidden = np.where(valid, maps, 1e6)
-    np.testing.assert_allclose(selection._filled(hidden, valid), maps)
-    assert selection._filled(hidden, np.ones(maps.shape, bool)) is hidden
+    np.testing.assert_allclose(published_selection._filled(hidden, valid), maps)
+    assert published_selection._filled(hidden, np.ones(maps.shape, bool)) is hidden
 
 
 def test_nothing_tried_is_an_empty_record():

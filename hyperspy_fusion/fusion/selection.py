@@ -15,9 +15,7 @@ import numpy as np
 from hyperspy_fusion.fusion.components import ComponentFit, Components, solved, started, thinned
 from hyperspy_fusion.fusion.heldout import COUNT_PARTS, HeldOutCounts, count_parts, pixel_parts
 from hyperspy_fusion.fusion.mean import weighted_mean
-from hyperspy_fusion.fusion.monotone import solve
-from hyperspy_fusion.fusion.noise import estimate_variance, quanta
-from hyperspy_fusion.fusion.problem import published_problem
+from hyperspy_fusion.fusion.race import SURE, Race, in_errors, indistinct, stack
 from hyperspy_fusion.fusion.result import StopReason
 
 _logger = logging.getLogger(__name__)
@@ -27,187 +25,15 @@ FIRST_WEIGHTS = {"guided": 1.0, "directional": 2**0.5, "tgv": 2.0, "tv": 1.0}
 LARGEST_WEIGHT, SMALLEST_WEIGHT = 100.0, 1e-4
 # between two weights, first and in the end
 COARSE, FINE = 2.0, np.sqrt(2)
-# a difference of so many standard errors is not asked for again in other parts
-SURE = 2.0
 # gap of fits that are only compared, and pixels times iterations after which they end, within limits: large scans tell
 # more by each fit, and take longer for it
 ROUGH_TOL, ROUGH_WORK, ROUGH_ITERATIONS = 3e-3, 5e7, (500, 1500)
-# of the fits that are averaged; and what must be held out of a map to give it weights of its own
-LIGHTEST, FEWEST_TO_STACK = 0.1, 1000
-# of their log-likelihood; a standard error of weights is half a unit
-STACK_TOL = 1e-2
 # parts are held out until they have so many pixels: large scans tell more by each
 RACE_PIXELS = 2**17
 # data of which so many times less smoothing than usual is chosen have been smoothed before
 SMOOTH_DATA = 20
 # with fewer counts in a map than this, nothing can be held out of it
 FEWEST_COUNTS = 50
-
-
-# ---- a race ----------------------------------------------------------------------------------------
-
-
-class Race:
-    """Candidates compared in pairs on parts held out, on as many as it takes to tell them apart.
-
-    The noise of a score is that of the counts held out, and much larger than that of the difference of two scores on
-    the same counts; of this the pixels tell the standard error.
-
-    Parameters
-    ----------
-    parts
-        Held-out data with a method ``gains``.
-    fit
-        Candidate and number of the part to maps (n, ny, nx) of the data it leaves.
-    tick
-        Called after every fit.
-    """
-
-    def __init__(self, parts, fit, tick=lambda: None):
-        self.parts, self.fit, self.tick = parts, fit, tick
-        self.gains = {}
-
-    def gain(self, candidate, k):
-        """(ny, nx) gain of a candidate in part k, over all maps."""
-        known = self.gains.setdefault(candidate, [])
-        while len(known) <= k:
-            gains = self.parts[len(known)].gains(self.fit(candidate, len(known)))
-            known.append(gains.sum(axis=0).astype(np.float32))
-            self.tick()
-        return known[k]
-
-    def is_better(self, a, b):
-        """Whether a predicts better than b."""
-        difference = 0.0
-        for k in range(len(self.parts)):
-            # the one known first: the other is fitted from there
-            difference = difference - self.gain(b, k) + self.gain(a, k)
-            if abs(_in_errors(difference)) > SURE:
-                break
-        return bool(difference.sum() > 0)
-
-    def climb(self, start, step, factors):
-        """The best candidate uphill of ``start``; ``step`` takes a candidate by a factor, or to None at the end."""
-        for factor in factors:
-            best = start
-            while (further := step(best, factor)) is not None and self.is_better(further, best):
-                best = further
-            if best != start:
-                return best
-        return start
-
-    def score(self, candidate, best):
-        """Mean gain per pixel, and the standard error of its difference from that of ``best``.
-
-        Parts differ by chance, and a candidate may have been fitted to few: it is compared with the best on the same.
-        """
-        of_best = np.array([self.gain(best, k) for k in range(len(self.parts))])
-        difference = np.mean(self.gains[candidate] - of_best[: len(self.gains[candidate])], axis=0)
-        error = np.sqrt(np.sum(difference**2)) / difference.size
-        return float(of_best.mean() + difference.mean()), float(error)
-
-
-def _in_errors(difference):
-    """Sum over pixels, by its standard error."""
-    return float(difference.sum()) / max(float(np.sqrt(np.sum(difference**2))), 1e-300)
-
-
-def stack(parts, members):
-    """Weights of the mean of some fits that predicts best what was held out, by likelihood.
-
-    Each map has weights of its own; those of which little was held out have theirs in common.
-
-    Parameters
-    ----------
-    parts
-        Held-out data.
-    members
-        For every part, a list of maps (n, ny, nx), one of each fit.
-
-    Returns
-    -------
-    ndarray
-        (fits, n), >= 0, of sum 1 over the fits; light ones are left out.
-    """
-    used = list(range(len(members[0])))
-    while True:
-        weights = _StackLoss(parts, [[maps[j] for j in used] for maps in members]).minimum()
-        lightest = int(np.argmin(weights.max(axis=1)))
-        if len(used) == 1 or weights[lightest].max() >= LIGHTEST:
-            break
-        del used[lightest]
-    full = np.zeros((len(members[0]), weights.shape[1]))
-    full[used] = weights
-    return full
-
-
-class _StackLoss:
-    """Minus the gain of the weighted mean of maps, summed over maps and parts, and its derivatives."""
-
-    def __init__(self, parts, members):
-        self.parts, self.members = parts, members
-        self.fits = len(members[0])
-        held_out = sum(part.size() for part in parts)
-        # (groups, n) of maps with weights in common
-        rich = held_out >= FEWEST_TO_STACK
-        groups = np.vstack([~rich, np.eye(len(rich))[rich]])
-        self.groups = groups[groups.any(axis=1)]
-
-    def minimum(self):
-        """(fits, n) weights."""
-        from scipy.optimize import minimize
-
-        if self.fits == 1:
-            return np.ones((1, self.groups.shape[1]))
-        sums = np.tile(np.eye(len(self.groups)), self.fits)  # of the weights of one group, over all fits
-        found = minimize(
-            self.value_and_slopes,
-            np.full(sums.shape[1], 1 / self.fits),
-            jac=True,
-            method="SLSQP",
-            bounds=[(0, 1)] * sums.shape[1],
-            constraints={"type": "eq", "fun": lambda a: sums @ a - 1, "jac": lambda a: sums},
-            options={"ftol": STACK_TOL, "maxiter": 50},
-        )
-        weights = np.where(found.x > 1e-3, found.x, 0).reshape(self.fits, -1)
-        return weights / weights.sum(axis=0) @ self.groups
-
-    def value_and_slopes(self, weights):
-        """Of the flat weights (fits, groups)."""
-        of_maps = weights.reshape(self.fits, -1) @ self.groups
-        value, slopes = 0.0, np.zeros(of_maps.shape)
-        for part, maps in zip(self.parts, self.members, strict=True):
-            mean = weighted_mean(of_maps, maps)
-            slope = part.slopes(mean)
-            value -= part.gains(mean).sum()
-            slopes -= [np.einsum("nyx,nyx->n", slope, m) for m in maps]
-        return value, (slopes @ self.groups.T).ravel()
-
-
-def indistinct(gains):
-    """Weights of fits by how likely each is to predict best; light ones are left out.
-
-    They are the mean of those by likelihood, over totals as uncertain as their pixels say: pseudo-BMA+ (Yao, Vehtari,
-    Simpson & Gelman, Bayesian Anal. 13, 917, 2018). Unlike those of :func:`stack`, they are not fitted to chance.
-
-    Parameters
-    ----------
-    gains
-        (fits, ny, nx) of the data held out.
-
-    Returns
-    -------
-    ndarray
-        (fits,), >= 0, of sum 1.
-    """
-    gains = np.reshape(gains, (len(gains), -1)).astype(np.float64)
-    difference = gains - gains[np.argmax(gains.sum(axis=1))]
-    rng = np.random.default_rng(0)
-    totals = rng.multivariate_normal(difference.sum(axis=1), difference @ difference.T, 2000, method="svd")
-    weights = np.exp(totals - totals.max(axis=1, keepdims=True))
-    weights = np.mean(weights / weights.sum(axis=1, keepdims=True), axis=0)
-    weights[weights < min(LIGHTEST, weights.max())] = 0
-    return weights / weights.sum()
 
 
 @dataclass(frozen=True)
@@ -270,7 +96,7 @@ def _flat(values):
 # ---- the parts -------------------------------------------------------------------------------------
 
 
-def _parts(maps, valid, quantum, variance, background, rng):
+def held_out(maps, valid, quantum, variance, background, rng):
     """Counts where the maps hold whole numbers of them, pixels where they do not."""
     enough = -(-RACE_PIXELS // maps[0].size)
     if _are_counts(maps, quantum):
@@ -286,7 +112,7 @@ def _are_counts(maps, quantum):
     return bool(counts.min() >= 0 and np.allclose(counts, np.rint(counts), rtol=0, atol=1e-3))
 
 
-def _poor(maps, quantum, elements):
+def poor_elements(maps, quantum, elements):
     """Elements with too few counts to hold some out."""
     if not _are_counts(maps, quantum):
         return []
@@ -294,7 +120,7 @@ def _poor(maps, quantum, elements):
     return [e for e, total in zip(elements, counts, strict=True) if total < FEWEST_COUNTS]
 
 
-def _too_few(poor, taken):
+def too_few(poor, taken):
     """What is taken instead of a choice, as a sentence."""
     return (
         f"There are fewer than {FEWEST_COUNTS} counts in the map of {', '.join(poor)}, too few to hold some out and "
@@ -302,7 +128,7 @@ def _too_few(poor, taken):
     )
 
 
-def _in_words(race, parts, chosen):
+def in_words(race, parts, chosen):
     what = "counts" if isinstance(parts[0], HeldOutCounts) else "pixels"
     mean = "the mean of " if len(chosen) > 1 else ""
     return f"Of {len(race.gains)} fits compared by {what} held out, {mean}{'; '.join(chosen)} predicts them best."
@@ -359,18 +185,18 @@ def select(observation, settings, num_workers=None, tick=lambda: None, rest=None
     selection : Selection
     """
     seen, noise = observation.seen, observation.noise
-    poor = _poor(seen.maps, noise.quantum, seen.elements)
+    poor = poor_elements(seen.maps, noise.quantum, seen.elements)
     if poor:
         return _fallback(observation, settings, poor)
     rng = np.random.default_rng(settings.seed)
-    parts = _parts(seen.maps, seen.valid, noise.quantum, noise.variances, noise.background, rng)
+    parts = held_out(seen.maps, seen.valid, noise.quantum, noise.variances, noise.background, rng)
     spectra = None
     if rest is not None and isinstance(parts[0], HeldOutCounts):
         spectra = _Spectra.of(observation, rest, settings, len(parts), rng)
     fits = _Fits(observation, settings, parts, num_workers, spectra)
     race = Race(parts, fits, tick)
     chosen = _Search(race, settings).run()
-    sentence = _in_words(race, parts, [_one_in_words(c, weights) for c, weights in chosen.items()])
+    sentence = in_words(race, parts, [_one_in_words(c, weights) for c, weights in chosen.items()])
     _logger.info(sentence)
     members = [(fits.member(c), weight, fits.state(c)) for c, weight in chosen.items()]
     open_names = [name for name in Choice._fields if getattr(settings, name) == "auto"]
@@ -396,7 +222,7 @@ def _about_smooth_data(parts, chosen):
 def _fallback(observation, settings, poor):
     chosen = settings.chosen()
     penalty = f"regularization={chosen.regularization!r} and lambda_reg={chosen.lambda_reg!r}"
-    sentence = _too_few(poor, penalty)
+    sentence = too_few(poor, penalty)
     selection = Selection(settings.seed, sentence, warnings=[sentence])
     return [(chosen, np.ones(len(observation.seen.maps)), None)], selection
 
@@ -520,7 +346,7 @@ class _Search:
         return found + [less for choice in found if (less := self._less(choice)) is not None]
 
     def _less(self, choice):
-        return _step(choice, 1 / FINE) if self.settings.lambda_reg == "auto" else None
+        return step(choice, 1 / FINE) if self.settings.lambda_reg == "auto" else None
 
     def _turned(self, best):
         """The best with the HAADF term turned off, or on: what one element loses by it another may gain."""
@@ -547,7 +373,7 @@ class _Search:
     def _climb(self, choice, factor):
         if self.settings.lambda_reg != "auto" or choice.regularization is None:
             return choice
-        return self.race.climb(choice, _step, (factor, 1 / factor))
+        return self.race.climb(choice, step, (factor, 1 / factor))
 
     def _stacked(self, choices):
         """The mean that predicts better than the best fit for sure, or that of what cannot be told from the best."""
@@ -560,7 +386,7 @@ class _Search:
         gains = [sum(race.gain(choice, k).astype(np.float64) for k in range(len(race.parts))) for choice in choices]
         weights = stack(race.parts, members)
         mean = sum(p.gains(weighted_mean(weights, m)).sum(axis=0) for p, m in zip(race.parts, members, strict=True))
-        if _in_errors(mean - max(gains, key=np.sum)) <= SURE:
+        if in_errors(mean - max(gains, key=np.sum)) <= SURE:
             weights = np.repeat(indistinct(gains)[:, None], weights.shape[1], axis=1)
         heaviest_first = np.argsort(-weights.sum(axis=1), kind="stable")
         return {choices[j]: weights[j] for j in heaviest_first if weights[j].any()}
@@ -574,104 +400,7 @@ def _maps_first(chosen, best):
     return of_maps | chosen
 
 
-def _step(choice, factor, name="lambda_reg"):
+def step(choice, factor, name="lambda_reg"):
     # on powers of the root of 2, that there and back is the same
     weight = 2.0 ** (np.round(2 * np.log2(getattr(choice, name) * factor)) / 2)
     return choice._replace(**{name: weight}) if SMALLEST_WEIGHT < weight < LARGEST_WEIGHT else None
-
-
-# ---- the published method --------------------------------------------------------------------------
-
-# the weights tried first, in the middle of what is published
-_PUBLISHED_FIRST = {"lambda_chem": 2**-5.0, "lambda_tv": 2**-3.5}
-_ROUNDS = 3
-
-
-class PublishedChoice(NamedTuple):
-    """What may be chosen of the published method."""
-
-    lambda_chem: float
-    lambda_tv: float | None
-
-
-def select_published(maps, haadf, atomic_numbers, settings, elements, num_workers=None, tick=lambda: None):
-    """Choose ``lambda_chem`` and ``lambda_tv`` of the published method where they are ``"auto"``.
-
-    One after the other by factors of 2, until neither changes, and then by finer steps. Fits are scaled to the totals
-    of the measured maps before they are judged, for they keep none.
-
-    Parameters
-    ----------
-    maps, haadf, atomic_numbers, settings
-        As for :func:`~hyperspy_fusion.fusion.problem.published_problem`.
-    elements
-        Names for sentences.
-    num_workers, tick
-        As for :func:`select`.
-
-    Returns
-    -------
-    PublishedSettings, Selection
-    """
-    open_names = [name for name in _PUBLISHED_FIRST if getattr(settings, name) == "auto"]
-    first = settings.as_dict() | {name: _PUBLISHED_FIRST[name] for name in open_names}
-    first = PublishedChoice(first["lambda_chem"], first["lambda_tv"])
-    quantum, rng = quanta(maps), np.random.default_rng(0)
-    poor = _poor(maps, quantum, elements)
-    if poor:
-        sentence = _too_few(poor, ", ".join(f"{name}={getattr(first, name)}" for name in open_names))
-        return replace(settings, **first._asdict()), Selection(0, sentence, warnings=[sentence])
-    variance = np.array([estimate_variance(m.astype(np.float64)) for m in maps])
-    parts = _parts(maps, np.ones(maps.shape, bool), quantum, variance, np.zeros(len(maps)), rng)
-    race = Race(parts, _PublishedFits(parts, haadf, atomic_numbers, settings, num_workers), tick)
-    chosen = _climb_in_turn(race, first, open_names)
-    named = ", ".join(f"{name}={getattr(chosen, name):.3g}" for name in open_names)
-    sentence = _in_words(race, parts, [named])
-    _logger.info(sentence)
-    return replace(settings, **chosen._asdict()), Selection.of(
-        race, {chosen: np.ones(len(maps))}, open_names, 0, sentence
-    )
-
-
-def _climb_in_turn(race, best, names):
-    """Uphill in one weight after the other."""
-    for factor, rounds in ((COARSE, _ROUNDS), (FINE, 1)):
-        for _ in range(rounds):
-            before = best
-            for name in names:
-                best = race.climb(best, functools.partial(_step, name=name), (factor, 1 / factor))
-            if best == before:
-                break
-    return best
-
-
-class _PublishedFits:
-    """Fits by the published method to all data but one part, with the totals of the maps."""
-
-    def __init__(self, parts, haadf, atomic_numbers, settings, num_workers):
-        self.parts, self.haadf, self.atomic_numbers = parts, haadf, atomic_numbers
-        self.settings, self.num_workers = settings, num_workers
-
-    def __call__(self, choice, k):
-        maps = _filled(self.parts[k].maps, self.parts[k].valid)
-        settings = replace(self.settings, **choice._asdict())
-        problem = published_problem(maps.astype(np.float32), self.haadf, self.atomic_numbers, settings)
-        result, _ = solve(problem, settings, num_workers=self.num_workers)
-        if result.reason is StopReason.INTERRUPTED:
-            raise KeyboardInterrupt
-        # the method takes the minimum of a map for its zero
-        low = maps.min(axis=(1, 2), keepdims=True)
-        after, before = (np.sum(m - low, axis=(1, 2), keepdims=True, dtype=np.float64) for m in (result.maps, maps))
-        return low + (result.maps - low) * before / np.maximum(after, 1e-12 * before)
-
-
-def _filled(maps, valid):
-    """Pixels that are not seen take the mean of their neighbours that are, for the method needs a value."""
-    if valid.all():
-        return maps
-    from scipy.ndimage import uniform_filter
-
-    around = (0, 5, 5)
-    number = uniform_filter(valid.astype(np.float64), around)
-    mean = uniform_filter(np.where(valid, maps, 0.0), around) / np.maximum(number, 1e-6)
-    return np.where(valid, maps, mean)
