@@ -591,7 +591,7 @@ def test_published_fits_are_judged_at_the_totals_of_their_part(scan):
     parts = count_parts(maps, valid, np.ones(3), np.zeros(3), rng)
     settings = PublishedSettings(max_iter=5, lambda_tv="auto")
     fits = published_selection._PublishedFits(parts, scan.haadf, scan.atomic_numbers, settings, 1)
-    found = fits(selection.PublishedChoice(0.08, 0.3), 1)
+    found = fits(published_selection.PublishedChoice(0.08, 0.3), 1)
     np.testing.assert_allclose(found.sum(axis=(1, 2), dtype=float), parts[1].maps.sum(axis=(1, 2)), rtol=1e-5)
 
 
