@@ -55,6 +55,8 @@ def _in_bands(source, free):
     free = free & (axis.axis >= LOWEST_KEV * (1000 if axis.units == "eV" else 1))
     total = np.asarray(source.data.sum(axis=tuple(a.index_in_array for a in source.axes_manager.navigation_axes)))
     total = np.where(free, total, 0).astype(np.float64)
+    if not np.isfinite(total).all():
+        return None
     number = int(min(BANDS, total.sum() // FEWEST_IN_BAND))
     if number < 1:
         return None
@@ -62,9 +64,9 @@ def _in_bands(source, free):
     band = np.minimum(((np.cumsum(total) - total / 2) * number / total.sum()).astype(int), number - 1)
     ranges = [_ranges(free & (band == k)) for k in range(number)]
     sums = np.moveaxis(np.asarray(spectra.window_sums(source, [r for r in ranges if r])), -1, 0)
-    if sums.dtype.kind == "f" and not (np.isfinite(sums).all() and np.array_equal(sums, np.rint(sums))):
+    if sums.dtype.kind == "f" and not np.array_equal(sums, np.rint(sums)):
         return None
-    return None if sums.min() < 0 else np.ascontiguousarray(sums, np.uint32)
+    return None if sums.min() < 0 or sums.max() > np.iinfo(np.uint32).max else np.ascontiguousarray(sums, np.uint32)
 
 
 def _ranges(chosen):

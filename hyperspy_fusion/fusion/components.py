@@ -29,10 +29,10 @@ _SURE, MOST_COMPONENTS = 2.0, 8
 _EXPONENT = 0.25
 
 
-def thinned(counts, rng, number):
-    """The counts without each of so many random parts of them: a list of (B, ny, nx) uint32."""
+def thinned(counts, rng, number, limit=None):
+    """The counts without each of so many random parts of them, the first ``limit``: a list of (B, ny, nx) uint32."""
     left, without = counts.astype(np.uint32), []
-    for share in range(number, 0, -1):
+    for share in range(number, 0, -1)[:limit]:
         part = rng.binomial(left, 1 / share).astype(np.uint32)
         left -= part
         without.append(counts.astype(np.uint32) - part)

@@ -3,7 +3,7 @@
 The problem is ``min_z max_y  data(z) + <D z - lift v, y> + <D v, q> + theta (sum z - total)`` over ``z >= 0`` and duals
 in balls (Chambolle & Pock, J. Math. Imaging Vis. 40, 120, 2011). Each block, and each cell of the guided penalty, has
 a step of its own (Pock & Chambolle, ICCV 2011); the ratio of primal to dual steps follows the sizes of the variables.
-Every step is over-relaxed (Condat, J. Optim. Theory Appl. 158, 460, 2013) but those before the gap is evaluated.
+Every step is over-relaxed (Condat, J. Optim. Theory Appl. 158, 460, 2013) but the two before the gap is evaluated.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _MAPS_RATIO, _FIELD_RATIO = 3.0, 0.3
 class PrimalDualState:
     """Everything that changes in a fit. A fit continues from the state it returned.
 
-    Between two calls, maps and duals are within their bounds. Two calls are one, bit by bit, where the first ends with
-    an evaluation of the gap.
+    Between two calls, maps and duals are within their bounds. Two calls are one, bit by bit, where the first ends after
+    a multiple of ``CHECK_EVERY`` iterations.
 
     Attributes
     ----------
@@ -188,13 +188,17 @@ def _iterate(iteration, settings, callback, interruption):
     if not state.records:
         iteration.measure_slack()
         iteration.evaluate()
+    relaxation = 1  # that a state ends with
     for k in range(1, settings.max_iter + 1):
         requested = interruption.requested
         if requested and state.records[-1][0] == state.n_iter:
             return StopReason.INTERRUPTED
         due = (state.n_iter + 1) % CHECK_EVERY == 0
-        is_last = requested or k == settings.max_iter
-        iteration.advance(1 if due or is_last else RELAXATION)
+        # duals follow the maps of the iteration before, and are to go as far: only then do the steps converge for sure
+        before, near = relaxation, requested or _ends_within_two(state, settings.max_iter - k)
+        relaxation = 1 if near else RELAXATION
+        is_last = (requested and before == 1) or k == settings.max_iter
+        iteration.advance(before, relaxation)
         if not due and not is_last:
             continue
         iteration.evaluate()
@@ -210,6 +214,11 @@ def _iterate(iteration, settings, callback, interruption):
         if due:  # so that two calls are one
             iteration.adapt()
     return StopReason.NOT_CONVERGED
+
+
+def _ends_within_two(state, left):
+    """Whether the gap is evaluated after this iteration or the next; ``left`` are those after this one."""
+    return -(state.n_iter + 1) % CHECK_EVERY <= 1 or left <= 1
 
 
 class _Iteration:
@@ -255,30 +264,30 @@ class _Iteration:
         self.sigma_field = np.full((1, self.field_work.shape[2]), fields / _ROW, self.real)
         self.theta_step = maps / self.problem.start[0].size
 
-    def advance(self, relaxation):
-        """Ascend in all duals, descend in the fields and in the maps, ``relaxation`` times as far as they ask for."""
-        state, penalty, one, relax = self.state, self.penalty, self.real(1), self.real(relaxation)
+    def advance(self, of_duals, of_maps):
+        """Ascend in all duals, descend in the fields and in the maps, so many times as far as they ask for."""
+        state, penalty, one, relax = self.state, self.penalty, self.real(1), self.real(of_duals)
         if penalty.kind is not None:
             kernels.ascend_dual(
                 state.z_bar, state.field_bar, state.y, self.guide, self.mode, penalty.group, self.sigma, one, relax,
                 self.cell_work,
             )  # fmt: skip
         if penalty.n_fields:
-            self._advance_fields(relax)
+            self._advance_fields(relax, self.real(of_maps))
         excess = state.totals_bar - self.problem.data.totals
-        state.theta += np.where(self.kept, relaxation * self.theta_step * excess, 0)
-        totals = self._descend_maps(relax)
+        state.theta += np.where(self.kept, of_duals * self.theta_step * excess, 0)
+        totals = self._descend_maps(self.real(of_maps))
         state.totals_bar = 2 * totals - state.totals
-        state.totals = state.totals + relaxation * (totals - state.totals)
+        state.totals = state.totals + of_maps * (totals - state.totals)
         state.n_iter += 1
 
-    def _advance_fields(self, relax):
+    def _advance_fields(self, relax, relax_fields):
         state, radius = self.state, self.real(self.penalty.second_order)
         kernels.ascend_dual(
             state.field_bar, state.field, state.q, self.guide, kernels.PLAIN, self.penalty.field_group,
             self.sigma_field, radius, relax, self.field_work,
         )  # fmt: skip
-        self._descend_fields(self.tau_field, relax)
+        self._descend_fields(self.tau_field, relax_fields)
 
     def _descend_fields(self, tau, relax):
         state = self.state

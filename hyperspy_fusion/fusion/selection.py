@@ -251,12 +251,15 @@ class _Spectra:
 
     @classmethod
     def of(cls, observation, rest, settings, parts, rng):
-        """None where there is no use for it: too few counts, or settings that are of maps alone."""
+        """None where there is no use for it: too few counts, or in another unit, or settings that are of maps alone."""
         number = None if settings.components == "auto" else settings.components
         if number == 0 or rest.sum() < FEWEST_COUNTS or isinstance(settings.lambda_reg, tuple):
             return None
+        if not np.allclose(observation.noise.quantum, 1, rtol=1e-6):
+            _logger.info("The maps are not in counts: the rest of the spectra is not made use of.")
+            return None
         components = Components.of(observation, rest, settings.chosen(), number)
-        return cls(components, thinned(rest, rng, COUNT_PARTS)[:parts], number)
+        return cls(components, thinned(rest, rng, COUNT_PARTS, parts), number)
 
     def part(self, k, observation, settings):
         """Components of the counts without part k, whose number is found without it too."""
