@@ -186,14 +186,53 @@ def test_draws_leave_masked_pixels_out():
 def test_drawn_images_are_blurred_and_noisy(fit):
     from scipy.ndimage import gaussian_filter
 
-    problem, settings, _, result = fit
-    problem = replace(problem, law=replace(problem.law, blur=1.5), lambda_haadf=0.25)
-    z = result.maps / problem.scales[:, None, None]
+    settings = replace(fit[1], lambda_haadf=0.25)
+    problem = problem_of(scan_of(SHAPE), settings)
+    problem = replace(problem, law=replace(problem.law, blur=1.5))
+    z = fit[3].maps / problem.scales[:, None, None]
     images = np.array([p.elastic.target for p in draws(problem, settings, z)])
     expected = gaussian_filter(np.tensordot(problem.elastic.weights, z, 1), 1.5)
     sigma = 0.5 * problem.haadf_noise / problem.haadf_sigma
     np.testing.assert_allclose(images.mean(axis=0), expected, atol=5 * sigma / 20)
     assert images.std(axis=0).mean() == pytest.approx(sigma, rel=0.02)
+
+
+@pytest.mark.parametrize("penalty", ["guided", "directional"])
+@pytest.mark.parametrize("lambda_haadf", [1.0, 0.0])
+def test_the_edges_that_guide_a_replicate_are_those_of_its_image(penalty, lambda_haadf):
+    """Else what noise and blur of the image do to the maps by its edges would be in no error."""
+    from scipy.ndimage import gaussian_filter
+
+    counts = np.ones(SHAPE, bool)
+    counts[3:6, 8:12] = False
+    settings = settings_of(regularization=penalty, lambda_haadf=lambda_haadf, eta=0.8, guide_blur=0.4)
+    maps, haadf = scan_of(SHAPE)
+    problem = problem_of((maps, haadf), settings, haadf_valid=counts)
+    problem = replace(problem, law=replace(problem.law, blur=1.2), haadf_noise=0.0)
+    drawn = draws(problem, settings, maps / problem.scales[:, None, None], 1)[0]
+    image = gaussian_filter(problem.law.image(maps), 1.2)
+    expected = problem_of((maps, image), settings, haadf_valid=counts)
+    np.testing.assert_allclose(drawn.penalty.guide, expected.penalty.guide, atol=1e-12)
+    assert np.abs(drawn.penalty.guide - problem.penalty.guide).max() > 0.01
+    noisy = draws(replace(problem, haadf_noise=5.0), settings, maps / problem.scales[:, None, None], 2)
+    assert not np.array_equal(*(p.penalty.guide for p in noisy))
+
+
+def test_all_fits_of_a_mean_see_the_same_draw():
+    maps, haadf = scan_of(SHAPE)
+    settings = [settings_of(regularization=p, lambda_haadf=h) for p, h in (("guided", 0.0), ("tv", 1.0))]
+    problems = [problem_of((maps, haadf), s) for s in settings]
+    a, b = (redrawn(p, settings[0], maps / p.scales[:, None, None], np.random.default_rng(3)) for p in problems)
+    np.testing.assert_array_equal(measured(a), measured(b))
+    np.testing.assert_array_equal(a.haadf, b.haadf)
+
+
+def test_an_image_that_no_law_explains_guides_as_it_is():
+    settings = settings_of(regularization="guided", lambda_haadf=0.0)
+    problem = problem_of(scan_of(SHAPE), settings)
+    problem = replace(problem, law=replace(problem.law, weights=np.zeros(2)))
+    drawn = draws(problem, settings, problem.start, 1)[0]
+    np.testing.assert_array_equal(drawn.penalty.guide, problem.penalty.guide)
 
 
 # ---- replicates --------------------------------------------------------------------------------------
@@ -436,3 +475,16 @@ def test_intervals_cover_the_truth_and_errors_of_pixels_are_right(phantom, count
     # errors twice too small or too large would be noticed
     assert covered[0.5] < 0.55 and covered[2] > 0.8
     np.testing.assert_allclose(np.sqrt(np.mean(given, axis=0) / np.mean(made, axis=0)), 1, atol=0.3)
+
+
+def test_errors_of_pixels_have_what_a_blurred_guide_does_to_edges():
+    """Guided maps are as blurred as the image; replicates along its own edges had half of these errors."""
+    from hyperspy_fusion.data import core_shell
+
+    scan = core_shell((64, 64), counts=4.0, haadf_blur=1.0, haadf_offset=0.2)
+    settings = CalibratedSettings(regularization="guided", tol=1e-3)
+    problem = calibrated_problem(scan.maps.astype(np.float32), scan.haadf, scan.atomic_numbers, settings)
+    result, state = primal_dual(problem, settings)
+    given = replicates_of(problem, settings, state, result.maps, 6).standard_errors()
+    made = np.mean((result.maps - scan.truth) ** 2, axis=(1, 2))
+    assert np.mean(np.abs(np.sqrt(np.mean(given**2, axis=(1, 2)) / made) - 1)) < 0.3

@@ -99,6 +99,8 @@ class CalibratedProblem:
     ----------
     shape, dtype
         Of the maps, (n, ny, nx).
+    haadf, haadf_valid
+        (ny, nx) the image, 0 where it does not count, and where it counts.
     scales
         (n,) units of the input in one unit of z.
     start
@@ -118,6 +120,8 @@ class CalibratedProblem:
 
     shape: tuple
     dtype: np.dtype
+    haadf: np.ndarray
+    haadf_valid: np.ndarray
     scales: np.ndarray
     start: np.ndarray
     data: DataTerms
@@ -244,6 +248,8 @@ class Observation:
         return CalibratedProblem(
             shape=seen.maps.shape,
             dtype=dtype,
+            haadf=seen.haadf,
+            haadf_valid=seen.haadf_valid,
             scales=scales,
             start=_start(seen, noise, scales, dtype),
             data=data,
@@ -665,25 +671,48 @@ def _penalty(seen, settings, dtype):
             f"The maps have {ny} x {nx} pixels and regularization={kind!r} needs at least two along both axes: pass "
             "regularization=None, or fuse by method='published'."
         )
-    guide = _guide(seen, settings.guide_blur) if kind in ("guided", "directional") else None
-    if kind == "directional":
-        length = np.sqrt(np.sum(guide**2, axis=0) + GUIDE_EDGE**2)
-        guide = np.sqrt(settings.eta) * guide / length
+    guide = guide_of(seen.haadf, seen.haadf_valid, kind, settings)
     second_order = settings.second_order or SECOND_ORDER.get(kind, 0.0)
     guide = None if guide is None else np.ascontiguousarray(guide, dtype)
     return CellPenalty(kind, len(seen.maps), settings.joint, second_order, guide)
 
 
-def _guide(seen, blur):
+def guide_of(haadf, valid, kind, settings):
+    """What a penalty takes from a HAADF image.
+
+    Parameters
+    ----------
+    haadf, valid
+        (ny, nx) the image, and where it counts.
+    kind
+        Of the penalty.
+    settings
+        ``guide_blur`` and ``eta``.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        (4, ny - 1, nx - 1), the ``guide`` of :class:`~.regularizers.CellPenalty`.
+    """
+    if kind not in ("guided", "directional"):
+        return None
+    guide = _edges(haadf, valid, settings.guide_blur)
+    if kind == "guided":
+        return guide
+    length = np.sqrt(np.sum(guide**2, axis=0) + GUIDE_EDGE**2)
+    return np.sqrt(settings.eta) * guide / length
+
+
+def _edges(haadf, valid, blur):
     """Differences of the HAADF image, scaled to its range and slightly smoothed, in all cells: (4, ny - 1, nx - 1)."""
     from scipy.ndimage import gaussian_filter
 
     from hyperspy_fusion.fusion.regularizers import cell_differences
 
-    low, high = np.percentile(seen.haadf[seen.haadf_valid], (0.1, 99.9))
+    low, high = np.percentile(haadf[valid], (0.1, 99.9))
     if not high > low:
-        low, high = seen.haadf[seen.haadf_valid].min(), seen.haadf[seen.haadf_valid].max()
-    image = np.clip((_filled(seen.haadf, seen.haadf_valid) - low) / (high - low), 0, 1)
+        low, high = haadf[valid].min(), haadf[valid].max()
+    image = np.clip((_filled(haadf, valid) - low) / (high - low), 0, 1)
     return cell_differences(gaussian_filter(image, blur))
 
 

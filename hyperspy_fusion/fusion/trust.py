@@ -15,6 +15,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.special import stdtrit
 
+from hyperspy_fusion.fusion.calibrated import guide_of
 from hyperspy_fusion.fusion.components import ComponentProblem, solved, started
 from hyperspy_fusion.fusion.mean import MeanProblem, weighted_mean
 from hyperspy_fusion.fusion.regularizers import cell_adjoint
@@ -328,6 +329,7 @@ def _refitted(members, settings, maps, seed, num_workers):
             of_maps = found[0][0]
             counts = np.where(_counted(of_maps), of_maps.data.net() * of_maps.scales[:, None, None], maps)
             drawn = problem.redrawn(state, maps, counts, np.random.default_rng((*seed, 1)))
+            drawn = replace(drawn, inner=_guided_by(of_maps.haadf, drawn.inner, settings))
         else:
             # the same counts for all
             drawn = redrawn(problem, settings, maps / problem.scales[:, None, None].astype(np.float64), rng)
@@ -342,14 +344,16 @@ def redrawn(problem, settings, z, rng):
     """The problem of one more measurement of the maps ``z``, (n, ny, nx) in its own units.
 
     Counts, background included, or Gaussian maps; totals; and the HAADF image as the law has it of these maps, with its
-    white noise and the blur between maps and image, which the law of the fit lacks. Law, edges and noise stay as they
-    were found.
+    white noise and the blur between maps and image, which the law of the fit lacks: for its term, and for the edges
+    that guide the penalty. Law and noise stay as they were found.
     """
     beta = _drawn_data(problem, settings, z, rng)
     data = replace(problem.data, beta=beta.astype(problem.dtype))
     totals = np.sum(data.net(), axis=(1, 2), where=_counted(problem))
     data = replace(data, totals=np.where(np.isfinite(problem.data.totals), totals, np.nan))
-    return replace(problem, data=data, elastic=_drawn_image(problem, z, rng))
+    drawn = replace(problem, data=data)
+    # an image that no law explains cannot be drawn
+    return _with_image(drawn, settings, _drawn_image(problem, z, rng)) if np.any(problem.law.weights > 0) else drawn
 
 
 def _drawn_data(problem, settings, z, rng):
@@ -372,14 +376,26 @@ def _shift(problem, settings):
 
 
 def _drawn_image(problem, z, rng):
-    """The term of the HAADF image of ``z``."""
+    """The HAADF image (ny, nx) of ``z``."""
+    clean = problem.law.image(z * problem.scales[:, None, None])
+    noise = problem.haadf_noise * rng.standard_normal(clean.shape)
+    return gaussian_filter(clean, problem.law.blur) + noise
+
+
+def _with_image(problem, settings, image):
+    """The problem with another HAADF image, in its term and as guide."""
     elastic = problem.elastic
-    if not elastic.weights.size:
-        return elastic
-    noise = np.sqrt(problem.lambda_haadf) * problem.haadf_noise / problem.haadf_sigma
-    image = gaussian_filter(np.tensordot(elastic.weights.astype(np.float64), z, 1), problem.law.blur)
-    image += noise * rng.standard_normal(image.shape)
-    return replace(elastic, target=np.where(elastic.counted > 0, image, 0).astype(problem.dtype))
+    if elastic.weights.size:
+        target = np.sqrt(problem.lambda_haadf) / problem.haadf_sigma * (image - problem.law.offset)
+        elastic = replace(elastic, target=np.where(problem.haadf_valid, target, 0).astype(problem.dtype))
+    return _guided_by(image, replace(problem, elastic=elastic), settings)
+
+
+def _guided_by(image, problem, settings):
+    """The problem with another HAADF image as guide."""
+    guide = guide_of(image, problem.haadf_valid, problem.penalty.kind, settings)
+    guide = None if guide is None else np.ascontiguousarray(guide, problem.dtype)
+    return replace(problem, haadf=image, penalty=replace(problem.penalty, guide=guide))
 
 
 # ---- what can be known, and what moved the maps ----------------------------------------------------
