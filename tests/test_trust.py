@@ -228,11 +228,14 @@ def test_all_fits_of_a_mean_see_the_same_draw():
 
 
 def test_an_image_that_no_law_explains_guides_as_it_is():
+    """There is none, or it draws another image: edges that the image does not have would say nothing of its errors."""
     settings = settings_of(regularization="guided", lambda_haadf=0.0)
     problem = problem_of(scan_of(SHAPE), settings)
-    problem = replace(problem, law=replace(problem.law, weights=np.zeros(2)))
-    drawn = draws(problem, settings, problem.start, 1)[0]
-    np.testing.assert_array_equal(drawn.penalty.guide, problem.penalty.guide)
+    without = replace(problem, law=replace(problem.law, weights=np.zeros(2)))
+    other = replace(problem, haadf=np.random.default_rng(0).normal(size=SHAPE))
+    for one, is_kept in ((without, True), (other, True), (problem, False)):
+        drawn = draws(one, settings, problem.start, 1)[0]
+        assert np.array_equal(drawn.penalty.guide, problem.penalty.guide) is is_kept
 
 
 # ---- replicates --------------------------------------------------------------------------------------

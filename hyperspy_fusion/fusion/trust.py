@@ -23,6 +23,8 @@ from hyperspy_fusion.fusion.result import StopReason
 
 # of the fits of replicates, which start at the fit itself: the next looser one changed no error by a twentieth
 REPLICATE_TOL = 3e-4
+# part of the variance of the HAADF image that the law must have for replicates to be guided by what the law draws
+EXPLAINED = 0.5
 # pixels over which counts are averaged to see what smoothing took from them: less is noise, more is no edge
 _SEEN_WIDTH = 3.0
 # smoothing costs the maps between as much as it costs replicates and so many times as much
@@ -345,15 +347,16 @@ def redrawn(problem, settings, z, rng):
 
     Counts, background included, or Gaussian maps; totals; and the HAADF image as the law has it of these maps, with its
     white noise and the blur between maps and image, which the law of the fit lacks: for its term, and for the edges
-    that guide the penalty. Law and noise stay as they were found.
+    that guide the penalty, unless the law explains too little of the measured image, which then stays the guide. Law
+    and noise stay as they were found.
     """
     beta = _drawn_data(problem, settings, z, rng)
     data = replace(problem.data, beta=beta.astype(problem.dtype))
     totals = np.sum(data.net(), axis=(1, 2), where=_counted(problem))
     data = replace(data, totals=np.where(np.isfinite(problem.data.totals), totals, np.nan))
-    drawn = replace(problem, data=data)
-    # an image that no law explains cannot be drawn
-    return _with_image(drawn, settings, _drawn_image(problem, z, rng)) if np.any(problem.law.weights > 0) else drawn
+    image = _drawn_image(problem, z, rng)
+    drawn = _seen_by_term(image, replace(problem, data=data))
+    return _guided_by(image, drawn, settings) if _is_explained(problem, image) else drawn
 
 
 def _drawn_data(problem, settings, z, rng):
@@ -382,13 +385,21 @@ def _drawn_image(problem, z, rng):
     return gaussian_filter(clean, problem.law.blur) + noise
 
 
-def _with_image(problem, settings, image):
-    """The problem with another HAADF image, in its term and as guide."""
+def _is_explained(problem, image):
+    """Whether the law has most of the variance of the measured HAADF image: else it draws edges that are not there."""
+    measured, drawn = (a[problem.haadf_valid] - a[problem.haadf_valid].mean() for a in (problem.haadf, image))
+    together = np.sum(measured * drawn)
+    return bool(together > 0 and together**2 >= EXPLAINED * np.sum(measured**2) * np.sum(drawn**2))
+
+
+def _seen_by_term(image, problem):
+    """The problem with another HAADF image in its term."""
     elastic = problem.elastic
-    if elastic.weights.size:
-        target = np.sqrt(problem.lambda_haadf) / problem.haadf_sigma * (image - problem.law.offset)
-        elastic = replace(elastic, target=np.where(problem.haadf_valid, target, 0).astype(problem.dtype))
-    return _guided_by(image, replace(problem, elastic=elastic), settings)
+    if not elastic.weights.size:
+        return problem
+    target = np.sqrt(problem.lambda_haadf) / problem.haadf_sigma * (image - problem.law.offset)
+    target = np.where(problem.haadf_valid, target, 0).astype(problem.dtype)
+    return replace(problem, elastic=replace(elastic, target=target))
 
 
 def _guided_by(image, problem, settings):
