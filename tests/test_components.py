@@ -146,6 +146,16 @@ def test_two_phases_are_two_components_with_the_noise_of_all_counts(scan, maps, 
     assert np.all(noise[0] < 0.2 * noise[1]) and np.all(noise[0] > 0.04 * noise[1])
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_one_component_of_either_sign(scan, maps, rest, monkeypatch, sign):
+    """The first is everywhere of one sign, which one is up to LAPACK."""
+    observation, settings = observed(maps, scan[1])
+    values, axes = components._signal_axes(np.concatenate([maps.data, rest]).astype(float))
+    monkeypatch.setattr(components, "_signal_axes", lambda bands: (values, sign * np.abs(axes)))
+    found = Components.of(observation, rest, settings, number=1)
+    assert found.observation.seen.maps.min() > 0 and np.isfinite(found.offset).all()
+
+
 def test_as_many_components_as_bands_are_the_bands(scan, maps, rest):
     observation, settings = observed(maps, scan[1])
     found = Components.of(observation, rest, settings, number=99)
