@@ -300,6 +300,12 @@ def test_without_components_a_spectrum_image_is_its_maps(scan, maps):
     assert of_spectra.metadata.Fusion.selection.sentence == alone.metadata.Fusion.selection.sentence
 
 
+def test_without_a_penalty_there_is_one_fit_of_components(scan):
+    """No weight makes it another one."""
+    fused = hf.fuse(scan[0], scan[1], elements=ELEMENTS, **(QUICK | {"regularization": None}))
+    assert np.count_nonzero(fused.metadata.Fusion.selection.components) == 1
+
+
 def test_errors_and_what_moved_the_maps_know_of_components(scan, model):
     errors = model.standard_errors(4).data
     assert errors.shape == scan[2].shape and np.isfinite(errors).all()
