@@ -146,6 +146,16 @@ def test_two_phases_are_two_components_with_the_noise_of_all_counts(scan, maps, 
     assert np.all(noise[0] < 0.2 * noise[1]) and np.all(noise[0] > 0.04 * noise[1])
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_one_component_of_either_sign(scan, maps, rest, monkeypatch, sign):
+    """The first is everywhere of one sign, which one is up to LAPACK."""
+    observation, settings = observed(maps, scan[1])
+    values, axes = components._signal_axes(np.concatenate([maps.data, rest]).astype(float))
+    monkeypatch.setattr(components, "_signal_axes", lambda bands: (values, sign * np.abs(axes)))
+    found = Components.of(observation, rest, settings, number=1)
+    assert found.observation.seen.maps.min() > 0 and np.isfinite(found.offset).all()
+
+
 def test_as_many_components_as_bands_are_the_bands(scan, maps, rest):
     observation, settings = observed(maps, scan[1])
     found = Components.of(observation, rest, settings, number=99)
@@ -288,6 +298,12 @@ def test_without_components_a_spectrum_image_is_its_maps(scan, maps):
     np.testing.assert_array_equal(of_spectra.data, alone.data)
     assert not alone.metadata.Fusion.has_item("selection.components")
     assert of_spectra.metadata.Fusion.selection.sentence == alone.metadata.Fusion.selection.sentence
+
+
+def test_without_a_penalty_there_is_one_fit_of_components(scan):
+    """No weight makes it another one."""
+    fused = hf.fuse(scan[0], scan[1], elements=ELEMENTS, **(QUICK | {"regularization": None}))
+    assert np.count_nonzero(fused.metadata.Fusion.selection.components) == 1
 
 
 def test_errors_and_what_moved_the_maps_know_of_components(scan, model):

@@ -141,10 +141,11 @@ def test_the_truth_takes_all_the_weight():
     np.testing.assert_allclose(weights, [[0, 0], [1, 1]], atol=1e-6)
 
 
-def test_the_weights_are_those_that_make_the_truth():
+@pytest.mark.parametrize("dose", [1, 1e4, 1e6])
+def test_the_weights_are_those_that_make_the_truth(dose):
     """0.3 a + 0.7 b is the truth of the first map, and 0.6 a + 0.4 b that of the second."""
-    truth, rng = waves() * 0.5, np.random.default_rng(0)
-    error = rng.normal(0, 2, truth.shape)
+    truth, rng = dose * waves() * 0.5, np.random.default_rng(0)
+    error = rng.normal(0, 2 * dose, truth.shape)
     share = np.array([0.3, 0.6])[:, None, None]
     a, b = truth + (1 - share) * error, truth - share * error
     weights = stack(exact_parts(2 * truth), [[a, b]] * 2)

@@ -105,7 +105,7 @@ class Components:
         of_maps, of_rest = (_variance(axes[part], bands[part]) for part in (slice(n), slice(n, None)))
         of_all = of_maps + of_rest
         # far above what noise takes it to
-        offset = 5 + 2 * np.array([max(-gaussian_filter(c, _WIDTH / 2).min(), 0) for c in components])
+        offset = 5 + 2 * np.array([max(-gaussian_filter(c, _WIDTH / 2).min(), 0.0) for c in components])
         offset += 5 * np.sqrt(of_all.mean(axis=(1, 2)))
         return cls(
             _observed(components + offset[:, None, None], of_all, used, observation, settings),

@@ -43,8 +43,8 @@ _MAPS_RATIO, _FIELD_RATIO = 3.0, 0.3
 class PrimalDualState:
     """Everything that changes in a fit. A fit continues from the state it returned.
 
-    Between two calls, maps and duals are within their bounds. Two calls are one, bit by bit, where the first ends after
-    a multiple of ``CHECK_EVERY`` iterations.
+    Between two calls, maps and duals are within their bounds. Two calls are one, bit by bit, where the first runs
+    out of its iterations at a multiple of ``CHECK_EVERY``.
 
     Attributes
     ----------

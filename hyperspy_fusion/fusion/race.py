@@ -127,17 +127,31 @@ class _StackLoss:
         if self.fits == 1:
             return np.ones((1, self.groups.shape[1]))
         sums = np.tile(np.eye(len(self.groups)), self.fits)  # of the weights of one group, over all fits
+        alike = np.full(sums.shape[1], 1 / self.fits)
+        scale = self._bend(alike)
+
+        def scaled(weights):
+            value, slopes = self.value_and_slopes(weights)
+            return value / scale, slopes / scale
+
         found = minimize(
-            self.value_and_slopes,
-            np.full(sums.shape[1], 1 / self.fits),
+            scaled,
+            alike,
             jac=True,
             method="SLSQP",
             bounds=[(0, 1)] * sums.shape[1],
             constraints={"type": "eq", "fun": lambda a: sums @ a - 1, "jac": lambda a: sums},
-            options={"ftol": STACK_TOL, "maxiter": 50},
+            options={"ftol": STACK_TOL / scale, "maxiter": 50},
         )
         weights = np.where(found.x > 1e-3, found.x, 0).reshape(self.fits, -1)
         return weights / weights.sum(axis=0) @ self.groups
+
+    def _bend(self, alike):
+        """How much slopes change on the way to one fit: SLSQP takes it for 1, and else may not leave its start."""
+        alone = np.zeros_like(alike)
+        alone[: len(self.groups)] = 1
+        slopes = [self.value_and_slopes(weights)[1] for weights in (alone, alike)]
+        return max(float(np.abs(slopes[0] - slopes[1]).max()), 1.0)
 
     def value_and_slopes(self, weights):
         """Of the flat weights (fits, groups)."""

@@ -349,7 +349,8 @@ class _Search:
         return found + [less for choice in found if (less := self._less(choice)) is not None]
 
     def _less(self, choice):
-        return step(choice, 1 / FINE) if self.settings.lambda_reg == "auto" else None
+        smooths = self.settings.lambda_reg == "auto" and choice.regularization is not None
+        return step(choice, 1 / FINE) if smooths else None
 
     def _turned(self, best):
         """The best with the HAADF term turned off, or on: what one element loses by it another may gain."""
