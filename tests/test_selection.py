@@ -225,9 +225,9 @@ def test_one_fit_takes_all():
     np.testing.assert_array_equal(indistinct(np.ones((1, 3, 4))), [1])
 
 
-@pytest.mark.parametrize("errors, expected", [(3.0, True), (1.0, False)])
+@pytest.mark.parametrize("errors, expected", [(3.5, True), (2.5, False), (1.0, False)])
 def test_a_mean_must_be_better_for_sure(monkeypatch, errors, expected):
-    """The mean of two gains by so many standard errors over the better one, which is better for sure by itself."""
+    """The mean of two gains by so many standard errors, and units, over the better one; one is that of its weight."""
     tables = {"a": pairs(0, 1)[0] * 0, "b": pairs(0, 1)[0] * 0 - 2}
     part = SimpleNamespace(gains=lambda fused: fused[None])
     race = Race([part], lambda choice, k: tables[choice])

@@ -390,7 +390,10 @@ class _Search:
         gains = [sum(race.gain(choice, k).astype(np.float64) for k in range(len(race.parts))) for choice in choices]
         weights = stack(race.parts, members)
         mean = sum(p.gains(weighted_mean(weights, m)).sum(axis=0) for p, m in zip(race.parts, members, strict=True))
-        if in_errors(mean - max(gains, key=np.sum)) <= SURE:
+        # each free weight gains one unit of log-likelihood by chance (Akaike)
+        own = np.unique(weights, axis=1)
+        chance = (np.count_nonzero(own) - own.shape[1]) / mean.size
+        if in_errors(mean - max(gains, key=np.sum) - chance) <= SURE:
             weights = np.repeat(indistinct(gains)[:, None], weights.shape[1], axis=1)
         heaviest_first = np.argsort(-weights.sum(axis=1), kind="stable")
         return {choices[j]: weights[j] for j in heaviest_first if weights[j].any()}
