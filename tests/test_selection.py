@@ -61,6 +61,22 @@ def test_a_sure_difference_is_not_asked_for_again(difference, parts):
     assert scored.ticks == 2 * parts
 
 
+@pytest.mark.parametrize("limit, parts", [(None, 3), (2, 2), (1, 1)])
+def test_no_more_parts_are_asked_than_allowed(limit, parts):
+    scored = noisy(0.1)
+    assert scored.race.is_better("a", "b", limit)
+    assert sorted(scored.asked) == [(c, k) for c in "ab" for k in range(parts)]
+
+
+def test_a_penalty_far_behind_is_settled_by_one_part():
+    """Ten standard errors behind the best of the others; and none where there are no others."""
+    tables = {"a": pairs(0, 1)[0], "b": pairs(0, 1)[1] - 10 / 400, "c": pairs(0, 1)[1] - 1 / 400}
+    part = SimpleNamespace(gains=lambda fused: fused[None])
+    search = selection._Search(Race([part] * 3, lambda choice, k: tables[choice]), AutoSettings())
+    assert search._parts_for("b", ["c", "a"]) == 1
+    assert search._parts_for("c", ["b", "a"]) is None and search._parts_for("a", []) is None
+
+
 def test_the_second_part_decides_with_the_first():
     scored = Scored(lambda c, k: (c == "a") * np.tile([-0.6, 0.4] if k == 0 else [1.0, 1.6], (5, 5)))
     assert scored.race.is_better("a", "b")

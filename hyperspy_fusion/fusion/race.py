@@ -43,21 +43,21 @@ class Race:
             self.tick()
         return known[k]
 
-    def is_better(self, a, b):
-        """Whether a predicts better than b."""
+    def is_better(self, a, b, parts=None):
+        """Whether a predicts better than b, on so many parts at most."""
         difference = 0.0
-        for k in range(len(self.parts)):
+        for k in range(len(self.parts[:parts])):
             # the one known first: the other is fitted from there
             difference = difference - self.gain(b, k) + self.gain(a, k)
             if abs(in_errors(difference)) > SURE:
                 break
         return bool(difference.sum() > 0)
 
-    def climb(self, start, step, factors):
+    def climb(self, start, step, factors, parts=None):
         """The best candidate uphill of ``start``; ``step`` takes a candidate by a factor, or to None at the end."""
         for factor in factors:
             best = start
-            while (further := step(best, factor)) is not None and self.is_better(further, best):
+            while (further := step(best, factor)) is not None and self.is_better(further, best, parts):
                 best = further
             if best != start:
                 return best

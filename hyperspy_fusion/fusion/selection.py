@@ -25,6 +25,8 @@ FIRST_WEIGHTS = {"guided": 1.0, "directional": 2**0.5, "tgv": 2.0, "tv": 1.0}
 LARGEST_WEIGHT, SMALLEST_WEIGHT = 100.0, 1e-4
 # between two weights, first and in the end
 COARSE, FINE = 2.0, np.sqrt(2)
+# a penalty so many standard errors behind another, in one part, has its weight from that part
+FAR_BEHIND = 5.0
 # gap of fits that are only compared, and pixels times iterations after which they end, within limits: large scans tell
 # more by each fit, and take longer for it
 ROUGH_TOL, ROUGH_WORK, ROUGH_ITERATIONS = 3e-3, 5e7, (500, 1500)
@@ -323,8 +325,10 @@ class _Search:
 
     def run(self):
         """{choice: weight}, the heaviest first."""
-        race = self.race
-        by_kind = {kind: self._climb(self._first(kind), COARSE) for kind in self._kinds()}
+        race, by_kind = self.race, {}
+        for kind in self._kinds():
+            first = self._first(kind)
+            by_kind[kind] = self._climb(first, COARSE, self._parts_for(first, by_kind.values()))
         best = functools.reduce(lambda a, b: b if race.is_better(b, a) else a, by_kind.values())
         best = self._climb(best, FINE)
         for change in self._changes():
@@ -333,9 +337,16 @@ class _Search:
         for kind, choice in by_kind.items():
             alike = best._replace(regularization=kind, lambda_reg=choice.lambda_reg)
             alike = best if kind == best.regularization else alike
-            by_kind[kind] = alike if alike == choice or race.is_better(alike, choice) else choice
+            parts = self._parts_for(choice, by_kind.values())
+            by_kind[kind] = alike if alike == choice or race.is_better(alike, choice, parts) else choice
         of_maps = list(dict.fromkeys([*by_kind.values(), *self._turned(best)]))
         return _maps_first(self._stacked([*of_maps, *self._of_components(best)]), best)
+
+    def _parts_for(self, choice, others):
+        """On how many parts to settle the weight of a penalty that others beat by far: one; None is for all."""
+        gain = self.race.gain
+        behind = min((in_errors(gain(choice, 0) - gain(other, 0)) for other in others), default=0.0)
+        return 1 if behind < -FAR_BEHIND else None
 
     def _of_components(self, best):
         """Fits to components of the spectra; each also less smooth, for a mean smooths what its fits do not share."""
@@ -374,10 +385,10 @@ class _Search:
     def _better(self, other, best):
         return self._climb(other, FINE) if self.race.is_better(other, best) else best
 
-    def _climb(self, choice, factor):
+    def _climb(self, choice, factor, parts=None):
         if self.settings.lambda_reg != "auto" or choice.regularization is None:
             return choice
-        return self.race.climb(choice, step, (factor, 1 / factor))
+        return self.race.climb(choice, step, (factor, 1 / factor), parts)
 
     def _stacked(self, choices):
         """The mean that predicts better than the best fit for sure, or that of what cannot be told from the best."""
