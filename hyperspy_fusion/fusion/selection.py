@@ -47,7 +47,7 @@ class Selection:
     tried
         Settings of the candidates that were left open: {name: list of values}.
     scores, errors, parts
-        Of the candidates: mean log-likelihood per pixel of the data held out over that of flat maps, the standard
+        Of the candidates: mean score per pixel of the data held out (heldout.py) over that of flat maps, the standard
         error of its difference from that of the candidate of the largest weight, and on how many parts.
     weights
         (candidates, n) in the means that are the result, one per element; 0 for most.
@@ -401,7 +401,7 @@ class _Search:
         gains = [sum(race.gain(choice, k).astype(np.float64) for k in range(len(race.parts))) for choice in choices]
         weights = stack(race.parts, members)
         mean = sum(p.gains(weighted_mean(weights, m)).sum(axis=0) for p, m in zip(race.parts, members, strict=True))
-        # each free weight gains one unit of log-likelihood by chance (Akaike)
+        # by chance each free weight gains up to one unit, as of log-likelihood (Akaike)
         own = np.unique(weights, axis=1)
         chance = (np.count_nonzero(own) - own.shape[1]) / mean.size
         if in_errors(mean - max(gains, key=np.sum) - chance) <= SURE:
