@@ -198,7 +198,7 @@ def select(observation, settings, num_workers=None, tick=lambda: None, rest=None
     fits = _Fits(observation, settings, parts, num_workers, spectra)
     race = Race(parts, fits, tick)
     chosen = _Search(race, settings).run()
-    sentence = in_words(race, parts, [_one_in_words(c, weights) for c, weights in chosen.items()])
+    sentence = in_words(race, parts, [_one_in_words(c, weights) for c, weights in chosen.items() if weights.any()])
     _logger.info(sentence)
     members = [(fits.member(c), weight, fits.state(c)) for c, weight in chosen.items()]
     open_names = [name for name in Choice._fields if getattr(settings, name) == "auto"]
