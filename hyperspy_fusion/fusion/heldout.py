@@ -72,7 +72,8 @@ class HeldOutCounts:
     def slopes(self, fused):
         """Derivative of :meth:`gains` with respect to ``fused``."""
         mean, shift = self._mean(fused), SHIFT * self._flat
-        slopes = (self.rest - mean) / (np.maximum(mean, 0) + shift) * (1 - self.part) / self.part / _column(self.quantum)
+        per_count = (1 - self.part) / self.part / _column(self.quantum)
+        slopes = (self.rest - mean) / (np.maximum(mean, 0) + shift) * per_count
         return np.where(self.valid & (mean > 0), slopes, 0)
 
     def _mean(self, fused):

@@ -168,8 +168,9 @@ class _StackLoss:
 def indistinct(gains):
     """Weights of fits by how likely each is to predict best; light ones are left out.
 
-    They are the mean of those by score as a log-likelihood, over totals as uncertain as their pixels say: pseudo-BMA+ (Yao, Vehtari,
-    Simpson & Gelman, Bayesian Anal. 13, 917, 2018). Unlike those of :func:`stack`, they are not fitted to chance.
+    They are the mean of those by score as a log-likelihood, over totals as uncertain as their pixels say: pseudo-BMA+
+    (Yao, Vehtari, Simpson & Gelman, Bayesian Anal. 13, 917, 2018). Unlike those of :func:`stack`, they are not fitted
+    to chance.
 
     Parameters
     ----------
