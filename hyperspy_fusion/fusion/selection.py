@@ -29,7 +29,7 @@ COARSE, FINE = 2.0, np.sqrt(2)
 FAR_BEHIND = 5.0
 # gap of fits that are only compared, and pixels times iterations after which they end, within limits: large scans tell
 # more by each fit, and take longer for it
-ROUGH_TOL, ROUGH_WORK, ROUGH_ITERATIONS = 3e-3, 5e7, (500, 1500)
+ROUGH_TOL, ROUGH_WORK, ROUGH_ITERATIONS = 6e-3, 5e7, (500, 1500)
 # parts are held out until they have so many pixels: large scans tell more by each
 RACE_PIXELS = 2**17
 # data of which so many times less smoothing than usual is chosen have been smoothed before
