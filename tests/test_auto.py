@@ -57,12 +57,16 @@ def test_the_result_is_a_fusion_and_nearer_to_the_truth(phantom, fused):
     assert np.all(error < raw / 4)
 
 
-def test_it_is_no_worse_than_any_one_penalty_at_its_default(phantom, scan, fused):
-    error = np.sum((fused.data - phantom.truth) ** 2 / phantom.truth.mean(axis=(1, 2), keepdims=True))
-    for penalty in ("guided", "directional", "tgv", "tv"):
-        other = hf.fuse(*scan, method="calibrated", regularization=penalty, tol=1e-3).data
-        off = np.sum((other - phantom.truth) ** 2 / phantom.truth.mean(axis=(1, 2), keepdims=True))
-        assert error < 1.05 * off, penalty
+def test_it_is_better_than_any_one_penalty_at_its_default():
+    """Over four scans: on one of a thousand pixels, chance may choose."""
+    errors = dict.fromkeys(("auto", "guided", "directional", "tgv", "tv"), 0.0)
+    for seed in range(4):
+        phantom = hf.data.interface((32, 32), counts=30.0, seed=seed)
+        scan, mean = phantom.signals(), phantom.truth.mean(axis=(1, 2), keepdims=True)
+        for name in errors:
+            how = {"method": "auto"} if name == "auto" else {"method": "calibrated", "regularization": name, "tol": 1e-3}
+            errors[name] += np.sum((hf.fuse(*scan, **how).data - phantom.truth) ** 2 / mean)
+    assert min(errors, key=errors.get) == "auto", errors
 
 
 def test_the_record_of_the_choice(model, fused):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hyperspy_fusion.fusion.heldout import FLOOR, HeldOutCounts, HeldOutPixels, count_parts, pixel_parts
+from hyperspy_fusion.fusion.heldout import SHIFT, HeldOutCounts, HeldOutPixels, count_parts, pixel_parts
 
 QUANTUM = np.array([1.0, 2.5])
 NOTHING = np.zeros(2)
@@ -75,11 +75,12 @@ def two_pixels(background=NOTHING, valid=None):
 
 
 def test_gains_of_counts_by_hand():
-    # four fifths of the first map has means 8 and 12, so that 2 and 3 counts are expected; of the second 0.4 and 2
-    fused = np.array([[[8.0, 12.0]], [[4.0, 20.0]]])
+    # four fifths of the first map has means 8 and 12, so that 2 and 3 counts are expected; of the second 0.4 and 2;
+    # both maps have 2 on average
+    fused, s = np.array([[[8.0, 12.0]], [[4.0, 20.0]]]), 0.3 * 2
     expected = [
-        [[4 * np.log(2 / 2) - (2 - 2), 0 - (3 - 2)]],
-        [[np.log(0.4 / 2) - (0.4 - 2), 3 * np.log(2 / 2) - 0]],
+        [[(4 + s) * np.log((2 + s) / (2 + s)) - (2 - 2), s * np.log((3 + s) / (2 + s)) - (3 - 2)]],
+        [[(1 + s) * np.log((0.4 + s) / (2 + s)) - (0.4 - 2), (3 + s) * np.log((2 + s) / (2 + s)) - 0]],
     ]
     np.testing.assert_allclose(two_pixels().gains(fused), expected, atol=1e-14)
 
@@ -91,7 +92,8 @@ def test_gains_of_counts_over_a_background_by_hand(form):
     # in counts of the part seen, and a quarter of it held out
     mean = {"one per map": [[[8, 12]], [[8, 12]]], "one per pixel": [[[8, 8]], [[8, 8]]]}[form]
     mean, rest = np.array(mean) / 4, np.array([[[4, 0]], [[1, 3]]])
-    np.testing.assert_allclose(two_pixels(background).gains(fused), rest * np.log(mean / 2) - (mean - 2), atol=1e-14)
+    expected = (rest + SHIFT * 2) * np.log((mean + SHIFT * 2) / (2 + SHIFT * 2)) - (mean - 2)
+    np.testing.assert_allclose(two_pixels(background).gains(fused), expected, atol=1e-14)
 
 
 def test_flat_maps_gain_nothing_and_the_truth_gains_most():
@@ -108,13 +110,25 @@ def test_flat_maps_gain_nothing_and_the_truth_gains_most():
         assert part.gains(other * units).sum() < best
 
 
+def test_the_truth_is_expected_to_gain_most_whatever_it_is():
+    """By the sum over all counts a pixel may have: dark, bright, and of the mean of the map."""
+    from scipy.stats import poisson
+
+    counts = np.arange(60)
+    for mean in (0.05, 4.9, 15.0):
+        rest = np.append(counts, [0] * 300)[None, None]  # 4.9 on average
+        part = HeldOutCounts(np.zeros(rest.shape), np.ones(rest.shape, bool), rest, 0.5, np.ones(1), np.zeros(1))
+        tried = mean * np.linspace(0.5, 1.5, 101)
+        expected = [poisson.pmf(counts, mean) @ part.gains(np.full(rest.shape, x))[0, 0, :60] for x in tried]
+        assert np.argmax(expected) == 50
+
+
 def test_one_stray_count_does_not_decide():
-    """Predictions count as at least a fiftieth of the flat one: no gain is below that of the floor, and none NaN."""
+    """Predictions of nothing, or of less, cost what the shift makes of them, and are never NaN."""
     for nothing in (0.0, -5.0, 1e-300):
         gains = two_pixels().gains(np.full((2, 1, 2), nothing))
-        floor = FLOOR * 2
-        expected = np.array([[[4, 0]], [[1, 3]]]) * np.log(FLOOR) - (floor - 2)
-        np.testing.assert_allclose(gains, expected, rtol=1e-12)
+        rest, shift = np.array([[[4, 0]], [[1, 3]]]), SHIFT * 2
+        np.testing.assert_allclose(gains, (rest + shift) * np.log(shift / (2 + shift)) + 2, rtol=1e-12)
 
 
 def test_an_empty_map_scores_without_a_warning():
@@ -177,7 +191,7 @@ def test_slopes_are_the_derivative_of_gains(kind, background):
     valid = np.ones((2, 6, 7), bool)
     valid[:, 2, 3] = valid[1, 4] = False
     part, fused = held_out(kind, background, valid), rng.uniform(0.5, 12, (2, 6, 7))
-    fused[:, 0, :3] = -3.0  # below the floor of counts
+    fused[:, 0, :3] = -3.0  # below nothing
     step = 1e-5
     expected = (part.gains(fused + step) - part.gains(fused - step)) / (2 * step)
     slopes = part.slopes(fused)

@@ -1,9 +1,16 @@
 """Data that a fit has not seen: counts split by thinning, or pixels left out of the maps.
 
 Poisson counts split at random into parts are independent Poisson counts of known ratio (Neufeld et al., JMLR 25, 2024),
-so that the likelihood of one part is an honest score of a fit to the others. Where there are no counts, pixels
-are held out and judged by least squares, which is honest if the noise of a pixel says nothing of that of its
-neighbours (Batson & Royer, ICML 97, 524, 2019).
+so that one part is an honest judge of a fit to the others. Its log-likelihood would be decided in the darkest pixels,
+where an error of a hundredth of a count is a large fraction of what is expected, and squared errors in the brightest.
+The score is the term of the shifted Poisson fits,
+
+    (b + s) log(x + s) - (x + s),
+
+expected to be largest where x is the mean of b, whatever s: no estimate is preferred to the truth. It is the
+log-likelihood for s = 0, a scaled squared error for large s, and in between with s a part of the mean of each map.
+Where there are no counts, pixels are held out and judged by least squares, which is honest if the noise of a pixel says
+nothing of that of its neighbours (Batson & Royer, ICML 97, 524, 2019).
 """
 
 from __future__ import annotations
@@ -15,8 +22,8 @@ import numpy as np
 
 # parts, each of which is held out once: a fit sees four fifths of the counts, or nine tenths of the pixels
 COUNT_PARTS, PIXEL_PARTS = 5, 10
-# predictions are taken to be at least this fraction of the mean of their map: one stray count must not decide
-FLOOR = 0.02
+# of the score of counts, as a part of the mean of their map
+SHIFT = 0.3
 
 
 @dataclass(frozen=True)
@@ -51,22 +58,23 @@ class HeldOutCounts:
         return np.sum(self.rest, axis=(1, 2), where=self.valid)
 
     def gains(self, fused):
-        """(n, ny, nx) log-likelihood of the counts held out over that of flat maps; 0 where pixels do not count.
+        """(n, ny, nx) score of the counts held out over that of flat maps; 0 where pixels do not count.
 
         Parameters
         ----------
         fused
             (n, ny, nx) of a fit to the part seen.
         """
-        flat = self._flat
-        mean = np.maximum(self._mean(fused), FLOOR * flat)
-        return np.where(self.valid, self.rest * np.log(mean / flat) - (mean - flat), 0)
+        flat, shift = self._flat, SHIFT * self._flat
+        mean = np.maximum(self._mean(fused), 0)
+        return np.where(self.valid, (self.rest + shift) * np.log((mean + shift) / (flat + shift)) - (mean - flat), 0)
 
     def slopes(self, fused):
         """Derivative of :meth:`gains` with respect to ``fused``."""
-        mean, floor = self._mean(fused), FLOOR * self._flat
-        slopes = (self.rest / np.maximum(mean, floor) - 1) * (1 - self.part) / self.part / _column(self.quantum)
-        return np.where(self.valid & (mean > floor), slopes, 0)
+        mean, shift = self._mean(fused), SHIFT * self._flat
+        per_count = (1 - self.part) / self.part / _column(self.quantum)
+        slopes = (self.rest - mean) / (np.maximum(mean, 0) + shift) * per_count
+        return np.where(self.valid & (mean > 0), slopes, 0)
 
     def _mean(self, fused):
         """Counts expected in the rest."""

@@ -10,7 +10,7 @@ from hyperspy_fusion.fusion.mean import weighted_mean
 SURE = 2.0
 # of the fits that are averaged; and what must be held out of a map to give it weights of its own
 LIGHTEST, FEWEST_TO_STACK = 0.1, 1000
-# of their log-likelihood; a standard error of weights is half a unit
+# of their score, which is next to a log-likelihood: a standard error of weights is half a unit
 STACK_TOL = 1e-2
 
 
@@ -80,7 +80,7 @@ def in_errors(difference):
 
 
 def stack(parts, members):
-    """Weights of the mean of some fits that predicts best what was held out, by likelihood.
+    """Weights of the mean of some fits that predicts best what was held out.
 
     Each map has weights of its own; those of which little was held out have theirs in common.
 
@@ -168,8 +168,9 @@ class _StackLoss:
 def indistinct(gains):
     """Weights of fits by how likely each is to predict best; light ones are left out.
 
-    They are the mean of those by likelihood, over totals as uncertain as their pixels say: pseudo-BMA+ (Yao, Vehtari,
-    Simpson & Gelman, Bayesian Anal. 13, 917, 2018). Unlike those of :func:`stack`, they are not fitted to chance.
+    They are the mean of those by score as a log-likelihood, over totals as uncertain as their pixels say: pseudo-BMA+
+    (Yao, Vehtari, Simpson & Gelman, Bayesian Anal. 13, 917, 2018). Unlike those of :func:`stack`, they are not fitted
+    to chance.
 
     Parameters
     ----------

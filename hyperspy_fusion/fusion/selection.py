@@ -29,7 +29,7 @@ COARSE, FINE = 2.0, np.sqrt(2)
 FAR_BEHIND = 5.0
 # gap of fits that are only compared, and pixels times iterations after which they end, within limits: large scans tell
 # more by each fit, and take longer for it
-ROUGH_TOL, ROUGH_WORK, ROUGH_ITERATIONS = 3e-3, 5e7, (500, 1500)
+ROUGH_TOL, ROUGH_WORK, ROUGH_ITERATIONS = 6e-3, 5e7, (500, 1500)
 # parts are held out until they have so many pixels: large scans tell more by each
 RACE_PIXELS = 2**17
 # data of which so many times less smoothing than usual is chosen have been smoothed before
@@ -47,7 +47,7 @@ class Selection:
     tried
         Settings of the candidates that were left open: {name: list of values}.
     scores, errors, parts
-        Of the candidates: mean log-likelihood per pixel of the data held out over that of flat maps, the standard
+        Of the candidates: mean score per pixel of the data held out (heldout.py) over that of flat maps, the standard
         error of its difference from that of the candidate of the largest weight, and on how many parts.
     weights
         (candidates, n) in the means that are the result, one per element; 0 for most.
@@ -198,7 +198,7 @@ def select(observation, settings, num_workers=None, tick=lambda: None, rest=None
     fits = _Fits(observation, settings, parts, num_workers, spectra)
     race = Race(parts, fits, tick)
     chosen = _Search(race, settings).run()
-    sentence = in_words(race, parts, [_one_in_words(c, weights) for c, weights in chosen.items()])
+    sentence = in_words(race, parts, [_one_in_words(c, weights) for c, weights in chosen.items() if weights.any()])
     _logger.info(sentence)
     members = [(fits.member(c), weight, fits.state(c)) for c, weight in chosen.items()]
     open_names = [name for name in Choice._fields if getattr(settings, name) == "auto"]
@@ -401,7 +401,7 @@ class _Search:
         gains = [sum(race.gain(choice, k).astype(np.float64) for k in range(len(race.parts))) for choice in choices]
         weights = stack(race.parts, members)
         mean = sum(p.gains(weighted_mean(weights, m)).sum(axis=0) for p, m in zip(race.parts, members, strict=True))
-        # each free weight gains one unit of log-likelihood by chance (Akaike)
+        # by chance each free weight gains up to one unit, as of log-likelihood (Akaike)
         own = np.unique(weights, axis=1)
         chance = (np.count_nonzero(own) - own.shape[1]) / mean.size
         if in_errors(mean - max(gains, key=np.sum) - chance) <= SURE:
