@@ -380,3 +380,19 @@ def common_quantity(nodes):
             "maps of one quantity, best the intensities of lines."
         )
     return found[0] if len(found) == 1 and "atom counts of " not in titles[0] else ""
+
+
+def common_width(nodes):
+    """Width of the windows of maps with the metadata `nodes`, in FWHM; None, and a warning, where it is not the same.
+
+    Windows of 2 FWHM hold nearly all of a line, and go with maps of other kinds.
+    """
+    found = list(dict.fromkeys(node.get_item("Element_maps.integration_windows") for node in nodes))
+    if len(found) > 1 and set(found) != {None, 2.0}:
+        known = " and ".join(f"{width:g}" for width in found if width is not None)
+        others = " and of no known width" if None in found else ""
+        grids.warn(
+            f"The maps are of windows of {known} FWHM{others}, which hold different parts of a line: factors of a "
+            "composition take them to be the same; make all maps with one integration_windows."
+        )
+    return found[0] if len(found) == 1 else None

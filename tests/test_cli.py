@@ -104,6 +104,23 @@ def test_elements_name_maps_in_the_order_of_the_files(folder):
     assert list(fused.metadata.Element_maps.source_titles) == ["one", "two"]
 
 
+def test_the_width_of_windows_arrives(folder, scan):
+    spectra, haadf = spectrum_image(), image("HAADF")
+    scan(spectra, haadf)
+    (folder / "scan.hspy").touch()
+    assert cli.main("fuse scan.hspy --integration-windows 1.2 --max-iter 1".split()) == 0
+    fused = hs.load("scan_fused.hspy")
+    expected = hyperspy_fusion.fuse(spectra, haadf, integration_windows=1.2, max_iter=1)
+    np.testing.assert_array_equal(fused.data, expected.data)
+    assert not np.array_equal(fused.data, hyperspy_fusion.fuse(spectra, haadf, max_iter=1).data)
+
+
+def test_a_width_in_ev_is_refused(folder, scan, capsys):
+    scan(spectrum_image(), image("HAADF"))
+    (folder / "scan.hspy").touch()
+    assert "in units of the FWHM" in refusal(capsys, "fuse", "scan.hspy", "--integration-windows", 130)
+
+
 def test_every_setting_is_an_option_and_arrives(folder):
     options = (
         "--gamma 1.7 --weighting z_sum --lambda-haadf 0.2 --lambda-chem 0.01 --lambda-tv none "
@@ -373,7 +390,8 @@ def test_settings_of_the_calibrated_method_arrive(folder, monkeypatch, given, ar
     seen = calls(monkeypatch)
     command = f"fuse Fe.hspy O.hspy --haadf HAADF.hspy --method calibrated {given}"
     assert cli.main(command.split()) == 2
-    own = {"elements": None, "xray_lines": None, "method": "calibrated", "register": False, "resample": False}
+    own = {"elements": None, "xray_lines": None, "integration_windows": 2.0, "method": "calibrated"}
+    own |= {"register": False, "resample": False}
     assert seen == [{**own, **arrived}]
 
 

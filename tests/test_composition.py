@@ -52,6 +52,19 @@ def test_unfused_maps_have_the_composition_of_exspy(method, units):
 
 
 @pytest.mark.parametrize("method", FACTORS)
+def test_a_composition_is_that_of_any_common_part_of_the_lines(method):
+    """Narrower windows hold a smaller part of each line, the same of all: only amounts depend on it."""
+    s = spectra()
+    maps = element_maps(s, integration_windows=1.2)
+    expected = by_exspy(s, s.get_lines_intensity(integration_windows=1.2), method)
+    found = maps.atomic_percent(method, FACTORS[method], vacuum=0)
+    np.testing.assert_allclose(found.data, expected, rtol=1e-6)
+    part = (maps * 0.842).atomic_percent(method, FACTORS[method], vacuum=0)
+    np.testing.assert_allclose(part.data, found.data, rtol=1e-6)
+    assert found.metadata.Element_maps.integration_windows == 1.2
+
+
+@pytest.mark.parametrize("method", FACTORS)
 def test_a_real_scan_has_the_composition_of_exspy(method):
     s = hs.load(shared("data/bruker_test_TEM.bcf"))[1]
     s.set_microscope_parameters(live_time=5.8, beam_current=0.3)
