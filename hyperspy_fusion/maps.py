@@ -368,7 +368,7 @@ def _read_map(signal, number, element):
 def _read_dict(source, elements):
     keys = listed(list(source), "The keys of the dict of maps", "{'Fe': map}")
     for key in keys:
-        check_line(key) if "_" in key else atomic_number(key)
+        atomic_number(key) if key.isalpha() else check_line(key)
     maps = _read_list(list(source.values()), [element_of(key) for key in keys])
     maps = [m._replace(line=key if "_" in key else m.line) for m, key in zip(maps, keys, strict=True)]
     return selected(maps, elements)

@@ -137,6 +137,8 @@ class FusedMultiModal:
         The HAADF image.
     maps, elements, xray_lines, integration_windows, method, mask, register, resample
         As for :func:`hyperspy_fusion.fuse`.
+    **settings
+        None: those of the method are for :meth:`fit`, which a TypeError says.
 
     Attributes
     ----------
@@ -177,8 +179,9 @@ class FusedMultiModal:
         mask=None,
         register=False,
         resample=False,
+        **settings,
     ):
-        settings_for(method, {})
+        _refuse_settings_of_fit(method, settings)
         self.method, self._how = method, HOW[method]
         self.maps = element_maps(
             maps,
@@ -574,6 +577,18 @@ def _number_of_replicates(errors, method):
     if errors is not True and not _is_whole(errors, 2):
         raise ValueError(f"The number of replicates is {errors!r}: it must be a whole number of at least 2.")
     return DEFAULT_REPLICATES if errors is True else int(errors)
+
+
+def _refuse_settings_of_fit(method, settings):
+    """Raise TypeError for settings that `fit` takes, and for those that nothing does."""
+    settings_for(
+        method, {k: v for k, v in settings.items() if k not in ("show_progressbar", "num_workers", "callback")}
+    )
+    if settings:
+        given = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+        raise TypeError(
+            f"FusedMultiModal does not take {', '.join(settings)}: pass it to the fit of the model, model.fit({given})."
+        )
 
 
 def _check_knows_noise(method):

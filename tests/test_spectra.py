@@ -203,7 +203,7 @@ def test_metadata_lines_outside_the_spectra_are_left_out_and_said(caplog):
         (
             eds(),
             {"xray_lines": ["Fe_Kz"]},
-            "'Fe_Kz' is not an X-ray line of Fe: expected one of Fe_Ka, Fe_Kb",
+            "'Fe_Kz' is not an X-ray line of Fe: did you mean Fe_Ka or Fe_Kb\\?",
         ),
         (eds(), {"xray_lines": ["Fe"]}, "'Fe' is not an X-ray line of Fe"),
         (

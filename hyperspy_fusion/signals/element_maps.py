@@ -374,7 +374,13 @@ class ElementMaps(Signal2D):
         Returns
         -------
         Signal1D
-            ``(element|distance)``; the variance is its ``get_noise_variance()`` where errors are known.
+            ``(element|distance)``; the variance is its ``get_noise_variance()`` where errors are known. NaN beyond the
+            maps, of which there is a warning, and where no pixel across the line has a value.
+
+        Raises
+        ------
+        ValueError
+            Where all of the line is beyond the maps.
         """
         from hyperspy_fusion.composition import line_profile
 
