@@ -15,7 +15,7 @@ import numpy as np
 
 from hyperspy_fusion.fusion.elastic import LinearLaw, haadf_noise, z_weights
 from hyperspy_fusion.fusion.elastic_fit import UndeterminedLawError, fit_linear_law
-from hyperspy_fusion.fusion.noise import choose_noise, estimate_variance, quanta
+from hyperspy_fusion.fusion.noise import choose_noise, estimate_variance, find_quanta, quanta
 from hyperspy_fusion.fusion.problem import Terms, working_dtype
 from hyperspy_fusion.fusion.regularizers import CellPenalty
 
@@ -453,15 +453,16 @@ def _about_totals(seen, data, keep):
 def _noise(seen, settings, known):
     """The noise that the settings ask for, that is known, or that the data show."""
     background = _background(seen, settings, known.background)
-    kind, sentence = settings.noise, f"noise={settings.noise!r} as given."
+    kind, sentence, found = settings.noise, f"noise={settings.noise!r} as given.", None
     if kind == "auto" and known.variance is not None and settings.variance is None:
         kind, sentence = "gaussian", "The variance of the maps is known: Gaussian noise."
     elif kind == "auto":
-        kind, sentence = choose_noise(_with_gaps(seen), seen.valid, seen.elements)
+        found = find_quanta(_with_gaps(seen), seen.valid)
+        kind, sentence = choose_noise(_with_gaps(seen), seen.valid, seen.elements, found)
     if kind == "gaussian":
         variances = _variances(seen, settings, known.variance)
         return Gaussian(sentence, variances, 1 / seen.means_of(1 / variances), background)
-    quantum, warnings = _quantum(seen)
+    quantum, warnings = _quantum(seen, found)
     shift = settings.shift if kind == "shifted_poisson" else 0.0
     _check_counts(seen, quantum, shift, kind)
     return Counts(kind, sentence, quantum, shift, background, _unit(seen, quantum, shift), warnings)
@@ -506,9 +507,9 @@ def _variances(seen, settings, known):
     return np.maximum(np.where(told, known, _column(typical)), LEAST_VARIANCE * _column(typical)).astype(np.float64)
 
 
-def _quantum(seen):
+def _quantum(seen, found):
     """Value of one count of every map, and a warning where it had to be assumed."""
-    found = quanta(_with_gaps(seen), seen.valid)
+    found = quanta(_with_gaps(seen), seen.valid, found)
     unknown = [e for e, q in zip(seen.elements, found, strict=True) if not q > 0]
     if not unknown:
         return found, []
