@@ -37,7 +37,7 @@ STOREYS = [
     ("fusion.monotone", "fusion.primal_dual"),
     ("fusion.solvers",),
     ("fusion.calibrated", "fusion.shift"),
-    ("fusion.problem", "fusion.elastic_fit"),
+    ("fusion.problem", "fusion.elastic_fit", "fusion.measured"),
     ("fusion.elastic",),
     ("fusion.noise", "fusion.regularizers", "fusion.background"),
     ("fusion.kernels",),
