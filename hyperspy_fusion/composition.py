@@ -14,11 +14,22 @@ import numpy as np
 
 from hyperspy_fusion.elements import metadata_names
 from hyperspy_fusion.fusion.settings import check_choice
+from hyperspy_fusion.grids import warn
 from hyperspy_fusion.regions import region_mask
 
 _logger = logging.getLogger(__name__)
 
 METHODS = ("CL", "zeta", "cross_section")
+# as they are called elsewhere, in small letters
+_ALSO_CALLED = {
+    "cl": "CL",
+    "cliff_lorimer": "CL",
+    "k_factor": "CL",
+    "k_factors": "CL",
+    "zeta_factor": "zeta",
+    "zeta_factors": "zeta",
+    "cross_sections": "cross_section",
+}
 UNITS = ("atomic", "weight")
 # a pixel with less than this part of the signal of a thick one is vacuum
 VACUUM = 0.05
@@ -43,7 +54,7 @@ class Measured(NamedTuple):
 
 def composition(maps, method, factors=None, units="atomic", vacuum=VACUUM, errors=None):
     """Composition of the element maps; see `ElementMaps.atomic_percent`."""
-    check_choice("method", method, METHODS)
+    method = _method(method)
     check_choice("units", units, UNITS)
     factors = _factors(maps, method, factors)
     data = np.asarray(maps.data, dtype=np.float64)
@@ -60,6 +71,15 @@ def composition(maps, method, factors=None, units="atomic", vacuum=VACUUM, error
     if found is not None:
         variance = _propagated(percent / 100, effective, np.where(seen, total, np.nan), found) * 100**2
     return _signal(maps, percent, variance, units, {"method": method, "factors": factors, "vacuum": float(vacuum)})
+
+
+def _method(name):
+    """exspy's name of a method of quantification, however it is spelt."""
+    if isinstance(name, str):
+        spelt = name.strip().lower().replace("-", "_").replace(" ", "_")
+        name = _ALSO_CALLED.get(spelt, spelt if spelt in METHODS else name)
+    check_choice("method", name, METHODS)
+    return name
 
 
 def _factors(maps, method, factors):
@@ -247,6 +267,7 @@ def line_profile(maps, start, end, linewidth=0.0, errors=None, independent=None)
     independent = is_independent(maps) if independent is None else independent
     bare, variance = _with_errors(maps, errors)
     line = (*map(float, start), *map(float, end), float(linewidth))
+    _warn_of_outside(bare, line)
     counts = np.isfinite(bare.data)
     # HyperSpy's mean across the line, of the pixels that have a value and are in the image
     part = _along(bare, counts.astype(float), line).data
@@ -262,6 +283,19 @@ def line_profile(maps, start, end, linewidth=0.0, errors=None, independent=None)
             profile.set_noise_variance(known)
     profile.metadata.General.title = f"Profile of {maps.metadata.General.title}"
     return profile
+
+
+def _warn_of_outside(maps, line):
+    """Say how much of a profile lies beyond the maps; ValueError where all of it does."""
+    inside = _along(maps, np.ones(maps.data.shape), line).data.reshape(len(maps.elements), -1)[0] > 0
+    if inside.all():
+        return
+    x, y = (f"{a.low_value:.4g} to {a.high_value:.4g} {a.units}" for a in maps.axes_manager.signal_axes)
+    where = f"the line from {line[:2]} to {line[2:4]}"
+    extent = f"the maps, which are from x = {x} and y = {y}: give (x, y) in the units of the axes"
+    if not inside.any():
+        raise ValueError(f"All of {where} lies beyond {extent}.")
+    warn(f"{np.mean(~inside):.0%} of {where} lie beyond {extent}. The profile is NaN there.")
 
 
 def _along(maps, data, line):

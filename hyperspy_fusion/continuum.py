@@ -9,6 +9,8 @@ from hyperspy_fusion.fusion.background import smoothed_counts
 
 _logger = logging.getLogger(__name__)
 
+# distance of exspy's windows from their line, in units of its FWHM
+_DISTANCE = 2.0
 # how much higher the continuum may be on one side of a line than on the other
 STEEPEST = 2.0
 
@@ -18,13 +20,13 @@ _ALLOWED = (
 )
 
 
-def counts_over_background(signal, elements, xray_lines, background):
+def counts_over_background(signal, elements, xray_lines, background, width):
     """
     Counts of X-ray lines, and those among them that are expected of the background.
 
     Parameters
     ----------
-    signal, elements, xray_lines
+    signal, elements, xray_lines, width
         As for `spectra.line_counts`.
     background : str, array, EDSModel or BaseSignal
         As for `hyperspy_fusion.element_maps`.
@@ -38,11 +40,11 @@ def counts_over_background(signal, elements, xray_lines, background):
     under : numpy.ndarray
         (ny, nx, n) float32, >= 0.
     """
-    lines, counts = spectra.line_counts(signal, elements, xray_lines)
+    lines, counts = spectra.line_counts(signal, elements, xray_lines, width)
     if isinstance(background, str | list | tuple | np.ndarray) and not _is_model(background):
-        return lines, *_from_windows(signal, lines, counts, background)
+        return lines, *_from_windows(signal, lines, counts, background, width)
     expected = _expected_spectra(signal, background)
-    under = spectra.window_sums(expected, [spectra.line_windows(signal, names) for names in lines.values()])
+    under = spectra.window_sums(expected, [spectra.line_windows(signal, names, width) for names in lines.values()])
     return lines, *_in_memory(counts, under)
 
 
@@ -57,28 +59,32 @@ def _in_memory(counts, *others):
 # ---- from windows beside the lines ------------------------------------------------------------------
 
 
-def _from_windows(signal, lines, counts, background):
+def _from_windows(signal, lines, counts, background, width):
     names = [name for own in lines.values() for name in own]
-    sides = _sides(signal, names, background)
+    sides = _sides(signal, names, background, width)
     measured = list(dict.fromkeys(side for own in sides.values() for side in own))
     counts, beside = _in_memory(counts, spectra.window_sums(signal, [[side] for side in measured]))
     images = np.moveaxis(beside, -1, 0)
     per_channel = {side: image / _size([side]) for side, image in zip(measured, images, strict=True)}
     if isinstance(background, str):
         sides = {name: _clean(signal, name, own, per_channel) for name, own in sides.items()}
-    _warn_of_high(signal, lines, counts, sides, per_channel)
+    _warn_of_high(signal, lines, counts, sides, per_channel, width)
     _logger.info("Channels of the background: %s", sides)
     expected = _expected(sides, per_channel)
-    under = [sum(_under(signal, own, name, expected) for name in own) for own in lines.values()]
+    under = [sum(_under(signal, own, name, expected, width) for name in own) for own in lines.values()]
     return counts, np.stack(under, axis=-1).astype(np.float32)
 
 
-def _sides(signal, names, background):
-    """Dict of the channel ranges beside each line: exspy's, or those of the given windows, within the spectra."""
+def _sides(signal, names, background, width):
+    """Dict of the channel ranges beside each line: exspy's, or those of the given windows, within the spectra.
+
+    Where the window of a line reaches into exspy's, these begin where it ends.
+    """
     if isinstance(background, str):
         if background != "windows":
             raise ValueError(f"background is {background!r}: {_ALLOWED}")
-        windows = signal.estimate_background_windows(xray_lines=names)
+        distance = max(_DISTANCE, width / 2)
+        windows = signal.estimate_background_windows(line_width=[distance, distance], xray_lines=names)
     else:
         windows = np.asarray(background, dtype=float)
         if windows.shape != (len(names), 4):
@@ -119,11 +125,11 @@ def _clean(signal, name, sides, per_channel):
     return (lowest,)
 
 
-def _warn_of_high(signal, lines, counts, sides, per_channel):
+def _warn_of_high(signal, lines, counts, sides, per_channel, width):
     """Warn where there is more beside the lines of an element than in them."""
     for (element, own), total in zip(lines.items(), counts.sum(axis=(0, 1), dtype=float), strict=True):
         means = [np.mean([per_channel[side].sum(dtype=float) for side in sides[name]]) for name in own]
-        if total < np.mean(means) * _size(spectra.line_windows(signal, own)):
+        if total < np.mean(means) * _size(spectra.line_windows(signal, own, width)):
             grids.warn(
                 f"The background windows of {', '.join(own)} hold more counts than that of the line: {element} is not "
                 "seen above them, or they hold other lines; pass windows of your own as background, or a fitted model."
@@ -149,17 +155,17 @@ def _expected(sides, per_channel):
     return {name: smooth[own] / _size(own) for name, own in sides.items()}
 
 
-def _under(signal, own, name, expected):
+def _under(signal, own, name, expected, width):
     """Counts expected under the line `name`: lines that share a window of their element share its channels."""
-    for window in spectra.line_windows(signal, own):
-        inside = [other for other in own if _is_inside(signal, other, window)]
+    for window in spectra.line_windows(signal, own, width):
+        inside = [other for other in own if _is_inside(signal, other, window, width)]
         if name in inside:
             return expected[name] * (_size([window]) / len(inside))
     return 0.0
 
 
-def _is_inside(signal, name, window):
-    start, stop = spectra.line_windows(signal, [name])[0]
+def _is_inside(signal, name, window, width):
+    start, stop = spectra.line_windows(signal, [name], width)[0]
     return window[0] <= start and stop <= window[1]
 
 

@@ -5,14 +5,21 @@ The power law is HyperSpy's, the energies and cross-sections of edges are exspy'
 
 from __future__ import annotations
 
-import difflib
 import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hyperspy_fusion import grids
-from hyperspy_fusion.elements import atomic_number, checked_elements, listed, metadata_names, refuse_repeats
+from hyperspy_fusion.elements import (
+    atomic_number,
+    checked_elements,
+    listed,
+    meant,
+    metadata_names,
+    parted,
+    refuse_repeats,
+)
 from hyperspy_fusion.fusion.background import gaussian
 from hyperspy_fusion.fusion.noise import estimate_variance
 
@@ -162,12 +169,10 @@ def _onsets(element):
 
 
 def _checked_edge(name):
-    element = name.split("_")[0]
+    element, _ = parted(name)
     known = _onsets(element)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}."
-        raise ValueError(f"{name!r} is not an edge of {element} that exspy knows: {hint}")
+        raise ValueError(f"{name!r} is not an edge of {element} that exspy knows: {meant(name, list(known))}")
     return name
 
 

@@ -13,6 +13,10 @@ _LINE_IN_TITLE = re.compile(
     r"(?<![A-Za-z])([A-Z][a-z]?)(?:_[KLMNO][a-zαβ\d]*|[ -][KLM](?:[abαβ]\d*|\d+))(?![A-Za-z\d])"
 )
 
+# a line or an edge however it is spelt: "Cu_K", "cu ka", "Cu-L3", "CuKα1"
+_SPELT = re.compile(r"([A-Za-z]{1,2})[\s_-]+(\w*)|([A-Z][a-z]?)([KLMNO]\w+)")
+_GREEK = str.maketrans("αβγ", "abg")
+
 # once; older files of a fit of the result of a fit have it twice
 _TITLE_OF_FUSED = re.compile(r"^(Fused maps( of |$))+")
 
@@ -48,7 +52,9 @@ def _unknown_element(symbol, table):
     names = {str(table[key].General_properties.name): key for key in table.keys()}
     text = str(symbol).strip().lower()
     words = symbols | names
-    near = [text] if text in words else difflib.get_close_matches(text, words, n=3, cutoff=0.5)
+    element = parted(symbol)[0].lower() if isinstance(symbol, str) else ""
+    near = [word for word in (text, element) if word in words][:1]
+    near = near or difflib.get_close_matches(text, words, n=3, cutoff=0.5)
     near = " or ".join(dict.fromkeys(words[word] for word in near))
     hint = f"did you mean {near}?" if near else "expected a symbol such as 'Fe'."
     return f"{symbol!r} is not the symbol of a chemical element: {hint}"
@@ -78,11 +84,33 @@ def checked_lines(lines):
 
 def check_line(line):
     """Raise ValueError unless `line` is an X-ray line such as "Fe_Ka" that exspy knows."""
-    symbol = element_of(line)
+    symbol, _ = parted(line)
     atomic_number(symbol)
     known = known_lines(symbol)
     if line not in known:
-        raise ValueError(f"{line!r} is not an X-ray line of {symbol}: expected one of {', '.join(known) or 'none'}.")
+        raise ValueError(f"{line!r} is not an X-ray line of {symbol}: {meant(line, known)}")
+
+
+def parted(name):
+    """``(symbol, shell)`` of a line or an edge however it is spelt, ("Cu", "L3") of "cu-L3"; else no shell, ""."""
+    found = _SPELT.fullmatch(name.strip())
+    if found is None:
+        return element_of(name), ""
+    symbol, shell = found[1] or found[3], found[2] or found[4] or ""
+    return symbol.capitalize() if symbol.capitalize() in _periodic_table().keys() else symbol, shell
+
+
+def meant(name, known):
+    """End of a sentence: which of the `known` lines or edges of its element a wrong `name` may mean."""
+    shell = parted(name)[1].translate(_GREEK).lower()
+    bare = shell.rstrip("0123456789")
+    shells = {one: one.partition("_")[2].lower() for one in known}
+    near = [one for one, own in shells.items() if own in (shell, bare)]
+    for start in filter(None, (shell, bare, bare[:1])):
+        near = near or [one for one, own in shells.items() if own.startswith(start)]
+    if near:
+        return f"did you mean {' or '.join(filter(None, (', '.join(near[:-1]), near[-1])))}?"
+    return f"expected one of {', '.join(known)}." if known else "exspy knows none."
 
 
 def known_lines(symbol):
@@ -380,3 +408,19 @@ def common_quantity(nodes):
             "maps of one quantity, best the intensities of lines."
         )
     return found[0] if len(found) == 1 and "atom counts of " not in titles[0] else ""
+
+
+def common_width(nodes):
+    """Width of the windows of maps with the metadata `nodes`, in FWHM; None, and a warning, where it is not the same.
+
+    Windows of 2 FWHM hold nearly all of a line, and go with maps of other kinds.
+    """
+    found = list(dict.fromkeys(node.get_item("Element_maps.integration_windows") for node in nodes))
+    if len(found) > 1 and set(found) != {None, 2.0}:
+        known = " and ".join(f"{width:g}" for width in found if width is not None)
+        others = " and of no known width" if None in found else ""
+        grids.warn(
+            f"The maps are of windows of {known} FWHM{others}, which hold different parts of a line: factors of a "
+            "composition take them to be the same; make all maps with one integration_windows."
+        )
+    return found[0] if len(found) == 1 else None

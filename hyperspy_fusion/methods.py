@@ -161,7 +161,8 @@ def _describe_published(problem, result, spread):
 
 
 def _observe(scan, settings):
-    from hyperspy_fusion.fusion.calibrated import Known, Observation
+    from hyperspy_fusion.fusion.calibrated import Observation
+    from hyperspy_fusion.fusion.measured import Known
 
     return Observation.of(
         scan.maps,

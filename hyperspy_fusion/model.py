@@ -23,6 +23,7 @@ from hyperspy_fusion.progress import counted, progress
 from hyperspy_fusion.registration import haadf_on_grid
 from hyperspy_fusion.rest import rest_of_spectra
 from hyperspy_fusion.results import Inputs, fused_signal, image_signal, norms
+from hyperspy_fusion.spectra import WINDOW_WIDTH
 from hyperspy_fusion.uncertainty import Errors, attainable_gain, attribution, maps_like, replicated
 
 # settings that say how long to iterate; where another one changes, the cost history begins anew
@@ -37,6 +38,7 @@ def fuse(
     *,
     elements=None,
     xray_lines=None,
+    integration_windows=WINDOW_WIDTH,
     method="published",
     mask=None,
     register=False,
@@ -61,6 +63,10 @@ def fuse(
         Which elements to take from a spectrum image; the elements of maps that do not name theirs.
     xray_lines : list of str, optional
         Which X-ray lines to take from an EDS spectrum image; lines of one element are summed.
+    integration_windows : float
+        Width of the windows of these lines in units of their FWHM. 2 is exspy's, and holds 98 % of a line; narrower
+        windows hold less of background and neighbours, and 1.2, which hold 84 %, serve ``method="auto"`` best. See
+        :func:`hyperspy_fusion.element_maps` for what it means for a composition.
     method : {"published", "calibrated", "auto"}
         The method of Schwartz et al., npj Comput. Mater. 8, 16 (2022); the one that keeps counts as counts:
         convex, in the units of the maps, solved to a stated accuracy; or the latter with its weights chosen by how well
@@ -113,8 +119,9 @@ def fuse(
     """
     settings_for(method, settings)  # what is wrong with them is said before spectra are read
     replicates = _number_of_replicates(errors, method)
+    made = {"xray_lines": xray_lines, "integration_windows": integration_windows}
     grid = {"register": register, "resample": resample}
-    model = FusedMultiModal(haadf, maps, elements, xray_lines=xray_lines, method=method, mask=mask, **grid)
+    model = FusedMultiModal(haadf, maps, elements, method=method, mask=mask, **made, **grid)
     model.fit(show_progressbar=show_progressbar, num_workers=num_workers, **settings)
     if replicates:
         model.standard_errors(replicates, show_progressbar=show_progressbar, num_workers=num_workers)
@@ -128,8 +135,10 @@ class FusedMultiModal:
     ----------
     haadf : BaseSignal
         The HAADF image.
-    maps, elements, xray_lines, method, mask, register, resample
+    maps, elements, xray_lines, integration_windows, method, mask, register, resample
         As for :func:`hyperspy_fusion.fuse`.
+    **settings
+        None: those of the method are for :meth:`fit`, which a TypeError says.
 
     Attributes
     ----------
@@ -165,14 +174,22 @@ class FusedMultiModal:
         elements=None,
         *,
         xray_lines=None,
+        integration_windows=WINDOW_WIDTH,
         method="published",
         mask=None,
         register=False,
         resample=False,
+        **settings,
     ):
-        settings_for(method, {})
+        _refuse_settings_of_fit(method, settings)
         self.method, self._how = method, HOW[method]
-        self.maps = element_maps(maps, elements, xray_lines=xray_lines, allow_nan=self._how.takes_gaps)
+        self.maps = element_maps(
+            maps,
+            elements,
+            xray_lines=xray_lines,
+            integration_windows=integration_windows,
+            allow_nan=self._how.takes_gaps,
+        )
         mask = mask_array(mask, axis_dicts(self.maps.axes_manager.signal_axes, self.maps))
         image, self._registration, about_grid = haadf_on_grid(
             haadf, self.maps, register, resample, mask, self._how.takes_gaps
@@ -560,6 +577,18 @@ def _number_of_replicates(errors, method):
     if errors is not True and not _is_whole(errors, 2):
         raise ValueError(f"The number of replicates is {errors!r}: it must be a whole number of at least 2.")
     return DEFAULT_REPLICATES if errors is True else int(errors)
+
+
+def _refuse_settings_of_fit(method, settings):
+    """Raise TypeError for settings that `fit` takes, and for those that nothing does."""
+    settings_for(
+        method, {k: v for k, v in settings.items() if k not in ("show_progressbar", "num_workers", "callback")}
+    )
+    if settings:
+        given = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+        raise TypeError(
+            f"FusedMultiModal does not take {', '.join(settings)}: pass it to the fit of the model, model.fit({given})."
+        )
 
 
 def _check_knows_noise(method):

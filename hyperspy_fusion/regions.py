@@ -38,9 +38,10 @@ def region_mask(region, maps):
 
 def _roi_mask(roi, axes):
     """Which pixels a ROI cuts out: those whose numbers are left in an image of their numbers."""
+    from hyperspy.roi import BasePointROI, Line2DROI
     from hyperspy.signals import Signal2D
 
-    if hasattr(roi, "linewidth") or roi.ndim != 2:
+    if isinstance(roi, BasePointROI | Line2DROI) or roi.ndim != 2:
         raise TypeError(f"{roi!r} covers no area: pass a RectangularROI, CircleROI or PolygonROI, or a mask.")
     shape = tuple(axis["size"] for axis in axes)
     numbers = Signal2D(np.arange(np.prod(shape), dtype=float).reshape(shape), axes=list(axes))

@@ -26,7 +26,7 @@ def rest_of_spectra(source, maps):
     source : object
         What the maps were made from by `hyperspy_fusion.element_maps`.
     maps : ElementMaps
-        Whose ``metadata.Element_maps.xray_lines`` say which windows are theirs.
+        Whose ``xray_lines`` and ``integration_windows`` in ``metadata.Element_maps`` say which windows are theirs.
 
     Returns
     -------
@@ -39,7 +39,8 @@ def rest_of_spectra(source, maps):
     is_eds = grids.is_spectrum_image(source) and hasattr(source, "estimate_integration_windows")
     if not (is_eds and hasattr(source, "data") and len(lines) == len(maps.elements)):
         return None
-    windows = [spectra.line_windows(source, names.split("+")) for names in lines]
+    width = maps.metadata.get_item("Element_maps.integration_windows", spectra.WINDOW_WIDTH)
+    windows = [spectra.line_windows(source, names.split("+"), width) for names in lines]
     used = np.zeros(source.axes_manager[-1].size, int)
     for start, stop in (limits for own in windows for limits in own):
         used[start:stop] += 1

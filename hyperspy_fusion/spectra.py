@@ -1,6 +1,7 @@
 """Counts of the X-ray lines in an EDS spectrum image, and which lines and edges make the maps of a model."""
 
 import logging
+from numbers import Real
 
 import numpy as np
 
@@ -23,6 +24,8 @@ _logger = logging.getLogger(__name__)
 
 # full width of an integration window in units of the line's FWHM, as exspy's get_lines_intensity has it
 WINDOW_WIDTH = 2.0
+# outside of these it is a width in eV, or in keV
+_WIDTHS = (0.2, 10.0)
 # two windows that share more than this of the narrower one show each other's counts
 SHARED_CHANNELS = 0.1
 # lines weaker than this part of the strongest of their family do not matter to others
@@ -31,7 +34,22 @@ STRONG = 0.1
 _ACCUMULATOR = {"b": np.uint64, "u": np.uint64, "i": np.int64, "f": np.float64}
 
 
-def line_counts(signal, elements=None, xray_lines=None):
+def checked_width(width):
+    """Width of integration windows as a float; TypeError or ValueError for what is none in units of the FWHM."""
+    if isinstance(width, bool) or not isinstance(width, Real):
+        raise TypeError(
+            f"integration_windows is {width!r}: give one number, the width of all windows in units of the FWHM of "
+            "their line, such as exspy's 2.0; for windows in keV pass the maps of get_lines_intensity."
+        )
+    if not _WIDTHS[0] <= width <= _WIDTHS[1]:
+        raise ValueError(
+            f"integration_windows is {width!r}: it is the width of the windows in units of the FWHM of their line, no "
+            f"energy, and must be between {_WIDTHS[0]:g} and {_WIDTHS[1]:g}, such as exspy's 2.0."
+        )
+    return float(width)
+
+
+def line_counts(signal, elements=None, xray_lines=None, width=WINDOW_WIDTH):
     """
     Counts of the X-ray lines of each element, without the background being subtracted.
 
@@ -41,6 +59,8 @@ def line_counts(signal, elements=None, xray_lines=None):
         ``(x, y|E)``, lazy or not.
     elements, xray_lines : list of str, optional
         As in `hyperspy_fusion.element_maps`, known to exist.
+    width : float
+        Full width of the windows in units of the FWHM of their line.
 
     Returns
     -------
@@ -62,8 +82,8 @@ def line_counts(signal, elements=None, xray_lines=None):
     _check_asked(signal, elements, xray_lines)
     lines = _choose_lines(signal, elements, xray_lines)
     _logger.info("X-ray lines: %s", lines)
-    windows = {element: line_windows(signal, names) for element, names in lines.items()}
-    _warn_of_lines(signal, lines, _warn_of_overlaps(windows))
+    windows = {element: line_windows(signal, names, width) for element, names in lines.items()}
+    _warn_of_lines(signal, lines, width, _warn_of_overlaps(windows))
     return lines, window_sums(signal, list(windows.values()))
 
 
@@ -238,10 +258,10 @@ def _in_range(signal, line):
     return axis.low_value < energy < axis.high_value
 
 
-def line_windows(signal, lines):
+def line_windows(signal, lines, width):
     """Disjoint channel ranges ``(start, stop)`` of the lines of one element, as `isig` would cut them."""
     axis = signal.axes_manager.signal_axes[0]
-    limits = np.clip(signal.estimate_integration_windows(WINDOW_WIDTH, lines), axis.low_value, axis.high_value)
+    limits = np.clip(signal.estimate_integration_windows(width, lines), axis.low_value, axis.high_value)
     merged = []
     for start, stop in sorted((axis.value2index(low), axis.value2index(high)) for low, high in limits):
         if merged and start <= merged[-1][1]:
@@ -268,16 +288,22 @@ def _warn_of_overlaps(windows):
     return told
 
 
-def _warn_of_lines(signal, lines, told):
-    """Warn of lines of other elements of the sample within one FWHM of a mapped line, but for pairs already told."""
+def _warn_of_lines(signal, lines, width, told):
+    """Warn of lines of other elements of the sample in a window, and within one FWHM of a mapped line in any case.
+
+    But not of pairs already told.
+    """
+    # a line at one FWHM has a sixth of its counts in a window of 1.2
+    width = max(width, 2.0)
+    reach = "one" if width == 2.0 else f"{width / 2:g}"
     for name in [name for own in lines.values() for name in own]:
-        ((low, high),) = signal.estimate_integration_windows(2.0, [name])
+        ((low, high),) = signal.estimate_integration_windows(width, [name])
         near = lines_within(signal, low, high, lines)
         skipped = {element_of(name)} | {second for first, second in told if first == element_of(name)}
         others = [line for line in near if element_of(line) not in skipped]
         if others:
             grids.warn(
-                f"{name} overlaps with {', '.join(others)}, within one FWHM: the map of {element_of(name)} shows "
+                f"{name} overlaps with {', '.join(others)}, within {reach} FWHM: the map of {element_of(name)} shows "
                 f"counts of {_and(map(element_of, others))} where there is any; choose other lines by xray_lines, or "
                 "fit a model."
             )

@@ -39,6 +39,7 @@ STOREYS = [
     ("fusion.calibrated", "fusion.shift"),
     ("fusion.problem", "fusion.elastic_fit"),
     ("fusion.elastic",),
+    ("fusion.measured",),
     ("fusion.noise", "fusion.regularizers", "fusion.background"),
     ("fusion.kernels",),
     ("fusion.result", "fusion.settings", "fusion.resampling"),

@@ -106,6 +106,26 @@ def test_windows_find_the_continuum_everywhere():
             assert found[part].mean() == pytest.approx(truth[part].mean(), rel=0.03)
 
 
+@pytest.mark.parametrize("width", [0.8, 1.2, 5.0])
+def test_the_background_is_that_of_windows_of_any_width(width):
+    """A continuum of 1 count in each channel is as many counts as the window has channels."""
+    s, *_ = alloy(continuum=1.0)
+    known = element_maps(s, background="windows", integration_windows=width).known_background
+    axis = s.axes_manager[-1]
+    windows = s.estimate_integration_windows(width, LINES)
+    channels = [axis.value2index(high) - axis.value2index(low) for low, high in windows]
+    np.testing.assert_allclose(known.data.mean(axis=(1, 2)), channels, rtol=0.03)
+    # as exspy's windows, where both sides are taken (one of Pd holds its own Lb), and beyond the window of the line
+    distance = max(2.0, width / 2)
+    limits = s.estimate_background_windows(line_width=[distance] * 2, xray_lines=LINES)
+    net = s.get_lines_intensity(LINES, integration_windows=width, background_windows=limits)
+    raw = s.get_lines_intensity(LINES, integration_windows=width)
+    subtracted = [(a.data - b.data).mean() for a, b in zip(raw, net, strict=True)]
+    np.testing.assert_allclose(known.data.mean(axis=(1, 2))[[0, 2]], np.array(subtracted)[[0, 2]], rtol=1e-5)
+    expected = element_maps(s, background=s * 0.5, integration_windows=width)
+    np.testing.assert_allclose(expected.known_background.data, expected.data / 2)
+
+
 def test_a_window_with_a_line_of_the_sample_is_left_out():
     s, *_ = alloy(continuum=0.2)
     clean = element_maps(s, background="windows").known_background.data.mean(axis=(1, 2))

@@ -7,6 +7,7 @@ import pytest
 from convex import guide
 from test_cell_penalty import TURNS
 
+from hyperspy_fusion.fusion import noise as noises
 from hyperspy_fusion.fusion.calibrated import calibrated_problem
 from hyperspy_fusion.fusion.elastic import LinearLaw, haadf_noise
 from hyperspy_fusion.fusion.noise import CountNoise, GaussianNoise, estimate_variance
@@ -135,6 +136,13 @@ def test_automatic_choice_of_the_noise(scan):
     np.testing.assert_allclose(measured.variance, [estimate_variance(m) for m in maps], rtol=0.05)
     negative = problem_of((maps - 1, haadf))
     assert negative.noise_kind == "gaussian" and "Negative values" in negative.noise_sentence
+
+
+def test_the_value_of_a_count_is_looked_for_once(scan, monkeypatch):
+    calls, found = [], noises._find_quantum
+    monkeypatch.setattr(noises, "_find_quantum", lambda *map: calls.append(None) or found(*map))
+    problem = problem_of(scan)
+    assert problem.noise_kind == "shifted_poisson" and len(calls) == len(scan[0])
 
 
 @pytest.mark.parametrize("noise", ["poisson", "gaussian"])

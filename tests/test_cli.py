@@ -104,6 +104,82 @@ def test_elements_name_maps_in_the_order_of_the_files(folder):
     assert list(fused.metadata.Element_maps.source_titles) == ["one", "two"]
 
 
+def test_the_width_of_windows_arrives(folder, scan):
+    spectra, haadf = spectrum_image(), image("HAADF")
+    scan(spectra, haadf)
+    (folder / "scan.hspy").touch()
+    assert cli.main("fuse scan.hspy --integration-windows 1.2 --max-iter 1".split()) == 0
+    fused = hs.load("scan_fused.hspy")
+    expected = hyperspy_fusion.fuse(spectra, haadf, integration_windows=1.2, max_iter=1)
+    np.testing.assert_array_equal(fused.data, expected.data)
+    assert not np.array_equal(fused.data, hyperspy_fusion.fuse(spectra, haadf, max_iter=1).data)
+
+
+def test_a_width_in_ev_is_refused(folder, scan, capsys):
+    scan(spectrum_image(), image("HAADF"))
+    (folder / "scan.hspy").touch()
+    assert "in units of the FWHM" in refusal(capsys, "fuse", "scan.hspy", "--integration-windows", 130)
+
+
+QUICK = "fuse Fe.hspy O.hspy --haadf HAADF.hspy --method calibrated --regularization tv --tol 1e-2 -o out.hspy"
+
+
+@pytest.mark.parametrize("option, number", [("--errors=3", 3), ("--errors", 32)])
+def test_errors_are_saved_beside_the_maps(folder, capsys, option, number):
+    assert cli.main([*QUICK.split(), option]) == 0
+    fused, errors = hs.load("out.hspy"), hs.load("out_errors.hspy")
+    assert fused.metadata.Fusion.errors.replicates == number
+    assert errors.elements == ["Fe", "O"] and errors.data.shape == fused.data.shape and errors.data.min() > 0
+    said = capsys.readouterr().out
+    assert f"Their standard errors, from {number} replicates: out_errors.hspy" in said
+    maps, haadf = core_shell(SHAPE).signals()
+    options = {"method": "calibrated", "regularization": "tv", "tol": 1e-2, "errors": number}
+    expected = hyperspy_fusion.fuse(maps[1:], haadf, **options).standard_errors()
+    np.testing.assert_allclose(errors.data, expected.data, rtol=1e-6)
+
+
+@pytest.mark.parametrize("errors", [[], ["--errors", "2"]], ids=["maps", "with errors"])
+def test_a_picture_is_drawn(folder, capsys, errors):
+    from matplotlib.image import imread
+
+    assert cli.main([*QUICK.split(), "--picture", "fused.png", *errors]) == 0
+    assert "Picture: fused.png" in capsys.readouterr().out
+    height, width, _ = imread("fused.png").shape
+    rows = 3 if errors else 2
+    assert height > rows * 100 and width > 3 * 100 and np.ptp(imread("fused.png")) > 0.5
+
+
+def test_a_picture_of_the_published_method(folder):
+    assert cli.main("fuse Fe.hspy O.hspy --haadf HAADF.hspy --max-iter 1 --picture fused.svg".split()) == 0
+    assert "<svg" in (folder / "fused.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        ("--errors", "method='published' has no model of the noise"),
+        ("--method calibrated --errors 1", "The number of replicates is 1: it must be a whole number of at least 2"),
+        ("--picture fused.bmp", "fused.bmp ends in '.bmp': pictures are drawn as .png, .pdf, .svg."),
+        ("--picture nowhere/fused.png", "the folder nowhere does not exist: make it, or give another --picture."),
+        ("--picture there.png", "there.png exists: give --overwrite to replace it, or another --picture."),
+        ("--method calibrated --errors -o kept.hspy", "kept_errors.hspy exists: give --overwrite to replace it"),
+    ],
+)
+def test_errors_and_pictures_that_cannot_be_are_refused_before_the_fit(folder, capsys, given, sentence):
+    (folder / "there.png").touch()
+    (folder / "kept_errors.hspy").touch()
+    before = sorted(folder.iterdir())
+    said = refusal(capsys, *f"fuse Fe.hspy O.hspy --haadf HAADF.hspy {given}".split())
+    assert sentence in said
+    assert sorted(folder.iterdir()) == before
+
+
+def test_errors_before_the_files_say_where_they_go(folder, capsys):
+    with pytest.raises(SystemExit):
+        cli.main("fuse --errors Fe.hspy O.hspy".split())
+    assert "'Fe.hspy' is no whole number: give N, or --errors behind the FILEs" in capsys.readouterr().err
+
+
 def test_every_setting_is_an_option_and_arrives(folder):
     options = (
         "--gamma 1.7 --weighting z_sum --lambda-haadf 0.2 --lambda-chem 0.01 --lambda-tv none "
@@ -373,7 +449,8 @@ def test_settings_of_the_calibrated_method_arrive(folder, monkeypatch, given, ar
     seen = calls(monkeypatch)
     command = f"fuse Fe.hspy O.hspy --haadf HAADF.hspy --method calibrated {given}"
     assert cli.main(command.split()) == 2
-    own = {"elements": None, "xray_lines": None, "method": "calibrated", "register": False, "resample": False}
+    own = {"elements": None, "xray_lines": None, "integration_windows": 2.0, "method": "calibrated"}
+    own |= {"register": False, "resample": False, "errors": False}
     assert seen == [{**own, **arrived}]
 
 

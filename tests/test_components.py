@@ -80,6 +80,16 @@ def test_every_count_is_in_a_map_or_in_one_band_of_the_rest(scan, maps, rest):
     assert rest.sum((1, 2)).max() < rest.sum() / len(rest) + largest_channel + 1
 
 
+@pytest.mark.parametrize("width", [1.2, 3.0])
+def test_the_rest_is_what_windows_of_any_width_leave(scan, width):
+    spectra = scan[0]
+    maps = hf.element_maps(spectra, ELEMENTS, integration_windows=width)
+    rest = rest_of_spectra(spectra, maps)
+    np.testing.assert_array_equal(maps.data.sum(0) + rest.sum(0), spectra.data[..., 5:].sum(-1))
+    model = hf.FusedMultiModal(scan[1], spectra, ELEMENTS, integration_windows=width, method="auto")
+    np.testing.assert_array_equal(model._rest, rest)
+
+
 def test_the_rest_of_lazy_spectra_is_the_same(scan, maps, rest):
     np.testing.assert_array_equal(rest_of_spectra(scan[0].as_lazy(), maps), rest)
 

@@ -52,6 +52,19 @@ def test_unfused_maps_have_the_composition_of_exspy(method, units):
 
 
 @pytest.mark.parametrize("method", FACTORS)
+def test_a_composition_is_that_of_any_common_part_of_the_lines(method):
+    """Narrower windows hold a smaller part of each line, the same of all: only amounts depend on it."""
+    s = spectra()
+    maps = element_maps(s, integration_windows=1.2)
+    expected = by_exspy(s, s.get_lines_intensity(integration_windows=1.2), method)
+    found = maps.atomic_percent(method, FACTORS[method], vacuum=0)
+    np.testing.assert_allclose(found.data, expected, rtol=1e-6)
+    part = (maps * 0.842).atomic_percent(method, FACTORS[method], vacuum=0)
+    np.testing.assert_allclose(part.data, found.data, rtol=1e-6)
+    assert found.metadata.Element_maps.integration_windows == 1.2
+
+
+@pytest.mark.parametrize("method", FACTORS)
 def test_a_real_scan_has_the_composition_of_exspy(method):
     s = hs.load(shared("data/bruker_test_TEM.bcf"))[1]
     s.set_microscope_parameters(live_time=5.8, beam_current=0.3)
@@ -119,7 +132,7 @@ def test_factors_are_those_of_the_elements_and_not_of_the_alphabet():
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (("cl", 1.0), "method is 'cl': it must be one of 'CL', 'zeta', 'cross_section'"),
+        (("kl", 1.0), "method is 'kl': it must be one of 'CL', 'zeta', 'cross_section'"),
         (("CL", {"Fe": 1.0}), "factors has none for Al, Pt: give one for each of Al, Fe, Pt"),
         (("CL", [1.0, 2.0]), "give one number above 0 for each of Al, Fe, Pt, in this order"),
         (("CL", [1.0, 2.0, 0.0]), "give one number above 0 for each"),
@@ -270,6 +283,18 @@ def test_pixels_without_a_value_do_not_count():
         maps.region_means(empty.astype(float))
 
 
+@pytest.mark.parametrize(
+    "name, method",
+    [("cliff-lorimer", "CL"), ("Cliff Lorimer", "CL"), ("cl", "CL"), ("k-factors", "CL"), ("Zeta-factor", "zeta")]
+    + [("zeta", "zeta"), ("cross-section", "cross_section"), ("cross_sections", "cross_section")],
+)
+def test_methods_go_by_their_other_names(name, method):
+    maps = random_maps()
+    found = maps.atomic_percent(name, FACTORS[method])
+    np.testing.assert_array_equal(found.data, maps.atomic_percent(method, FACTORS[method]).data)
+    assert found.metadata.Composition.method == method
+
+
 # ---- profiles -------------------------------------------------------------------------------------------
 
 
@@ -299,6 +324,28 @@ def test_profiles_leave_out_what_has_no_value_and_what_is_outside():
     assert np.isnan(profile.data[:, 6]).all()
     border = maps.line_profile((0.5, 0.0), (5.0, 0.0), linewidth=1.5)
     np.testing.assert_allclose(border.data, maps.data[:, :2, 1:11].mean(axis=1), rtol=1e-9)
+
+
+def test_profiles_beyond_the_maps_say_so(caplog):
+    maps = random_maps(shape=(9, 12))  # x from 0 to 5.5 nm
+    maps.line_profile((0.5, 0.0), (5.5, 4.0), linewidth=1.5)
+    assert not caplog.records
+    profile = maps.line_profile((3.5, 2.0), (7.5, 2.0))
+    np.testing.assert_array_equal(np.isnan(profile.data), np.tile(np.arange(9) > 4, (3, 1)))
+    assert "44% of the line from (3.5, 2.0) to (7.5, 2.0) lie beyond the maps, which are from x = 0 to 5.5 nm" in (
+        caplog.text
+    )
+    with pytest.raises(ValueError, match="All of the line from .* lies beyond the maps, .* y = 0 to 4 nm: give"):
+        maps.line_profile((10, 2), (40, 2))
+    one = count_maps(np.ones((1, 4, 6)), ["Fe"]).get_map("Fe")
+    assert np.isnan(one.line_profile((0.0, 1.0), (4.0, 1.0)).data).sum() == 3
+
+
+def test_values_that_are_missing_within_the_maps_are_no_news_of_a_profile(caplog):
+    maps = random_maps(shape=(9, 12))
+    maps.data[:, 4, 6:] = np.nan
+    assert np.isnan(maps.line_profile((0.5, 2.0), (5.0, 2.0)).data).any()
+    assert not caplog.records
 
 
 def test_profiles_of_compositions():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sources import FE, NAMES, TRUTH, O, assert_element_maps, eels, image, images, stacked
 
-from hyperspy_fusion.elements import atomic_number
+from hyperspy_fusion.elements import atomic_number, check_line
 from hyperspy_fusion.maps import element_maps
 
 # ---- symbols --------------------------------------------------------------------------------------
@@ -31,6 +31,46 @@ def test_an_unknown_element_is_answered_with_the_nearest(symbol, near):
 def test_what_is_no_symbol_has_no_atomic_number(symbol):
     with pytest.raises(ValueError, match="is not the symbol of a chemical element"):
         atomic_number(symbol)
+
+
+# ---- lines and edges -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line, meant",
+    [
+        ("Cu_K", "Cu: did you mean Cu_Ka or Cu_Kb?"),
+        ("Cu-L3", "Cu: did you mean Cu_La, Cu_Lb1, Cu_Lb3, Cu_Ll or Cu_Ln?"),
+        *[
+            (spelt, "Cu: did you mean Cu_Ka?")
+            for spelt in ("Cu-Ka", "Cu Ka", "CuKa", "cu_ka", "CU_KA", "Cu_Ka1", "Cu_Kα")
+        ],
+        ("Pt_Lb", "Pt: did you mean Pt_Lb1, Pt_Lb2, Pt_Lb3 or Pt_Lb4?"),
+        ("C_L3", "C: expected one of C_Ka."),
+        ("Li_Ka", "Li: exspy knows none."),
+    ],
+)
+def test_a_line_that_is_none_is_answered_with_those_of_its_shell(line, meant):
+    with pytest.raises(ValueError) as error:
+        check_line(line)
+    assert str(error.value) == f"{line!r} is not an X-ray line of {meant}"
+    with pytest.raises(ValueError, match=f"did you mean {meant.partition(':')[0]}\\?$"):
+        atomic_number(line)
+
+
+@pytest.mark.parametrize(
+    "edge, meant",
+    [
+        ("Cu-L3", "did you mean Cu_L3?"),
+        ("cu_l3", "did you mean Cu_L3?"),
+        ("Mn_L", "did you mean Mn_L2, Mn_L3 or Mn_L1?"),
+    ]
+    + [("Fe_Ka", "did you mean Fe_K?"), ("Cu_K", "expected one of Cu_M2, Cu_L2, Cu_L3, Cu_M3, Cu_L1.")],
+)
+def test_an_edge_that_is_none_is_answered_with_those_of_its_shell(edge, meant):
+    with pytest.raises(ValueError) as error:
+        element_maps(eels(), edges=[edge])
+    assert str(error.value).endswith(f"that exspy knows: {meant}")
 
 
 # ---- which element a map shows --------------------------------------------------------------------

@@ -281,6 +281,22 @@ def test_threshold_is_for_the_first_fit(scan):
     assert model.fit_output.nit == 4
 
 
+def test_settings_of_the_fit_are_no_arguments_of_the_model(scan):
+    maps, haadf = scan
+    with pytest.raises(
+        TypeError, match=r"does not take regularization, tol: .* model.fit\(regularization='tv', tol=0.1\)"
+    ):
+        hf.FusedMultiModal(haadf, maps, method="calibrated", regularization="tv", tol=0.1)
+    with pytest.raises(TypeError, match="does not take num_workers: pass it to the fit"):
+        hf.FusedMultiModal(haadf, maps, num_workers=1)
+    with pytest.raises(TypeError, match="no option 'regularisation'; did you mean 'regularization'"):
+        hf.FusedMultiModal(haadf, maps, method="calibrated", regularisation="tv")
+    with pytest.raises(
+        TypeError, match="integration_windows is no setting of a fit: pass it to FusedMultiModal or fuse"
+    ):
+        hf.FusedMultiModal(haadf, maps).fit(integration_windows=1.2)
+
+
 def test_maps_changed_between_fits_are_refused(scan):
     stack = hf.element_maps(scan[0])
     model = hf.FusedMultiModal(scan[1], stack)

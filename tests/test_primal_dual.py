@@ -454,6 +454,14 @@ def test_ctrl_c_before_the_first_iteration_is_passed_on(scan, monkeypatch):
         fit(scan, settings_of())
 
 
+@pytest.mark.parametrize("regularization, has_fields", [("tv", False), ("guided", True), ("tgv", True)])
+def test_the_first_fit_of_any_penalty_says_that_it_compiles(scan, monkeypatch, caplog, regularization, has_fields):
+    """That of a penalty with fields too, where the others have been compiled before."""
+    monkeypatch.setattr(kernels, "are_compiled", lambda dtype, wanted: kernels.descend_field not in wanted)
+    fit(scan, settings_of(regularization=regularization, max_iter=1))
+    assert ("Compiling the fusion kernels" in caplog.text) is has_fields
+
+
 # ---- extremes ----------------------------------------------------------------------------------------
 
 

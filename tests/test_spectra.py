@@ -6,8 +6,9 @@ import hyperspy.api as hs
 import numpy as np
 import pytest
 from helpers import shared
-from sources import FE, NAMES, assert_element_maps, eds, eels, image, lines_of
+from sources import FE, NAMES, PT, assert_element_maps, eds, eels, image, lines_of
 
+import hyperspy_fusion
 from hyperspy_fusion.maps import element_maps
 
 
@@ -67,6 +68,91 @@ def test_windows_of_two_elements_that_overlap_warn(caplog):
     assert "The windows of S and Mo share" in caplog.text
 
 
+# ---- the width of windows --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["in memory", "lazy"])
+@pytest.mark.parametrize("width", [0.5, 1.2, 2, 3.3])
+def test_windows_of_any_width_are_those_of_exspy(width, lazy):
+    signal = eds("u2", lines=["Fe_Ka", "O_Ka", "Pt_La"])
+    expected = [m.data for m in signal.get_lines_intensity(integration_windows=width)]
+    result = element_maps(signal.as_lazy() if lazy else signal, integration_windows=width)
+    assert_element_maps(result, expected, NAMES)
+    assert result.metadata.Element_maps.integration_windows == width
+
+
+def test_narrower_windows_keep_what_a_wide_one_shares(caplog):
+    """S Ka at 2.307 and Mo La at 2.293 keV are one at any width, Si Ka and Al Ka at 1.740 and 1.487 are two at 2."""
+    for width, pair, shared_channels in ((2.0, "S Mo", True), (0.5, "S Mo", True), (2.0, "Si Al", False)):
+        caplog.clear()
+        lines = ["S_Ka", "Mo_La"] if pair == "S Mo" else ["Si_Ka", "Al_Ka"]
+        element_maps(eds(), xray_lines=lines, integration_windows=width)
+        assert ("share" in caplog.text) is shared_channels
+    caplog.clear()
+    element_maps(eds(), xray_lines=["Si_Ka", "Al_Ka"], integration_windows=4)
+    assert "The windows of Si and Al share" in caplog.text
+
+
+def test_lines_nearby_are_reported_as_far_as_windows_reach(caplog):
+    signal = eds(elements=["O", "Cr", "Mn"])  # Cr La is 0.8 and Mn La 1.6 FWHM above O Ka
+    for width, reach, others in ((1.2, "one", "Cr_La"), (2.0, "one", "Cr_La"), (4.0, "2", "Mn_La")):
+        caplog.clear()
+        element_maps(signal, ["O"], integration_windows=width)
+        assert f"within {reach} FWHM" in caplog.text and others in caplog.text
+        assert ("Mn_La" in caplog.text) is (others == "Mn_La")
+
+
+def test_all_that_makes_maps_of_spectra_takes_the_width():
+    signal, haadf = eds("u2", lines=["Fe_Ka", "O_Ka"]), image(FE + 1)
+    expected = element_maps(signal, integration_windows=1.2)
+    assert not np.array_equal(expected.data, element_maps(signal).data)
+    options = {"integration_windows": 1.2, "max_iter": 1, "show_progressbar": False}
+    for fused in (hyperspy_fusion.fuse(signal, haadf, **options), signal.fuse(haadf, **options)):
+        np.testing.assert_array_equal(fused._inputs.maps.data, expected.data)
+        assert fused.metadata.Element_maps.integration_windows == 1.2
+    model = hyperspy_fusion.FusedMultiModal(haadf, signal, integration_windows=1.2)
+    np.testing.assert_array_equal(model.maps.data, expected.data)
+    in_list = element_maps([signal, image(PT, "Pt")], ["Fe", "O", "Pt"], integration_windows=1.2)
+    np.testing.assert_array_equal(in_list.data[:2], expected.data)
+
+
+def test_the_width_stays_with_maps_and_two_widths_are_told(tmp_path, caplog):
+    wide, narrow = element_maps(eds(), ["Fe"]), element_maps(eds(), ["O"], integration_windows=1.2)
+    narrow.save(tmp_path / "narrow.hspy")
+    for maps in (hs.load(tmp_path / "narrow.hspy"), narrow.inav[:1], element_maps(narrow), element_maps([narrow])):
+        assert maps.metadata.Element_maps.integration_windows == 1.2
+    assert not caplog.records
+    mixed = element_maps([wide, narrow])
+    assert "The maps are of windows of 2 and 1.2 FWHM, which hold different parts" in caplog.text
+    assert not mixed.metadata.Element_maps.has_item("integration_windows")
+    caplog.clear()
+    element_maps([narrow, image(PT, "Pt")])
+    assert "of windows of 1.2 FWHM and of no known width, which" in caplog.text
+    caplog.clear()
+    element_maps([wide, image(PT, "Pt")])
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("width", [0, -1.2, 130, 0.13, np.nan, np.inf])
+def test_a_width_that_is_no_number_of_fwhm_is_refused(width):
+    with pytest.raises(ValueError, match="in units of the FWHM of their line, no energy, .* between 0.2 and 10, such"):
+        element_maps(eds(), ["Fe"], integration_windows=width)
+
+
+@pytest.mark.parametrize("width", ["auto", None, True, [[6.3, 6.5]]])
+def test_a_width_that_is_no_number_is_refused(width):
+    with pytest.raises(TypeError, match="give one number, .* for windows in keV pass the maps of get_lines_intensity"):
+        element_maps(eds(), ["Fe"], integration_windows=width)
+
+
+def test_a_width_is_refused_where_there_are_no_windows():
+    sources = [image(FE, "Fe"), [image(FE, "Fe")], {"Fe": image(FE)}, eels(), eds(elements=["Fe"]).create_model()]
+    for source in sources:
+        with pytest.raises(ValueError, match="integration_windows is 1.2, but the maps are made already or of no EDS"):
+            element_maps(source, integration_windows=1.2)
+    assert element_maps([image(FE, "Fe")], integration_windows=2).elements == ["Fe"]
+
+
 def test_lazy_spectra_are_read_once_for_all_maps():
     signal = eds(lines=["Fe_Ka", "O_Ka", "Pt_La"])
     reads = []
@@ -117,7 +203,7 @@ def test_metadata_lines_outside_the_spectra_are_left_out_and_said(caplog):
         (
             eds(),
             {"xray_lines": ["Fe_Kz"]},
-            "'Fe_Kz' is not an X-ray line of Fe: expected one of Fe_Ka, Fe_Kb",
+            "'Fe_Kz' is not an X-ray line of Fe: did you mean Fe_Ka or Fe_Kb\\?",
         ),
         (eds(), {"xray_lines": ["Fe"]}, "'Fe' is not an X-ray line of Fe"),
         (

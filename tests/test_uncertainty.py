@@ -68,8 +68,9 @@ def test_composition_means_and_profiles_take_the_errors_of_the_fit(fused, tmp_pa
     known = fused.standard_errors()
     for given, taken in (
         (fused.atomic_percent("cross_section", 1, errors=known), fused.atomic_percent("cross_section", 1)),
-        (fused.line_profile((1, 1), (4, 4), errors=known), fused.line_profile((1, 1), (4, 4))),
+        (fused.line_profile((4, 1), (8, 2), errors=known), fused.line_profile((4, 1), (8, 2))),
     ):
+        assert np.isfinite(taken.get_noise_variance().data).any()
         np.testing.assert_array_equal(taken.get_noise_variance().data, given.get_noise_variance().data)
     everywhere = np.ones(fused.data.shape[1:], bool)
     for element, found in fused.region_means().items():
@@ -188,6 +189,8 @@ def test_a_circle_is_the_pixels_that_hyperspy_leaves_in_it(fused):
     (~(REGION | True), ValueError, "no pixel"),
     (hs.roi.Line2DROI(3, -2, 6, 1, 1), TypeError, "covers no area"),
     (hs.roi.SpanROI(4, 5), TypeError, "covers no area"),
+    (hs.roi.Point2DROI(5, 0), TypeError, "covers no area"),
+    (hs.roi.Point1DROI(5), TypeError, "covers no area"),
     (hs.roi.RectangularROI(100, 100, 101, 101), ValueError, "does not lie on the maps"),
 ])  # fmt: skip
 def test_what_is_no_region_is_said(fused, region, error, words):

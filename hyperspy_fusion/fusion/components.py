@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from hyperspy_fusion.fusion.calibrated import CalibratedProblem, Known, Observation
+from hyperspy_fusion.fusion.calibrated import CalibratedProblem, Observation
+from hyperspy_fusion.fusion.measured import Known
 from hyperspy_fusion.fusion.primal_dual import initial_state, primal_dual
 
 # pixels over which neighbours are compared, and over which counts are averaged for their variance

@@ -340,18 +340,18 @@ def _is_white(map, valid, block):
 # ---- the choice ----------------------------------------------------------------------------------
 
 
-def quanta(maps, valid=None):
+def quanta(maps, valid=None, found=None):
     """Value of one count of every map, (n,) float64, NaN for a map that holds no counts.
 
     By :func:`quantum`, if the variance bears it out, else by :func:`mean_variance_quantum`. A map of zeros takes the
-    mean of the others.
+    mean of the others. ``found`` is what :func:`find_quanta` has found of these maps already.
     """
-    found = np.array([q for q, _ in _find_quanta(maps, valid)])
+    found = np.array([q for q, _ in (find_quanta(maps, valid) if found is None else found)])
     known = found[found > 0]
     return np.where(found == 0, known.mean() if known.size else np.nan, found)
 
 
-def _find_quanta(maps, valid):
+def find_quanta(maps, valid=None):
     """Per map its quantum (0 for a map of zeros, NaN for none) and whether it is that of an exact lattice."""
     return [_find_quantum(map, keep) for map, keep in _pairs(maps, valid)]
 
@@ -384,7 +384,7 @@ def _pairs(maps, valid):
     return list(zip(maps, masks, strict=True))
 
 
-def choose_noise(maps, valid=None, elements=None):
+def choose_noise(maps, valid=None, elements=None, found=None):
     """The noise model for some maps, and a sentence that says why.
 
     Parameters
@@ -395,6 +395,8 @@ def choose_noise(maps, valid=None, elements=None):
         (ny, nx) or (n, ny, nx) bool, pixels to look at; all by default.
     elements
         n names for the sentence; numbers by default.
+    found
+        What :func:`find_quanta` has found of these maps already.
 
     Returns
     -------
@@ -409,7 +411,7 @@ def choose_noise(maps, valid=None, elements=None):
     negative = [name for name, v in zip(names, values, strict=True) if np.any(v < 0)]
     if negative:
         return "gaussian", f"Negative values in the map of {', '.join(negative)}{_GAUSSIAN}"
-    found = _find_quanta(maps, valid)
+    found = find_quanta(maps, valid) if found is None else found
     poor = [name for name, (q, _) in zip(names, found, strict=True) if np.isnan(q)]
     if poor or not any(q for q, _ in found):
         return "gaussian", f"The map of {', '.join(poor or names)} does not hold whole counts{_GAUSSIAN}"

@@ -168,7 +168,8 @@ def primal_dual(problem, settings, state=None, callback=None, num_workers=None):
     which a perfect fit of the maps is 0 and the HAADF term counts for no more than the noise of an image (or to a
     thousandth per value of the maps, if that is larger). Maps are scaled to their totals before they are judged.
     """
-    if not kernels.are_compiled(problem.dtype, kernels.CALIBRATED):
+    needed = kernels.CALIBRATED + ((kernels.descend_field,) if problem.penalty.n_fields else ())
+    if not kernels.are_compiled(problem.dtype, needed):
         _logger.warning(COMPILING, problem.dtype)
     if state is None:
         state = initial_state(problem)

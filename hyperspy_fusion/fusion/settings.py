@@ -318,7 +318,8 @@ _COUNTERPARTS = {
 }
 # given elsewhere than to a fit, and where
 _ELSEWHERE = dict.fromkeys(
-    ("method", "mask", "elements", "xray_lines", "register", "resample"), "pass it to FusedMultiModal or fuse"
+    ("method", "mask", "elements", "xray_lines", "integration_windows", "register", "resample"),
+    "pass it to FusedMultiModal or fuse",
 ) | {
     "errors": "pass it to fuse, or call standard_errors() of the fitted model",
     "edges": "pass it to element_maps, and fuse the maps that it returns",

@@ -16,6 +16,7 @@ def fuse(
     *,
     elements=None,
     xray_lines=None,
+    integration_windows=2.0,
     method="published",
     mask=None,
     register=False,
@@ -37,6 +38,8 @@ def fuse(
         Which elements to take from a spectrum image; the elements of maps that do not name theirs.
     xray_lines : list of str, optional
         Which X-ray lines to take from an EDS spectrum image; lines of one element are summed.
+    integration_windows : float
+        Width of the windows of these lines in units of their FWHM.
     method : {"published", "calibrated", "auto"}
         The method of Schwartz et al., npj Comput. Mater. 8, 16 (2022); the one that keeps counts as counts; or the
         latter with its weights chosen by how well fits predict counts that they have not seen.
@@ -71,6 +74,7 @@ def fuse(
         haadf,
         elements=elements,
         xray_lines=xray_lines,
+        integration_windows=integration_windows,
         method=method,
         mask=mask,
         register=register,

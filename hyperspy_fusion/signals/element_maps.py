@@ -311,8 +311,11 @@ class ElementMaps(Signal2D):
 
         Notes
         -----
-        Negative intensities are taken for 0. For absorption correction, and for mass thickness, pass the maps to exspy:
-        ``eds.quantification(fused.split(), "zeta", factors, absorption_correction=True)``.
+        Negative intensities are taken for 0. Percent are the same for any width of windows that all X-ray lines have in
+        common. For absorption correction, and for mass thickness, pass the maps to exspy:
+        ``eds.quantification(fused.split(), "zeta", factors, absorption_correction=True)``. These are amounts, and need
+        all counts of a line: first divide maps of windows of 1.2 FWHM (`integration_windows`) by the 0.84 that they
+        hold of it; those of 2 FWHM hold 0.98.
         """
         from hyperspy_fusion.composition import composition
 
@@ -371,7 +374,13 @@ class ElementMaps(Signal2D):
         Returns
         -------
         Signal1D
-            ``(element|distance)``; the variance is its ``get_noise_variance()`` where errors are known.
+            ``(element|distance)``; the variance is its ``get_noise_variance()`` where errors are known. NaN beyond the
+            maps, of which there is a warning, and where no pixel across the line has a value.
+
+        Raises
+        ------
+        ValueError
+            Where all of the line is beyond the maps.
         """
         from hyperspy_fusion.composition import line_profile
 
