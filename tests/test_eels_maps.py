@@ -8,7 +8,7 @@ from helpers import assert_untouched, shared, snapshot
 from sources import eels
 
 from hyperspy_fusion import element_maps, fuse
-from hyperspy_fusion.eels import onset_energy
+from hyperspy_fusion.edges import onset_energy
 
 OXIDE = {"O_K": 532.0, "Mn_L3": 640.0}
 
