@@ -266,7 +266,7 @@ def noise_of_mean(data, inside):
 
 def shapes(signal, edges):
     """
-    exspy's hydrogenic cross-sections of the `edges` in all channels, ``(n, channels)``.
+    exspy's hydrogenic cross-sections of the `edges` in all channels, ``(n, channels)``, as its models have them.
 
     NaN where they are not known: without beam energy and angles, and for other edges than K and L.
     """
@@ -286,4 +286,5 @@ def _shape(name, angles, axis):
     component.fine_structure_active = False
     component.set_microscope_parameters(*map(float, angles), axis.scale)
     component.intensity.value = 1.0
-    return np.asarray(component.function(axis.axis))
+    # counts in bins are the integral over a bin
+    return np.asarray(component.function(axis.axis)) * (axis.scale if axis.is_binned else 1.0)

@@ -171,9 +171,9 @@ def _warn_of_spikes(spectra, edges):
     hit = found.any(axis=-1)
     y, x = np.argwhere(hit)[0]
     grids.warn(
-        f"{_pixels(hit.sum())} have a spike in their spectra ({', '.join(parts)}), as x-rays make that hit the camera; "
-        f"the first is x = {x}, y = {y}. They are bright in a map, or dark where it is before the edge: remove them by "
-        "HyperSpy's `s.spikes_removal_tool()`, or leave them out by `mask=` of fuse."
+        f"{_pixels(hit.sum())} with a spike in the spectrum ({', '.join(parts)}), as x-rays make that hit the camera; "
+        f"the first is x = {x}, y = {y}. Such pixels are bright in a map, or dark where it is before the edge: remove "
+        "the spikes by HyperSpy's `s.spikes_removal_tool()`, or leave the pixels out by `mask=` of fuse."
     )
 
 

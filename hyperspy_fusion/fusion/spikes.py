@@ -33,7 +33,7 @@ def spikes(spectra):
     from scipy.ndimage import maximum_filter, median_filter
 
     spectra = np.asarray(spectra, dtype=np.float64)
-    level = median_filter(spectra, size=(1, 1, 5), mode="nearest")
+    level = median_filter(spectra, size=(1, 1, 5), mode="mirror")
     excess = spectra - level
     level = np.maximum(level, max(level.mean(), 0.0))
     count = _value_of_a_count(excess, level)
@@ -42,7 +42,7 @@ def spikes(spectra):
         return np.zeros(spectra.shape, bool)
     around = np.ones((3, 3, 1), bool)
     around[1, 1] = False
-    return found & (maximum_filter(excess, footprint=around, mode="nearest") < NEIGHBOURS * excess)
+    return found & (maximum_filter(excess, footprint=around, mode="constant", cval=-np.inf) < NEIGHBOURS * excess)
 
 
 def _value_of_a_count(excess, level):
