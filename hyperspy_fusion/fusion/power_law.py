@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# exponents among which each spectrum finds where to begin, and steps from there: quadratic, so that four are plenty
+# exponents among which each spectrum finds where to begin, and steps from there: near the minimum each gains digits
 EXPONENTS = np.linspace(0.0, 8.0, 81)
-STEPS = 4
+STEPS = 3
 # spectra at a time, which bounds the memory
 TOGETHER = 4096
 
