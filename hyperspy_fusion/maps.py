@@ -51,7 +51,7 @@ _COPIED = (
 class _Map(NamedTuple):
     """One 2-D map on its way into the stack; `data` (ny, nx) may be a dask array, `what` is for messages.
 
-    `background` and `variance` are like `data`, where they are known.
+    `background` and `variance` are like `data`, where they are known. `has_gaps`: pixels may be NaN, and it was said.
     """
 
     element: str | None
@@ -62,6 +62,7 @@ class _Map(NamedTuple):
     what: str
     background: Any = None
     variance: Any = None
+    has_gaps: bool = False
 
 
 def element_maps(
@@ -91,8 +92,9 @@ def element_maps(
           are added up, as ``get_lines_intensity`` does, and those of several lines of one element as well (a
           channel in two windows of one element counts once); integer counts stay integer;
         - an EELS spectrum image ``(x, y|E)`` with `edges` or `elements`: the counts in a window after each edge above
-          HyperSpy's power law through a window before it, and their variance, which `fuse` by "calibrated" makes
-          use of (``get_noise_variance()`` of the result);
+          HyperSpy's power law through a window before it, or what a fit finds of the edges (`background`), and their
+          variance, which `fuse` by "calibrated" makes use of (``get_noise_variance()`` of the result). Pixels whose
+          spectra are NaN or stuck at one value are NaN, with a warning;
         - a fitted exspy model: of an EDS model the fitted areas of the X-ray lines; of an EELS model the
           intensity of each element's edge. Where an element has several independent edges, the one of lowest
           onset energy is taken, since their intensities estimate the same quantity and must not be added; or a
@@ -131,8 +133,14 @@ def element_maps(
         between them, both share one, and what it adds is taken off by exspy's hydrogenic cross-sections, with a
         warning.
     background : str, array, EDSModel, BaseSignal, dict or list, optional
-        Counts in the maps that are not of the lines. They stay in the maps, and `fuse` by "calibrated" takes them for
-        what they are; they are `ElementMaps.known_background` of the result. Of an EDS spectrum image one of
+        Of an EELS spectrum image "windows" (the default), a power law before each edge, or "model": one power law and
+        exspy's hydrogenic cross-sections of all `edges`, fitted together to all windows. The maps are then intensities
+        as those of exspy's ``EELSCLEdge``, in proportion to atoms. The windows after the edges are longer, to 20 %
+        above the onset, and leave out the first 30 eV where there is room.
+
+        Of anything else counts in the maps that are not of the lines. They stay in the maps, and `fuse` by
+        "calibrated" takes them for what they are; they are `ElementMaps.known_background` of the result. Of an EDS
+        spectrum image one of
 
         - "windows": from exspy's ``estimate_background_windows``, sides with lines of the sample left out, smoothed as
           far as their counts demand (:func:`hyperspy_fusion.fusion.background.smoothed_counts`);
@@ -419,15 +427,18 @@ def _read_spectra(signal, elements, xray_lines, width, background):
 
 
 def _read_eels(signal, elements, xray_lines, edges, background):
-    if xray_lines is not None or background is not None:
-        raise ValueError("xray_lines and background are of EDS data: name the edges by edges=['Fe_L3', ...].")
-    found = eels.edge_counts(signal, elements, edges)
+    if xray_lines is not None:
+        raise ValueError("xray_lines is of EDS data: name the edges by edges=['Fe_L3', ...].")
+    found = eels.edge_counts(signal, elements, edges, background)
     axes = grids.axis_dicts(signal.axes_manager.navigation_axes, signal)
     metadata = signal.metadata.deepcopy()
     for key, values in found.described().items():
         metadata.set_item(f"Element_maps.{key}", values)
+    if background == "model":
+        # intensities are not the counts that the spectra are
+        metadata.set_item("Signal.quantity", "")
     maps = [
-        _Map(e.element, "", e.net, axes, metadata, f"the {e.element} map of {signal}", None, e.variance)
+        _Map(e.element, "", e.net, axes, metadata, f"the {e.element} map of {signal}", None, e.variance, True)
         for e in found.edges
     ]
     return maps, title_of(signal.metadata)
@@ -489,8 +500,10 @@ def _computed(maps, allow_nan):
     import dask
 
     images = dask.compute(*(m.data for m in maps))
-    checked = (lambda data, what: grids.with_gaps(data)) if allow_nan else grids.finite_pixels
-    return [m._replace(data=checked(d, m.what)) for m, d in zip(maps, images, strict=True)]
+    return [
+        m._replace(data=grids.with_gaps(d) if allow_nan or m.has_gaps else grids.finite_pixels(d, m.what))
+        for m, d in zip(maps, images, strict=True)
+    ]
 
 
 def _refuse_unidentified(maps):

@@ -21,6 +21,8 @@ STOREYS = [
     ("methods",),
     ("maps", "rest"),
     ("continuum", "eels", "known"),
+    ("edge_windows", "edge_fit"),
+    ("edges",),
     ("spectra",),
     ("scans",),
     ("elements",),
@@ -40,7 +42,7 @@ STOREYS = [
     ("fusion.problem", "fusion.elastic_fit"),
     ("fusion.elastic",),
     ("fusion.measured",),
-    ("fusion.noise", "fusion.regularizers", "fusion.background"),
+    ("fusion.noise", "fusion.regularizers", "fusion.background", "fusion.power_law", "fusion.spikes"),
     ("fusion.kernels",),
     ("fusion.result", "fusion.settings", "fusion.resampling"),
     ("fusion",),  # the package itself: a docstring
@@ -48,7 +50,7 @@ STOREYS = [
 STOREY = {name: number for number, names in enumerate(STOREYS) for name in names}
 # the only doors to the outside
 HYPERSPY_HOMES = ["", "__main__", "cli", "signals", "model", "results", "maps", "elements", "grids", "export", "data"]
-HYPERSPY_HOMES += ["progress", "composition", "eels", "spectra", "known", "scans", "regions"]
+HYPERSPY_HOMES += ["progress", "composition", "eels", "edges", "spectra", "known", "scans", "regions"]
 HYPERSPY_INSIDE_FUNCTIONS = ("cli", "data", "progress", "scans")
 NUMBA_NAMES = {"njit", "jit", "vectorize", "guvectorize", "stencil", "prange", "jitclass"}
 UNSAFE_FASTMATH = {"nnan", "ninf", "fast"}

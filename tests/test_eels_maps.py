@@ -1,14 +1,17 @@
 """Claims about maps of EELS edges: windows by rule, counts without bias, variances that are true."""
 
+from functools import cache
+
 import exspy
 import hyperspy.api as hs
 import numpy as np
 import pytest
 from helpers import assert_untouched, shared, snapshot
+from skimage.filters import threshold_otsu
 from sources import eels
 
 from hyperspy_fusion import element_maps, fuse
-from hyperspy_fusion.eels import onset_energy
+from hyperspy_fusion.edges import Edge, onset_energy, shapes
 
 OXIDE = {"O_K": 532.0, "Mn_L3": 640.0}
 
@@ -96,7 +99,10 @@ def test_the_major_edge_of_lowest_energy_is_taken_for_an_element():
         ({"edges": {"O_K": (1, 2, 3)}}, "windows of O_K are .*: expected four rising energies"),
         ({"edges": {"O_K": (500, 540, 532, 580)}}, "expected four rising energies"),
         ({"edges": ["O_K"], "elements": ["Mn"]}, "leave elements out, for the edges tell them"),
-        ({"edges": ["O_K"], "background": "windows"}, "xray_lines and background are of EDS data"),
+        (
+            {"edges": ["O_K"], "background": "fit"},
+            "background is 'fit', and of EELS spectra it is 'windows', .* or 'model'",
+        ),
         ({"xray_lines": ["O_Ka"]}, "name the edges by edges="),
         ({}, "whose edges lie on a background: fit a model .* or make maps of edges"),
     ],
@@ -231,6 +237,166 @@ def test_a_background_that_is_no_power_law_is_told(bent):
         assert "before Mn_L3, or the edge begins in it: by the nearer half of its window, 573.5 to 635 eV" in told[0]
 
 
+@pytest.mark.parametrize("gain, background", [(400.0, "windows"), (400.0, "model"), (1e-4, "model")])
+def test_whether_a_background_is_told_does_not_depend_on_the_unit(gain, background):
+    """In few pixels with few counts, half of the window says something else by chance; more than that is told."""
+    flat = [spectra({"Mn_L3": np.full((8, 9), 5.0)}, shape=(8, 9), dose=500, seed=seed) * gain for seed in range(2)]
+    tail = 300 * np.exp(-(((flat[0].axes_manager[-1].axis - 500) / 60) ** 2))
+    for signal, bent in [(s, bent) for s in flat for bent in (False, True)]:
+        signal = signal + gain * tail if bent else signal
+        maps = element_maps(signal, edges=["Mn_L3"], background=background)
+        told = [w for w in maps.metadata.get_item("Element_maps.warnings", default=[]) if "No power law" in w]
+        assert len(told) == bent
+
+
+# ---- pixels that are none -------------------------------------------------------------------------------
+
+
+def warnings_of(maps):
+    return list(maps.metadata.get_item("Element_maps.warnings", default=[]))
+
+
+@pytest.mark.parametrize(
+    "value, background", [(np.nan, "windows"), (np.nan, "model"), (np.inf, "model"), (0.0, "model"), (4095.0, "model")]
+)
+def test_dead_pixels_are_left_out_and_the_others_keep_their_maps(value, background):
+    signal = spectra(heights())
+    options = {"edges": ["Mn_L3", "O_K"], "background": background}
+    whole = element_maps(signal, **options)
+    dead = np.zeros((20, 24), bool)
+    dead[:, 7] = dead[3, 15] = True
+    signal.data[dead] = value
+    maps = element_maps(signal, **options)
+    (warning,) = warnings_of(maps)
+    assert warning.startswith("21 pixels of 480 whose spectra have NaN, infinities, or the same value in all channels")
+    for found in (maps, maps.get_noise_variance()):
+        np.testing.assert_array_equal(np.isnan(found.data), np.broadcast_to(dead, found.data.shape))
+    change = np.abs(maps.data - whole.data) / np.sqrt(whole.get_noise_variance().data)
+    far = np.ones((20, 24), bool)  # beyond the reach of the Gaussian over which the exponent is taken
+    far[:, 2:13] = far[:9, 10:21] = False
+    assert change[:, far].max() < 0.03 and change[:, ~far & ~dead].max() < 1.5
+
+
+def test_a_dead_channel_outside_of_the_windows_does_not_matter_and_one_inside_is_told():
+    signal = spectra(heights())
+    whole = element_maps(signal, edges=["Mn_L3"])
+    signal.data[..., 350] = np.nan  # at 750 eV
+    np.testing.assert_array_equal(element_maps(signal, edges=["Mn_L3"]).data, whole.data)
+    signal.data[..., 200] = np.nan
+    with pytest.raises(ValueError, match="Every spectrum of .* has NaN, .* between 512 and 704 eV: interpolate"):
+        element_maps(signal, edges=["Mn_L3"])
+
+
+def test_maps_with_dead_pixels_are_fused_by_the_calibrated_method():
+    edges = heights()
+    signal = spectra(edges)
+    signal.data[:, 7] = np.nan
+    maps = element_maps(signal, edges=list(edges))
+    haadf = hs.signals.Signal2D(8.0**1.7 * edges["O_K"] + 25**1.7 * edges["Mn_L3"])
+    for axis, same in zip(haadf.axes_manager.signal_axes, signal.axes_manager.navigation_axes, strict=True):
+        axis.scale, axis.units, axis.name = same.scale, same.units, same.name
+    fused = maps.fuse(haadf, method="calibrated", regularization="tv", tol=1e-2, show_progressbar=False)
+    assert np.isfinite(fused.data).all()
+    with pytest.raises(ValueError, match="fuse with method='calibrated', which leaves them out"):
+        maps.fuse(haadf)
+
+
+def test_spikes_are_told_with_the_number_of_their_pixels():
+    signal = spectra(heights())
+    assert not warnings_of(element_maps(signal, edges=["Mn_L3", "O_K"]))
+    signal.data[4, 9, 280] += 3000  # in the window of Mn
+    signal.data[12, 3, 190] += 3000  # before it
+    signal.data[1, 1, 390] += 3000  # in none
+    for background in ("windows", "model"):
+        warning = warnings_of(element_maps(signal, edges=["Mn_L3"], background=background))[0]
+        assert warning.startswith("2 pixels with a spike in the spectrum (1 before Mn_L3, 1 in Mn_L3)")
+        assert "the first is x = 9, y = 4" in warning and "spikes_removal_tool" in warning
+
+
+# ---- a fit of power law and cross-sections --------------------------------------------------------------
+
+
+@cache
+def even_brass(shape):
+    return brass(np.full(shape, 2.0), np.full(shape, 4.0))
+
+
+def noisy_brass(seed, shape=(24, 20), gain=1.0):
+    signal = even_brass(shape).deepcopy()
+    signal.data = gain * np.random.default_rng(seed).poisson(signal.data).astype(float)
+    return signal
+
+
+def test_a_fit_finds_the_intensities_of_exspy_in_the_longer_windows():
+    copper, zinc = np.full((12, 12), 20.0), np.full((12, 12), 10.0)
+    copper[:, 6:] = 0
+    zinc[6:] = 0
+    maps = element_maps(brass(copper, zinc), edges=["Zn_L3", "Cu_L3"], background="model")
+    assert maps.elements == ["Zn", "Cu"]
+    np.testing.assert_allclose(maps.data, [zinc, copper], atol=1e-6)
+    # 30 eV after the onset are left out where as much is left, and the last reaches 20 % above it
+    assert windows(maps) == {
+        "Cu": pytest.approx([744.8, 926, 961, 1015]),
+        "Zn": pytest.approx([744.8, 926, 1050, 1199.5]),
+    }
+    assert maps.metadata.Element_maps.cross_sections.as_dictionary() == {"Cu": 1.0, "Zn": 1.0}
+    np.testing.assert_allclose(maps.atomic_percent("cross_section").data[:, 0, 0], [100 / 3, 200 / 3], atol=1e-4)
+    assert maps.metadata.get_item("Signal.quantity", default="") == ""
+    assert not warnings_of(maps)
+
+
+def test_a_fit_leaves_out_what_is_in_no_window():
+    """White lines, where windows are given that begin after them."""
+    signal = brass(np.full((6, 6), 20.0), np.full((6, 6), 10.0))
+    energy = signal.axes_manager[-1].axis
+    signal.data[..., (energy >= 931) & (energy < 950)] += 500
+    edges = {"Cu_L3": (745, 926, 955, 1015), "Zn_L3": None}
+    np.testing.assert_allclose(element_maps(signal, edges=edges, background="model").data[0], 20, atol=1e-6)
+    edges["Cu_L3"] = (745, 926, 931, 1015)
+    assert element_maps(signal, edges=edges, background="model").data[0].min() > 21
+
+
+def test_a_noisy_fit_is_true_in_the_mean_and_its_variance_that_of_many_scans(monkeypatch):
+    """By propagation alone, of counts that are electrons."""
+    monkeypatch.setattr("hyperspy_fusion.eels.estimate_variance", lambda image: 0.0)
+    maps = [element_maps(noisy_brass(seed), edges=["Cu_L3", "Zn_L3"], background="model") for seed in range(12)]
+    data = np.array([m.data for m in maps])
+    told = np.mean([m.get_noise_variance().data.mean(axis=(1, 2)) for m in maps], axis=0)
+    np.testing.assert_allclose(told, np.var(data, axis=0, ddof=1).mean(axis=(1, 2)), rtol=0.06)
+    # neighbours share noise: the error of a mean is larger than that of pixels on their own
+    error = data.mean(axis=(2, 3)).std(axis=0, ddof=1) / np.sqrt(len(maps))
+    assert (np.abs(data.mean(axis=(0, 2, 3)) - [2, 4]) < 4 * error).all() and (error < 0.05).all()
+
+
+def test_a_fit_scales_with_the_unit_of_the_spectra():
+    one, other = (
+        element_maps(noisy_brass(0, gain=gain), edges=["Cu_L3", "Zn_L3"], background="model") for gain in (1.0, 30.0)
+    )
+    np.testing.assert_allclose(other.data, 30 * one.data, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(other.get_noise_variance().data, 900 * one.get_noise_variance().data, rtol=1e-6)
+
+
+def test_a_fit_needs_cross_sections_and_channels():
+    signal = brass(np.full((4, 4), 20.0), np.full((4, 4), 20.0), angles=False)
+    with pytest.raises(ValueError, match="cross-section of Cu_L3, Zn_L3 is not known, .* needs: .*set_microscope"):
+        element_maps(signal, edges=["Cu_L3", "Zn_L3"], background="model")
+    signal = brass(np.full((4, 4), 20.0), np.full((4, 4), 20.0))
+    edges = {"Cu_L3": (920, 924, 931, 932), "Zn_L3": (920, 924, 1020, 1021)}
+    with pytest.raises(ValueError, match="have 6 channels, too few to tell the edges from each other"):
+        element_maps(signal, edges=edges, background="model")
+    signal.data[:] = (signal.axes_manager[-1].axis / 700) ** 3
+    with pytest.raises(ValueError, match="No power law with an exponent between 0 and 8 goes through"):
+        element_maps(signal, edges=["Cu_L3", "Zn_L3"], background="model")
+
+
+def test_pixels_without_counts_are_nothing_to_a_fit():
+    signal = noisy_brass(0)
+    signal.data[:6, :6] = 0
+    maps = element_maps(signal, edges=["Cu_L3", "Zn_L3"], background="model")
+    np.testing.assert_array_equal(maps.data[:, :6, :6], 0)
+    assert np.isfinite(maps.data).all() and maps.get_noise_variance().data.min() > 0
+
+
 # ---- edges that lie on others ---------------------------------------------------------------------------
 
 
@@ -361,31 +527,94 @@ def test_window_maps_of_a_real_scan_are_those_of_its_model():
     maps = element_maps(signal, edges=["Cu_L3", "Zn_L3"])
     for data, model in zip(maps.data, models, strict=True):
         assert np.corrcoef(data.ravel(), model.data.ravel())[0, 1] > 0.95
-    # what the two do not agree in
-    copper, zinc = (w for w in maps.metadata.Element_maps.warnings if "No power law" in w)
+    # what the two do not agree in, and an x-ray of four times the counts around
+    spike, copper, zinc, tail = warnings_of(maps)
+    assert spike.startswith("2 pixels with a spike in the spectrum (1 before Cu_L3, 1 before Zn_L3, 1 in Zn_L3)")
     assert "before Cu_L3" in copper and "9% larger, which is 0.5% of the background" in copper
-    assert "before Zn_L3" in zinc
+    assert "before Zn_L3" in zinc and "compare with background='model'" in tail
     np.testing.assert_array_equal(element_maps(signal, ["Zn", "Cu"]).data, maps.data[::-1])
 
 
-@pytest.mark.slow
-def test_fused_windows_of_a_real_scan_have_the_region_means_of_its_fused_model():
-    """One scale for each element, for a model's intensity is no count; regions by the HAADF image, five of a size.
+def fifths(haadf):
+    """Masks of five parts of a size, from the darkest to the brightest of an image."""
+    levels = np.quantile(haadf.data, np.linspace(0, 1, 6))
+    number = np.clip(np.digitize(haadf.data, levels[1:-1]), 0, 4)
+    return [number == k for k in range(5)]
 
-    Within 10 % of the largest region mean of the element. Where there is little copper the two differ more than that
-    of what there is, as they do before fusing: no power law goes through this background.
+
+def beyond_the_darkest(signal, parts):
+    """Net counts of Cu and Zn in the mean spectra of parts, with that of the darkest for their background.
+
+    Times a power law, fitted before 915 eV. What bends the background of all spectra, and the pattern of the camera,
+    are in both, and it does not matter that they are no power law. Returns ``(4, 2)``, what there is more than the
+    darkest has, for as much background, and the factors of that.
+    """
+    energy = signal.axes_manager[-1].axis
+    before, copper, zinc = energy < 915, (energy >= 931) & (energy < 1012), (energy >= 1020) & (energy < 1122)
+    cu_shape = shapes(signal, [Edge("Cu_L3", 931.0, (), ())])[0]
+    tail = cu_shape[zinc].sum() / cu_shape[copper].sum()
+    darkest = signal.data[parts[0]].mean(axis=0)
+    net, factors = [], []
+    for part in parts[1:]:
+        ratio = signal.data[part].mean(axis=0) / darkest
+        fitted = np.exp(np.polyval(np.polyfit(np.log(energy[before]), np.log(ratio[before]), 1), np.log(energy)))
+        rest = darkest * (ratio - fitted)
+        assert np.std(rest[before] / (darkest * fitted)[before]) < 0.003
+        net.append([rest[copper].sum(), rest[zinc].sum() - tail * rest[copper].sum()])
+        factors.append(fitted[np.searchsorted(energy, 1000)])
+    return np.array(net), np.array(factors)
+
+
+def test_maps_of_a_real_scan_have_the_differences_that_the_spectra_of_its_parts_show():
+    """To 10 % of each region mean, over the brightest; which the fit over the whole range is not."""
+    signal, models, haadf = real()
+    parts = fifths(haadf)
+    net, factors = beyond_the_darkest(signal, parts)
+    edges = ["Cu_L3", "Zn_L3"]
+
+    def error(maps):
+        means = np.array([[image[part].mean() for image in maps] for part in parts])
+        more = means[1:] - factors[:, None] * means[0]
+        return np.abs((more / more[-1]) / (net / net[-1]) - 1).max(axis=0)
+
+    windowed = error(element_maps(signal, edges=edges).data)
+    assert (windowed < 0.03).all()
+    fitted = error(element_maps(signal, edges=edges, background="model").data)
+    assert (fitted < [0.2, 0.11]).all()
+    modelled = error([m.data for m in models])
+    assert (modelled > [0.4, 0.15]).all()
+    everything = {"Cu_L3": (700, 923, 931, 1988), "Zn_L3": (700, 923, 1020, 1988)}
+    assert error(element_maps(signal, edges=everything, background="model").data)[0] > 0.4
+
+
+@pytest.mark.slow
+def test_fused_maps_of_a_real_scan_agree_in_region_means():
+    """Of windows, of a fit to the same windows, and of the model over the whole range.
+
+    One scale for each element, for an intensity is no count. By the HAADF image: particle and support (Otsu), and five
+    parts of a size. Of the whole model only the particle, and of each part the share of the brightest: where there is
+    little, a power law through the whole range is off by more than what is there, which the test above shows.
     """
     signal, models, haadf = real()
     options = {"method": "calibrated", "tol": 1e-3, "show_progressbar": False}
-    windowed = element_maps(signal, edges=["Cu_L3", "Zn_L3"]).fuse(haadf, **options)
-    modelled = fuse(models, haadf, **options)
-    levels = np.quantile(haadf.data, np.linspace(0, 1, 6))
-    regions = np.clip(np.digitize(haadf.data, levels[1:-1]), 0, 4)
-    for one, other in zip(windowed.data, modelled.data, strict=True):
-        a, b = (np.array([image[regions == k].mean() for k in range(5)]) for image in (one, other))
-        scale = a @ b / (b @ b)
-        assert np.abs(a - scale * b).max() < 0.1 * (scale * b).max()
-        assert np.abs(a / (scale * b) - 1)[3:].max() < 0.1
+    edges = ["Cu_L3", "Zn_L3"]
+    windowed = element_maps(signal, edges=edges).fuse(haadf, **options).data
+    fitted = element_maps(signal, edges=edges, background="model").fuse(haadf, **options).data
+    modelled = fuse(models, haadf, **options).data
+    particle = haadf.data > threshold_otsu(haadf.data)
+
+    def means(maps, parts, like):
+        scales = (maps * like).sum(axis=(1, 2)) / (like**2).sum(axis=(1, 2))
+        return np.array([[image[part].mean() for part in parts] for image in maps]) / scales[:, None]
+
+    for other, reference in ((windowed, fitted), (windowed, modelled), (fitted, modelled)):
+        np.testing.assert_allclose(
+            means(other, [particle], reference), means(reference, [particle], reference), rtol=0.1
+        )
+    whole = [particle, ~particle, *fifths(haadf)]
+    np.testing.assert_allclose(means(windowed, whole, fitted), means(fitted, whole, fitted), rtol=0.1)
+    found, expected = (means(maps, fifths(haadf), modelled) for maps in (windowed, modelled))
+    assert (np.abs(found - expected) < 0.1 * expected.max(axis=1, keepdims=True)).all()
 
 
 def test_eels_of_the_sources_is_asked_for_its_edges():
