@@ -64,7 +64,8 @@ def test_it_is_better_than_any_one_penalty_at_its_default():
         phantom = hf.data.interface((32, 32), counts=30.0, seed=seed)
         scan, mean = phantom.signals(), phantom.truth.mean(axis=(1, 2), keepdims=True)
         for name in errors:
-            how = {"method": "auto"} if name == "auto" else {"method": "calibrated", "regularization": name, "tol": 1e-3}
+            one = {"method": "calibrated", "regularization": name, "tol": 1e-3}
+            how = {"method": "auto"} if name == "auto" else one
             errors[name] += np.sum((hf.fuse(*scan, **how).data - phantom.truth) ** 2 / mean)
     assert min(errors, key=errors.get) == "auto", errors
 
