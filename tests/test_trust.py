@@ -237,6 +237,27 @@ def test_draws_find_their_own_law(weights):
     assert np.mean(one.elastic.target) == pytest.approx(factor * (one.haadf.mean() - one.law.offset), rel=1e-6)
 
 
+def test_all_fits_of_a_mean_have_the_law_of_the_draw(monkeypatch):
+    calls, drawn = [], []
+    problems = [problem_of(scan_of(SHAPE), settings_of(lambda_haadf=h)) for h in (0.0, 1.0, 0.5)]
+
+    def law_of(*data):
+        calls.append(data)
+        return problems[0].law_of(*data)
+
+    def solved(problem, settings, state, **options):
+        drawn.append(problem)
+        return primal_dual(problem, replace(settings, max_iter=1), state)
+
+    monkeypatch.setattr(trust, "solved", solved)
+    members = [(replace(p, law_of=law_of), primal_dual(p, settings_of(max_iter=1))[1]) for p in problems]
+    trust._refitted(members, settings_of(), scan_of(SHAPE)[0], (0, 1), None)
+    assert len(calls) == 1
+    none, one, half = drawn
+    assert none.law == problems[0].law and one.law is half.law and one.law is not problems[0].law
+    np.testing.assert_allclose(one.elastic.weights, np.sqrt(2) * half.elastic.weights, rtol=1e-5)
+
+
 def test_draws_keep_weights_that_were_given_and_find_their_offset():
     scan = scan_of(SHAPE)
     settings = settings_of(weights=(14.0, 3.0))

@@ -356,7 +356,7 @@ def _members(problem, state):
 
 def _refitted(members, settings, maps, seed, num_workers):
     """One measurement drawn from ``maps`` and fitted by all members: (problem, maps) of each; None if interrupted."""
-    found = []
+    found, law = [], None
     for problem, state in members:
         rng = np.random.default_rng(seed)
         if isinstance(problem, ComponentProblem):
@@ -365,8 +365,10 @@ def _refitted(members, settings, maps, seed, num_workers):
             drawn = problem.redrawn(state, maps, counts, np.random.default_rng((*seed, 1)))
             drawn = replace(drawn, inner=_guided_by(of_maps.haadf, drawn.inner, settings))
         else:
-            # the same counts for all
-            drawn = redrawn(problem, settings, maps / problem.scales[:, None, None].astype(np.float64), rng)
+            # the same counts for all, and the same law, which need not be found again
+            known = problem if law is None else replace(problem, law_of=lambda *_, law=law: law)
+            drawn = redrawn(known, settings, maps / problem.scales[:, None, None].astype(np.float64), rng)
+            law = drawn.law if _finds_law(drawn) else law
         result, _ = solved(drawn, settings, started(drawn, state), num_workers=num_workers)
         if result.reason is StopReason.INTERRUPTED:
             return None
@@ -426,12 +428,16 @@ def _is_explained(problem, image):
 
 def _with_law_of(image, problem, settings):
     """The problem with the law of its maps and another HAADF image, if its term has a use for it."""
-    if problem.law_of is None or not problem.elastic.weights.size:
+    if not _finds_law(problem):
         return problem
     net = np.where(_counted(problem), problem.data.net() * problem.scales[:, None, None], 0)
     # as the law was found: of counts, those that were measured are their variance
     variance = np.nan_to_num(count_variance(problem, settings, net))
     return replace(problem, law=problem.law_of(net, image, variance))
+
+
+def _finds_law(problem):
+    return problem.law_of is not None and problem.elastic.weights.size > 0
 
 
 def _seen_by_term(image, problem):
