@@ -10,7 +10,8 @@ own. ``--method auto`` chooses its mean of fits on the first draw, and fits the 
 out what another choice would differ by; ``--choose each`` chooses anew on every draw and takes several times as long.
 
 For each region and element: in how many draws the truth lies within one standard error of the value. By chance a
-figure of 200 draws differs from its mean by 3.3 % (one standard deviation). For each element: the root mean square of
+figure of 200 draws differs from its mean by 3.3 % (one standard deviation); how much the regions of a phantom differ
+beyond that is "beyond chance". For each element: the root mean square of
 the given errors of pixels over that of the errors made, and by how much the error given to a pixel differs from its
 own root mean square error, on average over the pixels of the specimen.
 """
@@ -178,13 +179,20 @@ def report(cases):
 
 def report_coverage(case, what):
     figures = np.array([coverage(table) for table in case[what].values()])
+    draws = len(next(iter(case[what].values())))
     inside = np.count_nonzero((figures >= LOW) & (figures <= HIGH))
     met = bool(LOW <= figures.mean() <= HIGH)
     print(
         f"  {where(case):24s} mean {figures.mean():.1%}, {figures.min():.0%} to {figures.max():.0%}, "
-        f"{inside} of {figures.size} inside   {verdict(met)}"
+        f"{inside} of {figures.size} inside, beyond chance {beyond_chance(figures, draws):.1%}   {verdict(met)}"
     )
     return met
+
+
+def beyond_chance(figures, draws):
+    """Standard deviation of the coverage that ``figures`` of so many draws are estimates of."""
+    chance = np.mean(figures * (1 - figures)) / (draws - 1) if draws > 1 else np.inf
+    return np.sqrt(max(np.var(figures) - chance, 0))
 
 
 def report_pixels(case):

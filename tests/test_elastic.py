@@ -6,7 +6,7 @@ from helpers import shared
 
 from hyperspy_fusion import data
 from hyperspy_fusion.fusion.elastic import LinearLaw, haadf_noise, saturated, z_weights
-from hyperspy_fusion.fusion.elastic_fit import fit_linear_law
+from hyperspy_fusion.fusion.elastic_fit import fit_linear_law, refit_linear_law
 
 
 def rng():
@@ -146,6 +146,27 @@ def test_a_given_blur_determines_the_heavy_columns():
     result = fit(scan, blur=1.0)
     assert np.abs(relative_errors(scan, result))[:2].max() < 0.05
     assert result.blur_error == 0
+
+
+@pytest.mark.parametrize("weights", ["fit", "z_gamma"])
+def test_another_round_stays_at_the_law_that_was_found(weights):
+    scan = data.core_shell((600, 64), counts=16, **SCAN)
+    options = {"shape_weights": z_weights(scan.atomic_numbers, 1.6), "weights": weights}
+    found = fit(scan, **options)
+    again = refit_linear_law(found, scan.maps, scan.haadf, scan.maps, **options)
+    np.testing.assert_allclose(again.weights, found.weights, atol=0.3 * found.standard_errors.max())
+    assert again.offset == pytest.approx(found.offset, abs=0.3 * found.offset_error)
+    assert again.blur == pytest.approx(found.blur, abs=0.3 * found.blur_error)
+
+
+def test_another_round_goes_most_of_the_way_to_another_law():
+    scan, other = (data.core_shell((64, 64), counts=16, **SCAN | {"haadf_gain": gain}) for gain in (3.0, 3.6))
+    found, expected = fit(scan), fit(other)
+    options = {"shape_weights": z_weights(scan.atomic_numbers, 1.6)}
+    again = refit_linear_law(found, other.maps, other.haadf, other.maps, **options)
+    np.testing.assert_allclose(again.weights[0], expected.weights[0], rtol=0.02)
+    flat = np.zeros(scan.maps.shape)
+    assert refit_linear_law(found, flat, scan.haadf, flat, **options).weights[0] == found.weights[0]
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_drawn_images_are_blurred_and_noisy(fit):
 
     settings = replace(fit[1], lambda_haadf=0.25)
     problem = problem_of(scan_of(SHAPE), settings)
-    problem = replace(problem, law=replace(problem.law, blur=1.5))
+    problem = replace(problem, law=replace(problem.law, blur=1.5), law_of=None)
     z = fit[3].maps / problem.scales[:, None, None]
     images = np.array([p.elastic.target for p in draws(problem, settings, z)])
     expected = gaussian_filter(np.tensordot(problem.elastic.weights, z, 1), 1.5)
@@ -216,6 +216,57 @@ def test_the_edges_that_guide_a_replicate_are_those_of_its_image(penalty, lambda
     assert np.abs(drawn.penalty.guide - problem.penalty.guide).max() > 0.01
     noisy = draws(replace(problem, haadf_noise=5.0), settings, maps / problem.scales[:, None, None], 2)
     assert not np.array_equal(*(p.penalty.guide for p in noisy))
+
+
+@pytest.mark.parametrize("weights", ["fit", "z_gamma"])
+def test_draws_find_their_own_law(weights):
+    """Else errors of maps that the image weighs on would lack those of the weights."""
+    from hyperspy_fusion.data import core_shell
+
+    scan = core_shell((48, 48), counts=4.0, haadf_blur=1.0, haadf_offset=0.2)
+    settings = CalibratedSettings(regularization=None, weights=weights)
+    problem = calibrated_problem(scan.maps.astype(np.float64), scan.haadf, scan.atomic_numbers, settings)
+    drawn = draws(problem, settings, scan.truth / problem.scales[:, None, None], 24)
+    found = np.array([p.law.weights for p in drawn])
+    # around the law that they were drawn from, and as far from it as its standard errors say
+    deviations = (found - problem.law.weights)[:, 0] / problem.weight_errors[0]
+    assert abs(deviations.mean()) < 4 / np.sqrt(24) and 0.6 < deviations.std() < 1.5
+    one = drawn[0]
+    factor = np.sqrt(one.lambda_haadf) / one.haadf_sigma
+    np.testing.assert_allclose(one.elastic.weights, factor * one.law.weights * one.scales, rtol=1e-6)
+    assert np.mean(one.elastic.target) == pytest.approx(factor * (one.haadf.mean() - one.law.offset), rel=1e-6)
+
+
+def test_all_fits_of_a_mean_have_the_law_of_the_draw(monkeypatch):
+    calls, drawn = [], []
+    problems = [problem_of(scan_of(SHAPE), settings_of(lambda_haadf=h)) for h in (0.0, 1.0, 0.5)]
+
+    def law_of(*data):
+        calls.append(data)
+        return problems[0].law_of(*data)
+
+    def solved(problem, settings, state, **options):
+        drawn.append(problem)
+        return primal_dual(problem, replace(settings, max_iter=1), state)
+
+    monkeypatch.setattr(trust, "solved", solved)
+    members = [(replace(p, law_of=law_of), primal_dual(p, settings_of(max_iter=1))[1]) for p in problems]
+    trust._refitted(members, settings_of(), scan_of(SHAPE)[0], (0, 1), None)
+    assert len(calls) == 1
+    none, one, half = drawn
+    assert none.law == problems[0].law and one.law is half.law and one.law is not problems[0].law
+    np.testing.assert_allclose(one.elastic.weights, np.sqrt(2) * half.elastic.weights, rtol=1e-5)
+
+
+def test_draws_keep_weights_that_were_given_and_find_their_offset():
+    scan = scan_of(SHAPE)
+    settings = settings_of(weights=(14.0, 3.0))
+    problem = problem_of(scan, settings)
+    for drawn in draws(problem, settings, problem.start, 3):
+        np.testing.assert_array_equal(drawn.law.weights, (14, 3))
+        rest = drawn.haadf - np.tensordot(drawn.law.weights, measured(drawn), 1)
+        assert drawn.law.offset == pytest.approx(rest.mean())
+        assert drawn.law.offset != problem.law.offset
 
 
 def test_all_fits_of_a_mean_see_the_same_draw():
@@ -356,19 +407,61 @@ def test_region_mean_by_hand():
     noise = 0.1 * np.resize([1.0, -1.0], 40)[:, None, None, None] * np.ones((40, 1, 8, 8))
     found = made_up(np.zeros_like(noise), noise, residual=np.full((1, 8, 8), 0.3), variance=0.1)
     mean = found.region_mean(REGION, 0)
-    unseen = 0.3**2 - 0.1**2
-    weight = unseen / (unseen + 0.1**2)
+    unseen = 0.3**2 - 2.5**2 * 0.1**2
+    # the least mean square error would be at a weight of 0.73, and leave more bias than a third of the scatter
+    weight = 1 / (1 + 0.1 / (3 * np.sqrt(unseen)))
     assert mean.weight == pytest.approx(weight) and mean.value == pytest.approx(10 + weight * 0.3)
     assert mean.error**2 == pytest.approx((1 - weight) ** 2 * unseen + weight**2 * 0.1**2)
     assert mean.measured == pytest.approx(10.3) and mean.measured_error == pytest.approx(0.1)
 
 
-def test_what_one_measurement_cannot_exclude_is_in_the_error():
+def test_what_counts_cannot_exclude_is_in_the_error():
     noise = 0.1 * np.resize([1.0, -1.0], 40)[:, None, None, None] * np.ones((40, 1, 8, 8))
-    mean = made_up(np.zeros_like(noise), noise, variance=0.1).region_mean(REGION, 0)
-    # a bias whose square is a tenth of the variance: weight 1/11
-    assert mean.weight == pytest.approx(1 / 11)
-    assert mean.error**2 == pytest.approx((10 / 11) ** 2 * 0.1 * 0.1**2 + (1 / 11) ** 2 * 0.1**2)
+    found = made_up(np.zeros_like(noise), noise, variance=0.1, residual=np.full((1, 8, 8), 0.2))
+    mean, unseen = found.region_mean(REGION, 0), 0.05 * 0.1**2
+    # two standard deviations are no contradiction
+    weight = 1 / (1 + 0.1 / (3 * np.sqrt(unseen)))
+    assert mean.weight == pytest.approx(weight) and mean.value == pytest.approx(10 + weight * 0.2)
+    assert mean.error**2 == pytest.approx((1 - weight) ** 2 * unseen + weight**2 * 0.1**2)
+
+
+def test_the_weight_leaves_a_harmless_bias_and_the_least_error():
+    rng = np.random.default_rng(0)
+    weights = np.linspace(0, 1, 100001)
+    for unseen in (0.0, 0.01, 0.3, 1.0, 20.0):
+        for spread in (0.1, 1.0, 3.0):
+            errors, noise = spread * rng.normal(size=20), rng.normal(size=20)
+            differences = noise - rng.uniform(0, 1) * errors
+            moments = trust._second_moments(errors, differences)
+            scatter = moments[0] + 2 * weights * moments[1] + weights**2 * moments[2]
+            left = (1 - weights) ** 2 * unseen
+            best = np.argmin(left + scatter)
+            expected = best + np.argmax((left <= scatter / 9)[best:])
+            assert trust._least_weight(unseen, *moments) == pytest.approx(weights[expected], abs=2e-5)
+    assert trust._least_weight(1.0, 1.0, 0.0, 0.0) == 0
+
+
+def test_a_mean_is_corrected_by_what_smoothing_takes_from_replicates():
+    noise = white(400)
+    noise -= noise.mean(axis=0)
+    # measured exactly at what smoothing takes from maps that are smooth already, 1.5 in each pixel
+    found = made_up(0.3 * noise - 1.5, 0.7 * noise + 1.5, residual=np.full((1, 8, 8), 1.5), variance=1.0)
+    mean = found.region_mean(REGION, 0)
+    assert mean.fused == 10 and mean.value == pytest.approx(11.5, abs=1e-6) == mean.measured
+    # half of the square of the correction may be left, a fifth of those of its pixels, a twentieth of the noise
+    assert found._region(REGION, 0).unseen == pytest.approx(0.7 * 1.5**2 + 0.05 * 0.1, rel=1e-3)
+
+
+def test_corrections_that_cancel_in_a_region_are_no_less_doubtful():
+    noise = white(400)
+    noise -= noise.mean(axis=0)
+    sign = np.resize([1.0, -1.0], (8, 8))[None]
+    region = made_up(0.3 * noise + sign, 0.7 * noise - sign)._region(np.ones((8, 8), bool), 0)
+    assert region.corrected == pytest.approx(10) and region.unseen == pytest.approx(0.2 + 0.05 / 64, rel=2e-3)
+    # chance is no correction
+    noise = white(4)
+    still = made_up(3 * noise, -2 * noise)._region(np.ones((8, 8), bool), 0)
+    assert still.unseen < 0.1 < 0.2 * np.mean((3 * noise).mean(axis=0) ** 2)
 
 
 def test_scatter_that_is_not_noise_of_the_counts_is_as_uncertain_as_replicates_are_few():
@@ -379,11 +472,12 @@ def test_scatter_that_is_not_noise_of_the_counts_is_as_uncertain_as_replicates_a
         noise = np.resize([1.0, 1.0, -1.0, -1.0], number)[:, None, None, None] * np.ones((number, 1, 8, 8))
         other = 0.5 * np.resize([1.0, -1.0], number)[:, None, None, None] * np.ones((number, 1, 8, 8))
         region = made_up(0.5 * noise + other, 0.5 * noise - other, variance=40.0)._region(REGION, 0)
-        wider = t.ppf(0.5 + 0.6826894921370859 / 2, number - 1) * np.sqrt(number / (number - 1))
-        assert np.mean(region.errors**2) == pytest.approx(0.25 * 4 + 0.25 * wider**2)
-        assert np.mean(region.differences**2) == pytest.approx(0.25 * 4 + 0.25 * wider**2)
-        assert np.mean((region.errors + region.differences) ** 2) == pytest.approx(4)
-    assert wider == pytest.approx(1, abs=3e-3)
+        wider = t.ppf(0.5 + 0.6826894921370859 / 2, number - 1) * np.sqrt((number + 1) / (number - 1))
+        expected = 0.25 * 4 + 0.25 * wider**2
+        assert np.mean(region.scatter(0) ** 2) == pytest.approx(1.1**2 * expected)
+        # all of the noise and nothing else is left of the errors of the measured mean
+        assert np.mean(region.scatter(1) ** 2) == pytest.approx(4)
+    assert wider == pytest.approx(1, abs=6e-3)
 
 
 def test_bias_of_replicates_counts_as_often_as_the_counts_say():
@@ -392,7 +486,7 @@ def test_bias_of_replicates_counts_as_often_as_the_counts_say():
     found = made_up(0.2 * noise + 1.5, 0.8 * noise - 1.5, residual=np.full((1, 8, 8), -2.1))
     assert found.bias_scales[0] == pytest.approx(1.4)
     region = found._region(REGION, 0)
-    assert region.errors.mean() == pytest.approx(2.1) and region.differences.mean() == pytest.approx(-2.1)
+    assert region.corrected == pytest.approx(10 - 2.1) and region.difference == pytest.approx(0)
 
 
 def test_masked_pixels_of_a_region_are_not_asked():
@@ -404,8 +498,8 @@ def test_masked_pixels_of_a_region_are_not_asked():
     found = made_up(0.5 * noise, residuals, residual=residual, counted=counted)
     mean = found.region_mean(REGION, 0)
     assert mean.measured == pytest.approx(10.7) and mean.fused == 10
-    # at the most the part of the region that was measured moves, here by 0.7 in 7 of 10 pixels
-    assert abs(mean.value - 10) <= 0.49 + 1e-12
+    # the part of the region that was measured moves, here by 0.7 in 7 of 10 pixels, and no bias shows in the others
+    assert mean.weight == pytest.approx(1, abs=0.1) and mean.value == pytest.approx(10.49, abs=0.02)
 
 
 def test_a_region_of_masked_pixels_has_the_error_of_what_was_filled_in():
@@ -413,8 +507,10 @@ def test_a_region_of_masked_pixels_has_the_error_of_what_was_filled_in():
     nothing = np.zeros_like(noise)
     found = made_up(0.3 * noise, nothing, counted=np.zeros((1, 8, 8), bool))
     mean = found.region_mean(REGION, 0)
-    assert (mean.value, mean.weight) == (10, 0) and np.isnan([mean.measured, mean.measured_error]).all()
-    assert mean.error == pytest.approx(0.3 * np.sqrt(np.mean(noise[:, 0][:, REGION].mean(axis=1) ** 2)))
+    assert mean.weight == 0 and np.isnan([mean.measured, mean.measured_error]).all()
+    means = 0.3 * noise[:, 0][:, REGION].mean(axis=1)
+    assert mean.value == pytest.approx(10 - means.mean()) and mean.error > means.std()
+    assert mean.error == pytest.approx(1.1 * means.std(), rel=0.05)
 
 
 def test_no_counts_are_not_known_to_be_none():

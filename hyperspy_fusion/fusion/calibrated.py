@@ -9,12 +9,14 @@ there the penalty has the weight 1, and dose, size and scale of the data are gon
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
 from hyperspy_fusion.fusion.elastic import LinearLaw, haadf_noise, z_weights
-from hyperspy_fusion.fusion.elastic_fit import UndeterminedLawError, fit_linear_law
+from hyperspy_fusion.fusion.elastic_fit import UndeterminedLawError, fit_linear_law, refit_linear_law
 from hyperspy_fusion.fusion.measured import (
     Counts,
     DataTerms,
@@ -77,6 +79,9 @@ class CalibratedProblem:
         deviation of the image about it, that of the noise of the image alone, and the weight of its term.
     warnings
         Sentences about what was found.
+    law_of
+        The law of other measurements of the same, as a function of their maps less background, image, and variance of
+        the maps; None where there is none to be found.
     """
 
     shape: tuple
@@ -100,6 +105,7 @@ class CalibratedProblem:
     haadf_noise: float
     lambda_haadf: float
     warnings: list = field(default_factory=list)
+    law_of: Callable | None = None
 
     @property
     def first(self):
@@ -199,7 +205,8 @@ class Observation:
         """The observation without what is held out: counts, or pixels of the maps; the law scaled to it."""
         seen = replace(self.seen, maps=np.where(held_out.valid, held_out.maps, 0), valid=held_out.valid)
         law = replace(self.law.law, weights=self.law.law.weights / held_out.part)
-        return replace(self, seen=seen, noise=self.noise.of_part(seen, held_out), law=replace(self.law, law=law))
+        law = replace(self.law, law=law, law_of=None)
+        return replace(self, seen=seen, noise=self.noise.of_part(seen, held_out), law=law)
 
     def problem(self, settings):
         """The problem under some weights."""
@@ -228,6 +235,7 @@ class Observation:
             haadf_noise=law.noise,
             lambda_haadf=float(settings.lambda_haadf),
             warnings=noise.warnings + law.warnings + about_totals(seen, data, settings.keep_totals),
+            law_of=law.law_of,
         )
 
 
@@ -238,7 +246,8 @@ class Observation:
 class FoundLaw:
     """A :class:`LinearLaw`, its standard errors (NaN where given), the spread of the image about it, and warnings.
 
-    ``sigma`` is the spread, ``noise`` the part of it that is the white noise of the image.
+    ``sigma`` is the spread, ``noise`` the part of it that is the white noise of the image; ``law_of`` is that of
+    :class:`CalibratedProblem`.
     """
 
     law: LinearLaw
@@ -247,6 +256,7 @@ class FoundLaw:
     sigma: float
     warnings: list = field(default_factory=list)
     noise: float = np.nan
+    law_of: Callable | None = None
 
 
 def _elastic_law(seen, noise, atomic_numbers, settings):
@@ -277,25 +287,26 @@ def _law_if_any(seen, noise, variance, atomic_numbers, settings):
 
 def _given_law(seen, noise, settings):
     weights = per_map("weights", settings.weights, seen)
-    law = LinearLaw(weights, _offset(seen, noise, weights))
-    return FoundLaw(law, np.full(len(weights), np.nan), np.nan, haadf_noise(seen.haadf, seen.haadf_valid))
+    law_of = partial(_law_of_weights, weights, seen.valid.all(axis=0) & seen.haadf_valid)
+    law = law_of(seen.maps - noise.background, seen.haadf)
+    nothing = np.full(len(weights), np.nan)
+    return FoundLaw(law, nothing, np.nan, haadf_noise(seen.haadf, seen.haadf_valid), law_of=law_of)
 
 
 def _fitted_law(seen, noise, variance, atomic_numbers, settings):
     factors = None if settings.k_factors is None else per_map("k_factors", settings.k_factors, seen)
+    options = {
+        "weights": settings.weights,
+        "shape_weights": z_weights(atomic_numbers, settings.gamma, factors),
+        "valid": seen.valid,
+        "haadf_valid": seen.haadf_valid,
+    }
     # a map that the image says nothing of has no finite error
     with np.errstate(divide="ignore", invalid="ignore"):
-        fit = fit_linear_law(
-            seen.maps - noise.background,
-            seen.haadf,
-            variance,
-            weights=settings.weights,
-            shape_weights=z_weights(atomic_numbers, settings.gamma, factors),
-            valid=seen.valid,
-            haadf_valid=seen.haadf_valid,
-        )
-    law = LinearLaw(fit.weights, fit.offset, fit.blur)
-    return FoundLaw(law, fit.standard_errors, fit.offset_error, fit.sigma, _about_weights(seen, fit, law))
+        fit = fit_linear_law(seen.maps - noise.background, seen.haadf, variance, **options)
+    warnings = _about_weights(seen, fit, fit.law)
+    law_of = partial(refit_linear_law, fit, **options) if np.any(fit.weights > 0) else None
+    return FoundLaw(fit.law, fit.standard_errors, fit.offset_error, fit.sigma, warnings, law_of=law_of)
 
 
 def _about_weights(seen, fit, law):
@@ -312,12 +323,11 @@ def _about_weights(seen, fit, law):
     ]
 
 
-def _offset(seen, noise, weights):
-    both = seen.valid.all(axis=0) & seen.haadf_valid
+def _law_of_weights(weights, both, maps, haadf, variance=None):
+    """The law of given weights; ``both`` are the pixels that count in maps and image."""
     if not both.any():
         raise ValueError("No pixel counts in all maps and in the HAADF image: correct the mask.")
-    explained = np.tensordot(weights, seen.maps - noise.background, 1)
-    return float(np.mean(seen.haadf - explained, where=both))
+    return LinearLaw(weights, float(np.mean(haadf - np.tensordot(weights, maps, 1), where=both)))
 
 
 def _misfit(seen, noise, law, variance):

@@ -31,9 +31,15 @@ _SEEN_WIDTH = 3.0
 _LARGEST_SCALE = 2.0
 # pixels over which squared errors are averaged, for the errors of few replicates are themselves uncertain
 _ERROR_WIDTH = 0.7
-# a bias of a region whose square is this part of the variance of what would show it can never be excluded; tried on
-# phantoms, where with less too few intervals of small regions cover the truth, and with more too many
-_UNSEEN_BIAS = 0.1
+# what may be left of a bias that was corrected, as parts of the squares of the correction of the region, of those of
+# its pixels, and of the noise of its counts; found on phantoms, whose truth is known
+_UNCORRECTED, _CANCELLED, _UNSEEN = 0.5, 0.2, 0.05
+# the correction has noise too, and goes with that of the fused mean; on phantoms by 1.0 to 1.2
+_CORRECTED_NOISE = 1.1
+# counts that contradict a corrected mean by more of their standard deviations show a bias that replicates do not have
+_CONTRADICTION = 2.5
+# a bias that is a larger part of the scatter would be noticed in how often intervals cover
+_HARMLESS = 1 / 3
 # of a normal distribution this part lies below one standard deviation
 _ONE_SIGMA = 0.8413447460685429
 # a mean of so many counts shows none in 32 % of the cases
@@ -47,15 +53,15 @@ class RegionMean:
     Attributes
     ----------
     value, error
-        The estimate, the mean of the fused map moved towards that of the measured one as far as evidence goes, and its
-        standard error: the truth is within in 68 of 100 cases.
+        The estimate, the mean of the fused map corrected for what smoothing takes from it and moved towards that of
+        the measured one, and its standard error: the truth is within in 68 of 100 cases.
     fused
         Mean of the fused map.
     measured, measured_error
         Mean of the measured map less its background, over the pixels that count, and its standard error. NaN where
         all pixels are masked: these are filled in, and what was filled in wrongly no count can show.
     weight
-        How far ``value`` is on the way from ``fused`` to ``measured``, 0 to 1.
+        How far ``value`` is on the way from the corrected mean to ``measured``, 0 to 1.
     """
 
     value: float
@@ -137,11 +143,13 @@ class Replicates:
     def region_mean(self, mask, index):
         """The mean of map ``index`` over the pixels of ``mask``, (ny, nx) bool.
 
-        With the error e of the fused mean and the difference d between measured and fused mean in each replicate, and
-        d as measured, the estimate is ``fused + weight * d`` with the weight of the smallest mean square error
-        ``(1 - weight)**2 b + E(e + weight d)**2``. The square b of a bias that replicates do not have is what d**2
-        exceeds ``E d**2`` by, and a tenth of the latter at the least, for less would never show. Of e, the part in
-        proportion to the noise of the measured mean is scaled to the variance of the latter, which is known.
+        The fused mean is corrected by what smoothing takes from replicates, times ``bias_scales``, and moved towards
+        the measured mean until what may be left of the bias, ``(1 - weight) unseen``, is at most a third of the
+        scatter, and further where that makes the mean square error less. The square of ``unseen`` is half of that of
+        the correction, a fifth of the mean square of the corrections of its pixels, which cancel in the mean, and a
+        twentieth of the variance of the counts; or what the counts show beyond 2.5 of their standard deviations. Of
+        the errors of replicates the part in proportion to the noise of the measured mean is scaled to the variance of
+        the latter, which is known.
 
         Returns
         -------
@@ -163,7 +171,7 @@ class Replicates:
         if not under.value > 0:
             return Ratio(np.nan, np.inf)
         value = over.value / under.value
-        errors = [r.errors + m.weight * r.differences for r, m in zip(regions, (over, under), strict=True)]
+        errors = [r.scatter(m.weight) for r, m in zip(regions, (over, under), strict=True)]
         shared = float(np.mean(errors[0] * errors[1])) if index != other else over.error**2
         square = over.error**2 - 2 * value * shared + (value * under.error) ** 2
         return Ratio(value, float(np.sqrt(max(square, 0))) / under.value)
@@ -171,17 +179,21 @@ class Replicates:
     def _region(self, mask, index):
         maps, residual = (a[index][mask].astype(np.float64) for a in (self.maps, self.residual))
         errors, residuals = (a[:, index][:, mask].astype(np.float64) for a in (self.errors, self.residuals))
-        counted, more = self.counted[index][mask], self.bias_scales[index] - 1
+        counted, scale = self.counted[index][mask], self.bias_scales[index]
         # of masked pixels alone nothing was measured
         n_counted, variance = np.count_nonzero(counted) or np.nan, float(self.variance[index][mask].sum())
         moving, still = (np.mean(errors * part, axis=1) for part in (counted, ~counted))
-        parts = _steadied(moving, np.mean(residuals, axis=1), variance / maps.size**2)
-        moving, differences = parts[0] + more * moving.mean(), parts[1] - more * moving.mean()
+        moving, noise, bias = _parted(moving, moving + np.mean(residuals, axis=1), variance / maps.size**2)
+        corrected = np.array([bias, still.mean()]) * scale
+        squares = np.mean(errors.mean(axis=0) ** 2 - errors.var(axis=0, ddof=1) / len(errors)) * scale**2
+        unseen = _UNCORRECTED * corrected.sum() ** 2 + _CANCELLED * max(squares, 0) + _UNSEEN * np.mean(noise**2)
         return _Region(
             fused=float(maps.mean()),
-            difference=float(residual.mean()),
-            errors=moving + still + more * still.mean(),
-            differences=differences,
+            corrected=float(maps.mean() - corrected.sum()),
+            difference=float(residual.mean() + corrected[0]),
+            unseen=float(unseen),
+            errors=_CORRECTED_NOISE * (moving + still - still.mean()),
+            differences=noise - _CORRECTED_NOISE * moving,
             measured=float(np.sum((maps + residual) * counted) / n_counted),
             measured_error=float(np.sqrt(variance) / n_counted),
             one_count=float(self.quantum[index]) / n_counted,
@@ -190,10 +202,13 @@ class Replicates:
 
 @dataclass(frozen=True)
 class _Region:
-    """Means over a region: fused, what is measured above it, the errors of both in replicates; and the measured one."""
+    """Means over a region: fused, corrected, what is measured above this, the square of the bias that may be left in
+    it, the errors of both in replicates; and the measured one."""
 
     fused: float
+    corrected: float
     difference: float
+    unseen: float
     errors: np.ndarray
     differences: np.ndarray
     measured: float
@@ -202,42 +217,59 @@ class _Region:
 
     def estimate(self):
         """The :class:`RegionMean`."""
-        error, shared, chance = _second_moments(self.errors, self.differences)
-        unseen = max(self.difference**2 - chance, _UNSEEN_BIAS * chance)
-        weight = float(np.clip((unseen - shared) / (unseen + chance), 0, 1)) if chance > 0 else 0.0
-        square = (1 - weight) ** 2 * unseen + error + 2 * weight * shared + weight**2 * chance
+        moments = _second_moments(self.errors, self.differences)
+        unseen = max(self.unseen, self.difference**2 - _CONTRADICTION**2 * moments[2])
+        weight = _least_weight(unseen, *moments)
+        square = (1 - weight) ** 2 * unseen + np.mean(self.scatter(weight) ** 2)
         least = self._least_error()
         return RegionMean(
-            value=self.fused + weight * self.difference,
-            error=max(float(np.sqrt(max(square, 0))), least),
+            value=self.corrected + weight * self.difference,
+            error=max(float(np.sqrt(square)), least),
             fused=self.fused,
             measured=self.measured,
             measured_error=max(self.measured_error, least),
             weight=weight,
         )
 
+    def scatter(self, weight):
+        """(R,) errors of the estimate in the replicates."""
+        return self.errors + weight * self.differences
+
     def _least_error(self):
         """No counts are not known to be none; replicates of none have none."""
         return _COUNTS_OF_NONE * self.one_count if self.measured <= 0 and np.isfinite(self.one_count) else 0.0
 
 
-def _steadied(errors, differences, variance):
-    """Errors and differences of replicates with less chance in them, and as Student has it for what is left.
+def _parted(errors, noise, variance):
+    """Errors of replicates and noise of the measured mean with less chance in them, and the bias of the former.
 
-    Their sum, the noise of the measured mean, has a known variance, and the part of the errors in proportion to it is
-    scaled to this; the scatter of the rest is known from the replicates alone.
+    The noise has a known variance, to which it is scaled with the part of the errors in proportion to it. The mean of
+    the rest is a bias; its scatter is known from the replicates alone, and made as wide as Student has it for one more
+    draw less their mean.
     """
-    noise = errors + differences
-    square = float(noise @ noise)
-    if square == 0:
-        return errors, differences
-    slope = float(errors @ noise) / square
-    rest, number = errors - slope * noise, len(errors)
-    # a mean square of few values is off by chance, and an interval from it too narrow
-    wider = stdtrit(number - 1, _ONE_SIGMA) * np.sqrt(number / (number - 1))
-    rest = rest.mean() + wider * (rest - rest.mean())
-    noise = noise * np.sqrt(variance * number / square)
-    return slope * noise + rest, (1 - slope) * noise - rest
+    square, number = float(noise @ noise), len(errors)
+    slope = float(errors @ noise) / square if square else 0.0
+    rest = errors - slope * noise
+    # mean and mean square of few values are off by chance, and an interval from them too narrow
+    wider = stdtrit(number - 1, _ONE_SIGMA) * np.sqrt((number + 1) / (number - 1))
+    noise = noise * np.sqrt(variance * number / square) if square else noise
+    return slope * noise + wider * (rest - rest.mean()), noise, float(rest.mean())
+
+
+def _least_weight(unseen, error, shared, chance):
+    """The weight of the least mean square error; a larger one where this leaves more bias than is harmless.
+
+    The arguments are mean squares: of the bias, of the errors, of these times the differences, and of the differences.
+    The bias left is harmless from ``(1 - w)**2 unseen = part (error + 2 w shared + w**2 chance)`` on.
+    """
+    if not chance > 0:
+        return 0.0
+    best, part = float(np.clip((unseen - shared) / (unseen + chance), 0, 1)), _HARMLESS**2
+    square, half, one = unseen - part * chance, unseen + part * shared, unseen - part * error
+    if one - 2 * half * best + square * best**2 <= 0:
+        return best
+    # the lesser root of a parabola that opens upwards, the larger of one that opens downwards
+    return float(np.clip(one / (half + np.sqrt(max(half**2 - square * one, 0))), best, 1))
 
 
 def _second_moments(a, b):
@@ -324,7 +356,7 @@ def _members(problem, state):
 
 def _refitted(members, settings, maps, seed, num_workers):
     """One measurement drawn from ``maps`` and fitted by all members: (problem, maps) of each; None if interrupted."""
-    found = []
+    found, law = [], None
     for problem, state in members:
         rng = np.random.default_rng(seed)
         if isinstance(problem, ComponentProblem):
@@ -333,8 +365,10 @@ def _refitted(members, settings, maps, seed, num_workers):
             drawn = problem.redrawn(state, maps, counts, np.random.default_rng((*seed, 1)))
             drawn = replace(drawn, inner=_guided_by(of_maps.haadf, drawn.inner, settings))
         else:
-            # the same counts for all
-            drawn = redrawn(problem, settings, maps / problem.scales[:, None, None].astype(np.float64), rng)
+            # the same counts for all, and the same law, which need not be found again
+            known = problem if law is None else replace(problem, law_of=lambda *_, law=law: law)
+            drawn = redrawn(known, settings, maps / problem.scales[:, None, None].astype(np.float64), rng)
+            law = drawn.law if _finds_law(drawn) else law
         result, _ = solved(drawn, settings, started(drawn, state), num_workers=num_workers)
         if result.reason is StopReason.INTERRUPTED:
             return None
@@ -355,7 +389,7 @@ def redrawn(problem, settings, z, rng):
     totals = np.sum(data.net(), axis=(1, 2), where=_counted(problem))
     data = replace(data, totals=np.where(np.isfinite(problem.data.totals), totals, np.nan))
     image = _drawn_image(problem, z, rng)
-    drawn = _seen_by_term(image, replace(problem, data=data))
+    drawn = _seen_by_term(image, _with_law_of(image, replace(problem, data=data), settings))
     return _guided_by(image, drawn, settings) if _is_explained(problem, image) else drawn
 
 
@@ -392,14 +426,29 @@ def _is_explained(problem, image):
     return bool(together > 0 and together**2 >= EXPLAINED * np.sum(measured**2) * np.sum(drawn**2))
 
 
+def _with_law_of(image, problem, settings):
+    """The problem with the law of its maps and another HAADF image, if its term has a use for it."""
+    if not _finds_law(problem):
+        return problem
+    net = np.where(_counted(problem), problem.data.net() * problem.scales[:, None, None], 0)
+    # as the law was found: of counts, those that were measured are their variance
+    variance = np.nan_to_num(count_variance(problem, settings, net))
+    return replace(problem, law=problem.law_of(net, image, variance))
+
+
+def _finds_law(problem):
+    return problem.law_of is not None and problem.elastic.weights.size > 0
+
+
 def _seen_by_term(image, problem):
     """The problem with another HAADF image in its term."""
-    elastic = problem.elastic
+    elastic, law, dtype = problem.elastic, problem.law, problem.dtype
     if not elastic.weights.size:
         return problem
-    target = np.sqrt(problem.lambda_haadf) / problem.haadf_sigma * (image - problem.law.offset)
-    target = np.where(problem.haadf_valid, target, 0).astype(problem.dtype)
-    return replace(problem, elastic=replace(elastic, target=target))
+    factor = np.sqrt(problem.lambda_haadf) / problem.haadf_sigma
+    target = np.where(problem.haadf_valid, factor * (image - law.offset), 0).astype(dtype)
+    weights = (factor * law.weights * problem.scales).astype(dtype)
+    return replace(problem, elastic=replace(elastic, weights=weights, target=target))
 
 
 def _guided_by(image, problem, settings):
