@@ -38,6 +38,7 @@ STOREYS = [
     ("fusion.solvers",),
     ("fusion.calibrated", "fusion.shift"),
     ("fusion.problem", "fusion.elastic_fit"),
+    ("fusion.elastic_pool",),
     ("fusion.elastic_moments",),
     ("fusion.elastic",),
     ("fusion.noise", "fusion.regularizers", "fusion.background"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -17,9 +18,7 @@ from hyperspy_fusion.fusion.elastic_moments import (
     scores_of,
     summed,
 )
-
-# Standard deviation of the half-normal prior on blur**2, in px**2. It decides where the data do not.
-_BLUR_PRIOR = 4.0
+from hyperspy_fusion.fusion.elastic_pool import BLUR_PRIOR, Equations, pooled
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,9 @@ class LinearFit:
         Standard deviation in pixels of the Gaussian between maps and HAADF image; the error is 0 for a given blur.
     sigma
         Standard deviation of the noise of the HAADF image.
+    spread
+        How far the weights were taken to be off their shape, as a relative standard deviation: 0 if they had to have
+        it, infinite if it was not used.
     """
 
     weights: np.ndarray
@@ -49,6 +51,7 @@ class LinearFit:
     blur: float
     blur_error: float
     sigma: float
+    spread: float
 
     @property
     def law(self):
@@ -63,6 +66,7 @@ def fit_linear_law(
     *,
     weights="fit",
     shape_weights=None,
+    spread=None,
     blur=None,
     valid=None,
     haadf_valid=None,
@@ -123,10 +127,14 @@ def fit_linear_law(
         raise ValueError(f"weights is {weights!r}: it must be 'fit' or 'z_gamma'.")
     if blur is not None and not 0 <= blur <= MAX_BLUR:
         raise ValueError(f"blur is {blur!r}: it must be 0 to {MAX_BLUR:g} pixels, or None to find it.")
+    if spread is not None and not spread > 0:
+        raise ValueError(f"spread is {spread!r}: it must be above 0, np.inf for none, or None to find it.")
+    if shape_weights is None or len(maps) == 1:
+        spread = np.inf
     scan = scan_of(maps, haadf, noise_variance, shape_weights, valid, haadf_valid)
     blur = None if blur is None else blur / scan.binning
     try:
-        fit = _fit(scan, blur) if weights == "fit" else _spread(_fit(summed(scan), blur), scan.shape)
+        fit = _fit(scan, blur, spread) if weights == "fit" else _of_all(_fit(summed(scan), blur, np.inf), scan.shape)
     except np.linalg.LinAlgError as error:
         raise UndeterminedLawError(
             "The HAADF image and the maps have too little in common to tell what an atom adds to the image: pass "
@@ -139,10 +147,10 @@ class UndeterminedLawError(ValueError):
     """Image and maps have nothing in common that a law could be fitted to."""
 
 
-def _spread(fit, shape):
+def _of_all(fit, shape):
     """The fit of the gain alone, as weights of all elements."""
     weights, errors = fit.weights * shape, fit.standard_errors * shape
-    return replace(fit, weights=weights, standard_errors=errors, determined=fit.determined * len(shape))
+    return replace(fit, weights=weights, standard_errors=errors, determined=fit.determined * len(shape), spread=0.0)
 
 
 def _in_pixels(fit, binning):
@@ -170,17 +178,20 @@ class _Estimate:
     scale: np.ndarray
     covariance: np.ndarray = None
     determined: tuple = ()
+    spread: float = np.inf
 
 
-def _fit(scan, blur):
+def _fit(scan, blur, spread):
     # in the units of the data: the prior of the blur is weighed against its moment
     scale = scan.shape * scan.haadf[scan.haadf_valid].std() / max(np.tensordot(scan.shape, scan.maps, 1).std(), 1e-30)
-    estimate = _Estimate(0.0, scale, 1.0 if blur is None else float(blur), scale)
+    level = float(scan.haadf[scan.haadf_valid].mean())
+    estimate = _Estimate(level, scale, 1.0 if blur is None else float(blur), scale)
+    step = _with_errors if spread == np.inf else partial(_pooled, spread=spread)
     weight = pixel_weight(scan, None, estimate.blur)
     ways = denoisers(scan)
     # weight of the pixels, instruments and parameters need each other: two rounds to settle, one with the best
     for number in (len(ways), len(ways), 1):
-        tried = [_with_errors(scan, way, weight, estimate, blur) for way in ways[:number]]
+        tried = [step(scan, way, weight, estimate, blur) for way in ways[:number]]
         order = sorted(range(number), key=lambda k: _relative_error(tried[k]))
         ways, estimate = [ways[k] for k in order], tried[order[0]]
         weight = pixel_weight(scan, estimate.weights, estimate.blur)
@@ -210,6 +221,7 @@ def _report(scan, estimate, blur):
         blur=float(s),
         blur_error=float(blur_error),
         sigma=scan.sigma,
+        spread=estimate.spread,
     )
 
 
@@ -220,7 +232,7 @@ def _best_blur(moments, shape):
     """
     blurs = np.linspace(0, MAX_BLUR, 21)
     squares = blurs**2
-    slopes = np.array([_blur_slope(moments, shape, blur) for blur in blurs]) - squares / _BLUR_PRIOR**2
+    slopes = np.array([_blur_slope(moments, shape, blur) for blur in blurs]) - squares / BLUR_PRIOR**2
     rises = np.concatenate([[0], np.cumsum((slopes[1:] + slopes[:-1]) / 2 * np.diff(squares))])
     k = int(np.argmax(rises))
     for left in (k - 1, k):
@@ -232,11 +244,11 @@ def _best_blur(moments, shape):
 
 def _blur_slope(moments, shape, blur):
     matrix = moments.at(blur)
-    estimate, _ = _solve(matrix, moments.target, moments.spread, shape, blur)
+    estimate, _ = _solve(matrix, moments.target, moments.matrix_variance, shape, blur)
     return moments.target[-1] - matrix[-1] @ np.concatenate([[estimate.offset], estimate.weights])
 
 
-def _solve(matrix, target, spread, shape, blur):
+def _solve(matrix, target, variance, shape, blur):
     """Non-negative weights: elements whose weight comes out negative are left out, the lowest first.
 
     Returns the estimate and, for all elements, the directions (n, k) of the weights that the data determine and
@@ -247,7 +259,7 @@ def _solve(matrix, target, spread, shape, blur):
     while True:
         rows = np.concatenate([[0], active + 1])
         part = matrix[np.ix_(rows, rows)]
-        found, directions = _solve_free(part, target[rows], spread[np.ix_(active, active)], shape[active])
+        found, directions = _solve_free(part, target[rows], variance[np.ix_(active, active)], shape[active])
         first = directions if first is None else first
         if not np.any(found < 0):
             break
@@ -259,7 +271,7 @@ def _solve(matrix, target, spread, shape, blur):
     return _Estimate(float(offset), weights, blur, scale), first
 
 
-def _solve_free(matrix, target, spread, shape):
+def _solve_free(matrix, target, variance, shape):
     """Weights of any sign. What the data do not determine keeps the shape.
 
     In units of ``gain * shape`` the matrix is the information on relative weights. Directions in which it is below 1
@@ -276,7 +288,7 @@ def _solve_free(matrix, target, spread, shape):
     relative = scale[:, None] * inner * scale
     values, vectors = np.linalg.eigh((relative + relative.T) / 2)
     loads = (scale[:, None] * vectors) ** 2
-    noise = np.sqrt(2 * np.einsum("ik,ij,jk->k", loads, spread, loads))
+    noise = np.sqrt(2 * np.einsum("ik,ij,jk->k", loads, variance, loads))
     kept = values > np.maximum(1, 3 * noise)
     known, unknown = vectors[:, kept], vectors[:, ~kept]
     filled = unknown @ unknown.sum(axis=0)
@@ -292,22 +304,74 @@ def _with_errors(scan, way, weight, start, blur):
     moments = moments_of(scan, denoised, weight, start.weights)
     found = _best_blur(moments, scan.shape) if blur is None else float(blur)
     matrix = moments.at(found)
-    estimate, (known, unknown) = _solve(matrix, moments.target, moments.spread, scan.shape, found)
+    estimate, (known, unknown) = _solve(matrix, moments.target, moments.matrix_variance, scan.shape, found)
     parameters = np.concatenate([[estimate.offset], estimate.weights])
     slope = moments.slope(found) @ parameters
-    slope[-1] += 1 / _BLUR_PRIOR**2
+    slope[-1] += 1 / BLUR_PRIOR**2
     jacobian = np.column_stack([matrix, slope])
     free = block_diag(1, known, 1 if blur is None else np.zeros((1, 0)))
     scores = free.T @ scores_of(scan, denoised, weight, moments, start.weights, estimate)
-    spread = len(scores.T) / (len(scores.T) - len(scores)) * (scores @ scores.T)
     inverse = np.linalg.inv(free.T @ jacobian @ free)
-    covariance = inverse @ spread @ inverse.T
+    covariance = inverse @ _noise(scores) @ inverse.T
     # the moments may pretend to more than the data hold
     information = information_of(moments, weight)
-    information[-1, -1] += 1 / _BLUR_PRIOR**2
+    information[-1, -1] += 1 / BLUR_PRIOR**2
     bound = np.linalg.inv(free.T @ information @ free)
     short = np.sqrt(np.maximum(1, np.diag(bound) / np.diag(covariance)))
     covariance = free @ (short[:, None] * covariance * short) @ free.T
     covariance[1:-1, 1:-1] += unknown @ unknown.T
-    filled = np.sum(unknown**2, axis=1) >= 0.01 * estimate.scale**2
-    return replace(estimate, covariance=covariance, determined=tuple(bool(d) for d in ~filled))
+    return replace(estimate, covariance=covariance, determined=_determined(unknown, estimate.scale))
+
+
+def _noise(scores):
+    """Covariance of the sum of scores over the blocks, their mean taken out."""
+    return len(scores.T) / (len(scores.T) - len(scores)) * (scores @ scores.T)
+
+
+def _determined(unknown, scale):
+    return tuple(bool(share < 0.01) for share in np.sum((unknown / scale[:, None]) ** 2, axis=1))
+
+
+def _pooled(scan, way, weight, start, blur, spread):
+    """The estimate from one way to denoise with the weights drawn to their shape, with its covariance."""
+    from scipy.linalg import block_diag
+
+    denoised = way(scan, weight, start.weights)
+    moments = moments_of(scan, denoised, weight, start.weights)
+    matrix = moments.at(start.blur)
+    rough, (known, unknown) = _solve(matrix, moments.target, moments.matrix_variance, scan.shape, start.blur)
+    slope = moments.slope(start.blur) @ np.concatenate([[start.offset], start.weights])
+    free = block_diag(1, _kept(known, unknown, rough.scale), 1)
+    jacobian = free.T @ np.column_stack([matrix, slope]) @ free
+    noise = _noise(free.T @ scores_of(scan, denoised, weight, moments, start.weights, start))
+    whitening = _whitening(noise, jacobian, free.T @ information_of(moments, weight) @ free) @ free.T
+    found = pooled(Equations(moments, whitening, rough.scale, unknown / rough.scale[:, None]), blur, spread)
+    return _Estimate(
+        offset=float(found.mean[0]),
+        weights=found.mean[1:],
+        blur=found.blur,
+        scale=rough.scale,
+        covariance=found.covariance,
+        determined=_determined(unknown, rough.scale),
+        spread=found.spread,
+    )
+
+
+def _kept(known, unknown, scale):
+    """Directions of the moments to use: what the data determine, and that of the shape, in which all weights share."""
+    if not unknown.size:
+        return known
+    return np.column_stack([known, unknown @ (unknown / scale[:, None]).sum(axis=0)])
+
+
+def _whitening(noise, jacobian, information):
+    """Matrix that makes the noise of the moments white, of at least the size that leaves the information to the bound.
+
+    The moments may pretend to more than the data hold: directions of more information than Fisher's are damped.
+    """
+    values, vectors = np.linalg.eigh(noise)
+    white = (vectors / np.sqrt(np.maximum(values, 1e-12 * values[-1]))).T
+    values, vectors = np.linalg.eigh(information)
+    root = vectors * np.sqrt(np.maximum(values, 1e-12 * values[-1]))
+    turned, claims, _ = np.linalg.svd(np.linalg.solve(root, (white @ jacobian).T).T)
+    return (turned / np.maximum(claims, 1)).T @ white

@@ -338,7 +338,7 @@ class Moments:
     ones: np.ndarray  # (n + 2,) sums of the instruments
     target: np.ndarray  # (n + 2,) instruments times image
     products: np.ndarray  # (n + 2, n, lags, lags) instruments times maps at all lags, less the noise they share
-    spread: np.ndarray  # (n, n) variances of the matrix from noise in both factors
+    matrix_variance: np.ndarray  # (n, n) variances of the matrix from noise in both factors
 
     def at(self, blur):
         """Matrix (n + 2, n + 1) of the linear equations at a blur."""
@@ -361,7 +361,7 @@ def moments_of(scan, denoised, weight, weights):
         ones=fields.sum(axis=(1, 2)),
         target=np.tensordot(fields, scan.haadf, 2),
         products=_products(scan, torus.transform(fields)) - _shared_noise(scan, denoised, weight, weights, torus),
-        spread=denoised.power * np.tensordot(loud, loud, axes=((1, 2), (1, 2))),
+        matrix_variance=denoised.power * np.tensordot(loud, loud, axes=((1, 2), (1, 2))),
     )
 
 
