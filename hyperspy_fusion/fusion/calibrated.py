@@ -111,9 +111,10 @@ class CalibratedProblem:
         Noise of the maps, why, and its measure: value of one count (n,), or mean variance (n,), harmonic; NaN for none.
     background
         (n,) mean over the pixels that count of what the maps hold that is not of the element, in units of the input.
-    law, weight_errors, offset_error, haadf_sigma, haadf_noise, lambda_haadf
-        The elastic law in units of the input, its standard errors (NaN where it was given), the standard
-        deviation of the image about it, that of the noise of the image alone, and the weight of its term.
+    law, weight_errors, offset_error, weight_spread, haadf_sigma, haadf_noise, lambda_haadf
+        The elastic law in units of the input, its standard errors (NaN where it was given), how far its weights were
+        taken to be off the atomic numbers, the standard deviation of the image about it, that of the noise of the
+        image alone, and the weight of its term.
     warnings
         Sentences about what was found.
     """
@@ -135,6 +136,7 @@ class CalibratedProblem:
     law: LinearLaw
     weight_errors: np.ndarray
     offset_error: float
+    weight_spread: float
     haadf_sigma: float
     haadf_noise: float
     lambda_haadf: float
@@ -263,6 +265,7 @@ class Observation:
             law=law.law,
             weight_errors=law.weight_errors,
             offset_error=law.offset_error,
+            weight_spread=law.weight_spread,
             haadf_sigma=law.sigma,
             haadf_noise=law.noise,
             lambda_haadf=float(settings.lambda_haadf),
@@ -536,7 +539,8 @@ def _check_counts(seen, quantum, shift, kind):
 class FoundLaw:
     """A :class:`LinearLaw`, its standard errors (NaN where given), the spread of the image about it, and warnings.
 
-    ``sigma`` is the spread, ``noise`` the part of it that is the white noise of the image.
+    ``sigma`` is the spread, ``noise`` the part of it that is the white noise of the image, ``weight_spread`` how far
+    the weights were taken to be off the law by atomic numbers, NaN where that was not asked.
     """
 
     law: LinearLaw
@@ -545,6 +549,7 @@ class FoundLaw:
     sigma: float
     warnings: list = field(default_factory=list)
     noise: float = np.nan
+    weight_spread: float = np.nan
 
 
 def _elastic_law(seen, noise, atomic_numbers, settings):
@@ -593,7 +598,8 @@ def _fitted_law(seen, noise, variance, atomic_numbers, settings):
             haadf_valid=seen.haadf_valid,
         )
     law = LinearLaw(fit.weights, fit.offset, fit.blur)
-    return FoundLaw(law, fit.standard_errors, fit.offset_error, fit.sigma, _about_weights(seen, fit, law))
+    warnings = _about_weights(seen, fit, law)
+    return FoundLaw(law, fit.standard_errors, fit.offset_error, fit.sigma, warnings, weight_spread=fit.spread)
 
 
 def _about_weights(seen, fit, law):

@@ -8,8 +8,9 @@ import numpy as np
 
 from hyperspy_fusion.fusion.elastic_moments import MAX_BLUR
 
-# Spreads of the weights about the law that are looked at: from what no law can be trusted beyond to what is no law.
-SPREADS = np.geomspace(0.02, 10, 28)
+# Spreads of the weights about the law that are looked at: from what no law can be trusted beyond to maps in units that
+# have nothing to do with each other.
+SPREADS = np.geomspace(0.02, 1e4, 56)
 # Scale of the half-Cauchy prior of the spread, its median: exponents from 1.4 to 2 and cross sections known to some ten
 # per cent. Its tail lets the data refuse the law.
 SPREAD_SCALE = 0.2
@@ -18,7 +19,7 @@ BLUR_PRIOR = 4.0
 # Blurs looked at, first up to the largest, then over the standard deviations about the mean that matter.
 _BLURS, _REACH = 41, 4.0
 # Standard deviation of the prior of the gain, relative to a first estimate: next to none.
-_ANY_GAIN = 100.0
+_ANY_GAIN = 1e5
 
 
 @dataclass(frozen=True)
