@@ -31,7 +31,7 @@ class LinearFit:
         (n,) HAADF intensity per unit of each map, >= 0, and the standard deviation of its error.
     determined
         (n,) bool: False where the maps do not fix the weight (a map that is a combination of others and a
-        constant, or one of noise): it was filled in from the shape of the weights.
+        constant, or one of noise), whatever its standard error: the shape of the weights decided.
     offset, offset_error
         HAADF intensity where there is nothing.
     blur, blur_error
@@ -84,6 +84,11 @@ def fit_linear_law(
     errors are of the sandwich form, over 8 x 8 blocks of the image, so that what the law does not explain counts,
     and never below the inverse Fisher information.
 
+    Where a shape of the weights is given, each weight is drawn to it by partial pooling: ``w_i`` is normal about
+    ``a shape_i`` with a relative standard deviation, the spread, which is found from the data with offset, gain ``a``
+    and blur (:func:`~.elastic_pool.pooled`). Weights that the data know better than the shape does stay where they
+    are; weights that the data contradict make the spread large, and all are free.
+
     Parameters
     ----------
     maps
@@ -96,8 +101,11 @@ def fit_linear_law(
     weights
         ``"fit"``: all weights. ``"z_gamma"``: the common factor of ``shape_weights`` alone.
     shape_weights
-        (n,) ratios of the weights, > 0, e.g. of :func:`z_weights`. With ``"fit"``, what decides where the data do
-        not. All equal by default.
+        (n,) ratios of the weights, > 0, e.g. of :func:`z_weights`. With ``"fit"``, what the weights are drawn to.
+        All equal by default, and then ``"fit"`` draws to nothing.
+    spread
+        Relative standard deviation of the weights about their shape, > 0, for ``"fit"``. None finds it;
+        ``np.inf`` is a fit to the data alone, in which the shape decides only what these do not determine.
     blur
         Standard deviation in pixels of the blur where it is known, up to 4; found by default.
     valid
