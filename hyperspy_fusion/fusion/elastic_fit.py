@@ -348,6 +348,8 @@ def _pooled(scan, way, weight, start, blur, spread):
     moments = moments_of(scan, denoised, weight, start.weights)
     matrix = moments.at(start.blur)
     rough, (known, unknown) = _solve(matrix, moments.target, moments.matrix_variance, scan.shape, start.blur)
+    if not known.size:  # no weight that others could follow
+        return _with_errors(scan, way, weight, start, blur)
     slope = moments.slope(start.blur) @ np.concatenate([[start.offset], start.weights])
     free = block_diag(1, _kept(known, unknown, rough.scale), 1)
     jacobian = free.T @ np.column_stack([matrix, slope]) @ free
