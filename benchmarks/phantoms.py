@@ -156,13 +156,13 @@ def climb(f, start, step):
     return start
 
 
-def fit_weights(scan, weights):
+def fit_weights(scan, weights, spread=None):
     """The elastic law as the data show it; the variance of counts is their mean."""
     from hyperspy_fusion.fusion.elastic import z_weights
     from hyperspy_fusion.fusion.elastic_fit import fit_linear_law
 
     maps, shape = scan.maps.astype(float), z_weights(scan.atomic_numbers, GAMMA)
-    return fit_linear_law(maps, scan.haadf, maps, weights=weights, shape_weights=shape)
+    return fit_linear_law(maps, scan.haadf, maps, weights=weights, shape_weights=shape, spread=spread)
 
 
 # ---- one scan ------------------------------------------------------------------------------------
@@ -185,7 +185,14 @@ def measure(name, counts, is_tuned):
     figures |= {label(penalty, WAYS[k]): found[0] for (penalty, k), found in rows.items()}
     tuned = {p: calibrated.tuned(p, rows) for p in PENALTIES} if is_tuned else {}
     figures |= {f"{p}, tuned": best for p, (best, _) in tuned.items() if p in TUNED}
-    return {"name": name, "counts": counts, "figures": figures, "tuned": tuned, "law": law_errors(scan)}
+    return {
+        "name": name,
+        "counts": counts,
+        "figures": figures,
+        "tuned": tuned,
+        "law": law_errors(scan),
+        "free": law_errors(scan, np.inf),
+    }
 
 
 def label(penalty, way):
@@ -196,13 +203,13 @@ def way_label(way):
     return ("joint" if way["joint"] else "each") + (" + HAADF" if way["lambda_haadf"] else "")
 
 
-def law_errors(scan):
-    """Element, relative error of its fitted weight and relative standard error, where the weight is determined."""
-    fit = fit_weights(scan, "fit")
+def law_errors(scan, spread=None):
+    """Element, relative error of its fitted weight, relative standard error, and whether the weight is determined."""
+    fit = fit_weights(scan, "fit", spread)
     known = np.logical_and(scan.weights_determined, fit.determined)
     errors = fit.weights / scan.haadf_weights - 1
     spreads = fit.standard_errors / scan.haadf_weights
-    return [row for row, k in zip(zip(scan.elements, errors, spreads, strict=True), known, strict=True) if k]
+    return list(zip(scan.elements, errors, spreads, known, strict=True))
 
 
 # ---- report --------------------------------------------------------------------------------------
@@ -269,12 +276,18 @@ def report_gaussian(case):
 
 
 def report_law(case):
-    """Fitted weights against the truth."""
-    law = case["law"]
-    rows = "   ".join(f"{e} {100 * error:+.1f} % (s.e. {100 * spread:.1f} %)" for e, error, spread in law)
-    met = all(abs(error) <= WEIGHT_BAR for _, error, _ in law)
-    print(f"  {where(case):24s} {rows or 'none is determined'}   {verdict(met) if law else ''}")
+    """Fitted weights against the truth, and those of a fit to the data alone."""
+    known = [row for row in case["law"] if row[-1]]
+    met = all(abs(error) <= WEIGHT_BAR for _, error, *_ in known)
+    print(f"  {where(case):24s} {weights_line(case['law'])}   {verdict(met) if known else 'none is determined'}")
+    print(f"  {'data alone':>24s} {weights_line(case['free'])}")
     return met
+
+
+def weights_line(law):
+    """In brackets what is not determined."""
+    rows = ((f"{e} {100 * error:+.1f} % (s.e. {100 * spread:.1f} %)", known) for e, error, spread, known in law)
+    return "   ".join(text if known else f"[{text}]" for text, known in rows)
 
 
 def verdict(met):

@@ -215,6 +215,7 @@ def _describe_calibrated(problem, result, spread):
     return {
         "elastic_weights": spread(problem.law.weights),
         "elastic_weight_errors": spread(problem.weight_errors),
+        "elastic_weight_spread": float(problem.weight_spread),
         "haadf_offset": float(problem.law.offset),
         "haadf_offset_error": float(problem.offset_error),
         "haadf_sigma": float(problem.haadf_sigma),

@@ -40,6 +40,8 @@ STOREYS = [
     ("fusion.solvers",),
     ("fusion.calibrated", "fusion.shift"),
     ("fusion.problem", "fusion.elastic_fit"),
+    ("fusion.elastic_pool",),
+    ("fusion.elastic_moments",),
     ("fusion.elastic",),
     ("fusion.measured",),
     ("fusion.noise", "fusion.regularizers", "fusion.background", "fusion.power_law", "fusion.spikes"),

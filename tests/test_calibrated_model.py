@@ -49,6 +49,7 @@ class Problem:
     haadf_sigma: float = 3.0
     haadf_noise: float = 2.0
     offset_error: float = 0.5
+    weight_spread: float = 0.3
     lambda_haadf: float = 0.25
     warnings: list = field(default_factory=lambda: ["The engine noticed something."])
     uses_haadf: bool = True
@@ -142,6 +143,7 @@ def test_metadata_tell_the_fit(scan, engine):
     assert (fit.haadf_offset, fit.haadf_sigma, fit.haadf_noise, fit.parameters.lambda_haadf) == (7, 3, 2, 1)
     np.testing.assert_array_equal(fit.elastic_weights, [26**2, 8**2])
     np.testing.assert_array_equal(fit.elastic_weight_errors, [0.1, 0.1])
+    assert fit.elastic_weight_spread == 0.3
     np.testing.assert_array_equal(fit.parameters.lambda_reg, [1, 2])
     assert fit.parameters.regularization == "guided" and fit.parameters.weights == "z_gamma"
     np.testing.assert_array_equal(fit.n_masked, [1, 1])

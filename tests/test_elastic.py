@@ -185,6 +185,106 @@ def test_standard_errors_cover_the_truth(phantom, counts):
     assert np.sqrt(np.mean(pulls**2)) > 0.4
 
 
+# ---- weights between the data and the law ---------------------------------------------------------
+
+
+def on_law(scan, **options):
+    return fit(scan, shape_weights=z_weights(scan.atomic_numbers, data.HAADF_EXPONENT), **options)
+
+
+@pytest.mark.parametrize("phantom", ["atomic_columns", "gradient_alloy"])
+def test_the_law_tells_what_the_data_do_not(phantom):
+    """Root mean square over seeds: a fit free of the law misses by several times as much."""
+    pooled, free = [], []
+    for seed in range(3):
+        scan = data.PHANTOMS[phantom]((128, 128), counts=4, seed=seed, **SCAN)
+        pooled.append(relative_errors(scan, on_law(scan)))
+        free.append(relative_errors(scan, on_law(scan, spread=np.inf)))
+    pooled, free = (np.sqrt(np.mean(np.square(e))) for e in (pooled, free))
+    assert pooled < 0.05 and 2 * pooled < free
+
+
+@pytest.mark.parametrize("exponent", [1.4, 2.0])
+def test_the_data_decide_where_they_contradict_the_exponent(exponent, monkeypatch):
+    monkeypatch.setattr(data, "HAADF_EXPONENT", exponent)
+    scan = data.interface((128, 128), counts=16, **SCAN)
+    shape = z_weights(scan.atomic_numbers, 1.7)
+    result = fit(scan, shape_weights=shape)
+    assert np.abs(relative_errors(scan, result)).max() < 0.05
+    # which is not where the law has them
+    assert abs((shape[0] / shape[1]) / (scan.haadf_weights[0] / scan.haadf_weights[1]) - 1) > 0.2
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.4])
+@pytest.mark.parametrize("phantom", ["interface", "core_shell"])
+def test_the_data_decide_where_one_weight_is_off_the_law(phantom, factor):
+    scan = data.PHANTOMS[phantom]((128, 128), counts=16, **SCAN)
+    shape = z_weights(scan.atomic_numbers, 1.7, (factor, *np.ones(len(scan.elements) - 1)))
+    result, free = (fit(scan, shape_weights=shape, spread=s) for s in (None, np.inf))
+    assert np.abs(relative_errors(scan, result)).max() < 0.05
+    # 30 % and more off, and no further from a fit free of the law than by its error
+    known = np.array(scan.weights_determined)
+    assert np.all(np.abs(result.weights - free.weights)[known] < 1.5 * free.standard_errors[known])
+    assert result.spread > on_law(scan).spread
+
+
+def test_the_spread_grows_with_the_distance_from_the_law():
+    scan = data.interface((128, 128), counts=16, **SCAN)
+    found = [fit(scan, shape_weights=z_weights(scan.atomic_numbers, 1.7, (f, 1.0))).spread for f in (1, 1.5, 4, 20)]
+    assert found == sorted(found) and found[0] < 0.1 and found[-1] > 0.5
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_maps_in_units_of_their_own_are_fitted_as_if_there_were_no_law(unit):
+    """Counts of EDS and of EELS, say: whatever the law makes of their ratio."""
+    scan = data.interface((128, 128), counts=16, **SCAN)
+    maps, variance = scan.maps * np.array([1, unit])[:, None, None], scan.maps * np.array([1, unit**2])[:, None, None]
+    pooled, free = (
+        fit_linear_law(maps, scan.haadf, variance, shape_weights=z_weights((13, 29), 1.7), spread=s)
+        for s in (None, np.inf)
+    )
+    assert np.all(np.abs(pooled.weights - free.weights) < 0.7 * free.standard_errors)
+    np.testing.assert_allclose(pooled.weights * (1, unit), scan.haadf_weights, rtol=0.06)
+
+
+def test_offset_and_weights_are_drawn_together():
+    """A weight that is drawn to the law takes the offset with it: the mean of the image is kept."""
+    scan = data.gradient_alloy((128, 128), counts=4, **SCAN)
+    means = scan.maps.mean(axis=(1, 2))
+    inner = np.s_[8:-8, 8:-8]  # of which the fit knows the blur
+    pooled, free = on_law(scan), on_law(scan, spread=np.inf)
+    for result in (pooled, free):
+        explained = result.offset + result.weights @ scan.maps[(slice(None), *inner)].mean(axis=(1, 2))
+        assert explained == pytest.approx(scan.haadf[inner].mean(), rel=0.01)
+    assert abs(free.offset - pooled.offset) > 0.01 * free.weights @ means
+
+
+def test_a_small_spread_is_the_gain_alone_and_none_is_the_free_fit():
+    scan = data.interface((128, 128), counts=4, **SCAN)
+    shape = z_weights(scan.atomic_numbers, 1.7)
+    tight, gain = on_law(scan, spread=1e-4), on_law(scan, weights="z_gamma")
+    np.testing.assert_allclose(tight.weights / tight.weights[0], shape / shape[0], rtol=1e-3)
+    np.testing.assert_allclose(tight.weights, gain.weights, atol=gain.standard_errors.max())
+    assert (tight.spread, gain.spread, on_law(scan, spread=np.inf).spread) == (pytest.approx(1e-4), 0, np.inf)
+    # without a shape there is no law to be drawn to
+    free = fit_linear_law(scan.maps, scan.haadf, scan.maps)
+    np.testing.assert_allclose(free.weights, fit_linear_law(scan.maps, scan.haadf, scan.maps, spread=0.1).weights)
+    assert free.spread == np.inf
+
+
+@pytest.mark.parametrize(("phantom", "factor"), [("interface", 1.0), ("atomic_columns", 1.0), ("atomic_columns", 1.4)])
+def test_standard_errors_cover_the_truth_with_the_blur_unknown(phantom, factor):
+    """On the law, where they are those of a law that is not trusted, and with one weight off it."""
+    pulls = []
+    for seed in range(12):
+        scan = data.PHANTOMS[phantom]((64, 64), counts=16, seed=seed, **SCAN)
+        shape = z_weights(scan.atomic_numbers, 1.7, (1.0, factor, 1.0)[: len(scan.elements)])
+        result = fit(scan, shape_weights=shape)
+        pulls.append((result.weights - scan.haadf_weights) / result.standard_errors)
+    assert np.mean(np.abs(pulls) < 2) > 0.85
+    assert 0.2 < np.sqrt(np.mean(np.square(pulls))) < 1.4
+
+
 def test_weights_are_those_of_the_maps_in_any_unit():
     scan = data.interface((64, 64), counts=16, **SCAN)
     one = fit(scan)
@@ -299,6 +399,8 @@ def test_wrong_input_is_refused():
         fit_linear_law(scan.maps, np.ones((32, 32)), scan.maps)
     with pytest.raises(ValueError, match="needs 2 numbers above 0"):
         fit(scan, shape_weights=np.array([1.0, 0.0]))
+    with pytest.raises(ValueError, match="spread is -1: it must be above 0"):
+        fit(scan, spread=-1)
     with pytest.raises(ValueError, match="must be 0 to 4 pixels"):
         fit(scan, blur=9.0)
     with pytest.raises(ValueError, match="fewer than 8 per unknown"):

@@ -74,9 +74,10 @@ class CalibratedProblem:
         Noise of the maps, why, and its measure: value of one count (n,), or mean variance (n,), harmonic; NaN for none.
     background
         (n,) mean over the pixels that count of what the maps hold that is not of the element, in units of the input.
-    law, weight_errors, offset_error, haadf_sigma, haadf_noise, lambda_haadf
-        The elastic law in units of the input, its standard errors (NaN where it was given), the standard
-        deviation of the image about it, that of the noise of the image alone, and the weight of its term.
+    law, weight_errors, offset_error, weight_spread, haadf_sigma, haadf_noise, lambda_haadf
+        The elastic law in units of the input, its standard errors (NaN where it was given), how far its weights were
+        taken to be off the atomic numbers, the standard deviation of the image about it, that of the noise of the
+        image alone, and the weight of its term.
     warnings
         Sentences about what was found.
     law_of
@@ -101,6 +102,7 @@ class CalibratedProblem:
     law: LinearLaw
     weight_errors: np.ndarray
     offset_error: float
+    weight_spread: float
     haadf_sigma: float
     haadf_noise: float
     lambda_haadf: float
@@ -231,6 +233,7 @@ class Observation:
             law=law.law,
             weight_errors=law.weight_errors,
             offset_error=law.offset_error,
+            weight_spread=law.weight_spread,
             haadf_sigma=law.sigma,
             haadf_noise=law.noise,
             lambda_haadf=float(settings.lambda_haadf),
@@ -246,7 +249,8 @@ class Observation:
 class FoundLaw:
     """A :class:`LinearLaw`, its standard errors (NaN where given), the spread of the image about it, and warnings.
 
-    ``sigma`` is the spread, ``noise`` the part of it that is the white noise of the image; ``law_of`` is that of
+    ``sigma`` is the spread, ``noise`` the part of it that is the white noise of the image, ``weight_spread`` how far
+    the weights were taken to be off the law by atomic numbers, NaN where that was not asked; ``law_of`` is that of
     :class:`CalibratedProblem`.
     """
 
@@ -256,6 +260,7 @@ class FoundLaw:
     sigma: float
     warnings: list = field(default_factory=list)
     noise: float = np.nan
+    weight_spread: float = np.nan
     law_of: Callable | None = None
 
 
@@ -305,8 +310,15 @@ def _fitted_law(seen, noise, variance, atomic_numbers, settings):
     with np.errstate(divide="ignore", invalid="ignore"):
         fit = fit_linear_law(seen.maps - noise.background, seen.haadf, variance, **options)
     warnings = _about_weights(seen, fit, fit.law)
-    law_of = partial(refit_linear_law, fit, **options) if np.any(fit.weights > 0) else None
-    return FoundLaw(fit.law, fit.standard_errors, fit.offset_error, fit.sigma, warnings, law_of=law_of)
+    return FoundLaw(
+        law=fit.law,
+        weight_errors=fit.standard_errors,
+        offset_error=fit.offset_error,
+        sigma=fit.sigma,
+        warnings=warnings,
+        weight_spread=fit.spread,
+        law_of=partial(refit_linear_law, fit, **options) if np.any(fit.weights > 0) else None,
+    )
 
 
 def _about_weights(seen, fit, law):

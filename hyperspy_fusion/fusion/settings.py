@@ -167,10 +167,11 @@ class CalibratedSettings:
         maps, pixel by pixel, where they have one, and else estimates it.
     weights
         Of the elastic law ``f(x) = offset + sum_i w_i x_i``. ``"z_gamma"``: ``w_i`` proportional to
-        ``k_i Z_i**gamma``, gain and offset fitted. ``"fit"``: all fitted, with standard errors. Numbers, one per
-        element, in HAADF units per unit of the maps: the offset is fitted alone.
+        ``k_i Z_i**gamma``, gain and offset fitted. ``"fit"``: all fitted, with standard errors, and drawn to the
+        former as far as the data do not contradict it. Numbers, one per element, in HAADF units per unit of the maps:
+        the offset is fitted alone.
     gamma
-        Exponent on the atomic number in ``"z_gamma"``, in (0, 4].
+        Exponent on the atomic number in ``"z_gamma"``, and of what ``"fit"`` draws to, in (0, 4].
     k_factors
         Composition per unit of the maps, > 0, one per element: the k-factors ``k_i`` of ``"z_gamma"``. They enter the
         elastic law, not the maps. None is 1 for all.
