@@ -19,7 +19,7 @@ BLUR_PRIOR = 4.0
 # Blurs looked at, first up to the largest, then over the standard deviations about the mean that matter.
 _BLURS, _REACH = 41, 4.0
 # Standard deviation of the prior of the gain, relative to a first estimate: next to none.
-_ANY_GAIN = 1e5
+_ANY_GAIN = 100.0
 
 
 @dataclass(frozen=True)
