@@ -41,7 +41,7 @@ def fused(model):
 def test_fuse_and_model_agree_and_leave_the_input_alone(scan, fused):
     maps, haadf = scan
     before = [snapshot(s) for s in (*maps, haadf)]
-    again = hf.fuse(maps, haadf, method="auto", num_workers=1)
+    again = hf.fuse(maps, haadf, method="auto", num_workers=2)
     np.testing.assert_array_equal(again.data, fused.data)
     assert again.metadata.Fusion.selection.sentence == fused.metadata.Fusion.selection.sentence
     for signal, was in zip((*maps, haadf), before, strict=True):

@@ -229,7 +229,9 @@ def test_threads_are_restored():
     import numba
 
     before = numba.get_num_threads()
-    with pytest.raises(RuntimeError), kernels.threads(1) as n:
-        assert n == 1 == numba.get_num_threads()
-        raise RuntimeError
-    assert numba.get_num_threads() == before
+    most = numba.config.NUMBA_NUM_THREADS
+    for number in {1, most}:
+        with pytest.raises(RuntimeError), kernels.threads(number) as n:
+            assert n == number == numba.get_num_threads()
+            raise RuntimeError
+        assert numba.get_num_threads() == before

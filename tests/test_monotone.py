@@ -353,7 +353,7 @@ def test_ctrl_c_within_an_iteration_leaves_it_whole(scan, monkeypatch, kernel, c
 
 def test_number_of_threads_does_not_matter(scan):
     _, one, _ = fit(scan, num_workers=1)
-    _, all_, _ = fit(scan)
+    _, all_, _ = fit(scan, num_workers=2)
     np.testing.assert_array_equal(one.maps, all_.maps)
     np.testing.assert_array_equal(one.history.total, all_.history.total)
 

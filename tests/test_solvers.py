@@ -101,7 +101,7 @@ def test_number_of_threads_is_used_and_does_not_matter(scan):
     seen = []
     _, one, _ = fit(scan, num_workers=1, callback=lambda s: seen.append(numba.get_num_threads()))
     assert set(seen) == {1}
-    _, all_, _ = fit(scan)
+    _, all_, _ = fit(scan, num_workers=2)
     np.testing.assert_array_equal(one.maps, all_.maps)
     np.testing.assert_array_equal(one.history.total, all_.history.total)
 
