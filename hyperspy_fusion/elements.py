@@ -415,7 +415,8 @@ def common_width(nodes):
 
     Windows of 2 FWHM hold nearly all of a line, and go with maps of other kinds.
     """
-    found = list(dict.fromkeys(node.get_item("Element_maps.integration_windows") for node in nodes))
+    of_lines = [node for node in nodes if not node.has_item("Element_maps.edges")]
+    found = list(dict.fromkeys(node.get_item("Element_maps.integration_windows") for node in of_lines))
     if len(found) > 1 and set(found) != {None, 2.0}:
         known = " and ".join(f"{width:g}" for width in found if width is not None)
         others = " and of no known width" if None in found else ""

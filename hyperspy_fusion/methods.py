@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hyperspy_fusion.advice import about_calibrated_fit, about_published_fit, about_units
+from hyperspy_fusion.advice import about_calibrated_fit, about_published_fit, about_units, logged
 from hyperspy_fusion.fusion.problem import published_problem
 from hyperspy_fusion.gaps import Valid, find_valid
 
@@ -204,7 +204,7 @@ def _calibrated_evidence(scan, problem, result):
 def _about_calibrated(elements, result, total_ratios, haadf_correlation, problem, settings):
     units = about_units(problem.first.quantum, settings)
     return [
-        *problem.first.warnings,
+        *logged(problem.first.warnings),
         *units,
         *about_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings),
     ]

@@ -6,7 +6,7 @@ from helpers import shared
 
 from hyperspy_fusion import data
 from hyperspy_fusion.fusion.elastic import LinearLaw, haadf_noise, saturated, z_weights
-from hyperspy_fusion.fusion.elastic_fit import fit_linear_law, refit_linear_law
+from hyperspy_fusion.fusion.elastic_fit import UndeterminedLawError, fit_linear_law, refit_linear_law
 
 
 def rng():
@@ -295,6 +295,52 @@ def test_weights_are_those_of_the_maps_in_any_unit():
     np.testing.assert_allclose(scaled.standard_errors, 70 * one.standard_errors, rtol=1e-3)
     assert scaled.offset == pytest.approx(7 * one.offset - 3, rel=1e-4)
     assert scaled.sigma == pytest.approx(7 * one.sigma)
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1e8])
+def test_the_unit_of_the_image_does_not_matter(unit):
+    """Of an image in amperes, say, and drawn to the law."""
+    scan = data.core_shell((64, 64), counts=4, **SCAN)
+    shape = z_weights(scan.atomic_numbers, 1.7)
+    one, other = (fit_linear_law(scan.maps, u * scan.haadf, scan.maps, shape_weights=shape) for u in (1, unit))
+    assert one.spread < 1
+    np.testing.assert_allclose(other.weights, unit * one.weights, rtol=1e-6)
+    np.testing.assert_allclose(other.standard_errors, unit * one.standard_errors, rtol=1e-6)
+    assert other.blur == pytest.approx(one.blur, rel=1e-6)
+
+
+def test_images_that_do_not_rise_with_the_maps_are_told():
+    """Of smooth images of something else some have weights by chance, and the others say that there are none."""
+    from scipy.ndimage import gaussian_filter
+
+    scan, refused = data.interface((64, 64), counts=4, **SCAN), 0
+    for seed in range(8):
+        image = gaussian_filter(np.random.default_rng(seed).standard_normal((64, 64)), 6) * 20
+        image += 0.01 * np.random.default_rng(seed + 100).standard_normal((64, 64))
+        try:
+            found = fit_linear_law(scan.maps, image, scan.maps, shape_weights=z_weights(scan.atomic_numbers, 1.7))
+            assert np.all(found.weights >= 0) and np.isfinite(found.weights).all()
+        except UndeterminedLawError:
+            refused += 1
+    assert 0 < refused < 8
+
+
+def test_a_weight_that_the_data_know_is_not_drawn_hundreds_of_errors_away():
+    scan = data.interface((128, 128), counts=16, **SCAN)
+    unit = np.array([300.0, 1])[:, None, None]
+    found = fit_linear_law(
+        unit * scan.maps, scan.haadf, unit**2 * scan.maps, shape_weights=z_weights(scan.atomic_numbers, 1.7)
+    )
+    assert found.spread == np.inf
+    np.testing.assert_allclose(found.weights * unit.ravel(), scan.haadf_weights, rtol=0.05)
+
+
+def test_where_no_weight_is_known_all_have_the_shape():
+    scan = data.core_shell((64, 64), counts=0.05, **SCAN)
+    shape = z_weights(scan.atomic_numbers, 1.7)
+    found = fit_linear_law(scan.maps, scan.haadf, scan.maps, shape_weights=shape)
+    assert not any(found.determined) and found.spread == 0
+    np.testing.assert_allclose(found.weights, found.weights[0] * shape / shape[0])
 
 
 def test_the_order_of_the_elements_does_not_matter():

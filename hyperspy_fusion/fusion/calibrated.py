@@ -326,13 +326,17 @@ def _about_weights(seen, fit, law):
         return [
             "The HAADF image does not rise with the maps: no elastic weight was found, and it does not act on them."
         ]
-    free = [e for e, determined in zip(seen.elements, fit.determined, strict=True) if not determined]
-    if not free:
-        return []
-    return [
+    found = list(zip(seen.elements, law.weights > 0, fit.determined, strict=True))
+    dark = [element for element, rises, _ in found if not rises]
+    free = [element for element, rises, determined in found if rises and not determined]
+    about_dark = (
+        f"The HAADF image does not rise with {', '.join(dark)}: no elastic weight was found, and it does not act there."
+    )
+    about_free = (
         f"The HAADF image does not determine the elastic weight of {', '.join(free)}: it was filled in from the atomic "
         "numbers."
-    ]
+    )
+    return [sentence for names, sentence in ((dark, about_dark), (free, about_free)) if names]
 
 
 def _law_of_weights(weights, both, maps, haadf, variance=None):

@@ -20,6 +20,10 @@ from hyperspy_fusion.fusion.elastic_moments import (
 )
 from hyperspy_fusion.fusion.elastic_pool import BLUR_PRIOR, Equations, pooled
 
+# standard errors from a weight that the data determine at which the shape of the weights is given up: it is then so far
+# off (as for maps in units that have nothing to do with each other) that a fit drawn to it may not find out
+_REFUSED = 5.0
+
 
 @dataclass(frozen=True)
 class LinearFit:
@@ -40,7 +44,7 @@ class LinearFit:
         Standard deviation of the noise of the HAADF image.
     spread
         How far the weights were taken to be off their shape, as a relative standard deviation: 0 if they had to have
-        it, infinite if it was not used.
+        it (also where the data know no weight), infinite if it was not used (also where the data contradict it).
     instruments
         Which of the ways to make instruments was taken.
     """
@@ -145,7 +149,7 @@ def fit_linear_law(
     scan = scan_of(maps, haadf, noise_variance, shape_weights, valid, haadf_valid)
     blur = None if blur is None else blur / scan.binning
     try:
-        fit = _fit(scan, blur, spread) if weights == "fit" else _of_all(_fit(summed(scan), blur, np.inf), scan.shape)
+        fit = _drawn(scan, blur, spread) if weights == "fit" else _of_all(scan, blur)
     except np.linalg.LinAlgError as error:
         raise UndeterminedLawError(
             "The HAADF image and the maps have too little in common to tell what an atom adds to the image: pass "
@@ -202,10 +206,23 @@ class UndeterminedLawError(ValueError):
     """Image and maps have nothing in common that a law could be fitted to."""
 
 
-def _of_all(fit, shape):
+def _of_all(scan, blur):
     """The fit of the gain alone, as weights of all elements."""
+    fit, shape = _fit(summed(scan), blur, np.inf), scan.shape
     weights, errors = fit.weights * shape, fit.standard_errors * shape
     return replace(fit, weights=weights, standard_errors=errors, determined=fit.determined * len(shape), spread=0.0)
+
+
+def _drawn(scan, blur, spread):
+    """The fit of all weights, drawn to their shape unless the data know them to be others, or know nothing of them."""
+    fit = _fit(scan, blur, np.inf if spread is None else spread)
+    if spread is not None:
+        return fit
+    if not np.any(fit.determined) and not np.any(fit.standard_errors < fit.weights):
+        return replace(_of_all(scan, blur), determined=fit.determined)
+    drawn = _fit(scan, blur, None)
+    off = np.abs(drawn.weights - fit.weights) > _REFUSED * fit.standard_errors
+    return fit if np.any(off & fit.determined) else drawn
 
 
 def _in_pixels(fit, binning):
@@ -406,7 +423,8 @@ def _pooled(scan, way, weight, start, blur, spread):
     if not known.size:  # no weight that others could follow
         return _with_errors(scan, way, weight, start, blur)
     slope = moments.slope(start.blur) @ np.concatenate([[start.offset], start.weights])
-    free = block_diag(1, _kept(known, unknown, rough.scale), 1)
+    # the moment of the offset in units of the image's own, as the others are
+    free = block_diag(scan.haadf[scan.haadf_valid].std(), _kept(known, unknown, rough.scale), 1)
     jacobian = free.T @ np.column_stack([matrix, slope]) @ free
     noise = _noise(free.T @ scores_of(scan, denoised, weight, moments, start.weights, start))
     whitening = _whitening(noise, jacobian, free.T @ information_of(moments, weight) @ free) @ free.T

@@ -79,6 +79,8 @@ def pooled(equations, blur, spread):
     first = found = _of_active(equations, active, blur, spread)
     while np.any(found.mean[1:] < 0):
         active = np.delete(active, np.argmin(found.mean[1:] / equations.scale[active]))
+        if not active.size:
+            raise np.linalg.LinAlgError("no weight is above 0")
         found = _of_active(equations, active, blur, spread)
     mean = np.zeros(len(equations.scale) + 1)
     mean[np.concatenate([[0], active + 1])] = found.mean
@@ -146,7 +148,8 @@ def _conditional(matrices, target, unknown, spreads):
     misfit += np.einsum("bti,tij,btj->bt", away, padded, away)
     evidence = 0.5 * (np.linalg.slogdet(priors)[1] - np.linalg.slogdet(precision)[1] - misfit)
     # Jeffreys' prior of offset and gain: a flat one prefers blurs at which they are known worst
-    evidence += 0.5 * np.linalg.slogdet(precision[:, :1])[1]
+    both = np.stack([matrices[..., 0], matrices[..., 1:].sum(axis=-1)], axis=-1)
+    evidence += 0.5 * np.linalg.slogdet(both.swapaxes(1, 2) @ both)[1][:, None]
     return evidence, means, np.linalg.inv(precision)
 
 

@@ -248,10 +248,14 @@ def _parted(errors, noise, variance):
     draw less their mean.
     """
     square, number = float(noise @ noise), len(errors)
-    slope = float(errors @ noise) / square if square else 0.0
+    # less its mean, for a bias of the errors is not in proportion to noise; of two, any slope is that of chance
+    away = noise - noise.mean() if number > 2 else np.zeros_like(noise)
+    known = float(away @ away)
+    slope = float(errors @ away) / known if known else 0.0
     rest = errors - slope * noise
     # mean and mean square of few values are off by chance, and an interval from them too narrow
-    wider = stdtrit(number - 1, _ONE_SIGMA) * np.sqrt((number + 1) / (number - 1))
+    free = number - 2 if known else number - 1
+    wider = stdtrit(free, _ONE_SIGMA) * np.sqrt((number + 1) / free)
     noise = noise * np.sqrt(variance * number / square) if square else noise
     return slope * noise + wider * (rest - rest.mean()), noise, float(rest.mean())
 
