@@ -472,7 +472,7 @@ def test_scatter_that_is_not_noise_of_the_counts_is_as_uncertain_as_replicates_a
         noise = np.resize([1.0, 1.0, -1.0, -1.0], number)[:, None, None, None] * np.ones((number, 1, 8, 8))
         other = 0.5 * np.resize([1.0, -1.0], number)[:, None, None, None] * np.ones((number, 1, 8, 8))
         region = made_up(0.5 * noise + other, 0.5 * noise - other, variance=40.0)._region(REGION, 0)
-        wider = t.ppf(0.5 + 0.6826894921370859 / 2, number - 1) * np.sqrt((number + 1) / (number - 1))
+        wider = t.ppf(0.5 + 0.6826894921370859 / 2, number - 2) * np.sqrt((number + 1) / (number - 2))
         expected = 0.25 * 4 + 0.25 * wider**2
         assert np.mean(region.scatter(0) ** 2) == pytest.approx(1.1**2 * expected)
         # all of the noise and nothing else is left of the errors of the measured mean
