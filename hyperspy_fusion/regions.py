@@ -47,8 +47,8 @@ def line_ends(start, end, linewidth):
         return (start.x1, start.y1), (start.x2, start.y2), linewidth or start.linewidth
     if np.shape(start) != (2,) or np.shape(end) != (2,):
         raise TypeError(
-            f"The line is given by start={start!r} and end={end!r}: expected a hs.roi.Line2DROI alone, or start and end "
-            "as (x, y) in the units of the axes."
+            f"The line is given by start={start!r} and end={end!r}: expected a hs.roi.Line2DROI alone, or start and "
+            "end as (x, y) in the units of the axes."
         )
     return start, end, linewidth
 
