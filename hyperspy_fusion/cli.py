@@ -7,6 +7,7 @@ Bad input ends with status 2 and one sentence.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import re
 import sys
@@ -71,6 +72,19 @@ class _Refusal(ValueError):
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, without repeating the usage."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        namespace, unknown = super().parse_known_args(args, namespace)
+        # that of a command, for the one above it knows none of its options
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown)}")
+        return namespace, unknown
+
+    def _meant(self, unknown):
+        names = (text.partition("=")[0] for text in unknown if text.startswith("--"))
+        near = [difflib.get_close_matches(name, self._option_string_actions, n=1, cutoff=0.75) for name in names]
+        near = " and ".join(dict.fromkeys(option for options in near for option in options))
+        return f": did you mean {near}?" if near else ""
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -162,6 +176,7 @@ def _add_fuse(commands):
     fuse.add_argument(
         "--elements",
         nargs="+",
+        type=_without_comma,
         metavar="EL",
         default=None,
         help="elements to take from a spectrum image, or of the maps in the order of the FILEs",
@@ -169,6 +184,7 @@ def _add_fuse(commands):
     fuse.add_argument(
         "--xray-lines",
         nargs="+",
+        type=_without_comma,
         metavar="LINE",
         default=None,
         help="X-ray lines to map, such as Fe_Ka Pt_La",
@@ -190,7 +206,7 @@ def _add_fuse(commands):
     )
     fuse.add_argument(
         "--picture",
-        metavar="PNG",
+        metavar="PICTURE",
         default=None,
         help="draw measured and fused maps in a .png, .pdf or .svg file as well",
     )
@@ -214,6 +230,13 @@ def _whole_number(text):
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number: give N, or --errors behind the FILEs")
     return int(text)
+
+
+def _without_comma(text):
+    if "," in text:
+        apart = " ".join(filter(None, text.split(",")))
+        raise argparse.ArgumentTypeError(f"{text!r} has a comma: separate by spaces, as in {apart}")
+    return text
 
 
 def _add_method(command):
@@ -364,6 +387,8 @@ def _picture_path(arguments):
     """Where to draw, None where nobody asks for it."""
     if arguments.picture is None:
         return None
+    if not arguments.picture:
+        raise _Refusal(f"--picture has no name: give that of a {', '.join(_PICTURES)} file.")
     path = Path(arguments.picture)
     if path.suffix.lower() not in _PICTURES:
         raise _Refusal(f"{path} ends in {path.suffix!r}: pictures are drawn as {', '.join(_PICTURES)}.")

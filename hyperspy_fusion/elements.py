@@ -17,6 +17,9 @@ _LINE_IN_TITLE = re.compile(
 _SPELT = re.compile(r"([A-Za-z]{1,2})[\s_-]+(\w*)|([A-Z][a-z]?)([KLMNO]\w+)")
 _GREEK = str.maketrans("αβγ", "abg")
 
+# names that exspy has as aluminum, cesium and sulfur
+_BRITISH = {"aluminium": "Al", "caesium": "Cs", "sulphur": "S"}
+
 # once; older files of a fit of the result of a fit have it twice
 _TITLE_OF_FUSED = re.compile(r"^(Fused maps( of |$))+")
 
@@ -48,16 +51,26 @@ def atomic_number(symbol):
 
 
 def _unknown_element(symbol, table):
-    symbols = {key.lower(): key for key in table.keys()}
-    names = {str(table[key].General_properties.name): key for key in table.keys()}
-    text = str(symbol).strip().lower()
-    words = symbols | names
-    element = parted(symbol)[0].lower() if isinstance(symbol, str) else ""
-    near = [word for word in (text, element) if word in words][:1]
-    near = near or difflib.get_close_matches(text, words, n=3, cutoff=0.5)
-    near = " or ".join(dict.fromkeys(words[word] for word in near))
+    words, text = _words(table), str(symbol).strip().lower()
+    near = [another_spelling(symbol)]
+    if near == [""]:
+        near = [words[word] for word in difflib.get_close_matches(text, words, n=3, cutoff=0.5)]
+    near = " or ".join(dict.fromkeys(near))
     hint = f"did you mean {near}?" if near else "expected a symbol such as 'Fe'."
     return f"{symbol!r} is not the symbol of a chemical element: {hint}"
+
+
+def another_spelling(name):
+    """Symbol of the one element that `name` can mean, "Fe" of "fe", "iron" and "Fe_Ka"; else ""."""
+    words = _words(_periodic_table())
+    element = parted(name)[0].lower() if isinstance(name, str) else ""
+    return words.get(str(name).strip().lower()) or words.get(element, "")
+
+
+def _words(table):
+    """``{symbol or name in lower case: symbol}``."""
+    symbols = {key.lower(): key for key in table.keys()}
+    return symbols | {str(table[key].General_properties.name): key for key in table.keys()} | _BRITISH
 
 
 def _periodic_table():

@@ -269,7 +269,7 @@ class FusedMultiModal:
         elements = [e for e, f in zip(self.elements, fitted, strict=True) if f]
         numbers = [atomic_number(e) for e in elements]
         scan = Scan(elements, numbers, maps, self.haadf.data, valid, *noise, self._rest)
-        with counted("Choosing weights, up to 60 fits", "fit", show_progressbar) as tick:
+        with counted("Choosing weights", " fits", show_progressbar) as tick:
             return self._how.build(scan, settings, num_workers, tick)
 
     def _check_going_on(self, settings):

@@ -200,7 +200,7 @@ def plot_selection(selection: dict, *, ax=None):
         used = [i for i in rows if shares[i] > 0]
         ax.plot(weight[used], score[used], "o", color=line.get_color(), markersize=9, fillstyle="none")
     ax.set(xscale="log", xlabel=f"{name} (larger is smoother)" if name in _SMOOTHING else name)
-    ax.set_ylabel("gain in the prediction of data held out, per pixel")
+    ax.set_ylabel("gain in the prediction of data held out,\nper pixel (units of log-likelihood)")
     ax.set_title("how well each fit predicts data held out (higher is better); circles: used", fontsize="medium")
     _tick_powers_of_two(ax, weight)
     low = score[shares > 0].max() - 0.25 * np.ptp([0, score[shares > 0].max()])

@@ -1,4 +1,4 @@
-"""Regions of maps: masks and HyperSpy ROIs, as the pixels in them."""
+"""Regions and lines of maps: masks, points and HyperSpy ROIs."""
 
 from __future__ import annotations
 
@@ -34,6 +34,23 @@ def region_mask(region, maps):
     if not mask.any():
         raise ValueError("The region holds no pixel of the maps: draw it on their axes.")
     return mask
+
+
+def line_ends(start, end, linewidth):
+    """``(start, end, linewidth)`` of a line given by its ends (x, y), or by a ``Line2DROI`` as ``start`` alone.
+
+    The width is that of the ROI unless another is given. TypeError for what is no line.
+    """
+    from hyperspy.roi import Line2DROI
+
+    if isinstance(start, Line2DROI) and end is None:
+        return (start.x1, start.y1), (start.x2, start.y2), linewidth or start.linewidth
+    if np.shape(start) != (2,) or np.shape(end) != (2,):
+        raise TypeError(
+            f"The line is given by start={start!r} and end={end!r}: expected a hs.roi.Line2DROI alone, or start and "
+            "end as (x, y) in the units of the axes."
+        )
+    return start, end, linewidth
 
 
 def _roi_mask(roi, axes):

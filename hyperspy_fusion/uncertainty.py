@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hyperspy_fusion import composition
+from hyperspy_fusion.elements import another_spelling
 from hyperspy_fusion.regions import region_mask
 from hyperspy_fusion.results import window_of
 
@@ -127,11 +128,18 @@ def _located(fused):
 
 def _index(errors, element):
     if element not in errors.elements:
-        raise ValueError(
-            f"There are no errors of {element!r}: the fitted elements are {', '.join(errors.elements)}, and constant "
-            "maps are not fitted."
-        )
+        raise ValueError(_no_errors_of(element, errors))
     return errors.elements.index(element)
+
+
+def _no_errors_of(element, errors):
+    fitted = f"the fitted elements are {', '.join(errors.elements)}"
+    if element in errors.maps.elements:
+        return f"There are no errors of {element!r}: {fitted}, and constant maps are not fitted."
+    own = another_spelling(element)
+    if own in errors.maps.elements:
+        return f"There is no map of {element!r}: did you mean {own}?"
+    return f"There is no map of {element!r}: {fitted}."
 
 
 def _whole_mask(fused, region, window):

@@ -161,6 +161,16 @@ def test_structure_that_the_image_does_not_have_is_said():
     assert kinds(raised) == [UNSEEN] and "structure of O:" in raised[0]
 
 
+def test_structure_where_the_image_is_saturated_is_in_the_counts():
+    """A particle that saturates the detector: its counts show it, and nothing is known against the image."""
+    truth = np.stack([truth_of()[0], 0.01 + np.zeros(SHAPE)])
+    truth[1, 16:24, 40:48] = 2.0
+    found = evidence(truth)
+    assert not set(kinds(alarms(replace(found, haadf_valid=truth[1] < 1)))) & {FLAT, UNSEEN}
+    found.maps[1, 16:24, 40:48] = 0
+    assert kinds(alarms(replace(found, fused=found.maps, haadf_valid=truth[1] < 1))) == [FLAT]
+
+
 # ---- the image against the law ---------------------------------------------------------------------------
 
 

@@ -174,6 +174,11 @@ def test_errors_and_pictures_that_cannot_be_are_refused_before_the_fit(folder, c
     assert sorted(folder.iterdir()) == before
 
 
+def test_a_picture_without_a_name_is_refused(folder, capsys):
+    said = refusal(capsys, "fuse", "Fe.hspy", "--haadf", "HAADF.hspy", "--picture", "")
+    assert "--picture has no name: give that of a .png, .pdf, .svg file." in said
+
+
 def test_errors_before_the_files_say_where_they_go(folder, capsys):
     with pytest.raises(SystemExit):
         cli.main("fuse --errors Fe.hspy O.hspy".split())
@@ -258,7 +263,13 @@ def test_bad_input_is_one_sentence_and_status_2(folder, capsys, command, sentenc
         ("fuse", "the following arguments are required: FILE"),
         ("fuse a.hspy --gamma much", "argument --gamma: invalid number value: 'much'"),
         ("fuse a.hspy --max-iter 1.5", "argument --max-iter: invalid whole number value: '1.5'"),
-        ("fuse a.hspy --gama 1", "unrecognized arguments: --gama 1"),
+        ("fuse a.hspy --gama 1", "unrecognized arguments: --gama 1: did you mean --gamma? (see"),
+        ("fuse a.hspy --lamda-reg 2", "unrecognized arguments: --lamda-reg 2: did you mean --lambda-reg? (see"),
+        ("fuse a.hspy --lamda-reg=2", "unrecognized arguments: --lamda-reg=2: did you mean --lambda-reg? (see"),
+        ("fuse a.hspy --zzz", "unrecognized arguments: --zzz (see"),
+        ("demo --methods auto", "unrecognized arguments: --methods auto: did you mean --method? (see"),
+        ("fuse a.hspy --elements Ti,O", "argument --elements: 'Ti,O' has a comma: separate by spaces, as in Ti O"),
+        ("fuse a.hspy --xray-lines Ti_Ka,O_Ka", "has a comma: separate by spaces, as in Ti_Ka O_Ka"),
         ("", "arguments are required"),
     ],
 )
@@ -275,6 +286,7 @@ def test_help_explains_every_setting(capsys):
         cli.main(["fuse", "--help"])
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
+    assert "--picture PICTURE" in text
     assert "Exponent of the elastic law" in text and "Default: 1.6." in text
     texts = field_texts(PublishedSettings.__doc__)
     assert set(texts) == {field.name for field in fields(PublishedSettings)}

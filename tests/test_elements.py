@@ -15,7 +15,11 @@ def test_atomic_numbers_are_those_of_the_periodic_table():
     assert [atomic_number(s) for s in ("H", "O", "Fe", "Pt", "U")] == [1, 8, 26, 78, 92]
 
 
-@pytest.mark.parametrize("symbol, near", [("fe", "Fe"), ("FE", "Fe"), ("iron", "Fe"), ("Oxygen", "O"), ("o ", "O")])
+@pytest.mark.parametrize(
+    "symbol, near",
+    [("fe", "Fe"), ("FE", "Fe"), ("iron", "Fe"), ("Oxygen", "O"), ("o ", "O")]
+    + [("Aluminium", "Al"), ("caesium", "Cs"), ("Sulphur", "S")],
+)
 def test_another_spelling_of_an_element_is_answered_with_its_symbol_alone(symbol, near):
     with pytest.raises(ValueError, match=rf"{symbol!r} is not the symbol .*: did you mean {near}\?$"):
         atomic_number(symbol)

@@ -1,5 +1,7 @@
 """Data terms of the calibrated engine, and what noise a map is found to have."""
 
+import warnings
+
 import h5py
 import numpy as np
 import pytest
@@ -216,6 +218,16 @@ def other_noise():
 @pytest.mark.parametrize("name", other_noise())
 def test_other_noise_is_not_poisson_like(name):
     assert not mean_variance_quantum(other_noise()[name])[1]
+
+
+def test_fewer_squares_with_counts_than_classes_tell_nothing_and_warn_of_nothing():
+    counts = np.zeros((64, 64))
+    counts[4:12, 4:12] = rng().poisson(3.0, (8, 8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for map in (counts, counts * flat_field(counts.shape)):
+            assert not mean_variance_quantum(map)[1]
+        assert quanta(counts[None])[0] == 1
 
 
 # ---- the choice ----------------------------------------------------------------------------------

@@ -317,6 +317,7 @@ CHOICE = {
 def test_selection_has_a_line_for_each_penalty_and_circles_what_was_used():
     ax = plot_selection(CHOICE)
     assert ax.get_xscale() == "log" and ax.get_xlabel() == "lambda_reg (larger is smoother)"
+    assert " ".join(ax.get_ylabel().split()).endswith("held out, per pixel (units of log-likelihood)")
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels == ["tv, lambda_haadf 0", "guided, lambda_haadf 1, each map"]
     circles = [line for line in ax.lines if line.get_marker() == "o"]

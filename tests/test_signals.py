@@ -456,3 +456,18 @@ def test_measured_maps_are_plotted_as_measured(caplog):
     axes = hf.element_maps(maps).plot_fusion(haadf=haadf)
     assert [ax.get_title() for ax in axes.flat if ax.images] == ["HAADF", "Fe, measured", "O, measured"]
     assert not caplog.text
+
+
+def test_a_profile_is_along_a_line_roi_as_along_its_ends(fused):
+    roi = hs.roi.Line2DROI(4.0, -1.0, 8.0, 1.5, linewidth=1.0)
+    expected = fused.line_profile((4.0, -1.0), (8.0, 1.5), 1.0)
+    np.testing.assert_array_equal(fused.line_profile(roi).data, expected.data)
+    np.testing.assert_array_equal(
+        fused.line_profile(roi, linewidth=0.5).data, fused.line_profile((4.0, -1.0), (8.0, 1.5), 0.5).data
+    )
+
+
+@pytest.mark.parametrize("line", [((0, 1),), (0.5, 2.0), (hs.roi.RectangularROI(0, 0, 1, 1),), ((0, 1), (1, 2, 3))])
+def test_what_is_no_line_is_told_what_is_expected(fused, line):
+    with pytest.raises(TypeError, match=r"expected a hs\.roi\.Line2DROI alone, or start and end as \(x, y\)"):
+        fused.line_profile(*line)

@@ -97,7 +97,19 @@ def test_constant_maps_have_no_errors(scan):
     without = hf.fuse(maps, haadf, errors=2, **QUICK)
     assert fused.region_mean(REGION, "O") == without.region_mean(REGION, "O")
     assert list(fused.metadata.Fusion.errors.bias_scales)[1] == 0
-    with pytest.raises(ValueError, match="no errors of 'Al'.*Fe, O"):
+    with pytest.raises(ValueError, match="no errors of 'Al'.*Fe, O.*constant maps are not fitted"):
+        fused.region_mean(REGION, "Al")
+
+
+@pytest.mark.parametrize("name, symbol", [("fe", "Fe"), ("Fe_Ka", "Fe"), ("O_K", "O"), ("oxygen", "O")])
+def test_another_spelling_of_an_element_is_answered_with_its_symbol(fused, name, symbol):
+    for ask in (lambda: fused.region_mean(REGION, name), lambda: fused.ratio(REGION, "Fe", name)):
+        with pytest.raises(ValueError, match=f"no map of {name!r}: did you mean {symbol}\\?$"):
+            ask()
+
+
+def test_an_element_that_was_not_mapped_has_no_errors(fused):
+    with pytest.raises(ValueError, match="There is no map of 'Al': the fitted elements are Fe, O\\.$"):
         fused.region_mean(REGION, "Al")
 
 

@@ -196,21 +196,33 @@ def _about_structure(evidence):
 
 
 def _structure(image, variance, used, evidence, side):
-    """Standard errors by which squares of a map vary beyond noise, and what part of that goes with the HAADF image."""
+    """Standard errors by which squares of a map vary beyond noise, and what part of that goes with the HAADF image.
+
+    The counts are judged where they are used, also where the image is saturated. How they go with it is judged where
+    both are, and if nothing varies there, nothing is known against the image: 1.
+    """
+    sure, *_ = _excess(image, variance, used, side)
     used = used & evidence.haadf_valid
-    total, spread, number, haadf = (
-        square_sums(np.where(used, a, 0), side) for a in (image, variance, 1.0, evidence.haadf)
-    )
+    sure_in_both, excess, level, full = _excess(image, variance, used, side)
+    if sure_in_both < SURE_MEAN:
+        return sure, 1.0
+    haadf, number = (square_sums(np.where(used, a, 0), side)[full] for a in (evidence.haadf, 1.0))
+    haadf = haadf / number
+    haadf = haadf - haadf.mean()
+    explained = np.mean(level * haadf) ** 2 / max(np.mean(haadf**2), 1e-300)
+    return sure, float(explained / max(excess, 1e-300))
+
+
+def _excess(image, variance, used, side):
+    """Variance of the squares of a map beyond noise, in standard errors and as it is, their levels, and which count."""
+    total, spread, number = (square_sums(np.where(used, a, 0), side) for a in (image, variance, 1.0))
     full = number > 0.5 * side**2
     if np.count_nonzero(full) < 4:
-        return 0.0, 1.0
-    level, noise, haadf = (a[full] / number[full] for a in (total, spread, haadf))
-    noise = noise / number[full]
-    level, haadf = level - level.mean(), haadf - haadf.mean()
-    excess = float(np.mean(level**2) - np.mean(noise))
-    sure = excess / (np.mean(noise) * np.sqrt(2 / level.size))
-    explained = np.mean(level * haadf) ** 2 / max(np.mean(haadf**2), 1e-300)
-    return float(sure), float(explained / max(excess, 1e-300))
+        return 0.0, 0.0, np.zeros(0), full
+    level, noise = total[full] / number[full], np.mean(spread[full] / number[full] ** 2)
+    level = level - level.mean()
+    excess = float(np.mean(level**2) - noise)
+    return float(excess / (noise * np.sqrt(2 / level.size))), excess, level, full
 
 
 # ---- the HAADF image against the elastic law ----------------------------------------------------------

@@ -122,6 +122,8 @@ _MAX_LEVELS = 1e6
 _FEWEST_DIFFERENCES = 50
 # Blocks with fewer counts than this say nothing of their variance; and how many others must be there to be asked.
 _COUNTS_OF_A_BLOCK, _FEWEST_BLOCKS = 8, 32
+# Classes of the mean in which it is compared with the variance.
+_CLASSES = 8
 # Values are taken to be rounded to float32, and to have gone through a few operations.
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
@@ -298,6 +300,8 @@ def mean_variance_quantum(map, valid=None, block=8):
         return float("nan"), False
     # squares without signal have no noise to compare
     signal = mean > 0.02 * mean.max()
+    if np.count_nonzero(signal) < _CLASSES:
+        return float("nan"), False
     mean, variance = _classes(mean[signal], variance[signal])
     use = (mean > 0) & (variance > 0)
     if use.sum() < 4:
@@ -324,7 +328,7 @@ def _blocks(array, block):
     return squares.swapaxes(1, 2).reshape(ny * nx, block * block)
 
 
-def _classes(mean, variance, number=8):
+def _classes(mean, variance, number=_CLASSES):
     """Medians of both in classes of the mean with as many squares each."""
     order = np.array_split(np.argsort(mean), number)
     return tuple(np.array([np.median(values[part]) for part in order]) for values in (mean, variance))

@@ -359,15 +359,15 @@ class ElementMaps(Signal2D):
             return known
         return composition.region_means(self, region, self._given_or_known(errors), independent)
 
-    def line_profile(self, start, end, linewidth=0.0, *, errors=None, independent=None):
+    def line_profile(self, start, end=None, linewidth=0.0, *, errors=None, independent=None):
         """Profile of each map along a line, by HyperSpy's ``Line2DROI``.
 
         Parameters
         ----------
         start, end : tuple of float
-            (x, y) in the units of the axes.
+            (x, y) in the units of the axes. Or a :class:`hyperspy.api.roi.Line2DROI` as ``start`` alone.
         linewidth : float
-            Width in the units of the axes over which the mean is taken; 0 for one pixel.
+            Width in the units of the axes over which the mean is taken; 0 for that of the ROI, else for one pixel.
         errors, independent
             As in :meth:`region_means`, of the pixels across the line.
 
@@ -381,10 +381,13 @@ class ElementMaps(Signal2D):
         ------
         ValueError
             Where all of the line is beyond the maps.
+        TypeError
+            For what is no line.
         """
         from hyperspy_fusion.composition import line_profile
+        from hyperspy_fusion.regions import line_ends
 
-        return line_profile(self, start, end, linewidth, self._given_or_known(errors), independent)
+        return line_profile(self, *line_ends(start, end, linewidth), self._given_or_known(errors), independent)
 
     def plot_convergence(self):
         """Plot the terms of the objective, and the duality gap where there is one, against the iterations of the fit.
