@@ -620,3 +620,58 @@ def test_fused_maps_of_a_real_scan_agree_in_region_means():
 def test_eels_of_the_sources_is_asked_for_its_edges():
     maps = element_maps(eels(), edges=["Cu_L3"])
     assert maps.elements == ["Cu"]
+
+
+# ---- maps put together ----------------------------------------------------------------------------------
+
+
+@cache
+def brass_maps():
+    """Two copper to one zinc: by windows, by windows of one edge each, by a fit."""
+    signal, edges = brass(np.full((6, 5), 20.0), np.full((6, 5), 10.0)), ["Cu_L3", "Zn_L3"]
+    alone = [element_maps(signal, edges={edge: window}) for edge, window in zip(edges, ALONE, strict=True)]
+    return element_maps(signal, edges=edges), alone, element_maps(signal, edges=edges, background="model")
+
+
+ALONE = [(745, 926, 931, 1015), (745, 926, 1030, 1120)]
+MIXED = "The maps of Zn are intensities of a fit, in proportion to atoms, and those of Cu are counts"
+
+
+@pytest.mark.parametrize("form", ["dict", "list", "stack"])
+def test_maps_of_a_fit_and_of_windows_keep_their_own_cross_sections(form):
+    by_windows, _, by_fit = brass_maps()
+    both = {"Cu": by_windows.get_map("Cu"), "Zn": by_fit.get_map("Zn")}
+    together = {"dict": both, "list": list(both.values()), "stack": hs.stack(list(both.values()))}[form]
+    maps = element_maps(together)
+    sections, expected = (m.metadata.Element_maps.cross_sections.as_dictionary() for m in (maps, by_windows))
+    assert sections == {"Cu": expected["Cu"], "Zn": 1.0} and expected["Zn"] != 1
+    assert windows(maps) == {"Cu": windows(by_windows)["Cu"], "Zn": windows(by_fit)["Zn"]}
+    np.testing.assert_allclose(maps.atomic_percent("cross_section").data[0], 200 / 3, atol=2)
+    assert [w.startswith(MIXED) for w in warnings_of(maps)].count(True) == 1
+    assert not [w for w in warnings_of(element_maps(by_fit.split())) if "in proportion to atoms" in w]
+
+
+def test_maps_made_edge_by_edge_know_all_their_edges():
+    by_windows, (copper, zinc), by_fit = brass_maps()
+    maps = element_maps([copper, zinc])
+    assert maps.metadata.Element_maps.edges.as_dictionary() == {"Cu": "Cu_L3", "Zn": "Zn_L3"}
+    assert windows(maps) == {"Cu": list(ALONE[0]), "Zn": list(ALONE[1])}
+    own = {**_sections(copper), **_sections(zinc)}
+    assert _sections(maps) == own and len(own) == 2
+    assert list(_sections(element_maps(by_windows, ["Zn"]))) == ["Zn"]
+
+
+def test_cross_sections_that_one_map_lacks_are_not_kept():
+    by_windows, (copper, zinc), _ = brass_maps()
+    zinc = zinc.deepcopy()
+    del zinc.metadata.Element_maps.cross_sections
+    maps = element_maps([copper, zinc])
+    assert not maps.metadata.has_item("Element_maps.cross_sections")
+    assert list(windows(maps)) == ["Cu", "Zn"]
+    plain = hs.signals.Signal2D(np.ones((6, 5)), axes=copper.get_map("Cu").axes_manager._get_axes_dicts())
+    maps = element_maps({"Cu": copper.get_map("Cu"), "O": plain})
+    assert not maps.metadata.has_item("Element_maps.cross_sections") and list(windows(maps)) == ["Cu"]
+
+
+def _sections(maps):
+    return maps.metadata.Element_maps.cross_sections.as_dictionary()
