@@ -105,8 +105,8 @@ def _warn_of_unmeasured(errors, mask, elements):
     if missing:
         parts = ", ".join(f"{e} {part:.0%}" for e, part in missing.items())
         warn(
-            f"Half of the region or more was not measured ({parts}): no counts check the map there, which was filled in "
-            "from around it, and what is wrong with that is in no error. Choose a region that was measured."
+            f"Half of the region or more was not measured ({parts}): no counts check the map there, which was filled "
+            "in from around it, and what is wrong with that is in no error. Choose a region that was measured."
         )
 
 

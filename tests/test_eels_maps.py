@@ -277,6 +277,38 @@ def test_dead_pixels_are_left_out_and_the_others_keep_their_maps(value, backgrou
     assert change[:, far].max() < 0.03 and change[:, ~far & ~dead].max() < 1.5
 
 
+@pytest.mark.parametrize("where", [np.s_[4:8, 5:9], np.s_[:, :2], np.s_[0, :], np.s_[0, 0]], ids=str)
+def test_pixels_without_a_count_among_others_with_many_are_told(where):
+    """A point or a line of the image inside is left out; anything else is vacuum or dead, and the user's to know."""
+    signal = spectra(heights())
+    signal.data[where] = 0
+    empty = np.zeros((20, 24), bool)
+    empty[where] = True
+    maps = element_maps(signal, edges=["Mn_L3", "O_K"])
+    left_out = np.isnan(maps.data[0])
+    assert not (left_out & ~empty).any()
+    told = [w for w in warnings_of(maps) if "no count in any window: vacuum, or dead?" in w]
+    rest = np.count_nonzero(empty & ~left_out)
+    assert bool(told) == bool(rest) and (not rest or told[0].startswith(f"{rest} pixel"))
+    assert rest or left_out.sum() == empty.sum()
+
+
+def test_few_counts_are_no_news_of_pixels_without_any():
+    signal = spectra(heights())
+    signal.data = np.random.default_rng(0).poisson(0.01, signal.data.shape).astype(float)
+    assert (signal.data == 0).all(axis=-1).any()
+    assert not [w for w in warnings_of(element_maps(signal, edges=["Mn_L3"])) if "no count in any window" in w]
+
+
+def test_one_dead_pixel_is_told_as_one():
+    signal = spectra(heights())
+    signal.data[3, 4] = np.nan
+    (warning,) = warnings_of(element_maps(signal, edges=["Mn_L3"]))
+    assert warning.startswith(
+        "1 pixel of 480 whose spectrum has NaN, infinities, or the same value in all channels is left"
+    )
+
+
 def test_a_dead_channel_outside_of_the_windows_does_not_matter_and_one_inside_is_told():
     signal = spectra(heights())
     whole = element_maps(signal, edges=["Mn_L3"])
