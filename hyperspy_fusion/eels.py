@@ -16,6 +16,9 @@ from hyperspy_fusion.fusion.spikes import spikes
 
 _logger = logging.getLogger(__name__)
 
+# pixels with spikes whose places are told
+LISTED = 10
+
 # channels with counts around a pixel that has none in any: by chance with a probability of exp(-25) at most
 MANY = 25
 
@@ -179,17 +182,18 @@ def _warn_of_spikes(spectra, edges):
     found[..., inside] = spikes(spectra.data)[..., inside]
     if not found.any():
         return
-    parts = [
-        f"{found[..., channels(spectra, window)].any(axis=-1).sum()} {where} {edge.name}"
-        for edge in edges
-        for where, window in (("before", edge.before), ("in", edge.after))
-        if found[..., channels(spectra, window)].any()
-    ]
+    names = {}  # edges may share a window
+    for edge in edges:
+        names.setdefault(("before", *edge.before), []).append(edge.name)
+        names.setdefault(("in", *edge.after), []).append(edge.name)
+    numbers = {key: found[..., channels(spectra, key[1:])].any(axis=-1).sum() for key in names}
+    parts = [f"{number} {key[0]} {' and '.join(names[key])}" for key, number in numbers.items() if number]
     hit = found.any(axis=-1)
-    y, x = np.argwhere(hit)[0]
+    where = ", ".join(f"({x}, {y})" for y, x in np.argwhere(hit)[:LISTED])
+    where += f" and {hit.sum() - LISTED} more" if hit.sum() > LISTED else ""
     grids.warn(
-        f"{_pixels(hit.sum())} with a spike in the spectrum ({', '.join(parts)}), as x-rays make that hit the camera; "
-        f"the first is x = {x}, y = {y}. Such pixels are bright in a map, or dark where it is before the edge: remove "
+        f"{_pixels(hit.sum())} with a spike in the spectrum ({', '.join(parts)}), as x-rays make that hit the camera, "
+        f"at (x, y) = {where}: such pixels are bright in a map, or dark where it is before the edge. Remove "
         "the spikes by HyperSpy's `s.spikes_removal_tool()`, or leave the pixels out by `mask=` of fuse."
     )
 

@@ -235,6 +235,7 @@ def test_a_background_that_is_no_power_law_is_told(bent):
     assert len(told) == bent
     if bent:
         assert "before Mn_L3, or the edge begins in it: by the nearer half of its window, 573.5 to 635 eV" in told[0]
+        assert told[0].endswith("with other windows and with background='model'; where they differ, neither is known.")
 
 
 @pytest.mark.parametrize("gain, background", [(400.0, "windows"), (400.0, "model"), (1e-4, "model")])
@@ -303,10 +304,8 @@ def test_few_counts_are_no_news_of_pixels_without_any():
 def test_one_dead_pixel_is_told_as_one():
     signal = spectra(heights())
     signal.data[3, 4] = np.nan
-    (warning,) = warnings_of(element_maps(signal, edges=["Mn_L3"]))
-    assert warning.startswith(
-        "1 pixel of 480 whose spectrum has NaN, infinities, or the same value in all channels is left"
-    )
+    warning = warnings_of(element_maps(signal, edges=["Mn_L3", "O_K"]))[0]
+    assert warning.startswith("1 pixel of 480 whose spectrum has NaN, infinities, or the same value in all channels is")
 
 
 def test_a_dead_channel_outside_of_the_windows_does_not_matter_and_one_inside_is_told():
@@ -342,7 +341,17 @@ def test_spikes_are_told_with_the_number_of_their_pixels():
     for background in ("windows", "model"):
         warning = warnings_of(element_maps(signal, edges=["Mn_L3"], background=background))[0]
         assert warning.startswith("2 pixels with a spike in the spectrum (1 before Mn_L3, 1 in Mn_L3)")
-        assert "the first is x = 9, y = 4" in warning and "spikes_removal_tool" in warning
+        assert "at (x, y) = (9, 4), (3, 12):" in warning and "spikes_removal_tool" in warning
+
+
+def test_spikes_in_a_window_of_two_edges_count_once_and_ten_are_listed():
+    signal = spectra(heights((20, 24)), seed=0)
+    edges = {"O_K": (430, 527, 532, 585), "Mn_L3": (430, 527, 640, 704)}
+    for i in range(12):
+        signal.data[1 + i, 2 * i, 60] += 3000
+    warning = warnings_of(element_maps(signal, edges=edges))[0]
+    assert warning.startswith("12 pixels with a spike in the spectrum (12 before O_K and Mn_L3), as")
+    assert "at (x, y) = (0, 1), (2, 2)," in warning and "(18, 10) and 2 more:" in warning
 
 
 # ---- a fit of power law and cross-sections --------------------------------------------------------------

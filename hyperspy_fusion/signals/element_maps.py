@@ -345,7 +345,8 @@ class ElementMaps(Signal2D):
         independent : bool, optional
             Whether pixels err independently: the error of the mean is then the smaller the more there are. Those of a
             fit do not, which False takes to the extreme: all err in one direction, and the mean as much as they do.
-            None is False for the result of a fit and what was made of it, and True otherwise.
+            None is False for the result of a fit, for maps of EELS edges, whose background is shared, and for what was
+            made of these, and True otherwise.
 
         Returns
         -------
