@@ -479,8 +479,15 @@ def test_without_cross_sections_the_tail_cannot_be_told():
     given = {"Cu_L3": None, "Zn_L3": (975.0, 1012.0, 1020.0, 1100.0)}
     maps = element_maps(brass(copper, copper, angles=False), edges=given)
     assert not maps.metadata.has_item("Element_maps.cross_sections")
-    with pytest.raises(ValueError, match="only maps of EELS edges know"):
+    why = (
+        r"cross-sections of Cu_L3, Zn_L3 are not known.* K and L .*`s.set_microscope_parameters\(...\)` before element_"
+    )
+    with pytest.raises(ValueError, match=why):
         maps.atomic_percent("cross_section")
+    oxygen = maps.get_map("Cu") * 1
+    del oxygen.metadata.Element_maps
+    with pytest.raises(ValueError, match="the maps of O are not of EELS edges"):
+        element_maps({"Cu": maps.get_map("Cu"), "O": oxygen}).atomic_percent("cross_section")
 
 
 # ---- fusing ---------------------------------------------------------------------------------------------
