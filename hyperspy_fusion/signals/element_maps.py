@@ -338,7 +338,7 @@ class ElementMaps(Signal2D):
         ----------
         region : HyperSpy ROI, BaseSignal or array of bool, optional
             A :class:`hyperspy.api.roi.RectangularROI` or ``CircleROI`` in the units of the axes, or True where a pixel
-            is in the region, (ny, nx). All pixels by default.
+            is in the region, (ny, nx). All pixels by default. A warning tells of a ROI that reaches beyond the maps.
         errors : ElementMaps, BaseSignal or array, optional
             Standard errors of the pixels, for the mean of these as they are; by default those of the fit, else the root
             of ``get_noise_variance()`` where there is one.
@@ -493,7 +493,7 @@ class ElementMaps(Signal2D):
         -------
         RegionMean
             ``value`` and ``error`` in the units of the maps, and what they come from: the means of the fused and the
-            measured map.
+            measured map. A warning tells where half of the region or more was not measured.
 
         Raises
         ------
