@@ -577,7 +577,7 @@ def test_window_maps_of_a_real_scan_are_those_of_its_model():
         assert np.corrcoef(data.ravel(), model.data.ravel())[0, 1] > 0.95
     # what the two do not agree in, and an x-ray of four times the counts around
     spike, copper, zinc, tail = warnings_of(maps)
-    assert spike.startswith("2 pixels with a spike in the spectrum (1 before Cu_L3, 1 before Zn_L3, 1 in Zn_L3)")
+    assert spike.startswith("2 pixels with a spike in the spectrum (1 before Cu_L3 and Zn_L3, 1 in Zn_L3)")
     assert "before Cu_L3" in copper and "9% larger, which is 0.5% of the background" in copper
     assert "before Zn_L3" in zinc and "compare with background='model'" in tail
     np.testing.assert_array_equal(element_maps(signal, ["Zn", "Cu"]).data, maps.data[::-1])
