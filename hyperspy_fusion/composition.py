@@ -15,7 +15,7 @@ import numpy as np
 from hyperspy_fusion.elements import metadata_names
 from hyperspy_fusion.fusion.settings import check_choice
 from hyperspy_fusion.grids import warn
-from hyperspy_fusion.regions import region_mask
+from hyperspy_fusion.regions import extent_of, region_mask
 
 _logger = logging.getLogger(__name__)
 
@@ -107,9 +107,23 @@ def _own_cross_sections(maps, method):
     if method != "cross_section" or known is None:
         raise ValueError(
             f"factors is None: give the k-factors, zeta-factors or cross-sections of {method!r} as a dictionary "
-            "{element: factor}; only maps of EELS edges know their cross-sections, for method 'cross_section'."
+            f"{{element: factor}}; {_why_unknown(maps, method)}."
         )
     return known.as_dictionary()
+
+
+def _why_unknown(maps, method):
+    """Why maps do not know their cross-sections."""
+    edges = [maps.metadata.get_item(f"Element_maps.edges.{element}") for element in maps.elements]
+    if method != "cross_section" or not any(edges):
+        return "only maps of EELS edges know their cross-sections, for method 'cross_section'"
+    if not all(edges):
+        others = ", ".join(element for element, edge in zip(maps.elements, edges, strict=True) if not edge)
+        return f"the maps of {others} are not of EELS edges, which alone know their cross-sections"
+    return (
+        f"the cross-sections of {', '.join(edges)} are not known, which exspy calculates of K and L edges by beam "
+        "energy, convergence and collection angle: call `s.set_microscope_parameters(...)` before element_maps"
+    )
 
 
 def _threshold(total, vacuum):
@@ -290,12 +304,11 @@ def _warn_of_outside(maps, line):
     inside = _along(maps, np.ones(maps.data.shape), line).data.reshape(len(maps.elements), -1)[0] > 0
     if inside.all():
         return
-    x, y = (f"{a.low_value:.4g} to {a.high_value:.4g} {a.units}" for a in maps.axes_manager.signal_axes)
     where = f"the line from {line[:2]} to {line[2:4]}"
-    extent = f"the maps, which are from x = {x} and y = {y}: give (x, y) in the units of the axes"
+    extent = f"{extent_of(maps)}: give (x, y) in the units of the axes"
     if not inside.any():
         raise ValueError(f"All of {where} lies beyond {extent}.")
-    warn(f"{np.mean(~inside):.0%} of {where} lie beyond {extent}. The profile is NaN there.")
+    warn(f"{np.mean(~inside):.0%} of {where} lies beyond {extent}. The profile is NaN there.")
 
 
 def _along(maps, data, line):

@@ -138,7 +138,7 @@ def _warn_of_background(signal, edge):
             f"half of its window, {low:g} to {high:g} eV, alone the mean of the map is {abs(change / net):.0%} {way}, "
             f"which is {abs(change / under):.1%} of the background under the edge. Where there is little "
             f"{edge.element}, the map may be off by as much as what is there: compare with other windows and "
-            "with background='model'."
+            "with background='model'; where they differ, neither is known."
         )
 
 

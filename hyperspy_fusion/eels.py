@@ -16,6 +16,9 @@ from hyperspy_fusion.fusion.spikes import spikes
 
 _logger = logging.getLogger(__name__)
 
+# pixels with spikes whose places are told
+LISTED = 10
+
 # channels with counts around a pixel that has none in any: by chance with a probability of exp(-25) at most
 MANY = 25
 
@@ -105,7 +108,8 @@ def _cropped(signal, edges):
 
 def _without_dead(spectra, edges):
     """The spectra with those of dead pixels replaced by their nearest neighbours', and where these are (ny, nx)."""
-    dead = _dead(spectra.data[..., _in_windows(spectra, edges)])
+    inside = spectra.data[..., _in_windows(spectra, edges)]
+    dead = _dead(inside)
     if dead.all():
         raise ValueError(
             f"Every spectrum of {spectra} has NaN, infinite or masked channels between "
@@ -113,11 +117,14 @@ def _without_dead(spectra, edges):
             "them off by `s.isig[low:high]`."
         )
     if dead.any():
+        one = dead.sum() == 1
+        whose, are, them = ("spectrum has", "is", "it") if one else ("spectra have", "are", "them")
         grids.warn(
-            f"{_pixels(dead.sum())} of {dead.size} whose spectra have NaN, infinities, or the same value in all "
-            "channels are left out, and NaN in the maps: fuse with method='calibrated', which fills them in from those "
-            "around them."
+            f"{_pixels(dead.sum())} of {dead.size} whose {whose} NaN, infinities, or the same value in all channels "
+            f"{are} left out, and NaN in the maps: fuse with method='calibrated', which fills {them} in from those "
+            f"around {them}."
         )
+    _warn_of_empty(inside, dead)
     # channels between the windows count for nothing, and must not spread
     return spectra._deepcopy_with_new_data(np.nan_to_num(_filled_in(spectra.data, dead), posinf=0, neginf=0)), dead
 
@@ -134,6 +141,19 @@ def _dead(data):
     thin = empty & ~binary_opening(empty, np.ones((2, 2)))
     among_many = median_filter(np.count_nonzero(data, axis=-1), 3) >= MANY
     return ~np.isfinite(data).all(axis=-1) | (stuck & ~empty) | (thin & among_many)
+
+
+def _warn_of_empty(data, dead):
+    """Warn of spectra without a count that are not known to be dead, where the others have counts in many channels."""
+    counts = np.count_nonzero(data, axis=-1)
+    empty = (counts == 0) & ~dead
+    others = counts[~empty & ~dead]
+    if empty.any() and others.size and np.median(others) >= MANY:
+        have = "have" if empty.sum() > 1 else "has"
+        grids.warn(
+            f"{_pixels(empty.sum())} of {empty.size} {have} no count in any window: vacuum, or dead? Maps are about 0 "
+            "there, and taken for measured. Where pixels are dead, leave them out by `mask=` of fuse."
+        )
 
 
 def _in_windows(spectra, edges):
@@ -162,17 +182,18 @@ def _warn_of_spikes(spectra, edges):
     found[..., inside] = spikes(spectra.data)[..., inside]
     if not found.any():
         return
-    parts = [
-        f"{found[..., channels(spectra, window)].any(axis=-1).sum()} {where} {edge.name}"
-        for edge in edges
-        for where, window in (("before", edge.before), ("in", edge.after))
-        if found[..., channels(spectra, window)].any()
-    ]
+    names = {}  # edges may share a window
+    for edge in edges:
+        names.setdefault(("before", *edge.before), []).append(edge.name)
+        names.setdefault(("in", *edge.after), []).append(edge.name)
+    numbers = {key: found[..., channels(spectra, key[1:])].any(axis=-1).sum() for key in names}
+    parts = [f"{number} {key[0]} {' and '.join(names[key])}" for key, number in numbers.items() if number]
     hit = found.any(axis=-1)
-    y, x = np.argwhere(hit)[0]
+    where = ", ".join(f"({x}, {y})" for y, x in np.argwhere(hit)[:LISTED])
+    where += f" and {hit.sum() - LISTED} more" if hit.sum() > LISTED else ""
     grids.warn(
-        f"{_pixels(hit.sum())} with a spike in the spectrum ({', '.join(parts)}), as x-rays make that hit the camera; "
-        f"the first is x = {x}, y = {y}. Such pixels are bright in a map, or dark where it is before the edge: remove "
+        f"{_pixels(hit.sum())} with a spike in the spectrum ({', '.join(parts)}), as x-rays make that hit the camera, "
+        f"at (x, y) = {where}: such pixels are bright in a map, or dark where it is before the edge. Remove "
         "the spikes by HyperSpy's `s.spikes_removal_tool()`, or leave the pixels out by `mask=` of fuse."
     )
 

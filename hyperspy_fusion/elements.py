@@ -1,5 +1,6 @@
 """Which element: the periodic table, names of elements and X-ray lines, and what metadata say of a map."""
 
+import copy
 import difflib
 import re
 
@@ -438,3 +439,36 @@ def common_width(nodes):
             "composition take them to be the same; make all maps with one integration_windows."
         )
     return found[0] if len(found) == 1 else None
+
+
+def described_edges(nodes):
+    """What the metadata `nodes` {element: metadata} have of the edges of these maps, of each its own.
+
+    Cross-sections are left out where one is not known. A warning tells of intensities of fits, whose cross-section is
+    1, among counts.
+    """
+    keys = ("edges", "windows", "cross_sections")
+    known = {
+        key: {e: copy.deepcopy(v) for e, node in nodes.items() if (v := _own_entry(node, key, e)) is not None}
+        for key in keys
+    }
+    sections = known["cross_sections"]
+    atoms = [element for element, section in sections.items() if section == 1]
+    counts = [e for e, node in nodes.items() if e not in atoms and (e in known["edges"] or _is_of_lines(node))]
+    if atoms and counts:
+        grids.warn(
+            f"The maps of {', '.join(atoms)} are intensities of a fit, in proportion to atoms, and those of "
+            f"{', '.join(counts)} are counts: their numbers cannot be compared without the cross-section of each; make "
+            "all maps in one way."
+        )
+    if len(sections) < len(nodes):
+        known["cross_sections"] = {}
+    return {key: values for key, values in known.items() if values}
+
+
+def _own_entry(node, key, element):
+    return node.get_item(f"Element_maps.{key}.{element}")
+
+
+def _is_of_lines(node):
+    return node.has_item("Element_maps.xray_lines") or node.has_item("Sample.xray_lines")

@@ -16,6 +16,7 @@ from hyperspy_fusion.elements import (
     checked_lines,
     common_quantity,
     common_width,
+    described_edges,
     element_of,
     identify_map,
     identify_stack,
@@ -42,9 +43,6 @@ _COPIED = (
     "General.time",
     "General.authors",
     "General.original_filename",
-    "Element_maps.edges",
-    "Element_maps.windows",
-    "Element_maps.cross_sections",
 )
 
 
@@ -396,13 +394,23 @@ def _read_stack(signal, elements):
         check_names(elements, nodes)
         named = [(symbol, "") for symbol in elements]
     noise = [v if v is None else np.moveaxis(v, axis.index_in_array, 0) for v in known_noise(signal)]
+    known = [_with_own_edges(signal.metadata, node) for node in nodes]
     maps = [
-        _Map(element, line, data[i], axes, signal.metadata, f"map {i + 1} of {signal}", *_at(noise, i))
+        _Map(element, line, data[i], axes, known[i], f"map {i + 1} of {signal}", *_at(noise, i))
         for i, (element, line) in enumerate(named)
     ]
     if own_names:
         return selected(maps, elements)
     return selected_by_themselves(maps, elements) if choice else maps
+
+
+def _with_own_edges(metadata, own):
+    """The metadata of a stack by HyperSpy, which are those of its first map, with what `own` has of edges."""
+    if own is None or not own.has_item("Element_maps"):
+        return metadata
+    metadata = metadata.deepcopy()
+    metadata.set_item("Element_maps", own.Element_maps.as_dictionary())
+    return metadata
 
 
 def _at(arrays, i):
@@ -598,6 +606,8 @@ def _metadata(maps, title):
         tree.set_item("Element_maps.xray_lines", [m.line for m in maps])
     if width := common_width([m.metadata for m in maps]):
         tree.set_item("Element_maps.integration_windows", width)
+    for key, values in described_edges({m.element: m.metadata for m in maps}).items():
+        tree.set_item(f"Element_maps.{key}", values)
     if warnings := [w for m in maps for w in metadata_names(m.metadata, "Element_maps.warnings")]:
         tree.set_item("Element_maps.warnings", list(dict.fromkeys(warnings)))
     return tree.as_dictionary()

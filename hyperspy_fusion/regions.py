@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hyperspy_fusion.grids import axis_dicts
+from hyperspy_fusion.grids import axis_dicts, warn
 
 
 def region_mask(region, maps):
@@ -24,7 +24,8 @@ def region_mask(region, maps):
     """
     y, x = axis_dicts(maps.axes_manager.signal_axes, maps)
     shape = (y["size"], x["size"])
-    mask = _roi_mask(region, (y, x)) if hasattr(region, "interactive") else np.asarray(getattr(region, "data", region))
+    is_roi = hasattr(region, "interactive")
+    mask = _roi_mask(region, (y, x)) if is_roi else np.asarray(getattr(region, "data", region))
     if mask.dtype != bool:
         raise TypeError(
             f"The region holds {mask.dtype}: pass an array or signal of bool, such as map.data > 5, or a HyperSpy ROI."
@@ -33,6 +34,8 @@ def region_mask(region, maps):
         raise ValueError(f"The region has shape {mask.shape}, expected {shape}, one value for each pixel of the maps.")
     if not mask.any():
         raise ValueError("The region holds no pixel of the maps: draw it on their axes.")
+    if is_roi and _is_beyond(region, maps):
+        warn(f"{region!r} reaches beyond {extent_of(maps)}: only the pixels of the maps in it are taken.")
     return mask
 
 
@@ -51,6 +54,29 @@ def line_ends(start, end, linewidth):
             "end as (x, y) in the units of the axes."
         )
     return start, end, linewidth
+
+
+def extent_of(maps):
+    """Where maps are, for messages."""
+    x, y = (f"{a.low_value:.4g} to {a.high_value:.4g} {a.units}" for a in maps.axes_manager.signal_axes)
+    return f"the maps, which are from x = {x} and y = {y}"
+
+
+def _is_beyond(roi, maps):
+    """Whether a ROI ends more than a pixel beyond the maps; the last pixels end one after their coordinate."""
+    return any(
+        low < axis.low_value - 1.001 * abs(axis.scale) or high > axis.high_value + 1.001 * abs(axis.scale)
+        for axis, (low, high) in zip(maps.axes_manager.signal_axes, _bounds(roi), strict=False)
+    )
+
+
+def _bounds(roi):
+    """(low, high) of x and of y of a ROI that covers an area; nothing of a polygon without corners."""
+    if hasattr(roi, "vertices"):
+        return [(min(values), max(values)) for values in zip(*roi.vertices, strict=True)]
+    if hasattr(roi, "cx"):
+        return [(center - roi.r, center + roi.r) for center in (roi.cx, roi.cy)]
+    return [(roi.left, roi.right), (roi.top, roi.bottom)]
 
 
 def _roi_mask(roi, axes):

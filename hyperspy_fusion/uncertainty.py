@@ -8,8 +8,12 @@ import numpy as np
 
 from hyperspy_fusion import composition
 from hyperspy_fusion.elements import another_spelling
+from hyperspy_fusion.grids import warn
 from hyperspy_fusion.regions import region_mask
 from hyperspy_fusion.results import window_of
+
+# of a region that is told: what was filled in decides its mean
+UNMEASURED = 0.5
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,9 @@ def standard_errors(fused):
 def region_mean(fused, region, element):
     """See ``ElementMaps.region_mean``."""
     errors, window = _located(fused)
-    return errors.replicates.region_mean(_whole_mask(fused, region, window), _index(errors, element))
+    mask, index = _whole_mask(fused, region, window), _index(errors, element)
+    _warn_of_unmeasured(errors, mask, [element])
+    return errors.replicates.region_mean(mask, index)
 
 
 def region_means(fused, region=None):
@@ -79,16 +85,30 @@ def region_means(fused, region=None):
     inside = np.ones((y, x), bool) if region is None else region_mask(region, fused)
     plain = composition.region_means(fused, inside)
     whole = _whole_mask(fused, inside, window)
-    found = {e: errors.replicates.region_mean(whole, _index(errors, e)) for e in fused.elements if e in errors.elements}
+    fitted = [e for e in fused.elements if e in errors.elements]
+    _warn_of_unmeasured(errors, whole, fitted)
+    found = {e: errors.replicates.region_mean(whole, _index(errors, e)) for e in fitted}
     return plain | {e: composition.Measured(one.value, one.error) for e, one in found.items()}
 
 
 def ratio(fused, region, element, other):
     """See ``ElementMaps.ratio``."""
     errors, window = _located(fused)
-    return errors.replicates.ratio(
-        _whole_mask(fused, region, window), *(_index(errors, symbol) for symbol in (element, other))
-    )
+    mask, indices = _whole_mask(fused, region, window), [_index(errors, symbol) for symbol in (element, other)]
+    _warn_of_unmeasured(errors, mask, dict.fromkeys((element, other)))
+    return errors.replicates.ratio(mask, *indices)
+
+
+def _warn_of_unmeasured(errors, mask, elements):
+    """Warn of maps of which half of a region or more was masked or NaN."""
+    missing = {e: 1 - errors.replicates.counted[_index(errors, e)][mask].mean() for e in elements}
+    missing = {e: part for e, part in missing.items() if part >= UNMEASURED}
+    if missing:
+        parts = ", ".join(f"{e} {part:.0%}" for e, part in missing.items())
+        warn(
+            f"Half of the region or more was not measured ({parts}): no counts check the map there, which was filled "
+            "in from around it, and what is wrong with that is in no error. Choose a region that was measured."
+        )
 
 
 def maps_like(maps, data, title):

@@ -255,6 +255,38 @@ def test_means_of_regions():
     assert circle["Fe"].value == pytest.approx(maps.data[1, 3, 3])
 
 
+@pytest.mark.parametrize(
+    "roi, part",
+    [
+        (hs.roi.RectangularROI(left=2.0, right=9.0, top=1.0, bottom=2.0), np.s_[2:4, 4:]),
+        (hs.roi.RectangularROI(left=-3.0, right=1.0, top=1.0, bottom=2.0), np.s_[2:4, :2]),
+        (hs.roi.CircleROI(cx=0.0, cy=0.0, r=1.6), None),
+        (hs.roi.PolygonROI([(1.0, 0.6), (8.0, 0.6), (8.0, 1.6), (1.0, 1.6)]), None),
+    ],
+)
+def test_regions_beyond_the_maps_say_so(roi, part, caplog):
+    maps = random_maps()  # x from 0 to 3, y from 0 to 2.5 nm
+    found = maps.region_means(roi)["Fe"]
+    assert "reaches beyond the maps, which are from x = 0 to 3 nm and y = 0 to 2.5 nm: only" in caplog.text
+    assert len([r for r in caplog.records if "reaches beyond" in r.getMessage()]) == 1
+    if part is not None:
+        assert found.value == pytest.approx(maps.data[1][part].mean())
+
+
+@pytest.mark.parametrize(
+    "roi",
+    [
+        hs.roi.RectangularROI(left=0.0, right=3.5, top=0.0, bottom=3.0),  # all pixels: its end is no part of a ROI
+        hs.roi.RectangularROI(left=0.5, right=2.0, top=0.5, bottom=1.5),
+        hs.roi.CircleROI(cx=1.5, cy=1.2, r=1.2),
+        hs.roi.PolygonROI([(0.0, 0.0), (3.0, 0.0), (3.0, 2.5)]),
+    ],
+)
+def test_regions_within_the_maps_say_nothing(roi, caplog):
+    random_maps().region_means(roi)
+    assert "beyond" not in caplog.text
+
+
 def test_errors_of_means_are_those_of_independent_pixels_unless_they_are_fused():
     maps = random_maps(mean=400.0, shape=(40, 50))
     errors = np.sqrt(maps.data)
@@ -332,7 +364,7 @@ def test_profiles_beyond_the_maps_say_so(caplog):
     assert not caplog.records
     profile = maps.line_profile((3.5, 2.0), (7.5, 2.0))
     np.testing.assert_array_equal(np.isnan(profile.data), np.tile(np.arange(9) > 4, (3, 1)))
-    assert "44% of the line from (3.5, 2.0) to (7.5, 2.0) lie beyond the maps, which are from x = 0 to 5.5 nm" in (
+    assert "44% of the line from (3.5, 2.0) to (7.5, 2.0) lies beyond the maps, which are from x = 0 to 5.5 nm" in (
         caplog.text
     )
     with pytest.raises(ValueError, match="All of the line from .* lies beyond the maps, .* y = 0 to 4 nm: give"):

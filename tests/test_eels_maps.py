@@ -235,6 +235,7 @@ def test_a_background_that_is_no_power_law_is_told(bent):
     assert len(told) == bent
     if bent:
         assert "before Mn_L3, or the edge begins in it: by the nearer half of its window, 573.5 to 635 eV" in told[0]
+        assert told[0].endswith("with other windows and with background='model'; where they differ, neither is known.")
 
 
 @pytest.mark.parametrize("gain, background", [(400.0, "windows"), (400.0, "model"), (1e-4, "model")])
@@ -277,6 +278,36 @@ def test_dead_pixels_are_left_out_and_the_others_keep_their_maps(value, backgrou
     assert change[:, far].max() < 0.03 and change[:, ~far & ~dead].max() < 1.5
 
 
+@pytest.mark.parametrize("where", [np.s_[4:8, 5:9], np.s_[:, :2], np.s_[0, :], np.s_[0, 0]], ids=str)
+def test_pixels_without_a_count_among_others_with_many_are_told(where):
+    """A point or a line of the image inside is left out; anything else is vacuum or dead, and the user's to know."""
+    signal = spectra(heights())
+    signal.data[where] = 0
+    empty = np.zeros((20, 24), bool)
+    empty[where] = True
+    maps = element_maps(signal, edges=["Mn_L3", "O_K"])
+    left_out = np.isnan(maps.data[0])
+    assert not (left_out & ~empty).any()
+    told = [w for w in warnings_of(maps) if "no count in any window: vacuum, or dead?" in w]
+    rest = np.count_nonzero(empty & ~left_out)
+    assert bool(told) == bool(rest) and (not rest or told[0].startswith(f"{rest} pixel"))
+    assert rest or left_out.sum() == empty.sum()
+
+
+def test_few_counts_are_no_news_of_pixels_without_any():
+    signal = spectra(heights())
+    signal.data = np.random.default_rng(0).poisson(0.01, signal.data.shape).astype(float)
+    assert (signal.data == 0).all(axis=-1).any()
+    assert not [w for w in warnings_of(element_maps(signal, edges=["Mn_L3"])) if "no count in any window" in w]
+
+
+def test_one_dead_pixel_is_told_as_one():
+    signal = spectra(heights())
+    signal.data[3, 4] = np.nan
+    warning = warnings_of(element_maps(signal, edges=["Mn_L3", "O_K"]))[0]
+    assert warning.startswith("1 pixel of 480 whose spectrum has NaN, infinities, or the same value in all channels is")
+
+
 def test_a_dead_channel_outside_of_the_windows_does_not_matter_and_one_inside_is_told():
     signal = spectra(heights())
     whole = element_maps(signal, edges=["Mn_L3"])
@@ -310,7 +341,17 @@ def test_spikes_are_told_with_the_number_of_their_pixels():
     for background in ("windows", "model"):
         warning = warnings_of(element_maps(signal, edges=["Mn_L3"], background=background))[0]
         assert warning.startswith("2 pixels with a spike in the spectrum (1 before Mn_L3, 1 in Mn_L3)")
-        assert "the first is x = 9, y = 4" in warning and "spikes_removal_tool" in warning
+        assert "at (x, y) = (9, 4), (3, 12):" in warning and "spikes_removal_tool" in warning
+
+
+def test_spikes_in_a_window_of_two_edges_count_once_and_ten_are_listed():
+    signal = spectra(heights((20, 24)), seed=0)
+    edges = {"O_K": (430, 527, 532, 585), "Mn_L3": (430, 527, 640, 704)}
+    for i in range(12):
+        signal.data[1 + i, 2 * i, 60] += 3000
+    warning = warnings_of(element_maps(signal, edges=edges))[0]
+    assert warning.startswith("12 pixels with a spike in the spectrum (12 before O_K and Mn_L3), as")
+    assert "at (x, y) = (0, 1), (2, 2)," in warning and "(18, 10) and 2 more:" in warning
 
 
 # ---- a fit of power law and cross-sections --------------------------------------------------------------
@@ -438,8 +479,15 @@ def test_without_cross_sections_the_tail_cannot_be_told():
     given = {"Cu_L3": None, "Zn_L3": (975.0, 1012.0, 1020.0, 1100.0)}
     maps = element_maps(brass(copper, copper, angles=False), edges=given)
     assert not maps.metadata.has_item("Element_maps.cross_sections")
-    with pytest.raises(ValueError, match="only maps of EELS edges know"):
+    why = (
+        r"cross-sections of Cu_L3, Zn_L3 are not known.* K and L .*`s.set_microscope_parameters\(...\)` before element_"
+    )
+    with pytest.raises(ValueError, match=why):
         maps.atomic_percent("cross_section")
+    oxygen = maps.get_map("Cu") * 1
+    del oxygen.metadata.Element_maps
+    with pytest.raises(ValueError, match="the maps of O are not of EELS edges"):
+        element_maps({"Cu": maps.get_map("Cu"), "O": oxygen}).atomic_percent("cross_section")
 
 
 # ---- fusing ---------------------------------------------------------------------------------------------
@@ -529,7 +577,7 @@ def test_window_maps_of_a_real_scan_are_those_of_its_model():
         assert np.corrcoef(data.ravel(), model.data.ravel())[0, 1] > 0.95
     # what the two do not agree in, and an x-ray of four times the counts around
     spike, copper, zinc, tail = warnings_of(maps)
-    assert spike.startswith("2 pixels with a spike in the spectrum (1 before Cu_L3, 1 before Zn_L3, 1 in Zn_L3)")
+    assert spike.startswith("2 pixels with a spike in the spectrum (1 before Cu_L3 and Zn_L3, 1 in Zn_L3)")
     assert "before Cu_L3" in copper and "9% larger, which is 0.5% of the background" in copper
     assert "before Zn_L3" in zinc and "compare with background='model'" in tail
     np.testing.assert_array_equal(element_maps(signal, ["Zn", "Cu"]).data, maps.data[::-1])
@@ -620,3 +668,58 @@ def test_fused_maps_of_a_real_scan_agree_in_region_means():
 def test_eels_of_the_sources_is_asked_for_its_edges():
     maps = element_maps(eels(), edges=["Cu_L3"])
     assert maps.elements == ["Cu"]
+
+
+# ---- maps put together ----------------------------------------------------------------------------------
+
+
+@cache
+def brass_maps():
+    """Two copper to one zinc: by windows, by windows of one edge each, by a fit."""
+    signal, edges = brass(np.full((6, 5), 20.0), np.full((6, 5), 10.0)), ["Cu_L3", "Zn_L3"]
+    alone = [element_maps(signal, edges={edge: window}) for edge, window in zip(edges, ALONE, strict=True)]
+    return element_maps(signal, edges=edges), alone, element_maps(signal, edges=edges, background="model")
+
+
+ALONE = [(745, 926, 931, 1015), (745, 926, 1030, 1120)]
+MIXED = "The maps of Zn are intensities of a fit, in proportion to atoms, and those of Cu are counts"
+
+
+@pytest.mark.parametrize("form", ["dict", "list", "stack"])
+def test_maps_of_a_fit_and_of_windows_keep_their_own_cross_sections(form):
+    by_windows, _, by_fit = brass_maps()
+    both = {"Cu": by_windows.get_map("Cu"), "Zn": by_fit.get_map("Zn")}
+    together = {"dict": both, "list": list(both.values()), "stack": hs.stack(list(both.values()))}[form]
+    maps = element_maps(together)
+    sections, expected = (m.metadata.Element_maps.cross_sections.as_dictionary() for m in (maps, by_windows))
+    assert sections == {"Cu": expected["Cu"], "Zn": 1.0} and expected["Zn"] != 1
+    assert windows(maps) == {"Cu": windows(by_windows)["Cu"], "Zn": windows(by_fit)["Zn"]}
+    np.testing.assert_allclose(maps.atomic_percent("cross_section").data[0], 200 / 3, atol=2)
+    assert [w.startswith(MIXED) for w in warnings_of(maps)].count(True) == 1
+    assert not [w for w in warnings_of(element_maps(by_fit.split())) if "in proportion to atoms" in w]
+
+
+def test_maps_made_edge_by_edge_know_all_their_edges():
+    by_windows, (copper, zinc), by_fit = brass_maps()
+    maps = element_maps([copper, zinc])
+    assert maps.metadata.Element_maps.edges.as_dictionary() == {"Cu": "Cu_L3", "Zn": "Zn_L3"}
+    assert windows(maps) == {"Cu": list(ALONE[0]), "Zn": list(ALONE[1])}
+    own = {**_sections(copper), **_sections(zinc)}
+    assert _sections(maps) == own and len(own) == 2
+    assert list(_sections(element_maps(by_windows, ["Zn"]))) == ["Zn"]
+
+
+def test_cross_sections_that_one_map_lacks_are_not_kept():
+    by_windows, (copper, zinc), _ = brass_maps()
+    zinc = zinc.deepcopy()
+    del zinc.metadata.Element_maps.cross_sections
+    maps = element_maps([copper, zinc])
+    assert not maps.metadata.has_item("Element_maps.cross_sections")
+    assert list(windows(maps)) == ["Cu", "Zn"]
+    plain = hs.signals.Signal2D(np.ones((6, 5)), axes=copper.get_map("Cu").axes_manager._get_axes_dicts())
+    maps = element_maps({"Cu": copper.get_map("Cu"), "O": plain})
+    assert not maps.metadata.has_item("Element_maps.cross_sections") and list(windows(maps)) == ["Cu"]
+
+
+def _sections(maps):
+    return maps.metadata.Element_maps.cross_sections.as_dictionary()

@@ -306,3 +306,31 @@ def test_the_plot_has_a_row_of_errors(fused):
     np.testing.assert_array_equal(axes[2, 2].images[0].get_array(), fused.standard_errors().data[1])
     assert fused.get_map("O").plot_fusion(errors=True).shape == (3, 2)
     assert fused.plot_fusion().shape == (2, 3)
+
+
+def test_a_region_that_was_not_measured_is_told(scan, caplog):
+    maps, haadf = scan
+    mask = np.zeros((12, 15), bool)
+    mask[:6, :8] = True
+    iron = maps[0].deepcopy()
+    iron.data[8:, 8:] = np.nan
+    fused = hf.fuse([iron, maps[1]], haadf, errors=4, mask=mask, **QUICK)
+    left_out, half, less = (np.zeros((12, 15), bool) for _ in range(3))
+    left_out[1:4, 2:5] = half[3:9, :4] = less[3:10, :4] = True
+
+    def told(call):
+        caplog.clear()
+        call()
+        return [r.getMessage() for r in caplog.records if "was not measured" in r.getMessage()]
+
+    (warning,) = told(lambda: fused.region_mean(left_out, "O"))
+    assert warning.startswith("Half of the region or more was not measured (O 100%): no counts check the map there")
+    for ask in (fused.region_means, lambda region: fused.ratio(region, "Fe", "O")):
+        (warning,) = told(lambda ask=ask: ask(half))
+        assert "(Fe 50%, O 50%)" in warning
+        assert not told(lambda ask=ask: ask(less))
+    corner = np.zeros((12, 15), bool)
+    corner[9:, 9:] = True
+    (warning,) = told(lambda: fused.region_means(corner))
+    assert "(Fe 100%)" in warning
+    assert not told(lambda: fused.region_means())

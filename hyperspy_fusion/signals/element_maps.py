@@ -338,14 +338,15 @@ class ElementMaps(Signal2D):
         ----------
         region : HyperSpy ROI, BaseSignal or array of bool, optional
             A :class:`hyperspy.api.roi.RectangularROI` or ``CircleROI`` in the units of the axes, or True where a pixel
-            is in the region, (ny, nx). All pixels by default.
+            is in the region, (ny, nx). All pixels by default. A warning tells of a ROI that reaches beyond the maps.
         errors : ElementMaps, BaseSignal or array, optional
             Standard errors of the pixels, for the mean of these as they are; by default those of the fit, else the root
             of ``get_noise_variance()`` where there is one.
         independent : bool, optional
             Whether pixels err independently: the error of the mean is then the smaller the more there are. Those of a
             fit do not, which False takes to the extreme: all err in one direction, and the mean as much as they do.
-            None is False for the result of a fit and what was made of it, and True otherwise.
+            None is False for the result of a fit, for maps of EELS edges, whose background is shared, and for what was
+            made of these, and True otherwise.
 
         Returns
         -------
@@ -495,7 +496,7 @@ class ElementMaps(Signal2D):
         -------
         RegionMean
             ``value`` and ``error`` in the units of the maps, and what they come from: the means of the fused and the
-            measured map.
+            measured map. A warning tells where half of the region or more was not measured.
 
         Raises
         ------
