@@ -8,13 +8,14 @@ import numpy as np
 
 from hyperspy_fusion import grids
 from hyperspy_fusion.edges import (
-    CHANCE,
-    NO_POWER_LAW,
     SHAPE_BLUR,
     TOGETHER,
     VARIANCE_BLUR,
     blurred,
     channels,
+    inside_windows,
+    is_told,
+    never_none,
     noise_of_mean,
     shapes,
 )
@@ -37,7 +38,7 @@ def fitted_edges(signal, edges):
     ValueError
         A cross-section is not known, or there are fewer channels than a fit needs.
     """
-    inside = _inside(signal, edges)
+    inside = inside_windows(signal, edges)
     fit = _joint_fit(signal, edges, inside)
     data = signal.data[..., inside]
     flat, shape = data.reshape(-1, len(inside)), data.shape[:2]
@@ -49,15 +50,6 @@ def fitted_edges(signal, edges):
         replace(edge, net=one, variance=own + of_all, white=own, cross_section=1.0)
         for edge, one, own, of_all in zip(edges, net, white, shared, strict=True)
     ]
-
-
-def _inside(signal, edges):
-    """Numbers of the channels that are in any of the windows."""
-    used = np.zeros(signal.axes_manager.signal_axes[0].size, bool)
-    for edge in edges:
-        for window in (edge.before, edge.after):
-            used[channels(signal, window)] = True
-    return np.flatnonzero(used)
 
 
 def _joint_fit(signal, edges, inside):
@@ -96,8 +88,7 @@ def _noise(fit, data, exponent):
     smooth = np.maximum(blurred(data, VARIANCE_BLUR), 0)
     own, through = fit.responses(exponent)
     white, shared = (np.moveaxis(smooth @ (r**2).T, -1, 0) for r in (own, through))
-    # a pixel without counts has noise of its own: never below a hundredth of the usual
-    return np.maximum(white, 0.01 * white.mean(axis=(1, 2), keepdims=True)), shared / TOGETHER
+    return never_none(white), shared / TOGETHER
 
 
 def _warn_of_background(signal, edges, fit, inside):
@@ -116,7 +107,7 @@ def _warn_of_background(signal, edges, fit, inside):
     noise = noise_of_mean(signal.data, inside[near])
     chance = np.sqrt(sum(less.responses(exponents[1][0])) ** 2 @ noise)
     for edge, amount, by, error in zip(edges, whole, change, chance, strict=True):
-        if abs(by) > max(CHANCE * error, NO_POWER_LAW * abs(amount)):
+        if is_told(by, error, amount):
             grids.warn(
                 f"No power law goes through the background of {edge.name}: fitted from {fit.energy[near].min():g} eV "
                 f"on alone, the mean of the map is {abs(by / amount):.0%} {'larger' if by > 0 else 'smaller'}. Where "

@@ -9,13 +9,13 @@ import numpy as np
 
 from hyperspy_fusion import grids
 from hyperspy_fusion.edges import (
-    CHANCE,
-    NO_POWER_LAW,
     SHAPE_BLUR,
     TOGETHER,
     VARIANCE_BLUR,
     blurred,
     channels,
+    is_told,
+    never_none,
     noise_of_mean,
     shapes,
     sums,
@@ -103,8 +103,7 @@ def _counts_of_noise(signal, edge, gross, beside):
     shape = np.sum(slopes**2 * np.maximum(data[inside], 0)) / max(data[inside].sum(), 1e-30) / TOGETHER
     smooth = [np.maximum(gaussian(image, VARIANCE_BLUR), 0) for image in (gross, beside)]
     white = smooth[0] + ratio**2 * smooth[1]
-    # a pixel without counts has noise of its own: never below a hundredth of the usual
-    return np.maximum(white, 0.01 * white.mean()), shape * smooth[1]
+    return never_none(white), shape * smooth[1]
 
 
 def _derivatives(mean, edge, inside):
@@ -131,7 +130,7 @@ def _warn_of_background(signal, edge):
     under, by_near = (_under(mean, one) for one in (edge, near))
     net, change = sums(mean, mean.data, edge.after) - under, under - by_near
     chance = np.sqrt(np.sum(_derivatives(mean, near, inside) ** 2 * noise_of_mean(signal.data, inside)))
-    if abs(change) > max(CHANCE * chance, NO_POWER_LAW * abs(net)):
+    if is_told(change, chance, net):
         way, low, high = "larger" if change > 0 else "smaller", *near.before
         grids.warn(
             f"No power law goes through the background before {edge.name}, or the edge begins in it: by the nearer "

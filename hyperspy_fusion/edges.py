@@ -247,6 +247,15 @@ def channels(signal, window):
     return slice(axis.value2index(window[0]), min(axis.value2index(window[1]), axis.size))
 
 
+def inside_windows(signal, edges):
+    """Numbers of the channels that are in any window of the edges."""
+    used = np.zeros(signal.axes_manager.signal_axes[0].size, bool)
+    for edge in edges:
+        for window in (edge.before, edge.after):
+            used[channels(signal, window)] = True
+    return np.flatnonzero(used)
+
+
 def sums(signal, data, window):
     """Sum over the channels of a window; the energy axis of `data` is the last."""
     return data[..., channels(signal, window)].sum(axis=-1)
@@ -255,6 +264,16 @@ def sums(signal, data, window):
 def blurred(data, sigma):
     """Spectra (ny, nx, n), each with those of its neighbours."""
     return np.moveaxis(gaussian(np.moveaxis(data, -1, 0), sigma), 0, -1)
+
+
+def never_none(variance):
+    """The variance of a pixel, never below a hundredth of the usual: one without counts has noise of its own."""
+    return np.maximum(variance, 0.01 * variance.mean(axis=(-2, -1), keepdims=True))
+
+
+def is_told(change, chance, amount):
+    """Whether half a window changes the mean of a map by more than chance may, and by enough to matter."""
+    return abs(change) > max(CHANCE * chance, NO_POWER_LAW * abs(amount))
 
 
 def noise_of_mean(data, inside):

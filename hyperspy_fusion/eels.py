@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +9,16 @@ import numpy as np
 from hyperspy_fusion import grids
 from hyperspy_fusion.edge_fit import fitted_edges
 from hyperspy_fusion.edge_windows import window_counts
-from hyperspy_fusion.edges import Edges, asked_edges, channels, warn_of_other_edges, with_windows
+from hyperspy_fusion.edges import (
+    Edges,
+    asked_edges,
+    channels,
+    inside_windows,
+    warn_of_other_edges,
+    with_windows,
+)
 from hyperspy_fusion.fusion.noise import estimate_variance
 from hyperspy_fusion.fusion.spikes import spikes
-
-_logger = logging.getLogger(__name__)
 
 # pixels with spikes whose places are told
 LISTED = 10
@@ -108,7 +112,7 @@ def _cropped(signal, edges):
 
 def _without_dead(spectra, edges):
     """The spectra with those of dead pixels replaced by their nearest neighbours', and where these are (ny, nx)."""
-    inside = spectra.data[..., _in_windows(spectra, edges)]
+    inside = spectra.data[..., inside_windows(spectra, edges)]
     dead = _dead(inside)
     if dead.all():
         raise ValueError(
@@ -156,11 +160,6 @@ def _warn_of_empty(data, dead):
         )
 
 
-def _in_windows(spectra, edges):
-    inside = [channels(spectra, window) for edge in edges for window in (edge.before, edge.after)]
-    return np.unique(np.concatenate([np.arange(spectra.data.shape[-1])[part] for part in inside]))
-
-
 def _filled_in(data, dead):
     """Spectra (ny, nx, n), dead ones replaced by the nearest that are not."""
     from scipy.ndimage import distance_transform_edt
@@ -177,7 +176,7 @@ def _pixels(number):
 
 def _warn_of_spikes(spectra, edges):
     """Warn of spectra with spikes in the windows of each edge, which are bright or dark spots of its map."""
-    inside = _in_windows(spectra, edges)
+    inside = inside_windows(spectra, edges)
     found = np.zeros(spectra.data.shape, bool)
     found[..., inside] = spikes(spectra.data)[..., inside]
     if not found.any():
