@@ -151,8 +151,8 @@ def test_a_given_blur_determines_the_heavy_columns():
 @pytest.mark.parametrize("weights", ["fit", "z_gamma"])
 def test_another_round_stays_at_the_law_that_was_found(weights):
     scan = data.core_shell((600, 64), counts=16, **SCAN)
-    options = {"shape_weights": z_weights(scan.atomic_numbers, 1.6), "weights": weights}
-    found = fit(scan, **options)
+    options = {"shape_weights": z_weights(scan.atomic_numbers, 1.6)}
+    found = fit(scan, weights=weights, **options)
     again = refit_linear_law(found, scan.maps, scan.haadf, scan.maps, **options)
     np.testing.assert_allclose(again.weights, found.weights, atol=0.3 * found.standard_errors.max())
     assert again.offset == pytest.approx(found.offset, abs=0.3 * found.offset_error)
@@ -341,6 +341,12 @@ def test_where_no_weight_is_known_all_have_the_shape():
     found = fit_linear_law(scan.maps, scan.haadf, scan.maps, shape_weights=shape)
     assert not any(found.determined) and found.spread == 0
     np.testing.assert_allclose(found.weights, found.weights[0] * shape / shape[0])
+    # and of replicates too: the gain alone is found again
+    again = refit_linear_law(found, scan.maps, scan.haadf, scan.maps, shape_weights=shape)
+    alone = fit_linear_law(scan.maps, scan.haadf, scan.maps, weights="z_gamma", shape_weights=shape)
+    same = refit_linear_law(alone, scan.maps, scan.haadf, scan.maps, shape_weights=shape)
+    np.testing.assert_allclose(again.weights, again.weights[0] * shape / shape[0])
+    np.testing.assert_allclose([again.weights[0], again.offset], [same.weights[0], same.offset])
 
 
 def test_the_order_of_the_elements_does_not_matter():

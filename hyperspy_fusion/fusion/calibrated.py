@@ -301,14 +301,13 @@ def _given_law(seen, noise, settings):
 def _fitted_law(seen, noise, variance, atomic_numbers, settings):
     factors = None if settings.k_factors is None else per_map("k_factors", settings.k_factors, seen)
     options = {
-        "weights": settings.weights,
         "shape_weights": z_weights(atomic_numbers, settings.gamma, factors),
         "valid": seen.valid,
         "haadf_valid": seen.haadf_valid,
     }
     # a map that the image says nothing of has no finite error
     with np.errstate(divide="ignore", invalid="ignore"):
-        fit = fit_linear_law(seen.maps - noise.background, seen.haadf, variance, **options)
+        fit = fit_linear_law(seen.maps - noise.background, seen.haadf, variance, weights=settings.weights, **options)
     warnings = _about_weights(seen, fit, fit.law)
     return FoundLaw(
         law=fit.law,

@@ -158,9 +158,7 @@ def fit_linear_law(
     return _in_pixels(fit, scan.binning)
 
 
-def refit_linear_law(
-    fit, maps, haadf, noise_variance, *, weights="fit", shape_weights=None, valid=None, haadf_valid=None
-):
+def refit_linear_law(fit, maps, haadf, noise_variance, *, shape_weights=None, valid=None, haadf_valid=None):
     """The law of data that were drawn from a law: one round from that law, by the instruments that found it.
 
     A tenth of the work of :func:`fit_linear_law`, whose parameters these are, and as good where the law is nearly
@@ -169,7 +167,8 @@ def refit_linear_law(
     Parameters
     ----------
     fit
-        The :class:`LinearFit` that the data were drawn from.
+        The :class:`LinearFit` that the data were drawn from, whose ``spread`` is kept: where it had to have the shape
+        of the weights, the law has it too.
 
     Returns
     -------
@@ -178,7 +177,7 @@ def refit_linear_law(
     """
     scan = scan_of(maps, haadf, noise_variance, shape_weights, valid, haadf_valid)
     start, shape, blur = fit.weights / scan.binning**2, scan.shape, fit.blur / scan.binning
-    if weights == "z_gamma":
+    if fit.spread == 0:
         scan, start = summed(scan), start[:1] / shape[:1]
     start = _Estimate(float(fit.offset + start @ scan.means), start, blur, start)
     try:
@@ -188,7 +187,7 @@ def refit_linear_law(
     except np.linalg.LinAlgError:
         return fit.law
     offset = float(found.offset - found.weights @ scan.means)
-    weights = found.weights * (shape if weights == "z_gamma" else 1) * scan.binning**2
+    weights = found.weights * (shape if fit.spread == 0 else 1) * scan.binning**2
     if not np.isfinite([offset, *weights]).all():
         return fit.law
     return LinearLaw(weights, offset, float(found.blur) * scan.binning)

@@ -385,8 +385,8 @@ def redrawn(problem, settings, z, rng):
 
     Counts, background included, or Gaussian maps; totals; and the HAADF image as the law has it of these maps, with its
     white noise and the blur between maps and image, which the law of the fit lacks: for its term, and for the edges
-    that guide the penalty, unless the law explains too little of the measured image, which then stays the guide. Law
-    and noise stay as they were found.
+    that guide the penalty, unless the law explains too little of the measured image, which then stays the guide. The
+    law is found anew from both where the term of the image acts; the noise stays as it was found.
     """
     beta = _drawn_data(problem, settings, z, rng)
     data = replace(problem.data, beta=beta.astype(problem.dtype))
