@@ -386,7 +386,8 @@ def _with_errors(scan, way, weight, start, blur):
     matrix = moments.at(found)
     parameters = np.concatenate([[estimate.offset], estimate.weights])
     slope = moments.slope(found) @ parameters
-    slope[-1] += 1 / BLUR_PRIOR**2
+    # of either sign where the blur is at a bound: added as it is, the prior could make it nothing
+    slope[-1] = abs(slope[-1]) + 1 / BLUR_PRIOR**2
     jacobian = np.column_stack([matrix, slope])
     free = block_diag(1, known, 1 if blur is None else np.zeros((1, 0)))
     scores = free.T @ scores_of(scan, denoised, weight, moments, start.weights, estimate)
