@@ -31,17 +31,17 @@ _SEEN_WIDTH = 3.0
 _LARGEST_SCALE = 2.0
 # pixels over which squared errors are averaged, for the errors of few replicates are themselves uncertain
 _ERROR_WIDTH = 0.7
-# what may be left of a bias that was corrected, as parts of the squares of the correction of the region, of those of
-# its pixels, and of the noise of its counts; found on phantoms, whose truth is known
-_UNCORRECTED, _CANCELLED, _UNSEEN = 0.5, 0.2, 0.05
-# the correction has noise too, and goes with that of the fused mean; on phantoms by 1.0 to 1.2
-_CORRECTED_NOISE = 1.1
+# the square of a bias that no replicate shows, as a part of the variance of the measured mean; found on phantoms, whose
+# truth is known
+_UNSEEN = 0.05
 # counts that contradict a corrected mean by more of their standard deviations show a bias that replicates do not have
 _CONTRADICTION = 2.5
 # a bias that is a larger part of the scatter would be noticed in how often intervals cover
 _HARMLESS = 1 / 3
 # of a normal distribution this part lies below one standard deviation
 _ONE_SIGMA = 0.8413447460685429
+# of the variance of counts of the fused mean, what is left of it where the estimate is (nearly) none
+_LEAST_VARIANCE = 0.1
 # a mean of so many counts shows none in 32 % of the cases
 _COUNTS_OF_NONE = 1.14
 
@@ -145,11 +145,11 @@ class Replicates:
 
         The fused mean is corrected by what smoothing takes from replicates, times ``bias_scales``, and moved towards
         the measured mean until what may be left of the bias, ``(1 - weight) unseen``, is at most a third of the
-        scatter, and further where that makes the mean square error less. The square of ``unseen`` is half of that of
-        the correction, a fifth of the mean square of the corrections of its pixels, which cancel in the mean, and a
-        twentieth of the variance of the counts; or what the counts show beyond 2.5 of their standard deviations. Of
-        the errors of replicates the part in proportion to the noise of the measured mean is scaled to the variance of
-        the latter, which is known.
+        scatter, and further where that makes the mean square error less. The square of ``unseen`` is the mean square
+        of the corrections of its pixels, which need not cancel in the truth as they do in the mean, and a twentieth of
+        the variance of the counts; or what the counts show beyond 2.5 of their standard deviations. Of the errors of
+        replicates the part in proportion to the noise of the measured mean is scaled to the variance of the latter,
+        which is known: counts have that of their estimated mean.
 
         Returns
         -------
@@ -177,23 +177,32 @@ class Replicates:
         return Ratio(value, float(np.sqrt(max(square, 0))) / under.value)
 
     def _region(self, mask, index):
+        # smoothing moves counts into the region or out of it: those measured vary as their estimated mean has it
+        first = self._region_with(mask, index, 0.0)
+        return self._region_with(mask, index, first.estimate().value - first.fused)
+
+    def _region_with(self, mask, index, change):
+        """The :class:`_Region`, with the variance of counts of a mean that differs by ``change`` from the fused one."""
         maps, residual = (a[index][mask].astype(np.float64) for a in (self.maps, self.residual))
         errors, residuals = (a[:, index][:, mask].astype(np.float64) for a in (self.errors, self.residuals))
         counted, scale = self.counted[index][mask], self.bias_scales[index]
         # of masked pixels alone nothing was measured
         n_counted, variance = np.count_nonzero(counted) or np.nan, float(self.variance[index][mask].sum())
+        if np.isfinite(self.quantum[index]):
+            more = self.quantum[index] * change * np.count_nonzero(counted)
+            variance = max(variance + more, _LEAST_VARIANCE * variance)
         moving, still = (np.mean(errors * part, axis=1) for part in (counted, ~counted))
         moving, noise, bias = _parted(moving, moving + np.mean(residuals, axis=1), variance / maps.size**2)
-        corrected = np.array([bias, still.mean()]) * scale
+        still, _, still_bias = _parted(still, np.zeros_like(still), 0.0)
+        corrected = np.array([bias, still_bias]) * scale
         squares = np.mean(errors.mean(axis=0) ** 2 - errors.var(axis=0, ddof=1) / len(errors)) * scale**2
-        unseen = _UNCORRECTED * corrected.sum() ** 2 + _CANCELLED * max(squares, 0) + _UNSEEN * np.mean(noise**2)
         return _Region(
             fused=float(maps.mean()),
             corrected=float(maps.mean() - corrected.sum()),
             difference=float(residual.mean() + corrected[0]),
-            unseen=float(unseen),
-            errors=_CORRECTED_NOISE * (moving + still - still.mean()),
-            differences=noise - _CORRECTED_NOISE * moving,
+            unseen=float(max(squares, 0) + _UNSEEN * np.mean(noise**2)),
+            errors=moving + still,
+            differences=noise - moving,
             measured=float(np.sum((maps + residual) * counted) / n_counted),
             measured_error=float(np.sqrt(variance) / n_counted),
             one_count=float(self.quantum[index]) / n_counted,
@@ -219,7 +228,8 @@ class _Region:
         """The :class:`RegionMean`."""
         moments = _second_moments(self.errors, self.differences)
         unseen = max(self.unseen, self.difference**2 - _CONTRADICTION**2 * moments[2])
-        weight = _least_weight(unseen, *moments)
+        # of masked pixels alone nothing is measured that the value could be moved to
+        weight = _least_weight(unseen, *moments) if np.isfinite(self.measured) else 0.0
         square = (1 - weight) ** 2 * unseen + np.mean(self.scatter(weight) ** 2)
         least = self._least_error()
         return RegionMean(
@@ -267,7 +277,7 @@ def _least_weight(unseen, error, shared, chance):
     The bias left is harmless from ``(1 - w)**2 unseen = part (error + 2 w shared + w**2 chance)`` on.
     """
     if not chance > 0:
-        return 0.0
+        return 1.0
     best, part = float(np.clip((unseen - shared) / (unseen + chance), 0, 1)), _HARMLESS**2
     square, half, one = unseen - part * chance, unseen + part * shared, unseen - part * error
     if one - 2 * half * best + square * best**2 <= 0:
