@@ -450,7 +450,7 @@ def test_a_mean_is_corrected_by_what_smoothing_takes_from_replicates():
     mean = found.region_mean(REGION, 0)
     assert mean.fused == 10 and mean.value == pytest.approx(11.5, abs=1e-6) == mean.measured
     # as much may be left as was corrected, and a twentieth of the noise
-    assert found._region(REGION, 0).unseen == pytest.approx(1.5**2 + 0.05 * 0.1, rel=1e-2)
+    assert found._region_with(REGION, 0).unseen == pytest.approx(1.5**2 + 0.05 * 0.1, rel=1e-3)
 
 
 @pytest.mark.parametrize("quantum", [0.3, 1.0])
@@ -467,6 +467,30 @@ def test_counts_vary_as_their_own_mean_and_not_as_the_fused_one(quantum):
     # Gaussian noise does not know what it is the noise of
     same = replace(found, quantum=np.array([np.nan])).region_mean(REGION, 0)
     assert same.measured_error == pytest.approx(np.sqrt(quantum))
+
+
+def test_a_map_with_too_few_counts_does_not_make_those_measured_agree_with_it():
+    rng = np.random.default_rng(0)
+    # 3 counts in the map, 10 measured: a contradiction were the map true, none to counts that vary as ten do
+    noise = np.sqrt(0.3) * rng.normal(size=(400, 1, 8, 8))
+    noise -= noise.mean(axis=0)
+    options = {"maps": np.full((1, 8, 8), 0.3), "variance": 0.3, "residual": np.full((1, 8, 8), 0.7)}
+    mean = made_up(0 * noise, noise, **options).region_mean(REGION, 0)
+    assert 0.8 < mean.value < 1 and mean.measured_error**2 == pytest.approx(0.1 * mean.value, rel=0.1)
+    assert mean.error**2 > 0.7 * mean.measured_error**2
+
+
+def test_counts_never_vary_less_than_their_background():
+    noise = white(400)
+    noise -= noise.mean(axis=0)
+    # 30 counts of background of which 20 were measured: there are no fewer than none besides
+    options = {"maps": np.full((1, 8, 8), 0.1), "variance": 3.1, "residual": np.full((1, 8, 8), -1.1)}
+    mean = made_up(0 * noise, np.sqrt(3.1) * noise, **options).region_mean(REGION, 0)
+    assert mean.measured_error**2 == pytest.approx(0.3)
+    # one count is not more certain than itself
+    options = {"maps": np.full((1, 8, 8), 0.5), "variance": 0.5, "residual": np.full((1, 8, 8), -0.5)}
+    mean = made_up(0 * noise, np.sqrt(0.5) * noise, **options)._region_with(REGION, 0, change=-0.5)
+    assert mean.measured_error == pytest.approx(1.14 / 10, rel=0.2)
 
 
 def test_corrections_that_cancel_in_a_region_are_no_less_doubtful():
@@ -506,17 +530,27 @@ def test_bias_of_replicates_counts_as_often_as_the_counts_say():
     assert region.corrected == pytest.approx(10 - 2.1) and region.difference == pytest.approx(0)
 
 
-def test_masked_pixels_of_a_region_are_not_asked():
-    noise = white()
-    counted = np.ones((1, 8, 8), bool)
+def masked_in_part(filled=0.0, residual=0.0):
+    """Replicates with 3 of the 10 pixels of the region masked, in which they are ``filled`` off."""
+    noise, counted = white(), np.ones((1, 8, 8), bool)
+    noise -= noise.mean(axis=0)
     counted[0, 2, 1:4] = False
-    residuals = np.where(counted, -0.5 * noise, 0)
-    residual = np.where(counted, 0.7, 0)
-    found = made_up(0.5 * noise, residuals, residual=residual, counted=counted)
-    mean = found.region_mean(REGION, 0)
-    assert mean.measured == pytest.approx(10.7) and mean.fused == 10
-    # the part of the region that was measured moves, here by 0.7 in 7 of 10 pixels, and no bias shows in the others
-    assert mean.weight == pytest.approx(1, abs=0.1) and mean.value == pytest.approx(10.49, abs=0.02)
+    errors = np.where(counted, 0.5 * noise, filled)
+    return made_up(errors, np.where(counted, 0.5 * noise, 0), residual=residual * counted, counted=counted)
+
+
+def test_masked_pixels_of_a_region_are_not_asked():
+    mean = masked_in_part(residual=2.0).region_mean(REGION, 0)
+    assert mean.measured == pytest.approx(12) and mean.fused == 10
+    # the part of the region that was measured moves, here by 2 in 7 of 10 pixels
+    assert mean.weight > 0.7 and mean.value == pytest.approx(10 + 1.4 * mean.weight)
+
+
+def test_what_is_filled_in_is_as_doubtful_whatever_was_measured_beside_it():
+    mean, biased = (masked_in_part(filled, residual=2.0).region_mean(REGION, 0) for filled in (0.0, -3.0))
+    assert biased.weight == pytest.approx(mean.weight) and biased.measured_error == pytest.approx(mean.measured_error)
+    assert biased.value == pytest.approx(mean.value + 0.9)
+    assert biased.error**2 == pytest.approx(mean.error**2 + 0.9**2)
 
 
 def test_a_region_of_masked_pixels_has_the_error_of_what_was_filled_in():
@@ -534,7 +568,30 @@ def test_no_counts_are_not_known_to_be_none():
     zeros = np.zeros((8, 1, 8, 8))
     mean = made_up(zeros, zeros, maps=zeros[0], quantum=3.0).region_mean(REGION, 0)
     assert mean.value == 0 and mean.error == pytest.approx(1.14 * 3 / 10)
-    assert made_up(zeros, zeros, maps=zeros[0], quantum=np.nan).region_mean(REGION, 0).error == 0
+    assert made_up(zeros, zeros, maps=zeros[0], quantum=np.nan, variance=0.0).region_mean(REGION, 0).error == 0
+    # what is left of none in single precision is none
+    rounded = made_up(zeros, zeros, maps=zeros[0] + 1e-7, quantum=3.0).region_mean(REGION, 0)
+    assert rounded.error == pytest.approx(1.14 * 3 / 10) == rounded.measured_error
+
+
+def test_draws_of_no_counts_at_all_teach_nothing():
+    # all replicates draw none, and their fits differ by the image; the same but for rounding in single precision
+    rng, shape = np.random.default_rng(0), (16, 1, 8, 8)
+    errors = rng.normal(0, 0.01, shape).astype(np.float32)
+    maps = np.full((1, 8, 8), 0.02)
+    found = made_up(errors, np.float32(-0.02) - errors, maps=maps, variance=0.02, residual=np.full((1, 8, 8), 0.18))
+    mean = found.region_mean(REGION, 0)
+    # two counts, of which 0.2 were expected
+    assert 0 < mean.value < 0.25 and 0.03 < mean.error < 0.2
+    assert abs(found._region(REGION, 0).corrected - 0.02) < 0.02
+
+
+def test_counts_where_the_map_has_none_have_an_error():
+    zeros = np.zeros((8, 1, 8, 8))
+    found = made_up(zeros, zeros, maps=zeros[0], variance=0.0, residual=np.full((1, 8, 8), 0.5))
+    mean = found.region_mean(REGION, 0)
+    assert mean.value == pytest.approx(0.5, abs=0.1)
+    assert mean.measured_error == pytest.approx(np.sqrt(5) / 10) and mean.error > 0.15
 
 
 def test_errors_that_two_maps_share_cancel_in_their_ratio():

@@ -386,8 +386,9 @@ def _with_errors(scan, way, weight, start, blur):
     matrix = moments.at(found)
     parameters = np.concatenate([[estimate.offset], estimate.weights])
     slope = moments.slope(found) @ parameters
-    # of either sign where the blur is at a bound: added as it is, the prior could make it nothing
-    slope[-1] = abs(slope[-1]) + 1 / BLUR_PRIOR**2
+    # at a bound it may be negative, and the prior make next to nothing of it
+    at_bound = not 0 < found < MAX_BLUR
+    slope[-1] = (abs(slope[-1]) if at_bound else slope[-1]) + 1 / BLUR_PRIOR**2
     jacobian = np.column_stack([matrix, slope])
     free = block_diag(1, known, 1 if blur is None else np.zeros((1, 0)))
     scores = free.T @ scores_of(scan, denoised, weight, moments, start.weights, estimate)

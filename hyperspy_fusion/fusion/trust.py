@@ -40,10 +40,10 @@ _CONTRADICTION = 2.5
 _HARMLESS = 1 / 3
 # of a normal distribution this part lies below one standard deviation
 _ONE_SIGMA = 0.8413447460685429
-# of the variance of counts of the fused mean, what is left of it where the estimate is (nearly) none
-_LEAST_VARIANCE = 0.1
-# a mean of so many counts shows none in 32 % of the cases
-_COUNTS_OF_NONE = 1.14
+# a mean of so many counts shows none in 32 % of the cases; a part of a count is the rounding of none
+_COUNTS_OF_NONE, _NONE = 1.14, 1e-3
+# noise of replicates that is smaller is the rounding of none
+_ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -177,32 +177,40 @@ class Replicates:
         return Ratio(value, float(np.sqrt(max(square, 0))) / under.value)
 
     def _region(self, mask, index):
+        first = self._region_with(mask, index)
+        if not np.isfinite(self.quantum[index]):
+            return first
         # smoothing moves counts into the region or out of it: those measured vary as their estimated mean has it
-        first = self._region_with(mask, index, 0.0)
-        return self._region_with(mask, index, first.estimate().value - first.fused)
+        change = first.estimate().value - first.fused + first.filled
+        return self._region_with(mask, index, change, np.mean(first.differences**2))
 
-    def _region_with(self, mask, index, change):
-        """The :class:`_Region`, with the variance of counts of a mean that differs by ``change`` from the fused one."""
+    def _region_with(self, mask, index, change=0.0, doubted=np.inf):
+        """The :class:`_Region`, with the variance that counts have where ``change`` is added to the fused mean."""
         maps, residual = (a[index][mask].astype(np.float64) for a in (self.maps, self.residual))
         errors, residuals = (a[:, index][:, mask].astype(np.float64) for a in (self.errors, self.residuals))
-        counted, scale = self.counted[index][mask], self.bias_scales[index]
-        # of masked pixels alone nothing was measured
-        n_counted, variance = np.count_nonzero(counted) or np.nan, float(self.variance[index][mask].sum())
-        if np.isfinite(self.quantum[index]):
-            more = self.quantum[index] * change * np.count_nonzero(counted)
-            variance = max(variance + more, _LEAST_VARIANCE * variance)
+        counted, scale, size = self.counted[index][mask], self.bias_scales[index], maps.size
+        variance = float(self.variance[index][mask].sum())
+        if change:
+            # there are no fewer than none, and to lose all but one does not make counts any more certain
+            more = self.quantum[index] * max(change * size, -maps[counted].sum())
+            variance = max(variance + more, min(variance, self.quantum[index] ** 2))
         moving, still = (np.mean(errors * part, axis=1) for part in (counted, ~counted))
-        moving, noise, bias = _parted(moving, moving + np.mean(residuals, axis=1), variance / maps.size**2)
-        still, _, still_bias = _parted(still, np.zeros_like(still), 0.0)
-        corrected = np.array([bias, still_bias]) * scale
-        squares = np.mean(errors.mean(axis=0) ** 2 - errors.var(axis=0, ddof=1) / len(errors)) * scale**2
+        moving, noise, bias = _parted(moving, moving + np.mean(residuals, axis=1), variance / size**2)
+        still, _, filled = _parted(still, np.zeros_like(still), 0.0)
+        squares = scale**2 * (errors.mean(axis=0) ** 2 - errors.var(axis=0, ddof=1) / len(errors))
+        unseen, of_filled = (max(squares @ part, 0) * np.sum(part) / size**2 for part in (counted, ~counted))
+        # of masked pixels alone nothing was measured
+        n_counted = np.count_nonzero(counted) or np.nan
         return _Region(
             fused=float(maps.mean()),
-            corrected=float(maps.mean() - corrected.sum()),
-            difference=float(residual.mean() + corrected[0]),
-            unseen=float(max(squares, 0) + _UNSEEN * np.mean(noise**2)),
+            corrected=float(maps.mean() - scale * (bias + filled)),
+            filled=float(scale * filled),
+            difference=float(residual.mean() + scale * bias),
+            unseen=float(unseen + _UNSEEN * np.mean(noise**2)),
+            unseen_filled=float(of_filled),
             errors=moving + still,
             differences=noise - moving,
+            doubted=float(doubted),
             measured=float(np.sum((maps + residual) * counted) / n_counted),
             measured_error=float(np.sqrt(variance) / n_counted),
             one_count=float(self.quantum[index]) / n_counted,
@@ -211,15 +219,23 @@ class Replicates:
 
 @dataclass(frozen=True)
 class _Region:
-    """Means over a region: fused, corrected, what is measured above this, the square of the bias that may be left in
-    it, the errors of both in replicates; and the measured one."""
+    """Means over a region: fused, corrected, what is measured above this, the errors of both in replicates; and the
+    measured one.
+
+    ``filled`` is the correction of masked pixels, ``unseen`` and ``unseen_filled`` are squares of the bias that may be
+    left in those that count and in those that are masked. ``doubted`` is the variance of the difference with which
+    the counts contradict the corrected mean, if it is less than that of ``differences``.
+    """
 
     fused: float
     corrected: float
+    filled: float
     difference: float
     unseen: float
+    unseen_filled: float
     errors: np.ndarray
     differences: np.ndarray
+    doubted: float
     measured: float
     measured_error: float
     one_count: float
@@ -227,10 +243,10 @@ class _Region:
     def estimate(self):
         """The :class:`RegionMean`."""
         moments = _second_moments(self.errors, self.differences)
-        unseen = max(self.unseen, self.difference**2 - _CONTRADICTION**2 * moments[2])
+        unseen = max(self.unseen, self.difference**2 - _CONTRADICTION**2 * min(moments[2], self.doubted))
         # of masked pixels alone nothing is measured that the value could be moved to
         weight = _least_weight(unseen, *moments) if np.isfinite(self.measured) else 0.0
-        square = (1 - weight) ** 2 * unseen + np.mean(self.scatter(weight) ** 2)
+        square = (1 - weight) ** 2 * unseen + self.unseen_filled + np.mean(self.scatter(weight) ** 2)
         least = self._least_error()
         return RegionMean(
             value=self.corrected + weight * self.difference,
@@ -246,8 +262,9 @@ class _Region:
         return self.errors + weight * self.differences
 
     def _least_error(self):
-        """No counts are not known to be none; replicates of none have none."""
-        return _COUNTS_OF_NONE * self.one_count if self.measured <= 0 and np.isfinite(self.one_count) else 0.0
+        """No counts (but for rounding) are not known to be none; replicates of none have none."""
+        none = self.measured <= _NONE * self.one_count
+        return _COUNTS_OF_NONE * self.one_count if none else 0.0
 
 
 def _parted(errors, noise, variance):
@@ -261,12 +278,14 @@ def _parted(errors, noise, variance):
     # less its mean, for a bias of the errors is not in proportion to noise; of two, any slope is that of chance
     away = noise - noise.mean() if number > 2 else np.zeros_like(noise)
     known = float(away @ away)
+    # all draws may be the same, that is, none
+    known = known if known > _ROUNDING**2 * max(square, errors @ errors) else 0.0
     slope = float(errors @ away) / known if known else 0.0
     rest = errors - slope * noise
     # mean and mean square of few values are off by chance, and an interval from them too narrow
     free = number - 2 if known else number - 1
     wider = stdtrit(free, _ONE_SIGMA) * np.sqrt((number + 1) / free)
-    noise = noise * np.sqrt(variance * number / square) if square else noise
+    noise = noise * np.sqrt(variance * number / square) if square else np.full_like(noise, np.sqrt(variance))
     return slope * noise + wider * (rest - rest.mean()), noise, float(rest.mean())
 
 
