@@ -530,6 +530,32 @@ def test_bias_of_replicates_counts_as_often_as_the_counts_say():
     assert region.corrected == pytest.approx(10 - 2.1) and region.difference == pytest.approx(0)
 
 
+def test_shares_of_two_maps_are_their_ratio():
+    noise = white(40, 2)
+    maps = np.stack([np.full((8, 8), 12.0), np.full((8, 8), 8.0)])
+    found = made_up(0.5 * noise, 0.5 * noise, maps=maps)
+    factors = np.array([3.0, 2.0])
+    values, errors = found.shares(REGION, factors)
+    ratio = found.ratio(REGION, 0, 1)
+    quotient = 1.5 * ratio.value
+    np.testing.assert_allclose(values, [quotient / (1 + quotient), 1 / (1 + quotient)])
+    # d(r / (1 + r)) = dr / (1 + r)^2
+    np.testing.assert_allclose(errors, 1.5 * ratio.error / (1 + quotient) ** 2)
+
+
+def test_what_all_maps_have_in_common_is_in_no_share():
+    noise = np.random.default_rng(0).normal(0, 0.1, (40, 1, 1, 1)) * np.ones((1, 3, 8, 8))
+    maps = np.arange(1.0, 4.0)[:, None, None] * np.ones((3, 8, 8))
+    found = made_up(noise * maps, 0 * noise, maps=maps, quantum=np.nan, variance=1e-6)
+    values, errors = found.shares(REGION, np.ones(3))
+    np.testing.assert_allclose(values, [1 / 6, 2 / 6, 3 / 6], rtol=0.02)
+    assert np.all(errors < 0.01)
+    # of nothing there are no shares
+    zeros = np.zeros((8, 3, 8, 8))
+    values, errors = made_up(zeros, zeros, maps=zeros[0], variance=0.0).shares(REGION, np.ones(3))
+    assert np.isnan(values).all() and np.isinf(errors).all()
+
+
 def masked_in_part(filled=0.0, residual=0.0):
     """Replicates with 3 of the 10 pixels of the region masked, in which they are ``filled`` off."""
     noise, counted = white(), np.ones((1, 8, 8), bool)

@@ -176,6 +176,38 @@ class Replicates:
         square = over.error**2 - 2 * value * shared + (value * under.error) ** 2
         return Ratio(value, float(np.sqrt(max(square, 0))) / under.value)
 
+    def shares(self, mask, factors):
+        """Shares ``f_i I_i / sum_j f_j I_j`` of the region means ``I`` of all maps in their sum, times ``factors``.
+
+        Errors are those of first order, with what the maps have in common; NaN and infinite where the sum is not
+        above 0.
+
+        Parameters
+        ----------
+        mask
+            (ny, nx) bool.
+        factors
+            (n,) > 0.
+
+        Returns
+        -------
+        values, errors
+            (n,) arrays.
+        """
+        regions = [self._region(mask, i) for i in range(len(self.maps))]
+        means = [region.estimate() for region in regions]
+        values = factors * [mean.value for mean in means]
+        total = values.sum()
+        if not total > 0:
+            return np.full(len(values), np.nan), np.full(len(values), np.inf)
+        values = values / total
+        scatter = np.stack([f * r.scatter(m.weight) for f, r, m in zip(factors, regions, means, strict=True)]) / total
+        # what is known of no replicate, such as bias that may be left, is independent
+        squares = (factors * [mean.error for mean in means] / total) ** 2
+        apart = np.maximum(squares - np.mean(scatter**2, axis=1), 0)
+        together = np.mean((scatter - np.outer(values, scatter.sum(axis=0))) ** 2, axis=1)
+        return values, np.sqrt(together + (1 - 2 * values) * apart + values**2 * apart.sum())
+
     def _region(self, mask, index):
         first = self._region_with(mask, index)
         if not np.isfinite(self.quantum[index]):
