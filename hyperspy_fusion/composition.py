@@ -214,6 +214,11 @@ def standard_errors(maps, errors=None):
     errors : ElementMaps, BaseSignal or array, optional
         Standard errors, a map for each of `maps` in their order, or, of an ElementMaps, by element. None takes the root
         of the noise variance of `maps`, if they have one (``maps.get_noise_variance()``).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For errors that are a single value (``errors=True`` is one), no numbers, below 0, or of another shape.
     """
     if errors is None:
         variance = maps.get_noise_variance()
@@ -222,13 +227,27 @@ def standard_errors(maps, errors=None):
         return np.broadcast_to(np.sqrt(np.asarray(getattr(variance, "data", variance), float)), maps.data.shape)
     if hasattr(errors, "get_map") and maps._map_axis() is not None:
         errors = np.stack([np.asarray(errors.get_map(element).data) for element in maps.elements])
-    values = np.asarray(getattr(errors, "data", errors), dtype=float)
+    values = _checked_errors(errors)
     try:
         return np.broadcast_to(values, maps.data.shape)
     except ValueError:
         raise ValueError(
             f"errors has shape {values.shape} and the maps {maps.data.shape}: give a standard error for each pixel."
         ) from None
+
+
+def _checked_errors(errors):
+    """Standard errors as an array of floats; TypeError or ValueError for what can be none."""
+    values = np.asarray(getattr(errors, "data", errors))
+    if values.ndim == 0 or values.dtype.kind not in "iuf":
+        got = f"holds {values.dtype}" if values.ndim else f"is {errors!r:.60}"
+        raise TypeError(
+            f"errors {got}: give the standard errors of the pixels, an array or signal like the maps, or leave it out. "
+            "Those of a fit with errors=True are taken by themselves."
+        )
+    if np.any(values < 0):
+        raise ValueError(f"errors has values below 0, down to {np.nanmin(values):.4g}: standard errors are 0 or more.")
+    return values.astype(float)
 
 
 def _with_errors(maps, errors):

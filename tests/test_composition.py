@@ -215,6 +215,30 @@ def test_errors_come_from_the_variance_of_the_maps_or_by_element():
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("given", [True, False, 1, 2.5, np.float64(3), np.array(3.0), {"Fe": 1.0}, "yes"], ids=repr)
+def test_errors_are_those_of_pixels_and_no_switch(given):
+    maps = random_maps()
+    for ask in (
+        lambda: maps.region_means(errors=given),
+        lambda: maps.line_profile((0.5, 0.5), (2.5, 0.5), errors=given),
+        lambda: maps.atomic_percent("CL", 1.0, errors=given),
+        lambda: maps.weight_percent("CL", 1.0, errors=given),
+    ):
+        with pytest.raises(TypeError, match="errors is .*: give the standard errors of the pixels, an array or signal"):
+            ask()
+
+
+def test_errors_are_numbers_of_0_or_more():
+    maps = random_maps()
+    with pytest.raises(TypeError, match="errors holds bool: .*a fit with errors=True are taken by themselves"):
+        maps.region_means(errors=maps.data > 3)
+    with pytest.raises(ValueError, match=r"errors has values below 0, down to -2: standard errors are 0 or more"):
+        maps.region_means(errors=np.where(np.arange(7) == 2, -2, 1) * np.ones(maps.data.shape))
+    for given in (np.sqrt(maps.data), np.sqrt(maps.data).tolist(), maps.deepcopy()):
+        assert maps.region_means(errors=given)["Fe"].error > 0
+    assert maps.region_means(errors=np.zeros(maps.data.shape, int))["Fe"].error == 0
+
+
 # ---- what comes out -------------------------------------------------------------------------------------
 
 
