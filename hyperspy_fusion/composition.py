@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hyperspy_fusion.advice import TOTAL_TOLERANCE
 from hyperspy_fusion.elements import metadata_names
 from hyperspy_fusion.fusion.settings import check_choice
 from hyperspy_fusion.grids import warn
@@ -60,6 +61,7 @@ def composition(maps, method, factors=None, units="atomic", vacuum=VACUUM, error
     data = np.asarray(maps.data, dtype=np.float64)
     if data.shape[0] < 2 or data.ndim != 3:
         raise ValueError(f"{maps!r} is not a stack of several maps: a composition needs the maps of all its elements.")
+    _warn_of_totals(maps)
     data, names = np.maximum(data, 0), line_names(maps)
     # of a pixel with the same intensity of every element
     effective = _quantified(names, np.ones((len(data), 1)), method, factors, units)[:, 0] / 100
@@ -124,6 +126,23 @@ def _why_unknown(maps, method):
         f"the cross-sections of {', '.join(edges)} are not known, which exspy calculates of K and L edges by beam "
         "energy, convergence and collection angle: call `s.set_microscope_parameters(...)` before element_maps"
     )
+
+
+def _warn_of_totals(maps):
+    """Warn of maps of a fit that did not keep the totals of the counts, on which a composition depends.
+
+    A factor that all have in common changes no composition.
+    """
+    fit = maps._fit() if maps.metadata.has_item("Fusion") else {}
+    ratios = dict(zip(fit.get("elements", ()), fit.get("total_ratios", ()), strict=False))
+    kept = {e: float(ratios[e]) for e in maps.elements if np.isfinite(ratios.get(e, np.nan))}
+    if kept and max(kept.values()) > (1 + TOTAL_TOLERANCE) * min(kept.values()):
+        totals = ", ".join(f"{element} {ratio:.0%}" for element, ratio in kept.items())
+        warn(
+            f"The composition is not that of the counts: the fit ({fit.get('method', 'of unknown method')}) did not keep "
+            f'their totals ({totals} of the measured ones). Fuse by method="calibrated", or take the composition of the '
+            "measured maps."
+        )
 
 
 def _threshold(total, vacuum):

@@ -155,6 +155,43 @@ def test_one_map_has_no_composition_and_vacuum_is_a_fraction():
         maps.atomic_percent("CL", 1.0, errors=np.ones((2, 3)))
 
 
+# ---- totals that a fit did not keep ---------------------------------------------------------------------
+
+
+def told_of_totals(caplog, call):
+    caplog.clear()
+    call()
+    return [r.getMessage() for r in caplog.records if "composition is not that of the counts" in r.getMessage()]
+
+
+def test_the_composition_of_maps_with_other_totals_is_told(caplog, tmp_path):
+    maps, haadf = scan_signals(elements=("Fe", "O"))
+    fused = hf.fuse(maps, haadf, max_iter=1)
+    fused.metadata.Fusion.total_ratios = np.array([1.3, 0.8])
+    fused.save(tmp_path / "fused.hspy")
+    for result in (fused, hs.load(tmp_path / "fused.hspy"), hs.load(tmp_path / "fused.hspy", lazy=True)):
+        for ask in (result.atomic_percent, result.weight_percent, result.isig[2:9, :].atomic_percent):
+            (sentence,) = told_of_totals(caplog, lambda ask=ask: ask("CL", 1.0))
+            assert "the fit (published) did not keep their totals (Fe 130%, O 80% of the measured ones)" in sentence
+            assert 'method="calibrated"' in sentence
+    # in another order, and all by one factor, which no composition sees
+    fused.metadata.Fusion.elements = ["O", "Fe"]
+    assert "(Fe 80%, O 130% " in told_of_totals(caplog, lambda: fused.atomic_percent("CL", 1.0))[0]
+    for kept in ([1.0, 1.0], [1.4, 1.5], [1.3, np.nan]):
+        fused.metadata.Fusion.total_ratios = np.array(kept)
+        assert not told_of_totals(caplog, lambda: fused.atomic_percent("CL", 1.0))
+
+
+def test_the_published_method_on_a_phantom_is_told_and_the_calibrated_is_not(caplog):
+    maps, haadf = hf.data.core_shell((32, 32), counts=10).signals()
+    published = hf.fuse(maps, haadf, max_iter=30)
+    assert np.ptp(published.metadata.Fusion.total_ratios) > 0.2
+    assert told_of_totals(caplog, lambda: published.atomic_percent("cross_section", 1))
+    calibrated = hf.fuse(maps, haadf, method="calibrated", regularization="tv", tol=1e-2)
+    assert not told_of_totals(caplog, lambda: calibrated.atomic_percent("cross_section", 1))
+    assert not told_of_totals(caplog, lambda: element_maps(maps).atomic_percent("cross_section", 1))
+
+
 # ---- vacuum ---------------------------------------------------------------------------------------------
 
 
