@@ -75,12 +75,13 @@ def region_means(fused, region=None):
 
     A constant map was not fitted: its mean is what it is, and exact as far as anything tells.
     """
-    if fused._errors is None or not fused.metadata.has_item("Fusion"):
+    if not fused.metadata.has_item("Fusion"):
         return None
     try:
         errors, window = _located(fused)
-    except ValueError:
-        return None  # edited since: its mean is what it is
+    except ValueError:  # loaded, or edited since: its mean is what it is
+        _warn_of_lost(fused)
+        return None
     y, x = fused.axes_manager.signal_shape[::-1]
     inside = np.ones((y, x), bool) if region is None else region_mask(region, fused)
     plain = composition.region_means(fused, inside)
@@ -89,6 +90,16 @@ def region_means(fused, region=None):
     _warn_of_unmeasured(errors, whole, fitted)
     found = {e: errors.replicates.region_mean(whole, _index(errors, e)) for e in fitted}
     return plain | {e: composition.Measured(one.value, one.error) for e, one in found.items()}
+
+
+def _warn_of_lost(fused):
+    """Warn of maps whose errors were known once, and with them what smoothing takes from a mean."""
+    if fused.metadata.has_item("Fusion.errors") and not fused.metadata.has_item("Composition"):
+        warn(
+            "The errors of the fit, which are not saved with its maps nor kept when these are changed, are lost: the "
+            "means are those of the pixels, with the bias of smoothing. Take them of the result of the fit itself, or "
+            "save its standard_errors() too and pass these as errors=, for errors of such means."
+        )
 
 
 def ratio(fused, region, element, other):
@@ -125,13 +136,9 @@ def maps_like(maps, data, title):
 
 def _located(fused):
     """The errors of the fit behind ``fused``, and the slices (y, x) of its grid that ``fused`` covers."""
-    fused._fit()
-    errors = fused._errors
+    fit, errors = fused._fit(), fused._errors
     if errors is None:
-        raise ValueError(
-            "The errors of these maps are not known: they are not saved with maps, and take replicates of the fit. "
-            "Pass errors=True to fuse, or call FusedMultiModal.standard_errors before as_signal."
-        )
+        raise ValueError(_why_unknown(fit))
     window = window_of(fused, errors.maps)
     elements = fused.elements
     if window is not None:
@@ -144,6 +151,19 @@ def _located(fused):
             "fit, or a crop of it, for its errors."
         )
     return errors, window
+
+
+def _why_unknown(fit):
+    """Why a result has no replicates, and how to get them."""
+    if fit.get("method") == "published":
+        return (
+            "The errors of these maps are not known, for the published method has no model of the noise: fuse by "
+            'method="calibrated" with errors=True.'
+        )
+    return (
+        "The errors of these maps are not known: they are not saved with maps, and take replicates of the fit. "
+        "Pass errors=True to fuse, or call FusedMultiModal.standard_errors before as_signal."
+    )
 
 
 def _index(errors, element):

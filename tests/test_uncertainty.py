@@ -1,5 +1,6 @@
 """Errors of results as HyperSpy signals: regions, crops, what is no longer known, and what replicates cost."""
 
+import h5py
 import hyperspy.api as hs
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_model_and_fuse_and_seed_agree(scan, fused):
         model.as_signal().standard_errors()
 
 
-def test_composition_means_and_profiles_take_the_errors_of_the_fit(fused, tmp_path):
+def test_composition_means_and_profiles_take_the_errors_of_the_fit(fused):
     known = fused.standard_errors()
     for given, taken in (
         (fused.atomic_percent("cross_section", 1, errors=known), fused.atomic_percent("cross_section", 1)),
@@ -81,8 +82,6 @@ def test_composition_means_and_profiles_take_the_errors_of_the_fit(fused, tmp_pa
     assert all(error > 0 for _, error in percent.isig[2:6, 2:6].region_means().values())
     # of maps that are no longer those of the fit nothing is known
     assert all(np.isnan(error) for _, error in (fused * 2).region_means().values())
-    # and a file has the replicates in words alone
-    fused.export(tmp_path / "out")
 
 
 def test_constant_maps_have_no_errors(scan):
@@ -174,6 +173,42 @@ def test_results_without_replicates_and_maps_without_fit_say_so(scan):
         hf.fuse(*scan, **QUICK).region_mean(REGION, "Fe")
     with pytest.raises(ValueError, match="not the result of a fit"):
         hf.element_maps(scan[0]).standard_errors()
+    with pytest.raises(ValueError, match='published method has no model of the noise.* method="calibrated" with err'):
+        hf.fuse(*scan, max_iter=1).region_mean(REGION, "Fe")
+
+
+def test_means_without_the_errors_that_were_known_say_so(scan, fused, caplog, tmp_path):
+    def told(call):
+        caplog.clear()
+        call()
+        return [r.getMessage() for r in caplog.records if "with the bias of smoothing" in r.getMessage()]
+
+    fused.save(tmp_path / "fused.hspy")
+    loaded = hs.load(tmp_path / "fused.hspy")
+    edited = fused.deepcopy()
+    edited.data = edited.data * 2
+    for maps in (loaded, loaded.isig[1:], edited, fused * 2, fused.rebin(scale=(1, 3, 2))):
+        (sentence,) = told(maps.region_means)
+        assert "not saved with its maps" in sentence and "save its standard_errors() too" in sentence
+    # with errors that were saved too, of a result that knows them, of one that never did, and of per cent
+    assert not told(lambda: loaded.region_means(REGION, errors=fused.standard_errors()))
+    percent = fused.atomic_percent("cross_section", 1)
+    plain = hf.fuse(*scan, **QUICK)
+    for maps in (fused, fused.isig[2:9, 1:8], plain, percent, fused.standard_errors(), hf.element_maps(scan[0])):
+        assert not told(maps.region_means)
+
+
+def test_exported_errors_are_data_sets_or_none(fused, tmp_path):
+    fused.isig[2:9, 1:8].export(tmp_path / "crop")
+    with h5py.File(tmp_path / "crop" / "fused.h5") as file:
+        assert set(file["errors"]) == {"Fe", "O"} and file["errors"].attrs["replicates"] == 4
+        np.testing.assert_array_equal(file["errors/O"][:], fused.standard_errors().data[1, 1:8, 2:9])
+        np.testing.assert_allclose(file["errors/O"].attrs["offset"], file["maps/O"].attrs["offset"])
+    fused.save(tmp_path / "fused.hspy")
+    for name, maps in (("loaded", hs.load(tmp_path / "fused.hspy")), ("twice", fused * 2)):
+        maps.export(tmp_path / name)
+        with h5py.File(tmp_path / name / "fused.h5") as file:
+            assert "errors" not in file and "maps/O" in file
 
 
 # ---- regions -----------------------------------------------------------------------------------------
