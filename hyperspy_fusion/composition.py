@@ -139,9 +139,9 @@ def _warn_of_totals(maps):
     if kept and max(kept.values()) > (1 + TOTAL_TOLERANCE) * min(kept.values()):
         totals = ", ".join(f"{element} {ratio:.0%}" for element, ratio in kept.items())
         warn(
-            f"The composition is not that of the counts: the fit ({fit.get('method', 'of unknown method')}) did not keep "
-            f'their totals ({totals} of the measured ones). Fuse by method="calibrated", or take the composition of the '
-            "measured maps."
+            f"The composition is not that of the counts: the fit ({fit.get('method', 'of unknown method')}) did not "
+            f'keep their totals ({totals} of the measured ones). Fuse by method="calibrated", or take the composition '
+            "of the measured maps."
         )
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import binary_erosion
 
 from hyperspy_fusion import composition
-from hyperspy_fusion.elements import another_spelling
+from hyperspy_fusion.elements import no_map_of
 from hyperspy_fusion.grids import warn
 from hyperspy_fusion.regions import region_mask
 from hyperspy_fusion.results import window_of
 
-# of a region that is told: what was filled in decides its mean
-UNMEASURED = 0.5
+# of a region that is told: what was filled in decides its mean, of a block sooner, in which no counts are near
+UNMEASURED, UNMEASURED_BLOCK = 0.5, 0.1
+# pixels of which a block holds a square
+_BLOCK = (3, 3)
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def _warn_of_lost(fused):
 
 
 def ratio(fused, region, element, other):
-    """See ``ElementMaps.ratio``."""
+    """Of the units of the maps (counts), not of atoms; see ``ElementMaps.ratio``."""
     errors, window = _located(fused)
     mask, indices = _whole_mask(fused, region, window), [_index(errors, symbol) for symbol in (element, other)]
     _warn_of_unmeasured(errors, mask, dict.fromkeys((element, other)))
@@ -111,15 +114,25 @@ def ratio(fused, region, element, other):
 
 
 def _warn_of_unmeasured(errors, mask, elements):
-    """Warn of maps of which half of a region or more was masked or NaN."""
-    missing = {e: 1 - errors.replicates.counted[_index(errors, e)][mask].mean() for e in elements}
-    missing = {e: part for e, part in missing.items() if part >= UNMEASURED}
-    if missing:
-        parts = ", ".join(f"{e} {part:.0%}" for e, part in missing.items())
+    """Warn of maps of which half of a region or more was masked or NaN, or a tenth in a block."""
+    missing = {e: mask & ~errors.replicates.counted[_index(errors, e)] for e in elements}
+    parts = [f"{e} {_part(pixels, mask):.0%}" for e, pixels in missing.items() if _is_much(pixels, mask)]
+    if parts:
         warn(
-            f"Half of the region or more was not measured ({parts}): no counts check the map there, which was filled "
-            "in from around it, and what is wrong with that is in no error. Choose a region that was measured."
+            f"Much of the region was not measured ({', '.join(parts)}): no counts check the map there, which was "
+            "filled in from around it, and what is wrong with that is in no error. Choose a region that was measured."
         )
+
+
+def _part(pixels, mask):
+    return np.count_nonzero(pixels) / np.count_nonzero(mask)
+
+
+def _is_much(pixels, mask):
+    """Whether so many ``pixels`` of a region were filled in that errors of its mean say little."""
+    part = _part(pixels, mask)
+    is_block = part > UNMEASURED_BLOCK and binary_erosion(pixels, np.ones(_BLOCK)).any()
+    return bool(part >= UNMEASURED or is_block)
 
 
 def maps_like(maps, data, title):
@@ -137,6 +150,12 @@ def maps_like(maps, data, title):
 def _located(fused):
     """The errors of the fit behind ``fused``, and the slices (y, x) of its grid that ``fused`` covers."""
     fit, errors = fused._fit(), fused._errors
+    if fused.metadata.has_item("Composition"):
+        raise ValueError(
+            f"{fused!r} is a composition, of which no errors of regions are known: take the region_mean (counts) of "
+            "the fused maps, element by element, and the composition of these; region_means is the mean of the pixels' "
+            "per cent, and the errors of its pixels are in get_noise_variance()."
+        )
     if errors is None:
         raise ValueError(_why_unknown(fit))
     window = window_of(fused, errors.maps)
@@ -173,13 +192,12 @@ def _index(errors, element):
 
 
 def _no_errors_of(element, errors):
-    fitted = f"the fitted elements are {', '.join(errors.elements)}"
     if element in errors.maps.elements:
-        return f"There are no errors of {element!r}: {fitted}, and constant maps are not fitted."
-    own = another_spelling(element)
-    if own in errors.maps.elements:
-        return f"There is no map of {element!r}: did you mean {own}?"
-    return f"There is no map of {element!r}: {fitted}."
+        fitted = ", ".join(errors.elements)
+        return (
+            f"There are no errors of {element!r}: the fitted elements are {fitted}, and constant maps are not fitted."
+        )
+    return no_map_of(element, errors.maps.elements)
 
 
 def _whole_mask(fused, region, window):

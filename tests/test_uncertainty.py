@@ -103,12 +103,12 @@ def test_constant_maps_have_no_errors(scan):
 @pytest.mark.parametrize("name, symbol", [("fe", "Fe"), ("Fe_Ka", "Fe"), ("O_K", "O"), ("oxygen", "O")])
 def test_another_spelling_of_an_element_is_answered_with_its_symbol(fused, name, symbol):
     for ask in (lambda: fused.region_mean(REGION, name), lambda: fused.ratio(REGION, "Fe", name)):
-        with pytest.raises(ValueError, match=f"no map of {name!r}: did you mean {symbol}\\?$"):
+        with pytest.raises(ValueError, match=f"no map of {name!r}: did you mean '{symbol}'\\?$"):
             ask()
 
 
 def test_an_element_that_was_not_mapped_has_no_errors(fused):
-    with pytest.raises(ValueError, match="There is no map of 'Al': the fitted elements are Fe, O\\.$"):
+    with pytest.raises(ValueError, match="There is no map of 'Al': the maps are of Fe, O\\.$"):
         fused.region_mean(REGION, "Al")
 
 
@@ -231,14 +231,15 @@ def test_a_circle_is_the_pixels_that_hyperspy_leaves_in_it(fused):
 
 
 @pytest.mark.parametrize("region, error, words", [
-    (REGION.astype(float), TypeError, "holds float64"),
+    (REGION.astype(float), TypeError, "float64: .* that another image chose, such as haadf.data > 30000, or"),
     (REGION[:-1], ValueError, "shape \\(11, 15\\), expected \\(12, 15\\)"),
-    (~(REGION | True), ValueError, "no pixel"),
+    (~(REGION | True), ValueError, "no pixel of the maps, which are from x = 3 to 10 nm and y = -2 to 2.4 nm\\.$"),
     (hs.roi.Line2DROI(3, -2, 6, 1, 1), TypeError, "covers no area"),
     (hs.roi.SpanROI(4, 5), TypeError, "covers no area"),
     (hs.roi.Point2DROI(5, 0), TypeError, "covers no area"),
     (hs.roi.Point1DROI(5), TypeError, "covers no area"),
-    (hs.roi.RectangularROI(100, 100, 101, 101), ValueError, "does not lie on the maps"),
+    (hs.roi.RectangularROI(100, 100, 101, 101), ValueError, "not lie on the maps, which are from x = 3 to 10 nm and y"),
+    (hs.roi.CircleROI(40, 60, 5), ValueError, "the maps, which are from x = 3 to 10 nm and y = -2 to 2.4 nm: .* axes"),
 ])  # fmt: skip
 def test_what_is_no_region_is_said(fused, region, error, words):
     with pytest.raises(error, match=words):
@@ -274,6 +275,16 @@ def test_means_of_what_is_no_longer_the_fit_are_those_of_its_pixels(fused):
     for maps in (edited, fused * 2):
         value, error = maps.region_means(REGION)["Fe"]
         assert value == pytest.approx(2 * fused.data[0][REGION].mean()) and np.isnan(error)
+
+
+def test_a_composition_is_answered_with_the_way_to_that_of_a_region(fused, tmp_path):
+    percent = fused.atomic_percent("cross_section", 1)
+    percent.save(tmp_path / "percent.hspy")
+    for maps in (percent, percent.isig[1:9, 2:9], hs.load(tmp_path / "percent.hspy")):
+        inside = np.ones(maps.data.shape[1:], bool)
+        for ask in (maps.standard_errors, lambda maps=maps, inside=inside: maps.region_mean(inside, "Fe")):
+            with pytest.raises(ValueError, match=r"is a composition.* region_mean \(counts\) of the fused maps, e"):
+                ask()
 
 
 # ---- bad input ---------------------------------------------------------------------------------------
@@ -350,8 +361,10 @@ def test_a_region_that_was_not_measured_is_told(scan, caplog):
     iron = maps[0].deepcopy()
     iron.data[8:, 8:] = np.nan
     fused = hf.fuse([iron, maps[1]], haadf, errors=4, mask=mask, **QUICK)
-    left_out, half, less = (np.zeros((12, 15), bool) for _ in range(3))
-    left_out[1:4, 2:5] = half[3:9, :4] = less[3:10, :4] = True
+    left_out, half, tenth, less = (np.zeros((12, 15), bool) for _ in range(4))
+    left_out[1:4, 2:5] = half[3:9, :4] = tenth[3:, :8] = True
+    # much of it, but nowhere a square of 3 pixels
+    less[4:7, :4] = less[4:9, 4] = less[4:11, 5:8] = True
 
     def told(call):
         caplog.clear()
@@ -359,13 +372,28 @@ def test_a_region_that_was_not_measured_is_told(scan, caplog):
         return [r.getMessage() for r in caplog.records if "was not measured" in r.getMessage()]
 
     (warning,) = told(lambda: fused.region_mean(left_out, "O"))
-    assert warning.startswith("Half of the region or more was not measured (O 100%): no counts check the map there")
+    assert warning.startswith("Much of the region was not measured (O 100%): no counts check the map there")
     for ask in (fused.region_means, lambda region: fused.ratio(region, "Fe", "O")):
         (warning,) = told(lambda ask=ask: ask(half))
         assert "(Fe 50%, O 50%)" in warning
+        (warning,) = told(lambda ask=ask: ask(tenth))
+        assert "(Fe 33%, O 33%)" in warning
         assert not told(lambda ask=ask: ask(less))
     corner = np.zeros((12, 15), bool)
     corner[9:, 9:] = True
     (warning,) = told(lambda: fused.region_means(corner))
     assert "(Fe 100%)" in warning
-    assert not told(lambda: fused.region_means())
+    (warning,) = told(lambda: fused.region_means())
+    assert "(Fe 42%, O 27%)" in warning
+
+
+def test_a_block_of_masked_pixels_is_told_and_dead_pixels_are_not(scan, caplog):
+    maps, haadf = scan
+    region = np.zeros((12, 15), bool)
+    region[2:10, 2:10] = True
+    block, scattered, little = (np.zeros((12, 15), bool) for _ in range(3))
+    block[3:7, 3:6] = scattered[2:10:2, 2:10] = little[4:6, 4:7] = True
+    for mask, told in ((block, True), (scattered & (np.arange(15) % 4 < 3), False), (little, False)):
+        caplog.clear()
+        hf.fuse(maps, haadf, errors=2, mask=mask, **QUICK).region_mean(region, "Fe")
+        assert ("Much of the region was not measured" in caplog.text) == told
