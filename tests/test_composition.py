@@ -239,6 +239,19 @@ def test_errors_of_two_elements_by_hand():
     np.testing.assert_allclose(np.sqrt(percent.get_noise_variance().data.ravel()), expected, rtol=1e-12)
 
 
+def test_means_of_counts_have_the_composition_and_errors_of_a_pixel_by_hand():
+    """The way of docs/composition.md: factors are k / A, or 1 / cross-section, and errors are to first order."""
+    counts, errors = np.array([40.0, 75.0, 12.0]), np.array([3.0, 2.0, 1.5])
+    one = count_maps(counts[:, None, None])
+    weights = np.array([exspy.material.elements[e].General_properties.atomic_weight for e in ELEMENTS])
+    for method, factors in (("CL", FACTORS["CL"] / weights), ("cross_section", 1 / np.array(FACTORS["cross_section"]))):
+        parts = factors * counts / np.sum(factors * counts)
+        spread = (np.eye(3) - parts[:, None]) * factors * errors / np.sum(factors * counts)
+        percent = one.atomic_percent(method, FACTORS[method], errors=errors[:, None, None])
+        np.testing.assert_allclose(percent.data.ravel(), 100 * parts, rtol=1e-9)
+        np.testing.assert_allclose(percent.get_noise_variance().data.ravel(), 1e4 * (spread**2).sum(axis=1), rtol=1e-9)
+
+
 def test_errors_come_from_the_variance_of_the_maps_or_by_element():
     maps = random_maps()
     expected = maps.atomic_percent("CL", FACTORS["CL"], errors=np.sqrt(maps.data)).get_noise_variance().data
