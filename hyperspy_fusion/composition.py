@@ -16,7 +16,8 @@ from hyperspy_fusion.advice import TOTAL_TOLERANCE
 from hyperspy_fusion.elements import metadata_names
 from hyperspy_fusion.fusion.settings import check_choice
 from hyperspy_fusion.grids import warn
-from hyperspy_fusion.regions import extent_of, region_mask
+from hyperspy_fusion.regions import blocks_of, extent_of, region_mask
+from hyperspy_fusion.results import window_of
 
 _logger = logging.getLogger(__name__)
 
@@ -320,6 +321,8 @@ def line_profile(maps, start, end, linewidth=0.0, errors=None, independent=None)
     bare, variance = _with_errors(maps, errors)
     line = (*map(float, start), *map(float, end), float(linewidth))
     _warn_of_outside(bare, line)
+    if variance is not None:
+        _warn_of_unmeasured(maps, line)
     counts = np.isfinite(bare.data)
     # HyperSpy's mean across the line, of the pixels that have a value and are in the image
     part = _along(bare, counts.astype(float), line).data
@@ -347,6 +350,32 @@ def _warn_of_outside(maps, line):
     if not inside.any():
         raise ValueError(f"All of {where} lies beyond {extent}.")
     warn(f"{np.mean(~inside):.0%} of {where} lies beyond {extent}. The profile is NaN there.")
+
+
+def _warn_of_unmeasured(maps, line):
+    """Warn of a profile with errors through blocks of pixels that a fit filled in."""
+    filled = _filled_blocks(maps)
+    if filled is None:
+        return
+    crossed = _along(maps, filled.reshape(maps.data.shape).astype(float), line).data > 0
+    parts = dict(zip(maps.elements, crossed.reshape(len(maps.elements), -1).mean(axis=1), strict=True))
+    listed = ", ".join(f"{element} {part:.0%}" for element, part in parts.items() if part)
+    if listed:
+        warn(
+            f"The line from {line[:2]} to {line[2:4]} goes through pixels that were not measured ({listed} of it): no "
+            "counts check the map there, which was filled in from around it, and errors do not have what is wrong with it."
+        )
+
+
+def _filled_blocks(maps):
+    """(n, ny, nx) bool, blocks of pixels without counts in each map; None where they are not known."""
+    errors = maps._errors
+    window = None if errors is None else window_of(maps, errors.maps)
+    if window is None:
+        return None
+    counted = dict(zip(errors.elements, errors.replicates.counted, strict=True))
+    measured = np.ones(errors.replicates.maps.shape[1:], bool)
+    return np.stack([blocks_of(~counted.get(element, measured))[window] for element in maps.elements])
 
 
 def _along(maps, data, line):

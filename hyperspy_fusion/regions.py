@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import binary_opening
 
 from hyperspy_fusion.grids import axis_dicts, warn
+
+# pixels of a square that makes masked ones a block: in its middle nothing is known from next to it
+_BLOCK = (3, 3)
+
+
+def blocks_of(pixels):
+    """Those of the ``pixels``, (ny, nx) bool, that are part of a square of 3 by 3 of them."""
+    return binary_opening(pixels, np.ones(_BLOCK))
 
 
 def region_mask(region, maps):

@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import binary_erosion
 
 from hyperspy_fusion import composition
 from hyperspy_fusion.elements import no_map_of
 from hyperspy_fusion.grids import warn
-from hyperspy_fusion.regions import region_mask
+from hyperspy_fusion.regions import blocks_of, region_mask
 from hyperspy_fusion.results import window_of
 
 # of a region that is told: what was filled in decides its mean, of a block sooner, in which no counts are near
 UNMEASURED, UNMEASURED_BLOCK = 0.5, 0.1
-# pixels of which a block holds a square
-_BLOCK = (3, 3)
 
 
 @dataclass(frozen=True)
@@ -131,7 +128,7 @@ def _part(pixels, mask):
 def _is_much(pixels, mask):
     """Whether so many ``pixels`` of a region were filled in that errors of its mean say little."""
     part = _part(pixels, mask)
-    is_block = part > UNMEASURED_BLOCK and binary_erosion(pixels, np.ones(_BLOCK)).any()
+    is_block = part > UNMEASURED_BLOCK and blocks_of(pixels).any()
     return bool(part >= UNMEASURED or is_block)
 
 

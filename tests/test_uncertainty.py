@@ -397,3 +397,31 @@ def test_a_block_of_masked_pixels_is_told_and_dead_pixels_are_not(scan, caplog):
         caplog.clear()
         hf.fuse(maps, haadf, errors=2, mask=mask, **QUICK).region_mean(region, "Fe")
         assert ("Much of the region was not measured" in caplog.text) == told
+
+
+def test_a_profile_with_errors_through_masked_pixels_is_told(scan, caplog):
+    maps, haadf = scan
+    mask = np.zeros((12, 15), bool)
+    mask[3:7, 3:6] = mask[10, 2:14] = True
+    iron = maps[0].deepcopy()
+    iron.data[3:7, 10:13] = np.nan
+    fused = hf.fuse([iron, maps[1]], haadf, errors=2, mask=mask, **QUICK)
+    percent = fused.atomic_percent("cross_section", 1)
+
+    def told(signal, row, left=3.0, right=10.0):
+        caplog.clear()
+        y = -2 + 0.4 * row
+        signal.line_profile((left, y), (right, y))
+        return [r.getMessage() for r in caplog.records if "were not measured" in r.getMessage()]
+
+    # 15 pixels from x = 3 by 0.5, of which 3 are masked, and 3 more of iron
+    for signal in (fused, percent):
+        (warning,) = told(signal, 5)
+        assert (
+            "from (3.0, 0.0) to (10.0, 0.0) goes through pixels that were not measured (Fe 40%, O 20% of it)" in warning
+        )
+    assert "(O 20% of it)" in told(fused.get_map("O"), 5)[0]
+    assert "(Fe 50%" in told(fused.isig[8:, :], 4, 7.0, 9.5)[0] and "O" not in told(fused.isig[8:, :], 4, 7.0, 9.5)[0]
+    # a row of dead pixels is known from both sides; no errors are known of changed maps or of those that had none
+    for signal, row in ((fused, 10), (fused, 8), (fused * 2, 5), (hf.fuse(maps, haadf, mask=mask, **QUICK), 5)):
+        assert not told(signal, row)
