@@ -363,7 +363,8 @@ def _warn_of_unmeasured(maps, line):
     if listed:
         warn(
             f"The line from {line[:2]} to {line[2:4]} goes through pixels that were not measured ({listed} of it): no "
-            "counts check the map there, which was filled in from around it, and errors do not have what is wrong with it."
+            "counts check the map there, which was filled in from around it, and what is wrong with that is in no "
+            "error."
         )
 
 
