@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hyperspy_fusion.advice import TOTAL_TOLERANCE
 from hyperspy_fusion.elements import metadata_names
 from hyperspy_fusion.fusion.settings import check_choice
 from hyperspy_fusion.grids import warn
-from hyperspy_fusion.regions import extent_of, region_mask
+from hyperspy_fusion.regions import blocks_of, extent_of, region_mask
+from hyperspy_fusion.results import window_of
 
 _logger = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ def composition(maps, method, factors=None, units="atomic", vacuum=VACUUM, error
     data = np.asarray(maps.data, dtype=np.float64)
     if data.shape[0] < 2 or data.ndim != 3:
         raise ValueError(f"{maps!r} is not a stack of several maps: a composition needs the maps of all its elements.")
+    _warn_of_totals(maps)
     data, names = np.maximum(data, 0), line_names(maps)
     # of a pixel with the same intensity of every element
     effective = _quantified(names, np.ones((len(data), 1)), method, factors, units)[:, 0] / 100
@@ -124,6 +127,23 @@ def _why_unknown(maps, method):
         f"the cross-sections of {', '.join(edges)} are not known, which exspy calculates of K and L edges by beam "
         "energy, convergence and collection angle: call `s.set_microscope_parameters(...)` before element_maps"
     )
+
+
+def _warn_of_totals(maps):
+    """Warn of maps of a fit that did not keep the totals of the counts, on which a composition depends.
+
+    A factor that all have in common changes no composition.
+    """
+    fit = maps._fit() if maps.metadata.has_item("Fusion") else {}
+    ratios = dict(zip(fit.get("elements", ()), fit.get("total_ratios", ()), strict=False))
+    kept = {e: float(ratios[e]) for e in maps.elements if np.isfinite(ratios.get(e, np.nan))}
+    if kept and max(kept.values()) > (1 + TOTAL_TOLERANCE) * min(kept.values()):
+        totals = ", ".join(f"{element} {ratio:.0%}" for element, ratio in kept.items())
+        warn(
+            f"The composition is not that of the counts: the fit ({fit.get('method', 'of unknown method')}) did not "
+            f'keep their totals ({totals} of the measured ones). Fuse by method="calibrated", or take the composition '
+            "of the measured maps."
+        )
 
 
 def _threshold(total, vacuum):
@@ -214,6 +234,11 @@ def standard_errors(maps, errors=None):
     errors : ElementMaps, BaseSignal or array, optional
         Standard errors, a map for each of `maps` in their order, or, of an ElementMaps, by element. None takes the root
         of the noise variance of `maps`, if they have one (``maps.get_noise_variance()``).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For errors that are a single value (``errors=True`` is one), no numbers, below 0, or of another shape.
     """
     if errors is None:
         variance = maps.get_noise_variance()
@@ -222,13 +247,27 @@ def standard_errors(maps, errors=None):
         return np.broadcast_to(np.sqrt(np.asarray(getattr(variance, "data", variance), float)), maps.data.shape)
     if hasattr(errors, "get_map") and maps._map_axis() is not None:
         errors = np.stack([np.asarray(errors.get_map(element).data) for element in maps.elements])
-    values = np.asarray(getattr(errors, "data", errors), dtype=float)
+    values = _checked_errors(errors)
     try:
         return np.broadcast_to(values, maps.data.shape)
     except ValueError:
         raise ValueError(
             f"errors has shape {values.shape} and the maps {maps.data.shape}: give a standard error for each pixel."
         ) from None
+
+
+def _checked_errors(errors):
+    """Standard errors as an array of floats; TypeError or ValueError for what can be none."""
+    values = np.asarray(getattr(errors, "data", errors))
+    if values.ndim == 0 or values.dtype.kind not in "iuf":
+        got = f"holds {values.dtype}" if values.ndim else f"is {errors!r:.60}"
+        raise TypeError(
+            f"errors {got}: give the standard errors of the pixels, an array or signal like the maps, or leave it out. "
+            "Those of a fit with errors=True are taken by themselves."
+        )
+    if np.any(values < 0):
+        raise ValueError(f"errors has values below 0, down to {np.nanmin(values):.4g}: standard errors are 0 or more.")
+    return values.astype(float)
 
 
 def _with_errors(maps, errors):
@@ -282,6 +321,8 @@ def line_profile(maps, start, end, linewidth=0.0, errors=None, independent=None)
     bare, variance = _with_errors(maps, errors)
     line = (*map(float, start), *map(float, end), float(linewidth))
     _warn_of_outside(bare, line)
+    if variance is not None:
+        _warn_of_unmeasured(maps, line)
     counts = np.isfinite(bare.data)
     # HyperSpy's mean across the line, of the pixels that have a value and are in the image
     part = _along(bare, counts.astype(float), line).data
@@ -309,6 +350,33 @@ def _warn_of_outside(maps, line):
     if not inside.any():
         raise ValueError(f"All of {where} lies beyond {extent}.")
     warn(f"{np.mean(~inside):.0%} of {where} lies beyond {extent}. The profile is NaN there.")
+
+
+def _warn_of_unmeasured(maps, line):
+    """Warn of a profile with errors through blocks of pixels that a fit filled in."""
+    filled = _filled_blocks(maps)
+    if filled is None:
+        return
+    crossed = _along(maps, filled.reshape(maps.data.shape).astype(float), line).data > 0
+    parts = dict(zip(maps.elements, crossed.reshape(len(maps.elements), -1).mean(axis=1), strict=True))
+    listed = ", ".join(f"{element} {part:.0%}" for element, part in parts.items() if part)
+    if listed:
+        warn(
+            f"The line from {line[:2]} to {line[2:4]} goes through pixels that were not measured ({listed} of it): no "
+            "counts check the map there, which was filled in from around it, and what is wrong with that is in no "
+            "error."
+        )
+
+
+def _filled_blocks(maps):
+    """(n, ny, nx) bool, blocks of pixels without counts in each map; None where they are not known."""
+    errors = maps._errors
+    window = None if errors is None else window_of(maps, errors.maps)
+    if window is None:
+        return None
+    counted = dict(zip(errors.elements, errors.replicates.counted, strict=True))
+    measured = np.ones(errors.replicates.maps.shape[1:], bool)
+    return np.stack([blocks_of(~counted.get(element, measured))[window] for element in maps.elements])
 
 
 def _along(maps, data, line):

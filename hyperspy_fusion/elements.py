@@ -68,6 +68,13 @@ def another_spelling(name):
     return words.get(str(name).strip().lower()) or words.get(element, "")
 
 
+def no_map_of(name, elements):
+    """The sentence that there is no map of `name` among those of the `elements`, one of which it may mean."""
+    own = another_spelling(name)
+    hint = f"did you mean {own!r}?" if own in elements else f"the maps are of {', '.join(elements)}."
+    return f"There is no map of {name!r}: {hint}"
+
+
 def _words(table):
     """``{symbol or name in lower case: symbol}``."""
     symbols = {key.lower(): key for key in table.keys()}

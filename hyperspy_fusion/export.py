@@ -13,9 +13,10 @@ def export_maps(fused, others, folder, *, overwrite=False):
     ``others`` has the signals ``HAADF`` and ``HAADF_modelled``, as far as they are known, of the same part of the
     scan. Files are ``<element>.tif`` (float32, calibrated, read by HyperSpy and ImageJ), a .tif of each of the others,
     and ``fused.h5`` with the data sets ``maps/<element>``, ``haadf``, ``modelled_haadf``, ``cost_history/<term>``
-    and the parameters as attributes of ``parameters``; ``selection``, ``registration`` and ``errors`` have those of a
-    choice of weights, of a shift and of replicates, where there were any. ``scale`` and ``offset`` of a data set are in
-    the order of its dimensions: y, x.
+    and the parameters as attributes of ``parameters``; ``selection`` and ``registration`` have those of a choice of
+    weights and of a shift, where there were any. Where the errors of these maps are known, standard errors of pixels
+    are ``errors/<element>``, and how they were found is in the attributes of ``errors``. ``scale`` and ``offset`` of a
+    data set are in the order of its dimensions: y, x.
 
     Raises
     ------
@@ -28,7 +29,22 @@ def export_maps(fused, others, folder, *, overwrite=False):
     images = {**{element: fused.get_map(element) for element in fused.elements}, **others}
     folder.mkdir(parents=True, exist_ok=True)
     paths = [_save_tif(signal, folder / f"{name}.tif") for name, signal in images.items()]
-    return [*paths, _save_h5(fused, images, folder / "fused.h5")]
+    return [*paths, _save_h5(fused, {**_by_key(images), **_errors_by_key(fused)}, folder / "fused.h5")]
+
+
+def _by_key(images):
+    """Names of data sets for those of files."""
+    own = {"HAADF": "haadf", "HAADF_modelled": "modelled_haadf"}
+    return {own.get(name, f"maps/{name}"): signal for name, signal in images.items()}
+
+
+def _errors_by_key(fused):
+    """Standard errors of the maps, where they are known."""
+    try:
+        errors = fused.standard_errors()
+    except ValueError:
+        return {}
+    return {f"errors/{element}": errors.get_map(element) for element in errors.elements}
 
 
 def _save_tif(signal, path):
@@ -42,12 +58,11 @@ def _save_h5(fused, images, path):
 
     # read before the file is open: HDF5 has one lock for all files, and lazy metadata lie in another
     fit = fused._fit() if fused.metadata.has_item("Fusion") else None
-    arrays = {name: np.asarray(signal.data) for name, signal in images.items()}
+    arrays = {key: np.asarray(signal.data) for key, signal in images.items()}
     with h5py.File(path, "w") as file:
-        for name, array in arrays.items():
-            key = {"HAADF": "haadf", "HAADF_modelled": "modelled_haadf"}.get(name, f"maps/{name}")
+        for key, array in arrays.items():
             data = file.create_dataset(key, data=array, compression="gzip")
-            y, x = sorted(images[name].axes_manager.signal_axes, key=lambda axis: axis.index_in_array)
+            y, x = sorted(images[key].axes_manager.signal_axes, key=lambda axis: axis.index_in_array)
             data.attrs.update({"scale": [y.scale, x.scale], "offset": [y.offset, x.offset], "units": str(x.units)})
         if fit is not None:
             _write_fit(file, fit)
@@ -60,8 +75,10 @@ def _write_fit(file, fit):
     # the choice of weights and the registration, where there was one, are dictionaries: a group each
     nested = {name: fit.pop(name) for name in [*fit] if isinstance(fit[name], dict)}
     _write_attributes(file.create_group("parameters"), {**fit, **nested.pop("parameters")})
+    if "errors" not in file:
+        nested.pop("errors", None)  # not known of these maps, which a group without any would hide
     for name, values in nested.items():
-        _write_attributes(file.create_group(name), values)
+        _write_attributes(file.require_group(name), values)
 
 
 def _write_attributes(group, values):

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import binary_opening
 
 from hyperspy_fusion.grids import axis_dicts, warn
+
+# pixels of a square that makes masked ones a block: in its middle nothing is known from next to it
+_BLOCK = (3, 3)
+
+
+def blocks_of(pixels):
+    """Those of the ``pixels``, (ny, nx) bool, that are part of a square of 3 by 3 of them."""
+    return binary_opening(pixels, np.ones(_BLOCK))
 
 
 def region_mask(region, maps):
@@ -25,15 +34,16 @@ def region_mask(region, maps):
     y, x = axis_dicts(maps.axes_manager.signal_axes, maps)
     shape = (y["size"], x["size"])
     is_roi = hasattr(region, "interactive")
-    mask = _roi_mask(region, (y, x)) if is_roi else np.asarray(getattr(region, "data", region))
+    mask = _roi_mask(region, maps, (y, x)) if is_roi else np.asarray(getattr(region, "data", region))
     if mask.dtype != bool:
         raise TypeError(
-            f"The region holds {mask.dtype}: pass an array or signal of bool, such as map.data > 5, or a HyperSpy ROI."
+            f"The region holds {mask.dtype}: pass an array or signal of bool that another image chose, such as "
+            "haadf.data > 30000, or a HyperSpy ROI."
         )
     if mask.shape != shape:
         raise ValueError(f"The region has shape {mask.shape}, expected {shape}, one value for each pixel of the maps.")
     if not mask.any():
-        raise ValueError("The region holds no pixel of the maps: draw it on their axes.")
+        raise ValueError(f"The region holds no pixel of {extent_of(maps)}{': draw it on their axes' * is_roi}.")
     if is_roi and _is_beyond(region, maps):
         warn(f"{region!r} reaches beyond {extent_of(maps)}: only the pixels of the maps in it are taken.")
     return mask
@@ -79,7 +89,7 @@ def _bounds(roi):
     return [(roi.left, roi.right), (roi.top, roi.bottom)]
 
 
-def _roi_mask(roi, axes):
+def _roi_mask(roi, maps, axes):
     """Which pixels a ROI cuts out: those whose numbers are left in an image of their numbers."""
     from hyperspy.roi import BasePointROI, Line2DROI
     from hyperspy.signals import Signal2D
@@ -91,7 +101,7 @@ def _roi_mask(roi, axes):
     try:
         inside = np.asarray(roi(numbers).data).ravel()
     except ValueError as error:
-        raise ValueError(f"{roi!r} does not lie on the maps ({error}): draw it on their axes.") from error
+        raise ValueError(f"{roi!r} does not lie on {extent_of(maps)}: give it in the units of the axes.") from error
     mask = np.zeros(shape, bool)
     mask.ravel()[inside[np.isfinite(inside)].astype(int)] = True
     return mask

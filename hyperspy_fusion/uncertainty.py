@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from hyperspy_fusion import composition
-from hyperspy_fusion.elements import another_spelling
+from hyperspy_fusion.elements import no_map_of
 from hyperspy_fusion.grids import warn
-from hyperspy_fusion.regions import region_mask
+from hyperspy_fusion.regions import blocks_of, region_mask
 from hyperspy_fusion.results import window_of
 
-# of a region that is told: what was filled in decides its mean
-UNMEASURED = 0.5
+# of a region that is told: what was filled in decides its mean, of a block sooner, in which no counts are near
+UNMEASURED, UNMEASURED_BLOCK = 0.5, 0.1
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,13 @@ def region_means(fused, region=None):
 
     A constant map was not fitted: its mean is what it is, and exact as far as anything tells.
     """
-    if fused._errors is None or not fused.metadata.has_item("Fusion"):
+    if not fused.metadata.has_item("Fusion"):
         return None
     try:
         errors, window = _located(fused)
-    except ValueError:
-        return None  # edited since: its mean is what it is
+    except ValueError:  # loaded, or edited since: its mean is what it is
+        _warn_of_lost(fused)
+        return None
     y, x = fused.axes_manager.signal_shape[::-1]
     inside = np.ones((y, x), bool) if region is None else region_mask(region, fused)
     plain = composition.region_means(fused, inside)
@@ -91,8 +92,18 @@ def region_means(fused, region=None):
     return plain | {e: composition.Measured(one.value, one.error) for e, one in found.items()}
 
 
+def _warn_of_lost(fused):
+    """Warn of maps whose errors were known once, and with them what smoothing takes from a mean."""
+    if fused.metadata.has_item("Fusion.errors") and not fused.metadata.has_item("Composition"):
+        warn(
+            "The errors of the fit, which are not saved with its maps nor kept when these are changed, are lost: the "
+            "means are those of the pixels, with the bias of smoothing. Take them of the result of the fit itself, or "
+            "save its standard_errors() too and pass these as errors=, for errors of such means."
+        )
+
+
 def ratio(fused, region, element, other):
-    """See ``ElementMaps.ratio``."""
+    """Of the units of the maps (counts), not of atoms; see ``ElementMaps.ratio``."""
     errors, window = _located(fused)
     mask, indices = _whole_mask(fused, region, window), [_index(errors, symbol) for symbol in (element, other)]
     _warn_of_unmeasured(errors, mask, dict.fromkeys((element, other)))
@@ -100,15 +111,25 @@ def ratio(fused, region, element, other):
 
 
 def _warn_of_unmeasured(errors, mask, elements):
-    """Warn of maps of which half of a region or more was masked or NaN."""
-    missing = {e: 1 - errors.replicates.counted[_index(errors, e)][mask].mean() for e in elements}
-    missing = {e: part for e, part in missing.items() if part >= UNMEASURED}
-    if missing:
-        parts = ", ".join(f"{e} {part:.0%}" for e, part in missing.items())
+    """Warn of maps of which half of a region or more was masked or NaN, or a tenth in a block."""
+    missing = {e: mask & ~errors.replicates.counted[_index(errors, e)] for e in elements}
+    parts = [f"{e} {_part(pixels, mask):.0%}" for e, pixels in missing.items() if _is_much(pixels, mask)]
+    if parts:
         warn(
-            f"Half of the region or more was not measured ({parts}): no counts check the map there, which was filled "
-            "in from around it, and what is wrong with that is in no error. Choose a region that was measured."
+            f"Much of the region was not measured ({', '.join(parts)}): no counts check the map there, which was "
+            "filled in from around it, and what is wrong with that is in no error. Choose a region that was measured."
         )
+
+
+def _part(pixels, mask):
+    return np.count_nonzero(pixels) / np.count_nonzero(mask)
+
+
+def _is_much(pixels, mask):
+    """Whether so many ``pixels`` of a region were filled in that errors of its mean say little."""
+    part = _part(pixels, mask)
+    is_block = part > UNMEASURED_BLOCK and blocks_of(pixels).any()
+    return bool(part >= UNMEASURED or is_block)
 
 
 def maps_like(maps, data, title):
@@ -125,13 +146,15 @@ def maps_like(maps, data, title):
 
 def _located(fused):
     """The errors of the fit behind ``fused``, and the slices (y, x) of its grid that ``fused`` covers."""
-    fused._fit()
-    errors = fused._errors
-    if errors is None:
+    fit, errors = fused._fit(), fused._errors
+    if fused.metadata.has_item("Composition"):
         raise ValueError(
-            "The errors of these maps are not known: they are not saved with maps, and take replicates of the fit. "
-            "Pass errors=True to fuse, or call FusedMultiModal.standard_errors before as_signal."
+            f"{fused!r} is a composition, of which no errors of regions are known: take the region_mean (counts) of "
+            "the fused maps, element by element, and the composition of these; region_means is the mean of the pixels' "
+            "per cent, and the errors of its pixels are in get_noise_variance()."
         )
+    if errors is None:
+        raise ValueError(_why_unknown(fit))
     window = window_of(fused, errors.maps)
     elements = fused.elements
     if window is not None:
@@ -146,6 +169,19 @@ def _located(fused):
     return errors, window
 
 
+def _why_unknown(fit):
+    """Why a result has no replicates, and how to get them."""
+    if fit.get("method") == "published":
+        return (
+            "The errors of these maps are not known, for the published method has no model of the noise: fuse by "
+            'method="calibrated" with errors=True.'
+        )
+    return (
+        "The errors of these maps are not known: they are not saved with maps, and take replicates of the fit. "
+        "Pass errors=True to fuse, or call FusedMultiModal.standard_errors before as_signal."
+    )
+
+
 def _index(errors, element):
     if element not in errors.elements:
         raise ValueError(_no_errors_of(element, errors))
@@ -153,13 +189,12 @@ def _index(errors, element):
 
 
 def _no_errors_of(element, errors):
-    fitted = f"the fitted elements are {', '.join(errors.elements)}"
     if element in errors.maps.elements:
-        return f"There are no errors of {element!r}: {fitted}, and constant maps are not fitted."
-    own = another_spelling(element)
-    if own in errors.maps.elements:
-        return f"There is no map of {element!r}: did you mean {own}?"
-    return f"There is no map of {element!r}: {fitted}."
+        fitted = ", ".join(errors.elements)
+        return (
+            f"There are no errors of {element!r}: the fitted elements are {fitted}, and constant maps are not fitted."
+        )
+    return no_map_of(element, errors.maps.elements)
 
 
 def _whole_mask(fused, region, window):

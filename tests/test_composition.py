@@ -155,6 +155,43 @@ def test_one_map_has_no_composition_and_vacuum_is_a_fraction():
         maps.atomic_percent("CL", 1.0, errors=np.ones((2, 3)))
 
 
+# ---- totals that a fit did not keep ---------------------------------------------------------------------
+
+
+def told_of_totals(caplog, call):
+    caplog.clear()
+    call()
+    return [r.getMessage() for r in caplog.records if "composition is not that of the counts" in r.getMessage()]
+
+
+def test_the_composition_of_maps_with_other_totals_is_told(caplog, tmp_path):
+    maps, haadf = scan_signals(elements=("Fe", "O"))
+    fused = hf.fuse(maps, haadf, max_iter=1)
+    fused.metadata.Fusion.total_ratios = np.array([1.3, 0.8])
+    fused.save(tmp_path / "fused.hspy")
+    for result in (fused, hs.load(tmp_path / "fused.hspy"), hs.load(tmp_path / "fused.hspy", lazy=True)):
+        for ask in (result.atomic_percent, result.weight_percent, result.isig[2:9, :].atomic_percent):
+            (sentence,) = told_of_totals(caplog, lambda ask=ask: ask("CL", 1.0))
+            assert "the fit (published) did not keep their totals (Fe 130%, O 80% of the measured ones)" in sentence
+            assert 'method="calibrated"' in sentence
+    # in another order, and all by one factor, which no composition sees
+    fused.metadata.Fusion.elements = ["O", "Fe"]
+    assert "(Fe 80%, O 130% " in told_of_totals(caplog, lambda: fused.atomic_percent("CL", 1.0))[0]
+    for kept in ([1.0, 1.0], [1.4, 1.5], [1.3, np.nan]):
+        fused.metadata.Fusion.total_ratios = np.array(kept)
+        assert not told_of_totals(caplog, lambda: fused.atomic_percent("CL", 1.0))
+
+
+def test_the_published_method_on_a_phantom_is_told_and_the_calibrated_is_not(caplog):
+    maps, haadf = hf.data.core_shell((32, 32), counts=10).signals()
+    published = hf.fuse(maps, haadf, max_iter=30)
+    assert np.ptp(published.metadata.Fusion.total_ratios) > 0.2
+    assert told_of_totals(caplog, lambda: published.atomic_percent("cross_section", 1))
+    calibrated = hf.fuse(maps, haadf, method="calibrated", regularization="tv", tol=1e-2)
+    assert not told_of_totals(caplog, lambda: calibrated.atomic_percent("cross_section", 1))
+    assert not told_of_totals(caplog, lambda: element_maps(maps).atomic_percent("cross_section", 1))
+
+
 # ---- vacuum ---------------------------------------------------------------------------------------------
 
 
@@ -202,6 +239,19 @@ def test_errors_of_two_elements_by_hand():
     np.testing.assert_allclose(np.sqrt(percent.get_noise_variance().data.ravel()), expected, rtol=1e-12)
 
 
+def test_means_of_counts_have_the_composition_and_errors_of_a_pixel_by_hand():
+    """The way of docs/composition.md: factors are k / A, or 1 / cross-section, and errors are to first order."""
+    counts, errors = np.array([40.0, 75.0, 12.0]), np.array([3.0, 2.0, 1.5])
+    one = count_maps(counts[:, None, None])
+    weights = np.array([exspy.material.elements[e].General_properties.atomic_weight for e in ELEMENTS])
+    for method, factors in (("CL", FACTORS["CL"] / weights), ("cross_section", 1 / np.array(FACTORS["cross_section"]))):
+        parts = factors * counts / np.sum(factors * counts)
+        spread = (np.eye(3) - parts[:, None]) * factors * errors / np.sum(factors * counts)
+        percent = one.atomic_percent(method, FACTORS[method], errors=errors[:, None, None])
+        np.testing.assert_allclose(percent.data.ravel(), 100 * parts, rtol=1e-9)
+        np.testing.assert_allclose(percent.get_noise_variance().data.ravel(), 1e4 * (spread**2).sum(axis=1), rtol=1e-9)
+
+
 def test_errors_come_from_the_variance_of_the_maps_or_by_element():
     maps = random_maps()
     expected = maps.atomic_percent("CL", FACTORS["CL"], errors=np.sqrt(maps.data)).get_noise_variance().data
@@ -213,6 +263,30 @@ def test_errors_come_from_the_variance_of_the_maps_or_by_element():
     turned = element_maps(count_maps(np.sqrt(maps.data)), ["Pt", "Al", "Fe"])
     found = maps.atomic_percent("CL", FACTORS["CL"], errors=turned).get_noise_variance().data
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("given", [True, False, 1, 2.5, np.float64(3), np.array(3.0), {"Fe": 1.0}, "yes"], ids=repr)
+def test_errors_are_those_of_pixels_and_no_switch(given):
+    maps = random_maps()
+    for ask in (
+        lambda: maps.region_means(errors=given),
+        lambda: maps.line_profile((0.5, 0.5), (2.5, 0.5), errors=given),
+        lambda: maps.atomic_percent("CL", 1.0, errors=given),
+        lambda: maps.weight_percent("CL", 1.0, errors=given),
+    ):
+        with pytest.raises(TypeError, match="errors is .*: give the standard errors of the pixels, an array or signal"):
+            ask()
+
+
+def test_errors_are_numbers_of_0_or_more():
+    maps = random_maps()
+    with pytest.raises(TypeError, match="errors holds bool: .*a fit with errors=True are taken by themselves"):
+        maps.region_means(errors=maps.data > 3)
+    with pytest.raises(ValueError, match=r"errors has values below 0, down to -2: standard errors are 0 or more"):
+        maps.region_means(errors=np.where(np.arange(7) == 2, -2, 1) * np.ones(maps.data.shape))
+    for given in (np.sqrt(maps.data), np.sqrt(maps.data).tolist(), maps.deepcopy()):
+        assert maps.region_means(errors=given)["Fe"].error > 0
+    assert maps.region_means(errors=np.zeros(maps.data.shape, int))["Fe"].error == 0
 
 
 # ---- what comes out -------------------------------------------------------------------------------------

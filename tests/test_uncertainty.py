@@ -1,5 +1,6 @@
 """Errors of results as HyperSpy signals: regions, crops, what is no longer known, and what replicates cost."""
 
+import h5py
 import hyperspy.api as hs
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_model_and_fuse_and_seed_agree(scan, fused):
         model.as_signal().standard_errors()
 
 
-def test_composition_means_and_profiles_take_the_errors_of_the_fit(fused, tmp_path):
+def test_composition_means_and_profiles_take_the_errors_of_the_fit(fused):
     known = fused.standard_errors()
     for given, taken in (
         (fused.atomic_percent("cross_section", 1, errors=known), fused.atomic_percent("cross_section", 1)),
@@ -81,8 +82,6 @@ def test_composition_means_and_profiles_take_the_errors_of_the_fit(fused, tmp_pa
     assert all(error > 0 for _, error in percent.isig[2:6, 2:6].region_means().values())
     # of maps that are no longer those of the fit nothing is known
     assert all(np.isnan(error) for _, error in (fused * 2).region_means().values())
-    # and a file has the replicates in words alone
-    fused.export(tmp_path / "out")
 
 
 def test_constant_maps_have_no_errors(scan):
@@ -104,12 +103,12 @@ def test_constant_maps_have_no_errors(scan):
 @pytest.mark.parametrize("name, symbol", [("fe", "Fe"), ("Fe_Ka", "Fe"), ("O_K", "O"), ("oxygen", "O")])
 def test_another_spelling_of_an_element_is_answered_with_its_symbol(fused, name, symbol):
     for ask in (lambda: fused.region_mean(REGION, name), lambda: fused.ratio(REGION, "Fe", name)):
-        with pytest.raises(ValueError, match=f"no map of {name!r}: did you mean {symbol}\\?$"):
+        with pytest.raises(ValueError, match=f"no map of {name!r}: did you mean '{symbol}'\\?$"):
             ask()
 
 
 def test_an_element_that_was_not_mapped_has_no_errors(fused):
-    with pytest.raises(ValueError, match="There is no map of 'Al': the fitted elements are Fe, O\\.$"):
+    with pytest.raises(ValueError, match="There is no map of 'Al': the maps are of Fe, O\\.$"):
         fused.region_mean(REGION, "Al")
 
 
@@ -174,6 +173,42 @@ def test_results_without_replicates_and_maps_without_fit_say_so(scan):
         hf.fuse(*scan, **QUICK).region_mean(REGION, "Fe")
     with pytest.raises(ValueError, match="not the result of a fit"):
         hf.element_maps(scan[0]).standard_errors()
+    with pytest.raises(ValueError, match='published method has no model of the noise.* method="calibrated" with err'):
+        hf.fuse(*scan, max_iter=1).region_mean(REGION, "Fe")
+
+
+def test_means_without_the_errors_that_were_known_say_so(scan, fused, caplog, tmp_path):
+    def told(call):
+        caplog.clear()
+        call()
+        return [r.getMessage() for r in caplog.records if "with the bias of smoothing" in r.getMessage()]
+
+    fused.save(tmp_path / "fused.hspy")
+    loaded = hs.load(tmp_path / "fused.hspy")
+    edited = fused.deepcopy()
+    edited.data = edited.data * 2
+    for maps in (loaded, loaded.isig[1:], edited, fused * 2, fused.rebin(scale=(1, 3, 2))):
+        (sentence,) = told(maps.region_means)
+        assert "not saved with its maps" in sentence and "save its standard_errors() too" in sentence
+    # with errors that were saved too, of a result that knows them, of one that never did, and of per cent
+    assert not told(lambda: loaded.region_means(REGION, errors=fused.standard_errors()))
+    percent = fused.atomic_percent("cross_section", 1)
+    plain = hf.fuse(*scan, **QUICK)
+    for maps in (fused, fused.isig[2:9, 1:8], plain, percent, fused.standard_errors(), hf.element_maps(scan[0])):
+        assert not told(maps.region_means)
+
+
+def test_exported_errors_are_data_sets_or_none(fused, tmp_path):
+    fused.isig[2:9, 1:8].export(tmp_path / "crop")
+    with h5py.File(tmp_path / "crop" / "fused.h5") as file:
+        assert set(file["errors"]) == {"Fe", "O"} and file["errors"].attrs["replicates"] == 4
+        np.testing.assert_array_equal(file["errors/O"][:], fused.standard_errors().data[1, 1:8, 2:9])
+        np.testing.assert_allclose(file["errors/O"].attrs["offset"], file["maps/O"].attrs["offset"])
+    fused.save(tmp_path / "fused.hspy")
+    for name, maps in (("loaded", hs.load(tmp_path / "fused.hspy")), ("twice", fused * 2)):
+        maps.export(tmp_path / name)
+        with h5py.File(tmp_path / name / "fused.h5") as file:
+            assert "errors" not in file and "maps/O" in file
 
 
 # ---- regions -----------------------------------------------------------------------------------------
@@ -196,14 +231,15 @@ def test_a_circle_is_the_pixels_that_hyperspy_leaves_in_it(fused):
 
 
 @pytest.mark.parametrize("region, error, words", [
-    (REGION.astype(float), TypeError, "holds float64"),
+    (REGION.astype(float), TypeError, "float64: .* that another image chose, such as haadf.data > 30000, or"),
     (REGION[:-1], ValueError, "shape \\(11, 15\\), expected \\(12, 15\\)"),
-    (~(REGION | True), ValueError, "no pixel"),
+    (~(REGION | True), ValueError, "no pixel of the maps, which are from x = 3 to 10 nm and y = -2 to 2.4 nm\\.$"),
     (hs.roi.Line2DROI(3, -2, 6, 1, 1), TypeError, "covers no area"),
     (hs.roi.SpanROI(4, 5), TypeError, "covers no area"),
     (hs.roi.Point2DROI(5, 0), TypeError, "covers no area"),
     (hs.roi.Point1DROI(5), TypeError, "covers no area"),
-    (hs.roi.RectangularROI(100, 100, 101, 101), ValueError, "does not lie on the maps"),
+    (hs.roi.RectangularROI(100, 100, 101, 101), ValueError, "not lie on the maps, which are from x = 3 to 10 nm and y"),
+    (hs.roi.CircleROI(40, 60, 5), ValueError, "the maps, which are from x = 3 to 10 nm and y = -2 to 2.4 nm: .* axes"),
 ])  # fmt: skip
 def test_what_is_no_region_is_said(fused, region, error, words):
     with pytest.raises(error, match=words):
@@ -239,6 +275,16 @@ def test_means_of_what_is_no_longer_the_fit_are_those_of_its_pixels(fused):
     for maps in (edited, fused * 2):
         value, error = maps.region_means(REGION)["Fe"]
         assert value == pytest.approx(2 * fused.data[0][REGION].mean()) and np.isnan(error)
+
+
+def test_a_composition_is_answered_with_the_way_to_that_of_a_region(fused, tmp_path):
+    percent = fused.atomic_percent("cross_section", 1)
+    percent.save(tmp_path / "percent.hspy")
+    for maps in (percent, percent.isig[1:9, 2:9], hs.load(tmp_path / "percent.hspy")):
+        inside = np.ones(maps.data.shape[1:], bool)
+        for ask in (maps.standard_errors, lambda maps=maps, inside=inside: maps.region_mean(inside, "Fe")):
+            with pytest.raises(ValueError, match=r"is a composition.* region_mean \(counts\) of the fused maps, e"):
+                ask()
 
 
 # ---- bad input ---------------------------------------------------------------------------------------
@@ -315,8 +361,10 @@ def test_a_region_that_was_not_measured_is_told(scan, caplog):
     iron = maps[0].deepcopy()
     iron.data[8:, 8:] = np.nan
     fused = hf.fuse([iron, maps[1]], haadf, errors=4, mask=mask, **QUICK)
-    left_out, half, less = (np.zeros((12, 15), bool) for _ in range(3))
-    left_out[1:4, 2:5] = half[3:9, :4] = less[3:10, :4] = True
+    left_out, half, tenth, less = (np.zeros((12, 15), bool) for _ in range(4))
+    left_out[1:4, 2:5] = half[3:9, :4] = tenth[3:, :8] = True
+    # much of it, but nowhere a square of 3 pixels
+    less[4:7, :4] = less[4:9, 4] = less[4:11, 5:8] = True
 
     def told(call):
         caplog.clear()
@@ -324,13 +372,56 @@ def test_a_region_that_was_not_measured_is_told(scan, caplog):
         return [r.getMessage() for r in caplog.records if "was not measured" in r.getMessage()]
 
     (warning,) = told(lambda: fused.region_mean(left_out, "O"))
-    assert warning.startswith("Half of the region or more was not measured (O 100%): no counts check the map there")
+    assert warning.startswith("Much of the region was not measured (O 100%): no counts check the map there")
     for ask in (fused.region_means, lambda region: fused.ratio(region, "Fe", "O")):
         (warning,) = told(lambda ask=ask: ask(half))
         assert "(Fe 50%, O 50%)" in warning
+        (warning,) = told(lambda ask=ask: ask(tenth))
+        assert "(Fe 33%, O 33%)" in warning
         assert not told(lambda ask=ask: ask(less))
     corner = np.zeros((12, 15), bool)
     corner[9:, 9:] = True
     (warning,) = told(lambda: fused.region_means(corner))
     assert "(Fe 100%)" in warning
-    assert not told(lambda: fused.region_means())
+    (warning,) = told(lambda: fused.region_means())
+    assert "(Fe 42%, O 27%)" in warning
+
+
+def test_a_block_of_masked_pixels_is_told_and_dead_pixels_are_not(scan, caplog):
+    maps, haadf = scan
+    region = np.zeros((12, 15), bool)
+    region[2:10, 2:10] = True
+    block, scattered, little = (np.zeros((12, 15), bool) for _ in range(3))
+    block[3:7, 3:6] = scattered[2:10:2, 2:10] = little[4:6, 4:7] = True
+    for mask, told in ((block, True), (scattered & (np.arange(15) % 4 < 3), False), (little, False)):
+        caplog.clear()
+        hf.fuse(maps, haadf, errors=2, mask=mask, **QUICK).region_mean(region, "Fe")
+        assert ("Much of the region was not measured" in caplog.text) == told
+
+
+def test_a_profile_with_errors_through_masked_pixels_is_told(scan, caplog):
+    maps, haadf = scan
+    mask = np.zeros((12, 15), bool)
+    mask[3:7, 3:6] = mask[10, 2:14] = True
+    iron = maps[0].deepcopy()
+    iron.data[3:7, 10:13] = np.nan
+    fused = hf.fuse([iron, maps[1]], haadf, errors=2, mask=mask, **QUICK)
+    percent = fused.atomic_percent("cross_section", 1)
+
+    def told(signal, row, left=3.0, right=10.0):
+        caplog.clear()
+        y = -2 + 0.4 * row
+        signal.line_profile((left, y), (right, y))
+        return [r.getMessage() for r in caplog.records if "were not measured" in r.getMessage()]
+
+    # 15 pixels from x = 3 by 0.5, of which 3 are masked, and 3 more of iron
+    for signal in (fused, percent):
+        (warning,) = told(signal, 5)
+        assert (
+            "from (3.0, 0.0) to (10.0, 0.0) goes through pixels that were not measured (Fe 40%, O 20% of it)" in warning
+        )
+    assert "(O 20% of it)" in told(fused.get_map("O"), 5)[0]
+    assert "(Fe 50%" in told(fused.isig[8:, :], 4, 7.0, 9.5)[0] and "O" not in told(fused.isig[8:, :], 4, 7.0, 9.5)[0]
+    # a row of dead pixels is known from both sides; no errors are known of changed maps or of those that had none
+    for signal, row in ((fused, 10), (fused, 8), (fused * 2, 5), (hf.fuse(maps, haadf, mask=mask, **QUICK), 5)):
+        assert not told(signal, row)
