@@ -471,3 +471,11 @@ def test_a_profile_is_along_a_line_roi_as_along_its_ends(fused):
 def test_what_is_no_line_is_told_what_is_expected(fused, line):
     with pytest.raises(TypeError, match=r"expected a hs\.roi\.Line2DROI alone, or start and end as \(x, y\)"):
         fused.line_profile(*line)
+
+
+@pytest.mark.parametrize("name, symbol", [("fe", "Fe"), ("Fe_Ka", "Fe"), ("oxygen", "O")])
+def test_a_misspelt_map_is_answered_with_its_symbol(fused, name, symbol):
+    with pytest.raises(ValueError, match=f"no map of {name!r}: did you mean '{symbol}'\\?$"):
+        fused.get_map(name)
+    with pytest.raises(ValueError, match="no map of 'Al': the maps are of Fe"):
+        fused.get_map("Al")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hyperspy.signals import LazySignal2D, Signal2D
 
-from hyperspy_fusion.elements import identify_stack, metadata_names
+from hyperspy_fusion.elements import identify_stack, metadata_names, no_map_of
 from hyperspy_fusion.grids import STACK_AXES
 from hyperspy_fusion.signals.attach import fuse
 
@@ -120,7 +120,7 @@ class ElementMaps(Signal2D):
         """
         elements = self.elements
         if element not in elements:
-            raise ValueError(f"There is no map of {element!r}: the maps are of {', '.join(elements)}.")
+            raise ValueError(no_map_of(element, elements))
         if elements.count(element) > 1:
             raise ValueError(f"There are {elements.count(element)} maps of {element!r}: take one of them by inav.")
         return self.deepcopy() if self._map_axis() is None else self._map_at(elements.index(element))
@@ -496,7 +496,7 @@ class ElementMaps(Signal2D):
         -------
         RegionMean
             ``value`` and ``error`` in the units of the maps, and what they come from: the means of the fused and the
-            measured map. A warning tells where half of the region or more was not measured.
+            measured map. A warning tells where half of the region or more was not measured, or a tenth in a block.
 
         Raises
         ------
@@ -509,6 +509,9 @@ class ElementMaps(Signal2D):
 
     def ratio(self, region, element, other):
         """The region mean of one element over that of another, with its standard error.
+
+        A ratio of the units of the maps, as counts per counts, and not of atoms, also where cross-sections are known:
+        for that divide each element by its cross-section, or multiply it by its k-factor over its atomic weight.
 
         Parameters
         ----------
