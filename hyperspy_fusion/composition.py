@@ -56,16 +56,8 @@ class Measured(NamedTuple):
 
 def composition(maps, method, factors=None, units="atomic", vacuum=VACUUM, errors=None):
     """Composition of the element maps; see `ElementMaps.atomic_percent`."""
-    method = _method(method)
-    check_choice("units", units, UNITS)
-    factors = _factors(maps, method, factors)
-    data = np.asarray(maps.data, dtype=np.float64)
-    if data.shape[0] < 2 or data.ndim != 3:
-        raise ValueError(f"{maps!r} is not a stack of several maps: a composition needs the maps of all its elements.")
-    _warn_of_totals(maps)
-    data, names = np.maximum(data, 0), line_names(maps)
-    # of a pixel with the same intensity of every element
-    effective = _quantified(names, np.ones((len(data), 1)), method, factors, units)[:, 0] / 100
+    method, factors, effective = _quantifying(maps, method, factors, units)
+    data, names = np.maximum(np.asarray(maps.data, dtype=np.float64), 0), line_names(maps)
     total = np.tensordot(effective, data, 1)
     seen = total > _threshold(total, vacuum)
     percent = np.full(data.shape, np.nan)
@@ -74,6 +66,42 @@ def composition(maps, method, factors=None, units="atomic", vacuum=VACUUM, error
     if found is not None:
         variance = _propagated(percent / 100, effective, np.where(seen, total, np.nan), found) * 100**2
     return _signal(maps, percent, variance, units, {"method": method, "factors": factors, "vacuum": float(vacuum)})
+
+
+def region_percent(maps, region, method, factors=None, units="atomic", shares_of=None):
+    """Composition of the mean of every map over a region; see `ElementMaps.region_percent`.
+
+    `shares_of` takes relative factors (n,) and has the shares of the maps in their sum, and the errors of these.
+    """
+    effective = _quantifying(maps, method, factors, units)[2]
+    values, errors = _shares_of_means(maps, region, effective) if shares_of is None else shares_of(effective)
+    return {e: Measured(100 * float(v), 100 * float(s)) for e, v, s in zip(maps.elements, values, errors, strict=True)}
+
+
+def _shares_of_means(maps, region, effective):
+    """Shares (n,) of the plain means over a region, times factors, and their errors, elements being independent."""
+    means, errors = np.array(list(region_means(maps, region).values())).T
+    total = effective @ means
+    if not total > 0:
+        return np.full(len(means), np.nan), np.full(len(means), np.inf)
+    shares = effective * means / total
+    return shares, np.sqrt(_propagated(shares[:, None, None], effective, total, errors[:, None, None])).ravel()
+
+
+def _quantifying(maps, method, factors, units):
+    """exspy's name of the method, the factors (n,), and what a composition is the share of, relative factors (n,)."""
+    method = _method(method)
+    check_choice("units", units, UNITS)
+    factors = _factors(maps, method, factors)
+    shape = np.shape(maps.data)
+    if maps.metadata.has_item("Composition"):
+        raise ValueError(f"{maps!r} is a composition already: take that of the maps that it was made of.")
+    if shape[0] < 2 or len(shape) != 3:
+        raise ValueError(f"{maps!r} is not a stack of several maps: a composition needs the maps of all its elements.")
+    _warn_of_totals(maps)
+    # of a pixel with the same intensity of every element
+    same = _quantified(line_names(maps), np.ones((shape[0], 1)), method, factors, units)[:, 0]
+    return method, factors, same / 100
 
 
 def _method(name):

@@ -82,14 +82,34 @@ def region_means(fused, region=None):
     except ValueError:  # loaded, or edited since: its mean is what it is
         _warn_of_lost(fused)
         return None
-    y, x = fused.axes_manager.signal_shape[::-1]
-    inside = np.ones((y, x), bool) if region is None else region_mask(region, fused)
+    inside = _inside(fused, region)
     plain = composition.region_means(fused, inside)
     whole = _whole_mask(fused, inside, window)
     fitted = [e for e in fused.elements if e in errors.elements]
     _warn_of_unmeasured(errors, whole, fitted)
     found = {e: errors.replicates.region_mean(whole, _index(errors, e)) for e in fitted}
     return plain | {e: composition.Measured(one.value, one.error) for e, one in found.items()}
+
+
+def region_percent(fused, region, method, factors, units):
+    """Of `region_mean` of every map, or of plain means where their errors are not known; see ``ElementMaps``."""
+    options = (region, method, factors, units)
+    if not fused.metadata.has_item("Fusion"):
+        return composition.region_percent(fused, *options)
+    try:
+        errors, window = _located(fused)
+    except ValueError:
+        _warn_of_lost(fused)
+        return composition.region_percent(fused, *options)
+    order = [_index(errors, element) for element in fused.elements]
+    mask = _whole_mask(fused, _inside(fused, region), window)
+    _warn_of_unmeasured(errors, mask, fused.elements)
+    return composition.region_percent(fused, *options, lambda relative: errors.replicates.shares(mask, relative, order))
+
+
+def _inside(fused, region):
+    """The pixels of a region, (ny, nx) bool; all for None."""
+    return np.ones(fused.axes_manager.signal_shape[::-1], bool) if region is None else region_mask(region, fused)
 
 
 def _warn_of_lost(fused):
@@ -149,9 +169,9 @@ def _located(fused):
     fit, errors = fused._fit(), fused._errors
     if fused.metadata.has_item("Composition"):
         raise ValueError(
-            f"{fused!r} is a composition, of which no errors of regions are known: take the region_mean (counts) of "
-            "the fused maps, element by element, and the composition of these; region_means is the mean of the pixels' "
-            "per cent, and the errors of its pixels are in get_noise_variance()."
+            f"{fused!r} is a composition, of which no errors of regions are known: take the region_percent of the "
+            "fused maps, the composition of the counts of a region; region_means is the mean of the pixels' per cent, "
+            "and the errors of its pixels are in get_noise_variance()."
         )
     if errors is None:
         raise ValueError(_why_unknown(fit))

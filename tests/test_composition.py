@@ -250,6 +250,25 @@ def test_means_of_counts_have_the_composition_and_errors_of_a_pixel_by_hand():
         percent = one.atomic_percent(method, FACTORS[method], errors=errors[:, None, None])
         np.testing.assert_allclose(percent.data.ravel(), 100 * parts, rtol=1e-9)
         np.testing.assert_allclose(percent.get_noise_variance().data.ravel(), 1e4 * (spread**2).sum(axis=1), rtol=1e-9)
+        # of a region of this pixel the same
+        one.set_noise_variance(hs.signals.Signal2D(errors[:, None, None] ** 2, axes=one.axes_manager._get_axes_dicts()))
+        region = one.region_percent(None, method, FACTORS[method])
+        np.testing.assert_allclose([v for v, _ in region.values()], 100 * parts, rtol=1e-9)
+        np.testing.assert_allclose([e for _, e in region.values()], 100 * np.linalg.norm(spread, axis=1), rtol=1e-9)
+        one._forget_noise()
+
+
+def test_the_composition_of_a_region_is_that_of_its_sums():
+    maps = random_maps()
+    half = np.zeros(maps.axes_manager.signal_shape[::-1], bool)
+    half[:, :2] = True
+    sums = element_maps(count_maps(maps.data[:, half].sum(axis=1)[:, None, None]), maps.elements)
+    for units, whole in (("atomic", sums.atomic_percent), ("weight", sums.weight_percent)):
+        found = maps.region_percent(half, "CL", FACTORS["CL"], units=units)
+        np.testing.assert_allclose([v for v, _ in found.values()], whole("CL", FACTORS["CL"]).data.ravel())
+    assert list(found) == maps.elements and np.isnan([e for _, e in found.values()]).all()
+    with pytest.raises(ValueError, match="is a composition already"):
+        maps.atomic_percent("CL", 1.0).region_percent(half, "CL", 1.0)
 
 
 def test_errors_come_from_the_variance_of_the_maps_or_by_element():

@@ -267,6 +267,23 @@ def test_means_of_regions_know_the_errors_of_the_fit(fused):
     assert crop.region_means(inside)["Fe"].value == crop.region_mean(inside, "Fe").value
 
 
+def test_the_composition_of_a_region_is_that_of_its_region_means(fused, caplog):
+    factors = {"Fe": 2.0, "O": 0.5}
+    found = fused.region_percent(REGION, "cross_section", factors)
+    values = {e: fused.region_mean(REGION, e).value / factors[e] for e in fused.elements}
+    for element in fused.elements:
+        assert found[element].value == pytest.approx(100 * values[element] / sum(values.values()))
+    # of two elements what one gains the other loses; and as the ratio has it
+    assert found["Fe"].error == pytest.approx(found["O"].error) and found["Fe"].error > 0
+    ratio, times = fused.ratio(REGION, "Fe", "O"), factors["O"] / factors["Fe"]
+    assert found["Fe"].error == pytest.approx(100 * times * ratio.error / (1 + times * ratio.value) ** 2, rel=1e-6)
+    turned = fused.inav[::-1].region_percent(REGION, "cross_section", factors)
+    assert list(turned) == ["O", "Fe"] and turned["Fe"].value == pytest.approx(found["Fe"].value)
+    # of changed maps that of the pixels, and said
+    plain = (fused * 2).region_percent(REGION, "cross_section", factors)
+    assert np.isnan(plain["Fe"].error) and "are lost" in caplog.text
+
+
 def test_means_of_what_is_no_longer_the_fit_are_those_of_its_pixels(fused):
     edited = fused.deepcopy()
     edited.data = edited.data * 2
@@ -283,7 +300,7 @@ def test_a_composition_is_answered_with_the_way_to_that_of_a_region(fused, tmp_p
     for maps in (percent, percent.isig[1:9, 2:9], hs.load(tmp_path / "percent.hspy")):
         inside = np.ones(maps.data.shape[1:], bool)
         for ask in (maps.standard_errors, lambda maps=maps, inside=inside: maps.region_mean(inside, "Fe")):
-            with pytest.raises(ValueError, match=r"is a composition.* region_mean \(counts\) of the fused maps, e"):
+            with pytest.raises(ValueError, match="is a composition.* take the region_percent of the fused maps"):
                 ask()
 
 

@@ -74,7 +74,7 @@ class RegionMean:
 
 @dataclass(frozen=True)
 class Ratio:
-    """The ratio of two elements' region means, with its standard error."""
+    """The ratio of two elements' region means, in the units of the maps (not of atoms), with its standard error."""
 
     value: float
     error: float
@@ -176,8 +176,8 @@ class Replicates:
         square = over.error**2 - 2 * value * shared + (value * under.error) ** 2
         return Ratio(value, float(np.sqrt(max(square, 0))) / under.value)
 
-    def shares(self, mask, factors):
-        """Shares ``f_i I_i / sum_j f_j I_j`` of the region means ``I`` of all maps in their sum, times ``factors``.
+    def shares(self, mask, factors, order=None):
+        """Shares ``f_i I_i / sum_j f_j I_j`` of the region means ``I`` of maps in their sum, times ``factors``.
 
         Errors are those of first order, with what the maps have in common; NaN and infinite where the sum is not
         above 0.
@@ -187,14 +187,16 @@ class Replicates:
         mask
             (ny, nx) bool.
         factors
-            (n,) > 0.
+            (n,) > 0, of the maps in their order.
+        order
+            (n,) their indices; all by default.
 
         Returns
         -------
         values, errors
             (n,) arrays.
         """
-        regions = [self._region(mask, i) for i in range(len(self.maps))]
+        regions = [self._region(mask, i) for i in (range(len(self.maps)) if order is None else order)]
         means = [region.estimate() for region in regions]
         values = factors * [mean.value for mean in means]
         total = values.sum()

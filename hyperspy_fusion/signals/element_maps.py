@@ -360,6 +360,34 @@ class ElementMaps(Signal2D):
             return known
         return composition.region_means(self, region, self._given_or_known(errors), independent)
 
+    def region_percent(self, region, method, factors=None, *, units="atomic"):
+        """Composition of a region: that of the mean counts of every map, and not the mean of the pixels' compositions.
+
+        Of the result of a fit with ``errors=True`` it is that of ``region_mean``, which smoothing does not bias, with
+        errors that know what those of the elements have in common. Of other maps it is that of the plain means. Errors
+        of ``factors`` are in neither.
+
+        Parameters
+        ----------
+        region : ROI, array or signal of bool, or None
+            As for `region_means`; None takes all pixels, vacuum included.
+        method, factors
+            As for `atomic_percent`.
+        units : {"atomic", "weight"}
+
+        Returns
+        -------
+        dict
+            ``{element: (value, error)}`` in per cent, named tuples; NaN for errors that are not known.
+
+        Examples
+        --------
+        >>> fused.region_percent(roi, "CL", {"Fe": 1.21, "O": 1.9})["Fe"].error  # doctest: +SKIP
+        """
+        from hyperspy_fusion.uncertainty import region_percent
+
+        return region_percent(self, region, method, factors, units)
+
     def line_profile(self, start, end=None, linewidth=0.0, *, errors=None, independent=None):
         """Profile of each map along a line, by HyperSpy's ``Line2DROI``.
 
