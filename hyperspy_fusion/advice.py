@@ -79,6 +79,20 @@ _WITHOUT_HAADF = (
 )
 
 
+def about_shared_noise(elements):
+    """The sentence about maps whose pixels are no measurements of their own, none for no elements, logged."""
+    if not elements:
+        return []
+    return logged(
+        [
+            f"Neighbouring pixels of the map of {_and(elements)} share their noise, as after smoothing, interpolation "
+            "or denoising: a fit takes each for a measurement of its own, so that its choice of weights is off and its "
+            "errors are too small, by about the root of the number of pixels that share it. Pass the counts as "
+            "recorded."
+        ]
+    )
+
+
 # counts of maps that differ by less are taken for the same
 SAME_UNIT = 0.01
 

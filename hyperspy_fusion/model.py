@@ -311,6 +311,7 @@ class FusedMultiModal:
         )
         if setup.selection is not None:
             self._fit_sentences += logged(setup.selection.warnings)
+        self._fit_sentences += self._how.about_noise(setup.scan, setup.selection)
         evidence = self._how.evidence(setup.scan, setup.problem, result)
         if evidence is not None:
             self._fit_sentences += logged(alarms(evidence))

@@ -281,7 +281,27 @@ def test_maps_that_were_smoothed_before_are_warned_of(phantom):
     for m in maps:
         m.data = gaussian_filter(m.data.astype(float), 0.8)
     fused = hf.fuse(maps, haadf, method="auto", regularization="tv", lambda_haadf=0, joint=True)
-    assert any("Hardly any smoothing was chosen" in sentence for sentence in fused.metadata.Fusion.warnings)
+    warnings = fused.metadata.Fusion.warnings
+    assert any("Hardly any smoothing was chosen" in sentence for sentence in warnings)
+    assert not any("share their noise" in sentence for sentence in warnings), "said twice"
+
+
+@pytest.mark.parametrize("method", ["published", "calibrated", "auto"])
+def test_pixels_that_are_no_measurements_of_their_own_are_told(method, caplog):
+    from scipy.ndimage import uniform_filter
+
+    maps, haadf = hf.data.core_shell((64, 64), counts=16).signals()
+    options = {"method": method, "max_iter": 5}
+    if method == "auto":
+        options |= {"regularization": "tv", "lambda_haadf": 0, "joint": True}
+    assert not any("share their noise" in w for w in hf.fuse(maps, haadf, **options).metadata.Fusion.warnings)
+    for m in maps[:2]:
+        m.data = uniform_filter(m.data.astype(float), 3)
+    warnings = hf.fuse(maps, haadf, **options).metadata.Fusion.warnings
+    told = [w for w in warnings if "share their noise" in w or "Hardly any smoothing" in w]
+    assert len(told) == (method != "published")
+    if method == "calibrated":
+        assert "map of Pt and Fe share" in told[0] and told[0] in caplog.text
 
 
 def test_an_image_that_had_no_say_is_not_blamed(phantom):
