@@ -16,9 +16,12 @@ POOR_CORRELATION = 0.5
 RISE = 0.01
 
 
+# parts of the range of a map below 0 that are taken for it
+ROUNDING = 1e-6
+
 _TAKEN_FOR_NOISE = (
-    "they are taken for noise, for fused maps are nowhere negative; add a constant first where the zero of the map is "
-    "arbitrary."
+    "they are taken for noise, for fused maps are nowhere negative; where the zero of the map is arbitrary, as after "
+    "standardising, set it first."
 )
 # what becomes of negative values, by method
 _NEGATIVE = {
@@ -31,8 +34,10 @@ _NEGATIVE = {
 }
 
 
-def about_maps(elements, maps, valid, constant, method):
+def about_maps(elements, maps, valid, constant, method, noise_is_known=False):
     """Sentences about the valid pixels of measured maps (n, ny, nx), logged; ``constant`` tells for each whether it is.
+
+    Negative values are not told where the ``method`` makes use of a noise that is known.
 
     Raises
     ------
@@ -45,11 +50,18 @@ def about_maps(elements, maps, valid, constant, method):
     flat = [element for element, is_constant in zip(elements, constant, strict=True) if is_constant]
     if flat:
         sentences.append(f"The map of {_and(flat)} is constant: it is kept as it is, and the others are fused.")
-    lows = [image[keep].min() for image, keep in zip(maps, valid, strict=True)]
-    negative = [f"{e} (down to {low:.4g})" for e, low in zip(elements, lows, strict=True) if low < 0]
+    negative = [] if noise_is_known else _negative(elements, maps, valid)
     if negative:
         sentences.append(f"The map of {_and(negative)} has negative values: {_NEGATIVE[method]}")
     return logged(sentences)
+
+
+def _negative(elements, maps, valid):
+    """Elements whose maps go below 0 by more than rounding, each with how far."""
+    values = (image[keep] for image, keep in zip(maps, valid, strict=True))
+    ranges = [(float(v.min()), float(v.max())) for v in values]
+    found = zip(elements, ranges, strict=True)
+    return [f"{e} (down to {low:.4g})" for e, (low, high) in found if low < -ROUNDING * (high - low)]
 
 
 def about_unused_background(elements):

@@ -252,7 +252,8 @@ class FusedMultiModal:
         return self.fit_output
 
     def _about_maps(self):
-        sentences = about_maps(self.elements, self.maps.data, self._valid.maps, self._constant, self.method)
+        known = self._variance is not None and self._how.takes_noise
+        sentences = about_maps(self.elements, self.maps.data, self._valid.maps, self._constant, self.method, known)
         unused = self._background is not None and not self._how.takes_noise
         return sentences + (about_unused_background(self.elements) if unused else [])
 

@@ -274,6 +274,25 @@ def test_negative_maps_are_fused_by_every_method(phantom, method):
     assert any("negative values" in sentence for sentence in fused.metadata.Fusion.warnings)
 
 
+@pytest.mark.parametrize("method", ["published", "calibrated", "auto"])
+def test_negative_values_that_are_known_to_be_noise_are_not_told(method):
+    from hyperspy_fusion.known import with_noise
+
+    def told(maps):
+        return [w for w in hf.FusedMultiModal(haadf, maps, method=method).warnings if "negative values" in w]
+
+    maps, haadf = hf.data.core_shell((32, 32), counts=16).signals()
+    for m, zero in zip(maps, (3.0, 1e-7, 2.0), strict=True):
+        m.data = m.data - zero
+    (sentence,) = told(maps)
+    # what is below 0 by rounding is not
+    assert "The map of Pt (down to -3) and O (down to -2) has" in sentence
+    assert "add a constant" not in sentence
+    for m in maps:
+        with_noise(m, None, np.full(m.data.shape, 4.0))
+    assert len(told(maps)) == (method == "published")
+
+
 def test_maps_that_were_smoothed_before_are_warned_of(phantom):
     from scipy.ndimage import gaussian_filter
 
