@@ -105,6 +105,18 @@ def about_shared_noise(elements):
     )
 
 
+def about_errors_of_edges(elements):
+    """The sentence about errors of maps of EELS edges, none for no elements, logged."""
+    if not elements:
+        return []
+    return logged(
+        [
+            f"Errors of regions of the map of {_and(elements)} are too small, by up to twice: that of the background "
+            "of EELS edges, which neighbouring pixels share, is in none of them."
+        ]
+    )
+
+
 # counts of maps that differ by less are taken for the same
 SAME_UNIT = 0.01
 
