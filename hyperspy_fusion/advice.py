@@ -16,9 +16,12 @@ POOR_CORRELATION = 0.5
 RISE = 0.01
 
 
+# parts of the range of a map below 0 that are taken for it
+ROUNDING = 1e-6
+
 _TAKEN_FOR_NOISE = (
-    "they are taken for noise, for fused maps are nowhere negative; add a constant first where the zero of the map is "
-    "arbitrary."
+    "they are taken for noise, for fused maps are nowhere negative; where the zero of the map is arbitrary, as after "
+    "standardising, set it first."
 )
 # what becomes of negative values, by method
 _NEGATIVE = {
@@ -31,8 +34,10 @@ _NEGATIVE = {
 }
 
 
-def about_maps(elements, maps, valid, constant, method):
+def about_maps(elements, maps, valid, constant, method, noise_is_known=False):
     """Sentences about the valid pixels of measured maps (n, ny, nx), logged; ``constant`` tells for each whether it is.
+
+    Negative values are not told where the ``method`` makes use of a noise that is known.
 
     Raises
     ------
@@ -45,11 +50,18 @@ def about_maps(elements, maps, valid, constant, method):
     flat = [element for element, is_constant in zip(elements, constant, strict=True) if is_constant]
     if flat:
         sentences.append(f"The map of {_and(flat)} is constant: it is kept as it is, and the others are fused.")
-    lows = [image[keep].min() for image, keep in zip(maps, valid, strict=True)]
-    negative = [f"{e} (down to {low:.4g})" for e, low in zip(elements, lows, strict=True) if low < 0]
+    negative = [] if noise_is_known else _negative(elements, maps, valid)
     if negative:
         sentences.append(f"The map of {_and(negative)} has negative values: {_NEGATIVE[method]}")
     return logged(sentences)
+
+
+def _negative(elements, maps, valid):
+    """Elements whose maps go below 0 by more than rounding, each with how far."""
+    values = (image[keep] for image, keep in zip(maps, valid, strict=True))
+    ranges = [(float(v.min()), float(v.max())) for v in values]
+    found = zip(elements, ranges, strict=True)
+    return [f"{e} (down to {low:.4g})" for e, (low, high) in found if low < -ROUNDING * (high - low)]
 
 
 def about_unused_background(elements):
@@ -77,6 +89,32 @@ _WITHOUT_HAADF = (
     "or its contrast is not that of atomic numbers; where no map explains it, fuse with lambda_haadf=0 and "
     "regularization='tgv', which leave it out."
 )
+
+
+def about_shared_noise(elements):
+    """The sentence about maps whose pixels are no measurements of their own, none for no elements, logged."""
+    if not elements:
+        return []
+    return logged(
+        [
+            f"Neighbouring pixels of the map of {_and(elements)} share their noise, as after smoothing, interpolation "
+            "or denoising: a fit takes each for a measurement of its own, so that its choice of weights is off and its "
+            "errors are too small, by about the root of the number of pixels that share it. Pass the counts as "
+            "recorded."
+        ]
+    )
+
+
+def about_errors_of_edges(elements):
+    """The sentence about errors of maps of EELS edges, none for no elements, logged."""
+    if not elements:
+        return []
+    return logged(
+        [
+            f"Errors of regions of the map of {_and(elements)} are too small, by up to twice: that of the background "
+            "of EELS edges, which neighbouring pixels share, is in none of them."
+        ]
+    )
 
 
 # counts of maps that differ by less are taken for the same

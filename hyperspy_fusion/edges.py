@@ -135,6 +135,18 @@ def _checked_windows(name, windows):
             f"The windows of {name} are {windows!r}: expected four rising energies in eV, the limits of the window of "
             "the background before the edge and of that of the signal."
         )
+    onset = onset_energy(name)
+    if limits[3] <= onset:
+        raise ValueError(
+            f"The signal window of {name} is {limits[2]:g} to {limits[3]:g} eV, and the edge begins at {onset:g} eV: "
+            "expected a window that reaches beyond it; give its limits as the last two of the four, or None for the "
+            "default windows."
+        )
+    if limits[1] > onset:
+        grids.warn(
+            f"The background window of {name}, {limits[0]:g} to {limits[1]:g} eV, reaches beyond its onset at "
+            f"{onset:g} eV: what it has of the edge is taken for background; let it end before the onset."
+        )
     return limits
 
 

@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hyperspy_fusion.advice import about_calibrated_fit, about_published_fit, about_units, logged
+from hyperspy_fusion.advice import (
+    about_calibrated_fit,
+    about_published_fit,
+    about_shared_noise,
+    about_units,
+    logged,
+)
+from hyperspy_fusion.fusion.noise import shares_noise
 from hyperspy_fusion.fusion.problem import published_problem
 from hyperspy_fusion.gaps import Valid, find_valid
 
@@ -89,6 +96,8 @@ class Method:
     evidence
         Scan, problem and result to the :class:`~hyperspy_fusion.fusion.alarms.Evidence` that alarms are raised by; None
         where there is none.
+    about_noise
+        Scan and choice of weights, None for none, to sentences about the noise of the maps.
     about_fit
         Elements, result, ratios of totals, correlation of the HAADF images, problem and settings to sentences.
     describe
@@ -107,6 +116,7 @@ class Method:
     restart: Callable
     background: Callable
     evidence: Callable
+    about_noise: Callable
     about_fit: Callable
     describe: Callable
 
@@ -201,6 +211,14 @@ def _calibrated_evidence(scan, problem, result):
     )
 
 
+def _about_noise(scan, selection):
+    """Noise that neighbouring pixels share, which nothing else shows; no more where the choice of weights told it."""
+    if selection is not None and any(sentence != selection.sentence for sentence in selection.warnings):
+        return []
+    pairs = zip(scan.elements, scan.maps, scan.valid.maps, strict=True)
+    return about_shared_noise([element for element, image, valid in pairs if shares_noise(image, valid)])
+
+
 def _about_calibrated(elements, result, total_ratios, haadf_correlation, problem, settings):
     units = about_units(problem.first.quantum, settings)
     return [
@@ -261,6 +279,7 @@ _CALIBRATED = Method(
     restart=lambda state, problem: state.restarted(problem),
     background=lambda settings: np.asarray(settings.background),
     evidence=_calibrated_evidence,
+    about_noise=_about_noise,
     about_fit=_about_calibrated,
     describe=_describe_calibrated,
 )
@@ -277,6 +296,7 @@ HOW = {
         restart=lambda state, problem: state.restarted(problem.maps.dtype),
         background=lambda settings: 0.0,
         evidence=lambda scan, problem, result: None,
+        about_noise=lambda scan, selection: [],
         about_fit=lambda *about: about_published_fit(*about[:4]),
         describe=_describe_published,
     ),

@@ -8,7 +8,14 @@ from numbers import Integral
 
 import numpy as np
 
-from hyperspy_fusion.advice import about_maps, about_unused_background, correlation, logged, totals_over_measured
+from hyperspy_fusion.advice import (
+    about_errors_of_edges,
+    about_maps,
+    about_unused_background,
+    correlation,
+    logged,
+    totals_over_measured,
+)
 from hyperspy_fusion.elements import atomic_number
 from hyperspy_fusion.fusion.alarms import alarms
 from hyperspy_fusion.fusion.result import StopReason
@@ -252,13 +259,15 @@ class FusedMultiModal:
         return self.fit_output
 
     def _about_maps(self):
-        sentences = about_maps(self.elements, self.maps.data, self._valid.maps, self._constant, self.method)
+        known = self._variance is not None and self._how.takes_noise
+        sentences = about_maps(self.elements, self.maps.data, self._valid.maps, self._constant, self.method, known)
         unused = self._background is not None and not self._how.takes_noise
         return sentences + (about_unused_background(self.elements) if unused else [])
 
     def _forget(self):
         """The model as before its first fit."""
         self.fit_output = self._setup = self._state = self._result = self._errors = None
+        self._error_sentences = []
 
     def _new_setup(self, settings, show_progressbar, num_workers):
         maps, valid, fitted = self.maps.data, self._valid, ~self._constant
@@ -311,6 +320,7 @@ class FusedMultiModal:
         )
         if setup.selection is not None:
             self._fit_sentences += logged(setup.selection.warnings)
+        self._fit_sentences += self._how.about_noise(setup.scan, setup.selection)
         evidence = self._how.evidence(setup.scan, setup.problem, result)
         if evidence is not None:
             self._fit_sentences += logged(alarms(evidence))
@@ -382,6 +392,7 @@ class FusedMultiModal:
         )
         elements = [e for e, constant in zip(self.elements, self._constant, strict=True) if not constant]
         self._errors, self._seed = Errors(found, self._signal(self._data().copy()), elements), seed
+        self._error_sentences = about_errors_of_edges(self._edge_elements(elements))
         return self.as_signal().standard_errors()
 
     def attainable_gain(self):
@@ -432,8 +443,8 @@ class FusedMultiModal:
 
     @property
     def warnings(self):
-        """What was noticed about the input and, after a fit, about its result."""
-        return self._input_warnings + (self._fit_sentences if self._result else [])
+        """What was noticed about the input and, after a fit, about its result and the errors of this."""
+        return self._input_warnings + (self._fit_sentences + self._error_sentences if self._result else [])
 
     def __getitem__(self, element):
         one = self._signal(self._data()).get_map(element)
@@ -506,6 +517,10 @@ class FusedMultiModal:
             "n_masked": np.count_nonzero(~valid.maps, axis=(1, 2)),
             "haadf_n_masked": int(np.count_nonzero(~valid.haadf)),
         }
+
+    def _edge_elements(self, elements):
+        """Those of the ``elements`` whose maps are of EELS edges, above backgrounds that pixels share."""
+        return [e for e in elements if self.maps.metadata.has_item(f"Element_maps.edges.{e}")]
 
     def _about_errors(self):
         """How the errors were found, where they were."""

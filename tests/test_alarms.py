@@ -187,6 +187,13 @@ def test_a_particle_that_is_not_mapped_is_found():
     assert np.abs(np.subtract(place(raised[0]), (12, 50))).max() <= 4
 
 
+@pytest.mark.parametrize("moved", [lambda a: np.roll(a, 8, 1), lambda a: a[:, ::-1], np.rot90], ids=["", "flipped", ""])
+def test_an_image_that_lies_off_the_maps_is_told_as_such(moved):
+    found = evidence()
+    (sentence,) = [s for s in alarms(replace(found, haadf=moved(found.haadf))) if HAADF in s]
+    assert "or an image that is shifted (register=True) or turned against the maps" in sentence
+
+
 def test_the_part_that_is_not_explained_by_hand():
     """Of squares of an image without noise, half of which are brighter by what the maps lack."""
     step = np.zeros((16, 16))

@@ -274,6 +274,25 @@ def test_negative_maps_are_fused_by_every_method(phantom, method):
     assert any("negative values" in sentence for sentence in fused.metadata.Fusion.warnings)
 
 
+@pytest.mark.parametrize("method", ["published", "calibrated", "auto"])
+def test_negative_values_that_are_known_to_be_noise_are_not_told(method):
+    from hyperspy_fusion.known import with_noise
+
+    def told(maps):
+        return [w for w in hf.FusedMultiModal(haadf, maps, method=method).warnings if "negative values" in w]
+
+    maps, haadf = hf.data.core_shell((32, 32), counts=16).signals()
+    for m, zero in zip(maps, (3.0, 1e-7, 2.0), strict=True):
+        m.data = m.data - zero
+    (sentence,) = told(maps)
+    # what is below 0 by rounding is not
+    assert "The map of Pt (down to -3) and O (down to -2) has" in sentence
+    assert "add a constant" not in sentence
+    for m in maps:
+        with_noise(m, None, np.full(m.data.shape, 4.0))
+    assert len(told(maps)) == (method == "published")
+
+
 def test_maps_that_were_smoothed_before_are_warned_of(phantom):
     from scipy.ndimage import gaussian_filter
 
@@ -281,7 +300,27 @@ def test_maps_that_were_smoothed_before_are_warned_of(phantom):
     for m in maps:
         m.data = gaussian_filter(m.data.astype(float), 0.8)
     fused = hf.fuse(maps, haadf, method="auto", regularization="tv", lambda_haadf=0, joint=True)
-    assert any("Hardly any smoothing was chosen" in sentence for sentence in fused.metadata.Fusion.warnings)
+    warnings = fused.metadata.Fusion.warnings
+    assert any("Hardly any smoothing was chosen" in sentence for sentence in warnings)
+    assert not any("share their noise" in sentence for sentence in warnings), "said twice"
+
+
+@pytest.mark.parametrize("method", ["published", "calibrated", "auto"])
+def test_pixels_that_are_no_measurements_of_their_own_are_told(method, caplog):
+    from scipy.ndimage import uniform_filter
+
+    maps, haadf = hf.data.core_shell((64, 64), counts=16).signals()
+    options = {"method": method, "max_iter": 5}
+    if method == "auto":
+        options |= {"regularization": "tv", "lambda_haadf": 0, "joint": True}
+    assert not any("share their noise" in w for w in hf.fuse(maps, haadf, **options).metadata.Fusion.warnings)
+    for m in maps[:2]:
+        m.data = uniform_filter(m.data.astype(float), 3)
+    warnings = hf.fuse(maps, haadf, **options).metadata.Fusion.warnings
+    told = [w for w in warnings if "share their noise" in w or "Hardly any smoothing" in w]
+    assert len(told) == (method != "published")
+    if method == "calibrated":
+        assert "map of Pt and Fe share" in told[0] and told[0] in caplog.text
 
 
 def test_an_image_that_had_no_say_is_not_blamed(phantom):

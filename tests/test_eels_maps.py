@@ -10,7 +10,7 @@ from helpers import assert_untouched, shared, snapshot
 from skimage.filters import threshold_otsu
 from sources import eels
 
-from hyperspy_fusion import element_maps, fuse
+from hyperspy_fusion import FusedMultiModal, element_maps, fuse
 from hyperspy_fusion.edges import Edge, onset_energy, shapes
 
 OXIDE = {"O_K": 532.0, "Mn_L3": 640.0}
@@ -78,6 +78,16 @@ def test_windows_may_be_given():
     assert maps.elements == ["O", "Mn"] and np.all(background > 0)
 
 
+def test_a_background_window_beyond_the_onset_is_told():
+    signal = spectra()
+    beyond = element_maps(signal, edges={"Mn_L3": (560, 660, 670, 704)}).metadata.Element_maps.warnings
+    (told,) = [w for w in beyond if "background window" in w]
+    assert told.startswith("The background window of Mn_L3, 560 to 660 eV, reaches beyond its onset at 640 eV")
+    for windows_of_it in (None, (560, 640, 641, 704), (512, 635, 636, 700)):
+        maps = element_maps(signal, edges={"Mn_L3": windows_of_it})
+        assert not any("background window" in w for w in maps.metadata.get_item("Element_maps.warnings", default=[]))
+
+
 def test_the_major_edge_of_lowest_energy_is_taken_for_an_element():
     signal = spectra()
     maps = element_maps(signal, ["Mn", "O"])
@@ -98,6 +108,11 @@ def test_the_major_edge_of_lowest_energy_is_taken_for_an_element():
         ),
         ({"edges": {"O_K": (1, 2, 3)}}, "windows of O_K are .*: expected four rising energies"),
         ({"edges": {"O_K": (500, 540, 532, 580)}}, "expected four rising energies"),
+        (
+            {"edges": {"Mn_L3": (450, 520, 530, 600)}},
+            "signal window of Mn_L3 is 530 to 600 eV, .* begins at 640 eV: expected .* beyond it; give",
+        ),
+        ({"edges": {"Mn_L3": (450, 520, 530, 640)}}, "signal window of Mn_L3 is 530 to 640 eV"),
         ({"edges": ["O_K"], "elements": ["Mn"]}, "leave elements out, for the edges tell them"),
         (
             {"edges": ["O_K"], "background": "fit"},
@@ -679,6 +694,27 @@ def brass_maps():
     signal, edges = brass(np.full((6, 5), 20.0), np.full((6, 5), 10.0)), ["Cu_L3", "Zn_L3"]
     alone = [element_maps(signal, edges={edge: window}) for edge, window in zip(edges, ALONE, strict=True)]
     return element_maps(signal, edges=edges), alone, element_maps(signal, edges=edges, background="model")
+
+
+@pytest.mark.parametrize("way", ["windows", "model"])
+def test_errors_of_edges_are_told_to_miss_that_of_their_background(way, caplog):
+    signal = brass(np.full((8, 9), 20.0), 5.0 + np.arange(9) * np.ones((8, 1)))
+    edges = element_maps(signal, edges=["Cu_L3", "Zn_L3"], background=way)
+    haadf = hs.signals.Signal2D(edges.data.sum(axis=0))
+    maps = [edges.get_map("Zn"), hs.signals.Signal2D(np.random.default_rng(0).poisson(5.0, (8, 9)))]
+    maps[1].metadata.set_item("Sample.elements", ["O"])
+    model = FusedMultiModal(haadf, maps, method="calibrated")
+    model.fit(max_iter=5, regularization="tv", lambda_haadf=0)
+    assert not any("Errors of regions" in w for w in model.warnings)
+    for _ in range(2):
+        model.standard_errors(2)
+        told = [w for w in model.as_signal().metadata.Fusion.warnings if "Errors of regions" in w]
+        assert len(told) == 1 and told[0] in caplog.text
+        assert told[0].startswith("Errors of regions of the map of Zn are too small, by up to twice")
+    model.fit(max_iter=5)
+    assert not any("Errors of regions" in w for w in model.warnings)
+    fused = fuse(edges, haadf, method="calibrated", max_iter=5, errors=2)
+    assert any("of the map of Cu and Zn are" in w for w in fused.metadata.Fusion.warnings)
 
 
 ALONE = [(745, 926, 931, 1015), (745, 926, 1030, 1120)]

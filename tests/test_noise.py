@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 from helpers import shared
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, median_filter, shift, uniform_filter, zoom
 
 from hyperspy_fusion import data
 from hyperspy_fusion.fusion.noise import (
@@ -17,6 +17,7 @@ from hyperspy_fusion.fusion.noise import (
     mean_variance_quantum,
     quanta,
     quantum,
+    shares_noise,
 )
 
 
@@ -228,6 +229,63 @@ def test_fewer_squares_with_counts_than_classes_tell_nothing_and_warn_of_nothing
         for map in (counts, counts * flat_field(counts.shape)):
             assert not mean_variance_quantum(map)[1]
         assert quanta(counts[None])[0] == 1
+
+
+# ---- noise that neighbours share ------------------------------------------------------------------
+
+SHARING = {
+    "3x3 means": lambda m: uniform_filter(m, 3),
+    "a Gaussian": lambda m: gaussian_filter(m, 1),
+    "3x3 medians": lambda m: median_filter(m, 3),
+    "repeated pixels": lambda m: m.repeat(2, 0).repeat(2, 1),
+    "zoom": lambda m: zoom(m, 2, order=1),
+    "a shift": lambda m: shift(m, (0.4, 0.3), order=1, mode="nearest"),
+    "sums of neighbours": lambda m: m + np.roll(m, 1, 0) + np.roll(m, 1, 1) + np.roll(m, (1, 1), (0, 1)),
+}
+
+
+@pytest.mark.parametrize("how", SHARING)
+@pytest.mark.parametrize("phantom", ["core_shell", "atomic_columns"])
+def test_noise_that_neighbours_share_is_seen(phantom, how):
+    for side, seed in ((64, 0), (128, 1)):
+        for counts in data.PHANTOMS[phantom]((side, side), counts=4, seed=seed).maps.astype(float):
+            assert shares_noise(SHARING[how](counts))
+
+
+@pytest.mark.parametrize("counts", [1, 4, 16])
+@pytest.mark.parametrize("phantom", data.PHANTOMS)
+def test_counts_share_no_noise(phantom, counts):
+    for side, seed in ((64, 0), (64, 1), (64, 2), (128, 3)):
+        for map in data.PHANTOMS[phantom]((side, side), counts=counts, seed=seed).maps:
+            assert not shares_noise(map)
+            assert not shares_noise(map * flat_field(map.shape))
+
+
+@pytest.mark.parametrize("phantom", data.PHANTOMS)
+def test_structure_of_many_counts_is_no_shared_noise(phantom):
+    for map in data.PHANTOMS[phantom](counts=300).maps:
+        assert not shares_noise(map)
+        assert shares_noise(uniform_filter(map.astype(float), 3))
+
+
+def test_pixels_that_are_left_out_do_not_tell_of_shared_noise():
+    map = data.core_shell(counts=4).maps[0].astype(float)
+    smooth, valid = gaussian_filter(map, 1), np.ones(map.shape, bool)
+    valid[40:60, 30:90] = False
+    map[~valid], smooth[~valid] = np.nan, 1e3 * rng().random(np.sum(~valid))
+    assert not shares_noise(map)
+    assert shares_noise(smooth, valid) and not shares_noise(smooth, np.zeros(map.shape, bool))
+    assert not shares_noise(smooth[:9, :9]) and not shares_noise(np.zeros((64, 64)))
+
+
+def test_real_counts_share_no_noise():
+    import hyperspy.api as hs
+
+    import hyperspy_fusion as hf
+
+    eds = hs.load(shared("data/L2083-K-4-1_tilt0.bcf"))[1]
+    for map in hf.element_maps(eds, ["Fe", "Mg", "Si", "O", "S", "Al"]).data:
+        assert not shares_noise(map) and shares_noise(gaussian_filter(map.astype(float), 1))
 
 
 # ---- the choice ----------------------------------------------------------------------------------

@@ -253,7 +253,8 @@ def _about_haadf(evidence):
     return [
         f"No mapped element explains what the measured maps miss of the HAADF image, {part:.0%} of its contrast (root "
         f"mean square), most at x = {_middle(x, side)}, y = {_middle(y, side)} (pixels): an element that is not "
-        f"mapped, diffraction, thickness or detector; see residual(). {_HAADF_REMEDY[evidence.uses_haadf]}"
+        f"mapped, diffraction, thickness, the detector, or an image that is shifted (register=True) or turned against "
+        f"the maps; see residual(). {_HAADF_REMEDY[evidence.uses_haadf]}"
     ]
 
 

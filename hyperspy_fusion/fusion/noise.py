@@ -122,6 +122,10 @@ _MAX_LEVELS = 1e6
 _FEWEST_DIFFERENCES = 50
 # Blocks with fewer counts than this say nothing of their variance; and how many others must be there to be asked.
 _COUNTS_OF_A_BLOCK, _FEWEST_BLOCKS = 8, 32
+# Noise of neighbours below this part of that of pixels two apart is shared; it is that of counts between these parts.
+_SHARED, _LIKE_COUNTS = 0.6, (0.6, 4.0)
+# Squares with less than this part of the usual noise have none: rounding of zeros.
+_SOME_NOISE = 1e-3
 # Classes of the mean in which it is compared with the variance.
 _CLASSES = 8
 # Values are taken to be rounded to float32, and to have gone through a few operations.
@@ -339,6 +343,65 @@ def _is_white(map, valid, block):
     variances = (_block_moments(map, valid, block, lag)[1] for lag in (1, 2))
     near, far = (np.median(variance[variance > 0]) for variance in variances)
     return 0.75 * far < near < 1.33 * far
+
+
+def shares_noise(map, valid=None, block=8):
+    """Whether neighbouring pixels share their noise, as after smoothing or interpolation.
+
+    Second mixed differences see the same white noise in neighbours as in pixels two apart; of shared noise they see
+    less in neighbours. Structure looks like shared noise, so that squares of ``block`` pixels are compared each by
+    itself, and the quarter with the least of it decides. Whole numbers with the noise of counts in neighbours share
+    none, whatever their structure; where counts have less noise than that, as after a median, all squares decide.
+
+    Parameters
+    ----------
+    map
+        (ny, nx); values that are not finite are left out.
+    valid
+        (ny, nx) bool, pixels to look at; all by default.
+    block
+        Edge of a square in pixels.
+
+    Returns
+    -------
+    bool
+        False where fewer than eight squares have noise to compare.
+    """
+    map = np.asarray(map)
+    valid = np.isfinite(map) if valid is None else np.isfinite(map) & valid
+    if min(map.shape) < block + 4:
+        return False
+    near, far = _near_and_far(map, valid, block)
+    some = far > _SOME_NOISE * far.max(initial=0)
+    if np.count_nonzero(some) < _CLASSES:
+        return False
+    of_counts, are_whole = _noise_of_counts(map, valid, near.mean())
+    if are_whole and _LIKE_COUNTS[0] < of_counts < _LIKE_COUNTS[1]:
+        return False
+    if of_counts < _LIKE_COUNTS[0] and near.mean() < _SHARED * far.mean():
+        return True
+    return bool(np.quantile(near[some] / far[some], 0.75) < _SHARED)
+
+
+def _near_and_far(map, valid, block):
+    """Variance of the noise in squares that are half valid or more, by neighbours and by pixels two apart."""
+    near, far = (_mixed_differences(map, valid, lag) for lag in (1, 2))
+    seen = far[1]
+    used = _blocks(seen, block).sum(axis=1)
+    squares = (_blocks(np.where(seen, d**2 / 36, 0), block).sum(axis=1) for d in (near[0][1:-1, 1:-1], far[0]))
+    keep = 2 * used >= block**2
+    return tuple(square[keep] / used[keep] for square in squares)
+
+
+def _noise_of_counts(map, valid, variance):
+    """A variance in units of that of counts with the steps of the map, NaN without steps; and are these whole numbers.
+
+    Interpolation with round weights has steps as well, of a fraction.
+    """
+    step = quantum(map, valid)
+    if step is None:
+        return np.nan, False
+    return variance / (step * np.mean(map, where=valid)), abs(step - np.rint(step)) < 1e-6 * step
 
 
 # ---- the choice ----------------------------------------------------------------------------------
