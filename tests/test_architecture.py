@@ -47,7 +47,7 @@ STOREYS = [
     ("fusion.measured",),
     ("fusion.noise", "fusion.regularizers", "fusion.background", "fusion.power_law", "fusion.spikes"),
     ("fusion.kernels",),
-    ("fusion.result", "fusion.settings", "fusion.resampling"),
+    ("fusion.result", "fusion.settings", "fusion.resampling", "fusion.replicates"),
     ("fusion",),  # the package itself: a docstring
 ]
 STOREY = {name: number for number, names in enumerate(STOREYS) for name in names}
