@@ -98,9 +98,9 @@ def about_shared_noise(elements):
     return logged(
         [
             f"Neighbouring pixels of the map of {_and(elements)} share their noise, as after smoothing, interpolation "
-            "or denoising: a fit takes each for a measurement of its own, so that its choice of weights is off and its "
-            "errors are too small, by about the root of the number of pixels that share it. Pass the counts as "
-            "recorded."
+            "or denoising (structure of two or three pixels in many counts looks alike): a fit takes each for a "
+            "measurement of its own, so that its choice of weights is off and its errors are too small, by about the "
+            "root of the number of pixels that share it. Pass the counts as recorded."
         ]
     )
 

@@ -68,19 +68,23 @@ def composition(maps, method, factors=None, units="atomic", vacuum=VACUUM, error
     return _signal(maps, percent, variance, units, {"method": method, "factors": factors, "vacuum": float(vacuum)})
 
 
-def region_percent(maps, region, method, factors=None, units="atomic", shares_of=None):
+def region_percent(maps, region, method, factors=None, units="atomic", errors=None, shares_of=None):
     """Composition of the mean of every map over a region; see `ElementMaps.region_percent`.
 
-    `shares_of` takes relative factors (n,) and has the shares of the maps in their sum, and the errors of these.
+    `shares_of` takes relative factors (n,) and has the shares of the maps in their sum, and the errors of these; by
+    default they are those of the plain means, and of `errors` of their pixels.
     """
     effective = _quantifying(maps, method, factors, units)[2]
-    values, errors = _shares_of_means(maps, region, effective) if shares_of is None else shares_of(effective)
+    values, errors = _shares_of_means(maps, region, effective, errors) if shares_of is None else shares_of(effective)
     return {e: Measured(100 * float(v), 100 * float(s)) for e, v, s in zip(maps.elements, values, errors, strict=True)}
 
 
-def _shares_of_means(maps, region, effective):
+def _shares_of_means(maps, region, effective, errors):
     """Shares (n,) of the plain means over a region, times factors, and their errors, elements being independent."""
-    means, errors = np.array(list(region_means(maps, region).values())).T
+    # the same pixels of all maps
+    inside = np.isfinite(maps.data).all(axis=0)
+    inside = inside if region is None else inside & region_mask(region, maps)
+    means, errors = np.array(list(region_means(maps, inside, errors).values())).T
     total = effective @ means
     if not total > 0:
         return np.full(len(means), np.nan), np.full(len(means), np.inf)

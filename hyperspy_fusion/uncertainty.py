@@ -91,20 +91,28 @@ def region_means(fused, region=None):
     return plain | {e: composition.Measured(one.value, one.error) for e, one in found.items()}
 
 
-def region_percent(fused, region, method, factors, units):
+def region_percent(fused, region, method, factors, units, errors=None):
     """Of `region_mean` of every map, or of plain means where their errors are not known; see ``ElementMaps``."""
     options = (region, method, factors, units)
-    if not fused.metadata.has_item("Fusion"):
-        return composition.region_percent(fused, *options)
+    if errors is not None or not fused.metadata.has_item("Fusion"):
+        return composition.region_percent(fused, *options, errors=errors)
     try:
         errors, window = _located(fused)
     except ValueError:
         _warn_of_lost(fused)
         return composition.region_percent(fused, *options)
-    order = [_index(errors, element) for element in fused.elements]
     mask = _whole_mask(fused, _inside(fused, region), window)
-    _warn_of_unmeasured(errors, mask, fused.elements)
-    return composition.region_percent(fused, *options, lambda relative: errors.replicates.shares(mask, relative, order))
+    # of a map of zeros, which was not fitted, there is nothing
+    fitted = np.array([bool(np.any(image)) for image in fused.data])
+    order = [_index(errors, element) for element, any_ in zip(fused.elements, fitted, strict=True) if any_]
+    _warn_of_unmeasured(errors, mask, [errors.elements[k] for k in order])
+
+    def shares_of(relative):
+        values, spread = np.zeros(len(fitted)), np.full(len(fitted), np.nan)
+        values[fitted], spread[fitted] = errors.replicates.shares(mask, relative[fitted], order)
+        return values, spread
+
+    return composition.region_percent(fused, *options, shares_of=shares_of)
 
 
 def _inside(fused, region):
@@ -212,7 +220,8 @@ def _no_errors_of(element, errors):
     if element in errors.maps.elements:
         fitted = ", ".join(errors.elements)
         return (
-            f"There are no errors of {element!r}: the fitted elements are {fitted}, and constant maps are not fitted."
+            f"There are no errors of {element!r}: the fitted elements are {fitted}, and constant maps are not fitted; "
+            "`inav` takes maps without them."
         )
     return no_map_of(element, errors.maps.elements)
 

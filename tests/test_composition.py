@@ -267,6 +267,13 @@ def test_the_composition_of_a_region_is_that_of_its_sums():
         found = maps.region_percent(half, "CL", FACTORS["CL"], units=units)
         np.testing.assert_allclose([v for v, _ in found.values()], whole("CL", FACTORS["CL"]).data.ravel())
     assert list(found) == maps.elements and np.isnan([e for _, e in found.values()]).all()
+    # of the pixels that all maps have
+    hole = maps.deepcopy()
+    hole.data[1, :, 0] = np.nan
+    half[:, 0] = False
+    expected = maps.region_percent(half, "CL", FACTORS["CL"])
+    half[:, 0] = True
+    assert hole.region_percent(half, "CL", FACTORS["CL"])["Fe"].value == pytest.approx(expected["Fe"].value)
     with pytest.raises(ValueError, match="is a composition already"):
         maps.atomic_percent("CL", 1.0).region_percent(half, "CL", 1.0)
 

@@ -268,6 +268,22 @@ def test_structure_of_many_counts_is_no_shared_noise(phantom):
         assert shares_noise(uniform_filter(map.astype(float), 3))
 
 
+def columns(counts, distance=8, sigma=1.5):
+    """Counts of a lattice of sharp columns."""
+    y, x = (np.minimum(a % distance, -a % distance) for a in np.mgrid[:128, :128])
+    return rng().poisson(counts * (0.1 + np.exp(-(x**2 + y**2) / (2 * sigma**2)))).astype(float)
+
+
+@pytest.mark.parametrize("counts", [4, 16, 100])
+def test_sharp_structure_in_counts_of_any_unit_is_no_shared_noise(counts):
+    map = columns(counts)
+    for unit in (1, 1 / 3.7, 0.1, 250):
+        assert not shares_noise((map * unit).astype(np.float32))
+    # repeated sums are whole numbers too; of many counts their structure looks like noise
+    repeated = map.reshape(64, 2, 64, 2).sum(axis=(1, 3)).repeat(2, 0).repeat(2, 1)
+    assert shares_noise(repeated) == (counts < 100)
+
+
 def test_pixels_that_are_left_out_do_not_tell_of_shared_noise():
     map = data.core_shell(counts=4).maps[0].astype(float)
     smooth, valid = gaussian_filter(map, 1), np.ones(map.shape, bool)

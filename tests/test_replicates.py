@@ -224,6 +224,15 @@ def test_what_all_maps_have_in_common_is_in_no_share():
     assert np.isnan(values).all() and np.isinf(errors).all()
 
 
+def test_noise_that_no_replicate_drew_is_not_that_of_another_map():
+    zeros = np.zeros((16, 2, 8, 8))
+    # five counts of each where the maps have none
+    found = made_up(zeros, zeros, maps=zeros[0], variance=0.0, residual=np.full((2, 8, 8), 0.5))
+    ratio, (_, errors) = found.ratio(REGION, 0, 1), found.shares(REGION, np.ones(2))
+    assert ratio.value == pytest.approx(1) and 0.5 < ratio.error < 0.8
+    np.testing.assert_allclose(errors, ratio.error / 4)
+
+
 def masked_in_part(filled=0.0, residual=0.0):
     """Replicates with 3 of the 10 pixels of the region masked, in which they are ``filled`` off."""
     noise, counted = white(), np.ones((1, 8, 8), bool)
@@ -290,6 +299,7 @@ def test_counts_where_the_map_has_none_have_an_error():
 
 def test_errors_that_two_maps_share_cancel_in_their_ratio():
     noise = white()
+    noise -= noise.mean(axis=0)
     both = np.concatenate([noise, 2 * noise], axis=1)
     maps = np.stack([np.full((8, 8), 10.0), np.full((8, 8), 20.0)])
     found = made_up(both, np.zeros_like(both), maps=maps, variance=np.array([1.0, 4.0])[:, None, None])

@@ -282,6 +282,18 @@ def test_the_composition_of_a_region_is_that_of_its_region_means(fused, caplog):
     # of changed maps that of the pixels, and said
     plain = (fused * 2).region_percent(REGION, "cross_section", factors)
     assert np.isnan(plain["Fe"].error) and "are lost" in caplog.text
+    given = fused.region_percent(REGION, "cross_section", factors, errors=np.ones(fused.data.shape))
+    assert given["Fe"].value == pytest.approx(plain["Fe"].value) and given["Fe"].error > 0
+
+
+def test_an_element_of_which_nothing_was_counted_has_no_part_in_a_composition(scan):
+    maps, haadf = scan
+    three = {"Fe": maps[0], "O": maps[1], "Pt": hs.signals.Signal2D(np.zeros_like(maps[0].data))}
+    fused = hf.fuse(three, haadf, errors=3, **QUICK)
+    found = fused.region_percent(REGION, "cross_section", 1)
+    two = fused.inav[:2].region_percent(REGION, "cross_section", 1)
+    assert found["Pt"].value == 0 and np.isnan(found["Pt"].error)
+    np.testing.assert_allclose([found[e] for e in two], list(two.values()), rtol=1e-9)
 
 
 def test_means_of_what_is_no_longer_the_fit_are_those_of_its_pixels(fused):

@@ -123,7 +123,7 @@ _FEWEST_DIFFERENCES = 50
 # Blocks with fewer counts than this say nothing of their variance; and how many others must be there to be asked.
 _COUNTS_OF_A_BLOCK, _FEWEST_BLOCKS = 8, 32
 # Noise of neighbours below this part of that of pixels two apart is shared; it is that of counts between these parts.
-_SHARED, _LIKE_COUNTS = 0.6, (0.6, 4.0)
+_SHARED, _LIKE_COUNTS = 0.6, (0.5, 1.5)
 # Squares with less than this part of the usual noise have none: rounding of zeros.
 _SOME_NOISE = 1e-3
 # Classes of the mean in which it is compared with the variance.
@@ -350,8 +350,9 @@ def shares_noise(map, valid=None, block=8):
 
     Second mixed differences see the same white noise in neighbours as in pixels two apart; of shared noise they see
     less in neighbours. Structure looks like shared noise, so that squares of ``block`` pixels are compared each by
-    itself, and the quarter with the least of it decides. Whole numbers with the noise of counts in neighbours share
-    none, whatever their structure; where counts have less noise than that, as after a median, all squares decide.
+    itself, and the quarter with the least of it decides. Values in steps (counts, whatever their unit) that have the
+    noise of counts in neighbours share none, whatever their structure; where they have less noise than that, as after
+    a median, all squares decide.
 
     Parameters
     ----------
@@ -371,37 +372,40 @@ def shares_noise(map, valid=None, block=8):
     valid = np.isfinite(map) if valid is None else np.isfinite(map) & valid
     if min(map.shape) < block + 4:
         return False
-    near, far = _near_and_far(map, valid, block)
+    near, far, means = _noise_in_squares(map, valid, block)
     some = far > _SOME_NOISE * far.max(initial=0)
     if np.count_nonzero(some) < _CLASSES:
         return False
-    of_counts, are_whole = _noise_of_counts(map, valid, near.mean())
-    if are_whole and _LIKE_COUNTS[0] < of_counts < _LIKE_COUNTS[1]:
+    step = quantum(map, valid)
+    of_counts = _part_of_counts(near, means, step, block)
+    # interpolation with round weights has steps as well, of a fraction: more noise than that of counts is theirs
+    are_whole = step is not None and abs(step - np.rint(step)) < 1e-6 * step
+    if _LIKE_COUNTS[0] < of_counts < (np.inf if are_whole else _LIKE_COUNTS[1]):
         return False
     if of_counts < _LIKE_COUNTS[0] and near.mean() < _SHARED * far.mean():
         return True
     return bool(np.quantile(near[some] / far[some], 0.75) < _SHARED)
 
 
-def _near_and_far(map, valid, block):
-    """Variance of the noise in squares that are half valid or more, by neighbours and by pixels two apart."""
+def _noise_in_squares(map, valid, block):
+    """Variances of the noise by neighbours and by pixels two apart, and means, in squares of which half is valid."""
     near, far = (_mixed_differences(map, valid, lag) for lag in (1, 2))
     seen = far[1]
     used = _blocks(seen, block).sum(axis=1)
-    squares = (_blocks(np.where(seen, d**2 / 36, 0), block).sum(axis=1) for d in (near[0][1:-1, 1:-1], far[0]))
+    inner = map[2:-2, 2:-2]
+    squares = (near[0][1:-1, 1:-1] ** 2 / 36, far[0] ** 2 / 36, inner)
     keep = 2 * used >= block**2
-    return tuple(square[keep] / used[keep] for square in squares)
+    return tuple(_blocks(np.where(seen, d, 0), block).sum(axis=1)[keep] / used[keep] for d in squares)
 
 
-def _noise_of_counts(map, valid, variance):
-    """A variance in units of that of counts with the steps of the map, NaN without steps; and are these whole numbers.
-
-    Interpolation with round weights has steps as well, of a fraction.
-    """
-    step = quantum(map, valid)
+def _part_of_counts(variances, means, step, block):
+    """Variances in units of those of counts of this step, where structure adds least to them; NaN without steps."""
     if step is None:
-        return np.nan, False
-    return variance / (step * np.mean(map, where=valid)), abs(step - np.rint(step)) < 1e-6 * step
+        return np.nan
+    seen = means * block**2 >= _COUNTS_OF_A_BLOCK * step
+    if np.count_nonzero(seen) < _CLASSES:
+        return variances.mean() / (step * means.mean())
+    return np.quantile(variances[seen] / (step * means[seen]), 0.25)
 
 
 # ---- the choice ----------------------------------------------------------------------------------

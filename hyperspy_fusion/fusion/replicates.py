@@ -50,7 +50,8 @@ class RegionMean:
         Mean of the measured map less its background, over the pixels that count, and its standard error. NaN where
         all pixels are masked: these are filled in, and what was filled in wrongly no count can show.
     weight
-        How far ``value`` is on the way from the corrected mean to ``measured``, 0 to 1.
+        How far ``value`` is on the way from the corrected mean to ``measured``, 0 to 1; in the part of the region that
+        was measured.
     """
 
     value: float
@@ -160,7 +161,7 @@ class Replicates:
         if not under.value > 0:
             return Ratio(np.nan, np.inf)
         value = over.value / under.value
-        errors = [r.scatter(m.weight) for r, m in zip(regions, (over, under), strict=True)]
+        errors = [r.shared_scatter(m.weight) for r, m in zip(regions, (over, under), strict=True)]
         shared = float(np.mean(errors[0] * errors[1])) if index != other else over.error**2
         square = over.error**2 - 2 * value * shared + (value * under.error) ** 2
         return Ratio(value, float(np.sqrt(max(square, 0))) / under.value)
@@ -192,8 +193,9 @@ class Replicates:
         if not total > 0:
             return np.full(len(values), np.nan), np.full(len(values), np.inf)
         values = values / total
-        scatter = np.stack([f * r.scatter(m.weight) for f, r, m in zip(factors, regions, means, strict=True)]) / total
-        # what is known of no replicate, such as bias that may be left, is independent
+        errors = [f * r.shared_scatter(m.weight) for f, r, m in zip(factors, regions, means, strict=True)]
+        scatter = np.stack(errors) / total
+        # what no replicate shows, such as bias that may be left, is independent
         squares = (factors * [mean.error for mean in means] / total) ** 2
         apart = np.maximum(squares - np.mean(scatter**2, axis=1), 0)
         together = np.mean((scatter - np.outer(values, scatter.sum(axis=0))) ** 2, axis=1)
@@ -283,6 +285,11 @@ class _Region:
     def scatter(self, weight):
         """(R,) errors of the estimate in the replicates."""
         return self.errors + weight * self.differences
+
+    def shared_scatter(self, weight):
+        """(R,) what of it may go with that of other maps: less its mean, which noise has that no replicate drew."""
+        scatter = self.scatter(weight)
+        return scatter - scatter.mean()
 
     def _least_error(self):
         """No counts (but for rounding) are not known to be none; replicates of none have none."""

@@ -360,7 +360,7 @@ class ElementMaps(Signal2D):
             return known
         return composition.region_means(self, region, self._given_or_known(errors), independent)
 
-    def region_percent(self, region, method, factors=None, *, units="atomic"):
+    def region_percent(self, region, method, factors=None, *, units="atomic", errors=None):
         """Composition of a region: that of the mean counts of every map, and not the mean of the pixels' compositions.
 
         Of the result of a fit with ``errors=True`` it is that of ``region_mean``, which smoothing does not bias, with
@@ -374,6 +374,8 @@ class ElementMaps(Signal2D):
         method, factors
             As for `atomic_percent`.
         units : {"atomic", "weight"}
+        errors : ElementMaps, BaseSignal or array, optional
+            Standard errors of the pixels, as for `region_means`, for the composition of the plain means.
 
         Returns
         -------
@@ -386,7 +388,7 @@ class ElementMaps(Signal2D):
         """
         from hyperspy_fusion.uncertainty import region_percent
 
-        return region_percent(self, region, method, factors, units)
+        return region_percent(self, region, method, factors, units, errors)
 
     def line_profile(self, start, end=None, linewidth=0.0, *, errors=None, independent=None):
         """Profile of each map along a line, by HyperSpy's ``Line2DROI``.
