@@ -16,7 +16,7 @@ from hyperspy_fusion.advice import TOTAL_TOLERANCE
 from hyperspy_fusion.elements import metadata_names
 from hyperspy_fusion.fusion.settings import check_choice
 from hyperspy_fusion.grids import warn
-from hyperspy_fusion.regions import blocks_of, extent_of, region_mask
+from hyperspy_fusion.regions import UNCHECKED, blocks_of, extent_of, region_mask
 from hyperspy_fusion.results import window_of
 
 _logger = logging.getLogger(__name__)
@@ -394,9 +394,8 @@ def _warn_of_unmeasured(maps, line):
     listed = ", ".join(f"{element} {part:.0%}" for element, part in parts.items() if part)
     if listed:
         warn(
-            f"The line from {line[:2]} to {line[2:4]} goes through pixels that were not measured ({listed} of it): no "
-            "counts check the map there, which was filled in from around it, and what is wrong with that is in no "
-            "error."
+            f"The line from {line[:2]} to {line[2:4]} goes through pixels that were not measured ({listed} of it): "
+            f"{UNCHECKED}."
         )
 
 

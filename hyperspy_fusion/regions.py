@@ -7,6 +7,11 @@ from scipy.ndimage import binary_opening
 
 from hyperspy_fusion.grids import axis_dicts, warn
 
+# what a warning says of pixels that were masked or NaN
+UNCHECKED = (
+    "no counts check the map there, which was filled in from around it, and what is wrong with that is in no error"
+)
+
 # pixels of a square that makes masked ones a block: in its middle nothing is known from next to it
 _BLOCK = (3, 3)
 

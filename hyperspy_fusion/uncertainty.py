@@ -9,7 +9,7 @@ import numpy as np
 from hyperspy_fusion import composition
 from hyperspy_fusion.elements import no_map_of
 from hyperspy_fusion.grids import warn
-from hyperspy_fusion.regions import blocks_of, region_mask
+from hyperspy_fusion.regions import UNCHECKED, blocks_of, region_mask
 from hyperspy_fusion.results import window_of
 
 # of a region that is told: what was filled in decides its mean, of a block sooner, in which no counts are near
@@ -144,8 +144,7 @@ def _warn_of_unmeasured(errors, mask, elements):
     parts = [f"{e} {_part(pixels, mask):.0%}" for e, pixels in missing.items() if _is_much(pixels, mask)]
     if parts:
         warn(
-            f"Much of the region was not measured ({', '.join(parts)}): no counts check the map there, which was "
-            "filled in from around it, and what is wrong with that is in no error. Choose a region that was measured."
+            f"Much of the region was not measured ({', '.join(parts)}): {UNCHECKED}. Choose a region that was measured."
         )
 
 

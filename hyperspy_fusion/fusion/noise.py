@@ -164,8 +164,7 @@ def quantum(map, valid=None):
 
 
 def _values(map, valid):
-    map = np.asarray(map)
-    keep = np.isfinite(map) if valid is None else np.isfinite(map) & valid
+    map, keep = _finite(map, valid)
     return map[keep]
 
 
@@ -207,8 +206,17 @@ def _multiples(gaps, rounding):
 def _dense(steps, step, values):
     """Whether counts would leave such gaps between levels: wide ones only where pixels do not repeat a level."""
     gaps = steps[steps > 0]
-    whole = abs(step - np.rint(step)) < 1e-6 * step
-    return whole or np.median(gaps) <= 2 or gaps.size > np.count_nonzero(values) / 4
+    return _is_whole(step) or np.median(gaps) <= 2 or gaps.size > np.count_nonzero(values) / 4
+
+
+def _is_whole(step):
+    return abs(step - np.rint(step)) < 1e-6 * step
+
+
+def _finite(map, valid):
+    """The map as an array, and which of its pixels are ``valid`` (all for None) and finite."""
+    map = np.asarray(map)
+    return map, np.isfinite(map) if valid is None else np.isfinite(map) & valid
 
 
 def estimate_variance(map, valid=None):
@@ -233,8 +241,7 @@ def estimate_variance(map, valid=None):
         lines; where there are none of these either, or all are 0, the variance of the values, structure and all.
         Positive unless the map is constant. Noise that neighbouring pixels share is not seen.
     """
-    map = np.asarray(map)
-    valid = np.isfinite(map) if valid is None else np.isfinite(map) & valid
+    map, valid = _finite(map, valid)
     for differences, gain in _noise_differences(map, valid):
         if differences.size >= _FEWEST_DIFFERENCES and differences.any():
             return _robust_square(differences) / gain
@@ -297,8 +304,7 @@ def mean_variance_quantum(map, valid=None, block=8):
         with the mean to a power within 0.8 to 1.2, and noise that is white (the same from neighbours as from
         pixels two apart), as it is not in a map that was smoothed or interpolated.
     """
-    map = np.asarray(map)
-    valid = np.isfinite(map) if valid is None else np.isfinite(map) & valid
+    map, valid = _finite(map, valid)
     mean, variance = _block_moments(map, valid, block, lag=1)
     if mean.size < 32 or np.min(map[valid]) < 0:
         return float("nan"), False
@@ -368,8 +374,7 @@ def shares_noise(map, valid=None, block=8):
     bool
         False where fewer than eight squares have noise to compare.
     """
-    map = np.asarray(map)
-    valid = np.isfinite(map) if valid is None else np.isfinite(map) & valid
+    map, valid = _finite(map, valid)
     if min(map.shape) < block + 4:
         return False
     near, far, means = _noise_in_squares(map, valid, block)
@@ -379,7 +384,7 @@ def shares_noise(map, valid=None, block=8):
     step = quantum(map, valid)
     of_counts = _part_of_counts(near, means, step, block)
     # interpolation with round weights has steps as well, of a fraction: more noise than that of counts is theirs
-    are_whole = step is not None and abs(step - np.rint(step)) < 1e-6 * step
+    are_whole = step is not None and _is_whole(step)
     if _LIKE_COUNTS[0] < of_counts < (np.inf if are_whole else _LIKE_COUNTS[1]):
         return False
     if of_counts < _LIKE_COUNTS[0] and near.mean() < _SHARED * far.mean():
