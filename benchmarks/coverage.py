@@ -112,14 +112,13 @@ def fit_auto(scan, options, start):
     settings = AutoSettings(tol=options.tol, max_iter=options.max_iter)
     observation = observed(scan, settings)
     members = start
-    if members is None:
+    if start is None:
         members, selection = select(observation, settings)
         print(f"  {selection.sentence}", flush=True)
     problem, run = MeanProblem.of(observation, members), members[0][0]
     result, state = mean_of_fits(problem, run)
     found = replicates_of(problem, run, state, result.maps, options.replicates)
-    chosen = [(*member[:2], one) for member, one in zip(members, state.states, strict=True)]
-    return found, start or (chosen if options.choose == "once" else None)
+    return found, members if options.choose == "once" else None
 
 
 def observed(scan, settings):

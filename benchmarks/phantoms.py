@@ -109,7 +109,12 @@ class Calibrated:
     states: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        self.weights = tuple(fit_weights(self.scan, "z_gamma").weights)
+        from hyperspy_fusion.fusion.calibrated import Observation
+        from hyperspy_fusion.fusion.settings import CalibratedSettings
+
+        self.weights, scan = tuple(fit_weights(self.scan, "z_gamma").weights), self.scan
+        settings = CalibratedSettings(weights=self.weights)
+        self.observation = Observation.of(scan.maps, scan.haadf, scan.atomic_numbers, settings)
 
     def score(self, **options):
         key = tuple(sorted(options.items()))
@@ -118,12 +123,11 @@ class Calibrated:
         return self.scores[key]
 
     def _solve(self, options):
-        from hyperspy_fusion.fusion.calibrated import calibrated_problem
         from hyperspy_fusion.fusion.primal_dual import primal_dual
         from hyperspy_fusion.fusion.settings import CalibratedSettings
 
         settings = CalibratedSettings(weights=self.weights, tol=TOL, max_iter=MAX_ITER, **options)
-        problem = calibrated_problem(self.scan.maps, self.scan.haadf, self.scan.atomic_numbers, settings)
+        problem = self.observation.problem(settings)
         kind = options["regularization"], options["joint"]
         start = self.states[kind].restarted(problem) if kind in self.states else None
         result, self.states[kind] = primal_dual(problem, settings, start)

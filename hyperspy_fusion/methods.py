@@ -170,7 +170,7 @@ def _describe_published(problem, result, spread):
 # ---- the calibrated method -----------------------------------------------------------------------
 
 
-def _observe(scan, settings):
+def _observe(scan, settings, num_workers):
     from hyperspy_fusion.fusion.calibrated import Observation
     from hyperspy_fusion.fusion.measured import Known
 
@@ -183,11 +183,12 @@ def _observe(scan, settings):
         haadf_valid=None if scan.valid.haadf.all() else scan.valid.haadf,
         elements=scan.elements,
         known=Known(scan.background, scan.variance),
+        num_workers=num_workers,
     )
 
 
 def _build_calibrated(scan, settings, num_workers, tick):
-    return Setup(_observe(scan, settings).problem(settings), settings, scan)
+    return Setup(_observe(scan, settings, num_workers).problem(settings), settings, scan)
 
 
 def _solve_calibrated(problem, settings, state, callback, num_workers):
@@ -256,7 +257,7 @@ def _build_auto(scan, settings, num_workers, tick):
     from hyperspy_fusion.fusion.mean import MeanProblem
     from hyperspy_fusion.fusion.selection import select
 
-    observation = _observe(scan, settings)
+    observation = _observe(scan, settings, num_workers)
     members, selection = select(observation, settings, num_workers, tick, scan.rest)
     return Setup(MeanProblem.of(observation, members), members[0][0], scan, selection)
 

@@ -41,6 +41,22 @@ def guide(haadf, blur):
     return differences(gaussian_filter(np.clip((haadf - low) / (high - low), 0, 1), blur))
 
 
+def tgv_minimum(image, sigma):
+    """The image with the least ``1/2 ||u - image||^2 / sigma^2 + TGV(u / sigma)``, by CVXPY."""
+    import cvxpy as cp
+
+    ny, nx = image.shape
+    u = cp.Variable(ny * nx)
+    y, x = cp.Variable((ny - 1) * (nx - 1)), cp.Variable((ny - 1) * (nx - 1))
+    first = cp.reshape(matrix(ny, nx) @ u, (4, y.size), order="C") - cp.vstack([y, y, x, x]) / np.sqrt(2)
+    shape = (4, (ny - 2) * (nx - 2))
+    second = cp.vstack([cp.reshape(matrix(ny - 1, nx - 1) @ v, shape, order="C") for v in (y, x)])
+    penalty = cp.sum(cp.norm(first, axis=0)) + SECOND_ORDER["tgv"] * cp.sum(cp.norm(second, axis=0))
+    problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(u - image.ravel() / sigma) + penalty))
+    problem.solve(solver="CLARABEL", tol_gap_rel=1e-9, tol_gap_abs=1e-9, tol_feas=1e-9)
+    return sigma * u.value.reshape(ny, nx)
+
+
 @dataclass
 class Convex:
     """Settings as of ``CalibratedSettings``, counts of 1 and no masked pixels."""
@@ -83,7 +99,7 @@ class Convex:
             return 0.0
         if s.regularization == "directional":
             g = guide(self.haadf, s.guide_blur)
-            xi = np.sqrt(s.eta) * g / np.sqrt((g**2).sum(0) + 0.003**2)
+            xi = np.sqrt(s.eta) * g / np.sqrt((g**2).sum(0) + 0.001**2)
             t = t - xi[:, None] * (xi[:, None] * t).sum(0)
         if fields is None:
             return lengths(t, s.joint).sum()
@@ -135,7 +151,7 @@ class Convex:
         g = guide(self.haadf, s.guide_blur).reshape(4, cells)
         rows, fields = [cp.reshape(d @ zi, (4, cells), order="C") for zi in z], None
         if s.regularization == "directional":
-            xi = np.sqrt(s.eta) * g / np.sqrt((g**2).sum(0) + 0.003**2)
+            xi = np.sqrt(s.eta) * g / np.sqrt((g**2).sum(0) + 0.001**2)
             rows = [t - cp.multiply(xi, cp.vstack([cp.sum(cp.multiply(xi, t), axis=0)] * 4)) for t in rows]
         if s.regularization == "guided":
             fields = [[cp.Variable(cells)] for _ in z]

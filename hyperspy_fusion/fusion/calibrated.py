@@ -17,9 +17,9 @@ import numpy as np
 
 from hyperspy_fusion.fusion.elastic import LinearLaw, haadf_noise, z_weights
 from hyperspy_fusion.fusion.elastic_fit import UndeterminedLawError, fit_linear_law, refit_linear_law
+from hyperspy_fusion.fusion.guide import Guide
 from hyperspy_fusion.fusion.measured import (
     Counts,
-    DataTerms,
     Gaussian,
     Known,
     Seen,
@@ -28,56 +28,27 @@ from hyperspy_fusion.fusion.measured import (
     noise_of,
     per_map,
 )
-from hyperspy_fusion.fusion.problem import Terms, working_dtype
-from hyperspy_fusion.fusion.regularizers import CellPenalty
-
-# edges of the guide below this fraction of the range of the HAADF image are taken for noise (Ehrhardt & Betcke 2016);
-# tried on held-out counts at three doses and on phantoms, both of which preferred it to 0.01
-GUIDE_EDGE = 0.003
-# weight of the slopes relative to that of the differences; tried on phantoms and on held-out counts
-SECOND_ORDER = {"guided": 0.03, "tgv": 0.5}
+from hyperspy_fusion.fusion.objective import ElasticTerm, Objective
+from hyperspy_fusion.fusion.problem import working_dtype
+from hyperspy_fusion.fusion.regularizers import SECOND_ORDER, CellPenalty
 
 
 @dataclass(frozen=True)
-class ElasticTerm:
-    """``1/2 sum (sum_i weights_i z_i - target)^2`` over counted pixels; no weights for no HAADF term."""
-
-    weights: np.ndarray
-    target: np.ndarray
-    counted: np.ndarray
-
-    def value(self, z):
-        """The term."""
-        if not self.weights.size:
-            return 0.0
-        residual = np.tensordot(self.weights.astype(np.float64), z, 1) - self.target
-        return 0.5 * float(np.sum(self.counted * residual**2))
-
-
-@dataclass(frozen=True)
-class CalibratedProblem:
-    """What is minimised. Maps in units of the input are ``scales * z``.
+class CalibratedProblem(Objective):
+    """What is minimised, and what was found of data and law on the way.
 
     Attributes
     ----------
-    shape, dtype
-        Of the maps, (n, ny, nx).
     haadf, haadf_valid
         (ny, nx) the image, 0 where it does not count, and where it counts.
-    scales
-        (n,) units of the input in one unit of z.
-    start
-        (n, ny, nx) the measured maps in units of z, >= 0, with the mean in the place of masked pixels.
-    data, elastic, penalty
-        The three terms.
     noise_kind, noise_sentence, quantum, variance
         Noise of the maps, why, and its measure: value of one count (n,), or mean variance (n,), harmonic; NaN for none.
     background
         (n,) mean over the pixels that count of what the maps hold that is not of the element, in units of the input.
-    law, weight_errors, offset_error, weight_spread, haadf_sigma, haadf_noise, lambda_haadf
-        The elastic law in units of the input, its standard errors (NaN where it was given), how far its weights were
-        taken to be off the atomic numbers, the standard deviation of the image about it, that of the noise of the
-        image alone, and the weight of its term.
+    weight_errors, offset_error, weight_spread, haadf_sigma, haadf_noise, lambda_haadf
+        Of the elastic law its standard errors (NaN where it was given), how far its weights were taken to be off the
+        atomic numbers, the standard deviation of the image about it, that of the noise of the image alone, and the
+        weight of its term.
     warnings
         Sentences about what was found.
     law_of
@@ -85,21 +56,13 @@ class CalibratedProblem:
         the maps; None where there is none to be found.
     """
 
-    shape: tuple
-    dtype: np.dtype
     haadf: np.ndarray
     haadf_valid: np.ndarray
-    scales: np.ndarray
-    start: np.ndarray
-    data: DataTerms
-    elastic: ElasticTerm
-    penalty: CellPenalty
     noise_kind: str
     noise_sentence: str
     quantum: np.ndarray
     variance: np.ndarray
     background: np.ndarray
-    law: LinearLaw
     weight_errors: np.ndarray
     offset_error: float
     weight_spread: float
@@ -118,12 +81,6 @@ class CalibratedProblem:
     def uses_haadf(self):
         """Whether the image has a say in the maps, by its term or as guide."""
         return bool(self.lambda_haadf) or self.penalty.guide is not None
-
-    def objective(self, z, fields=None):
-        """Terms of the objective, each as it enters the total, at maps z (and fields of the penalty), with NumPy."""
-        z = np.asarray(z, dtype=np.float64)
-        haadf, chem, tv = self.elastic.value(z), self.data.value(z), self.penalty.value(z, fields)
-        return Terms(haadf, chem, tv, haadf + chem + tv)
 
 
 def calibrated_problem(
@@ -186,6 +143,8 @@ class Observation:
         Of the maps: :class:`Counts` or :class:`Gaussian`.
     law
         The elastic law with its errors.
+    guide
+        What a penalty takes from the HAADF image.
     dtype
         Of the fit.
     """
@@ -193,15 +152,28 @@ class Observation:
     seen: Seen
     noise: Counts | Gaussian
     law: FoundLaw
+    guide: Guide
     dtype: np.dtype
 
     @classmethod
-    def of(cls, maps, haadf, atomic_numbers, settings, valid=None, haadf_valid=None, elements=None, known=None):
+    def of(
+        cls,
+        maps,
+        haadf,
+        atomic_numbers,
+        settings,
+        valid=None,
+        haadf_valid=None,
+        elements=None,
+        known=None,
+        num_workers=None,
+    ):
         """From the arguments of :func:`calibrated_problem`; weights of the settings are not looked at."""
         seen = Seen.of(maps, haadf, valid, haadf_valid, elements)
         noise = noise_of(seen, settings, known or Known())
         law = _elastic_law(seen, noise, atomic_numbers, settings)
-        return cls(seen, noise, law, working_dtype(maps, settings.dtype))
+        dtype = working_dtype(maps, settings.dtype)
+        return cls(seen, noise, law, Guide(seen.haadf, seen.haadf_valid, dtype, num_workers), dtype)
 
     def part(self, held_out):
         """The observation without what is held out: counts, or pixels of the maps; the law scaled to it."""
@@ -224,7 +196,7 @@ class Observation:
             start=_start(seen, noise, scales, dtype),
             data=data,
             elastic=_elastic_term(seen, law, scales, settings.lambda_haadf, dtype),
-            penalty=_penalty(seen, settings, dtype),
+            penalty=_penalty(seen, self.guide, settings, dtype),
             noise_kind=noise.kind,
             noise_sentence=noise.sentence,
             quantum=noise.quantum,
@@ -377,12 +349,11 @@ def _square_sums(image, side):
 
 def _elastic_term(seen, found, scales, lambda_haadf, dtype):
     """The HAADF term in units of ``scales``."""
-    ny, nx = seen.haadf.shape
     if lambda_haadf == 0:
-        return ElasticTerm(np.zeros(0, dtype), np.zeros((ny, nx), dtype), np.zeros((1, nx), dtype))
+        return ElasticTerm.none(seen.haadf.shape, dtype)
     factor = np.sqrt(lambda_haadf) / found.sigma
     target = np.where(seen.haadf_valid, factor * (seen.haadf - found.law.offset), 0)
-    counted = np.ones((1, nx)) if seen.haadf_valid.all() else seen.haadf_valid
+    counted = np.ones((1, seen.haadf.shape[1])) if seen.haadf_valid.all() else seen.haadf_valid
     weights = factor * found.law.weights * scales
     return ElasticTerm(weights.astype(dtype), target.astype(dtype), np.ascontiguousarray(counted, dtype))
 
@@ -390,7 +361,7 @@ def _elastic_term(seen, found, scales, lambda_haadf, dtype):
 # ---- penalty and start -----------------------------------------------------------------------------
 
 
-def _penalty(seen, settings, dtype):
+def _penalty(seen, guide, settings, dtype):
     kind = settings.regularization
     if kind is not None and min(seen.haadf.shape) < 2:
         ny, nx = seen.haadf.shape
@@ -398,59 +369,8 @@ def _penalty(seen, settings, dtype):
             f"The maps have {ny} x {nx} pixels and regularization={kind!r} needs at least two along both axes: pass "
             "regularization=None, or fuse by method='published'."
         )
-    guide = guide_of(seen.haadf, seen.haadf_valid, kind, settings)
     second_order = settings.second_order or SECOND_ORDER.get(kind, 0.0)
-    guide = None if guide is None else np.ascontiguousarray(guide, dtype)
-    return CellPenalty(kind, len(seen.maps), settings.joint, second_order, guide)
-
-
-def guide_of(haadf, valid, kind, settings):
-    """What a penalty takes from a HAADF image.
-
-    Parameters
-    ----------
-    haadf, valid
-        (ny, nx) the image, and where it counts.
-    kind
-        Of the penalty.
-    settings
-        ``guide_blur`` and ``eta``.
-
-    Returns
-    -------
-    numpy.ndarray or None
-        (4, ny - 1, nx - 1), the ``guide`` of :class:`~.regularizers.CellPenalty`.
-    """
-    if kind not in ("guided", "directional"):
-        return None
-    guide = _edges(haadf, valid, settings.guide_blur)
-    if kind == "guided":
-        return guide
-    length = np.sqrt(np.sum(guide**2, axis=0) + GUIDE_EDGE**2)
-    return np.sqrt(settings.eta) * guide / length
-
-
-def _edges(haadf, valid, blur):
-    """Differences of the HAADF image, scaled to its range and slightly smoothed, in all cells: (4, ny - 1, nx - 1)."""
-    from scipy.ndimage import gaussian_filter
-
-    from hyperspy_fusion.fusion.regularizers import cell_differences
-
-    low, high = np.percentile(haadf[valid], (0.1, 99.9))
-    if not high > low:
-        low, high = haadf[valid].min(), haadf[valid].max()
-    image = np.clip((_filled(haadf, valid) - low) / (high - low), 0, 1)
-    return cell_differences(gaussian_filter(image, blur))
-
-
-def _filled(image, valid):
-    """Pixels that do not count take the value of the nearest that does."""
-    if valid.all():
-        return image
-    from scipy.ndimage import distance_transform_edt
-
-    nearest = distance_transform_edt(~valid, return_distances=False, return_indices=True)
-    return image[tuple(nearest)]
+    return CellPenalty(kind, len(seen.maps), settings.joint, second_order, guide.of(kind, settings, dtype))
 
 
 def _start(seen, noise, scales, dtype):

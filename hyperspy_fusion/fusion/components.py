@@ -150,7 +150,7 @@ def _observed(components, variance, used, observation, settings):
         *(components, seen.haadf, one, _component_settings(replace(settings, lambda_reg=1.0), one)),
         *(valid, seen.haadf_valid, names, Known(None, variance)),
     )
-    return replace(found, dtype=observation.dtype)
+    return replace(found, guide=observation.guide, dtype=observation.dtype)
 
 
 def _signal_axes(bands):

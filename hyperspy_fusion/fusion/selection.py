@@ -181,9 +181,9 @@ def select(observation, settings, num_workers=None, tick=lambda: None, rest=None
 
     Returns
     -------
-    members : list of (CalibratedSettings or ComponentFit, ndarray, PrimalDualState or None)
-        The fits to make, with their weights (n,) in the mean of each map, the heaviest first, and what to start from.
-        Those to components follow those to the maps.
+    members : list of (CalibratedSettings or ComponentFit, ndarray)
+        The fits to make, with their weights (n,) in the mean of each map, the heaviest first. Those to components
+        follow those to the maps.
     selection : Selection
     """
     seen, noise = observation.seen, observation.noise
@@ -200,7 +200,7 @@ def select(observation, settings, num_workers=None, tick=lambda: None, rest=None
     chosen = _Search(race, settings).run()
     sentence = in_words(race, parts, [_one_in_words(c, weights) for c, weights in chosen.items() if weights.any()])
     _logger.info(sentence)
-    members = [(fits.member(c), weight, fits.state(c)) for c, weight in chosen.items()]
+    members = [(fits.member(c), weight) for c, weight in chosen.items()]
     open_names = [name for name in Choice._fields if getattr(settings, name) == "auto"]
     selection = Selection.of(race, chosen, open_names, settings.seed, sentence)
     if spectra is not None:
@@ -226,7 +226,7 @@ def _fallback(observation, settings, poor):
     penalty = f"regularization={chosen.regularization!r} and lambda_reg={chosen.lambda_reg!r}"
     sentence = too_few(poor, penalty)
     selection = Selection(settings.seed, sentence, warnings=[sentence])
-    return [(chosen, np.ones(len(observation.seen.maps)), None)], selection
+    return [(chosen, np.ones(len(observation.seen.maps)))], selection
 
 
 def _one_in_words(choice, weights):
@@ -311,10 +311,6 @@ class _Fits:
         """What to fit to all data."""
         settings = self._chosen(choice)
         return ComponentFit(self.spectra.components, settings) if isinstance(choice, ComponentChoice) else settings
-
-    def state(self, choice):
-        """To start the fit to all data from; components of a part are others than those of all."""
-        return self.states.get((0, Choice, choice.regularization, choice.joint)) if type(choice) is Choice else None
 
 
 class _Search:

@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from hyperspy_fusion.fusion.calibrated import guide_of
 from hyperspy_fusion.fusion.components import ComponentProblem, solved, started
+from hyperspy_fusion.fusion.guide import Guide
 from hyperspy_fusion.fusion.mean import MeanProblem, weighted_mean
 from hyperspy_fusion.fusion.regularizers import cell_adjoint
 from hyperspy_fusion.fusion.replicates import Replicates
@@ -96,18 +96,18 @@ def _members(problem, state):
 
 def _refitted(members, settings, maps, seed, num_workers):
     """One measurement drawn from ``maps`` and fitted by all members: (problem, maps) of each; None if interrupted."""
-    found, law = [], None
+    found, law, guides = [], None, _Guides(num_workers)
     for problem, state in members:
         rng = np.random.default_rng(seed)
         if isinstance(problem, ComponentProblem):
             of_maps = found[0][0]
             counts = np.where(_counted(of_maps), of_maps.data.net() * of_maps.scales[:, None, None], maps)
             drawn = problem.redrawn(state, maps, counts, np.random.default_rng((*seed, 1)))
-            drawn = replace(drawn, inner=_guided_by(of_maps.haadf, drawn.inner, settings))
+            drawn = replace(drawn, inner=_guided_by(of_maps.haadf, drawn.inner, settings, guides))
         else:
             # the same counts for all, and the same law, which need not be found again
             known = problem if law is None else replace(problem, law_of=lambda *_, law=law: law)
-            drawn = redrawn(known, settings, maps / problem.scales[:, None, None].astype(np.float64), rng)
+            drawn = redrawn(known, settings, maps / problem.scales[:, None, None].astype(np.float64), rng, guides)
             law = drawn.law if _finds_law(drawn) else law
         result, _ = solved(drawn, settings, started(drawn, state), num_workers=num_workers)
         if result.reason is StopReason.INTERRUPTED:
@@ -116,7 +116,20 @@ def _refitted(members, settings, maps, seed, num_workers):
     return found
 
 
-def redrawn(problem, settings, z, rng):
+class _Guides:
+    """The guide by an image, which is freed of its noise once for all members of a mean."""
+
+    def __init__(self, num_workers=None):
+        self.num_workers, self.last = num_workers, None
+
+    def of(self, image, problem, settings):
+        """What the penalty of a problem takes from an image."""
+        if self.last is None or not np.array_equal(self.last.haadf, image):
+            self.last = Guide(image, problem.haadf_valid, problem.dtype, self.num_workers)
+        return self.last.of(problem.penalty.kind, settings, problem.dtype)
+
+
+def redrawn(problem, settings, z, rng, guides=None):
     """The problem of one more measurement of the maps ``z``, (n, ny, nx) in its own units.
 
     Counts, background included, or Gaussian maps; totals; and the HAADF image as the law has it of these maps, with its
@@ -130,7 +143,7 @@ def redrawn(problem, settings, z, rng):
     data = replace(data, totals=np.where(np.isfinite(problem.data.totals), totals, np.nan))
     image = _drawn_image(problem, z, rng)
     drawn = _seen_by_term(image, _with_law_of(image, replace(problem, data=data), settings))
-    return _guided_by(image, drawn, settings) if _is_explained(problem, image) else drawn
+    return _guided_by(image, drawn, settings, guides or _Guides()) if _is_explained(problem, image) else drawn
 
 
 def _drawn_data(problem, settings, z, rng):
@@ -191,11 +204,10 @@ def _seen_by_term(image, problem):
     return replace(problem, elastic=replace(elastic, weights=weights, target=target))
 
 
-def _guided_by(image, problem, settings):
+def _guided_by(image, problem, settings, guides):
     """The problem with another HAADF image as guide."""
-    guide = guide_of(image, problem.haadf_valid, problem.penalty.kind, settings)
-    guide = None if guide is None else np.ascontiguousarray(guide, problem.dtype)
-    return replace(problem, haadf=image, penalty=replace(problem.penalty, guide=guide))
+    penalty = replace(problem.penalty, guide=guides.of(image, problem, settings))
+    return replace(problem, haadf=image, penalty=penalty)
 
 
 # ---- what can be known, and what moved the maps ----------------------------------------------------

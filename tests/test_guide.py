@@ -1,0 +1,164 @@
+"""Claims about the guide: the HAADF image without its noise, with its edges, found once."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from convex import differences, guide, tgv_minimum
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.ndimage import gaussian_filter
+
+from hyperspy_fusion.data import interface
+from hyperspy_fusion.fusion import guide as module
+from hyperspy_fusion.fusion.calibrated import Observation
+from hyperspy_fusion.fusion.elastic import haadf_noise
+from hyperspy_fusion.fusion.guide import GUIDE_EDGE, Guide
+from hyperspy_fusion.fusion.primal_dual import primal_dual
+from hyperspy_fusion.fusion.result import StopReason
+from hyperspy_fusion.fusion.selection import held_out
+from hyperspy_fusion.fusion.settings import CalibratedSettings
+
+SETTINGS = SimpleNamespace(guide_blur=None, eta=0.9)
+NOISE = 0.03
+
+
+def clean_image(ny=48, nx=40):
+    """A slope with a step of 0.5 on it, from 0 to 1."""
+    y, x = np.mgrid[:ny, :nx] / np.array([ny - 1, nx - 1])[:, None, None]
+    return 0.3 * y + 0.2 * x + 0.5 * (x > 0.6)
+
+
+def image_of(noise=NOISE, **shape):
+    clean = clean_image(**shape)
+    return clean + noise * np.random.default_rng(5).standard_normal(clean.shape)
+
+
+def guide_of(image, valid=None, dtype=np.float64, **options):
+    return Guide(image, np.ones(image.shape, bool) if valid is None else valid, np.dtype(dtype), **options)
+
+
+@pytest.fixture
+def tight(monkeypatch):
+    monkeypatch.setattr(module, "_TOL", 1e-9)
+    monkeypatch.setattr(module, "_MAX_ITER", 20000)
+
+
+def test_denoised_is_the_minimum_that_cvxpy_finds(tight):
+    found = guide_of(image_of(ny=9, nx=11))
+    sigma = haadf_noise(found.scaled)
+    assert sigma > 0.01
+    assert_allclose(found.denoised, tgv_minimum(found.scaled, sigma), atol=1e-4 * sigma)
+
+
+def test_the_tolerance_is_fine_enough(monkeypatch):
+    """What a tighter fit changes is small beside the noise that is left."""
+    image, clean = image_of(), clean_image()
+    usual = guide_of(image).denoised
+    monkeypatch.setattr(module, "_TOL", 1e-7)
+    tight = guide_of(image).denoised
+    left = np.std(tight - clean)
+    assert 0 < np.std(usual - tight) < 0.1 * left
+
+
+def test_noise_goes_and_edges_stay():
+    found = guide_of(image_of())
+    # in the units of the scaled image, whose range is a little more than 1
+    gain, offset = np.polyfit(found.scaled.ravel(), image_of().ravel(), 1)
+    rest = gain * found.denoised + offset - clean_image()
+    assert np.std(rest) < NOISE / 3
+    # the step is still between two pixels, where a Gaussian of as little noise has half of it
+    across = np.diff(gain * found.denoised, axis=1)[:, 23]
+    assert 0.4 < across.mean() < 0.52
+    assert np.diff(gaussian_filter(clean_image(), 0.7), axis=1)[:, 23].mean() < 0.3
+
+
+@pytest.mark.parametrize("turn", [np.flipud, np.fliplr, np.transpose])
+def test_a_turned_image_has_the_turned_guide(turn, tight):
+    image = image_of(ny=20, nx=26)
+    assert_allclose(guide_of(np.ascontiguousarray(turn(image))).denoised, turn(guide_of(image).denoised), atol=1e-5)
+
+
+def test_unit_and_level_of_the_image_do_not_matter():
+    image = image_of()
+    assert_allclose(guide_of(1e4 * image - 77).denoised, guide_of(image).denoised, atol=1e-9)
+
+
+def test_an_image_without_noise_stays_as_it_is():
+    found = guide_of(clean_image())
+    assert_array_equal(found.denoised, found.scaled)
+    assert (found.scaled.min(), found.scaled.max()) == (0, 1)
+
+
+def test_pixels_that_do_not_count_have_no_say():
+    image = image_of()
+    valid = np.ones(image.shape, bool)
+    valid[10, 12] = valid[30:33, 30:33] = False
+    wild = np.where(valid, image, 1e6)
+    assert_array_equal(guide_of(wild, valid).denoised, guide_of(np.where(valid, image, -5), valid).denoised)
+    rest = guide_of(wild, valid).denoised - guide_of(image).denoised
+    assert np.std(rest) < 0.2 * NOISE
+
+
+def test_what_the_penalties_take():
+    found = guide_of(image_of())
+    edges = differences(found.denoised)
+    assert_allclose(found.of("guided", SETTINGS, np.float64), edges, atol=1e-12)
+    expected = np.sqrt(0.9) * edges / np.sqrt((edges**2).sum(axis=0) + 0.001**2)
+    assert_allclose(found.of("directional", SETTINGS, np.float64), expected, atol=1e-12)
+    assert GUIDE_EDGE == 0.001
+    assert found.of("tv", SETTINGS, np.float64) is None and found.of("tgv", SETTINGS, np.float64) is None
+    single = found.of("guided", SETTINGS, np.float32)
+    assert single.dtype == np.float32 and single.flags.c_contiguous
+
+
+def test_a_blur_is_taken_instead():
+    found = guide_of(image_of())
+    blurred = found.of("guided", SimpleNamespace(guide_blur=1.3), np.float64)
+    assert_allclose(blurred, guide(found.haadf, 1.3), atol=1e-12)
+    assert "denoised" not in vars(found)
+
+
+def test_threads_do_not_change_it():
+    one, two = (guide_of(image_of(), num_workers=n, dtype=np.float32).denoised for n in (1, 2))
+    assert_array_equal(one, two)
+
+
+def counted(monkeypatch):
+    calls = []
+
+    def solve(problem, *args, **options):
+        calls.append(problem.shape)
+        return primal_dual(problem, *args, **options)
+
+    monkeypatch.setattr(module, "primal_dual", solve)
+    return calls
+
+
+def test_noise_is_taken_out_once_for_all_weights_and_parts(monkeypatch):
+    calls, scan = counted(monkeypatch), interface((24, 24), counts=4.0)
+    observation = Observation.of(scan.maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
+    assert not calls
+    parts = held_out(
+        observation.seen.maps, observation.seen.valid, observation.noise.quantum, None, 0.0, np.random.default_rng(0)
+    )
+    for one in (observation, observation.part(parts[0])):
+        for kind in ("guided", "directional", "tv"):
+            one.problem(CalibratedSettings(regularization=kind, lambda_reg=0.7))
+    assert calls == [(1, 24, 24)]
+
+
+def test_no_noise_is_taken_out_where_no_guide_is_asked_for(monkeypatch):
+    calls, scan = counted(monkeypatch), interface((24, 24), counts=4.0)
+    observation = Observation.of(scan.maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
+    for options in ({"regularization": "tgv"}, {"regularization": None}, {"guide_blur": 0.7}):
+        observation.problem(CalibratedSettings(**options))
+    assert not calls
+
+
+def test_ctrl_c_ends_it(monkeypatch):
+    def stopped(problem, *args, **options):
+        return SimpleNamespace(reason=StopReason.INTERRUPTED, maps=problem.start), None
+
+    monkeypatch.setattr(module, "primal_dual", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        guide_of(image_of()).of("guided", SETTINGS, np.float64)
