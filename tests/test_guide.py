@@ -8,6 +8,7 @@ from convex import differences, guide, tgv_minimum
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
 
+import hyperspy_fusion as hf
 from hyperspy_fusion.data import interface
 from hyperspy_fusion.fusion import guide as module
 from hyperspy_fusion.fusion.calibrated import Observation
@@ -90,13 +91,71 @@ def test_an_image_without_noise_stays_as_it_is():
 
 
 def test_pixels_that_do_not_count_have_no_say():
+    """Neither their values nor copies of their neighbours', which in blocks would be structure."""
     image = image_of()
     valid = np.ones(image.shape, bool)
-    valid[10, 12] = valid[30:33, 30:33] = False
+    valid[10, 12] = valid[30:33, 30:33] = valid[20:26, 8:14] = False
     wild = np.where(valid, image, 1e6)
     assert_array_equal(guide_of(wild, valid).denoised, guide_of(np.where(valid, image, -5), valid).denoised)
     rest = guide_of(wild, valid).denoised - guide_of(image).denoised
-    assert np.std(rest) < 0.2 * NOISE
+    assert np.std(rest) < 0.1 * NOISE and np.std(rest[20:26, 8:14]) < NOISE / 3
+
+
+def test_noise_of_the_image_is_that_of_the_pixels_that_count():
+    valid = np.ones((48, 40), bool)
+    valid[:20] = False
+    image = np.where(valid, image_of(), 0.2)
+    assert_allclose(guide_of(image, valid).noise, guide_of(image_of()).noise, rtol=0.15)
+
+
+def test_little_noise_is_taken_out_too():
+    clean = clean_image()
+    found = guide_of(image_of(noise=0.003))
+    gain, offset = np.polyfit(found.scaled.ravel(), image_of(noise=0.003).ravel(), 1)
+    assert np.std(gain * found.denoised + offset - clean) < 0.003 / 2
+
+
+def lattice(period, size=48):
+    y, x = 2 * np.pi / period * np.mgrid[:size, :size]
+    clean = 0.5 + 0.5 * np.cos(x + 0.3) * np.cos(y + 0.7)
+    return clean + 0.01 * np.random.default_rng(2).standard_normal(clean.shape)
+
+
+@pytest.mark.parametrize("period", [2.3, 3, 4, 5, 6])
+def test_a_lattice_of_few_pixels_is_no_noise(period):
+    """Second differences take it for noise, and without it nothing would be left of the guide."""
+    found = guide_of(lattice(period))
+    assert haadf_noise(found.scaled) > 0.03
+    assert found.noise is None
+    assert_array_equal(found.denoised, gaussian_filter(found.scaled, 0.7))
+
+
+@pytest.mark.parametrize("name", hf.data.PHANTOMS)
+@pytest.mark.parametrize("blur", [0.0, 1.0])
+def test_structure_of_more_pixels_leaves_the_noise_known(name, blur):
+    scan = hf.data.PHANTOMS[name]((48, 48), haadf_blur=blur)
+    found = guide_of(scan.haadf)
+    assert_allclose(found.noise * np.ptp(scan.haadf), 1 / 50, rtol=0.5)
+
+
+def test_a_few_pixels_far_off_are_no_edges():
+    image = image_of()
+    spiked = image.copy()
+    spiked[[5, 20, 41], [7, 30, 15]] += [0.6, -0.6, 0.9]
+    rest = guide_of(spiked).denoised - guide_of(image).denoised
+    assert np.abs(rest).max() < 3 * NOISE
+    # as many as in a lattice are
+    comb = clean_image() * 0.2
+    comb[::4, ::4] += 0.5
+    assert not module._outlying(comb, 0.01).any()
+    comb[8:] = 0
+    assert module._outlying(comb, 0.01).sum() == 20
+
+
+def test_images_too_small_to_tell_noise_are_smoothed():
+    found = guide_of(image_of(ny=8, nx=9))
+    assert found.noise is None
+    assert_array_equal(found.denoised, gaussian_filter(found.scaled, 0.7))
 
 
 def test_what_the_penalties_take():
@@ -116,6 +175,12 @@ def test_a_blur_is_taken_instead():
     blurred = found.of("guided", SimpleNamespace(guide_blur=1.3), np.float64)
     assert_allclose(blurred, guide(found.haadf, 1.3), atol=1e-12)
     assert "denoised" not in vars(found)
+
+
+def test_an_image_that_is_hardly_anywhere_has_its_range():
+    image = np.zeros((48, 40))
+    image[20, 20] = 3.0
+    assert guide_of(image).scaled.max() == 1
 
 
 def test_threads_do_not_change_it():

@@ -6,7 +6,7 @@ from test_calibrated import NUMBERS, scan_of, settings_of
 
 from hyperspy_fusion.fusion.calibrated import Observation
 from hyperspy_fusion.fusion.mean import MeanProblem, mean_of_fits, weighted_mean
-from hyperspy_fusion.fusion.primal_dual import primal_dual
+from hyperspy_fusion.fusion.primal_dual import CHECK_EVERY, primal_dual
 from hyperspy_fusion.fusion.result import StopReason
 
 SHAPE = (16, 20)
@@ -65,6 +65,15 @@ def test_the_mean_of_one_is_that_one(observation, results, penalty):
     np.testing.assert_array_equal(result.maps, one.maps)
     np.testing.assert_allclose(result.modelled_haadf, one.modelled_haadf, rtol=1e-6)
     assert (result.gap, result.n_iter, result.reason) == (one.gap, one.n_iter, one.reason)
+
+
+def test_a_fit_goes_on_from_its_state(observation):
+    problem = mean_problem(observation)
+    first, state = mean_of_fits(problem, SETTINGS)
+    again, _ = mean_of_fits(problem, SETTINGS, state)
+    assert again.gap <= first.gap
+    # each to the first look at its gap
+    assert again.n_iter - first.n_iter == 3 * CHECK_EVERY < first.n_iter
 
 
 def stop_at(call):

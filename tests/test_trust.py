@@ -257,6 +257,37 @@ def test_all_fits_of_a_mean_have_the_law_of_the_draw(monkeypatch):
     np.testing.assert_allclose(one.elastic.weights, np.sqrt(2) * half.elastic.weights, rtol=1e-5)
 
 
+@pytest.mark.parametrize("guided", [True, False])
+def test_all_fits_of_a_mean_have_the_guide_of_the_draw(monkeypatch, guided):
+    """Its noise is taken out once for each draw; where the law explains too little, the measured one stays."""
+    scan = core_shell((24, 24), counts=8.0, haadf_blur=1.0)
+    maps = scan.maps.astype(np.float64)
+    observation = Observation.of(maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
+    kinds = [("guided", 1.0), ("directional", 0.5), ("tgv", 1.0)]
+    problems = [
+        observation.problem(CalibratedSettings(regularization=kind, lambda_haadf=weight)) for kind, weight in kinds
+    ]
+    made, drawn = [], []
+
+    def denoised(problem, *args, **options):
+        made.append(problem.shape)
+        return primal_dual(problem, *args, **options)
+
+    def solved(problem, settings, state, **options):
+        drawn.append(problem)
+        return primal_dual(problem, replace(settings, max_iter=1), state)
+
+    monkeypatch.setattr(guide, "primal_dual", denoised)
+    monkeypatch.setattr(trust, "solved", solved)
+    monkeypatch.setattr(trust, "_is_explained", lambda problem, image: guided)
+    members = [(p, primal_dual(p, settings_of(max_iter=1))[1]) for p in problems]
+    for k in range(2):
+        trust._refitted(members, CalibratedSettings(), maps, (0, k), None)
+    assert len(made) == (2 if guided else 0)
+    for one, new in zip(problems[:2] * 2, [drawn[i] for i in (0, 1, 3, 4)], strict=True):
+        assert np.array_equal(one.penalty.guide, new.penalty.guide) != guided
+
+
 def test_draws_keep_weights_that_were_given_and_find_their_offset():
     scan = scan_of(SHAPE)
     settings = settings_of(weights=(14.0, 3.0))

@@ -103,7 +103,8 @@ def _refitted(members, settings, maps, seed, num_workers):
             of_maps = found[0][0]
             counts = np.where(_counted(of_maps), of_maps.data.net() * of_maps.scales[:, None, None], maps)
             drawn = problem.redrawn(state, maps, counts, np.random.default_rng((*seed, 1)))
-            drawn = replace(drawn, inner=_guided_by(of_maps.haadf, drawn.inner, settings, guides))
+            if of_maps.haadf is not members[0][0].haadf:
+                drawn = replace(drawn, inner=_guided_by(of_maps.haadf, drawn.inner, settings, guides))
         else:
             # the same counts for all, and the same law, which need not be found again
             known = problem if law is None else replace(problem, law_of=lambda *_, law=law: law)
