@@ -99,7 +99,7 @@ class Convex:
             return 0.0
         if s.regularization == "directional":
             g = guide(self.haadf, s.guide_blur)
-            xi = np.sqrt(s.eta) * g / np.sqrt((g**2).sum(0) + 0.001**2)
+            xi = np.sqrt(s.eta) * g / np.sqrt((g**2).sum(0) + 0.003**2)
             t = t - xi[:, None] * (xi[:, None] * t).sum(0)
         if fields is None:
             return lengths(t, s.joint).sum()
@@ -151,7 +151,7 @@ class Convex:
         g = guide(self.haadf, s.guide_blur).reshape(4, cells)
         rows, fields = [cp.reshape(d @ zi, (4, cells), order="C") for zi in z], None
         if s.regularization == "directional":
-            xi = np.sqrt(s.eta) * g / np.sqrt((g**2).sum(0) + 0.001**2)
+            xi = np.sqrt(s.eta) * g / np.sqrt((g**2).sum(0) + 0.003**2)
             rows = [t - cp.multiply(xi, cp.vstack([cp.sum(cp.multiply(xi, t), axis=0)] * 4)) for t in rows]
         if s.regularization == "guided":
             fields = [[cp.Variable(cells)] for _ in z]

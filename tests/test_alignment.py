@@ -73,8 +73,9 @@ def test_the_objective_is_least_there():
 
     def problem_at(shift):
         # one law and one noise for all shifts, in units of which the objective is told; no noise that stays where it is
-        seen = replace(observed.seen, haadf=image_at(np.asarray(shift)))
-        return replace(observed, seen=seen).problem(settings)
+        image = image_at(np.asarray(shift))
+        guide = replace(observed.guide, haadf=image)
+        return replace(observed, seen=replace(observed.seen, haadf=image), guide=guide).problem(settings)
 
     found, error = aligned_by_fits(problem_at, settings, np.zeros(2))
     assert np.all(np.abs(found) < 3 * error) and error.max() < 0.1, found

@@ -112,7 +112,7 @@ def test_guide_is_the_image_within_its_range(scan, kind):
     problem = problem_of(scan, settings_of(regularization=kind, guide_blur=1.1, eta=0.6))
     expected = guide(scan[1], 1.1)
     if kind == "directional":
-        expected = np.sqrt(0.6) * expected / np.sqrt((expected**2).sum(0) + 0.001**2)
+        expected = np.sqrt(0.6) * expected / np.sqrt((expected**2).sum(0) + 0.003**2)
     np.testing.assert_allclose(problem.penalty.guide, expected, atol=1e-12)
 
 

@@ -66,7 +66,7 @@ class Problem:
         self.data, self.penalty = SimpleNamespace(slope=np.ones((n, 1, 1))), SimpleNamespace(guide=None)
 
 
-def build(maps, haadf, numbers, settings, valid=None, haadf_valid=None, elements=None, known=None):
+def build(maps, haadf, numbers, settings, valid=None, haadf_valid=None, elements=None, known=None, num_workers=None):
     law = LinearLaw(np.asarray(numbers, float) ** settings.gamma, 7.0)
     return Problem(maps, haadf, valid, haadf_valid, settings, law, elements)
 

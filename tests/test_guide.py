@@ -13,7 +13,7 @@ from hyperspy_fusion.data import interface
 from hyperspy_fusion.fusion import guide as module
 from hyperspy_fusion.fusion.calibrated import Observation
 from hyperspy_fusion.fusion.elastic import haadf_noise
-from hyperspy_fusion.fusion.guide import GUIDE_EDGE, Guide
+from hyperspy_fusion.fusion.guide import DENOISED_EDGE, SMOOTHED_EDGE, Guide
 from hyperspy_fusion.fusion.primal_dual import primal_dual
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.selection import held_out
@@ -164,7 +164,7 @@ def test_what_the_penalties_take():
     assert_allclose(found.of("guided", SETTINGS, np.float64), edges, atol=1e-12)
     expected = np.sqrt(0.9) * edges / np.sqrt((edges**2).sum(axis=0) + 0.001**2)
     assert_allclose(found.of("directional", SETTINGS, np.float64), expected, atol=1e-12)
-    assert GUIDE_EDGE == 0.001
+    assert (SMOOTHED_EDGE, DENOISED_EDGE) == (0.003, 0.001)
     assert found.of("tv", SETTINGS, np.float64) is None and found.of("tgv", SETTINGS, np.float64) is None
     single = found.of("guided", SETTINGS, np.float32)
     assert single.dtype == np.float32 and single.flags.c_contiguous
@@ -172,8 +172,10 @@ def test_what_the_penalties_take():
 
 def test_a_blur_is_taken_instead():
     found = guide_of(image_of())
-    blurred = found.of("guided", SimpleNamespace(guide_blur=1.3), np.float64)
-    assert_allclose(blurred, guide(found.haadf, 1.3), atol=1e-12)
+    settings, edges = SimpleNamespace(guide_blur=1.3, eta=0.9), guide(found.haadf, 1.3)
+    assert_allclose(found.of("guided", settings, np.float64), edges, atol=1e-12)
+    expected = np.sqrt(0.9) * edges / np.sqrt((edges**2).sum(axis=0) + 0.003**2)
+    assert_allclose(found.of("directional", settings, np.float64), expected, atol=1e-12)
     assert "denoised" not in vars(found)
 
 
@@ -208,7 +210,7 @@ def test_noise_is_taken_out_once_for_all_weights_and_parts(monkeypatch):
     )
     for one in (observation, observation.part(parts[0])):
         for kind in ("guided", "directional", "tv"):
-            one.problem(CalibratedSettings(regularization=kind, lambda_reg=0.7))
+            one.problem(CalibratedSettings(regularization=kind, lambda_reg=0.7, guide_blur=None))
     assert calls == [(1, 24, 24)]
 
 
@@ -216,7 +218,7 @@ def test_no_noise_is_taken_out_where_no_guide_is_asked_for(monkeypatch):
     calls, scan = counted(monkeypatch), interface((24, 24), counts=4.0)
     observation = Observation.of(scan.maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
     for options in ({"regularization": "tgv"}, {"regularization": None}, {"guide_blur": 0.7}):
-        observation.problem(CalibratedSettings(**options))
+        observation.problem(CalibratedSettings(**{"guide_blur": None} | options))
     assert not calls
 
 

@@ -45,8 +45,7 @@ def scan():
 
 
 def settings_of(**options):
-    # a guide that the formulas have too; that without noise has tests of its own
-    known = {"noise": "shifted_poisson", "weights": (28.0, 9.0), "lambda_reg": (0.3, 0.2), "guide_blur": 0.7}
+    known = {"noise": "shifted_poisson", "weights": (28.0, 9.0), "lambda_reg": (0.3, 0.2)}
     return CalibratedSettings(**(known | options))
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from test_calibrated import problem_of, scan_of, settings_of
 
-from hyperspy_fusion.fusion import trust
-from hyperspy_fusion.fusion.calibrated import calibrated_problem
+from hyperspy_fusion.data import core_shell
+from hyperspy_fusion.fusion import guide, trust
+from hyperspy_fusion.fusion.calibrated import Observation, calibrated_problem
 from hyperspy_fusion.fusion.primal_dual import primal_dual
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
@@ -220,7 +221,6 @@ def test_the_edges_that_guide_a_replicate_are_those_of_its_image(penalty, lambda
 @pytest.mark.parametrize("weights", ["fit", "z_gamma"])
 def test_draws_find_their_own_law(weights):
     """Else errors of maps that the image weighs on would lack those of the weights."""
-    from hyperspy_fusion.data import core_shell
 
     scan = core_shell((48, 48), counts=4.0, haadf_blur=1.0, haadf_offset=0.2)
     settings = CalibratedSettings(regularization=None, weights=weights)
@@ -265,7 +265,8 @@ def test_all_fits_of_a_mean_have_the_guide_of_the_draw(monkeypatch, guided):
     observation = Observation.of(maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
     kinds = [("guided", 1.0), ("directional", 0.5), ("tgv", 1.0)]
     problems = [
-        observation.problem(CalibratedSettings(regularization=kind, lambda_haadf=weight)) for kind, weight in kinds
+        observation.problem(CalibratedSettings(regularization=kind, lambda_haadf=weight, guide_blur=None))
+        for kind, weight in kinds
     ]
     made, drawn = [], []
 
@@ -282,7 +283,7 @@ def test_all_fits_of_a_mean_have_the_guide_of_the_draw(monkeypatch, guided):
     monkeypatch.setattr(trust, "_is_explained", lambda problem, image: guided)
     members = [(p, primal_dual(p, settings_of(max_iter=1))[1]) for p in problems]
     for k in range(2):
-        trust._refitted(members, CalibratedSettings(), maps, (0, k), None)
+        trust._refitted(members, CalibratedSettings(guide_blur=None), maps, (0, k), None)
     assert len(made) == (2 if guided else 0)
     for one, new in zip(problems[:2] * 2, [drawn[i] for i in (0, 1, 3, 4)], strict=True):
         assert np.array_equal(one.penalty.guide, new.penalty.guide) != guided

@@ -19,9 +19,9 @@ from hyperspy_fusion.fusion.settings import CalibratedSettings
 
 _logger = logging.getLogger(__name__)
 
-# edges of the guide below this fraction of the range of the HAADF image are taken for none (Ehrhardt & Betcke 2016);
-# tried on held-out counts at three doses and on phantoms, each at its best weight of the penalty
-GUIDE_EDGE = 0.001
+# edges of the guide below this fraction of the range of the HAADF image are taken for noise (Ehrhardt & Betcke 2016),
+# in an image that was smoothed and in one that was freed of its noise; tried on held-out counts and on phantoms
+SMOOTHED_EDGE, DENOISED_EDGE = 0.003, 0.001
 # standard deviation in pixels of the Gaussian where noise cannot be told from structure
 PLAIN_BLUR = 0.7
 # noise below this fraction of the range is left in the image
@@ -77,7 +77,8 @@ class Guide:
             return None
         edges = cell_differences(self.smooth(settings.guide_blur))
         if kind == "directional":
-            edges = np.sqrt(settings.eta) * edges / np.sqrt(np.sum(edges**2, axis=0) + GUIDE_EDGE**2)
+            least = DENOISED_EDGE if settings.guide_blur is None else SMOOTHED_EDGE
+            edges = np.sqrt(settings.eta) * edges / np.sqrt(np.sum(edges**2, axis=0) + least**2)
         return np.ascontiguousarray(edges, dtype)
 
     def smooth(self, blur):

@@ -21,7 +21,7 @@ from hyperspy_fusion.fusion.result import StopReason
 _logger = logging.getLogger(__name__)
 
 # penalties to compare, with the weight at which each is tried first; a penalty that wins ties stands before the others
-FIRST_WEIGHTS = {"guided": 1.0, "directional": 2.0, "tgv": 2.0, "tv": 1.0}
+FIRST_WEIGHTS = {"guided": 1.0, "directional": 2**0.5, "tgv": 2.0, "tv": 1.0}
 LARGEST_WEIGHT, SMALLEST_WEIGHT = 100.0, 1e-4
 # between two weights, first and in the end
 COARSE, FINE = 2.0, np.sqrt(2)

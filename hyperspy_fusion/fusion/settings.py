@@ -153,8 +153,8 @@ class CalibratedSettings:
         How far ``"directional"`` trusts the edges of the HAADF image, in [0, 1): 0 is ``"tv"``.
     guide_blur
         Standard deviation in pixels of the Gaussian that smooths the HAADF image for ``"guided"`` and
-        ``"directional"``, >= 0; its role in the elastic law is not touched. None frees the image of the noise that it
-        shows by second-order total generalised variation, which keeps its edges.
+        ``"directional"``, >= 0; its role in the elastic law is not touched. None frees the image of the white noise
+        that it shows by second-order total generalised variation, which keeps its edges.
     noise
         Of the maps. ``"poisson"``: counts. ``"shifted_poisson"``: counts, few or less their background. ``"gaussian"``:
         anything else, as quantified maps. ``"auto"`` chooses from the data and says what and why.
@@ -199,7 +199,7 @@ class CalibratedSettings:
     joint: bool = True
     second_order: float | None = None
     eta: float = 0.95
-    guide_blur: float | None = None
+    guide_blur: float | None = 0.7
     noise: str = "auto"
     shift: float = 0.3
     background: float | Sequence = 0.0
