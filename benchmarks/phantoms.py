@@ -14,8 +14,8 @@ published
     to the totals of the measured ones, without which it fares worse.
 calibrated
     ``lambda_reg``, by steps of the fourth root of 2 up to the maximum. Rows are like for like: joint or for each
-    element, with the HAADF term (``lambda_haadf=1``) or without; "no noise" is ``guide_blur=None``. The rows "tuned" take the best of the four and
-    vary ``eta`` or ``second_order`` too.
+    element, with the HAADF term (``lambda_haadf=1``) or without; "no noise" is ``guide_blur=None``. The rows
+    "tuned" take the best of the four and vary ``eta`` or ``second_order`` too.
 
 Solved to a duality gap of 1e-3, or for 1000 iterations, from the last solution. The weights of the elastic law
 ("z_gamma") are fitted once per scan.
@@ -191,13 +191,10 @@ def measure(name, counts, is_tuned):
     figures = {"raw": score(scan.maps, scan.truth), "gaussian": one, "gaussian, per element": each}
     figures["published"] = published(scan)
     figures |= {label(penalty, WAYS[k]): found[0] for (penalty, k), found in rows.items()}
-    figures |= {
-        label(penalty, way) + DENOISED: calibrated.best(
-            rows[penalty, k][1], regularization=penalty, guide_blur=None, **way
-        )[0]
-        for penalty in GUIDED
-        for k, way in enumerate(WAYS)
-    }
+    for (penalty, k), (_, at) in rows.items():
+        if penalty in GUIDED:
+            found = calibrated.best(at, regularization=penalty, guide_blur=None, **WAYS[k])
+            figures[label(penalty, WAYS[k]) + DENOISED] = found[0]
     tuned = {p: calibrated.tuned(p, rows) for p in PENALTIES} if is_tuned else {}
     figures |= {f"{p}, tuned": best for p, (best, _) in tuned.items() if p in TUNED}
     return {
