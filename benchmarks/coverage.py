@@ -112,13 +112,14 @@ def fit_auto(scan, options, start):
     settings = AutoSettings(tol=options.tol, max_iter=options.max_iter)
     observation = observed(scan, settings)
     members = start
-    if start is None:
+    if members is None:
         members, selection = select(observation, settings)
         print(f"  {selection.sentence}", flush=True)
     problem, run = MeanProblem.of(observation, members), members[0][0]
     result, state = mean_of_fits(problem, run)
     found = replicates_of(problem, run, state, result.maps, options.replicates)
-    return found, members if options.choose == "once" else None
+    chosen = [(*member[:2], one) for member, one in zip(members, state.states, strict=True)]
+    return found, start or (chosen if options.choose == "once" else None)
 
 
 def observed(scan, settings):

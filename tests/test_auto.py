@@ -60,7 +60,7 @@ def test_the_result_is_a_fusion_and_nearer_to_the_truth(phantom, fused):
 def test_a_choice_of_one_is_the_fit_that_it_names():
     """The way to the choice leaves no trace in the maps."""
     maps, haadf = hf.data.atomic_columns((32, 32), counts=4.0).signals()
-    given = {"regularization": "tgv", "lambda_haadf": 1.0, "joint": True, "show_progressbar": False}
+    given = {"regularization": "directional", "lambda_haadf": 1.0, "joint": True, "show_progressbar": False}
     auto = hf.fuse(maps, haadf, method="auto", **given)
     chosen = auto.metadata.Fusion.parameters.as_dictionary()
     assert auto.metadata.Fusion.selection.weights.any(axis=-1).sum() == 1

@@ -25,9 +25,10 @@ def alone(observation, penalty, settings=SETTINGS, **options):
     return primal_dual(problem, settings, **options)
 
 
-def mean_problem(observation, penalties=PENALTIES, weights=WEIGHTS):
+def mean_problem(observation, penalties=PENALTIES, weights=WEIGHTS, starts=None):
     settings = [settings_of(regularization=p, tol=1e-3, dtype=None) for p in penalties]
-    return MeanProblem.of(observation, list(zip(settings, weights, strict=True)))
+    starts = starts or [None] * len(settings)
+    return MeanProblem.of(observation, list(zip(settings, weights, starts, strict=True)))
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,14 @@ def test_the_mean_of_one_is_that_one(observation, results, penalty):
     np.testing.assert_array_equal(result.maps, one.maps)
     np.testing.assert_allclose(result.modelled_haadf, one.modelled_haadf, rtol=1e-6)
     assert (result.gap, result.n_iter, result.reason) == (one.gap, one.n_iter, one.reason)
+
+
+def test_a_start_is_taken(observation):
+    """From a tighter fit of the same problem the tolerance is met at the first look."""
+    cold, _ = alone(observation, "tv")
+    _, state = alone(observation, "tv", settings_of(tol=1e-8))
+    warm, _ = mean_of_fits(mean_problem(observation, ["tv"], np.ones((1, 2)), [state]), SETTINGS)
+    assert warm.gap < 1e-6 < cold.gap
 
 
 def test_a_fit_goes_on_from_its_state(observation):

@@ -329,15 +329,16 @@ def assert_complete(members, found, n):
         for j in np.flatnonzero(found.weights.any(axis=1))
     }
     assert len(recorded) == len(members)
-    for settings, weight in members:
+    for settings, weight, _ in members:
         np.testing.assert_array_equal(recorded[tuple(getattr(settings, name) for name in found.tried)], weight)
 
 
 def test_the_choice_and_its_record(scan, chosen):
     members, found = chosen
     assert_complete(members, found, 3)
-    for settings, _ in members:
+    for settings, _, start in members:
         assert type(settings) is CalibratedSettings and settings.tol == AutoSettings().tol
+        assert (start is not None) == (settings.regularization in selection.SLOW)
     assert set(found.tried["regularization"]) == set(selection.FIRST_WEIGHTS)
     assert set(found.tried["lambda_haadf"]) == {0.0, 1.0} and set(found.tried["joint"]) == {True, False}
     heaviest = int(np.argmax(found.weights.sum(axis=1)))
@@ -376,7 +377,7 @@ GIVEN = {
 def test_what_is_given_is_kept(scan, given):
     members, found = choose(scan, gamma=1.9, **GIVEN[given])
     assert_complete(members, found, 3)
-    for settings, _ in members:
+    for settings, _, _ in members:
         assert settings.gamma == 1.9
         for name, value in GIVEN[given].items():
             assert getattr(settings, name) == value
@@ -473,6 +474,7 @@ def test_too_few_counts_are_said_and_the_defaults_taken(scan):
     assert found.warnings == [found.sentence]
     assert [m[0] for m in members] == [replace(CalibratedSettings(), noise="shifted_poisson", tol=AutoSettings().tol)]
     np.testing.assert_array_equal(members[0][1], [1, 1, 1])
+    assert members[0][2] is None
     for text in (found.sentence, *found.warnings):
         assert "fewer than 50 counts in the map of Fe, too few" in text
         assert "regularization='guided' and lambda_reg=1.0 were taken" in text

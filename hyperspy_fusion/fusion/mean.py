@@ -23,17 +23,20 @@ class MeanProblem:
         and after them of :class:`~hyperspy_fusion.fusion.components.ComponentProblem` of the same counts.
     weights
         (problems, n), >= 0, of sum 1 over the problems.
+    starts
+        A :class:`~hyperspy_fusion.fusion.primal_dual.PrimalDualState` or None for each.
     """
 
     problems: list
     weights: np.ndarray
+    starts: list
 
     @classmethod
     def of(cls, observation, members):
         """From what :func:`~hyperspy_fusion.fusion.selection.select` returns."""
-        settings, weights = zip(*members, strict=True)
+        settings, weights, starts = zip(*members, strict=True)
         problems = [s.problem() if isinstance(s, ComponentFit) else observation.problem(s) for s in settings]
-        return cls(problems, np.array(weights))
+        return cls(problems, np.array(weights), list(starts))
 
     def members(self, state):
         """(problem, state) of those that were reached, and their weights (members, n) of sum 1."""
@@ -95,7 +98,7 @@ def mean_of_fits(problem, settings, state=None, callback=None, num_workers=None)
     before = [] if state is None else state.states
     state, results = MeanState(), []
     for k, one in enumerate(problem.problems):
-        state.states.append(before[k] if k < len(before) else started(one))
+        state.states.append(before[k] if k < len(before) else started(one, problem.starts[k]))
         call = None if callback is None else lambda _: callback(state)
         try:
             result, state.states[k] = solved(one, settings, state.states[k], call, num_workers)
@@ -106,6 +109,7 @@ def mean_of_fits(problem, settings, state=None, callback=None, num_workers=None)
             results[-1] = replace(results[-1], reason=StopReason.INTERRUPTED)
             break
         results.append(result)
+        problem.starts[k] = None  # its memory is needed no more
         if result.reason in (StopReason.INTERRUPTED, StopReason.STOPPED, StopReason.NOT_FINITE):
             break
     state.maps = [r.maps for r in results]
