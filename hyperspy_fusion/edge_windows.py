@@ -52,28 +52,31 @@ def _measured(signal, edge):
 def _extrapolation(signal, edge):
     """(ny, nx): the power law through the surroundings of a pixel, its sum after the edge over that before."""
     around = signal._deepcopy_with_new_data(blurred(signal.data, SHAPE_BLUR))
-    ratio, usual = _ratio(around, edge), _ratio(around.mean(), edge)
+    ratio, (usual, correction) = _ratio(around, edge), _of_mean(around.mean(), edge)
     # no power law goes through counts of zero: there that of the mean spectrum
     plausible = np.isfinite(ratio) & (ratio > 0) & (ratio < 10 * usual)
     if not plausible.all():
         _logger.info("%s: %d pixels have the background of the mean spectrum.", edge.name, np.sum(~plausible))
-    return np.where(plausible, ratio, usual) * _correction(around.mean(), edge)
+    return np.where(plausible, ratio, usual) * correction
 
 
 def _ratio(signal, edge):
     """Sum of the power law after the edge over that before it."""
-    fitted = _power_law(signal, edge.before)
-    after, before = (sums(signal, fitted, window) for window in (edge.after, edge.before))
+    return _after_over_before(signal, _power_law(signal, edge.before), edge)
+
+
+def _after_over_before(signal, curves, edge):
+    after, before = (sums(signal, curves, window) for window in (edge.after, edge.before))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(before > 0, after / before, np.nan)
 
 
-def _correction(mean, edge):
-    """By what HyperSpy's estimate, exact for narrow windows alone, misses a power law like that of the mean."""
-    exact = mean._deepcopy_with_new_data(_power_law(mean, edge.before))
-    after, before = (sums(mean, exact.data, window) for window in (edge.after, edge.before))
-    correction = after / before / _ratio(exact, edge)
-    return float(correction) if np.isfinite(correction) else 1.0
+def _of_mean(mean, edge):
+    """The ratio of a mean spectrum, and by what HyperSpy's estimate, exact for narrow windows alone, misses it."""
+    exact = _power_law(mean, edge.before)
+    ratio = _after_over_before(mean, exact, edge)
+    correction = ratio / _ratio(mean._deepcopy_with_new_data(exact), edge)
+    return ratio, float(correction) if np.isfinite(correction) else 1.0
 
 
 def _power_law(signal, window):
@@ -143,8 +146,8 @@ def _warn_of_background(signal, edge):
 
 def _under(mean, edge):
     """The background of the mean spectrum in the window of an edge."""
-    ratio = _ratio(mean, edge) * _correction(mean, edge)
-    return float(ratio * sums(mean, mean.data, edge.before))
+    ratio, correction = _of_mean(mean, edge)
+    return float(ratio * correction * sums(mean, mean.data, edge.before))
 
 
 # ---- edges that lie on others -----------------------------------------------------------------------

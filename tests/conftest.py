@@ -1,4 +1,5 @@
 import os
+import time
 
 # a thread that waits must not keep the other processes from their work
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -23,6 +24,42 @@ def one_thread_in_each_process():
         import numba
 
         numba.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def kernels_compiled_by_one_process(tmp_path_factory, quiet_hyperspy, one_thread_in_each_process):
+    """Of two processes each compiles for one dtype, and finds the other's in the cache: half the work of both."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    together = tmp_path_factory.getbasetemp().parent
+    dtypes = ["float32", "float64"]
+    for dtype in dtypes[:: -1 if worker.endswith("1") else 1] if worker else []:
+        try:
+            (together / f"{dtype} taken").mkdir()
+        except FileExistsError:
+            _wait_for(together / f"{dtype} done")
+            continue
+        try:
+            _compile_kernels(dtype)
+        finally:
+            (together / f"{dtype} done").mkdir()
+
+
+def _compile_kernels(dtype):
+    import hyperspy_fusion
+    from hyperspy_fusion.fusion import kernels
+
+    used = (*kernels.PUBLISHED, *kernels.CALIBRATED, kernels.descend_field, kernels.variation)
+    if not kernels.are_compiled(dtype, used):
+        scan = hyperspy_fusion.data.core_shell((16, 16)).signals()
+        for method in ("published", "calibrated"):
+            hyperspy_fusion.fuse(*scan, method=method, max_iter=1, dtype=dtype, show_progressbar=False)
+
+
+def _wait_for(folder, seconds=180):
+    """Or no longer: whoever made it may have been killed, and what is not compiled will be."""
+    end = time.monotonic() + seconds
+    while not folder.exists() and time.monotonic() < end:
+        time.sleep(0.2)
 
 
 @pytest.fixture(autouse=True)

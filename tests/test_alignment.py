@@ -99,8 +99,6 @@ def test_where_it_starts_does_not_matter():
 
 def test_the_mean_of_both_is_taken(monkeypatch):
     scene = Scene(64, counts=4, seed=0)
-    image = scene.shifted()
-    taken = hf.match_haadf(image, scene.maps)
     by_fits = []
 
     def seen(problem_at, settings, shift):
@@ -108,7 +106,7 @@ def test_the_mean_of_both_is_taken(monkeypatch):
         return by_fits[-1][1:]
 
     monkeypatch.setattr("hyperspy_fusion.fusion.alignment.aligned_by_fits", seen)
-    hf.match_haadf(image, scene.maps)
+    taken = hf.match_haadf(scene.shifted(), scene.maps)
     ((by_sum, fitted, _),) = by_fits
     assert 0.002 < np.abs(by_sum - fitted).max() < 0.1
     np.testing.assert_allclose(taken.shift, (by_sum + fitted) / 2)

@@ -69,7 +69,7 @@ def test_a_choice_of_one_is_the_fit_that_it_names():
     np.testing.assert_array_equal(auto.data, alone.data)
 
 
-def test_it_is_better_than_any_one_penalty_at_its_default():
+def test_it_is_better_than_any_one_penalty_at_its_default(fused):
     """Over four scans: on one of a thousand pixels, chance may choose."""
     errors = dict.fromkeys(("auto", "guided", "directional", "tgv", "tv"), 0.0)
     for seed in range(4):
@@ -78,7 +78,9 @@ def test_it_is_better_than_any_one_penalty_at_its_default():
         for name in errors:
             one = {"method": "calibrated", "regularization": name, "tol": 1e-3}
             how = {"method": "auto"} if name == "auto" else one
-            errors[name] += np.sum((hf.fuse(*scan, **how).data - phantom.truth) ** 2 / mean)
+            # the first scan is that of the fixtures
+            found = fused if name == "auto" and seed == 0 else hf.fuse(*scan, **how)
+            errors[name] += np.sum((found.data - phantom.truth) ** 2 / mean)
     assert min(errors, key=errors.get) == "auto", errors
 
 

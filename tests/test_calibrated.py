@@ -203,7 +203,11 @@ def test_one_line_has_no_cells(shape):
     for kind in PENALTIES[:-1]:
         with pytest.raises(ValueError, match=rf"{shape[0]} x {shape[1]} pixels and regularization='{kind}' needs"):
             problem_of(scan, settings_of(regularization=kind))
-    assert np.isfinite(fit(scan, settings_of(regularization=None, max_iter=50)).maps).all()
+    settings = settings_of(regularization=None, max_iter=50)
+    assert np.isfinite(fit(scan, settings).maps).all()
+    # kernels are compiled anew for arrays that are read-only
+    data = problem_of(scan, settings).data
+    assert all(a.flags.writeable for a in (data.beta, data.slope, data.delta))
 
 
 # ---- the elastic law ---------------------------------------------------------------------------------

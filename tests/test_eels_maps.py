@@ -153,6 +153,12 @@ def heights(shape=(20, 24)):
     return {"O_K": 20.0 + 20 * (x > shape[1] / 2), "Mn_L3": 30.0 * (y > shape[0] / 2)}
 
 
+@cache
+def usual_maps(background=None):
+    """What the spectra of these heights are mapped to, by default and otherwise: not to be changed."""
+    return element_maps(spectra(heights()), edges=["Mn_L3", "O_K"], background=background)
+
+
 def test_counts_of_the_edge_alone_are_left():
     """On the mean over many pixels, which knows the background well."""
     edges = {"O_K": np.full((40, 40), 40.0)}
@@ -178,24 +184,24 @@ def test_without_noise_the_power_law_is_taken_out():
 @pytest.mark.parametrize("gain", [1.0, 4.0])
 def test_the_variance_is_that_of_many_scans(gain):
     """Of counts that are electrons, and of such that are not."""
-    edges = {"O_K": np.full((24, 30), 25.0)}
-    scans = [spectra(edges, shape=(24, 30), dose=2e3, seed=seed) * gain for seed in range(8)]
+    edges = {"O_K": np.full((36, 48), 25.0)}
+    scans = [spectra(edges, shape=(36, 48), dose=2e3, seed=seed) * gain for seed in range(4)]
     maps = [element_maps(s, edges=["O_K"]) for s in scans]
     seen = np.var([m.data[0] for m in maps], axis=0, ddof=1)
     told = np.mean([m.get_noise_variance().data[0] for m in maps], axis=0)
     assert told.mean() == pytest.approx(seen.mean(), rel=0.1)
     # thicker to the right, by three
-    columns = [np.s_[:, :10], np.s_[:, 20:]]
+    columns = [np.s_[:, :16], np.s_[:, 32:]]
     ratios = [told[c].mean() / seen[c].mean() for c in columns]
     np.testing.assert_allclose(ratios, 1, atol=0.15)
-    assert told[:, 20:].mean() > 1.5 * told[:, :10].mean()
+    assert told[:, 32:].mean() > 1.5 * told[:, :16].mean()
 
 
 def test_counts_that_are_electrons_need_no_noise_of_the_map(monkeypatch):
     """The variance by propagation alone is that of many scans."""
     monkeypatch.setattr("hyperspy_fusion.eels.estimate_variance", lambda image: 0.0)
-    edges = {"O_K": np.full((24, 30), 25.0)}
-    maps = [element_maps(spectra(edges, shape=(24, 30), dose=2e3, seed=s), edges=["O_K"]) for s in range(6)]
+    edges = {"O_K": np.full((36, 48), 25.0)}
+    maps = [element_maps(spectra(edges, shape=(36, 48), dose=2e3, seed=s), edges=["O_K"]) for s in range(3)]
     seen = np.var([m.data[0] for m in maps], axis=0, ddof=1).mean()
     assert maps[0].get_noise_variance().data.mean() == pytest.approx(seen, rel=0.15)
 
@@ -211,8 +217,7 @@ def test_pixels_without_counts_have_the_background_of_the_mean_spectrum():
 
 @pytest.mark.parametrize("how", ["lazy", "energy first", "integers"])
 def test_the_form_of_the_spectra_does_not_matter(how):
-    signal = spectra(heights())
-    expected = element_maps(signal, edges=["Mn_L3", "O_K"])
+    signal, expected = spectra(heights()), usual_maps()
     if how == "lazy":
         other = signal.as_lazy()
     elif how == "integers":
@@ -277,12 +282,11 @@ def warnings_of(maps):
 )
 def test_dead_pixels_are_left_out_and_the_others_keep_their_maps(value, background):
     signal = spectra(heights())
-    options = {"edges": ["Mn_L3", "O_K"], "background": background}
-    whole = element_maps(signal, **options)
+    whole = usual_maps(background)
     dead = np.zeros((20, 24), bool)
     dead[:, 7] = dead[3, 15] = True
     signal.data[dead] = value
-    maps = element_maps(signal, **options)
+    maps = element_maps(signal, edges=["Mn_L3", "O_K"], background=background)
     (warning,) = warnings_of(maps)
     assert warning.startswith("21 pixels of 480 whose spectra have NaN, infinities, or the same value in all channels")
     for found in (maps, maps.get_noise_variance()):

@@ -19,10 +19,10 @@ METHODS = {
 
 
 @functools.cache
-def fused(name, method, counts):
+def fused(name, method, counts, **options):
     """Scene, its fused maps scaled to the totals of the truth, and the warnings."""
     scene = getattr(honesty, name)(counts=counts)
-    result = quiet_fuse(*signals(scene), **METHODS[method])
+    result = quiet_fuse(*signals(scene), **METHODS[method], **options)
     data = np.asarray(result.data, float)
     data *= (scene.truth.sum(axis=(1, 2)) / data.sum(axis=(1, 2)))[:, None, None]
     return scene, data, " ".join(result.metadata.Fusion.warnings)
@@ -83,7 +83,8 @@ def test_contrast_of_the_haadf_image_alone_does_not_leak(name, counts):
 def test_pure_noise_stays_flat(counts=1):
     ripple = {}
     for method in METHODS:
-        scene, data, warnings = fused("pure_noise", method, counts)
+        # the strongest penalties take longest: what is left at this gap is far below what is asked
+        scene, data, warnings = fused("pure_noise", method, counts, **({"tol": 1e-2} if method == "auto" else {}))
         ripple[method] = [m.std() / m.mean() for m in data]
         if method == "auto":
             assert "to show any structure beyond their noise" in warnings

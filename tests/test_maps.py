@@ -287,7 +287,7 @@ print(list(maps.metadata.Sample.elements), maps.data[:, 0, 0].tolist())
 
 def test_maps_of_eels_models_do_not_depend_on_hashes():
     answers = []
-    for seed in ("0", "1", "4"):
+    for seed in ("0", "1"):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         run = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", HASH_SCRIPT],

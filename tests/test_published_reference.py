@@ -1,5 +1,7 @@
 """The twin against what the published tutorials return; the kernels against the twin."""
 
+from functools import cache
+
 import h5py
 import numpy as np
 import pytest
@@ -29,17 +31,36 @@ def co3o4_mn3o4():
     return maps, haadf, (27, 25, 8), settings, reference, (1e-4, 0.042)
 
 
-@pytest.fixture(params=[dysco3, co3o4_mn3o4], ids=["DyScO3", "Co3O4_Mn3O4"], scope="module")
-def tutorial(request):
-    return request.param()
+TUTORIALS = {"DyScO3": cache(dysco3), "Co3O4_Mn3O4": cache(co3o4_mn3o4)}
+
+
+@pytest.fixture(params=TUTORIALS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def tutorial(name):
+    return TUTORIALS[name]()
 
 
 def relative(a, b):
     return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
-def run_twin(tutorial, half_weights=False, **more):
-    maps, haadf, numbers, settings, *_ = tutorial
+def images(name, part):
+    """Maps and HAADF image, whole or the part of them that is half as high and wide."""
+    maps, haadf, *_ = TUTORIALS[name]()
+    if part == "whole":
+        return maps, haadf
+    middle = (..., *(slice(n // 4, n // 4 + n // 2) for n in haadf.shape))
+    return maps[middle], haadf[middle]
+
+
+@cache
+def run_twin(name, part="whole", half_weights=False, **more):
+    """What the twin makes of a tutorial; of the same options once for all tests."""
+    (maps, haadf), (_, _, numbers, settings, *_) = images(name, part), TUTORIALS[name]()
     weights = twin.element_weights(numbers)
     # the tutorial rounds its weights to half precision
     weights = weights.astype(np.float16) if half_weights else weights
@@ -49,24 +70,25 @@ def run_twin(tutorial, half_weights=False, **more):
     return twin.published(b, twin.normalise(haadf), weights, **options)
 
 
-def run_kernels(tutorial, dtype, **more):
-    maps, haadf, numbers, settings, *_ = tutorial
+@cache
+def run_kernels(name, dtype, part="whole", **more):
+    (maps, haadf), (_, _, numbers, settings, *_) = images(name, part), TUTORIALS[name]()
     settings = PublishedSettings(dtype=dtype, **settings | more)
     result, state = proximal_gradient(published_problem(maps, haadf, numbers, settings), settings)
     return result, state.x
 
 
 @pytest.mark.slow
-def test_twin_with_the_quirks_is_the_tutorial(tutorial):
+def test_twin_with_the_quirks_is_the_tutorial(name, tutorial):
     *_, reference, (inside, _) = tutorial
-    x = run_twin(tutorial, half_weights=True, isotropic=False, quirks=True)
+    x = run_twin(name, half_weights=True, isotropic=False, quirks=True)
     crop = (slice(None), slice(BORDER, -BORDER), slice(BORDER, -BORDER))
     assert relative(x[crop], reference["fused"][crop]) < inside
 
 
-def test_twin_without_tv_is_the_tutorial_everywhere(tutorial):
+def test_twin_without_tv_is_the_tutorial_everywhere(name, tutorial):
     reference = tutorial[4]
-    x = run_twin(tutorial, half_weights=True, weight_tv=0)
+    x = run_twin(name, half_weights=True, weight_tv=0)
     assert relative(x, reference["fused_without_tv"]) < 1e-4
 
 
@@ -89,7 +111,9 @@ def tolerance(tutorial, dtype, options):
     [{}, {"tv_norm": "anisotropic"}, {"tv_solver": "gp"}, {"warm_start": True}, {"lambda_tv": None}],
     ids=["default", "anisotropic", "gp", "warm", "no tv"],
 )
-def test_kernels_are_the_twin(tutorial, dtype, options):
+def test_kernels_are_the_twin(name, tutorial, dtype, options):
+    """With the options of the tutorial everywhere; with others in the middle of it."""
+    part = "middle" if options else "whole"
     twin_options = {
         "isotropic": options.get("tv_norm") is None,
         "accelerated": options.get("tv_solver") is None,
@@ -97,19 +121,19 @@ def test_kernels_are_the_twin(tutorial, dtype, options):
     }
     if "lambda_tv" in options:
         twin_options["weight_tv"] = 0
-    _, x = run_kernels(tutorial, dtype, **options)
-    expected = run_twin(tutorial, **twin_options)
+    _, x = run_kernels(name, dtype, part, **options)
+    expected = run_twin(name, part, **twin_options)
     assert relative(x, expected) < tolerance(tutorial, dtype, options)
 
 
-def test_whole_image_is_close_to_the_published_one(tutorial):
+def test_whole_image_is_close_to_the_published_one(name, tutorial):
     *_, reference, (_, whole) = tutorial
-    _, x = run_kernels(tutorial, "float32")
+    _, x = run_kernels(name, "float32")
     assert relative(x, reference["fused"]) < whole
 
 
-def test_modelled_haadf_is_close_to_the_published_one(tutorial):
+def test_modelled_haadf_is_close_to_the_published_one(name, tutorial):
     maps, haadf, *_, reference, _ = tutorial
-    result, _ = run_kernels(tutorial, "float32", tv_norm="anisotropic")
+    result, _ = run_kernels(name, "float32", tv_norm="anisotropic")
     modelled = (result.modelled_haadf - haadf.min()) / np.ptp(haadf)
     assert relative(modelled, reference["modelled_haadf"]) < 0.03

@@ -1,5 +1,7 @@
 """A HAADF image on other pixels than the maps: brought to theirs when asked, and only then."""
 
+from functools import cache
+
 import hyperspy.api as hs
 import numpy as np
 import pytest
@@ -28,13 +30,18 @@ def image_of(data, scale=1.0, offset=(0.0, 0.0), units="nm"):
     return hs.signals.Signal2D(data, axes=axes, metadata={"General": {"title": "HAADF"}})
 
 
+@cache
+def fine_phantom(n, counts):
+    """HAADF image, elements, and truth in pixels of the maps, of the phantom in 20 by 20 points for each of these."""
+    phantom = core_shell((n * FINE, n * FINE), counts=counts, haadf_snr=np.inf)
+    return phantom.haadf, phantom.elements, blocks(phantom.truth, FINE)
+
+
 class Scene:
     """The phantom in 20 by 20 points per pixel of the maps, and what is scanned of it."""
 
     def __init__(self, n, counts, seed):
-        phantom = core_shell((n * FINE, n * FINE), counts=counts, haadf_snr=np.inf)
-        self.n, self.haadf, self.elements = n, phantom.haadf, phantom.elements
-        self.truth = blocks(phantom.truth, FINE)
+        self.n, (self.haadf, self.elements, self.truth) = n, fine_phantom(n, counts)
         self.rng = np.random.default_rng(seed)
         counts = self.rng.poisson(self.truth).astype("u2")
         self.maps = [self.signal(m, e) for m, e in zip(counts, self.elements, strict=True)]
@@ -159,11 +166,10 @@ def test_a_noisy_image_is_registered_by_what_noise_leaves(scene, snr):
     assert np.abs(matched.shift - SHIFT).max() < 4 * matched.shift_error.max() < 0.6
 
 
-@pytest.mark.parametrize("gamma", [1.0, 2.2])
-def test_the_exponent_hardly_matters(scene, gamma):
+def test_the_exponent_hardly_matters(scene):
     haadf = scene.shifted()
-    shifts = [hf.match_haadf(haadf, scene.maps, gamma=g).shift for g in (1.7, gamma)]
-    np.testing.assert_allclose(*shifts, atol=0.05)
+    usual, *others = (hf.match_haadf(haadf, scene.maps, gamma=gamma).shift for gamma in (1.7, 1.0, 2.2))
+    np.testing.assert_allclose(others, [usual] * 2, atol=0.05)
 
 
 def test_another_offset_of_the_file_is_found_too(scene):

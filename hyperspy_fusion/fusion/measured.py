@@ -67,7 +67,8 @@ def _rows(values, seen, dtype):
     """Values (n, 1, 1) as (n, 1, nx); as (n, ny, nx) with 0 in masked pixels where there are any, or one per pixel."""
     n, _, nx = seen.maps.shape
     if seen.valid.all() and values.shape[1] == 1:
-        return np.ascontiguousarray(np.broadcast_to(values, (n, 1, nx)), dtype)
+        # a copy also where one column has nothing to repeat: kernels are compiled anew for what is read-only
+        return np.array(np.broadcast_to(values, (n, 1, nx)), dtype, order="C")
     return np.ascontiguousarray(np.where(seen.valid, values, 0), dtype)
 
 
