@@ -45,7 +45,7 @@ def tight(monkeypatch):
 
 
 def test_denoised_is_the_minimum_that_cvxpy_finds(tight):
-    found = guide_of(image_of(ny=9, nx=11))
+    found = guide_of(image_of(ny=10, nx=11))
     sigma = haadf_noise(found.scaled)
     assert sigma > 0.01
     assert_allclose(found.denoised, tgv_minimum(found.scaled, sigma), atol=1e-4 * sigma)
@@ -127,7 +127,27 @@ def test_a_lattice_of_few_pixels_is_no_noise(period):
     found = guide_of(lattice(period))
     assert haadf_noise(found.scaled) > 0.03
     assert found.noise is None
-    assert_array_equal(found.denoised, gaussian_filter(found.scaled, 0.7))
+    assert_smoothed(found)
+
+
+def assert_smoothed(found):
+    """As by the Gaussian of the default, and said."""
+    for kind in ("guided", "directional"):
+        smoothed = found.of(kind, SimpleNamespace(guide_blur=0.7, eta=0.9), np.float64)
+        assert_array_equal(found.of(kind, SETTINGS, np.float64), smoothed)
+        (told,) = found.about(kind, SETTINGS)
+        assert "cannot be told from its structure" in told and "guide_blur=0.7" in told
+        assert not found.about(kind, SimpleNamespace(guide_blur=0.7))
+    assert not found.about("tgv", SETTINGS)
+
+
+def test_a_lattice_is_told_with_the_fit():
+    image = lattice(4)
+    maps = np.random.default_rng(0).poisson(5 * image.clip(0, None))[None]
+    observation = Observation.of(maps, image, [26], CalibratedSettings())
+    told = observation.problem(CalibratedSettings(guide_blur=None)).warnings
+    assert sum("cannot be told from its structure" in sentence for sentence in told) == 1
+    assert not any("its structure" in sentence for sentence in observation.problem(CalibratedSettings()).warnings)
 
 
 @pytest.mark.parametrize("name", hf.data.PHANTOMS)
@@ -155,7 +175,7 @@ def test_a_few_pixels_far_off_are_no_edges():
 def test_images_too_small_to_tell_noise_are_smoothed():
     found = guide_of(image_of(ny=8, nx=9))
     assert found.noise is None
-    assert_array_equal(found.denoised, gaussian_filter(found.scaled, 0.7))
+    assert_smoothed(found)
 
 
 def test_what_the_penalties_take():

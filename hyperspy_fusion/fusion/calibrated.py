@@ -209,7 +209,10 @@ class Observation:
             haadf_sigma=law.sigma,
             haadf_noise=law.noise,
             lambda_haadf=float(settings.lambda_haadf),
-            warnings=noise.warnings + law.warnings + about_totals(seen, data, settings.keep_totals),
+            warnings=noise.warnings
+            + law.warnings
+            + about_totals(seen, data, settings.keep_totals)
+            + self.guide.about(settings.regularization, settings),
             law_of=law.law_of,
         )
 

@@ -19,11 +19,13 @@ from hyperspy_fusion.fusion.settings import CalibratedSettings
 
 _logger = logging.getLogger(__name__)
 
+# the penalties that look at the image
+GUIDED = ("guided", "directional")
 # edges of the guide below this fraction of the range of the HAADF image are taken for noise (Ehrhardt & Betcke 2016),
 # in an image that was smoothed and in one that was freed of its noise; tried on held-out counts and on phantoms
 SMOOTHED_EDGE, DENOISED_EDGE = 0.003, 0.001
 # standard deviation in pixels of the Gaussian where noise cannot be told from structure
-PLAIN_BLUR = 0.7
+USUAL_BLUR = CalibratedSettings.guide_blur
 # noise below this fraction of the range is left in the image
 _NO_NOISE = 1e-4
 # Of the noise in second differences over that between the frequencies of a lattice: above it structure is as fine as
@@ -73,17 +75,26 @@ class Guide:
         numpy.ndarray or None
             (4, ny - 1, nx - 1), the ``guide`` of :class:`~.regularizers.CellPenalty`.
         """
-        if kind not in ("guided", "directional"):
+        if kind not in GUIDED:
             return None
-        edges = cell_differences(self.smooth(settings.guide_blur))
+        blur = USUAL_BLUR if self._stays_noisy(settings) else settings.guide_blur
+        edges = cell_differences(self.denoised if blur is None else gaussian_filter(self.scaled, blur))
         if kind == "directional":
-            least = DENOISED_EDGE if settings.guide_blur is None else SMOOTHED_EDGE
+            least = DENOISED_EDGE if blur is None else SMOOTHED_EDGE
             edges = np.sqrt(settings.eta) * edges / np.sqrt(np.sum(edges**2, axis=0) + least**2)
         return np.ascontiguousarray(edges, dtype)
 
-    def smooth(self, blur):
-        """The image in units of its range, smoothed by a Gaussian of ``blur`` pixels, or for None :attr:`denoised`."""
-        return self.denoised if blur is None else gaussian_filter(self.scaled, blur)
+    def about(self, kind, settings):
+        """Sentences about what was asked for and could not be."""
+        if kind not in GUIDED or not self._stays_noisy(settings):
+            return []
+        return [
+            "The noise of the HAADF image cannot be told from its structure (a lattice of few pixels, or few pixels in "
+            f"all): it guides as smoothed by guide_blur={USUAL_BLUR:g}, not as freed of its noise."
+        ]
+
+    def _stays_noisy(self, settings):
+        return settings.guide_blur is None and self.noise is None
 
     @cached_property
     def scaled(self):
@@ -112,17 +123,13 @@ class Guide:
 
         h is the scaled image and sigma its :attr:`noise`; TGV is second-order total generalised variation, which keeps
         edges and slopes (Bredies, Kunisch & Pock, SIAM J. Imaging Sci. 3, 492, 2010). Pixels that do not count and few
-        that are far off all their neighbours have no say. Where the noise is not known, a Gaussian of
-        ``PLAIN_BLUR`` pixels is taken.
+        that are far off all their neighbours have no say.
 
         Raises
         ------
         KeyboardInterrupt
             Where Ctrl-C was pressed.
         """
-        if self.noise is None:
-            _logger.info("The HAADF image has structure as fine as its pixels: it guides as smoothed by %g", PLAIN_BLUR)
-            return gaussian_filter(self.scaled, PLAIN_BLUR)
         if self.noise < _NO_NOISE:
             return self.scaled
         counted = self.valid & ~_outlying(self.scaled, self.noise)
