@@ -178,6 +178,17 @@ def test_images_too_small_to_tell_noise_are_smoothed():
     assert_smoothed(found)
 
 
+def test_a_hole_is_filled_in_by_the_slope_around_it():
+    """Not by copies of the noise at its rim, which would leave four tenths of it."""
+    image, hole = image_of(), (slice(20, 32), slice(4, 16))
+    valid = np.ones(image.shape, bool)
+    valid[hole] = False
+    found = guide_of(image, valid)
+    gain, offset = np.polyfit(found.scaled[valid], image[valid], 1)
+    rest = gain * found.denoised + offset - clean_image()
+    assert np.std(rest[hole]) < 0.1 * NOISE
+
+
 def test_what_the_penalties_take():
     found = guide_of(image_of())
     edges = differences(found.denoised)
