@@ -11,7 +11,8 @@ FOLDER = Path(find_spec(PACKAGE).submodule_search_locations[0])
 
 # from the roof down: a module imports only from lines below its own
 STOREYS = [
-    ("cli", "__main__"),  # over the public functions, which nothing in the package imports
+    ("__main__",),
+    ("cli",),  # over the public functions, which nothing else in the package imports
     ("",),  # the package: public names
     ("signals",),
     ("model",),

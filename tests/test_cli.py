@@ -529,3 +529,8 @@ def test_the_demo_knows_every_method():
     from hyperspy_fusion.cli import _DEMOS, METHODS
 
     assert set(_DEMOS) == set(METHODS)
+
+
+def test_the_module_is_the_command():
+    found = subprocess.run([sys.executable, "-m", "hyperspy_fusion", "--version"], capture_output=True, text=True)
+    assert found.returncode == 0 and found.stdout.strip().endswith(hyperspy_fusion.__version__)

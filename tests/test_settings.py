@@ -62,6 +62,7 @@ def test_bad_values_get_a_sentence(option, value, sentence):
         ("eta", float("nan"), "eta is nan"),
         ("guide_blur", -1, "guide_blur is -1: it must be at least 0"),
         ("guide_blur", float("inf"), "guide_blur is inf: it must be at least 0 and at most 1e.30"),
+        ("guide_blur", "none", "or None to free the image of its noise"),
         ("noise", "white", "noise is 'white': it must be one of 'auto', 'poisson'"),
         ("shift", 0, "shift is 0"),
         ("background", (0, -1), "background is -1: it must be at least 0"),

@@ -89,8 +89,9 @@ class Guide:
         if kind not in GUIDED or not self._stays_noisy(settings):
             return []
         return [
-            "The noise of the HAADF image cannot be told from its structure (a lattice of few pixels, or few pixels in "
-            f"all): it guides as smoothed by guide_blur={USUAL_BLUR:g}, not as freed of its noise."
+            "The noise of the HAADF image cannot be told from its structure (a lattice of few pixels, few pixels in "
+            "all, or an image that was smoothed, interpolated or registered): it guides as smoothed by "
+            f"guide_blur={USUAL_BLUR:g}, not as freed of its noise."
         ]
 
     def _stays_noisy(self, settings):

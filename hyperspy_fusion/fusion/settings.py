@@ -228,8 +228,7 @@ class CalibratedSettings:
         check_choice("joint", self.joint, (True, False))
         _check_positive("second_order", self.second_order, off="for the default of the penalty")
         _check_from("eta", self.eta, 0, 1)
-        if self.guide_blur is not None:
-            _check_from("guide_blur", self.guide_blur, 0)
+        _check_from("guide_blur", self.guide_blur, 0, off="to free the image of its noise")
 
     def _check_data(self):
         check_choice("noise", self.noise, NOISES)
@@ -405,11 +404,13 @@ def _check_interval(name, value, low, high, off=""):
         raise ValueError(f"{name} is {value!r}: it must lie above {low} and at most at {high}{_remedy(off)}.")
 
 
-def _check_from(name, value, low, below=None):
+def _check_from(name, value, low, below=None, off=""):
     """``low <= value``, and ``value < below`` where that is given."""
+    if value is None and off:
+        return
     end = LARGEST if below is None else below
     if not _is_number(value) or not low <= value <= end or value == below:
-        raise ValueError(f"{name} is {value!r}: it must be at least {low} and {_end(below)}.")
+        raise ValueError(f"{name} is {value!r}: it must be at least {low} and {_end(below)}{_remedy(off)}.")
 
 
 def _end(below):
