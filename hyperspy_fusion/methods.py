@@ -240,6 +240,7 @@ def _describe_calibrated(problem, result, spread):
         "haadf_sigma": float(problem.haadf_sigma),
         "haadf_noise": float(problem.haadf_noise),
         "haadf_blur": float(problem.law.blur),
+        "haadf_term_blur": float(problem.elastic.blur),
         "noise": str(problem.noise_kind),
         "noise_sentence": str(problem.noise_sentence),
         "quantum": spread(problem.quantum),

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
-from hyperspy_fusion.fusion.elastic import LinearLaw, haadf_noise, z_weights
+from hyperspy_fusion.fusion.elastic import LinearLaw, blurred, haadf_noise, z_weights
 from hyperspy_fusion.fusion.elastic_fit import UndeterminedLawError, fit_linear_law, refit_linear_law
 from hyperspy_fusion.fusion.guide import Guide
 from hyperspy_fusion.fusion.measured import (
@@ -31,6 +32,9 @@ from hyperspy_fusion.fusion.measured import (
 from hyperspy_fusion.fusion.objective import ElasticTerm, Objective
 from hyperspy_fusion.fusion.problem import working_dtype
 from hyperspy_fusion.fusion.regularizers import SECOND_ORDER, CellPenalty
+
+# standard deviation in pixels of a Gaussian that leaves a sampled image nearly as it is
+LEAST_BLUR = 0.25
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,7 @@ class Observation:
             start=_start(seen, noise, scales, dtype),
             data=data,
             elastic=_elastic_term(seen, law, scales, settings.lambda_haadf, dtype),
-            penalty=_penalty(seen, self.guide, settings, dtype),
+            penalty=_penalty(seen, self.guide, settings, dtype, law.blur),
             noise_kind=noise.kind,
             noise_sentence=noise.sentence,
             quantum=noise.quantum,
@@ -226,7 +230,7 @@ class FoundLaw:
 
     ``sigma`` is the spread, ``noise`` the part of it that is the white noise of the image, ``weight_spread`` how far
     the weights were taken to be off the law by atomic numbers, NaN where that was not asked; ``law_of`` is that of
-    :class:`CalibratedProblem`.
+    :class:`CalibratedProblem`; ``blur`` is that of the HAADF term, which may leave out that of the law.
     """
 
     law: LinearLaw
@@ -237,6 +241,7 @@ class FoundLaw:
     noise: float = np.nan
     weight_spread: float = np.nan
     law_of: Callable | None = None
+    blur: float = 0.0
 
 
 def _elastic_law(seen, noise, atomic_numbers, settings):
@@ -246,10 +251,17 @@ def _elastic_law(seen, noise, atomic_numbers, settings):
         found = _given_law(seen, noise, settings)
     else:
         found = _law_if_any(seen, noise, variance, atomic_numbers, settings)
-    sigma = max(found.sigma, _misfit(seen, noise, found.law, variance))
+    blur = term_blur(found.law, settings)
+    sigma = max(found.sigma, _misfit(seen, noise, found.law, variance, blur))
     # where the maps are made to count less than they do, the image must not gain by it
     sigma *= np.sqrt(noise.excess(seen, found.law.weights))
-    return replace(found, sigma=sigma, noise=found.sigma)
+    return replace(found, sigma=sigma, noise=found.sigma, blur=blur)
+
+
+def term_blur(law, settings):
+    """The blur that the HAADF term and the edges of the guide are to have."""
+    blur = law.blur if settings.haadf_blur == "fit" else settings.haadf_blur
+    return float(blur) if blur >= LEAST_BLUR else 0.0
 
 
 def _law_if_any(seen, noise, variance, atomic_numbers, settings):
@@ -267,7 +279,7 @@ def _law_if_any(seen, noise, variance, atomic_numbers, settings):
 
 def _given_law(seen, noise, settings):
     weights = per_map("weights", settings.weights, seen)
-    law_of = partial(_law_of_weights, weights, seen.valid.all(axis=0) & seen.haadf_valid)
+    law_of = partial(_law_of_weights, weights, float(settings.haadf_blur), seen.valid.all(axis=0) & seen.haadf_valid)
     law = law_of(seen.maps - noise.background, seen.haadf)
     nothing = np.full(len(weights), np.nan)
     return FoundLaw(law, nothing, np.nan, haadf_noise(seen.haadf, seen.haadf_valid), law_of=law_of)
@@ -280,9 +292,11 @@ def _fitted_law(seen, noise, variance, atomic_numbers, settings):
         "valid": seen.valid,
         "haadf_valid": seen.haadf_valid,
     }
+    blur = None if settings.haadf_blur in (0, "fit") else settings.haadf_blur
     # a map that the image says nothing of has no finite error
     with np.errstate(divide="ignore", invalid="ignore"):
-        fit = fit_linear_law(seen.maps - noise.background, seen.haadf, variance, weights=settings.weights, **options)
+        net = seen.maps - noise.background
+        fit = fit_linear_law(net, seen.haadf, variance, weights=settings.weights, blur=blur, **options)
     warnings = _about_weights(seen, fit, fit.law)
     return FoundLaw(
         law=fit.law,
@@ -313,33 +327,43 @@ def _about_weights(seen, fit, law):
     return [sentence for names, sentence in ((dark, about_dark), (free, about_free)) if names]
 
 
-def _law_of_weights(weights, both, maps, haadf, variance=None):
-    """The law of given weights; ``both`` are the pixels that count in maps and image."""
+def _law_of_weights(weights, blur, both, maps, haadf, variance=None):
+    """The law of given weights and blur; ``both`` are the pixels that count in maps and image."""
     if not both.any():
         raise ValueError("No pixel counts in all maps and in the HAADF image: correct the mask.")
-    return LinearLaw(weights, float(np.mean(haadf - np.tensordot(weights, maps, 1), where=both)))
+    return LinearLaw(weights, float(np.mean(haadf - np.tensordot(weights, maps, 1), where=both)), blur)
 
 
-def _misfit(seen, noise, law, variance):
+def _misfit(seen, noise, law, variance, blur):
     """Standard deviation per pixel that accounts for what the image shows and the law does not explain.
 
     Contrast that the law lacks (a missing element, diffraction, thickness) is alike in neighbouring pixels, which must
     then not count as so many witnesses. Sums over squares of B x B pixels of a white residual have B^2 times its
     variance; the largest variance per pixel found so, over all B, is the one of which the image is worth no more than
     it is. The noise of the maps is taken out. Larger squares are few, and the largest of several chance values is too
-    large rather than too small: an image trusted too little costs less than one trusted too much.
+    large rather than too small: an image trusted too little costs less than one trusted too much. Where the term has
+    a ``blur``, the image of the maps is blurred, and their noise with it.
     """
     both = seen.valid.all(axis=0) & seen.haadf_valid
-    residual = np.where(both, seen.haadf - law.image(seen.maps - noise.background), 0)
+    net = np.where(seen.valid, seen.maps - noise.background, column(seen.means_of(seen.maps - noise.background)))
+    residual = np.where(both, seen.haadf - blurred(law.image(net), blur), 0)
     of_maps = np.where(both, np.tensordot(law.weights**2, variance, 1), 0)
     largest, side = 0.0, 1
     while side == 1 or 4 * side <= min(both.shape):
         number, total, spread = (_square_sums(a, side) for a in (both, residual, of_maps))
         used = number > 0
         if used.any():
-            largest = max(largest, float(np.mean((total[used] ** 2 - spread[used]) / number[used])))
+            left = _left_by_blur(blur, side)
+            largest = max(largest, float(np.mean((total[used] ** 2 - left * spread[used]) / number[used])))
         side *= 2
     return float(np.sqrt(largest))
+
+
+def _left_by_blur(blur, side):
+    """What a Gaussian leaves of the variance of sums of white noise over squares."""
+    line = np.zeros(side + 2 * int(4 * blur + 1))
+    line[(line.size - side) // 2 :][:side] = 1
+    return float(np.sum(gaussian_filter(line, blur) ** 2) / side) ** 2 if blur else 1.0
 
 
 def _square_sums(image, side):
@@ -353,18 +377,18 @@ def _square_sums(image, side):
 def _elastic_term(seen, found, scales, lambda_haadf, dtype):
     """The HAADF term in units of ``scales``."""
     if lambda_haadf == 0:
-        return ElasticTerm.none(seen.haadf.shape, dtype)
+        return ElasticTerm.none(seen.haadf.shape, dtype, found.blur)
     factor = np.sqrt(lambda_haadf) / found.sigma
     target = np.where(seen.haadf_valid, factor * (seen.haadf - found.law.offset), 0)
     counted = np.ones((1, seen.haadf.shape[1])) if seen.haadf_valid.all() else seen.haadf_valid
     weights = factor * found.law.weights * scales
-    return ElasticTerm(weights.astype(dtype), target.astype(dtype), np.ascontiguousarray(counted, dtype))
+    return ElasticTerm(weights.astype(dtype), target.astype(dtype), np.ascontiguousarray(counted, dtype), found.blur)
 
 
 # ---- penalty and start -----------------------------------------------------------------------------
 
 
-def _penalty(seen, guide, settings, dtype):
+def _penalty(seen, guide, settings, dtype, blur):
     kind = settings.regularization
     if kind is not None and min(seen.haadf.shape) < 2:
         ny, nx = seen.haadf.shape
@@ -373,7 +397,7 @@ def _penalty(seen, guide, settings, dtype):
             "regularization=None, or fuse by method='published'."
         )
     second_order = settings.second_order or SECOND_ORDER.get(kind, 0.0)
-    return CellPenalty(kind, len(seen.maps), settings.joint, second_order, guide.of(kind, settings, dtype))
+    return CellPenalty(kind, len(seen.maps), settings.joint, second_order, guide.of(kind, settings, dtype, blur))
 
 
 def _start(seen, noise, scales, dtype):

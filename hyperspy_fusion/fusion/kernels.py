@@ -352,7 +352,9 @@ def prox_tv(v, x, weight, isotropic, momentum, band, dual, dual_next, work, line
 # of D u is that of the flipped and transposed image. ``mode`` says what is taken of them:
 
 PLAIN = 0  # D u
-DIRECTIONAL = 1  # P D u with P = I - xi xi^T, xi = guide (4, ny - 1, nx - 1), shorter than 1
+# P D u with P = I - xi xi^T - c t t^T, (xi, c) = guide (5, ny - 1, nx - 1), xi shorter than 1, c below 1, and
+# t = (-1, 1, -1, 1) / 2 orthogonal to xi where c is not 0
+DIRECTIONAL = 1
 GUIDED = 2  # D u - field * guide, one field (n, ny - 1, nx - 1) per map
 VECTOR = 3  # D u - lift field, two fields per map: its slopes along y and along x
 
@@ -384,29 +386,32 @@ def _cell_row(u, v, guide, mode, c, row, t):
 
 @njit(fastmath=FASTMATH)
 def _project_row(guide, row, t):
-    """``t <- t - xi (xi . t)``."""
-    a, b, c, d = guide[0, row], guide[1, row], guide[2, row], guide[3, row]
+    """``t <- P t``."""
+    quarter = t.dtype.type(0.25)
+    a, b, c, d, part = guide[0, row], guide[1, row], guide[2, row], guide[3, row], guide[4, row]
     for j in range(t.shape[1]):
         dot = a[j] * t[0, j] + b[j] * t[1, j] + c[j] * t[2, j] + d[j] * t[3, j]
-        t[0, j] -= dot * a[j]
-        t[1, j] -= dot * b[j]
-        t[2, j] -= dot * c[j]
-        t[3, j] -= dot * d[j]
+        twist = quarter * part[j] * (t[1, j] - t[0, j] + t[3, j] - t[2, j])
+        t[0, j] -= dot * a[j] - twist
+        t[1, j] -= dot * b[j] + twist
+        t[2, j] -= dot * c[j] - twist
+        t[3, j] -= dot * d[j] + twist
 
 
 @njit(fastmath=FASTMATH)
 def _unproject_row(guide, row, y, c, t, sigma):
-    """``t <- P^-1 y + sigma t``, with ``P^-1 = I + xi xi^T / (1 - |xi|^2)``."""
-    one = t.dtype.type(1)
+    """``t <- P^-1 y + sigma t``, with ``P^-1 = I + xi xi^T / (1 - |xi|^2) + t t^T c / (1 - c)``."""
+    one, quarter, part = t.dtype.type(1), t.dtype.type(0.25), guide[4, row]
     g0, g1, g2, g3 = guide[0, row], guide[1, row], guide[2, row], guide[3, row]
     y0, y1, y2, y3 = y[0, c, row], y[1, c, row], y[2, c, row], y[3, c, row]
     for j in range(t.shape[1]):
         rest = one - (g0[j] * g0[j] + g1[j] * g1[j] + g2[j] * g2[j] + g3[j] * g3[j])
         dot = (g0[j] * y0[j] + g1[j] * y1[j] + g2[j] * y2[j] + g3[j] * y3[j]) / rest
-        t[0, j] = y0[j] + dot * g0[j] + sigma[j] * t[0, j]
-        t[1, j] = y1[j] + dot * g1[j] + sigma[j] * t[1, j]
-        t[2, j] = y2[j] + dot * g2[j] + sigma[j] * t[2, j]
-        t[3, j] = y3[j] + dot * g3[j] + sigma[j] * t[3, j]
+        twist = quarter * part[j] / (one - part[j]) * (y1[j] - y0[j] + y3[j] - y2[j])
+        t[0, j] = y0[j] + dot * g0[j] - twist + sigma[j] * t[0, j]
+        t[1, j] = y1[j] + dot * g1[j] + twist + sigma[j] * t[1, j]
+        t[2, j] = y2[j] + dot * g2[j] - twist + sigma[j] * t[2, j]
+        t[3, j] = y3[j] + dot * g3[j] + twist + sigma[j] * t[3, j]
 
 
 @njit(fastmath=FASTMATH)
@@ -440,7 +445,7 @@ def ascend_dual(u, v, y, guide, mode, group, sigma, radius, relax, work):
     ``relax`` times the way from y to there is gone: 1 ends in the balls, more may leave them.
     ``group`` maps that follow each other share one length per cell: 1 for each for itself, n for all together.
     u : (n, ny, nx), extrapolated; v : field or (1, 1, 1); y : (4, n, ny - 1, nx - 1), of the directional mode the dual
-    times P, so that the adjoint is that of D for every mode; guide : (4, ny - 1, nx - 1) or (4, 1, 1);
+    times P, so that the adjoint is that of D for every mode; guide : (4 or 5, ny - 1, nx - 1) or (4, 1, 1);
     sigma : (1 or ny - 1, nx - 1), step of each cell; work : (n_workers, 4 group + 1, nx - 1).
     """
     n, n_rows, n_cells = y.shape[1], y.shape[2], y.shape[3]

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from hyperspy_fusion.fusion.calibrated import term_blur
 from hyperspy_fusion.fusion.components import ComponentProblem, solved, started
 from hyperspy_fusion.fusion.guide import Guide
 from hyperspy_fusion.fusion.mean import MeanProblem, weighted_mean
@@ -127,7 +128,7 @@ class _Guides:
         """What the penalty of a problem takes from an image."""
         if self.last is None or not np.array_equal(self.last.haadf, image):
             self.last = Guide(image, problem.haadf_valid, problem.dtype, self.num_workers)
-        return self.last.of(problem.penalty.kind, settings, problem.dtype)
+        return self.last.of(problem.penalty.kind, settings, problem.dtype, problem.elastic.blur)
 
 
 def redrawn(problem, settings, z, rng, guides=None):
@@ -143,7 +144,7 @@ def redrawn(problem, settings, z, rng, guides=None):
     totals = np.sum(data.net(), axis=(1, 2), where=_counted(problem))
     data = replace(data, totals=np.where(np.isfinite(problem.data.totals), totals, np.nan))
     image = _drawn_image(problem, z, rng)
-    drawn = _seen_by_term(image, _with_law_of(image, replace(problem, data=data), settings))
+    drawn = _seen_by_term(image, _with_law_of(image, replace(problem, data=data), settings), settings)
     return _guided_by(image, drawn, settings, guides or _Guides()) if _is_explained(problem, image) else drawn
 
 
@@ -194,15 +195,16 @@ def _finds_law(problem):
     return problem.law_of is not None and problem.elastic.weights.size > 0
 
 
-def _seen_by_term(image, problem):
-    """The problem with another HAADF image in its term."""
+def _seen_by_term(image, problem, settings):
+    """The problem with another HAADF image, and its law, in its term."""
     elastic, law, dtype = problem.elastic, problem.law, problem.dtype
     if not elastic.weights.size:
         return problem
     factor = np.sqrt(problem.lambda_haadf) / problem.haadf_sigma
     target = np.where(problem.haadf_valid, factor * (image - law.offset), 0).astype(dtype)
     weights = (factor * law.weights * problem.scales).astype(dtype)
-    return replace(problem, elastic=replace(elastic, weights=weights, target=target))
+    blur = term_blur(law, settings)
+    return replace(problem, elastic=replace(elastic, weights=weights, target=target, blur=blur))
 
 
 def _guided_by(image, problem, settings, guides):
@@ -299,7 +301,7 @@ def attribution(problem, state, maps):
     pull = np.zeros((1, 1, 1))
     if elastic.weights.size:
         weights = elastic.weights.astype(np.float64)
-        pull = np.multiply.outer(-weights, elastic.counted * (np.tensordot(weights, z, 1) - elastic.target))
+        pull = np.multiply.outer(-weights, elastic.slope(elastic.image(z)))
     parts = {
         "haadf": reach * pull,
         "penalty": -reach * cell_adjoint(state.y.astype(np.float64)),
