@@ -59,8 +59,8 @@ def blur_matrix(shape, blur):
     return np.stack([gaussian_filter(u, blur, mode="reflect").ravel() for u in unit], 1) if blur else np.eye(len(unit))
 
 
-def tgv_minimum(image, sigma):
-    """The image with the least ``1/2 ||u - image||^2 / sigma^2 + 2 TGV(u / sigma)``, by CVXPY."""
+def tgv_minimum(image, sigma, weight):
+    """The image with the least ``1/2 ||u - image||^2 / sigma^2 + weight TGV(u / sigma)``, by CVXPY."""
     import cvxpy as cp
 
     ny, nx = image.shape
@@ -70,7 +70,7 @@ def tgv_minimum(image, sigma):
     shape = (4, (ny - 2) * (nx - 2))
     second = cp.vstack([cp.reshape(matrix(ny - 1, nx - 1) @ v, shape, order="C") for v in (y, x)])
     penalty = cp.sum(cp.norm(first, axis=0)) + SECOND_ORDER["tgv"] * cp.sum(cp.norm(second, axis=0))
-    problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(u - image.ravel() / sigma) + 2 * penalty))
+    problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(u - image.ravel() / sigma) + weight * penalty))
     problem.solve(solver="CLARABEL", tol_gap_rel=1e-9, tol_gap_abs=1e-9, tol_feas=1e-9)
     return sigma * u.value.reshape(ny, nx)
 

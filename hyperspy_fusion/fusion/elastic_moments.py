@@ -8,7 +8,6 @@ from functools import cached_property, partial
 import numpy as np
 
 from hyperspy_fusion.fusion.elastic import haadf_noise
-from hyperspy_fusion.fusion.settings import MAX_BLUR
 
 # Larger images are binned to this size: the fit needs their counts, not their pixels.
 _MAX_SIZE = 512

@@ -5,8 +5,9 @@ in balls (Chambolle & Pock, J. Math. Imaging Vis. 40, 120, 2011). Each block, an
 a step of its own (Pock & Chambolle, ICCV 2011); the ratio of primal to dual steps follows the sizes of the variables.
 Every step is over-relaxed (Condat, J. Optim. Theory Appl. 158, 460, 2013) but the two before the gap is evaluated.
 
-The HAADF term is part of the prox of the maps, which is exact in every pixel. One of a blurred image is not of pixels:
-its majorant ``1/2 |u - (u_k - slope(u_k))|^2`` about the image ``u_k`` of the maps before takes its place, which is one.
+The HAADF term is part of the prox of the maps, which is exact in every pixel. A term that blurs is none of pixels: in
+its place is ``1/2 |u - (u_k - slope(u_k))|^2``, which is, and which majorises it about the image ``u_k`` of the maps of
+the iteration before.
 """
 
 from __future__ import annotations

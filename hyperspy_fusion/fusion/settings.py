@@ -182,8 +182,8 @@ class CalibratedSettings:
         Weight of the HAADF term, >= 0. At 1 its noise and the misfit of the law decide; 0 switches it off.
     haadf_blur
         Standard deviation in pixels, 0 to 4, of the Gaussian by which the HAADF image is blurred more than the maps,
-        as its term and the edges of ``"directional"`` are to have it; ``"fit"`` is what the elastic law finds. At 0 each
-        pixel of the image is one of the maps.
+        as its term and the edges of ``"directional"`` are to have it; ``"fit"`` is what the elastic law finds. At 0
+        each pixel of the image is one of the maps.
     keep_totals
         Whether each fused map keeps the total of the measured one, less its background.
     tol
@@ -460,8 +460,8 @@ def _check_haadf_blur(blur, weights):
     if blur == "fit":
         if _is_filled(weights):
             raise ValueError(
-                "haadf_blur is 'fit', and with given weights no elastic law is fitted that could find it: pass pixels, or "
-                "weights='z_gamma'."
+                "haadf_blur is 'fit', and with given weights no elastic law is fitted that could find it: pass pixels, "
+                "or weights='z_gamma'."
             )
     elif isinstance(blur, str):
         check_choice("haadf_blur", blur, ("fit",), also="pixels")
