@@ -9,7 +9,6 @@ import numpy as np
 
 from hyperspy_fusion.fusion.elastic import LinearLaw
 from hyperspy_fusion.fusion.elastic_moments import (
-    MAX_BLUR,
     denoisers,
     information_of,
     moments_of,
@@ -19,6 +18,7 @@ from hyperspy_fusion.fusion.elastic_moments import (
     summed,
 )
 from hyperspy_fusion.fusion.elastic_pool import BLUR_PRIOR, Equations, pooled
+from hyperspy_fusion.fusion.settings import MAX_BLUR
 
 # standard errors from a weight that the data determine at which the shape of the weights is given up: it is then so far
 # off (as for maps in units that have nothing to do with each other) that a fit drawn to it may not find out

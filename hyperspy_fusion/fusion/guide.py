@@ -38,9 +38,9 @@ _FINE = 1.5
 _FEWEST_DIFFERENCES = 50
 # a pixel that is so many times the noise off all its neighbours is none of the structure, if no more than a part are
 _OUTLYING, _FEW = 8.0, 0.02
-# Standard deviation in pixels of an edge that is sharp on a lattice of pixels. Under a Gaussian b the twist of cells over
-# their differences goes down to 0.74, 0.49, 0.38, 0.26 and 0.20 of what it is in sharp discs and steps, at b = 0.5,
-# 0.75, 1, 1.5 and 2; 1 / hypot(1, b / 0.4) is 0.62, 0.47, 0.37, 0.26 and 0.20.
+# Standard deviation in pixels of an edge that is sharp on a lattice of pixels. Under a Gaussian b the twist of cells
+# over their differences goes down to 0.74, 0.49, 0.38, 0.26 and 0.20 of what it is in sharp discs and steps, at b =
+# 0.5, 0.75, 1, 1.5 and 2; 1 / hypot(1, b / 0.4) is 0.62, 0.47, 0.37, 0.26 and 0.20.
 _SHARP = 0.4
 # of the fit to the image
 _TOL, _MAX_ITER = 1e-3, 2000

@@ -97,8 +97,9 @@ class CellPenalty:
     ``P = I - xi xi^T - c t t^T``, where xi has none. ``"tgv"``: ``min_w sum |D z - w| + second_order sum |D w|``, w the
     slope of each map along y and x in every cell (Bredies, Kunisch & Pock, SIAM J. Imaging Sci. 3, 492, 2010), with all
     of the derivative of w instead of its symmetric part. ``"guided"``: ``min_a sum |D z - a D h| + second_order
-    sum |D a|``, with D h in ``guide`` and one slope a of each map against the HAADF image in every cell: where the maps are locally linear in
-    the image, as the guided filter has it (He, Sun & Tang, IEEE TPAMI 35, 1397, 2013), it costs nothing.
+    sum |D a|``, with D h in ``guide`` and one slope a of each map against the HAADF image in every cell: where the maps
+    are locally linear in the image, as the guided filter has it (He, Sun & Tang, IEEE TPAMI 35, 1397, 2013), it costs
+    nothing.
 
     Attributes
     ----------
