@@ -259,7 +259,7 @@ def test_all_fits_of_a_mean_have_the_law_of_the_draw(monkeypatch):
 
 @pytest.mark.parametrize("guided", [True, False])
 def test_all_fits_of_a_mean_have_the_guide_of_the_draw(monkeypatch, guided):
-    """Its noise is taken out once for each draw and penalty; where the law explains too little, the measured one stays."""
+    """Its noise is taken out once for each draw and penalty; where the law explains too little, that measured stays."""
     scan = core_shell((24, 24), counts=8.0, haadf_blur=1.0)
     maps = scan.maps.astype(np.float64)
     observation = Observation.of(maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
