@@ -1,6 +1,6 @@
 """How near every method comes to the truth of the phantoms, at the best weights for each: a table in dB.
 
-    python -m benchmarks.phantoms                     # 4 phantoms at 1, 4 and 16 peak counts, ten minutes
+    python -m benchmarks.phantoms                     # 4 phantoms at 1, 4 and 16 peak counts, a quarter of an hour
     python -m benchmarks.phantoms --counts 4 --phantoms core_shell --no-tuning
 
 Scans of 128x128 with a HAADF image blurred by 1 pixel, offset by 0.2 and amplified by 3, none of which a method is
@@ -210,13 +210,14 @@ def measure(name, counts, is_tuned):
 
 def known_to(penalty, way):
     """What may be known of the HAADF image that changes a fit."""
-    is_guided = penalty in ("directional", "guided")
-    asks_for_blur = way["lambda_haadf"] or penalty == "directional"
-    return [
-        what
-        for what, options in KNOWN.items()
-        if (is_guided or "guide_blur" not in options) and (asks_for_blur or "haadf_blur" not in options)
-    ]
+    from hyperspy_fusion.fusion.guide import GUIDED
+
+    without_effect = set()
+    if penalty not in GUIDED:
+        without_effect |= NO_NOISE.keys()
+    if not way["lambda_haadf"] and penalty != "directional":
+        without_effect |= BLUR.keys()
+    return [what for what, options in KNOWN.items() if not without_effect & options.keys()]
 
 
 def label(penalty, way):
