@@ -70,14 +70,14 @@ def about_hot_pixels(hot):
     places = np.argwhere(hot)
     if not len(places):
         return []
-    one, listed = len(places) == 1, [tuple(int(i) for i in place) for place in places[:LISTED]]
+    listed = ", ".join(str(tuple(place)) for place in places[:LISTED].tolist())
     more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
+    pixels, these = ("pixel", "this pixel") if len(places) == 1 else ("pixels", "these pixels")
     return [
-        f"The HAADF image is far off its surroundings in {len(places)} pixel{'' if one else 's'}, where the counts of "
-        "the maps are not, as a hot or dead pixel is (or a speck of an element without a map): at (row, column) "
-        f"{', '.join(map(str, listed))}{more}. The fused maps follow the image there, and are wrong in "
-        f"{'this pixel' if one else 'these pixels'} and around: fuse with mask=, a bool array of the shape of the "
-        f"image that is True in {'it' if one else 'them'}."
+        f"The HAADF image is far off its surroundings in {len(places)} {pixels}, where the counts of the maps are not: "
+        f"at (row, column) {listed}{more}. So it is in hot and dead pixels, and in specks of an element without a map "
+        f"or whose counts drift has spread. The fused maps follow the image there, and are wrong in {these} and around: "
+        f"fuse with mask=, a bool array of the shape of the image that is True in {these}."
     ]
 
 
