@@ -76,8 +76,8 @@ def about_hot_pixels(hot):
     return [
         f"The HAADF image is far off its surroundings in {len(places)} {pixels}, where the counts of the maps are not: "
         f"at (row, column) {listed}{more}. So it is in hot and dead pixels, and in specks of an element without a map "
-        f"or whose counts drift has spread. The fused maps follow the image there, and are wrong in {these} and around: "
-        f"fuse with mask=, a bool array of the shape of the image that is True in {these}."
+        f"or whose counts drift has spread. The fused maps follow the image there, and are wrong in {these} and "
+        f"around: fuse with mask=, a bool array of the shape of the image that is True in {these}."
     ]
 
 
