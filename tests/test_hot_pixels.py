@@ -126,13 +126,14 @@ def test_columns_are_structure(period, snr):
             assert not found_in(sharp, {})
 
 
-def specks(counts, in_maps, seed=0, number=6, length=1, snr=50):
-    """Platinum of one or two pixels on a wedge of carbon-like oxygen: maps and image."""
+def specks(counts, in_maps, seed=0, number=6, length=1, snr=50, beside=0.0):
+    """Platinum of one or two pixels, and a particle of height ``beside``, on a wedge of oxygen: maps and image."""
     rng = np.random.default_rng(seed)
     platinum, oxygen = np.zeros((2, 60, 70))
     for place in rng.choice(13 * 16, number, replace=False):
         row, column = 2 + 4 * (place // 16), 2 + 4 * (place % 16)
         platinum[row, column : column + length] = rng.uniform(0.3, 1)
+    platinum[20:40, 30:50] += beside * (np.hypot(*np.mgrid[-9.5:10, -9.5:10]) < 10)
     oxygen += np.linspace(0.3, 1, 60)[:, None]
     haadf = np.tensordot(z_weights((78, 8), HAADF_EXPONENT), [platinum, oxygen], 1)
     haadf += haadf.max() / snr * rng.standard_normal(haadf.shape)
@@ -144,6 +145,20 @@ def specks(counts, in_maps, seed=0, number=6, length=1, snr=50):
 def test_a_particle_of_one_or_two_pixels_is_structure_if_its_counts_are_there(counts, length):
     for seed in range(15):
         assert not found(*specks(counts, True, seed, length=length), (78, 8)), seed
+
+
+@pytest.mark.parametrize("number, beside", [(1, 0), (30, 0), (30, 0.5)])
+def test_particles_of_one_pixel_are_left_alone_where_counts_are_too_few_to_tell(number, beside):
+    for counts in (0.5, 1, 4):
+        for seed in range(15):
+            assert not found(*specks(counts, True, seed, number, beside=beside), (78, 8)), (counts, seed)
+
+
+def test_many_particles_are_not_told_for_one_that_chance_hides():
+    for noise in ("auto", "gaussian"):
+        for seed in range(40):
+            scan = specks(12, True, seed, number=150)
+            assert not found(*scan, (78, 8), replace(SETTINGS, noise=noise)), (noise, seed)
 
 
 def test_the_same_image_without_the_counts_is_hot():
