@@ -151,7 +151,9 @@ def test_a_particle_of_one_or_two_pixels_is_structure_if_its_counts_are_there(co
 def test_particles_of_one_pixel_are_left_alone_where_counts_are_too_few_to_tell(number, beside):
     for counts in (0.5, 1, 4):
         for seed in range(15):
-            assert not found(*specks(counts, True, seed, number, beside=beside), (78, 8)), (counts, seed)
+            for snr in (50, 1e6):
+                scan = specks(counts, True, seed, number, beside=beside, snr=snr)
+                assert not found(*scan, (78, 8)), (counts, seed, snr)
 
 
 def test_many_particles_are_not_told_for_one_that_chance_hides():

@@ -11,8 +11,6 @@ from hyperspy_fusion.fusion.elastic import haadf_noise
 _OUTLYING = 8.0
 # chance that noise of the maps hides a particle of one pixel, of which there may be as many as pixels are looked at
 _CHANCE = 0.01
-# of what the maps would change by, were the pixel structure: they do not show it if they change by less
-_SHOWN = 0.5
 # A pixel beyond all others by more than this part of their range is no structure even where few counts say nothing,
 # for what is one pixel wide is not thicker than all the rest. It may be where others are a pixel wide, and where the
 # bulk of the image, between these percentiles, has less range than this times its noise: nothing to compare with.
@@ -31,9 +29,9 @@ def hot_pixels(seen, noise, weights):
 
     A pixel is looked at where it is more than 8 times the noise of the image above (below) all its neighbours but one,
     for two may be hot side by side. If it is structure, the sum T of the maps times ``weights`` rises (falls) with it,
-    as it does elsewhere in the scan: by the slope of T over h. Pixels are called hot where T does less than half of
-    that, and either counts would be so by chance in less than 1 % of such images, or no other pixel of the image comes
-    near in brightness. Where too few counts cannot tell a hot pixel from a particle of one pixel, it is left alone.
+    as it does elsewhere in the scan: by the slope of T over h. Pixels are called hot where T is more like its
+    neighbours than like that, and either chance makes it so in less than 1 % of images, or no other pixel of the image
+    comes near in brightness. Where counts are too few to tell a hot pixel from a particle of one pixel, none is called.
 
     Parameters
     ----------
@@ -58,11 +56,9 @@ def hot_pixels(seen, noise, weights):
     total = np.tensordot(weights, seen.maps, 1)
     around = _mean_around(total, both)
     expected = np.maximum(around + _slope(total, seen.haadf, rest) * off, 0)
-    change = expected - around
-    hidden = found & ((total - around) * np.sign(change) < _SHOWN * np.abs(change))
-    told = noise.evidence(total, expected, around, weights) > np.log(np.count_nonzero(found) / _CHANCE)
-    by_counts = hidden & told
-    return by_counts | (hidden & _beyond(seen.haadf, rest, np.where(by_counts, 0, off), sigma))
+    evidence = noise.evidence(total, expected, around, weights)
+    told = found & (evidence > np.log(np.count_nonzero(found) / _CHANCE))
+    return told | (found & (evidence > 0) & _beyond(seen.haadf, rest, np.where(told, 0, off), sigma))
 
 
 def about_hot_pixels(hot):
