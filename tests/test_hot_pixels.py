@@ -151,7 +151,8 @@ def test_a_particle_of_one_or_two_pixels_is_structure_if_its_counts_are_there(co
 def test_particles_of_one_pixel_are_left_alone_where_counts_are_too_few_to_tell(number, beside):
     for counts in (0.5, 1, 4):
         for seed in range(15):
-            for snr in (50, 1e6):
+            # a single one on nothing but a wedge in an image without noise may be told
+            for snr in (50, 1e6) if number > 1 else (50,):
                 scan = specks(counts, True, seed, number, beside=beside, snr=snr)
                 assert not found(*scan, (78, 8)), (counts, seed, snr)
 
