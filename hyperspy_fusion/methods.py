@@ -223,7 +223,7 @@ def _about_noise(scan, selection):
 def _about_calibrated(elements, result, total_ratios, haadf_correlation, problem, settings):
     units = about_units(problem.first.quantum, settings)
     return [
-        *logged(problem.first.warnings),
+        *logged(problem.first.warnings + (problem.first.about_image if problem.uses_haadf else [])),
         *units,
         *about_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings),
     ]

@@ -52,6 +52,7 @@ class Problem:
     weight_spread: float = 0.3
     lambda_haadf: float = 0.25
     warnings: list = field(default_factory=lambda: ["The engine noticed something."])
+    about_image: list = field(default_factory=list)
     uses_haadf: bool = True
 
     @property

@@ -19,6 +19,7 @@ from scipy.ndimage import gaussian_filter
 from hyperspy_fusion.fusion.elastic import LinearLaw, blurred, haadf_noise, z_weights
 from hyperspy_fusion.fusion.elastic_fit import UndeterminedLawError, fit_linear_law, refit_linear_law
 from hyperspy_fusion.fusion.guide import Guide
+from hyperspy_fusion.fusion.hot_pixels import about_hot_pixels, hot_pixels
 from hyperspy_fusion.fusion.measured import (
     Counts,
     Gaussian,
@@ -55,6 +56,8 @@ class CalibratedProblem(Objective):
         weight of its term.
     warnings
         Sentences about what was found.
+    about_image
+        Sentences about the HAADF image, of interest where it has a say.
     law_of
         The law of other measurements of the same, as a function of their maps less background, image, and variance of
         the maps; None where there is none to be found.
@@ -74,6 +77,7 @@ class CalibratedProblem(Objective):
     haadf_noise: float
     lambda_haadf: float
     warnings: list = field(default_factory=list)
+    about_image: list = field(default_factory=list)
     law_of: Callable | None = None
 
     @property
@@ -151,6 +155,8 @@ class Observation:
         What a penalty takes from the HAADF image.
     dtype
         Of the fit.
+    about_image
+        Sentences about the HAADF image.
     """
 
     seen: Seen
@@ -158,6 +164,7 @@ class Observation:
     law: FoundLaw
     guide: Guide
     dtype: np.dtype
+    about_image: list = field(default_factory=list)
 
     @classmethod
     def of(
@@ -177,7 +184,8 @@ class Observation:
         noise = noise_of(seen, settings, known or Known())
         law = _elastic_law(seen, noise, atomic_numbers, settings)
         dtype = working_dtype(maps, settings.dtype)
-        return cls(seen, noise, law, Guide(seen.haadf, seen.haadf_valid, dtype, num_workers), dtype)
+        about_image = about_hot_pixels(hot_pixels(seen, noise, _shape_weights(seen, atomic_numbers, settings)))
+        return cls(seen, noise, law, Guide(seen.haadf, seen.haadf_valid, dtype, num_workers), dtype, about_image)
 
     def part(self, held_out):
         """The observation without what is held out: counts, or pixels of the maps; the law scaled to it."""
@@ -217,6 +225,7 @@ class Observation:
             + law.warnings
             + about_totals(seen, data, settings.keep_totals)
             + self.guide.about(settings.regularization, settings),
+            about_image=self.about_image,
             law_of=law.law_of,
         )
 
@@ -285,10 +294,15 @@ def _given_law(seen, noise, settings):
     return FoundLaw(law, nothing, np.nan, haadf_noise(seen.haadf, seen.haadf_valid), law_of=law_of)
 
 
-def _fitted_law(seen, noise, variance, atomic_numbers, settings):
+def _shape_weights(seen, atomic_numbers, settings):
+    """(n,) weights of the maps by atomic numbers, up to a factor."""
     factors = None if settings.k_factors is None else per_map("k_factors", settings.k_factors, seen)
+    return z_weights(atomic_numbers, settings.gamma, factors)
+
+
+def _fitted_law(seen, noise, variance, atomic_numbers, settings):
     options = {
-        "shape_weights": z_weights(atomic_numbers, settings.gamma, factors),
+        "shape_weights": _shape_weights(seen, atomic_numbers, settings),
         "valid": seen.valid,
         "haadf_valid": seen.haadf_valid,
     }

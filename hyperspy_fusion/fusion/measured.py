@@ -163,6 +163,16 @@ class Counts:
         noise = squares @ (seen.means() / self.quantum)
         return 1 + self.shift * squares.sum() / noise if noise > 0 else 1.0
 
+    def evidence(self, total, mean, other, weights):
+        """(ny, nx), log of how much likelier sums ``total`` of maps times ``weights`` are at another mean.
+
+        As if all counts were of the largest weight, of which there are fewest: chance gives no more than this in sums
+        of any. Less than half a count is never expected, for no law is that good.
+        """
+        count = np.max(weights * self.quantum)
+        mean, other = (np.maximum(m / count, 0.5) for m in (mean, other))
+        return mean - other - np.maximum(total, 0) / count * np.log(mean / other)
+
     def terms(self, seen, scales, dtype, keep_totals):
         """The Poisson deviance in units of ``scales``."""
         quantum, slope = column(self.quantum), column(scales / self.quantum)
@@ -213,6 +223,12 @@ class Gaussian:
     def excess(self, seen, weights):
         """The noise is what it is."""
         return 1.0
+
+    def evidence(self, total, mean, other, weights):
+        """As that of counts; with no less noise than sums are off the other mean, over all pixels."""
+        squares = (total - other) ** 2
+        variance = np.maximum(np.tensordot(weights**2, self.variances, 1), squares.mean())
+        return 0.5 * ((total - mean) ** 2 - squares) / variance
 
     def terms(self, seen, scales, dtype, keep_totals):
         """Least squares in units of ``scales``."""
