@@ -65,6 +65,7 @@ class Problem:
         self.variance, self.weight_errors = np.full(n, np.nan), np.full(n, 0.1)
         self.background = np.zeros(n)
         self.data, self.penalty = SimpleNamespace(slope=np.ones((n, 1, 1))), SimpleNamespace(guide=None)
+        self.elastic = SimpleNamespace(blur=0.0)
 
 
 def build(maps, haadf, numbers, settings, valid=None, haadf_valid=None, elements=None, known=None, num_workers=None):
