@@ -87,7 +87,8 @@ def _why_not_of_the_fit(fused, fit, data, index):
     if fit.get("changed"):
         return f"its maps were {fit['changed']} after the fit"
     if tuple(fit.get("grid", ())) != data.shape[1:]:
-        return ""  # a crop: nothing to compare with
+        # of a crop there is nothing to compare with
+        return "it is a crop, and the law of its fit blurs across its edges" if fit.get("haadf_term_blur") else ""
     return "" if np.allclose(norms(data), fit["map_norms"][index], rtol=1e-5) else "its maps were edited after the fit"
 
 

@@ -316,10 +316,11 @@ def test_step_does_not_depend_on_the_residual_it_starts_from(dtype):
 # ---- values and the bound ----------------------------------------------------------------------------
 
 
-def values(kernel, z, y, terms, factors, workers=2):
+def values(kernel, z, y, terms, factors, workers=2, pull=None):
     n, ny, nx = z.shape
     work, sums = np.full((workers, n + 4, nx), np.nan, z.dtype), np.full((ny, 4), np.nan)
-    kernel("data_terms")(z, y, *terms, factors.astype(z.dtype), work, sums)
+    pull = np.zeros((0, 0), z.dtype) if pull is None else pull.astype(z.dtype)
+    kernel("data_terms")(z, y, *terms, factors.astype(z.dtype), pull, work, sums)
     return sums
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, minimum_filter
 
 from hyperspy_fusion.fusion.elastic import LinearLaw, blurred, haadf_noise, z_weights
 from hyperspy_fusion.fusion.elastic_fit import UndeterminedLawError, fit_linear_law, refit_linear_law
@@ -36,6 +36,8 @@ from hyperspy_fusion.fusion.regularizers import SECOND_ORDER, CellPenalty
 
 # standard deviation in pixels of a Gaussian that leaves a sampled image nearly as it is
 LEAST_BLUR = 0.25
+# part of the pixels that the misfit may be measured on
+_ENOUGH = 0.3
 
 
 @dataclass(frozen=True)
@@ -306,7 +308,7 @@ def _fitted_law(seen, noise, variance, atomic_numbers, settings):
         "valid": seen.valid,
         "haadf_valid": seen.haadf_valid,
     }
-    blur = None if settings.haadf_blur in (0, "fit") else settings.haadf_blur
+    blur = None if settings.haadf_blur == "fit" or settings.haadf_blur < LEAST_BLUR else settings.haadf_blur
     # a map that the image says nothing of has no finite error
     with np.errstate(divide="ignore", invalid="ignore"):
         net = seen.maps - noise.background
@@ -319,7 +321,7 @@ def _fitted_law(seen, noise, variance, atomic_numbers, settings):
         sigma=fit.sigma,
         warnings=warnings,
         weight_spread=fit.spread,
-        law_of=partial(refit_linear_law, fit, **options) if np.any(fit.weights > 0) else None,
+        law_of=partial(refit_linear_law, fit, blur=blur, **options) if np.any(fit.weights > 0) else None,
     )
 
 
@@ -361,6 +363,8 @@ def _misfit(seen, noise, law, variance, blur):
     both = seen.valid.all(axis=0) & seen.haadf_valid
     net = np.where(seen.valid, seen.maps - noise.background, column(seen.means_of(seen.maps - noise.background)))
     residual = np.where(both, seen.haadf - blurred(law.image(net), blur), 0)
+    both = _within(both, seen.valid.all(axis=0), blur)
+    residual = np.where(both, residual, 0)
     of_maps = np.where(both, np.tensordot(law.weights**2, variance, 1), 0)
     largest, side = 0.0, 1
     while side == 1 or 4 * side <= min(both.shape):
@@ -371,6 +375,13 @@ def _misfit(seen, noise, law, variance, blur):
             largest = max(largest, float(np.mean((total[used] ** 2 - left * spread[used]) / number[used])))
         side *= 2
     return float(np.sqrt(largest))
+
+
+def _within(both, valid, blur):
+    """Of the pixels that count those that no pixel without maps is blurred into, unless these are few."""
+    reach = int(np.ceil(3 * blur))
+    within = both & minimum_filter(valid, 2 * reach + 1)
+    return within if np.count_nonzero(within) > _ENOUGH * np.count_nonzero(both) else both
 
 
 def _left_by_blur(blur, side):

@@ -158,7 +158,7 @@ def fit_linear_law(
     return _in_pixels(fit, scan.binning)
 
 
-def refit_linear_law(fit, maps, haadf, noise_variance, *, shape_weights=None, valid=None, haadf_valid=None):
+def refit_linear_law(fit, maps, haadf, noise_variance, *, shape_weights=None, blur=None, valid=None, haadf_valid=None):
     """The law of data that were drawn from a law: one round from that law, by the instruments that found it.
 
     A tenth of the work of :func:`fit_linear_law`, whose parameters these are, and as good where the law is nearly
@@ -183,7 +183,8 @@ def refit_linear_law(fit, maps, haadf, noise_variance, *, shape_weights=None, va
     try:
         # data of nothing divide by nothing
         with np.errstate(divide="ignore", invalid="ignore"):
-            found = _once_more(scan, denoisers(scan)[fit.instruments], start, fit.spread)
+            known = None if blur is None else start.blur
+            found = _once_more(scan, denoisers(scan)[fit.instruments], start, fit.spread, known)
     except np.linalg.LinAlgError:
         return fit.law
     offset = float(found.offset - found.weights @ scan.means)
@@ -193,12 +194,12 @@ def refit_linear_law(fit, maps, haadf, noise_variance, *, shape_weights=None, va
     return LinearLaw(weights, offset, float(found.blur) * scan.binning)
 
 
-def _once_more(scan, way, start, spread):
+def _once_more(scan, way, start, spread, blur):
     """One round from a start, drawn to the shape of the weights as much as that was."""
     weight = pixel_weight(scan, start.weights, start.blur)
     if 0 < spread < np.inf:
-        return _pooled(scan, way, weight, start, None, spread)
-    return _estimated(scan, way, weight, start.weights, None)[0]
+        return _pooled(scan, way, weight, start, blur, spread)
+    return _estimated(scan, way, weight, start.weights, blur)[0]
 
 
 class UndeterminedLawError(ValueError):

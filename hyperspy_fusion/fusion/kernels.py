@@ -352,8 +352,8 @@ def prox_tv(v, x, weight, isotropic, momentum, band, dual, dual_next, work, line
 # of D u is that of the flipped and transposed image. ``mode`` says what is taken of them:
 
 PLAIN = 0  # D u
-# P D u with P = I - xi xi^T - c t t^T, (xi, c) = guide (5, ny - 1, nx - 1), xi shorter than 1, c below 1, and
-# t = (-1, 1, -1, 1) / 2 orthogonal to xi where c is not 0
+# P D u with P = I - xi xi^T, xi = guide (4, ny - 1, nx - 1), shorter than 1; or P = I - xi xi^T - c t t^T, (xi, c) =
+# guide (5, ny - 1, nx - 1), c below 1, and t = (-1, 1, -1, 1) / 2 orthogonal to xi where c is not 0
 DIRECTIONAL = 1
 GUIDED = 2  # D u - field * guide, one field (n, ny - 1, nx - 1) per map
 VECTOR = 3  # D u - lift field, two fields per map: its slopes along y and along x
@@ -384,34 +384,48 @@ def _cell_row(u, v, guide, mode, c, row, t):
                 t[k, j] -= half * slope[j]
 
 
+@njit(inline="always")
+def _twist(t, j, twist):
+    """Add twice a twist to cell ``j``."""
+    t[0, j] -= twist
+    t[1, j] += twist
+    t[2, j] -= twist
+    t[3, j] += twist
+
+
 @njit(fastmath=FASTMATH)
 def _project_row(guide, row, t):
     """``t <- P t``."""
-    quarter = t.dtype.type(0.25)
-    a, b, c, d, part = guide[0, row], guide[1, row], guide[2, row], guide[3, row], guide[4, row]
+    a, b, c, d = guide[0, row], guide[1, row], guide[2, row], guide[3, row]
     for j in range(t.shape[1]):
         dot = a[j] * t[0, j] + b[j] * t[1, j] + c[j] * t[2, j] + d[j] * t[3, j]
-        twist = quarter * part[j] * (t[1, j] - t[0, j] + t[3, j] - t[2, j])
-        t[0, j] -= dot * a[j] - twist
-        t[1, j] -= dot * b[j] + twist
-        t[2, j] -= dot * c[j] - twist
-        t[3, j] -= dot * d[j] + twist
+        t[0, j] -= dot * a[j]
+        t[1, j] -= dot * b[j]
+        t[2, j] -= dot * c[j]
+        t[3, j] -= dot * d[j]
+    if guide.shape[0] > 4:
+        minus, part = t.dtype.type(-0.25), guide[4, row]
+        for j in range(t.shape[1]):
+            _twist(t, j, minus * part[j] * (t[1, j] - t[0, j] + t[3, j] - t[2, j]))
 
 
 @njit(fastmath=FASTMATH)
 def _unproject_row(guide, row, y, c, t, sigma):
     """``t <- P^-1 y + sigma t``, with ``P^-1 = I + xi xi^T / (1 - |xi|^2) + t t^T c / (1 - c)``."""
-    one, quarter, part = t.dtype.type(1), t.dtype.type(0.25), guide[4, row]
+    one = t.dtype.type(1)
     g0, g1, g2, g3 = guide[0, row], guide[1, row], guide[2, row], guide[3, row]
     y0, y1, y2, y3 = y[0, c, row], y[1, c, row], y[2, c, row], y[3, c, row]
     for j in range(t.shape[1]):
         rest = one - (g0[j] * g0[j] + g1[j] * g1[j] + g2[j] * g2[j] + g3[j] * g3[j])
         dot = (g0[j] * y0[j] + g1[j] * y1[j] + g2[j] * y2[j] + g3[j] * y3[j]) / rest
-        twist = quarter * part[j] / (one - part[j]) * (y1[j] - y0[j] + y3[j] - y2[j])
-        t[0, j] = y0[j] + dot * g0[j] - twist + sigma[j] * t[0, j]
-        t[1, j] = y1[j] + dot * g1[j] + twist + sigma[j] * t[1, j]
-        t[2, j] = y2[j] + dot * g2[j] - twist + sigma[j] * t[2, j]
-        t[3, j] = y3[j] + dot * g3[j] + twist + sigma[j] * t[3, j]
+        t[0, j] = y0[j] + dot * g0[j] + sigma[j] * t[0, j]
+        t[1, j] = y1[j] + dot * g1[j] + sigma[j] * t[1, j]
+        t[2, j] = y2[j] + dot * g2[j] + sigma[j] * t[2, j]
+        t[3, j] = y3[j] + dot * g3[j] + sigma[j] * t[3, j]
+    if guide.shape[0] > 4:
+        quarter, part = t.dtype.type(0.25), guide[4, row]
+        for j in range(t.shape[1]):
+            _twist(t, j, quarter * part[j] / (one - part[j]) * (y1[j] - y0[j] + y3[j] - y2[j]))
 
 
 @njit(fastmath=FASTMATH)
@@ -686,13 +700,14 @@ def _deviance(mean, count):
 
 
 @njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
-def data_terms(z, y, beta, slope, delta, is_poisson, theta, upper, weights, target, counted, factors, work, sums):
+def data_terms(z, y, beta, slope, delta, is_poisson, theta, upper, weights, target, counted, factors, pull, work, sums):
     """Values of the data terms at ``factors_i z_i``, and the smallest value of the Lagrangian over all maps.
 
-    Arguments as of :func:`descend_maps`. sums : (ny, 4) float64 receives of each row the data terms of the maps
-    (as half deviances, 0 at a perfect fit), the HAADF term, the minimum over ``0 <= z <= upper`` of the data terms
-    plus ``z (D^T y + theta + w rho)``, with ``rho`` the HAADF residual, and ``rho^2 / 2 + rho target``, which is to
-    be subtracted from it.
+    Arguments as of :func:`descend_maps`. pull : (ny, nx), slope of a HAADF term that is none of pixels with respect to
+    the image, which takes the place of rho, and then the values of the term in sums are not its own; else (0, 0).
+    sums : (ny, 4) float64 receives of each row the data terms of the maps (as half deviances, 0 at a perfect fit), the
+    HAADF term, the minimum over ``0 <= z <= upper`` of the data terms plus ``z (D^T y + theta + w rho)``, with ``rho``
+    the HAADF residual, and ``rho^2 / 2 + rho target``, which is to be subtracted from it.
     """
     n, ny, nx = z.shape
     zero, half = z.dtype.type(0), z.dtype.type(0.5)
@@ -712,6 +727,8 @@ def data_terms(z, y, beta, slope, delta, is_poisson, theta, upper, weights, targ
                     rho[j] = seen[j] * (rho[j] - target[row, j])
                     misfit += half * rho[j] * rho[j]
                     linear += rho[j] * target[row, j]
+                if pull.size > 0:
+                    rho[:] = pull[row]
             for i in range(n):
                 _adjoint_row(y, i, row, adjoint)
                 w = weights[i] if weights.size > 0 else zero

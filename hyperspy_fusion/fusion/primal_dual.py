@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hyperspy_fusion.fusion import kernels
+from hyperspy_fusion.fusion.elastic import blurred
 from hyperspy_fusion.fusion.problem import Terms
 from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason
 from hyperspy_fusion.fusion.solvers import COMPILING, Interruption, asked_to_stop
@@ -321,7 +322,7 @@ class _Iteration:
             state.z_bar,
             state.y,
             *self._terms(),
-            *self._image(state.z),
+            *self._image(),
             state.residual,
             self.tau,
             relax,
@@ -334,12 +335,12 @@ class _Iteration:
         data = self.problem.data
         return data.beta, data.slope, data.delta, data.is_poisson, self._theta()
 
-    def _image(self, z):
-        """Weights, target and counted pixels of the HAADF term, or of what majorises it about maps z."""
+    def _image(self):
+        """Weights, target and counted pixels of the HAADF term, or of what majorises it about the maps."""
         elastic = self.problem.elastic
         if not self.is_blurred:
             return elastic.weights, elastic.target, elastic.counted
-        image = elastic.image(z)
+        image = elastic.image(self.state.z)
         return elastic.weights, image - elastic.slope(image), self.counted
 
     def _theta(self):
@@ -367,14 +368,18 @@ class _Iteration:
     def evaluate(self):
         """Record the terms of the objective and the gap."""
         state, factors = self.state, self.factors().astype(self.real)
-        scaled = state.z * factors[:, None, None] if self.is_blurred else state.z
+        elastic, pull = self.problem.elastic, np.zeros((0, 0), self.real)
+        if self.is_blurred:
+            rho = elastic.residual(elastic.image(state.z * factors[:, None, None])).astype(np.float64)
+            # rounded once: what is added for rho is subtracted for the same rho
+            pull = blurred(rho, elastic.blur).astype(self.real)
         kernels.data_terms(
-            state.z, state.y, *self._terms(), self._upper(factors), *self._image(scaled), factors, self.map_work,
-            self.term_sums,
+            state.z, state.y, *self._terms(), self._upper(factors), elastic.weights, elastic.target, elastic.counted,
+            factors, pull, self.map_work, self.term_sums,
         )  # fmt: skip
         data, haadf, bound, linear = (float(s) for s in self.term_sums.sum(axis=0))
-        if self.is_blurred:  # the slope at the maps is the majorant's, the value and the conjugate are the term's own
-            haadf, linear = self._haadf_and_conjugate(scaled)
+        if self.is_blurred:
+            haadf, linear = float(np.sum(rho**2) / 2), float(np.sum(rho**2) / 2 + np.sum(rho * elastic.target))
         penalty = self._penalty(factors)
         total = haadf + data + penalty
         totals = np.where(self.kept, self.problem.data.totals, 0)
@@ -385,12 +390,6 @@ class _Iteration:
         gap = (total - lower) / max(scale, 1e-3 * self.n_counted)
         record = (state.n_iter, Terms(haadf, data, penalty, total), gap)
         state.records = [r for r in state.records if r[0] < state.n_iter] + [record]
-
-    def _haadf_and_conjugate(self, z):
-        elastic = self.problem.elastic
-        residual = elastic.residual(elastic.image(z)).astype(np.float64)
-        haadf = 0.5 * float(np.sum(residual**2))
-        return haadf, haadf + float(np.sum(residual * elastic.target))
 
     def _penalty(self, factors):
         state, penalty = self.state, self.penalty

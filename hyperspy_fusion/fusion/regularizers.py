@@ -112,7 +112,7 @@ class CellPenalty:
     second_order
         Weight of the slopes.
     guide
-        Of ``"guided"`` D h (4, ny - 1, nx - 1), of ``"directional"`` xi and c (5, ny - 1, nx - 1); or None.
+        Of ``"guided"`` D h and of ``"directional"`` xi, (4, ny - 1, nx - 1), or xi and c, (5, ny - 1, nx - 1); or None.
     """
 
     kind: str | None
@@ -148,7 +148,7 @@ class CellPenalty:
     def _first(self, z, fields):
         t = cell_differences(z)
         if self.kind == "directional":
-            xi, part = self.guide[:4, None].astype(np.float64), self.guide[4].astype(np.float64)
+            xi, part = self.guide[:4, None].astype(np.float64), self.guide[4:].sum(axis=0, dtype=np.float64)
             twist = 0.25 * part * (t[1] - t[0] + t[3] - t[2])
             return t - xi * (xi * t).sum(axis=0) - np.stack([-twist, twist, -twist, twist])
         if self.kind == "guided":

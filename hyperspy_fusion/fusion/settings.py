@@ -183,7 +183,7 @@ class CalibratedSettings:
     haadf_blur
         Standard deviation in pixels, 0 to 4, of the Gaussian by which the HAADF image is blurred more than the maps,
         as its term and the edges of ``"directional"`` are to have it; ``"fit"`` is what the elastic law finds. At 0
-        each pixel of the image is one of the maps.
+        each pixel of the image is one of the maps, whatever blur the law is fitted with.
     keep_totals
         Whether each fused map keeps the total of the measured one, less its background.
     tol
@@ -463,12 +463,8 @@ def _check_haadf_blur(blur, weights):
                 "haadf_blur is 'fit', and with given weights no elastic law is fitted that could find it: pass pixels, "
                 "or weights='z_gamma'."
             )
-    elif isinstance(blur, str):
-        check_choice("haadf_blur", blur, ("fit",), also="pixels")
-    else:
-        _check_from("haadf_blur", blur, 0)
-        if blur > MAX_BLUR:
-            raise ValueError(f"haadf_blur is {blur!r}: it must be 0 to {MAX_BLUR:g} pixels, or 'fit' to find it.")
+    elif not _is_number(blur) or not 0 <= blur <= MAX_BLUR:
+        raise ValueError(f"haadf_blur is {blur!r}: it must be 0 to {MAX_BLUR:g} pixels, or 'fit' to find it.")
 
 
 def _check_factors(factors):
