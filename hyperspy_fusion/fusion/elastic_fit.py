@@ -169,6 +169,8 @@ def refit_linear_law(fit, maps, haadf, noise_variance, *, shape_weights=None, bl
     fit
         The :class:`LinearFit` that the data were drawn from, whose ``spread`` is kept: where it had to have the shape
         of the weights, the law has it too.
+    blur
+        That of ``fit`` where it was known; None finds it.
 
     Returns
     -------
@@ -176,14 +178,14 @@ def refit_linear_law(fit, maps, haadf, noise_variance, *, shape_weights=None, bl
         That of ``fit`` where the data say nothing of it.
     """
     scan = scan_of(maps, haadf, noise_variance, shape_weights, valid, haadf_valid)
-    start, shape, blur = fit.weights / scan.binning**2, scan.shape, fit.blur / scan.binning
+    start, shape, at = fit.weights / scan.binning**2, scan.shape, fit.blur / scan.binning
     if fit.spread == 0:
         scan, start = summed(scan), start[:1] / shape[:1]
-    start = _Estimate(float(fit.offset + start @ scan.means), start, blur, start)
+    start = _Estimate(float(fit.offset + start @ scan.means), start, at, start)
+    known = None if blur is None else at
     try:
         # data of nothing divide by nothing
         with np.errstate(divide="ignore", invalid="ignore"):
-            known = None if blur is None else start.blur
             found = _once_more(scan, denoisers(scan)[fit.instruments], start, fit.spread, known)
     except np.linalg.LinAlgError:
         return fit.law

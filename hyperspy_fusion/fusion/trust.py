@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from hyperspy_fusion.fusion.calibrated import term_blur
+from hyperspy_fusion.fusion.calibrated import LEAST_BLUR
 from hyperspy_fusion.fusion.components import ComponentProblem, solved, started
 from hyperspy_fusion.fusion.guide import Guide
 from hyperspy_fusion.fusion.mean import MeanProblem, weighted_mean
@@ -204,8 +204,9 @@ def _seen_by_term(image, problem, settings):
     factor = np.sqrt(problem.lambda_haadf) / problem.haadf_sigma
     target = np.where(problem.haadf_valid, factor * (image - law.offset), 0).astype(dtype)
     weights = (factor * law.weights * problem.scales).astype(dtype)
-    # a law that finds none in a lattice says little, and the misfit is that of the fit
-    blur = term_blur(law, settings) or elastic.blur
+    # whether the term blurs is not decided anew, and a law that finds no blur, as in a lattice, says little
+    is_found = elastic.blur and settings.haadf_blur == "fit" and law.blur >= LEAST_BLUR
+    blur = float(law.blur) if is_found else elastic.blur
     return replace(problem, elastic=replace(elastic, weights=weights, target=target, blur=blur))
 
 
