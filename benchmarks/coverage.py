@@ -3,6 +3,7 @@
     python -m benchmarks.coverage                 # 4 phantoms at 1, 4 and 16 peak counts, an hour or two on a core
     python -m benchmarks.coverage --counts 4 --phantoms interface --draws 50 --regularization directional
     python -m benchmarks.coverage --counts 4 --phantoms interface --draws 40 --method auto
+    python -m benchmarks.coverage --draws 40 --haadf-blur    # by fits that know of the blur of the image
 
 Scans of 64x64 with a HAADF image blurred by 1 pixel, offset by 0.2 and amplified by 3, none of which the method is
 told; counts and image are drawn anew each time and each draw is fitted with default weights, with replicates of its
@@ -96,7 +97,8 @@ def fit_calibrated(scan, options, start):
     from hyperspy_fusion.fusion.settings import CalibratedSettings
     from hyperspy_fusion.fusion.trust import replicates_of
 
-    settings = CalibratedSettings(regularization=options.regularization, tol=options.tol, max_iter=options.max_iter)
+    names = ("regularization", "haadf_blur", "tol", "max_iter")
+    settings = CalibratedSettings(**{name: getattr(options, name) for name in names})
     problem = observed(scan, settings).problem(settings)
     result, state = primal_dual(problem, settings, start and start.restarted(problem))
     return replicates_of(problem, settings, state, result.maps, options.replicates), start or state
@@ -229,6 +231,8 @@ def arguments():
     parser.add_argument("--phantoms", nargs="+", choices=list(PHANTOMS), default=list(PHANTOMS))
     parser.add_argument("--method", choices=("calibrated", "auto"), default="calibrated")
     parser.add_argument("--regularization", default="guided", help="of --method calibrated")
+    known = {"action": "store_const", "const": "fit", "default": 0.0, "help": "haadf_blur='fit' of --method calibrated"}
+    parser.add_argument("--haadf-blur", **known)
     parser.add_argument("--choose", choices=("once", "each"), default="once", help="the mean of --method auto")
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--replicates", type=int, default=16)
@@ -240,6 +244,7 @@ def arguments():
 def main():
     options = arguments()
     how = options.regularization if options.method == "calibrated" else f"auto, chosen {options.choose}"
+    how += ", haadf_blur='fit'" if options.haadf_blur else ""
     print(f"{machine()}; {SHAPE[0]}x{SHAPE[1]} pixels, {how}, {options.draws} draws")
     start = time.perf_counter()
     cases = []

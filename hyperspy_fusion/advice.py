@@ -137,6 +137,20 @@ def about_units(quantum, settings):
     )
 
 
+def about_weight(penalty, settings):
+    """The sentence about a weight that suits edges as sharp as those of the image, and not sharper ones."""
+    knows_of_blur = penalty.kind == "directional" and penalty.guide.shape[0] > 4
+    weights = settings.lambda_reg if isinstance(settings.lambda_reg, tuple) else (settings.lambda_reg,)
+    if not knows_of_blur or "auto" in weights or min(weights) > 1:
+        return []
+    return logged(
+        [
+            "With haadf_blur, regularization='directional' leaves grain at lambda_reg=1, where the HAADF image is not "
+            "flat: pass about twice the weight that suits without, or method='auto'."
+        ]
+    )
+
+
 def about_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings):
     """Sentences about the result of a fit by the calibrated method, logged."""
     remedy = "a higher max_iter" if settings.keep_totals else "keep_totals=True or a lower lambda_reg"

@@ -15,6 +15,7 @@ from hyperspy_fusion.advice import (
     about_published_fit,
     about_shared_noise,
     about_units,
+    about_weight,
     logged,
 )
 from hyperspy_fusion.fusion.noise import shares_noise
@@ -221,7 +222,7 @@ def _about_noise(scan, selection):
 
 
 def _about_calibrated(elements, result, total_ratios, haadf_correlation, problem, settings):
-    units = about_units(problem.first.quantum, settings)
+    units = about_units(problem.first.quantum, settings) + about_weight(problem.first.penalty, settings)
     return [
         *logged(problem.first.warnings + (problem.first.about_image if problem.uses_haadf else [])),
         *units,
@@ -239,7 +240,9 @@ def _describe_calibrated(problem, result, spread):
         "haadf_offset_error": float(problem.offset_error),
         "haadf_sigma": float(problem.haadf_sigma),
         "haadf_noise": float(problem.haadf_noise),
-        "haadf_blur": float(problem.law.blur),
+        "haadf_blur": float(problem.haadf_blur[0]),
+        "haadf_blur_error": float(problem.haadf_blur[1]),
+        "haadf_term_blur": float(problem.elastic.blur),
         "noise": str(problem.noise_kind),
         "noise_sentence": str(problem.noise_sentence),
         "quantum": spread(problem.quantum),

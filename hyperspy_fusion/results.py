@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hyperspy_fusion.fusion.elastic import LinearLaw, PowerLaw
+from hyperspy_fusion.fusion.elastic import LinearLaw, PowerLaw, blurred
 from hyperspy_fusion.fusion.problem import Range
 from hyperspy_fusion.grids import axis_dicts, image_array, spatial_axes
 from hyperspy_fusion.maps import element_maps
@@ -72,8 +72,9 @@ def _power_law(fit, index, data):
 
 
 def _linear_law(fit, index, data):
-    """``f(x)`` of the calibrated method."""
-    return LinearLaw(fit["elastic_weights"][index], fit["haadf_offset"]).image(data)
+    """``f(x)`` of the calibrated method, blurred as its HAADF term has it; results of old know no blur."""
+    image = LinearLaw(fit["elastic_weights"][index], fit["haadf_offset"]).image(data)
+    return blurred(image, fit.get("haadf_term_blur", 0.0))
 
 
 _LAWS = {"published": _power_law, "calibrated": _linear_law, "auto": _linear_law}
@@ -86,7 +87,8 @@ def _why_not_of_the_fit(fused, fit, data, index):
     if fit.get("changed"):
         return f"its maps were {fit['changed']} after the fit"
     if tuple(fit.get("grid", ())) != data.shape[1:]:
-        return ""  # a crop: nothing to compare with
+        # of a crop there is nothing to compare with
+        return "it is a crop, and the law of its fit blurs across its edges" if fit.get("haadf_term_blur") else ""
     return "" if np.allclose(norms(data), fit["map_norms"][index], rtol=1e-5) else "its maps were edited after the fit"
 
 

@@ -242,7 +242,8 @@ def attainable_gain(problem, settings, maps, haadf_valid):
 
     problem = problem.first
     sigma = np.where(haadf_valid, problem.haadf_sigma, np.inf)
-    return trust.attainable_gain(trust.count_variance(problem, settings, maps), problem.law.weights, sigma)
+    variance = trust.count_variance(problem, settings, maps)
+    return trust.attainable_gain(variance, problem.law.weights, sigma, problem.elastic.blur)
 
 
 def attribution(problem, state, maps):

@@ -10,6 +10,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 SECOND_ORDER = {"guided": 0.03, "tgv": 0.5}
+# what two opposite differences of a square differ by
+TWIST = np.array([-0.5, 0.5, -0.5, 0.5])
 
 
 def differences(u):
@@ -41,8 +43,24 @@ def guide(haadf, blur):
     return differences(gaussian_filter(np.clip((haadf - low) / (high - low), 0, 1), blur))
 
 
-def tgv_minimum(image, sigma):
-    """The image with the least ``1/2 ||u - image||^2 / sigma^2 + TGV(u / sigma)``, by CVXPY."""
+def directions(g, eta, haadf_blur):
+    """(4, 4, ...) what ``"directional"`` takes of the differences of each cell, from those g of its guide (4, ...)."""
+    if haadf_blur:
+        g = g - np.multiply.outer(TWIST, np.tensordot(TWIST, g, 1))
+    xi = np.sqrt(eta) * g / np.sqrt((g**2).sum(0) + 0.003**2)
+    part = (1 - 1 / np.sqrt(1 + (haadf_blur / 0.4) ** 2)) * (xi**2).sum(0)
+    outer = np.multiply.outer
+    return outer(np.eye(4), np.ones(g.shape[1:])) - xi[:, None] * xi[None] - outer(outer(TWIST, TWIST), part)
+
+
+def blur_matrix(shape, blur):
+    """The Gaussian, mirrored at the borders, as a matrix (pixels, pixels)."""
+    unit = np.eye(np.prod(shape)).reshape(-1, *shape)
+    return np.stack([gaussian_filter(u, blur, mode="reflect").ravel() for u in unit], 1) if blur else np.eye(len(unit))
+
+
+def tgv_minimum(image, sigma, weight):
+    """The image with the least ``1/2 ||u - image||^2 / sigma^2 + weight TGV(u / sigma)``, by CVXPY."""
     import cvxpy as cp
 
     ny, nx = image.shape
@@ -52,7 +70,7 @@ def tgv_minimum(image, sigma):
     shape = (4, (ny - 2) * (nx - 2))
     second = cp.vstack([cp.reshape(matrix(ny - 1, nx - 1) @ v, shape, order="C") for v in (y, x)])
     penalty = cp.sum(cp.norm(first, axis=0)) + SECOND_ORDER["tgv"] * cp.sum(cp.norm(second, axis=0))
-    problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(u - image.ravel() / sigma) + penalty))
+    problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(u - image.ravel() / sigma) + weight * penalty))
     problem.solve(solver="CLARABEL", tol_gap_rel=1e-9, tol_gap_abs=1e-9, tol_feas=1e-9)
     return sigma * u.value.reshape(ny, nx)
 
@@ -89,7 +107,8 @@ class Convex:
             return np.sum(mean - counts + np.where(counts > 0, counts * np.log(counts / mean), 0))
 
     def elastic(self, x):
-        residual = self.haadf - self.law.offset - np.tensordot(self.law.weights, x, 1)
+        blur = blur_matrix(self.haadf.shape, self.settings.haadf_blur)
+        residual = (self.haadf - self.law.offset).ravel() - blur @ np.tensordot(self.law.weights, x, 1).ravel()
         return 0.5 * self.settings.lambda_haadf * np.sum(residual**2) / self.sigma**2
 
     def penalty(self, x, fields=None):
@@ -98,9 +117,8 @@ class Convex:
         if s.regularization is None:
             return 0.0
         if s.regularization == "directional":
-            g = guide(self.haadf, s.guide_blur)
-            xi = np.sqrt(s.eta) * g / np.sqrt((g**2).sum(0) + 0.003**2)
-            t = t - xi[:, None] * (xi[:, None] * t).sum(0)
+            p = directions(guide(self.haadf, s.guide_blur), s.eta, s.haadf_blur)
+            t = np.einsum("klyx,lnyx->knyx", p, t)
         if fields is None:
             return lengths(t, s.joint).sum()
         if s.regularization == "guided":
@@ -126,7 +144,9 @@ class Convex:
         x = [float(u) * zi for u, zi in zip(self.unit.ravel(), z, strict=True)]
         terms = [self._fidelity(cp, i, x[i]) for i in range(n)]
         if self.settings.lambda_haadf:
-            residual = (self.haadf - self.law.offset).ravel() - sum(w * xi for w, xi in zip(self.law.weights, x))  # noqa: B905
+            blur = blur_matrix((ny, nx), self.settings.haadf_blur)
+            image = sum(w * xi for w, xi in zip(self.law.weights, x))  # noqa: B905
+            residual = (self.haadf - self.law.offset).ravel() - blur @ image
             terms.append(0.5 * self.settings.lambda_haadf * cp.sum_squares(residual / self.sigma))
         if self.settings.regularization:
             terms.append(self._penalty(cp, z))
@@ -151,8 +171,8 @@ class Convex:
         g = guide(self.haadf, s.guide_blur).reshape(4, cells)
         rows, fields = [cp.reshape(d @ zi, (4, cells), order="C") for zi in z], None
         if s.regularization == "directional":
-            xi = np.sqrt(s.eta) * g / np.sqrt((g**2).sum(0) + 0.003**2)
-            rows = [t - cp.multiply(xi, cp.vstack([cp.sum(cp.multiply(xi, t), axis=0)] * 4)) for t in rows]
+            p = directions(g, s.eta, s.haadf_blur)
+            rows = [cp.vstack([cp.sum(cp.multiply(p[k], t), axis=0) for k in range(4)]) for t in rows]
         if s.regularization == "guided":
             fields = [[cp.Variable(cells)] for _ in z]
             rows = [t - cp.multiply(g, cp.vstack([f] * 4)) for t, (f,) in zip(rows, fields, strict=True)]

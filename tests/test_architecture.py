@@ -39,7 +39,7 @@ STOREYS = [
     ("fusion.mean", "fusion.heldout"),
     ("fusion.components",),
     ("fusion.calibrated", "fusion.shift"),
-    ("fusion.guide", "fusion.hot_pixels", "fusion.elastic_fit"),
+    ("fusion.guide", "fusion.hot_pixels", "fusion.elastic_fit", "fusion.misfit"),
     ("fusion.monotone", "fusion.primal_dual"),
     ("fusion.solvers", "fusion.objective"),
     ("fusion.problem",),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from convex import adjoint, differences, lengths
+from convex import TWIST, adjoint, differences, lengths
 from scipy.optimize import minimize
 
 from hyperspy_fusion.fusion import kernels
@@ -57,12 +57,19 @@ def cells(shape, dtype, mode):
     v = normal(1, (fields, *inner), dtype) if fields else np.zeros((1, 1, 1), dtype)
     guide = normal(2, (4, *inner), dtype) if mode in (kernels.DIRECTIONAL, kernels.GUIDED) else np.zeros((4, 1, 1))
     if mode == kernels.DIRECTIONAL:
+        # every other column without twist, of which a part is taken there
+        part = 0.8 * np.random.default_rng(4).random(inner)
+        part[:, ::2] = 0
+        guide -= np.multiply.outer(TWIST, (part > 0) * np.tensordot(TWIST, guide, 1))
         guide = 0.9 * guide / np.sqrt((guide**2).sum(0) + 0.1)
+        guide = np.concatenate([guide, part[None]])
     return normal(0, shape, dtype), v, guide.astype(dtype), normal(3, (4, n, *inner), dtype)
 
 
 def projected(t, guide):
-    return t - guide[:, None] * (guide[:, None] * t).sum(0)
+    xi, part = guide[:4], guide[4]
+    p = np.eye(4)[:, :, None, None] - xi[:, None] * xi - np.multiply.outer(np.multiply.outer(TWIST, TWIST), part)
+    return np.einsum("klyx,lnyx->knyx", p, t)
 
 
 def taken(u, v, guide, mode):
@@ -309,10 +316,11 @@ def test_step_does_not_depend_on_the_residual_it_starts_from(dtype):
 # ---- values and the bound ----------------------------------------------------------------------------
 
 
-def values(kernel, z, y, terms, factors, workers=2):
+def values(kernel, z, y, terms, factors, workers=2, pull=None):
     n, ny, nx = z.shape
     work, sums = np.full((workers, n + 4, nx), np.nan, z.dtype), np.full((ny, 4), np.nan)
-    kernel("data_terms")(z, y, *terms, factors.astype(z.dtype), work, sums)
+    pull = np.zeros((0, 0), z.dtype) if pull is None else pull.astype(z.dtype)
+    kernel("data_terms")(z, y, *terms, factors.astype(z.dtype), pull, work, sums)
     return sums
 
 

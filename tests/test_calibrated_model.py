@@ -64,7 +64,9 @@ class Problem:
         self.quantum, self.scales = np.ones(n), np.full(n, 2.0)
         self.variance, self.weight_errors = np.full(n, np.nan), np.full(n, 0.1)
         self.background = np.zeros(n)
-        self.data, self.penalty = SimpleNamespace(slope=np.ones((n, 1, 1))), SimpleNamespace(guide=None)
+        self.data, self.penalty = SimpleNamespace(slope=np.ones((n, 1, 1))), SimpleNamespace(guide=None, kind="tv")
+        self.haadf_blur = 0.3, 0.2
+        self.elastic = SimpleNamespace(blur=0.0)
 
 
 def build(maps, haadf, numbers, settings, valid=None, haadf_valid=None, elements=None, known=None, num_workers=None):

@@ -32,9 +32,12 @@ def total_variation(u, joint=True):
     return CellPenalty("tv", len(u), joint, 0.0, None).value(u)
 
 
-def penalty(kind, n=2, joint=True, shape=(6, 9), guide=None):
+def penalty(kind, n=2, joint=True, shape=(6, 9), guide=None, part=None):
     cells = (4, shape[0] - 1, shape[1] - 1)
     guide = 0.4 * np.tanh(normal(9, cells)) if guide is None else guide
+    if kind == "directional":
+        part = 0.3 * np.tanh(normal(8, cells[1:])) ** 2 if part is None else part
+        guide = np.concatenate([guide, part[None]])
     return CellPenalty(kind, n, joint, 0.7, guide if kind in ("directional", "guided") else None)
 
 
@@ -97,10 +100,10 @@ def test_penalty_turns_with_the_maps(turn, kind, joint):
     plain = penalty(kind, joint=joint)
     u, fields = normal(0, (2, 6, 9)), normal(1, (plain.n_fields, 5, 8))
     edges, signs = EDGES[turn]
-    guide = None
+    guide = part = None
     if plain.guide is not None:
-        guide = np.array(signs)[:, None, None] * TURNS[turn](plain.guide)[edges]
-    turned = penalty(kind, joint=joint, guide=guide)
+        guide, part = np.array(signs)[:, None, None] * TURNS[turn](plain.guide)[edges], TURNS[turn](plain.guide[-1])
+    turned = penalty(kind, joint=joint, guide=guide, part=part)
     value = turned.value(TURNS[turn](u), turned_fields(fields, kind, turn))
     np.testing.assert_allclose(value, plain.value(u, fields), rtol=1e-12)
 
@@ -153,6 +156,13 @@ def test_directional_lets_edges_of_the_guide_pass():
     plain = penalty("directional", n=1, guide=np.sqrt(0.95) * along)
     np.testing.assert_allclose(plain.value(x[None]), 0.05 * 40)
     np.testing.assert_allclose(plain.value(y[None]), 40)
+
+
+def test_directional_lets_a_part_of_the_twist_pass():
+    """A twist of T has a length of T / sqrt(2), of which c is taken off."""
+    one = np.array([[0.0, 0.0], [0.0, 2.0]])  # slopes of 1 along both axes and a twist of 2
+    cell = CellPenalty("directional", 1, True, 0.0, np.array([0, 0, 0, 0, 0.8])[:, None, None])
+    np.testing.assert_allclose(cell.value(one[None]), np.sqrt(1 + 1 + (0.2 * 2) ** 2 / 2))
 
 
 def test_slopes_of_ramps_cost_nothing():

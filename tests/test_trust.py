@@ -259,11 +259,11 @@ def test_all_fits_of_a_mean_have_the_law_of_the_draw(monkeypatch):
 
 @pytest.mark.parametrize("guided", [True, False])
 def test_all_fits_of_a_mean_have_the_guide_of_the_draw(monkeypatch, guided):
-    """Its noise is taken out once for each draw; where the law explains too little, the measured one stays."""
+    """Its noise is taken out once for each draw and penalty; where the law explains too little, that measured stays."""
     scan = core_shell((24, 24), counts=8.0, haadf_blur=1.0)
     maps = scan.maps.astype(np.float64)
     observation = Observation.of(maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
-    kinds = [("guided", 1.0), ("directional", 0.5), ("tgv", 1.0)]
+    kinds = [("guided", 1.0), ("directional", 0.5), ("guided", 0.5), ("tgv", 1.0)]
     problems = [
         observation.problem(CalibratedSettings(regularization=kind, lambda_haadf=weight, guide_blur=None))
         for kind, weight in kinds
@@ -284,8 +284,8 @@ def test_all_fits_of_a_mean_have_the_guide_of_the_draw(monkeypatch, guided):
     members = [(p, primal_dual(p, settings_of(max_iter=1))[1]) for p in problems]
     for k in range(2):
         trust._refitted(members, CalibratedSettings(guide_blur=None), maps, (0, k), None)
-    assert len(made) == (2 if guided else 0)
-    for one, new in zip(problems[:2] * 2, [drawn[i] for i in (0, 1, 3, 4)], strict=True):
+    assert len(made) == (2 * 2 if guided else 0)
+    for one, new in zip(problems[:3] * 2, drawn[:3] + drawn[4:7], strict=True):
         assert np.array_equal(one.penalty.guide, new.penalty.guide) != guided
 
 

@@ -29,9 +29,15 @@ from hyperspy_fusion.fusion.measured import (
     noise_of,
     per_map,
 )
+from hyperspy_fusion.fusion.misfit import is_explained_by_blur, misfit
 from hyperspy_fusion.fusion.objective import ElasticTerm, Objective
 from hyperspy_fusion.fusion.problem import working_dtype
 from hyperspy_fusion.fusion.regularizers import SECOND_ORDER, CellPenalty
+
+# standard deviation in pixels of a Gaussian that leaves a sampled image nearly as it is
+LEAST_BLUR = 0.25
+# errors by which a given blur may exceed the one that the image shows
+_MORE = 3.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,9 @@ class CalibratedProblem(Objective):
         Of the elastic law its standard errors (NaN where it was given), how far its weights were taken to be off the
         atomic numbers, the standard deviation of the image about it, that of the noise of the image alone, and the
         weight of its term.
+    haadf_blur
+        Standard deviation in pixels of the blur that the image shows against the maps, and its standard error; NaN
+        where the law was given.
     warnings
         Sentences about what was found.
     about_image
@@ -72,6 +81,7 @@ class CalibratedProblem(Objective):
     haadf_sigma: float
     haadf_noise: float
     lambda_haadf: float
+    haadf_blur: tuple
     warnings: list = field(default_factory=list)
     about_image: list = field(default_factory=list)
     law_of: Callable | None = None
@@ -204,7 +214,7 @@ class Observation:
             start=_start(seen, noise, scales, dtype),
             data=data,
             elastic=_elastic_term(seen, law, scales, settings.lambda_haadf, dtype),
-            penalty=_penalty(seen, self.guide, settings, dtype),
+            penalty=_penalty(seen, self.guide, settings, dtype, law.blur),
             noise_kind=noise.kind,
             noise_sentence=noise.sentence,
             quantum=noise.quantum,
@@ -217,6 +227,7 @@ class Observation:
             haadf_sigma=law.sigma,
             haadf_noise=law.noise,
             lambda_haadf=float(settings.lambda_haadf),
+            haadf_blur=law.shown,
             warnings=noise.warnings
             + law.warnings
             + about_totals(seen, data, settings.keep_totals)
@@ -235,7 +246,8 @@ class FoundLaw:
 
     ``sigma`` is the spread, ``noise`` the part of it that is the white noise of the image, ``weight_spread`` how far
     the weights were taken to be off the law by atomic numbers, NaN where that was not asked; ``law_of`` is that of
-    :class:`CalibratedProblem`.
+    :class:`CalibratedProblem`. ``shown`` is the blur that the image shows and its standard error, NaN where none was
+    looked for; ``blur`` is that of the HAADF term.
     """
 
     law: LinearLaw
@@ -246,6 +258,8 @@ class FoundLaw:
     noise: float = np.nan
     weight_spread: float = np.nan
     law_of: Callable | None = None
+    shown: tuple = (np.nan, np.nan)
+    blur: float = 0.0
 
 
 def _elastic_law(seen, noise, atomic_numbers, settings):
@@ -255,10 +269,33 @@ def _elastic_law(seen, noise, atomic_numbers, settings):
         found = _given_law(seen, noise, settings)
     else:
         found = _law_if_any(seen, noise, variance, atomic_numbers, settings)
-    sigma = max(found.sigma, _misfit(seen, noise, found.law, variance))
+    blur, told = _blur_of_term(seen, noise, found, variance, settings.haadf_blur)
+    sigma = max(found.sigma, misfit(seen, noise, found.law, variance, blur))
     # where the maps are made to count less than they do, the image must not gain by it
     sigma *= np.sqrt(noise.excess(seen, found.law.weights))
-    return replace(found, sigma=sigma, noise=found.sigma)
+    return replace(found, sigma=sigma, noise=found.sigma, blur=blur, warnings=found.warnings + told)
+
+
+def _blur_of_term(seen, noise, found, variance, asked):
+    """The blur that the HAADF term and the edges of the guide are to have, and sentences about it."""
+    shown, error = found.shown
+    seems = f"{shown:.2g} +- {error:.1g} pixels"
+    if asked != "fit":
+        is_more = asked >= LEAST_BLUR and asked - shown > _MORE * max(error, LEAST_BLUR / 2)
+        sentence = (
+            f"The HAADF image seems blurred by {seems}, and haadf_blur={asked:g} was passed: too large a number draws "
+            "bright and dark rims along edges. Compare with haadf_blur='fit' and 0."
+        )
+        return (float(asked) if asked >= LEAST_BLUR else 0.0), [sentence] * bool(is_more)
+    if not shown >= LEAST_BLUR:
+        return 0.0, []
+    if is_explained_by_blur(seen, noise, found.law, variance, shown, error):
+        return float(shown), []
+    sentence = (
+        f"Whether the HAADF image is blurred the data do not say for sure ({seems}, of which the maps must explain the "
+        "image): haadf_blur='fit' is taken for 0. Pass pixels if you know them."
+    )
+    return 0.0, [sentence]
 
 
 def _law_if_any(seen, noise, variance, atomic_numbers, settings):
@@ -276,7 +313,7 @@ def _law_if_any(seen, noise, variance, atomic_numbers, settings):
 
 def _given_law(seen, noise, settings):
     weights = per_map("weights", settings.weights, seen)
-    law_of = partial(_law_of_weights, weights, seen.valid.all(axis=0) & seen.haadf_valid)
+    law_of = partial(_law_of_weights, weights, float(settings.haadf_blur), seen.valid.all(axis=0) & seen.haadf_valid)
     law = law_of(seen.maps - noise.background, seen.haadf)
     nothing = np.full(len(weights), np.nan)
     return FoundLaw(law, nothing, np.nan, haadf_noise(seen.haadf, seen.haadf_valid), law_of=law_of)
@@ -294,9 +331,15 @@ def _fitted_law(seen, noise, variance, atomic_numbers, settings):
         "valid": seen.valid,
         "haadf_valid": seen.haadf_valid,
     }
+    is_given = settings.haadf_blur != "fit" and settings.haadf_blur >= LEAST_BLUR
+    blur = settings.haadf_blur if is_given else None
     # a map that the image says nothing of has no finite error
     with np.errstate(divide="ignore", invalid="ignore"):
-        fit = fit_linear_law(seen.maps - noise.background, seen.haadf, variance, weights=settings.weights, **options)
+        net = seen.maps - noise.background
+        free = fit_linear_law(net, seen.haadf, variance, weights=settings.weights, **options)
+        fit = free
+        if is_given:
+            fit = fit_linear_law(net, seen.haadf, variance, weights=settings.weights, blur=blur, **options)
     warnings = _about_weights(seen, fit, fit.law)
     return FoundLaw(
         law=fit.law,
@@ -305,7 +348,8 @@ def _fitted_law(seen, noise, variance, atomic_numbers, settings):
         sigma=fit.sigma,
         warnings=warnings,
         weight_spread=fit.spread,
-        law_of=partial(refit_linear_law, fit, **options) if np.any(fit.weights > 0) else None,
+        shown=(free.blur, free.blur_error),
+        law_of=partial(refit_linear_law, fit, blur=blur, **options) if np.any(fit.weights > 0) else None,
     )
 
 
@@ -327,58 +371,28 @@ def _about_weights(seen, fit, law):
     return [sentence for names, sentence in ((dark, about_dark), (free, about_free)) if names]
 
 
-def _law_of_weights(weights, both, maps, haadf, variance=None):
-    """The law of given weights; ``both`` are the pixels that count in maps and image."""
+def _law_of_weights(weights, blur, both, maps, haadf, variance=None):
+    """The law of given weights and blur; ``both`` are the pixels that count in maps and image."""
     if not both.any():
         raise ValueError("No pixel counts in all maps and in the HAADF image: correct the mask.")
-    return LinearLaw(weights, float(np.mean(haadf - np.tensordot(weights, maps, 1), where=both)))
-
-
-def _misfit(seen, noise, law, variance):
-    """Standard deviation per pixel that accounts for what the image shows and the law does not explain.
-
-    Contrast that the law lacks (a missing element, diffraction, thickness) is alike in neighbouring pixels, which must
-    then not count as so many witnesses. Sums over squares of B x B pixels of a white residual have B^2 times its
-    variance; the largest variance per pixel found so, over all B, is the one of which the image is worth no more than
-    it is. The noise of the maps is taken out. Larger squares are few, and the largest of several chance values is too
-    large rather than too small: an image trusted too little costs less than one trusted too much.
-    """
-    both = seen.valid.all(axis=0) & seen.haadf_valid
-    residual = np.where(both, seen.haadf - law.image(seen.maps - noise.background), 0)
-    of_maps = np.where(both, np.tensordot(law.weights**2, variance, 1), 0)
-    largest, side = 0.0, 1
-    while side == 1 or 4 * side <= min(both.shape):
-        number, total, spread = (_square_sums(a, side) for a in (both, residual, of_maps))
-        used = number > 0
-        if used.any():
-            largest = max(largest, float(np.mean((total[used] ** 2 - spread[used]) / number[used])))
-        side *= 2
-    return float(np.sqrt(largest))
-
-
-def _square_sums(image, side):
-    """Sums over squares of ``side`` pixels laid from each of the four corners, so that no corner is preferred."""
-    ny, nx = (size // side for size in image.shape)
-    turned = np.stack([image, image[::-1], image[:, ::-1], image[::-1, ::-1]])
-    squares = turned[:, : ny * side, : nx * side].reshape(4, ny, side, nx, side)
-    return squares.sum(axis=(2, 4), dtype=np.float64)
+    return LinearLaw(weights, float(np.mean(haadf - np.tensordot(weights, maps, 1), where=both)), blur)
 
 
 def _elastic_term(seen, found, scales, lambda_haadf, dtype):
     """The HAADF term in units of ``scales``."""
     if lambda_haadf == 0:
-        return ElasticTerm.none(seen.haadf.shape, dtype)
+        return ElasticTerm.none(seen.haadf.shape, dtype, found.blur)
     factor = np.sqrt(lambda_haadf) / found.sigma
     target = np.where(seen.haadf_valid, factor * (seen.haadf - found.law.offset), 0)
     counted = np.ones((1, seen.haadf.shape[1])) if seen.haadf_valid.all() else seen.haadf_valid
     weights = factor * found.law.weights * scales
-    return ElasticTerm(weights.astype(dtype), target.astype(dtype), np.ascontiguousarray(counted, dtype))
+    return ElasticTerm(weights.astype(dtype), target.astype(dtype), np.ascontiguousarray(counted, dtype), found.blur)
 
 
 # ---- penalty and start -----------------------------------------------------------------------------
 
 
-def _penalty(seen, guide, settings, dtype):
+def _penalty(seen, guide, settings, dtype, blur):
     kind = settings.regularization
     if kind is not None and min(seen.haadf.shape) < 2:
         ny, nx = seen.haadf.shape
@@ -387,7 +401,7 @@ def _penalty(seen, guide, settings, dtype):
             "regularization=None, or fuse by method='published'."
         )
     second_order = settings.second_order or SECOND_ORDER.get(kind, 0.0)
-    return CellPenalty(kind, len(seen.maps), settings.joint, second_order, guide.of(kind, settings, dtype))
+    return CellPenalty(kind, len(seen.maps), settings.joint, second_order, guide.of(kind, settings, dtype, blur))
 
 
 def _start(seen, noise, scales, dtype):

@@ -139,6 +139,7 @@ def _component_settings(settings, weights):
     """Of Gaussian maps whose variance is known, and which the HAADF image is no sum of."""
     ones = (1.0,) * len(weights)
     known = {"noise": "gaussian", "variance": None, "background": 0.0, "weights": ones, "k_factors": None}
+    known["haadf_blur"] = 0.0
     return replace(settings, lambda_reg=tuple(weights), lambda_haadf=0.0, joint=True, **known)
 
 
@@ -150,7 +151,8 @@ def _observed(components, variance, used, observation, settings):
         *(components, seen.haadf, one, _component_settings(replace(settings, lambda_reg=1.0), one)),
         *(valid, seen.haadf_valid, names, Known(None, variance)),
     )
-    return replace(found, guide=observation.guide, dtype=observation.dtype)
+    law = replace(found.law, blur=observation.law.blur)
+    return replace(found, law=law, guide=observation.guide, dtype=observation.dtype)
 
 
 def _signal_axes(bands):

@@ -131,6 +131,13 @@ class LinearLaw:
         return residual if valid is None else np.where(valid, residual, 0)
 
 
+def blurred(image, blur):
+    """An image (ny, nx) under a Gaussian of standard deviation ``blur`` in pixels, mirrored at its borders."""
+    from scipy.ndimage import gaussian_filter
+
+    return gaussian_filter(image, blur, mode="reflect") if blur else image
+
+
 # ---- the HAADF image -----------------------------------------------------------------------------
 
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from hyperspy_fusion.fusion.elastic import LinearLaw
 from hyperspy_fusion.fusion.elastic_moments import (
-    MAX_BLUR,
     denoisers,
     information_of,
     moments_of,
@@ -19,6 +18,7 @@ from hyperspy_fusion.fusion.elastic_moments import (
     summed,
 )
 from hyperspy_fusion.fusion.elastic_pool import BLUR_PRIOR, Equations, pooled
+from hyperspy_fusion.fusion.settings import MAX_BLUR
 
 # standard errors from a weight that the data determine at which the shape of the weights is given up: it is then so far
 # off (as for maps in units that have nothing to do with each other) that a fit drawn to it may not find out
@@ -158,7 +158,7 @@ def fit_linear_law(
     return _in_pixels(fit, scan.binning)
 
 
-def refit_linear_law(fit, maps, haadf, noise_variance, *, shape_weights=None, valid=None, haadf_valid=None):
+def refit_linear_law(fit, maps, haadf, noise_variance, *, shape_weights=None, blur=None, valid=None, haadf_valid=None):
     """The law of data that were drawn from a law: one round from that law, by the instruments that found it.
 
     A tenth of the work of :func:`fit_linear_law`, whose parameters these are, and as good where the law is nearly
@@ -169,6 +169,8 @@ def refit_linear_law(fit, maps, haadf, noise_variance, *, shape_weights=None, va
     fit
         The :class:`LinearFit` that the data were drawn from, whose ``spread`` is kept: where it had to have the shape
         of the weights, the law has it too.
+    blur
+        That of ``fit`` where it was known; None finds it.
 
     Returns
     -------
@@ -176,14 +178,15 @@ def refit_linear_law(fit, maps, haadf, noise_variance, *, shape_weights=None, va
         That of ``fit`` where the data say nothing of it.
     """
     scan = scan_of(maps, haadf, noise_variance, shape_weights, valid, haadf_valid)
-    start, shape, blur = fit.weights / scan.binning**2, scan.shape, fit.blur / scan.binning
+    start, shape, at = fit.weights / scan.binning**2, scan.shape, fit.blur / scan.binning
     if fit.spread == 0:
         scan, start = summed(scan), start[:1] / shape[:1]
-    start = _Estimate(float(fit.offset + start @ scan.means), start, blur, start)
+    start = _Estimate(float(fit.offset + start @ scan.means), start, at, start)
+    known = None if blur is None else at
     try:
         # data of nothing divide by nothing
         with np.errstate(divide="ignore", invalid="ignore"):
-            found = _once_more(scan, denoisers(scan)[fit.instruments], start, fit.spread)
+            found = _once_more(scan, denoisers(scan)[fit.instruments], start, fit.spread, known)
     except np.linalg.LinAlgError:
         return fit.law
     offset = float(found.offset - found.weights @ scan.means)
@@ -193,12 +196,12 @@ def refit_linear_law(fit, maps, haadf, noise_variance, *, shape_weights=None, va
     return LinearLaw(weights, offset, float(found.blur) * scan.binning)
 
 
-def _once_more(scan, way, start, spread):
+def _once_more(scan, way, start, spread, blur):
     """One round from a start, drawn to the shape of the weights as much as that was."""
     weight = pixel_weight(scan, start.weights, start.blur)
     if 0 < spread < np.inf:
-        return _pooled(scan, way, weight, start, None, spread)
-    return _estimated(scan, way, weight, start.weights, None)[0]
+        return _pooled(scan, way, weight, start, blur, spread)
+    return _estimated(scan, way, weight, start.weights, blur)[0]
 
 
 class UndeterminedLawError(ValueError):

@@ -11,8 +11,7 @@ from hyperspy_fusion.fusion.elastic import haadf_noise
 
 # Larger images are binned to this size: the fit needs their counts, not their pixels.
 _MAX_SIZE = 512
-# Largest blur looked for, and reach of its kernel, in pixels.
-MAX_BLUR = 4.0
+# Reach of the kernel of the largest blur, in pixels.
 _REACH = 16
 # Misfit taken for granted, as a fraction of the range of the image: no law is better than that.
 _MISFIT = 0.01

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hyperspy_fusion.fusion.elastic_moments import MAX_BLUR
+from hyperspy_fusion.fusion.settings import MAX_BLUR
 
 # Spreads of the weights about the law that are looked at: from what no law can be trusted beyond to maps in units that
 # have nothing to do with each other.

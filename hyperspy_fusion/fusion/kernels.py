@@ -352,7 +352,9 @@ def prox_tv(v, x, weight, isotropic, momentum, band, dual, dual_next, work, line
 # of D u is that of the flipped and transposed image. ``mode`` says what is taken of them:
 
 PLAIN = 0  # D u
-DIRECTIONAL = 1  # P D u with P = I - xi xi^T, xi = guide (4, ny - 1, nx - 1), shorter than 1
+# P D u with P = I - xi xi^T, xi = guide (4, ny - 1, nx - 1), shorter than 1; or P = I - xi xi^T - c t t^T, (xi, c) =
+# guide (5, ny - 1, nx - 1), c below 1, and t = (-1, 1, -1, 1) / 2 orthogonal to xi where c is not 0
+DIRECTIONAL = 1
 GUIDED = 2  # D u - field * guide, one field (n, ny - 1, nx - 1) per map
 VECTOR = 3  # D u - lift field, two fields per map: its slopes along y and along x
 
@@ -382,9 +384,18 @@ def _cell_row(u, v, guide, mode, c, row, t):
                 t[k, j] -= half * slope[j]
 
 
+@njit(inline="always")
+def _twist(t, j, twist):
+    """Add twice a twist to cell ``j``."""
+    t[0, j] -= twist
+    t[1, j] += twist
+    t[2, j] -= twist
+    t[3, j] += twist
+
+
 @njit(fastmath=FASTMATH)
 def _project_row(guide, row, t):
-    """``t <- t - xi (xi . t)``."""
+    """``t <- P t``."""
     a, b, c, d = guide[0, row], guide[1, row], guide[2, row], guide[3, row]
     for j in range(t.shape[1]):
         dot = a[j] * t[0, j] + b[j] * t[1, j] + c[j] * t[2, j] + d[j] * t[3, j]
@@ -392,11 +403,15 @@ def _project_row(guide, row, t):
         t[1, j] -= dot * b[j]
         t[2, j] -= dot * c[j]
         t[3, j] -= dot * d[j]
+    if guide.shape[0] > 4:
+        minus, part = t.dtype.type(-0.25), guide[4, row]
+        for j in range(t.shape[1]):
+            _twist(t, j, minus * part[j] * (t[1, j] - t[0, j] + t[3, j] - t[2, j]))
 
 
 @njit(fastmath=FASTMATH)
 def _unproject_row(guide, row, y, c, t, sigma):
-    """``t <- P^-1 y + sigma t``, with ``P^-1 = I + xi xi^T / (1 - |xi|^2)``."""
+    """``t <- P^-1 y + sigma t``, with ``P^-1 = I + xi xi^T / (1 - |xi|^2) + t t^T c / (1 - c)``."""
     one = t.dtype.type(1)
     g0, g1, g2, g3 = guide[0, row], guide[1, row], guide[2, row], guide[3, row]
     y0, y1, y2, y3 = y[0, c, row], y[1, c, row], y[2, c, row], y[3, c, row]
@@ -407,6 +422,10 @@ def _unproject_row(guide, row, y, c, t, sigma):
         t[1, j] = y1[j] + dot * g1[j] + sigma[j] * t[1, j]
         t[2, j] = y2[j] + dot * g2[j] + sigma[j] * t[2, j]
         t[3, j] = y3[j] + dot * g3[j] + sigma[j] * t[3, j]
+    if guide.shape[0] > 4:
+        quarter, part = t.dtype.type(0.25), guide[4, row]
+        for j in range(t.shape[1]):
+            _twist(t, j, quarter * part[j] / (one - part[j]) * (y1[j] - y0[j] + y3[j] - y2[j]))
 
 
 @njit(fastmath=FASTMATH)
@@ -440,7 +459,7 @@ def ascend_dual(u, v, y, guide, mode, group, sigma, radius, relax, work):
     ``relax`` times the way from y to there is gone: 1 ends in the balls, more may leave them.
     ``group`` maps that follow each other share one length per cell: 1 for each for itself, n for all together.
     u : (n, ny, nx), extrapolated; v : field or (1, 1, 1); y : (4, n, ny - 1, nx - 1), of the directional mode the dual
-    times P, so that the adjoint is that of D for every mode; guide : (4, ny - 1, nx - 1) or (4, 1, 1);
+    times P, so that the adjoint is that of D for every mode; guide : (4 or 5, ny - 1, nx - 1) or (4, 1, 1);
     sigma : (1 or ny - 1, nx - 1), step of each cell; work : (n_workers, 4 group + 1, nx - 1).
     """
     n, n_rows, n_cells = y.shape[1], y.shape[2], y.shape[3]
@@ -681,13 +700,14 @@ def _deviance(mean, count):
 
 
 @njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
-def data_terms(z, y, beta, slope, delta, is_poisson, theta, upper, weights, target, counted, factors, work, sums):
+def data_terms(z, y, beta, slope, delta, is_poisson, theta, upper, weights, target, counted, factors, pull, work, sums):
     """Values of the data terms at ``factors_i z_i``, and the smallest value of the Lagrangian over all maps.
 
-    Arguments as of :func:`descend_maps`. sums : (ny, 4) float64 receives of each row the data terms of the maps
-    (as half deviances, 0 at a perfect fit), the HAADF term, the minimum over ``0 <= z <= upper`` of the data terms
-    plus ``z (D^T y + theta + w rho)``, with ``rho`` the HAADF residual, and ``rho^2 / 2 + rho target``, which is to
-    be subtracted from it.
+    Arguments as of :func:`descend_maps`. pull : (ny, nx), slope of a HAADF term that is none of pixels with respect to
+    the image, which takes the place of rho, and then the values of the term in sums are not its own; else (0, 0).
+    sums : (ny, 4) float64 receives of each row the data terms of the maps (as half deviances, 0 at a perfect fit), the
+    HAADF term, the minimum over ``0 <= z <= upper`` of the data terms plus ``z (D^T y + theta + w rho)``, with ``rho``
+    the HAADF residual, and ``rho^2 / 2 + rho target``, which is to be subtracted from it.
     """
     n, ny, nx = z.shape
     zero, half = z.dtype.type(0), z.dtype.type(0.5)
@@ -707,6 +727,8 @@ def data_terms(z, y, beta, slope, delta, is_poisson, theta, upper, weights, targ
                     rho[j] = seen[j] * (rho[j] - target[row, j])
                     misfit += half * rho[j] * rho[j]
                     linear += rho[j] * target[row, j]
+                if pull.size > 0:
+                    rho[:] = pull[row]
             for i in range(n):
                 _adjoint_row(y, i, row, adjoint)
                 w = weights[i] if weights.size > 0 else zero

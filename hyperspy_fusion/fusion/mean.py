@@ -121,7 +121,7 @@ def _mean(problem, state, results):
     reasons = [r.reason for r in results]
     return FusionResult(
         maps=maps,
-        modelled_haadf=problem.first.law.image(maps),
+        modelled_haadf=problem.first.modelled_haadf(maps),
         history=results[0].history,
         n_iter=sum(r.n_iter for r in results),
         reason=next((reason for reason in _WORST_FIRST if reason in reasons), reasons[0]),

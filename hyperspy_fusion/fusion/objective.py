@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hyperspy_fusion.fusion.elastic import LinearLaw
+from hyperspy_fusion.fusion.elastic import LinearLaw, blurred
 from hyperspy_fusion.fusion.measured import DataTerms
 from hyperspy_fusion.fusion.problem import Terms
 from hyperspy_fusion.fusion.regularizers import CellPenalty
@@ -14,23 +14,38 @@ from hyperspy_fusion.fusion.regularizers import CellPenalty
 
 @dataclass(frozen=True)
 class ElasticTerm:
-    """``1/2 sum (sum_i weights_i z_i - target)^2`` over counted pixels; no weights for no HAADF term."""
+    """``1/2 sum (G sum_i weights_i z_i - target)^2`` over counted pixels; no weights for no HAADF term.
+
+    ``G`` is the Gaussian of standard deviation ``blur`` in pixels, which is its own adjoint and nowhere above 1.
+    """
 
     weights: np.ndarray
     target: np.ndarray
     counted: np.ndarray
+    blur: float = 0.0
 
     @classmethod
-    def none(cls, shape, dtype):
+    def none(cls, shape, dtype, blur=0.0):
         """No term, for an image of ``shape``."""
-        return cls(np.zeros(0, dtype), np.zeros(shape, dtype), np.zeros((1, shape[1]), dtype))
+        return cls(np.zeros(0, dtype), np.zeros(shape, dtype), np.zeros((1, shape[1]), dtype), blur)
 
     def value(self, z):
         """The term."""
         if not self.weights.size:
             return 0.0
-        residual = np.tensordot(self.weights.astype(np.float64), z, 1) - self.target
-        return 0.5 * float(np.sum(self.counted * residual**2))
+        return 0.5 * float(np.sum(self.residual(self.image(z)) ** 2, dtype=np.float64))
+
+    def image(self, z):
+        """(ny, nx) ``sum_i weights_i z_i``, not blurred."""
+        return np.tensordot(self.weights.astype(z.dtype), z, 1)
+
+    def residual(self, image):
+        """(ny, nx) of an :meth:`image`, blurred, about the target; 0 where pixels do not count."""
+        return self.counted * (blurred(image, self.blur) - self.target)
+
+    def slope(self, image):
+        """(ny, nx) derivative of the term with respect to an :meth:`image`."""
+        return blurred(self.residual(image), self.blur)
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,10 @@ class Objective:
     elastic: ElasticTerm
     penalty: CellPenalty
     law: LinearLaw
+
+    def modelled_haadf(self, maps):
+        """(ny, nx) the HAADF image of maps (n, ny, nx) in units of the input, blurred as the HAADF term has it."""
+        return blurred(self.law.image(maps), self.elastic.blur)
 
     def objective(self, z, fields=None):
         """Terms of the objective, each as it enters the total, at maps z (and fields of the penalty), with NumPy."""

@@ -93,11 +93,13 @@ class CellPenalty:
 
     ``"tv"``: ``sum |D z|``. ``"directional"``: ``sum |P D z|``, ``P = I - xi xi^T``, with xi in ``guide`` along the
     differences of the HAADF image (Ehrhardt & Betcke, SIAM J. Imaging Sci. 9, 1084, 2016; Bungert et al., Inverse
-    Problems 34, 044003, 2018). ``"tgv"``: ``min_w sum |D z - w| + second_order sum |D w|``, w the slope of each map
-    along y and x in every cell (Bredies, Kunisch & Pock, SIAM J. Imaging Sci. 3, 492, 2010), with all of the derivative
-    of w instead of its symmetric part. ``"guided"``: ``min_a sum |D z - a D h| + second_order sum |D a|``, with D h in
-    ``guide`` and one slope a of each map against the HAADF image in every cell: where the maps are locally linear in
-    the image, as the guided filter has it (He, Sun & Tang, IEEE TPAMI 35, 1397, 2013), it costs nothing.
+    Problems 34, 044003, 2018), and a part c of the twist ``t = (-1, 1, -1, 1) / 2`` of cells taken off as well,
+    ``P = I - xi xi^T - c t t^T``, where xi has none. ``"tgv"``: ``min_w sum |D z - w| + second_order sum |D w|``, w the
+    slope of each map along y and x in every cell (Bredies, Kunisch & Pock, SIAM J. Imaging Sci. 3, 492, 2010), with all
+    of the derivative of w instead of its symmetric part. ``"guided"``: ``min_a sum |D z - a D h| + second_order
+    sum |D a|``, with D h in ``guide`` and one slope a of each map against the HAADF image in every cell: where the maps
+    are locally linear in the image, as the guided filter has it (He, Sun & Tang, IEEE TPAMI 35, 1397, 2013), it costs
+    nothing.
 
     Attributes
     ----------
@@ -110,7 +112,7 @@ class CellPenalty:
     second_order
         Weight of the slopes.
     guide
-        (4, ny - 1, nx - 1) or None.
+        Of ``"guided"`` D h and of ``"directional"`` xi, (4, ny - 1, nx - 1), or xi and c, (5, ny - 1, nx - 1); or None.
     """
 
     kind: str | None
@@ -146,8 +148,9 @@ class CellPenalty:
     def _first(self, z, fields):
         t = cell_differences(z)
         if self.kind == "directional":
-            xi = self.guide[:, None].astype(np.float64)
-            return t - xi * (xi * t).sum(axis=0)
+            xi, part = self.guide[:4, None].astype(np.float64), self.guide[4:].sum(axis=0, dtype=np.float64)
+            twist = 0.25 * part * (t[1] - t[0] + t[3] - t[2])
+            return t - xi * (xi * t).sum(axis=0) - np.stack([-twist, twist, -twist, twist])
         if self.kind == "guided":
             return t - fields * self.guide[:, None]
         if self.kind == "tgv":

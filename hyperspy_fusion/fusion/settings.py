@@ -15,6 +15,8 @@ import numpy as np
 
 # beyond these, single precision has no room for the squares and quotients of the fit
 SMALLEST, LARGEST = 1e-30, 1e30
+# pixels: a blur of the HAADF image beyond it is not looked for
+MAX_BLUR = 4.0
 
 ELEMENT_WEIGHTINGS = ("equal", "z_mean", "z_gamma_mean", "z_sum", "z_gamma_sum")
 TV_NORMS = ("isotropic", "anisotropic")
@@ -178,6 +180,10 @@ class CalibratedSettings:
         elastic law, not the maps. None is 1 for all.
     lambda_haadf
         Weight of the HAADF term, >= 0. At 1 its noise and the misfit of the law decide; 0 switches it off.
+    haadf_blur
+        Standard deviation in pixels, 0 to 4, of the Gaussian by which the HAADF image is blurred more than the maps,
+        as its term and the edges of ``"directional"`` are to have it; ``"fit"`` is what the elastic law finds. At 0
+        each pixel of the image is one of the maps, whatever blur the law is fitted with.
     keep_totals
         Whether each fused map keeps the total of the measured one, less its background.
     tol
@@ -208,6 +214,7 @@ class CalibratedSettings:
     gamma: float = 1.7
     k_factors: Sequence | None = None
     lambda_haadf: float = 1.0
+    haadf_blur: float | str = 0.0
     keep_totals: bool = True
     tol: float = 1e-4
     max_iter: int = 10000
@@ -239,6 +246,7 @@ class CalibratedSettings:
         _check_interval("gamma", self.gamma, 0, 4)
         _check_factors(self.k_factors)
         _check_from("lambda_haadf", self.lambda_haadf, 0)
+        _check_haadf_blur(self.haadf_blur, self.weights)
         check_choice("keep_totals", self.keep_totals, (True, False))
 
     def as_dict(self):
@@ -446,6 +454,17 @@ def _check_weights(weights):
     _check_each("weights", weights, _check_from, 0)
     if not any(weights):
         raise ValueError(f"weights is {weights!r}: one of them must be above 0, for else no element shows in HAADF.")
+
+
+def _check_haadf_blur(blur, weights):
+    if blur == "fit":
+        if _is_filled(weights):
+            raise ValueError(
+                "haadf_blur is 'fit', and with given weights no elastic law is fitted that could find it: pass pixels, "
+                "or weights='z_gamma'."
+            )
+    elif not _is_number(blur) or not 0 <= blur <= MAX_BLUR:
+        raise ValueError(f"haadf_blur is {blur!r}: it must be 0 to {MAX_BLUR:g} pixels, or 'fit' to find it.")
 
 
 def _check_factors(factors):

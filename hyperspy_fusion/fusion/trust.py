@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from hyperspy_fusion.fusion.calibrated import LEAST_BLUR
 from hyperspy_fusion.fusion.components import ComponentProblem, solved, started
 from hyperspy_fusion.fusion.guide import Guide
 from hyperspy_fusion.fusion.mean import MeanProblem, weighted_mean
@@ -104,7 +105,8 @@ def _refitted(members, settings, maps, seed, num_workers):
             counts = np.where(_counted(of_maps), of_maps.data.net() * of_maps.scales[:, None, None], maps)
             drawn = problem.redrawn(state, maps, counts, np.random.default_rng((*seed, 1)))
             if of_maps.haadf is not members[0][0].haadf:
-                drawn = replace(drawn, inner=_guided_by(of_maps.haadf, drawn.inner, settings, guides))
+                inner = replace(drawn.inner, elastic=replace(drawn.inner.elastic, blur=of_maps.elastic.blur))
+                drawn = replace(drawn, inner=_guided_by(of_maps.haadf, inner, settings, guides))
         else:
             # the same counts for all, and the same law, which need not be found again
             known = problem if law is None else replace(problem, law_of=lambda *_, law=law: law)
@@ -127,7 +129,7 @@ class _Guides:
         """What the penalty of a problem takes from an image."""
         if self.last is None or not np.array_equal(self.last.haadf, image):
             self.last = Guide(image, problem.haadf_valid, problem.dtype, self.num_workers)
-        return self.last.of(problem.penalty.kind, settings, problem.dtype)
+        return self.last.of(problem.penalty.kind, settings, problem.dtype, problem.elastic.blur)
 
 
 def redrawn(problem, settings, z, rng, guides=None):
@@ -143,7 +145,7 @@ def redrawn(problem, settings, z, rng, guides=None):
     totals = np.sum(data.net(), axis=(1, 2), where=_counted(problem))
     data = replace(data, totals=np.where(np.isfinite(problem.data.totals), totals, np.nan))
     image = _drawn_image(problem, z, rng)
-    drawn = _seen_by_term(image, _with_law_of(image, replace(problem, data=data), settings))
+    drawn = _seen_by_term(image, _with_law_of(image, replace(problem, data=data), settings), settings)
     return _guided_by(image, drawn, settings, guides or _Guides()) if _is_explained(problem, image) else drawn
 
 
@@ -194,15 +196,18 @@ def _finds_law(problem):
     return problem.law_of is not None and problem.elastic.weights.size > 0
 
 
-def _seen_by_term(image, problem):
-    """The problem with another HAADF image in its term."""
+def _seen_by_term(image, problem, settings):
+    """The problem with another HAADF image, and its law, in its term."""
     elastic, law, dtype = problem.elastic, problem.law, problem.dtype
     if not elastic.weights.size:
         return problem
     factor = np.sqrt(problem.lambda_haadf) / problem.haadf_sigma
     target = np.where(problem.haadf_valid, factor * (image - law.offset), 0).astype(dtype)
     weights = (factor * law.weights * problem.scales).astype(dtype)
-    return replace(problem, elastic=replace(elastic, weights=weights, target=target))
+    # whether the term blurs is not decided anew, and a law that finds no blur, as in a lattice, says little
+    is_found = elastic.blur and settings.haadf_blur == "fit" and law.blur >= LEAST_BLUR
+    blur = float(law.blur) if is_found else elastic.blur
+    return replace(problem, elastic=replace(elastic, weights=weights, target=target, blur=blur))
 
 
 def _guided_by(image, problem, settings, guides):
@@ -214,14 +219,15 @@ def _guided_by(image, problem, settings, guides):
 # ---- what can be known, and what moved the maps ----------------------------------------------------
 
 
-def attainable_gain(variance, weights, sigma):
+def attainable_gain(variance, weights, sigma, blur=0.0):
     """By what factor counts and HAADF image of a pixel, and nothing else, can lower the variance of its counts.
 
     The Fisher matrix of a pixel is ``diag(1 / variance) + w w^T / sigma**2``, its inverse the smallest covariance of
     any unbiased estimate (Cramer & Rao). By the formula of Sherman & Morrison the gain of element i is
     ``(sigma**2 + S) / (sigma**2 + S - w_i**2 variance_i)``, ``S = sum_j w_j**2 variance_j``. What is gained beyond it
-    comes from neighbouring pixels, that is, from the penalty. That the image is blurred is not considered: it can only
-    make the gain smaller.
+    comes from neighbouring pixels, that is, from the penalty. A blur leaves ``g**2`` of what the image knows of waves
+    that it leaves g of, and the variance of a pixel is the mean over all waves, as if variances were alike around it.
+    A blur that the law of the fit does not know is part of sigma.
 
     Parameters
     ----------
@@ -231,12 +237,17 @@ def attainable_gain(variance, weights, sigma):
         (n,) of the elastic law.
     sigma
         Standard deviation of the HAADF image about the law: a number, or (ny, nx) with infinity where it is masked.
+    blur
+        Standard deviation in pixels of the Gaussian by which the law blurs the maps.
 
     Returns
     -------
     numpy.ndarray
         (n, ny, nx), 1 or more; NaN where the map was not measured.
     """
+    if blur:
+        left = _left_of_waves(blur)
+        return 1 / np.mean([1 / attainable_gain(variance, weights, sigma / g) for g in left], axis=0)
     # an element that was not measured leaves the image no say on the others, if it shows in it
     spread = np.where(np.isnan(variance), np.inf, variance)
     shown = np.where(weights[:, None, None] > 0, weights[:, None, None] ** 2 * spread, 0)
@@ -244,6 +255,12 @@ def attainable_gain(variance, weights, sigma):
     with np.errstate(invalid="ignore"):
         gain = 1 + shown / (np.square(sigma) + np.stack(others))
     return np.where(np.isnan(variance), np.nan, gain)
+
+
+def _left_of_waves(blur, number=8):
+    """What a Gaussian leaves of the waves of a lattice of pixels; at least a little, as no division by 0 is meant."""
+    along = np.exp(-0.5 * (blur * np.pi * (np.arange(number) + 0.5) / number) ** 2)
+    return np.maximum(np.multiply.outer(along, along).ravel(), 1e-12)
 
 
 def count_variance(problem, settings, maps):
@@ -299,7 +316,7 @@ def attribution(problem, state, maps):
     pull = np.zeros((1, 1, 1))
     if elastic.weights.size:
         weights = elastic.weights.astype(np.float64)
-        pull = np.multiply.outer(-weights, elastic.counted * (np.tensordot(weights, z, 1) - elastic.target))
+        pull = np.multiply.outer(-weights, elastic.slope(elastic.image(z)))
     parts = {
         "haadf": reach * pull,
         "penalty": -reach * cell_adjoint(state.y.astype(np.float64)),
