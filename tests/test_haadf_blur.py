@@ -13,14 +13,14 @@ from test_primal_dual import NUMBERS, fit, scan_of, tight
 import hyperspy_fusion as hf
 from hyperspy_fusion.data import atomic_columns, core_shell, gradient_alloy, interface, psnr
 from hyperspy_fusion.fusion import guide as guides
-from hyperspy_fusion.fusion import trust
+from hyperspy_fusion.fusion import kernels, trust
 from hyperspy_fusion.fusion.calibrated import LEAST_BLUR, Observation, calibrated_problem
 from hyperspy_fusion.fusion.components import ComponentProblem, _component_settings
 from hyperspy_fusion.fusion.elastic import LinearLaw, blurred
 from hyperspy_fusion.fusion.measured import Known, Seen, noise_of
 from hyperspy_fusion.fusion.misfit import is_explained_by_blur, left_by_blur, misfit
 from hyperspy_fusion.fusion.objective import ElasticTerm
-from hyperspy_fusion.fusion.primal_dual import primal_dual
+from hyperspy_fusion.fusion.primal_dual import _Iteration, initial_state, primal_dual
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 
 SHAPE = (9, 12)
@@ -132,12 +132,18 @@ def test_the_gap_is_a_bound_for_images_that_are_large_against_their_noise(size):
         elastic = replace(found.elastic, weights=found.elastic.weights * larger, target=found.elastic.target * larger)
         return replace(found, elastic=elastic, dtype=np.dtype(settings.dtype))
 
-    single = primal_dual(problem(replace(settings, dtype="float32")), settings)[0].history
+    result, state = primal_dual(problem(replace(settings, dtype="float32")), settings)
+    single = result.history
     exact = replace(settings, dtype="float64", tol=1e-6, max_iter=6000)
     optimum = primal_dual(problem(exact), exact)[0].history
     scale = single.chem + single.tv + np.minimum(single.haadf, haadf.size / 2)
     above = (single.total - optimum.total[-1]) / scale
     assert np.all(single.gap > above - 1e-5) and single.gap.min() > 0
+    # the same maps and duals, judged in double precision
+    same = initial_state(problem(exact), **{name: getattr(state, name).astype(float) for name in ("z", "y", "theta")})
+    with kernels.threads(1) as workers:
+        _Iteration(same.problem, same, workers).evaluate()
+    assert state.gap == pytest.approx(same.gap, rel=0.1, abs=2e-5)
 
 
 def test_two_calls_are_one():
