@@ -190,7 +190,7 @@ def test_chance_gives_no_more_evidence_than_it_says():
     np.testing.assert_allclose(alone, 5)
 
 
-@pytest.mark.parametrize("tilt", ["-20", "-5", "0", "5", "20"])
+@pytest.mark.parametrize("tilt", ["0", "20"])
 def test_a_real_scan_has_none(tilt):
     haadf, eds = hs.load(shared(f"data/L2083-K-4-1_tilt{tilt}.bcf"))[:2]
     maps, haadf = element_maps(eds, elements=["Fe", "Mg", "Si", "O", "S", "Al"]), haadf.data.astype(float)
