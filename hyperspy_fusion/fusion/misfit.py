@@ -32,10 +32,8 @@ def misfit(seen, noise, law, variance, blur):
 
     Parameters
     ----------
-    seen
-        The data, a :class:`~.measured.Seen`.
-    noise
-        Of the maps: :class:`~.measured.Counts` or :class:`~.measured.Gaussian`.
+    seen, noise
+        As of an :class:`~.calibrated.Observation`.
     law
         A :class:`~.elastic.LinearLaw`.
     variance

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from hyperspy_fusion.fusion.calibrated import LEAST_BLUR
 from hyperspy_fusion.fusion.components import ComponentProblem, solved, started
+from hyperspy_fusion.fusion.elastic import blurred
 from hyperspy_fusion.fusion.guide import Guide
 from hyperspy_fusion.fusion.mean import MeanProblem, weighted_mean
 from hyperspy_fusion.fusion.regularizers import cell_adjoint
@@ -172,7 +172,7 @@ def _drawn_image(problem, z, rng):
     """The HAADF image (ny, nx) of ``z``."""
     clean = problem.law.image(z * problem.scales[:, None, None])
     noise = problem.haadf_noise * rng.standard_normal(clean.shape)
-    return gaussian_filter(clean, problem.law.blur) + noise
+    return blurred(clean, problem.law.blur) + noise
 
 
 def _is_explained(problem, image):
