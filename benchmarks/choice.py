@@ -26,9 +26,9 @@ BAR_SECONDS = {256: 30.0, 128: 5.0}
 
 def choose(maps, haadf, numbers, haadf_valid=None, seed=0):
     """Fused maps, the sentence about the choice, number of fits and seconds."""
-    from hyperspy_fusion.fusion.calibrated import Observation
-    from hyperspy_fusion.fusion.mean import MeanProblem, mean_of_fits
-    from hyperspy_fusion.fusion.selection import select
+    from hyperspy_fusion.fusion.problems.calibrated import Observation
+    from hyperspy_fusion.fusion.selection.model_averaging import MeanProblem, mean_of_fits
+    from hyperspy_fusion.fusion.selection.search import select
     from hyperspy_fusion.fusion.settings import AutoSettings
 
     start, settings = time.perf_counter(), AutoSettings(seed=seed)

@@ -106,7 +106,7 @@ def scan():
 
 
 def not_saturated(haadf):
-    from hyperspy_fusion.fusion.elastic import saturated
+    from hyperspy_fusion.fusion.terms.haadf_model import saturated
 
     return ~saturated(haadf)
 
@@ -124,9 +124,9 @@ DATA = {"L2083": scan_data, **{name: lambda name=name: tutorial_data(name) for n
 
 def fit(data, penalty, max_iter=10000):
     """Seconds of set-up, of the solver and of the processor, and the result."""
-    from hyperspy_fusion.fusion.calibrated import calibrated_problem
-    from hyperspy_fusion.fusion.primal_dual import primal_dual
+    from hyperspy_fusion.fusion.problems.calibrated import calibrated_problem
     from hyperspy_fusion.fusion.settings import CalibratedSettings
+    from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 
     settings = CalibratedSettings(regularization=penalty, tol=TOL, max_iter=max_iter)
     start, cpu = time.perf_counter(), time.process_time()
@@ -202,14 +202,14 @@ def published_settings(**options):
 
 
 def published_problem(maps, haadf):
-    from hyperspy_fusion.fusion import problem
+    from hyperspy_fusion.fusion.problems import published as problem
 
     return problem.published_problem(maps, haadf, tuple(ELEMENTS["DyScO3"].values()), published_settings())
 
 
 def monotone_minimum(problem):
     """The lowest objective of a long run."""
-    from hyperspy_fusion.fusion.monotone import monotone_proximal_gradient
+    from hyperspy_fusion.fusion.solvers.monotone import monotone_proximal_gradient
 
     settings = published_settings(algorithm="monotone", max_iter=LONG, tol=1e-6)
     result, state = monotone_proximal_gradient(problem, settings)
@@ -219,7 +219,7 @@ def monotone_minimum(problem):
 
 def our_run(maps, haadf, **options):
     """Maps at the marked iterations and at the last, and the seconds of all."""
-    from hyperspy_fusion.fusion.monotone import solve
+    from hyperspy_fusion.fusion.solvers.monotone import solve
 
     problem, settings = published_problem(maps, haadf), published_settings(**options)
     solve(problem, published_settings(**(options | {"max_iter": 2})))  # compile

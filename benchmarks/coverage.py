@@ -93,9 +93,9 @@ def fit(scan, options, start):
 
 def fit_calibrated(scan, options, start):
     """By one penalty with default weights; the start is the state of the first fit."""
-    from hyperspy_fusion.fusion.primal_dual import primal_dual
     from hyperspy_fusion.fusion.settings import CalibratedSettings
-    from hyperspy_fusion.fusion.trust import replicates_of
+    from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
+    from hyperspy_fusion.fusion.uncertainty.trust import replicates_of
 
     names = ("regularization", "haadf_blur", "tol", "max_iter")
     settings = CalibratedSettings(**{name: getattr(options, name) for name in names})
@@ -106,10 +106,10 @@ def fit_calibrated(scan, options, start):
 
 def fit_auto(scan, options, start):
     """By the mean that is chosen; the start is the mean of the first scan if it is to be chosen once."""
-    from hyperspy_fusion.fusion.mean import MeanProblem, mean_of_fits
-    from hyperspy_fusion.fusion.selection import select
+    from hyperspy_fusion.fusion.selection.model_averaging import MeanProblem, mean_of_fits
+    from hyperspy_fusion.fusion.selection.search import select
     from hyperspy_fusion.fusion.settings import AutoSettings
-    from hyperspy_fusion.fusion.trust import replicates_of
+    from hyperspy_fusion.fusion.uncertainty.trust import replicates_of
 
     settings = AutoSettings(tol=options.tol, max_iter=options.max_iter)
     observation = observed(scan, settings)
@@ -125,7 +125,7 @@ def fit_auto(scan, options, start):
 
 
 def observed(scan, settings):
-    from hyperspy_fusion.fusion.calibrated import Observation
+    from hyperspy_fusion.fusion.problems.calibrated import Observation
 
     return Observation.of(scan.maps.astype(np.float32), scan.haadf, scan.atomic_numbers, settings)
 

@@ -52,7 +52,7 @@ class Brass:
 
     @property
     def sections(self):
-        from hyperspy_fusion.edges import Edge, onset_energy, shapes
+        from hyperspy_fusion.maps.eels_edges import Edge, onset_energy, shapes
 
         return shapes(self.spectra, [Edge(name, onset_energy(name), (), ()) for name in EDGES])
 
@@ -95,7 +95,7 @@ def differences(brass, maps, factors):
 
 def step(brass, spectrum, onset):
     """Height of a step like that of copper at `onset`, over the background there, by a fit around it."""
-    from hyperspy_fusion.fusion.power_law import JointFit
+    from hyperspy_fusion.fusion.spectra.power_law import JointFit
 
     energy = brass.energy
     # the channel before an onset is in part behind it
@@ -118,7 +118,7 @@ def steps_elsewhere(brass, spectrum):
 
 def whole_fit(brass, spectrum):
     """Of a fit to all energies: its copper step, and the rise of the residual there, both over the background."""
-    from hyperspy_fusion.fusion.power_law import JointFit
+    from hyperspy_fusion.fusion.spectra.power_law import JointFit
 
     fit = JointFit(brass.energy, brass.sections, np.ones(len(brass.energy)))
     exponent = fit.exponents(spectrum[None])

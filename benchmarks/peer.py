@@ -79,9 +79,9 @@ def scan(case):
 
 def fit_ours(maps, haadf, numbers, options):
     """Seconds of the solver, seconds from arrays to result, and the maps in the units of the input."""
-    from hyperspy_fusion.fusion.problem import published_problem
+    from hyperspy_fusion.fusion.problems.published import published_problem
     from hyperspy_fusion.fusion.settings import PublishedSettings
-    from hyperspy_fusion.fusion.solvers import proximal_gradient
+    from hyperspy_fusion.fusion.solvers.proximal_gradient import proximal_gradient
 
     settings = PublishedSettings(**options)
     start = time.perf_counter()

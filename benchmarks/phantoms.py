@@ -92,9 +92,9 @@ def published(scan):
 
 def published_maps(scan, options):
     """Fused maps with the totals of the measured ones."""
-    from hyperspy_fusion.fusion.problem import published_problem
+    from hyperspy_fusion.fusion.problems.published import published_problem
     from hyperspy_fusion.fusion.settings import PublishedSettings
-    from hyperspy_fusion.fusion.solvers import proximal_gradient
+    from hyperspy_fusion.fusion.solvers.proximal_gradient import proximal_gradient
 
     settings = PublishedSettings(tv_iter=5, **options)
     problem = published_problem(scan.maps.astype(np.float32), scan.haadf, scan.atomic_numbers, settings)
@@ -112,7 +112,7 @@ class Calibrated:
     states: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        from hyperspy_fusion.fusion.calibrated import Observation
+        from hyperspy_fusion.fusion.problems.calibrated import Observation
         from hyperspy_fusion.fusion.settings import CalibratedSettings
 
         scan, blurs = self.scan, (CalibratedSettings.haadf_blur, BLUR["haadf_blur"])
@@ -126,8 +126,8 @@ class Calibrated:
         return self.scores[key]
 
     def _solve(self, options):
-        from hyperspy_fusion.fusion.primal_dual import primal_dual
         from hyperspy_fusion.fusion.settings import CalibratedSettings
+        from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 
         settings = CalibratedSettings(tol=TOL, max_iter=MAX_ITER, **options)
         problem = self.observations[settings.haadf_blur].problem(settings)
@@ -167,8 +167,8 @@ def climb(f, start, step):
 
 def fit_weights(scan, weights, spread=None):
     """The elastic law as the data show it; the variance of counts is their mean."""
-    from hyperspy_fusion.fusion.elastic import z_weights
-    from hyperspy_fusion.fusion.elastic_fit import fit_linear_law
+    from hyperspy_fusion.fusion.haadf.calibration import fit_linear_law
+    from hyperspy_fusion.fusion.terms.haadf_model import z_weights
 
     maps, shape = scan.maps.astype(float), z_weights(scan.atomic_numbers, GAMMA)
     return fit_linear_law(maps, scan.haadf, maps, weights=weights, shape_weights=shape, spread=spread)
@@ -210,7 +210,7 @@ def measure(name, counts, is_tuned):
 
 def known_to(penalty, way):
     """What may be known of the HAADF image that changes a fit."""
-    from hyperspy_fusion.fusion.guide import GUIDED
+    from hyperspy_fusion.fusion.haadf.guide import GUIDED
 
     without_effect = set()
     if penalty not in GUIDED:

@@ -12,10 +12,10 @@ __version__ = _version("hyperspy_fusion")
 _PUBLIC = {
     "ElementMaps": "hyperspy_fusion.signals",
     "FusedMultiModal": "hyperspy_fusion.model",
-    "element_maps": "hyperspy_fusion.maps",
+    "element_maps": "hyperspy_fusion.maps.sources",
     "fuse": "hyperspy_fusion.model",
     "match_haadf": "hyperspy_fusion.registration",
-    "scan": "hyperspy_fusion.scans",
+    "scan": "hyperspy_fusion.io.scan",
 }
 __all__ = ["ElementMaps", "FusedMultiModal", "data", "element_maps", "fuse", "match_haadf", "scan"]
 
@@ -32,4 +32,4 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-_import_module("hyperspy_fusion.signals.attach").attach_fuse()
+_import_module("hyperspy_fusion.signals.fuse_method").attach_fuse()

@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hyperspy_fusion._settings_docs import add_settings, kinds_of_settings
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import METHODS, settings_for
-from hyperspy_fusion.options import add_settings, kinds_of_settings
 
 
 class _Demo(NamedTuple):
@@ -304,7 +304,7 @@ def _best_gaussian(raw, truth):
 
 def _demo_figure(phantom, fused):
     from hyperspy_fusion.data import psnr
-    from hyperspy_fusion.plot import plot_fusion
+    from hyperspy_fusion.results.plot import plot_fusion
 
     axes = plot_fusion(
         fused.data,
@@ -419,7 +419,7 @@ def _find_scan(files, haadf, elements, spectrum=None):
     haadf
         A two-dimensional signal.
     """
-    from hyperspy_fusion.scans import elastic_image, has_spectra, scan
+    from hyperspy_fusion.io.scan import elastic_image, has_spectra, scan
 
     extra = _load(haadf) if haadf is not None and Path(haadf).exists() else []
     if extra:

@@ -8,7 +8,9 @@ from numbers import Integral
 
 import numpy as np
 
-from hyperspy_fusion.advice import (
+from hyperspy_fusion._progress import counted, progress
+from hyperspy_fusion._settings_docs import shows_settings
+from hyperspy_fusion.diagnostics import (
     about_errors_of_edges,
     about_maps,
     about_unused_background,
@@ -16,22 +18,20 @@ from hyperspy_fusion.advice import (
     logged,
     totals_over_measured,
 )
-from hyperspy_fusion.elements import atomic_number
-from hyperspy_fusion.fusion.alarms import alarms
+from hyperspy_fusion.fusion.consistency_checks import alarms
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import METHODS, check_seed, settings_for
-from hyperspy_fusion.gaps import is_constant, mask_array
-from hyperspy_fusion.grids import axis_dicts
-from hyperspy_fusion.known import known_noise
-from hyperspy_fusion.maps import element_maps
-from hyperspy_fusion.methods import HOW, Scan
-from hyperspy_fusion.options import shows_settings
-from hyperspy_fusion.progress import counted, progress
+from hyperspy_fusion.grid.axes import axis_dicts
+from hyperspy_fusion.grid.masks import is_constant, mask_array
+from hyperspy_fusion.identify.elements import atomic_number
+from hyperspy_fusion.maps.eds_bands import rest_of_spectra
+from hyperspy_fusion.maps.eds_lines import WINDOW_WIDTH
+from hyperspy_fusion.maps.noise_metadata import known_noise
+from hyperspy_fusion.maps.sources import element_maps
+from hyperspy_fusion.methods.base import HOW, Scan
 from hyperspy_fusion.registration import haadf_on_grid
-from hyperspy_fusion.rest import rest_of_spectra
-from hyperspy_fusion.results import Inputs, fused_signal, image_signal, norms
-from hyperspy_fusion.spectra import WINDOW_WIDTH
-from hyperspy_fusion.uncertainty import Errors, attainable_gain, attribution, maps_like, replicated
+from hyperspy_fusion.results.fused_maps import Inputs, fused_signal, image_signal, norms
+from hyperspy_fusion.results.uncertainty import Errors, attainable_gain, attribution, maps_like, replicated
 
 # settings that say how long to iterate; where another one changes, the cost history begins anew
 _RUN_SETTINGS = ("max_iter", "tol")

@@ -9,14 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hyperspy_fusion.elements import atomic_number
-from hyperspy_fusion.fusion.elastic import saturated, z_weights
-from hyperspy_fusion.fusion.noise import estimate_variance
-from hyperspy_fusion.fusion.resampling import LEAST_COVERAGE, coverage, filled, resampled
+from hyperspy_fusion.fusion.registration.resampling import LEAST_COVERAGE, coverage, filled, resampled
+from hyperspy_fusion.fusion.registration.shift import LARGEST_ERROR, find_shift, slopes
 from hyperspy_fusion.fusion.settings import CalibratedSettings
-from hyperspy_fusion.fusion.shift import LARGEST_ERROR, find_shift, slopes
-from hyperspy_fusion.gaps import Valid, is_constant, mask_array
-from hyperspy_fusion.grids import (
+from hyperspy_fusion.fusion.terms.haadf_model import saturated, z_weights
+from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance
+from hyperspy_fusion.grid.axes import (
     axis_dicts,
     check_same_scan,
     collected_warnings,
@@ -25,10 +23,12 @@ from hyperspy_fusion.grids import (
     spatial_axes,
     warn,
 )
-from hyperspy_fusion.known import known_noise
-from hyperspy_fusion.maps import element_maps
-from hyperspy_fusion.methods import HOW, Scan
-from hyperspy_fusion.results import image_signal
+from hyperspy_fusion.grid.masks import Valid, is_constant, mask_array
+from hyperspy_fusion.identify.elements import atomic_number
+from hyperspy_fusion.maps.noise_metadata import known_noise
+from hyperspy_fusion.maps.sources import element_maps
+from hyperspy_fusion.methods.base import HOW, Scan
+from hyperspy_fusion.results.fused_maps import image_signal
 
 _logger = logging.getLogger(__name__)
 
@@ -304,7 +304,7 @@ def _refined(found, source, maps, mask, gamma):
     """
     if len(found.undetermined):
         return found
-    from hyperspy_fusion.fusion.alignment import aligned_by_fits
+    from hyperspy_fusion.fusion.registration.by_fits import aligned_by_fits
 
     settings = CalibratedSettings(gamma=gamma, tol=_FIT_TOL)
     try:

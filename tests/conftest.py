@@ -46,7 +46,7 @@ def kernels_compiled_by_one_process(tmp_path_factory, quiet_hyperspy, one_thread
 
 def _compile_kernels(dtype):
     import hyperspy_fusion
-    from hyperspy_fusion.fusion import kernels
+    from hyperspy_fusion.fusion.solvers import kernels
 
     used = (*kernels.PUBLISHED, *kernels.CALIBRATED, kernels.descend_field, kernels.variation)
     if not kernels.are_compiled(dtype, used):

@@ -6,7 +6,7 @@ import exspy
 import hyperspy.api as hs
 import numpy as np
 
-from hyperspy_fusion.maps import element_maps
+from hyperspy_fusion.maps.sources import element_maps
 
 FE = np.arange(12.0).reshape(3, 4)
 O = 20.0 - FE  # noqa: E741

@@ -1,6 +1,7 @@
 """The house of DESIGN.md section 4, held by the syntax trees of the package."""
 
 import ast
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,54 +10,22 @@ import pytest
 PACKAGE = "hyperspy_fusion"
 FOLDER = Path(find_spec(PACKAGE).submodule_search_locations[0])
 
-# from the roof down: a module imports only from lines below its own
-STOREYS = [
-    ("__main__",),
-    ("cli",),  # over the public functions, which nothing else in the package imports
-    ("",),  # the package: public names
-    ("signals",),
-    ("model",),
-    ("registration",),
-    ("uncertainty",),
-    ("composition",),
-    ("results",),
-    ("methods",),
-    ("maps", "rest"),
-    ("continuum", "eels", "known"),
-    ("edge_windows", "edge_fit"),
-    ("edges",),
-    ("spectra",),
-    ("scans",),
-    ("elements",),
-    ("gaps", "regions"),
-    ("grids",),
-    ("export",),
-    ("plot",),
-    ("data", "advice", "progress", "options", "detectors"),
-    ("fusion.published_selection",),
-    ("fusion.selection", "fusion.alarms", "fusion.trust", "fusion.alignment"),
-    ("fusion.race",),
-    ("fusion.mean", "fusion.heldout"),
-    ("fusion.components",),
-    ("fusion.calibrated", "fusion.shift"),
-    ("fusion.guide", "fusion.hot_pixels", "fusion.elastic_fit", "fusion.misfit"),
-    ("fusion.monotone", "fusion.primal_dual"),
-    ("fusion.solvers", "fusion.objective"),
-    ("fusion.problem",),
-    ("fusion.elastic_pool",),
-    ("fusion.elastic_moments",),
-    ("fusion.elastic",),
-    ("fusion.measured",),
-    ("fusion.noise", "fusion.regularizers", "fusion.background", "fusion.power_law", "fusion.spikes"),
-    ("fusion.kernels",),
-    ("fusion.result", "fusion.settings", "fusion.resampling", "fusion.replicates"),
-    ("fusion",),  # the package itself: a docstring
-]
-STOREY = {name: number for number, names in enumerate(STOREYS) for name in names}
-# the only doors to the outside
-HYPERSPY_HOMES = ["", "__main__", "cli", "signals", "model", "results", "maps", "elements", "grids", "export", "data"]
-HYPERSPY_HOMES += ["progress", "composition", "eels", "edges", "spectra", "known", "scans", "regions"]
-HYPERSPY_INSIDE_FUNCTIONS = ("cli", "data", "progress", "scans")
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "explanation" / "architecture.md"
+
+
+def order_of_modules():
+    """Modules in the numbered list of the architecture page, from top to bottom; "" is the package itself."""
+    lines = re.findall(r"^\d+\. (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    names = [name for line in lines for name in re.findall(r"`([\w.]+)`", line)]
+    return ["" if name == PACKAGE else name for name in names]
+
+
+ORDER = {name: number for number, name in enumerate(order_of_modules())}
+# the rooms that know HyperSpy, those of them that import it inside functions only, and modules in them that do not
+HYPERSPY_ROOMS = {"", "__main__", "cli", "signals", "api", "model", "registration", "results", "io", "maps"}
+HYPERSPY_ROOMS |= {"identify", "grid", "data", "_progress"}
+HYPERSPY_INSIDE_FUNCTIONS = {"cli", "data", "_progress", "io"}
+NO_HYPERSPY = {"results.plot"}
 NUMBA_NAMES = {"njit", "jit", "vectorize", "guvectorize", "stencil", "prange", "jitclass"}
 UNSAFE_FASTMATH = {"nnan", "ninf", "fast"}
 
@@ -109,30 +78,27 @@ def comes_from(target, *roots):
     return any(target == root or target.startswith(root + ".") for root in roots)
 
 
-def storey(name):
-    """Number of the storey of a module or of something in it, None where there is none."""
-    while name not in STOREY and "." in name:
+def position(name):
+    """Place in the order of a module, or of the module that holds a name; None where there is none."""
+    while name not in ORDER and "." in name:
         name = name.rpartition(".")[0]
-    return STOREY.get(name)
+    return ORDER.get(name)
 
 
 # ---- the rules: each returns its complaints ------------------------------------------------------
 
 
 def imports_that_climb(name, source, is_package=False):
-    own = storey(name)
-    if own is None:
-        return [f"{name} has no storey: give it one in STOREYS"]
+    if name not in ORDER:
+        return [f"{name} is missing in the list of {PAGE.name}"]
     complaints = []
     for target, _ in imports(name, source, is_package):
         if not comes_from(target, PACKAGE):
             continue
-        inner = target[len(PACKAGE) + 1 :]
-        below = storey(inner)
-        # a name that is no module is an attribute of the package, which lives on the roof
-        below = STOREY[""] if below is None else below
-        same_house = STOREYS[own] == STOREYS[below] == ("signals",)
-        if below <= own and not same_house:
+        # a name that is no module is an attribute of the package
+        below = position(target[len(PACKAGE) + 1 :])
+        below = ORDER[""] if below is None else below
+        if below <= ORDER[name]:
             complaints.append(f"{name or PACKAGE} imports {target}, which is not below it")
     return complaints
 
@@ -140,13 +106,13 @@ def imports_that_climb(name, source, is_package=False):
 def outside_imports(name, source, is_package=False):
     complaints = []
     for target, top in imports(name, source, is_package):
-        if comes_from(target, "numba") and name != "fusion.kernels":
-            complaints.append(f"{name} imports {target}: only fusion.kernels may")
-        if comes_from(target, "matplotlib", "mpl_toolkits", "pylab") and name != "plot":
+        if comes_from(target, "numba") and name != "fusion.solvers.kernels":
+            complaints.append(f"{name} imports {target}: only fusion.solvers.kernels may")
+        if comes_from(target, "matplotlib", "mpl_toolkits", "pylab") and name != "results.plot":
             complaints.append(f"{name} imports {target}: only plot may")
         if comes_from(target, "hyperspy", "exspy", "rsciio"):
             room = name.partition(".")[0]
-            if room not in HYPERSPY_HOMES:
+            if room not in HYPERSPY_ROOMS or name in NO_HYPERSPY:
                 complaints.append(f"{name} imports {target}: HyperSpy stops above it")
             elif top and (room in HYPERSPY_INSIDE_FUNCTIONS or comes_from(target, "exspy")):
                 complaints.append(f"{name} imports {target} at its top: inside a function only")
@@ -160,7 +126,7 @@ def prints(name, source, is_package=False):
 
 
 def compiled_elsewhere(name, source, is_package=False):
-    if name == "fusion.kernels":
+    if name == "fusion.solvers.kernels":
         return []
     names = [(getattr(n, "id", getattr(n, "attr", "")), n) for n in ast.walk(ast.parse(source))]
     return [f"{name} uses {word} in line {n.lineno}" for word, n in names if word in NUMBA_NAMES]
@@ -205,51 +171,48 @@ def test_the_house_stands(rule):
     assert not complaints, "\n".join(complaints)
 
 
+def test_the_page_lists_no_module_twice_and_none_that_is_gone():
+    names = order_of_modules()
+    assert len(set(names)) == len(names)
+    assert set(names) == {name for name, *_ in modules()}
+
+
 def test_the_walk_sees_the_package():
-    assert {"", "signals", "fusion", "fusion.kernels", "fusion.settings"} <= {name for name, *_ in modules()}
+    assert {"", "signals", "fusion", "fusion.solvers.kernels", "fusion.settings"} <= {name for name, *_ in modules()}
 
 
 BAD = [
-    (imports_that_climb, "fusion.problem", "from hyperspy_fusion.fusion import solvers"),
-    (imports_that_climb, "fusion.problem", "from . import solvers"),
-    (imports_that_climb, "fusion.kernels", "from ..maps import element_maps"),
-    (imports_that_climb, "fusion.noise", "from hyperspy_fusion.fusion.elastic import power_law"),
-    (imports_that_climb, "maps", "def f():\n    from .model import FusedMultiModal"),
-    (imports_that_climb, "maps", "import importlib\nimportlib.import_module('hyperspy_fusion.cli')"),
-    (imports_that_climb, "plot", "from hyperspy_fusion import __version__"),
-    (imports_that_climb, "plot", "import hyperspy_fusion"),
+    (imports_that_climb, "fusion.terms.objective", "from hyperspy_fusion.fusion.solvers import kernels"),
+    (imports_that_climb, "fusion.terms.objective", "from ..solvers import kernels"),
+    (imports_that_climb, "fusion.solvers.kernels", "from ...maps.sources import element_maps"),
+    (imports_that_climb, "maps.sources", "def f():\n    from ..model import FusedMultiModal"),
+    (imports_that_climb, "maps.sources", "import importlib\nimportlib.import_module('hyperspy_fusion.cli')"),
+    (imports_that_climb, "results.plot", "from hyperspy_fusion import __version__"),
+    (imports_that_climb, "results.plot", "import hyperspy_fusion"),
     (imports_that_climb, "cellar", "x = 1"),
-    (outside_imports, "fusion.problem", "import numba as nb"),
+    (outside_imports, "fusion.problems.published", "import numba as nb"),
     (outside_imports, "model", "def f():\n    from numba import set_num_threads"),
     (outside_imports, "cli", "import matplotlib.pyplot as plt"),
-    (outside_imports, "plot", "def f():\n    import hyperspy.api as hs"),
-    (outside_imports, "fusion.solvers", "from hyperspy import signals"),
+    (outside_imports, "results.plot", "def f():\n    import hyperspy.api as hs"),
+    (outside_imports, "fusion.solvers.primal_dual", "from hyperspy import signals"),
     (outside_imports, "data", "import hyperspy.api as hs"),
-    (outside_imports, "maps", "import exspy"),
+    (outside_imports, "maps.sources", "import exspy"),
     (prints, "model", "def f():\n    print('done')"),
-    (compiled_elsewhere, "fusion.noise", "from .kernels import njit\n@njit\ndef f(): pass"),
-    (
-        compiled_elsewhere,
-        "fusion.noise",
-        "from .kernels import numba\n@numba.jit()\ndef f(): pass",
-    ),
-    (unsafe_fastmath, "fusion.kernels", "@njit(fastmath=True)\ndef f(): pass"),
-    (unsafe_fastmath, "fusion.kernels", "FM = {'nsz', 'nnan'}\n@njit(fastmath=FM)\ndef f(): pass"),
-    (unsafe_fastmath, "fusion.kernels", "overload(f, jit_options={'fastmath': {'ninf'}})"),
+    (compiled_elsewhere, "fusion.terms.penalties", "from .kernels import njit\n@njit\ndef f(): pass"),
+    (compiled_elsewhere, "fusion.terms.penalties", "from .kernels import numba\n@numba.jit()\ndef f(): pass"),
+    (unsafe_fastmath, "fusion.solvers.kernels", "@njit(fastmath=True)\ndef f(): pass"),
+    (unsafe_fastmath, "fusion.solvers.kernels", "FM = {'nsz', 'nnan'}\n@njit(fastmath=FM)\ndef f(): pass"),
+    (unsafe_fastmath, "fusion.solvers.kernels", "overload(f, jit_options={'fastmath': {'ninf'}})"),
 ]
 GOOD = [
-    (
-        imports_that_climb,
-        "fusion.solvers",
-        "from . import kernels, problem\nfrom .result import StopReason",
-    ),
-    (imports_that_climb, "signals.element_maps", "from ..model import FusedMultiModal\nfrom .lazy import a"),
-    (outside_imports, "fusion.kernels", "from numba import njit"),
-    (outside_imports, "plot", "import matplotlib.pyplot as plt"),
+    (imports_that_climb, "fusion.solvers.primal_dual", "from . import kernels\nfrom ..result import StopReason"),
+    (imports_that_climb, "signals.element_maps", "from ..model import FusedMultiModal"),
+    (outside_imports, "fusion.solvers.kernels", "from numba import njit"),
+    (outside_imports, "results.plot", "import matplotlib.pyplot as plt"),
     (outside_imports, "data", "def f():\n    import hyperspy.api as hs"),
     (outside_imports, "signals.element_maps", "from hyperspy.signals import Signal2D"),
     (prints, "cli", "print('done')"),
-    (unsafe_fastmath, "fusion.kernels", "FM = {'nsz', 'contract'}\n@njit(fastmath=FM)\ndef f(): pass"),
+    (unsafe_fastmath, "fusion.solvers.kernels", "FM = {'nsz', 'contract'}\n@njit(fastmath=FM)\ndef f(): pass"),
 ]
 
 

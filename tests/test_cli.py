@@ -11,9 +11,9 @@ from helpers import shared
 
 import hyperspy_fusion
 from hyperspy_fusion import cli
+from hyperspy_fusion._settings_docs import field_texts
 from hyperspy_fusion.data import core_shell
 from hyperspy_fusion.fusion.settings import METHODS, PublishedSettings, setting_names
-from hyperspy_fusion.options import field_texts
 
 SHAPE = (16, 20)
 

@@ -15,7 +15,7 @@ from helpers import assert_untouched, scan_signals, shared, snapshot
 from hyperspy.signal import BaseSignal
 
 import hyperspy_fusion as hf
-from hyperspy_fusion.signals.attach import attach_fuse
+from hyperspy_fusion.signals.fuse_method import attach_fuse
 
 
 @pytest.fixture

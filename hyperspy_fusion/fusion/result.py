@@ -38,6 +38,16 @@ _WITH_GAP = {
 
 
 @dataclass(frozen=True)
+class Terms:
+    """Unweighted terms of the objective and their weighted sum."""
+
+    haadf: float
+    chem: float
+    tv: float
+    total: float
+
+
+@dataclass(frozen=True)
 class CostHistory:
     """Terms of the objective at the start (index 0) and after every iteration, or every so many.
 

@@ -376,6 +376,13 @@ def _why_not(name, method):
     return f"method {method!r} has no option {name!r}; {hint}"
 
 
+def working_dtype(maps, dtype=None):
+    """The dtype of a fit: the one asked for, else float64 for float64 maps and float32 for anything else."""
+    if dtype is not None:
+        return np.dtype(dtype)
+    return np.dtype(np.float64 if maps.dtype == np.float64 else np.float32)
+
+
 def _as_python(value):
     """NumPy scalars as the Python ones that metadata keep, and sequences as tuples of them."""
     if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from hyperspy.signals import LazySignal2D, Signal2D
 
-from hyperspy_fusion.elements import identify_stack, metadata_names, no_map_of
-from hyperspy_fusion.grids import STACK_AXES
-from hyperspy_fusion.signals.attach import fuse
+from hyperspy_fusion.grid.axes import STACK_AXES
+from hyperspy_fusion.identify.elements import identify_stack, metadata_names, no_map_of
+from hyperspy_fusion.signals.fuse_method import fuse
 
 # of this package, and of hyperspy.api.stack
 ELEMENT_AXIS, STACK_AXIS = STACK_AXES
@@ -278,7 +278,7 @@ class ElementMaps(Signal2D):
             Where the maps are not the result of a fit, or no longer: rebinned, calculated with, stacked, or edited.
             Edited pixels of a crop, which has no total to compare with, are not noticed.
         """
-        from hyperspy_fusion.results import modelled_haadf
+        from hyperspy_fusion.results.fused_maps import modelled_haadf
 
         return modelled_haadf(self)
 
@@ -317,13 +317,13 @@ class ElementMaps(Signal2D):
         all counts of a line: first divide maps of windows of 1.2 FWHM (`integration_windows`) by the 0.84 that they
         hold of it; those of 2 FWHM hold 0.98.
         """
-        from hyperspy_fusion.composition import composition
+        from hyperspy_fusion.results.composition import composition
 
         return composition(self, method, factors, "atomic", vacuum, self._given_or_known(errors))
 
     def weight_percent(self, method, factors=None, *, vacuum=0.05, errors=None):
         """Composition in weight percent; all else is as in :meth:`atomic_percent`."""
-        from hyperspy_fusion.composition import composition
+        from hyperspy_fusion.results.composition import composition
 
         return composition(self, method, factors, "weight", vacuum, self._given_or_known(errors))
 
@@ -353,7 +353,7 @@ class ElementMaps(Signal2D):
         dict
             ``{element: (value, error)}``, the error NaN where it is not known. Pixels of NaN do not count.
         """
-        from hyperspy_fusion import composition, uncertainty
+        from hyperspy_fusion.results import composition, uncertainty
 
         known = uncertainty.region_means(self, region) if errors is None and independent is None else None
         if known is not None:
@@ -386,7 +386,7 @@ class ElementMaps(Signal2D):
         --------
         >>> fused.region_percent(roi, "CL", {"Fe": 1.21, "O": 1.9})["Fe"].error  # doctest: +SKIP
         """
-        from hyperspy_fusion.uncertainty import region_percent
+        from hyperspy_fusion.results.uncertainty import region_percent
 
         return region_percent(self, region, method, factors, units, errors)
 
@@ -415,8 +415,8 @@ class ElementMaps(Signal2D):
         TypeError
             For what is no line.
         """
-        from hyperspy_fusion.composition import line_profile
-        from hyperspy_fusion.regions import line_ends
+        from hyperspy_fusion.results.composition import line_profile
+        from hyperspy_fusion.results.regions import line_ends
 
         return line_profile(self, *line_ends(start, end, linewidth), self._given_or_known(errors), independent)
 
@@ -428,7 +428,7 @@ class ElementMaps(Signal2D):
         numpy.ndarray
             The matplotlib axes.
         """
-        from hyperspy_fusion.plot import plot_convergence
+        from hyperspy_fusion.results.plot import plot_convergence
 
         fit = self._fit()
         return plot_convergence(fit["cost_history"], fit["parameters"])
@@ -448,7 +448,7 @@ class ElementMaps(Signal2D):
         ValueError
             Where no weights were chosen: by method="auto", or lambda_tv="auto" of the published method.
         """
-        from hyperspy_fusion.plot import plot_selection
+        from hyperspy_fusion.results.plot import plot_selection
 
         fit = self._fit()
         if "selection" not in fit:
@@ -479,7 +479,7 @@ class ElementMaps(Signal2D):
         numpy.ndarray
             The matplotlib axes.
         """
-        from hyperspy_fusion.results import plot_fused
+        from hyperspy_fusion.results.fused_maps import plot_fused
 
         found = np.atleast_3d(self.standard_errors().data.T).T if errors else None
         return plot_fused(self, crop=crop, maps=maps, haadf=haadf, errors=found, same_limits=same_limits)
@@ -498,7 +498,7 @@ class ElementMaps(Signal2D):
         ValueError
             Where the errors are not known, or the maps are no longer those of the fit.
         """
-        from hyperspy_fusion.uncertainty import standard_errors
+        from hyperspy_fusion.results.uncertainty import standard_errors
 
         return standard_errors(self)
 
@@ -533,7 +533,7 @@ class ElementMaps(Signal2D):
         ValueError, TypeError
             Where the errors are not known (see :meth:`standard_errors`), or for a region that is none.
         """
-        from hyperspy_fusion.uncertainty import region_mean
+        from hyperspy_fusion.results.uncertainty import region_mean
 
         return region_mean(self, region, element)
 
@@ -555,7 +555,7 @@ class ElementMaps(Signal2D):
         Ratio
             ``value`` and ``error``.
         """
-        from hyperspy_fusion.uncertainty import ratio
+        from hyperspy_fusion.results.uncertainty import ratio
 
         return ratio(self, region, element, other)
 
@@ -577,8 +577,8 @@ class ElementMaps(Signal2D):
         list of pathlib.Path
             The files written.
         """
-        from hyperspy_fusion.export import export_maps
-        from hyperspy_fusion.results import inputs_of_part, whole_modelled_haadf
+        from hyperspy_fusion.io.export import export_maps
+        from hyperspy_fusion.results.fused_maps import inputs_of_part, whole_modelled_haadf
 
         images = {"HAADF": inputs_of_part(self).haadf, "HAADF_modelled": whole_modelled_haadf(self)}
         return export_maps(self, {k: v for k, v in images.items() if v is not None}, folder, overwrite=overwrite)

@@ -1,0 +1,464 @@
+"""Weights and offset of the linear elastic law from noisy maps and a blurred image, without attenuation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from hyperspy_fusion.fusion.haadf.moment_equations import (
+    denoisers,
+    information_of,
+    moments_of,
+    pixel_weight,
+    scan_of,
+    scores_of,
+    summed,
+)
+from hyperspy_fusion.fusion.haadf.partial_pooling import BLUR_PRIOR, Equations, pooled
+from hyperspy_fusion.fusion.settings import MAX_BLUR
+from hyperspy_fusion.fusion.terms.haadf_model import LinearLaw
+
+# standard errors from a weight that the data determine at which the shape of the weights is given up: it is then so far
+# off (as for maps in units that have nothing to do with each other) that a fit drawn to it may not find out
+_REFUSED = 5.0
+
+
+@dataclass(frozen=True)
+class LinearFit:
+    """A linear law found in the data.
+
+    Attributes
+    ----------
+    weights, standard_errors
+        (n,) HAADF intensity per unit of each map, >= 0, and the standard deviation of its error.
+    determined
+        (n,) bool: False where the maps do not fix the weight (a map that is a combination of others and a
+        constant, or one of noise), whatever its standard error: the shape of the weights decided.
+    offset, offset_error
+        HAADF intensity where there is nothing.
+    blur, blur_error
+        Standard deviation in pixels of the Gaussian between maps and HAADF image; the error is 0 for a given blur.
+    sigma
+        Standard deviation of the noise of the HAADF image.
+    spread
+        How far the weights were taken to be off their shape, as a relative standard deviation: 0 if they had to have
+        it (also where the data know no weight), infinite if it was not used (also where the data contradict it).
+    instruments
+        Which of the ways to make instruments was taken.
+    """
+
+    weights: np.ndarray
+    standard_errors: np.ndarray
+    determined: tuple
+    offset: float
+    offset_error: float
+    blur: float
+    blur_error: float
+    sigma: float
+    spread: float
+    instruments: int = 0
+
+    @property
+    def law(self):
+        """The :class:`LinearLaw`."""
+        return LinearLaw(self.weights, self.offset, self.blur)
+
+
+def fit_linear_law(
+    maps,
+    haadf,
+    noise_variance,
+    *,
+    weights="fit",
+    shape_weights=None,
+    spread=None,
+    blur=None,
+    valid=None,
+    haadf_valid=None,
+):
+    """Fit ``haadf = blurred(offset + sum_i w_i x_i)`` to noisy maps ``b = x + noise``, without attenuation.
+
+    Least squares of the image on noisy maps takes their noise for contrast, and finds weights too small (errors in
+    variables). Here the residual is multiplied by instruments ``u_j``, denoised maps over the variance ``v`` of the
+    residual, and the moments ``<u_j, haadf - offset - sum_i w_i G b_i> = 0`` are solved. Filters ``K`` share the noise
+    of their pixel with the map, by a mean that is known and subtracted,
+    ``E <V K n_j, G n_j> = sum_pq V(q) K(q-p) G(q-p) variance_j(p)`` (moment correction, Fuller, Measurement Error
+    Models, 1987); a regression of the maps on the image around a pixel, its coefficients from other tiles, shares
+    none. ``v`` is a function of the image alone. Of a few instruments those with the smallest standard errors are
+    taken. The blur ``G`` has a moment of its own, with the derivative of the image along it as instrument. Standard
+    errors are of the sandwich form, over 8 x 8 blocks of the image, so that what the law does not explain counts,
+    and never below the inverse Fisher information.
+
+    Where a shape of the weights is given, each weight is drawn to it by partial pooling: ``w_i`` is normal about
+    ``a shape_i`` with a relative standard deviation, the spread, which is found from the data with offset, gain ``a``
+    and blur (:func:`~.elastic_pool.pooled`). Weights that the data know better than the shape does stay where they
+    are; weights that the data contradict make the spread large, and all are free.
+
+    Parameters
+    ----------
+    maps
+        (n, ny, nx) in any units. Not denoised: smoothed noise is not white.
+    haadf
+        (ny, nx) in any units.
+    noise_variance
+        Of the noise of the maps, white, in their squared units: (n,) or (n, ny, nx). For counts the map itself
+        times its quantum.
+    weights
+        ``"fit"``: all weights. ``"z_gamma"``: the common factor of ``shape_weights`` alone.
+    shape_weights
+        (n,) ratios of the weights, > 0, e.g. of :func:`z_weights`. With ``"fit"``, what the weights are drawn to.
+        All equal by default, and then ``"fit"`` draws to nothing.
+    spread
+        Relative standard deviation of the weights about their shape, > 0, for ``"fit"``. None finds it;
+        ``np.inf`` is a fit to the data alone, in which the shape decides only what these do not determine.
+    blur
+        Standard deviation in pixels of the blur where it is known, up to 4; found by default.
+    valid
+        (ny, nx) or (n, ny, nx) bool, pixels of the maps to use; not finite ones are left out.
+    haadf_valid
+        (ny, nx) bool, pixels of the image to use; leave out saturated ones.
+
+    Returns
+    -------
+    LinearFit
+
+    Raises
+    ------
+    ValueError
+        For another ``weights``, arrays that do not fit together, a constant image, or too few valid pixels.
+    UndeterminedLawError
+        A ValueError, where image and maps have nothing in common.
+
+    Notes
+    -----
+    Within three standard deviations of the blur from the border and from invalid pixels of the maps the image is not
+    used. No estimate is better than the inverse of ``sum_p (1, x)(1, x)^T / v`` allows,
+    ``v = sigma**2 + sum_i w_i**2 variance_i``: a light element beside heavy ones needs many counts. Where all
+    structure is of one size, as atomic columns are, blur and weights are hard to tell apart: give ``blur`` if known.
+    """
+    if weights not in ("fit", "z_gamma"):
+        raise ValueError(f"weights is {weights!r}: it must be 'fit' or 'z_gamma'.")
+    if blur is not None and not 0 <= blur <= MAX_BLUR:
+        raise ValueError(f"blur is {blur!r}: it must be 0 to {MAX_BLUR:g} pixels, or None to find it.")
+    if spread is not None and not spread > 0:
+        raise ValueError(f"spread is {spread!r}: it must be above 0, np.inf for none, or None to find it.")
+    if shape_weights is None or len(maps) == 1:
+        spread = np.inf
+    scan = scan_of(maps, haadf, noise_variance, shape_weights, valid, haadf_valid)
+    blur = None if blur is None else blur / scan.binning
+    try:
+        fit = _drawn(scan, blur, spread) if weights == "fit" else _of_all(scan, blur)
+    except np.linalg.LinAlgError as error:
+        raise UndeterminedLawError(
+            "The HAADF image and the maps have too little in common to tell what an atom adds to the image: pass "
+            "lambda_haadf=0, or weights."
+        ) from error
+    return _in_pixels(fit, scan.binning)
+
+
+def refit_linear_law(fit, maps, haadf, noise_variance, *, shape_weights=None, blur=None, valid=None, haadf_valid=None):
+    """The law of data that were drawn from a law: one round from that law, by the instruments that found it.
+
+    A tenth of the work of :func:`fit_linear_law`, whose parameters these are, and as good where the law is nearly
+    right. What it differs by from the law of ``fit`` is an error of :func:`fit_linear_law`, and goes with the noise.
+
+    Parameters
+    ----------
+    fit
+        The :class:`LinearFit` that the data were drawn from, whose ``spread`` is kept: where it had to have the shape
+        of the weights, the law has it too.
+    blur
+        That of ``fit`` where it was known; None finds it.
+
+    Returns
+    -------
+    LinearLaw
+        That of ``fit`` where the data say nothing of it.
+    """
+    scan = scan_of(maps, haadf, noise_variance, shape_weights, valid, haadf_valid)
+    start, shape, at = fit.weights / scan.binning**2, scan.shape, fit.blur / scan.binning
+    if fit.spread == 0:
+        scan, start = summed(scan), start[:1] / shape[:1]
+    start = _Estimate(float(fit.offset + start @ scan.means), start, at, start)
+    known = None if blur is None else at
+    try:
+        # data of nothing divide by nothing
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = _once_more(scan, denoisers(scan)[fit.instruments], start, fit.spread, known)
+    except np.linalg.LinAlgError:
+        return fit.law
+    offset = float(found.offset - found.weights @ scan.means)
+    weights = found.weights * (shape if fit.spread == 0 else 1) * scan.binning**2
+    if not np.isfinite([offset, *weights]).all():
+        return fit.law
+    return LinearLaw(weights, offset, float(found.blur) * scan.binning)
+
+
+def _once_more(scan, way, start, spread, blur):
+    """One round from a start, drawn to the shape of the weights as much as that was."""
+    weight = pixel_weight(scan, start.weights, start.blur)
+    if 0 < spread < np.inf:
+        return _pooled(scan, way, weight, start, blur, spread)
+    return _estimated(scan, way, weight, start.weights, blur)[0]
+
+
+class UndeterminedLawError(ValueError):
+    """Image and maps have nothing in common that a law could be fitted to."""
+
+
+def _of_all(scan, blur):
+    """The fit of the gain alone, as weights of all elements."""
+    fit, shape = _fit(summed(scan), blur, np.inf), scan.shape
+    weights, errors = fit.weights * shape, fit.standard_errors * shape
+    return replace(fit, weights=weights, standard_errors=errors, determined=fit.determined * len(shape), spread=0.0)
+
+
+def _drawn(scan, blur, spread):
+    """The fit of all weights, drawn to their shape unless the data know them to be others, or know nothing of them."""
+    fit = _fit(scan, blur, np.inf if spread is None else spread)
+    if spread is not None:
+        return fit
+    if not np.any(fit.determined) and not np.any(fit.standard_errors < fit.weights):
+        return replace(_of_all(scan, blur), determined=fit.determined)
+    drawn = _fit(scan, blur, None)
+    off = np.abs(drawn.weights - fit.weights) > _REFUSED * fit.standard_errors
+    return fit if np.any(off & fit.determined) else drawn
+
+
+def _in_pixels(fit, binning):
+    """From binned pixels, whose maps are sums and whose image is a mean, to those of the data."""
+    return replace(
+        fit,
+        weights=fit.weights * binning**2,
+        standard_errors=fit.standard_errors * binning**2,
+        blur=fit.blur * binning,
+        blur_error=fit.blur_error * binning,
+        sigma=fit.sigma * binning,
+    )
+
+
+# ---- the estimator -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """Parameters (offset for maps less their mean, weights, blur), their covariance with blur**2 last, and how."""
+
+    offset: float
+    weights: np.ndarray
+    blur: float
+    scale: np.ndarray
+    covariance: np.ndarray = None
+    determined: tuple = ()
+    spread: float = np.inf
+
+
+def _fit(scan, blur, spread):
+    # in the units of the data: the prior of the blur is weighed against its moment
+    scale = scan.shape * scan.haadf[scan.haadf_valid].std() / max(np.tensordot(scan.shape, scan.maps, 1).std(), 1e-30)
+    level = float(scan.haadf[scan.haadf_valid].mean())
+    estimate = _Estimate(level, scale, 1.0 if blur is None else float(blur), scale)
+    step = _with_errors if spread == np.inf else partial(_pooled, spread=spread)
+    weight = pixel_weight(scan, None, estimate.blur)
+    ways = denoisers(scan)
+    # weight of the pixels, instruments and parameters need each other: two rounds to settle, one with the best
+    order = range(len(ways))
+    for number in (len(ways), len(ways), 1):
+        tried = {k: step(scan, ways[k], weight, estimate, blur) for k in order[:number]}
+        order = sorted(tried, key=lambda k: _relative_error(tried[k]))
+        estimate = tried[order[0]]
+        weight = pixel_weight(scan, estimate.weights, estimate.blur)
+    return replace(_report(scan, estimate, blur), instruments=order[0])
+
+
+def _relative_error(estimate):
+    """Mean logarithm of the variances of the relative weights, by which instruments are chosen."""
+    variances = np.diag(estimate.covariance)[1 : 1 + len(estimate.weights)]
+    return np.mean(np.log(variances / estimate.scale**2))
+
+
+def _report(scan, estimate, blur):
+    n = len(scan.maps)
+    errors = np.sqrt(np.diag(estimate.covariance))
+    # the offset of the maps as they are: take back the means
+    back = np.concatenate([[1], -scan.means])
+    offset_error = np.sqrt(back @ estimate.covariance[: n + 1, : n + 1] @ back)
+    s = estimate.blur
+    blur_error = 0.0 if blur is not None else errors[-1] / max(2 * s, np.sqrt(errors[-1]))
+    return LinearFit(
+        weights=estimate.weights,
+        standard_errors=errors[1 : n + 1],
+        determined=estimate.determined,
+        offset=float(estimate.offset - estimate.weights @ scan.means),
+        offset_error=float(offset_error),
+        blur=float(s),
+        blur_error=float(blur_error),
+        sigma=scan.sigma,
+        spread=estimate.spread,
+    )
+
+
+def _best_blur(moments, shape):
+    """Where the moment of the blur, less the slope of its prior, comes down through zero.
+
+    It is the slope of a log-likelihood along blur**2: of several zeros the one under the largest integral counts.
+    """
+    blurs = np.linspace(0, MAX_BLUR, 21)
+    squares = blurs**2
+    slopes = np.array([_blur_slope(moments, shape, blur) for blur in blurs]) - squares / BLUR_PRIOR**2
+    rises = np.concatenate([[0], np.cumsum((slopes[1:] + slopes[:-1]) / 2 * np.diff(squares))])
+    k = int(np.argmax(rises))
+    for left in (k - 1, k):
+        if 0 <= left < len(blurs) - 1 and slopes[left] > 0 >= slopes[left + 1]:
+            part = slopes[left] / (slopes[left] - slopes[left + 1])
+            return float(np.sqrt(squares[left] + part * (squares[left + 1] - squares[left])))
+    return float(blurs[k])
+
+
+def _blur_slope(moments, shape, blur):
+    matrix = moments.at(blur)
+    estimate, _ = _solve(matrix, moments.target, moments.matrix_variance, shape, blur)
+    return moments.target[-1] - matrix[-1] @ np.concatenate([[estimate.offset], estimate.weights])
+
+
+def _solve(matrix, target, variance, shape, blur):
+    """Non-negative weights: elements whose weight comes out negative are left out, the lowest first.
+
+    Returns the estimate and, for all elements, the directions (n, k) of the weights that the data determine and
+    those (n, n - k) that they do not.
+    """
+    n = len(shape)
+    active, first = np.arange(n), None
+    while True:
+        rows = np.concatenate([[0], active + 1])
+        part = matrix[np.ix_(rows, rows)]
+        found, directions = _solve_free(part, target[rows], variance[np.ix_(active, active)], shape[active])
+        first = directions if first is None else first
+        if not np.any(found < 0):
+            break
+        active = np.delete(active, np.argmin(found / shape[active]))
+    weights = np.zeros(n)
+    weights[active] = found
+    offset = (target[0] - matrix[0, 1:] @ weights) / matrix[0, 0]
+    scale = np.linalg.norm(np.hstack(first), axis=1)
+    return _Estimate(float(offset), weights, blur, scale), first
+
+
+def _solve_free(matrix, target, variance, shape):
+    """Weights of any sign. What the data do not determine keeps the shape.
+
+    In units of ``gain * shape`` the matrix is the information on relative weights. Directions in which it is below 1
+    (an error of 100 %), or below three standard deviations of its own noise, are undetermined.
+    """
+    inner = matrix[1:, 1:] - np.outer(matrix[1:, 0], matrix[0, 1:]) / matrix[0, 0]
+    target = target[1:] - matrix[1:, 0] * target[0] / matrix[0, 0]
+    if not len(shape):
+        return shape, (np.zeros((0, 0)), np.zeros((0, 0)))
+    power = shape @ inner @ shape
+    # of either sign: what matters here is the size
+    gain = np.abs(shape @ target / power) if power else 1.0
+    scale = gain * shape
+    relative = scale[:, None] * inner * scale
+    values, vectors = np.linalg.eigh((relative + relative.T) / 2)
+    loads = (scale[:, None] * vectors) ** 2
+    noise = np.sqrt(2 * np.einsum("ik,ij,jk->k", loads, variance, loads))
+    kept = values > np.maximum(1, 3 * noise)
+    known, unknown = vectors[:, kept], vectors[:, ~kept]
+    filled = unknown @ unknown.sum(axis=0)
+    answer = np.linalg.solve(known.T @ relative @ known, known.T @ (scale * target - relative @ filled))
+    return scale * (known @ answer + filled), (scale[:, None] * known, scale[:, None] * unknown)
+
+
+def _estimated(scan, way, weight, start, blur):
+    """The estimate from one way to denoise, directions that it knows and that it does not, and what it is made of."""
+    denoised = way(scan, weight, start)
+    moments = moments_of(scan, denoised, weight, start)
+    found = _best_blur(moments, scan.shape) if blur is None else float(blur)
+    estimate, directions = _solve(moments.at(found), moments.target, moments.matrix_variance, scan.shape, found)
+    return estimate, directions, denoised, moments
+
+
+def _with_errors(scan, way, weight, start, blur):
+    """The estimate from one way to denoise, with its covariance."""
+    from scipy.linalg import block_diag
+
+    estimate, (known, unknown), denoised, moments = _estimated(scan, way, weight, start.weights, blur)
+    found = estimate.blur
+    matrix = moments.at(found)
+    parameters = np.concatenate([[estimate.offset], estimate.weights])
+    slope = moments.slope(found) @ parameters
+    # at a bound it may be negative, and the prior make next to nothing of it
+    at_bound = not 0 < found < MAX_BLUR
+    slope[-1] = (abs(slope[-1]) if at_bound else slope[-1]) + 1 / BLUR_PRIOR**2
+    jacobian = np.column_stack([matrix, slope])
+    free = block_diag(1, known, 1 if blur is None else np.zeros((1, 0)))
+    scores = free.T @ scores_of(scan, denoised, weight, moments, start.weights, estimate)
+    inverse = np.linalg.inv(free.T @ jacobian @ free)
+    covariance = inverse @ _noise(scores) @ inverse.T
+    # the moments may pretend to more than the data hold
+    information = information_of(moments, weight)
+    information[-1, -1] += 1 / BLUR_PRIOR**2
+    bound = np.linalg.inv(free.T @ information @ free)
+    short = np.sqrt(np.maximum(1, np.diag(bound) / np.diag(covariance)))
+    covariance = free @ (short[:, None] * covariance * short) @ free.T
+    covariance[1:-1, 1:-1] += unknown @ unknown.T
+    return replace(estimate, covariance=covariance, determined=_determined(unknown, estimate.scale))
+
+
+def _noise(scores):
+    """Covariance of the sum of scores over the blocks, their mean taken out."""
+    return len(scores.T) / (len(scores.T) - len(scores)) * (scores @ scores.T)
+
+
+def _determined(unknown, scale):
+    return tuple(bool(share < 0.01) for share in np.sum((unknown / scale[:, None]) ** 2, axis=1))
+
+
+def _pooled(scan, way, weight, start, blur, spread):
+    """The estimate from one way to denoise with the weights drawn to their shape, with its covariance."""
+    from scipy.linalg import block_diag
+
+    denoised = way(scan, weight, start.weights)
+    moments = moments_of(scan, denoised, weight, start.weights)
+    matrix = moments.at(start.blur)
+    rough, (known, unknown) = _solve(matrix, moments.target, moments.matrix_variance, scan.shape, start.blur)
+    if not known.size:  # no weight that others could follow
+        return _with_errors(scan, way, weight, start, blur)
+    slope = moments.slope(start.blur) @ np.concatenate([[start.offset], start.weights])
+    # the moment of the offset in units of the image's own, as the others are
+    free = block_diag(scan.haadf[scan.haadf_valid].std(), _kept(known, unknown, rough.scale), 1)
+    jacobian = free.T @ np.column_stack([matrix, slope]) @ free
+    noise = _noise(free.T @ scores_of(scan, denoised, weight, moments, start.weights, start))
+    whitening = _whitening(noise, jacobian, free.T @ information_of(moments, weight) @ free) @ free.T
+    found = pooled(Equations(moments, whitening, rough.scale, unknown / rough.scale[:, None]), blur, spread)
+    return _Estimate(
+        offset=float(found.mean[0]),
+        weights=found.mean[1:],
+        blur=found.blur,
+        scale=rough.scale,
+        covariance=found.covariance,
+        determined=_determined(unknown, rough.scale),
+        spread=found.spread,
+    )
+
+
+def _kept(known, unknown, scale):
+    """Directions of the moments to use: what the data determine, and that of the shape, in which all weights share."""
+    if not unknown.size:
+        return known
+    return np.column_stack([known, unknown @ (unknown / scale[:, None]).sum(axis=0)])
+
+
+def _whitening(noise, jacobian, information):
+    """Matrix that makes the noise of the moments white, of at least the size that leaves the information to the bound.
+
+    The moments may pretend to more than the data hold: directions of more information than Fisher's are damped.
+    """
+    values, vectors = np.linalg.eigh(noise)
+    white = (vectors / np.sqrt(np.maximum(values, 1e-12 * values[-1]))).T
+    values, vectors = np.linalg.eigh(information)
+    root = vectors * np.sqrt(np.maximum(values, 1e-12 * values[-1]))
+    turned, claims, _ = np.linalg.svd(np.linalg.solve(root, (white @ jacobian).T).T)
+    return (turned / np.maximum(claims, 1)).T @ white

@@ -1,0 +1,250 @@
+"""What a penalty takes from the HAADF image: its edges, without the noise of the image."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filter, minimum_filter
+
+from hyperspy_fusion.fusion.result import StopReason
+from hyperspy_fusion.fusion.settings import CalibratedSettings
+from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
+from hyperspy_fusion.fusion.terms.data_fidelity import DataTerms
+from hyperspy_fusion.fusion.terms.haadf_model import LinearLaw, haadf_noise
+from hyperspy_fusion.fusion.terms.objective import ElasticTerm, Objective
+from hyperspy_fusion.fusion.terms.penalties import SECOND_ORDER, CellPenalty, cell_differences
+
+_logger = logging.getLogger(__name__)
+
+# the penalties that look at the image
+GUIDED = ("guided", "directional")
+# edges of the guide below this fraction of the range of the HAADF image are taken for noise (Ehrhardt & Betcke 2016),
+# in an image that was smoothed and in one that was freed of its noise; tried on held-out counts and on phantoms
+SMOOTHED_EDGE, DENOISED_EDGE = 0.003, 0.001
+# Weight of the TGV that frees the image of its noise. Directions of edges suffer more from noise that is left than from
+# contrast that is lost; tried on held-out counts and on phantoms
+DENOISING = {"guided": 1.0, "directional": 2.0}
+# standard deviation in pixels of the Gaussian where noise cannot be told from structure
+USUAL_BLUR = CalibratedSettings.guide_blur
+# noise below this fraction of the range is left in the image
+_NO_NOISE = 1e-4
+# Of the noise in second differences over that between the frequencies of a lattice: above it structure is as fine as
+# pixels. About 1 for particles, 1.8 and more for lattices of less than six pixels.
+_FINE = 1.5
+# fewer second differences than this say nothing of the noise
+_FEWEST_DIFFERENCES = 50
+# a pixel that is so many times the noise off all its neighbours is none of the structure, if no more than a part are
+_OUTLYING, _FEW = 8.0, 0.02
+# Standard deviation in pixels of an edge that is sharp on a lattice of pixels. Under a Gaussian b the twist of cells
+# over their differences goes down to 0.74, 0.49, 0.38, 0.26 and 0.20 of what it is in sharp discs and steps, at b =
+# 0.5, 0.75, 1, 1.5 and 2; 1 / hypot(1, b / 0.4) is 0.62, 0.47, 0.37, 0.26 and 0.20.
+_SHARP = 0.4
+# A blur below it leaves edges the twist they need: maps of phantoms lost up to two decibels at 0.4 and won at 0.8
+_LEAST_BLUR = 0.7
+# of the fit to the image
+_TOL, _MAX_ITER = 1e-3, 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Guide:
+    """One HAADF image as a guide; it is freed of its noise once, when that is first asked for.
+
+    Attributes
+    ----------
+    haadf, valid
+        (ny, nx) the image, and where it counts.
+    dtype
+        In which noise is taken out.
+    num_workers
+        Threads; None for all.
+    """
+
+    haadf: np.ndarray
+    valid: np.ndarray
+    dtype: np.dtype
+    num_workers: int | None = None
+
+    def of(self, kind, settings, dtype, haadf_blur=0.0):
+        """What a penalty takes from the image.
+
+        Parameters
+        ----------
+        kind
+            Of the penalty.
+        settings
+            ``guide_blur`` and ``eta``.
+        dtype
+            Of the fit.
+        haadf_blur
+            Standard deviation in pixels of the Gaussian by which the image is blurred more than the maps.
+
+        Returns
+        -------
+        numpy.ndarray or None
+            The ``guide`` of :class:`~.regularizers.CellPenalty`.
+        """
+        if kind not in GUIDED:
+            return None
+        blur = USUAL_BLUR if self._stays_noisy(settings) else settings.guide_blur
+        edges = cell_differences(self.denoised(DENOISING[kind]) if blur is None else gaussian_filter(self.scaled, blur))
+        if kind == "directional":
+            least = DENOISED_EDGE if blur is None else SMOOTHED_EDGE
+            edges = directions(edges, least, settings.eta, haadf_blur)
+        return np.ascontiguousarray(edges, dtype)
+
+    def about(self, kind, settings):
+        """Sentences about what was asked for and could not be."""
+        if kind not in GUIDED or not self._stays_noisy(settings):
+            return []
+        return [
+            "The noise of the HAADF image cannot be told from its structure (a lattice of few pixels, few pixels in "
+            "all, or an image that was smoothed, interpolated or registered): it guides as smoothed by "
+            f"guide_blur={USUAL_BLUR:g}, not as freed of its noise."
+        ]
+
+    def _stays_noisy(self, settings):
+        return settings.guide_blur is None and self.noise is None
+
+    @cached_property
+    def scaled(self):
+        """(ny, nx) the image in units of its range, 0 to 1; pixels that do not count are as the nearest that does."""
+        seen = self.haadf[self.valid]
+        low, high = np.percentile(seen, (0.1, 99.9))
+        if not high > low:
+            low, high = seen.min(), seen.max()
+        return np.clip((_filled(self.haadf, self.valid) - low) / (high - low), 0, 1)
+
+    @cached_property
+    def noise(self):
+        """Standard deviation of the white noise of the scaled image; None where it cannot be told from structure.
+
+        Structure as fine as pixels, a lattice of few of them, is noise to second differences
+        (:func:`~.elastic.haadf_noise`), and not to the median over frequencies, of which it has few.
+        """
+        if np.prod(np.subtract(self.haadf.shape, 2)) < _FEWEST_DIFFERENCES:
+            return None
+        of_differences, of_frequencies = haadf_noise(self.scaled, self.valid), _noise_of_frequencies(self.scaled)
+        return of_differences if of_differences <= _FINE * of_frequencies or of_differences < _NO_NOISE else None
+
+    def denoised(self, weight=1.0):
+        """(ny, nx) the least ``1/2 ||u - h||^2 / sigma^2 + weight TGV(u / sigma)``, u >= 0, to a duality gap of 0.001.
+
+        h is the scaled image and sigma its :attr:`noise`; TGV is second-order total generalised variation, which keeps
+        edges and slopes (Bredies, Kunisch & Pock, SIAM J. Imaging Sci. 3, 492, 2010). Pixels that do not count and few
+        that are far off all their neighbours have no say. It is found once.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            Where Ctrl-C was pressed.
+        """
+        if self.noise < _NO_NOISE:
+            return self.scaled
+        if weight not in self._denoised:
+            self._denoised[weight] = self._without_noise(weight)
+        return self._denoised[weight]
+
+    @cached_property
+    def _denoised(self):
+        """Image for each weight that was asked for."""
+        return {}
+
+    def _without_noise(self, weight):
+        counted = self.valid & ~_outlying(self.scaled, self.noise)
+        # in units of this, TGV has the weight 1
+        problem = _of_image(_filled(self.scaled, counted), counted, weight * self.noise, self.dtype)
+        result, _ = primal_dual(problem, CalibratedSettings(tol=_TOL, max_iter=_MAX_ITER), num_workers=self.num_workers)
+        if result.reason is StopReason.INTERRUPTED:
+            raise KeyboardInterrupt
+        _logger.debug("HAADF image: %d iterations, gap %.2g", result.n_iter, result.gap)
+        return result.maps[0].astype(np.float64)
+
+
+def directions(edges, least, eta, haadf_blur):
+    """What ``"directional"`` takes from the differences of the cells of an image.
+
+    The direction xi of the differences is shorter than 1 by ``eta``, and where they are not above ``least``. The twist
+    of a cell is what two of its opposite differences differ by. Edges of an image that is blurred have less of it than
+    those of the maps, and what they have is mostly noise: xi is then without, and the maps may have so much more of
+    it where the image has an edge.
+
+    Parameters
+    ----------
+    edges
+        (4, ny - 1, nx - 1) of :func:`~.regularizers.cell_differences`.
+    least
+        Differences below it are noise.
+    eta
+        In [0, 1).
+    haadf_blur
+        Standard deviation in pixels of the Gaussian by which the image is blurred more than the maps.
+
+    Returns
+    -------
+    numpy.ndarray
+        xi (4, ny - 1, nx - 1); with a blur (5, ny - 1, nx - 1), xi and the part of the twist that costs nothing.
+    """
+    is_blurred = haadf_blur >= _LEAST_BLUR
+    if is_blurred:
+        down, right = edges[:2].mean(axis=0), edges[2:].mean(axis=0)
+        edges = np.stack([down, down, right, right])
+    xi = np.sqrt(eta) * edges / np.sqrt(np.sum(edges**2, axis=0) + least**2)
+    if not is_blurred:
+        return xi
+    lost = 1 - 1 / np.hypot(1, haadf_blur / _SHARP)
+    return np.concatenate([xi, lost * np.sum(xi**2, axis=0, keepdims=True)])
+
+
+def _noise_of_frequencies(image):
+    """Standard deviation of white noise from the median power where both frequencies are above half of the highest.
+
+    Structure adds to the power of few frequencies if it repeats itself, and falls off with frequency if it does not.
+    """
+    window = np.multiply.outer(*(np.hanning(size + 2)[1:-1] for size in image.shape))
+    power = np.abs(np.fft.fft2((image - image.mean()) * window)) ** 2 / np.sum(window**2)
+    high = np.logical_and.outer(*(np.abs(np.fft.fftfreq(size)) > 0.25 for size in image.shape))
+    # of an exponential distribution the median is log 2 of the mean
+    return float(np.sqrt(np.median(power[high]) / np.log(2)))
+
+
+def _outlying(image, sigma):
+    """(ny, nx) bool: pixels far above or far below all their neighbours, unless there are many, as in a lattice."""
+    around = np.ones((3, 3), bool)
+    around[1, 1] = False
+    lowest, highest = (f(image, footprint=around, mode="mirror") for f in (minimum_filter, maximum_filter))
+    far = (image > highest + _OUTLYING * sigma) | (image < lowest - _OUTLYING * sigma)
+    return far if np.mean(far) <= _FEW else np.zeros_like(far)
+
+
+def _of_image(image, counted, sigma, dtype):
+    """``1/2 ||u - image||^2 / sigma^2 + TGV(u / sigma)`` as the objective of one map."""
+    start = np.ascontiguousarray(image[None] / sigma, dtype)
+    used = np.ones((1, 1, image.shape[1]), dtype) if counted.all() else np.ascontiguousarray(counted[None], dtype)
+    return Objective(
+        shape=start.shape,
+        dtype=dtype,
+        scales=np.array([sigma]),
+        start=start,
+        data=DataTerms(
+            is_poisson=False,
+            beta=start * used,
+            slope=used,
+            delta=np.zeros_like(used),
+            upper=2 * start.max(axis=(1, 2)),
+            totals=np.array([np.nan]),
+        ),
+        elastic=ElasticTerm.none(image.shape, dtype),
+        penalty=CellPenalty("tgv", 1, False, SECOND_ORDER["tgv"], None),
+        law=LinearLaw(np.zeros(1), 0.0),
+    )
+
+
+def _filled(image, valid):
+    """Pixels that do not count take the value of the nearest that does."""
+    if valid.all():
+        return image
+    nearest = distance_transform_edt(~valid, return_distances=False, return_indices=True)
+    return image[tuple(nearest)]

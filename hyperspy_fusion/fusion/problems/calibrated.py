@@ -1,0 +1,409 @@
+"""The calibrated objective: counts, elastic law and penalty in natural units, convex.
+
+    minimise over x >= 0:  sum D(x_i; b_i) + lambda_haadf / (2 sigma^2) ||h - f(x)||^2 + R(x_1 / s_1, x_2 / s_2, ...)
+
+with D half the deviance of counts, or least squares in units of the noise, f linear, and the total of every map kept.
+Everything inside is in units of ``s_i``, ``lambda_reg`` times smaller than the noise of a typical pixel of the map:
+there the penalty has the weight 1, and dose, size and scale of the data are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+
+from hyperspy_fusion.fusion.haadf.calibration import UndeterminedLawError, fit_linear_law, refit_linear_law
+from hyperspy_fusion.fusion.haadf.guide import Guide
+from hyperspy_fusion.fusion.haadf.hot_pixels import about_hot_pixels, hot_pixels
+from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, misfit
+from hyperspy_fusion.fusion.settings import working_dtype
+from hyperspy_fusion.fusion.terms.data_fidelity import (
+    Counts,
+    Gaussian,
+    Known,
+    Seen,
+    about_totals,
+    column,
+    noise_of,
+    per_map,
+)
+from hyperspy_fusion.fusion.terms.haadf_model import LinearLaw, haadf_noise, z_weights
+from hyperspy_fusion.fusion.terms.objective import ElasticTerm, Objective
+from hyperspy_fusion.fusion.terms.penalties import SECOND_ORDER, CellPenalty
+
+# standard deviation in pixels of a Gaussian that leaves a sampled image nearly as it is
+LEAST_BLUR = 0.25
+# errors by which a given blur may exceed the one that the image shows
+_MORE = 3.0
+
+
+@dataclass(frozen=True)
+class CalibratedProblem(Objective):
+    """What is minimised, and what was found of data and law on the way.
+
+    Attributes
+    ----------
+    haadf, haadf_valid
+        (ny, nx) the image, 0 where it does not count, and where it counts.
+    noise_kind, noise_sentence, quantum, variance
+        Noise of the maps, why, and its measure: value of one count (n,), or mean variance (n,), harmonic; NaN for none.
+    background
+        (n,) mean over the pixels that count of what the maps hold that is not of the element, in units of the input.
+    weight_errors, offset_error, weight_spread, haadf_sigma, haadf_noise, lambda_haadf
+        Of the elastic law its standard errors (NaN where it was given), how far its weights were taken to be off the
+        atomic numbers, the standard deviation of the image about it, that of the noise of the image alone, and the
+        weight of its term.
+    haadf_blur
+        Standard deviation in pixels of the blur that the image shows against the maps, and its standard error; NaN
+        where the law was given.
+    warnings
+        Sentences about what was found.
+    about_image
+        Sentences about the HAADF image, of interest where it has a say.
+    law_of
+        The law of other measurements of the same, as a function of their maps less background, image, and variance of
+        the maps; None where there is none to be found.
+    """
+
+    haadf: np.ndarray
+    haadf_valid: np.ndarray
+    noise_kind: str
+    noise_sentence: str
+    quantum: np.ndarray
+    variance: np.ndarray
+    background: np.ndarray
+    weight_errors: np.ndarray
+    offset_error: float
+    weight_spread: float
+    haadf_sigma: float
+    haadf_noise: float
+    lambda_haadf: float
+    haadf_blur: tuple
+    warnings: list = field(default_factory=list)
+    about_image: list = field(default_factory=list)
+    law_of: Callable | None = None
+
+    @property
+    def first(self):
+        """Itself, as a mean of fits names the heaviest of its problems."""
+        return self
+
+    @property
+    def uses_haadf(self):
+        """Whether the image has a say in the maps, by its term or as guide."""
+        return bool(self.lambda_haadf) or self.penalty.guide is not None
+
+
+def calibrated_problem(
+    maps,
+    haadf,
+    atomic_numbers,
+    settings,
+    valid=None,
+    haadf_valid=None,
+    elements=None,
+    background=None,
+    variance=None,
+):
+    """The problem of the calibrated method.
+
+    Parameters
+    ----------
+    maps
+        (n, ny, nx), none of them constant.
+    haadf
+        (ny, nx), not constant.
+    atomic_numbers
+        n atomic numbers.
+    settings
+        A :class:`~hyperspy_fusion.fusion.settings.CalibratedSettings`.
+    valid
+        (n, ny, nx) bool, pixels of the maps that count; all by default.
+    haadf_valid
+        (ny, nx) bool, pixels of the HAADF image that count; all by default.
+    elements
+        n names for sentences.
+    background
+        (n, ny, nx) known counts that are not of the element, in units of the maps, instead of ``settings.background``.
+    variance
+        (n, ny, nx) known variance of the maps, in squared units, for Gaussian noise, unless ``settings`` have one.
+
+    Returns
+    -------
+    CalibratedProblem
+
+    Raises
+    ------
+    ValueError
+        For settings that do not fit the maps, and a background that is given twice.
+    """
+    known = Known(background, variance)
+    observation = Observation.of(maps, haadf, atomic_numbers, settings, valid, haadf_valid, elements, known)
+    return observation.problem(settings)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What no weight of the objective changes: the data, the noise of the maps and the elastic law.
+
+    Attributes
+    ----------
+    seen
+        The data.
+    noise
+        Of the maps: :class:`Counts` or :class:`Gaussian`.
+    law
+        The elastic law with its errors.
+    guide
+        What a penalty takes from the HAADF image.
+    dtype
+        Of the fit.
+    about_image
+        Sentences about the HAADF image.
+    """
+
+    seen: Seen
+    noise: Counts | Gaussian
+    law: FoundLaw
+    guide: Guide
+    dtype: np.dtype
+    about_image: list = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        maps,
+        haadf,
+        atomic_numbers,
+        settings,
+        valid=None,
+        haadf_valid=None,
+        elements=None,
+        known=None,
+        num_workers=None,
+    ):
+        """From the arguments of :func:`calibrated_problem`; weights of the settings are not looked at."""
+        seen = Seen.of(maps, haadf, valid, haadf_valid, elements)
+        noise = noise_of(seen, settings, known or Known())
+        law = _elastic_law(seen, noise, atomic_numbers, settings)
+        dtype = working_dtype(maps, settings.dtype)
+        about_image = about_hot_pixels(hot_pixels(seen, noise, _shape_weights(seen, atomic_numbers, settings)))
+        return cls(seen, noise, law, Guide(seen.haadf, seen.haadf_valid, dtype, num_workers), dtype, about_image)
+
+    def part(self, held_out):
+        """The observation without what is held out: counts, or pixels of the maps; the law scaled to it."""
+        seen = replace(self.seen, maps=np.where(held_out.valid, held_out.maps, 0), valid=held_out.valid)
+        law = replace(self.law.law, weights=self.law.law.weights / held_out.part)
+        law = replace(self.law, law=law, law_of=None)
+        return replace(self, seen=seen, noise=self.noise.of_part(seen, held_out), law=law)
+
+    def problem(self, settings):
+        """The problem under some weights."""
+        seen, noise, law, dtype = self.seen, self.noise, self.law, self.dtype
+        scales = noise.unit / per_map("lambda_reg", settings.lambda_reg, seen)
+        data = noise.terms(seen, scales, dtype, settings.keep_totals)
+        return CalibratedProblem(
+            shape=seen.maps.shape,
+            dtype=dtype,
+            haadf=seen.haadf,
+            haadf_valid=seen.haadf_valid,
+            scales=scales,
+            start=_start(seen, noise, scales, dtype),
+            data=data,
+            elastic=_elastic_term(seen, law, scales, settings.lambda_haadf, dtype),
+            penalty=_penalty(seen, self.guide, settings, dtype, law.blur),
+            noise_kind=noise.kind,
+            noise_sentence=noise.sentence,
+            quantum=noise.quantum,
+            variance=noise.variance,
+            background=seen.means_of(noise.background),
+            law=law.law,
+            weight_errors=law.weight_errors,
+            offset_error=law.offset_error,
+            weight_spread=law.weight_spread,
+            haadf_sigma=law.sigma,
+            haadf_noise=law.noise,
+            lambda_haadf=float(settings.lambda_haadf),
+            haadf_blur=law.shown,
+            warnings=noise.warnings
+            + law.warnings
+            + about_totals(seen, data, settings.keep_totals)
+            + self.guide.about(settings.regularization, settings),
+            about_image=self.about_image,
+            law_of=law.law_of,
+        )
+
+
+# ---- the elastic law -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FoundLaw:
+    """A :class:`LinearLaw`, its standard errors (NaN where given), the spread of the image about it, and warnings.
+
+    ``sigma`` is the spread, ``noise`` the part of it that is the white noise of the image, ``weight_spread`` how far
+    the weights were taken to be off the law by atomic numbers, NaN where that was not asked; ``law_of`` is that of
+    :class:`CalibratedProblem`. ``shown`` is the blur that the image shows and its standard error, NaN where none was
+    looked for; ``blur`` is that of the HAADF term.
+    """
+
+    law: LinearLaw
+    weight_errors: np.ndarray
+    offset_error: float
+    sigma: float
+    warnings: list = field(default_factory=list)
+    noise: float = np.nan
+    weight_spread: float = np.nan
+    law_of: Callable | None = None
+    shown: tuple = (np.nan, np.nan)
+    blur: float = 0.0
+
+
+def _elastic_law(seen, noise, atomic_numbers, settings):
+    """The law, fitted as far as it is not given, and the spread of the HAADF image about it."""
+    variance = noise.noise_variance(seen)
+    if not isinstance(settings.weights, str):
+        found = _given_law(seen, noise, settings)
+    else:
+        found = _law_if_any(seen, noise, variance, atomic_numbers, settings)
+    blur, told = _blur_of_term(seen, noise, found, variance, settings.haadf_blur)
+    sigma = max(found.sigma, misfit(seen, noise, found.law, variance, blur))
+    # where the maps are made to count less than they do, the image must not gain by it
+    sigma *= np.sqrt(noise.excess(seen, found.law.weights))
+    return replace(found, sigma=sigma, noise=found.sigma, blur=blur, warnings=found.warnings + told)
+
+
+def _blur_of_term(seen, noise, found, variance, asked):
+    """The blur that the HAADF term and the edges of the guide are to have, and sentences about it."""
+    shown, error = found.shown
+    seems = f"{shown:.2g} +- {error:.1g} pixels"
+    if asked != "fit":
+        is_more = asked >= LEAST_BLUR and asked - shown > _MORE * max(error, LEAST_BLUR / 2)
+        sentence = (
+            f"The HAADF image seems blurred by {seems}, and haadf_blur={asked:g} was passed: too large a number draws "
+            "bright and dark rims along edges. Compare with haadf_blur='fit' and 0."
+        )
+        return (float(asked) if asked >= LEAST_BLUR else 0.0), [sentence] * bool(is_more)
+    if not shown >= LEAST_BLUR:
+        return 0.0, []
+    if is_explained_by_blur(seen, noise, found.law, variance, shown, error):
+        return float(shown), []
+    sentence = (
+        f"Whether the HAADF image is blurred the data do not say for sure ({seems}, of which the maps must explain the "
+        "image): haadf_blur='fit' is taken for 0. Pass pixels if you know them."
+    )
+    return 0.0, [sentence]
+
+
+def _law_if_any(seen, noise, variance, atomic_numbers, settings):
+    """The fitted law; none where the image shows nothing of the maps, or too little is there and no law is needed."""
+    try:
+        return _fitted_law(seen, noise, variance, atomic_numbers, settings)
+    except ValueError as error:
+        if settings.lambda_haadf not in (0, "auto") and not isinstance(error, UndeterminedLawError):
+            raise
+        n, level = len(seen.maps), float(np.mean(seen.haadf, where=seen.haadf_valid))
+        sentence = f"No elastic law was fitted, and the HAADF term cannot act. {error}"
+        spread = haadf_noise(seen.haadf, seen.haadf_valid)
+        return FoundLaw(LinearLaw(np.zeros(n), level), np.full(n, np.nan), np.nan, spread, [sentence])
+
+
+def _given_law(seen, noise, settings):
+    weights = per_map("weights", settings.weights, seen)
+    law_of = partial(_law_of_weights, weights, float(settings.haadf_blur), seen.valid.all(axis=0) & seen.haadf_valid)
+    law = law_of(seen.maps - noise.background, seen.haadf)
+    nothing = np.full(len(weights), np.nan)
+    return FoundLaw(law, nothing, np.nan, haadf_noise(seen.haadf, seen.haadf_valid), law_of=law_of)
+
+
+def _shape_weights(seen, atomic_numbers, settings):
+    """(n,) weights of the maps by atomic numbers, up to a factor."""
+    factors = None if settings.k_factors is None else per_map("k_factors", settings.k_factors, seen)
+    return z_weights(atomic_numbers, settings.gamma, factors)
+
+
+def _fitted_law(seen, noise, variance, atomic_numbers, settings):
+    options = {
+        "shape_weights": _shape_weights(seen, atomic_numbers, settings),
+        "valid": seen.valid,
+        "haadf_valid": seen.haadf_valid,
+    }
+    is_given = settings.haadf_blur != "fit" and settings.haadf_blur >= LEAST_BLUR
+    blur = settings.haadf_blur if is_given else None
+    # a map that the image says nothing of has no finite error
+    with np.errstate(divide="ignore", invalid="ignore"):
+        net = seen.maps - noise.background
+        free = fit_linear_law(net, seen.haadf, variance, weights=settings.weights, **options)
+        fit = free
+        if is_given:
+            fit = fit_linear_law(net, seen.haadf, variance, weights=settings.weights, blur=blur, **options)
+    warnings = _about_weights(seen, fit, fit.law)
+    return FoundLaw(
+        law=fit.law,
+        weight_errors=fit.standard_errors,
+        offset_error=fit.offset_error,
+        sigma=fit.sigma,
+        warnings=warnings,
+        weight_spread=fit.spread,
+        shown=(free.blur, free.blur_error),
+        law_of=partial(refit_linear_law, fit, blur=blur, **options) if np.any(fit.weights > 0) else None,
+    )
+
+
+def _about_weights(seen, fit, law):
+    if not np.any(law.weights > 0):
+        return [
+            "The HAADF image does not rise with the maps: no elastic weight was found, and it does not act on them."
+        ]
+    found = list(zip(seen.elements, law.weights > 0, fit.determined, strict=True))
+    dark = [element for element, rises, _ in found if not rises]
+    free = [element for element, rises, determined in found if rises and not determined]
+    about_dark = (
+        f"The HAADF image does not rise with {', '.join(dark)}: no elastic weight was found, and it does not act there."
+    )
+    about_free = (
+        f"The HAADF image does not determine the elastic weight of {', '.join(free)}: it was filled in from the atomic "
+        "numbers."
+    )
+    return [sentence for names, sentence in ((dark, about_dark), (free, about_free)) if names]
+
+
+def _law_of_weights(weights, blur, both, maps, haadf, variance=None):
+    """The law of given weights and blur; ``both`` are the pixels that count in maps and image."""
+    if not both.any():
+        raise ValueError("No pixel counts in all maps and in the HAADF image: correct the mask.")
+    return LinearLaw(weights, float(np.mean(haadf - np.tensordot(weights, maps, 1), where=both)), blur)
+
+
+def _elastic_term(seen, found, scales, lambda_haadf, dtype):
+    """The HAADF term in units of ``scales``."""
+    if lambda_haadf == 0:
+        return ElasticTerm.none(seen.haadf.shape, dtype, found.blur)
+    factor = np.sqrt(lambda_haadf) / found.sigma
+    target = np.where(seen.haadf_valid, factor * (seen.haadf - found.law.offset), 0)
+    counted = np.ones((1, seen.haadf.shape[1])) if seen.haadf_valid.all() else seen.haadf_valid
+    weights = factor * found.law.weights * scales
+    return ElasticTerm(weights.astype(dtype), target.astype(dtype), np.ascontiguousarray(counted, dtype), found.blur)
+
+
+# ---- penalty and start -----------------------------------------------------------------------------
+
+
+def _penalty(seen, guide, settings, dtype, blur):
+    kind = settings.regularization
+    if kind is not None and min(seen.haadf.shape) < 2:
+        ny, nx = seen.haadf.shape
+        raise ValueError(
+            f"The maps have {ny} x {nx} pixels and regularization={kind!r} needs at least two along both axes: pass "
+            "regularization=None, or fuse by method='published'."
+        )
+    second_order = settings.second_order or SECOND_ORDER.get(kind, 0.0)
+    return CellPenalty(kind, len(seen.maps), settings.joint, second_order, guide.of(kind, settings, dtype, blur))
+
+
+def _start(seen, noise, scales, dtype):
+    net = np.where(seen.valid, seen.maps - noise.background, column(seen.means_of(seen.maps - noise.background)))
+    return np.ascontiguousarray(np.maximum(net, 0) / column(scales), dtype)

@@ -1,0 +1,150 @@
+"""The objective: data, terms and weights of one fit, and one honest value of it.
+
+    minimise over x >= 0:  lambda_haadf 1/2 ||h - f(x)||^2 + lambda_chem sum_i D(b_i, x_i) + lambda_tv sum_i TV(x_i)
+
+with ``b`` and ``h`` the maps and the HAADF image scaled to [0, 1].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hyperspy_fusion.fusion.result import Terms
+from hyperspy_fusion.fusion.settings import working_dtype
+from hyperspy_fusion.fusion.terms.haadf_model import PowerLaw, element_weights
+from hyperspy_fusion.fusion.terms.noise_estimation import Poisson
+from hyperspy_fusion.fusion.terms.penalties import TotalVariation
+
+
+@dataclass(frozen=True)
+class Range:
+    """Affine change of units, ``value = offset + scale * normalised``; arrays hold one entry per map."""
+
+    offset: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def of(cls, array, axis=None):
+        """The range that takes the minimum to 0 and the maximum to 1."""
+        low = np.asarray(array.min(axis=axis), dtype=np.float64)
+        high = np.asarray(array.max(axis=axis), dtype=np.float64)
+        return cls(low, high - low)
+
+    def normalise(self, array):
+        """Values in units of the range, in the floating dtype of ``array``."""
+        out = array - self._cast(self.offset, array)
+        out /= self._cast(self.scale, array)
+        return out
+
+    def restore(self, normalised, out=None):
+        """Values in the original units, written to ``out`` where it is given."""
+        out = np.multiply(normalised, self._cast(self.scale, normalised), out=out)
+        out += self._cast(self.offset, normalised)
+        return out
+
+    @staticmethod
+    def _cast(value, like):
+        return value.reshape(value.shape + (1,) * (like.ndim - value.ndim)).astype(like.dtype)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is minimised: data, terms, weights. Nothing of how.
+
+    Attributes
+    ----------
+    maps
+        (n, ny, nx), in the units of the input and the dtype of the fit; ``map_range`` normalises them.
+    haadf
+        (ny, nx), normalised; ``haadf_range`` restores its units.
+    elastic, noise, penalty
+        The three terms.
+    lambda_haadf, lambda_chem, lambda_tv
+        Their weights; ``lambda_tv`` is 0 where the total variation is off.
+    """
+
+    maps: np.ndarray
+    haadf: np.ndarray
+    map_range: Range
+    haadf_range: Range
+    elastic: PowerLaw
+    noise: Poisson
+    penalty: TotalVariation
+    lambda_haadf: float
+    lambda_chem: float
+    lambda_tv: float
+
+    def normalised_maps(self):
+        """``b``: a new array of the maps scaled to [0, 1]."""
+        return self.map_range.normalise(self.maps)
+
+    def weigh(self, haadf, chem, tv):
+        """The objective from the values of its terms (numbers or arrays)."""
+        return self.lambda_haadf * haadf + self.lambda_chem * chem + self.lambda_tv * tv
+
+    def objective(self, x):
+        """Terms of the objective at normalised maps ``x``, computed with NumPy."""
+        haadf = self.elastic.value(x, self.haadf)
+        chem = self.noise.value(x, self.normalised_maps())
+        tv = self.penalty.value(x)
+        return Terms(haadf, chem, tv, self.weigh(haadf, chem, tv))
+
+
+def is_constant(maps):
+    """For each map of (n, ny, nx), whether all its pixels are equal: it then says nothing of where its element is."""
+    return maps.min(axis=(1, 2)) == maps.max(axis=(1, 2))
+
+
+def published_problem(maps, haadf, atomic_numbers, settings):
+    """The problem of the published method.
+
+    Parameters
+    ----------
+    maps
+        (n, ny, nx), real and finite, none of them constant. Not copied where dtype and layout are those of the fit.
+    haadf
+        (ny, nx), real, finite and not constant.
+    atomic_numbers
+        n atomic numbers.
+    settings
+        A :class:`~hyperspy_fusion.fusion.settings.PublishedSettings`.
+
+    Raises
+    ------
+    ValueError
+        For a constant map or HAADF image, which cannot be scaled to [0, 1], and for a map of so little contrast
+        on so high a level that the dtype of the fit does not resolve it.
+    """
+    if np.any(is_constant(maps)) or haadf.min() == haadf.max():
+        raise ValueError("A constant map or HAADF image cannot be scaled to [0, 1]: leave it out of the fit.")
+    maps = np.ascontiguousarray(maps, dtype=working_dtype(maps, settings.dtype))
+    map_range = Range.of(maps, axis=(1, 2))
+    _check_contrast(map_range, maps.dtype)
+    haadf = np.asarray(haadf, dtype=np.float64)
+    haadf_range = Range.of(haadf)
+    default = 1 / len(maps)
+    return Problem(
+        maps=maps,
+        haadf=np.ascontiguousarray(haadf_range.normalise(haadf), dtype=maps.dtype),
+        map_range=map_range,
+        haadf_range=haadf_range,
+        elastic=PowerLaw(
+            element_weights(atomic_numbers, settings.gamma, settings.weighting), settings.gamma, settings.background
+        ),
+        noise=Poisson(settings.background),
+        penalty=TotalVariation(settings.tv_norm),
+        lambda_haadf=default if settings.lambda_haadf is None else settings.lambda_haadf,
+        lambda_chem=settings.lambda_chem,
+        lambda_tv=settings.lambda_tv or 0.0,
+    )
+
+
+def _check_contrast(map_range, dtype):
+    largest = np.maximum(np.abs(map_range.offset), np.abs(map_range.offset + map_range.scale))
+    if np.any(map_range.scale < 1000 * np.finfo(dtype).eps * largest):
+        raise ValueError(
+            f"A map has a contrast of less than 1000 steps of {dtype} on a level of {largest.max():.3g}: subtract the "
+            "level, or pass dtype='float64'."
+        )

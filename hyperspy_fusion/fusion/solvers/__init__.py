@@ -1,0 +1,4 @@
+"""Iterations and their compiled kernels.
+
+The rooms of ``fusion`` above it import the solvers and their states.
+"""

@@ -1,0 +1,4 @@
+"""Backgrounds and spikes of spectra as plain arrays.
+
+``maps`` imports it.
+"""

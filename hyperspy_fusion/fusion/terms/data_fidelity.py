@@ -1,0 +1,340 @@
+"""What was measured of the maps: which pixels count, the noise of each, and the terms that follow for the objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from hyperspy_fusion.fusion.terms.noise_estimation import choose_noise, estimate_variance, find_quanta, quanta
+
+# of a pixel, relative to the typical one: fits of spectra that end at a bound leave next to nothing
+LEAST_VARIANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the noise pixel by pixel, each (n, ny, nx) in units of the maps, squared for the variance."""
+
+    background: np.ndarray | None = None
+    variance: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The data with 0 in masked pixels, as float64, and which pixels count."""
+
+    maps: np.ndarray
+    valid: np.ndarray
+    haadf: np.ndarray
+    haadf_valid: np.ndarray
+    elements: list
+
+    @classmethod
+    def of(cls, maps, haadf, valid, haadf_valid, elements):
+        valid = np.ones(maps.shape, bool) if valid is None else np.broadcast_to(valid, maps.shape)
+        haadf_valid = np.ones(haadf.shape, bool) if haadf_valid is None else haadf_valid
+        elements = list(elements) if elements is not None else [f"map {i}" for i in range(len(maps))]
+        maps = np.where(valid, maps, 0).astype(np.float64)
+        return cls(maps, valid, np.where(haadf_valid, haadf, 0).astype(np.float64), haadf_valid, elements)
+
+    def means(self):
+        """(n,) means over the pixels that count."""
+        return self.means_of(self.maps)
+
+    def means_of(self, values):
+        """(n,) means over the pixels that count of ``values``, (n, 1, 1) or (n, ny, nx)."""
+        return np.mean(np.broadcast_to(values, self.maps.shape), axis=(1, 2), where=self.valid)
+
+
+def per_map(name, value, seen):
+    """A setting that is one number or one per map, as (n,)."""
+    value = np.asarray(value, dtype=np.float64)
+    if value.ndim and len(value) != len(seen.maps):
+        raise ValueError(
+            f"{name} has {len(value)} values and there are {len(seen.maps)} maps to fuse ({', '.join(seen.elements)}): "
+            "give one number for all, or one for each in this order."
+        )
+    return np.broadcast_to(value, len(seen.maps)).copy()
+
+
+def column(values):
+    """Values (n,) as (n, 1, 1), to go with maps."""
+    return np.asarray(values)[:, None, None]
+
+
+def _rows(values, seen, dtype):
+    """Values (n, 1, 1) as (n, 1, nx); as (n, ny, nx) with 0 in masked pixels where there are any, or one per pixel."""
+    n, _, nx = seen.maps.shape
+    if seen.valid.all() and values.shape[1] == 1:
+        # a copy also where one column has nothing to repeat: kernels are compiled anew for what is read-only
+        return np.array(np.broadcast_to(values, (n, 1, nx)), dtype, order="C")
+    return np.ascontiguousarray(np.where(seen.valid, values, 0), dtype)
+
+
+# ---- the terms -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DataTerms:
+    """The terms of the maps as the kernels take them; see :func:`~.kernels.descend_maps`.
+
+    Attributes
+    ----------
+    is_poisson
+        Counts, or least squares.
+    beta, slope, delta
+        (n, ny, nx), (n, 1 or ny, nx), (n, 1 or ny, nx). Slope and beta are 0 in masked pixels.
+    upper
+        (n,) twice the largest measured value: the duality gap is told among maps below it, or below twice those found.
+    totals
+        (n,) totals over pixels that are not masked, to be kept; NaN for none.
+    """
+
+    is_poisson: bool
+    beta: np.ndarray
+    slope: np.ndarray
+    delta: np.ndarray
+    upper: np.ndarray
+    totals: np.ndarray
+
+    def net(self):
+        """(n, ny, nx) measured maps, less background, in units of z; anything in masked pixels."""
+        slope = np.where(self.slope > 0, self.slope, 1).astype(np.float64)
+        return self.beta / slope - self.delta
+
+    def reach(self, z):
+        """How far a unit of pull moves a pixel at z, in units of z: the variance of what was measured there."""
+        slope = np.where(self.slope > 0, self.slope, 1).astype(np.float64)
+        return (z + self.delta) / slope if self.is_poisson else 1 / slope
+
+    def value(self, z):
+        """Half the deviance, or half the squares of the residuals, summed over all pixels not masked."""
+        beta, slope, delta = (a.astype(np.float64) for a in (self.beta, self.slope, self.delta))
+        used = np.broadcast_to(slope > 0, z.shape)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if self.is_poisson:
+                mean = slope * (z + delta)
+                terms = mean - np.where(beta > 0, beta + beta * np.log(mean / beta), 0)
+            else:
+                terms = 0.5 * slope * (z - beta / slope) ** 2
+        return float(np.sum(terms, where=used))
+
+
+# ---- noise of the maps -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Poisson counts over a background, shifted or not.
+
+    ``background`` is (n, 1, 1), or (n, ny, nx) with 0 in masked pixels; what is one number per map is (n,).
+    """
+
+    kind: str
+    sentence: str
+    quantum: np.ndarray
+    shift: float
+    background: np.ndarray
+    unit: np.ndarray
+    warnings: list
+
+    @property
+    def variance(self):
+        return np.full(len(self.quantum), np.nan)
+
+    @property
+    def variances(self):
+        """(n, 1, 1) of a typical pixel."""
+        return column(self.unit**2)
+
+    def of_part(self, seen, held_out):
+        """The noise of the counts that are left where some are held out."""
+        background = self.background * held_out.part
+        return replace(self, background=background, unit=_unit(seen, self.quantum, self.shift))
+
+    def noise_variance(self, seen):
+        """(n, ny, nx) variance of the maps as measured."""
+        return column(self.quantum) * np.maximum(seen.maps, 0)
+
+    def excess(self, seen, weights):
+        """By what factor the shift overstates the noise of the sum of the maps times ``weights``."""
+        squares = (weights * self.quantum) ** 2
+        noise = squares @ (seen.means() / self.quantum)
+        return 1 + self.shift * squares.sum() / noise if noise > 0 else 1.0
+
+    def evidence(self, total, mean, other, weights):
+        """(ny, nx), log of how much likelier sums ``total`` of maps times ``weights`` are at another mean.
+
+        As if all counts were of the largest weight, of which there are fewest: chance gives no more than this in sums
+        of any. Less than half a count is never expected, for no law is that good.
+        """
+        count = np.max(weights * self.quantum)
+        mean, other = (np.maximum(m / count, 0.5) for m in (mean, other))
+        return mean - other - np.maximum(total, 0) / count * np.log(mean / other)
+
+    def terms(self, seen, scales, dtype, keep_totals):
+        """The Poisson deviance in units of ``scales``."""
+        quantum, slope = column(self.quantum), column(scales / self.quantum)
+        beta = np.where(seen.valid, seen.maps / quantum + self.shift, 0)
+        totals = np.sum(seen.maps - self.background, axis=(1, 2), where=seen.valid) / scales
+        delta = (self.background / quantum + self.shift) / slope
+        return DataTerms(
+            is_poisson=True,
+            beta=beta.astype(dtype),
+            slope=_rows(slope, seen, dtype),
+            delta=_rows(delta, seen, dtype),
+            upper=(2 * (beta.max(axis=(1, 2)) + 1) / slope.ravel()).astype(dtype),
+            totals=_kept_totals(totals, keep_totals),
+        )
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """White noise of one variance per map, or of one per pixel.
+
+    ``variances`` and ``background`` are (n, 1, 1) or (n, ny, nx). ``variance`` (n,) is the harmonic mean of the
+    former: a few pixels that say next to nothing do not make a map noisier.
+    """
+
+    sentence: str
+    variances: np.ndarray
+    variance: np.ndarray
+    background: np.ndarray
+    kind: str = "gaussian"
+    warnings: list = field(default_factory=list)
+
+    @property
+    def unit(self):
+        return np.sqrt(self.variance)
+
+    @property
+    def quantum(self):
+        return np.full(len(self.variance), np.nan)
+
+    def of_part(self, seen, held_out):
+        """The same, for pixels are held out."""
+        return self
+
+    def noise_variance(self, seen):
+        """(n, ny, nx)."""
+        return np.broadcast_to(self.variances, seen.maps.shape)
+
+    def excess(self, seen, weights):
+        """The noise is what it is."""
+        return 1.0
+
+    def evidence(self, total, mean, other, weights):
+        """As that of counts; with no less noise than sums are off the other mean, over all pixels."""
+        squares = (total - other) ** 2
+        variance = np.maximum(np.tensordot(weights**2, self.variances, 1), squares.mean())
+        return 0.5 * ((total - mean) ** 2 - squares) / variance
+
+    def terms(self, seen, scales, dtype, keep_totals):
+        """Least squares in units of ``scales``."""
+        slope = column(scales**2) / self.variances
+        net = (seen.maps - self.background) / column(scales)
+        beta = np.where(seen.valid, net * slope, 0)
+        return DataTerms(
+            is_poisson=False,
+            beta=beta.astype(dtype),
+            slope=_rows(slope, seen, dtype),
+            delta=np.zeros((len(scales), 1, seen.maps.shape[2]), dtype),
+            upper=(2 * net.max(axis=(1, 2), initial=0) + 10 / np.sqrt(slope.min(axis=(1, 2)))).astype(dtype),
+            totals=_kept_totals(np.sum(net, axis=(1, 2), where=seen.valid), keep_totals),
+        )
+
+
+def _kept_totals(totals, keep):
+    return np.where(keep & (totals > 0), totals, np.nan)
+
+
+def about_totals(seen, data, keep):
+    """Sentences about totals that were to be kept and could not be."""
+    lost = [e for e, total in zip(seen.elements, data.totals, strict=True) if keep and np.isnan(total)]
+    if not lost:
+        return []
+    return [
+        f"The total of {', '.join(lost)} less its background is not above 0 and was not kept: check the map and the "
+        "background."
+    ]
+
+
+def noise_of(seen, settings, known):
+    """The noise that the settings ask for, that is known, or that the data show."""
+    background = _background(seen, settings, known.background)
+    kind, sentence, found = settings.noise, f"noise={settings.noise!r} as given.", None
+    if kind == "auto" and known.variance is not None and settings.variance is None:
+        kind, sentence = "gaussian", "The variance of the maps is known: Gaussian noise."
+    elif kind == "auto":
+        found = find_quanta(_with_gaps(seen), seen.valid)
+        kind, sentence = choose_noise(_with_gaps(seen), seen.valid, seen.elements, found)
+    if kind == "gaussian":
+        variances = _variances(seen, settings, known.variance)
+        return Gaussian(sentence, variances, 1 / seen.means_of(1 / variances), background)
+    quantum, warnings = _quantum(seen, found)
+    shift = settings.shift if kind == "shifted_poisson" else 0.0
+    _check_counts(seen, quantum, shift, kind)
+    return Counts(kind, sentence, quantum, shift, background, _unit(seen, quantum, shift), warnings)
+
+
+def _unit(seen, quantum, shift):
+    """(n,) the noise of a typical pixel."""
+    return quantum * np.sqrt(seen.means() / quantum + shift)
+
+
+def _background(seen, settings, known):
+    """Background (n, 1, 1), or (n, ny, nx) with 0 in masked pixels where it is known pixel by pixel."""
+    given = per_map("background", settings.background, seen)
+    if known is None:
+        return column(given)
+    if given.any():
+        raise ValueError(
+            f"background is {settings.background!r}, and the maps have a known background of their own: leave the "
+            "setting out, or make the maps with background=None."
+        )
+    known = np.where(seen.valid, known, 0).astype(np.float64)
+    if not (np.isfinite(known).all() and known.min() >= 0):
+        raise ValueError(f"The known background goes down to {known.min():.3g}: it must be finite and at least 0.")
+    return known
+
+
+def _with_gaps(seen):
+    return np.where(seen.valid, seen.maps, np.nan)
+
+
+def _variances(seen, settings, known):
+    """Variance (n, 1, 1) as given or estimated, or (n, ny, nx) as known."""
+    if settings.variance is not None:
+        return column(per_map("variance", settings.variance, seen))
+    if known is None:
+        return column([estimate_variance(m, v) for m, v in zip(seen.maps, seen.valid, strict=True)])
+    told = seen.valid & np.isfinite(known) & (np.where(np.isfinite(known), known, 0) > 0)
+    if not told.any(axis=(1, 2)).all():
+        raise ValueError("The known variance of a map is nowhere above 0: leave it out, and it is estimated.")
+    # a pixel without a variance gets that of a typical one, and no pixel decides alone
+    typical = np.array([np.median(one[told_here]) for one, told_here in zip(known, told, strict=True)])
+    return np.maximum(np.where(told, known, column(typical)), LEAST_VARIANCE * column(typical)).astype(np.float64)
+
+
+def _quantum(seen, found):
+    """Value of one count of every map, and a warning where it had to be assumed."""
+    found = quanta(_with_gaps(seen), seen.valid, found)
+    unknown = [e for e, q in zip(seen.elements, found, strict=True) if not q > 0]
+    if not unknown:
+        return found, []
+    sentence = (
+        f"The map of {', '.join(unknown)} shows no value of one count, and one of its units is taken for one: scale it "
+        "to counts."
+    )
+    return np.where(found > 0, found, 1.0), [sentence]
+
+
+def _check_counts(seen, quantum, shift, kind):
+    counts = seen.maps / column(quantum) + shift
+    low = [e for e, m in zip(seen.elements, counts.min(axis=(1, 2)), strict=True) if m < 0]
+    if low:
+        raise ValueError(
+            f"noise is {kind!r} and the map of {', '.join(low)} goes down to {counts.min() - shift:.3g} counts: it "
+            f"must not go below {-shift:g}; use noise='gaussian', or noise='shifted_poisson' with a larger shift."
+        )

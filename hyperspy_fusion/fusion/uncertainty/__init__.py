@@ -1,0 +1,4 @@
+"""Errors of fused maps: bootstrap replicates, Fisher information, attribution.
+
+``results`` imports it.
+"""

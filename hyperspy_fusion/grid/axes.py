@@ -1,0 +1,483 @@
+"""Images of HyperSpy signals as plain arrays, and whether two of them lie on the same scan."""
+
+import logging
+import os
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import numpy as np
+
+from hyperspy_fusion.fusion.registration.resampling import Placement
+
+_logger = logging.getLogger(__name__)
+
+# half a pixel over the field of view is what an unregistered scan cannot show anyway
+SILENT_PIXELS = 0.5
+# two detectors of one vendor file disagree by 0.6 % (0.41452 and 0.4169 um); another binning or another
+# field of view is a factor far above
+SAME_SCAN_RTOL = 0.05
+# of a distance in pixels
+_ROUNDING = 1e-6
+_BY_KEYWORD = (
+    "pass resample=True to bring the HAADF image to the pixels of the maps, or register=True to find its shift as "
+    "well; or "
+)
+
+# names of an axis along which one map follows another
+STACK_AXES = ("element", "stack_element")
+
+# to pint "px" is the CSS pixel, a length of 0.26 mm
+UNCALIBRATED = {"", "px", "pixel", "pixels", "<undefined>", "None"}
+# to pint "A" is the ampere, which no scan is measured in
+_UNIT_NAMES = {"A": "angstrom", "Ang": "angstrom", "Angstrom": "angstrom"}
+
+# a warning arises deep in the reading of a source, and belongs to what is read
+_found = ContextVar("warnings of the source that is read", default=None)
+
+
+def warn(sentence):
+    """Log a warning, and keep it where `collected_warnings` waits for it."""
+    _logger.warning(sentence)
+    found = _found.get()
+    if found is not None:
+        found.append(sentence)
+
+
+@contextmanager
+def collected_warnings():
+    """Context that gives a list, to which each sentence of `warn` is added."""
+    token = _found.set([])
+    try:
+        yield _found.get()
+    finally:
+        _found.reset(token)
+
+
+def capital(sentence):
+    """`sentence` with a capital letter at its start."""
+    return sentence[:1].upper() + sentence[1:]
+
+
+def image_array(signal, allow_nan=False):
+    """
+    The pixels of a 2-D signal, the HAADF image, in memory, as they are.
+
+    Parameters
+    ----------
+    signal : hyperspy.api.signals.BaseSignal
+        An image ``(|x, y)`` or a map ``(x, y|)``; lazy ones are computed.
+    allow_nan : bool
+        Whether to pass pixels that are NaN, infinite or masked, all as NaN in a floating dtype.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (ny, nx), in the dtype of the signal and the byte order of the machine. It may share memory
+        with the signal: do not write to it.
+
+    Raises
+    ------
+    TypeError
+        Not a signal; complex, RGB or ragged data.
+    ValueError
+        Not two-dimensional, empty, or with NaN, infinite or masked pixels that are not allowed.
+    NotImplementedError
+        A spatial axis is not uniform.
+    """
+    check_signal(signal)
+    if is_spectrum_image(signal) or (signal._signal_type == "element_maps" and signal.axes_manager.navigation_size):
+        what = "a spectrum image" if is_spectrum_image(signal) else "a stack of element maps"
+        raise ValueError(f"{signal} is {what}, and the HAADF image is needed: haadf and maps look swapped.")
+    check_image(signal)
+    data = signal.data.compute() if hasattr(signal.data, "compute") else signal.data
+    return checked_pixels(data, str(signal), allow_nan)
+
+
+def check_image(signal):
+    """Raise unless `signal` is one real 2-D image on uniform axes; the pixels are not looked at."""
+    check_signal(signal)
+    check_real(signal)
+    spatial_axes(signal)
+
+
+def check_signal(signal):
+    """Raise TypeError unless `signal` is a HyperSpy signal."""
+    from hyperspy.signal import BaseSignal
+
+    if isinstance(signal, BaseSignal):
+        return
+    got, remedy = type(signal).__name__, "wrap an array as hyperspy.api.signals.Signal2D(array)"
+    if isinstance(signal, str | os.PathLike):
+        got, remedy = f"the path {os.fspath(signal)!r}", "load it first with hyperspy.api.load"
+    elif isinstance(signal, list | tuple):
+        got, remedy = f"a {got} of {len(signal)}", "pass one of its signals"
+    raise TypeError(f"A HyperSpy signal is needed, got {got}: {remedy}.")
+
+
+def is_spectrum_image(signal):
+    """Whether `signal` is a signal ``(x, y|E)``."""
+    manager = getattr(signal, "axes_manager", None)
+    return bool(manager) and (manager.navigation_dimension, manager.signal_dimension) == (2, 1)
+
+
+def is_spectra(source):
+    """Whether `source` is a spectrum image; a model of one, which has its axes, is none."""
+    return is_spectrum_image(source) and hasattr(source, "data")
+
+
+def check_real(signal):
+    """Raise TypeError for complex, RGB, ragged and other data that are not real numbers."""
+    dtype = signal.data.dtype
+    if signal.ragged or dtype.kind == "O":
+        problem = "is ragged: every pixel must hold one number"
+    elif dtype.names:
+        problem = "is an RGB picture, whose colours are not intensities: pass the map it was drawn from"
+    elif dtype.kind == "c":
+        problem = "is complex: pass one real part of it, such as `signal.amplitude`"
+    elif dtype.kind not in "biuf":
+        problem = f"has dtype {dtype}: real numbers are needed"
+    else:
+        return
+    raise TypeError(f"{signal} {problem}.")
+
+
+def spatial_axes(signal):
+    """
+    The axes of an image, in array order.
+
+    Parameters
+    ----------
+    signal : hyperspy.api.signals.BaseSignal
+        ``(|x, y)`` or ``(x, y|)``.
+
+    Returns
+    -------
+    list of dict
+        Of y, then of x: size, name, scale, offset and units, which `axes=` of a signal takes.
+
+    Raises
+    ------
+    ValueError
+        Not exactly two dimensions, or no pixels.
+    NotImplementedError
+        One of the two axes is not uniform.
+    """
+    manager = signal.axes_manager
+    dimensions = (manager.navigation_dimension, manager.signal_dimension)
+    if dimensions not in ((0, 2), (2, 0)):
+        way_out = "; take one image by `.inav[...]` or add them up by `.sum()`" if sum(dimensions) > 2 else ""
+        raise ValueError(f"{signal} is not one image: expected dimensions (|x, y) or (x, y|){way_out}.")
+    return axis_dicts(manager.signal_axes or manager.navigation_axes, signal)
+
+
+def axis_dicts(axes, signal):
+    """`spatial_axes` of the given axes of `signal`."""
+    return [_axis_dict(axis, signal) for axis in sorted(axes, key=lambda axis: axis.index_in_array)]
+
+
+def _axis_dict(axis, signal):
+    if not axis.is_uniform:
+        raise NotImplementedError(
+            f"{signal} has the non-uniform axis {axis.name!r}, and only uniform scans can be fused: "
+            "interpolate it first, e.g. by `signal.interpolate_on_axis`."
+        )
+    if not axis.size:
+        raise ValueError(f"{signal} is empty: an image of at least one pixel is needed.")
+    return {key: getattr(axis, key) for key in ("size", "name", "scale", "offset", "units")}
+
+
+def stack_axes(signal):
+    """The axis that counts the maps, and the two of the scan; stacked ``(x, y|)`` maps navigate all three."""
+    manager = signal.axes_manager
+    if manager.signal_dimension == 2:
+        return manager.navigation_axes[0], manager.signal_axes
+    axes = sorted(manager.navigation_axes, key=lambda axis: axis.index_in_array)
+    axis = next((axis for axis in axes if axis.name in STACK_AXES), axes[0])
+    return axis, [other for other in axes if other is not axis]
+
+
+def checked_pixels(data, what, allow_nan=False):
+    """`finite_pixels` or `with_gaps` in native byte order, copied only if need be."""
+    data = with_gaps(data) if allow_nan else finite_pixels(data, what)
+    return data if data.dtype.isnative else data.astype(data.dtype.newbyteorder("="))
+
+
+def finite_pixels(data, what):
+    """`data` without its mask, never copied; ValueError for NaN, inf or masked pixels."""
+    mask, data = np.ma.getmask(data), np.ma.getdata(data)
+    bad = np.count_nonzero(~np.isfinite(data) | mask)
+    if bad:
+        raise ValueError(
+            f"{capital(what)} has {bad} of {data.size} pixels that are NaN, infinite or masked, and every pixel must "
+            "be a number: fuse with method='calibrated', which leaves them out, or replace them first, e.g. by "
+            "numpy.nan_to_num."
+        )
+    return data
+
+
+def with_gaps(data):
+    """`data` with NaN for its NaN, infinite and masked pixels, in a floating dtype; not copied where there are none."""
+    mask, data = np.ma.getmask(data), np.ma.getdata(data)
+    bad = ~np.isfinite(data) | mask
+    if not bad.any():
+        return data
+    return np.where(bad, np.float32(np.nan), data)
+
+
+def check_same_scan(map_axes, haadf_axes, *, maps="the maps", haadf="the HAADF image", one_map=False):
+    """
+    Compare the axes of two images that should come from the same scan.
+
+    Shapes must be the same. Pixel sizes are compared in common units where both are calibrated: a difference
+    below half a pixel over the field of view is silent, up to 5 % it is a warning (vendor files carry a
+    slightly different calibration per detector), above it is an error. So are offsets, which tell two areas of
+    one scan apart: above half a pixel there is a warning, since some files give the detectors of one scan different
+    positions, and an error for two maps that lie a pixel or more apart in the same units. Names are not compared,
+    "px" and undefined units are no calibration, and "A" is read as angstrom.
+
+    Parameters
+    ----------
+    map_axes, haadf_axes : list of dict
+        What `spatial_axes` returns.
+    maps, haadf : str
+        What to call the two in messages.
+    one_map : bool
+        Whether both are maps of one list. Without it the advice is for maps in every form, spectra too.
+
+    Returns
+    -------
+    list of str
+        Sentences, which are logged as warnings too.
+
+    Raises
+    ------
+    ValueError
+        Other shapes, pixel sizes that differ by more than 5 %, and two maps of different areas.
+    """
+    check_same_shape(map_axes, haadf_axes, maps, haadf, one_map, by_keyword=not one_map)
+    found = [_compare_pixel(m, h, maps, haadf) for m, h in zip(map_axes, haadf_axes, strict=True)]
+    found.append(_compare_areas(map_axes, haadf_axes, maps, haadf, one_map))
+    # y and x usually say the same
+    warnings = list(dict.fromkeys(sentence for sentence in found if sentence))
+    for sentence in warnings:
+        warn(sentence)
+    return warnings
+
+
+def check_same_shape(map_axes, haadf_axes, maps, haadf, one_map=False, by_keyword=True):
+    """Raise ValueError, with the keyword or line of code that helps, unless both have the same numbers of pixels."""
+    expected, got = (tuple(axis["size"] for axis in axes) for axes in (map_axes, haadf_axes))
+    if expected == got:
+        return
+    way = _way_to_same_shape(map_axes, haadf_axes, expected, got)
+    if way is None:
+        raise ValueError(
+            f"{capital(haadf)} has {_in_words(haadf_axes)} and {maps} {_in_words(map_axes)} (y, x), so they are not "
+            "the same scan: pass the image that was recorded with the maps, or correct the scale of one "
+            f"(`axes_manager[...].scale`){', or if they overlap pass register=True' if by_keyword else ''}."
+        )
+    if way == "transpose":
+        remedy = f"{haadf} looks transposed, which `.swap_axes(0, 1)` undoes; if it is rotated, turn its data back"
+    elif way == "rebin":
+        larger, only_images = (haadf, True) if np.prod(got) > np.prod(expected) else (maps, one_map)
+        remedy = _how_to_rebin(larger, *(expected if larger == haadf else got)[::-1], only_images)
+    else:
+        remedy = _how_to_crop(expected, got, maps, haadf)
+    if by_keyword and way != "transpose":
+        remedy = _BY_KEYWORD + remedy
+    raise ValueError(
+        f"{capital(haadf)} has the shape {got} and {maps} {expected} (y, x), but both must come from the same "
+        f"scan: {remedy}."
+    )
+
+
+def _way_to_same_shape(map_axes, haadf_axes, expected, got):
+    """One of "transpose", "rebin" and "crop"; None where pixel sizes and fields of view tell of two scans."""
+    if got == expected[::-1] and _largest_difference(map_axes[::-1], haadf_axes, (1, 1)) <= SAME_SCAN_RTOL:
+        return "transpose"
+    if not all(map(_comparable, map_axes, haadf_axes)):
+        return "rebin" if got[0] * expected[1] == got[1] * expected[0] else "crop"
+    of_pixels = _largest_difference(map_axes, haadf_axes, (1, 1))
+    of_fields = _largest_difference(map_axes, haadf_axes, np.divide(got, expected))
+    if min(of_pixels, of_fields) > SAME_SCAN_RTOL:
+        return None
+    return "crop" if of_pixels <= of_fields else "rebin"
+
+
+def _largest_difference(map_axes, haadf_axes, factors):
+    """How far the ratios of scales times `factors` are from 1; 0 where scales cannot be compared."""
+    pairs = [(m, h, factor) for m, h, factor in zip(map_axes, haadf_axes, factors, strict=True) if _comparable(m, h)]
+    return max((abs(_ratio(h, m) * factor - 1) for m, h, factor in pairs), default=0.0)
+
+
+def _in_words(axes):
+    y, x = axes
+    return f"{y['size']} x {x['size']} pixels of {y['scale']:.4g} {y['units']} x {x['scale']:.4g} {x['units']}"
+
+
+def _how_to_rebin(what, nx, ny, only_images):
+    """Advice that can be run as it stands: HyperSpy wants a size for every axis, of spectra and stacks too."""
+    image = f"`.rebin(new_shape=({nx}, {ny}))`"
+    if only_images:
+        return f"rebin {what} by {image}, which adds up pixels"
+    return (
+        f"rebin {what}, which adds up counts: a map by {image}, a spectrum image (x, y|E) by "
+        f"`.rebin(new_shape=({nx}, {ny}, n_channels))`, and a stack (n|x, y), which element_maps makes of any maps, "
+        f"by `.rebin(new_shape=(n, {nx}, {ny}))`"
+    )
+
+
+def _how_to_crop(expected, got, maps, haadf):
+    if all(g >= e for g, e in zip(got, expected, strict=True)):
+        what = f"{haadf} to the area of {maps}"
+    elif all(g <= e for g, e in zip(got, expected, strict=True)):
+        what = f"{maps} to the area of {haadf}"
+    else:
+        what = "both to the area that they share"
+    return (
+        f"crop {what}, by `.isig[left:right, top:bottom]`, or by `.inav[left:right, top:bottom]` where x and y "
+        "are navigation axes, as in a spectrum image (x, y|E)"
+    )
+
+
+def placements(map_axes, haadf_axes, maps="the maps", haadf="the HAADF image"):
+    """
+    Where the pixels of an image lie on those of the maps.
+
+    By scales and offsets, which are of the centres of pixels, where both are calibrated. Where the fields of view are
+    the same (within half a pixel, or within 5 % and with numbers of pixels in a whole proportion) and the offsets
+    too, the edges of the fields are taken for the same: a file may have the offset of the edge or none. Without
+    calibrations the fields are taken for the same if the shapes are in proportion.
+
+    Parameters
+    ----------
+    map_axes, haadf_axes : list of dict
+        What `spatial_axes` returns.
+    maps, haadf : str
+        What to call the two in messages.
+
+    Returns
+    -------
+    list of Placement
+        Of y and of x.
+
+    Raises
+    ------
+    ValueError
+        Nothing tells where the pixels lie, the image is mirrored or looks transposed.
+    """
+    pairs = list(zip(map_axes, haadf_axes, strict=True))
+    expected, got = (tuple(axis["size"] for axis in axes) for axes in (map_axes, haadf_axes))
+    if got != expected and _way_to_same_shape(map_axes, haadf_axes, expected, got) == "transpose":
+        check_same_shape(map_axes, haadf_axes, maps, haadf)
+    if all(_comparable(m, h) for m, h in pairs):
+        return [_calibrated_placement(m, h, maps, haadf) for m, h in pairs]
+    steps = np.divide(expected, got)
+    if abs(steps[0] / steps[1] - 1) > SAME_SCAN_RTOL:
+        raise ValueError(
+            f"{capital(haadf)} has the shape {got} and {maps} {expected} (y, x), in no proportion, and their pixel "
+            "sizes cannot be compared: set scale and units of both (`axes_manager[...].scale`)."
+        )
+    return [Placement(h["size"], step, 0.0) for (_, h), step in zip(pairs, steps, strict=True)]
+
+
+def _calibrated_placement(m, h, maps, haadf):
+    step = _ratio(h, m)
+    if step < 0:
+        raise ValueError(
+            f"The axis {h['name']} of {haadf} runs against that of {maps}: turn the data and the sign of the scale."
+        )
+    same_field = _is_same_field(m["size"], h["size"], step)
+    if same_field:
+        step = m["size"] / h["size"]
+    start = (_in_units_of(m, h, "offset") - m["offset"]) / m["scale"] + (1 - step) / 2
+    if same_field and abs(start) <= SILENT_PIXELS + abs(1 - step) / 2 + _ROUNDING:
+        start = 0.0
+    return Placement(h["size"], step, start)
+
+
+def _is_same_field(expected, got, step):
+    """Whether `got` pixels of the width `step` are as wide as the `expected` ones, as far as scales are known."""
+    whole = max(expected, got) % min(expected, got) == 0
+    return abs(step * got - expected) <= SILENT_PIXELS or (whole and abs(step * got / expected - 1) <= SAME_SCAN_RTOL)
+
+
+def is_calibrated(axis):
+    """Whether an axis dict has a scale in units that are a unit: not undefined and not pixels."""
+    return str(axis["units"]).strip() not in UNCALIBRATED and axis["scale"] != 0
+
+
+def _compare_pixel(m, h, maps, haadf):
+    """Sentence about two axes of one size, "" where they agree; ValueError where they clearly differ."""
+    if not (is_calibrated(m) and is_calibrated(h)):
+        return ""
+    if not _comparable(m, h):
+        return capital(
+            f"the units of {maps} ({m['units']}) and of {haadf} ({h['units']}) cannot be compared; "
+            "it is taken for granted that both come from the same scan."
+        )
+    ratio = _ratio(h, m)
+    if abs(ratio - 1) * m["size"] <= SILENT_PIXELS:
+        return ""
+    sizes = f"{haadf} has pixels of {h['scale']:.5g} {h['units']} and {maps} of {m['scale']:.5g} {m['units']}"
+    if abs(ratio - 1) <= SAME_SCAN_RTOL:
+        return capital(f"{sizes}, {abs(ratio - 1):.1%} apart; both are taken for the same scan, on the axes of {maps}.")
+    raise ValueError(
+        f"{capital(sizes)}, a factor of {ratio:.4g}, so they are not the same scan: correct the scale of one "
+        "(`axes_manager[...].scale`) or crop and rebin it to the field of view of the other."
+    )
+
+
+def _compare_areas(map_axes, haadf_axes, maps, haadf, both_are_maps):
+    """Sentence about the offsets of axes of like scales, "" where they agree; ValueError for maps of other areas."""
+    if not all(map(_comparable, map_axes, haadf_axes)):
+        return ""
+    apart = max(map(_pixels_apart, map_axes, haadf_axes))
+    if apart <= SILENT_PIXELS + _ROUNDING:
+        return ""
+    starts = [
+        f"({axes[0]['offset']:.5g} {axes[0]['units']}, {axes[1]['offset']:.5g} {axes[1]['units']})"
+        for axes in (haadf_axes, map_axes)
+    ]
+    where = f"{haadf} begins at {starts[0]} and {maps} at {starts[1]} (y, x), {apart:.3g} pixels apart"
+    if both_are_maps and all(map(_is_same_pixel, map_axes, haadf_axes)) and apart >= 1 - _ROUNDING:
+        raise ValueError(
+            f"{capital(where)}, so they show different areas: pass maps of one area, or correct the offset of one "
+            "(`axes_manager[...].offset`)."
+        )
+    by_keyword = "" if both_are_maps else ", or pass register=True to find the shift"
+    return capital(f"{where}; they are taken for the same area: check that they are{by_keyword}.")
+
+
+def _is_same_pixel(m, h):
+    return m["units"] == h["units"] and np.isclose(m["scale"], h["scale"])
+
+
+def _pixels_apart(m, h):
+    """Distance of two offsets in pixels of `m`, without what the scales themselves differ by."""
+    distance = abs(_in_units_of(m, h, "offset") - m["offset"]) / abs(m["scale"])
+    return distance - abs(_ratio(h, m) - 1) * m["size"]
+
+
+def _comparable(m, h):
+    return is_calibrated(m) and is_calibrated(h) and _in_units_of(m, h, "scale") is not None
+
+
+def _ratio(h, m):
+    """Scale of `h` over scale of `m` in common units."""
+    return _in_units_of(m, h, "scale") / m["scale"]
+
+
+def _in_units_of(m, h, key):
+    """Scale or offset of the axis `h` in the units of `m`; None where they are not comparable."""
+    import pint
+
+    units = pint.get_application_registry()  # the one HyperSpy uses
+    names = [str(axis["units"]).strip() for axis in (h, m)]
+    if names[0] == names[1]:  # units that pint does not know can still be the same
+        return h[key]
+    try:
+        own, other = (_UNIT_NAMES.get(name, name) for name in names)
+        return units.Quantity(h[key], own).to(other).magnitude
+    except Exception:  # pint raises AttributeError, TypeError, TokenError, ... for what it cannot read
+        return None

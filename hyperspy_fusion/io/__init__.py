@@ -1,0 +1,4 @@
+"""Files: ``scan`` chooses image and spectra of a file, ``export`` writes maps for other programs.
+
+The command line and ``signals`` import it.
+"""

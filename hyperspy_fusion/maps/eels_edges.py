@@ -1,0 +1,326 @@
+"""Core-loss edges: which are asked for, their windows by their onset energies, and their cross-sections by exspy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from hyperspy_fusion.fusion.spectra.background import gaussian
+from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance
+from hyperspy_fusion.grid import axes as grids
+from hyperspy_fusion.identify.elements import (
+    atomic_number,
+    checked_elements,
+    listed,
+    meant,
+    metadata_names,
+    parted,
+    refuse_repeats,
+)
+
+# widths of the windows relative to the onset energy: before the edge, and after it unless another edge comes
+BEFORE, AFTER = 0.2, 0.1
+# eV: least width after an edge; left free before an edge, for its onset shifts and is not sharp; and after one, where
+# its fine structure is no power law
+LEAST, MARGIN, FINE = 30.0, 5.0, 50.0
+# least width of a window before an edge, relative to its onset; where there is less, the edges share one
+ROOM = 0.05
+# eV after an onset that a fit of cross-sections leaves out where there is room, for it shows bonds: the width that
+# exspy gives the fine structure of an edge
+NEAR_EDGE = 30.0
+# change of the mean of a map by half the window, relative to it and in standard errors, that is told
+NO_POWER_LAW, CHANCE = 0.05, 4.0
+# pixels: standard deviation of the Gaussian over which the exponent of the background is taken, and how many pixels it
+# averages over
+SHAPE_BLUR = 1.0
+TOGETHER = max(4 * np.pi * SHAPE_BLUR**2, 1.0)
+# pixels: the same for the counts of which the variance is made
+VARIANCE_BLUR = 1.0
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One edge and its windows, energies in eV.
+
+    Attributes
+    ----------
+    name, element, onset
+        "Fe_L3", "Fe" and exspy's onset energy.
+    before, after
+        Limits of the windows of background and signal.
+    net, variance, white
+        (ny, nx): what there is of the edge alone, the variance of its noise, and what of it neighbours do not share.
+    cross_section
+        What one atom adds to ``net``, up to a factor for all edges; NaN where it is not known.
+    """
+
+    name: str
+    onset: float
+    before: tuple
+    after: tuple
+    net: np.ndarray | None = None
+    variance: np.ndarray | None = None
+    white: np.ndarray | None = None
+    cross_section: float = float("nan")
+
+    @property
+    def element(self):
+        return self.name.split("_")[0]
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The edges in the order in which they were asked for."""
+
+    edges: list
+
+    def described(self):
+        """What the metadata of maps have of the edges, by element."""
+        known = {e.element: e.cross_section for e in self.edges if np.isfinite(e.cross_section)}
+        described = {
+            "edges": {e.element: e.name for e in self.edges},
+            "windows": {e.element: np.array([*e.before, *e.after], dtype=float) for e in self.edges},
+        }
+        return described | ({"cross_sections": known} if len(known) == len(self.edges) else {})
+
+
+# ---- which edges ------------------------------------------------------------------------------------
+
+
+def asked_edges(signal, elements, edges):
+    """Dict of the edges and the windows that are given for them, None for the default ones."""
+    if edges is None and elements is None:
+        raise ValueError(
+            f"{signal} is an EELS spectrum image, whose edges lie on a background: fit a model "
+            "(`m = s.create_model(); m.multifit()`) and pass the model, or make maps of edges: "
+            "`element_maps(s, edges=['Fe_L3', ...])`."
+        )
+    if edges is None:
+        refuse_repeats(checked_elements(elements))
+        return {_main_edge(signal, element): None for element in elements}
+    asked = dict(edges) if isinstance(edges, dict) else dict.fromkeys(listed(edges, "edges", "['Fe_L3', 'O_K']"))
+    own = [_checked_edge(name).split("_")[0] for name in asked]
+    refuse_repeats(own)
+    if elements is not None and list(elements) != own:
+        raise ValueError(f"elements is {elements} and edges are of {own}: leave elements out, for the edges tell them.")
+    return {name: _checked_windows(name, windows) for name, windows in asked.items()}
+
+
+def _onsets(element):
+    """Dict of exspy's major and minor edges of an element, in eV."""
+    from exspy.material import elements
+
+    atomic_number(element)
+    shells = elements[element].Atomic_properties.as_dictionary().get("Binding_energies", {})
+    # those that end in "a" are no edges
+    return {f"{element}_{shell}": node for shell, node in shells.items() if not shell.endswith("a")}
+
+
+def _checked_edge(name):
+    element, _ = parted(name)
+    known = _onsets(element)
+    if name not in known:
+        raise ValueError(f"{name!r} is not an edge of {element} that exspy knows: {meant(name, list(known))}")
+    return name
+
+
+def _checked_windows(name, windows):
+    if windows is None:
+        return None
+    limits = tuple(float(energy) for energy in windows)
+    if len(limits) != 4 or not (limits[0] < limits[1] <= limits[2] < limits[3]):
+        raise ValueError(
+            f"The windows of {name} are {windows!r}: expected four rising energies in eV, the limits of the window of "
+            "the background before the edge and of that of the signal."
+        )
+    onset = onset_energy(name)
+    if limits[3] <= onset:
+        raise ValueError(
+            f"The signal window of {name} is {limits[2]:g} to {limits[3]:g} eV, and the edge begins at {onset:g} eV: "
+            "expected a window that reaches beyond it; give its limits as the last two of the four, or None for the "
+            "default windows."
+        )
+    if limits[1] > onset:
+        grids.warn(
+            f"The background window of {name}, {limits[0]:g} to {limits[1]:g} eV, reaches beyond its onset at "
+            f"{onset:g} eV: what it has of the edge is taken for background; let it end before the onset."
+        )
+    return limits
+
+
+def onset_energy(name):
+    """Onset energy of an edge in eV, by exspy."""
+    from exspy.utils.eels import get_info_from_edges
+
+    return float(get_info_from_edges([name])[0]["onset_energy (eV)"])
+
+
+def _main_edge(signal, element):
+    """The major edge of lowest energy that has room for its background in the spectra."""
+    axis = signal.axes_manager.signal_axes[0]
+    major = {name: onset_energy(name) for name, node in _onsets(element).items() if node["relevance"] == "Major"}
+    low = {n: e for n, e in major.items() if axis.low_value < (1 - ROOM) * e and e + LEAST < axis.high_value}
+    if not low:
+        listed_edges = ", ".join(f"{name} at {energy:g} eV" for name, energy in major.items()) or "none"
+        raise ValueError(
+            f"{element} has no major edge within the spectra, {axis.low_value:g} to {axis.high_value:g} eV (its edges: "
+            f"{listed_edges}): leave it out, or name an edge by edges=[...]."
+        )
+    return min(low, key=low.get)
+
+
+# ---- windows ----------------------------------------------------------------------------------------
+
+
+def with_windows(asked, axis, fitted=False):
+    """
+    `Edge` of each name in ``asked``, by onset energy.
+
+    The background is taken from 20 % below the onset, but not from the 50 eV after an edge before. Where this leaves
+    less than 5 % of the onset energy, the window of the edge before serves both, and what it
+    shows in the window of this one is taken off by its cross-section. The signal window ends 10 % above the onset,
+    or before the next edge. Both keep 5 eV, or a channel, away from the edge that they come before.
+
+    To be ``fitted``, the signal window ends 20 % above the onset, for a shape is told by its length, and begins 30 eV
+    after it where this leaves as much.
+    """
+    margin = max(MARGIN, axis.scale)
+    onsets = sorted((onset_energy(name), name) for name in asked)
+    edges = []
+    for i, (onset, name) in enumerate(onsets):
+        previous = edges[-1] if edges else None
+        ahead = onsets[i + 1][0] - margin if i + 1 < len(onsets) else np.inf
+        after = _fitted_after if fitted else _after
+        windows = asked[name] or (*_before(onset, previous, axis, margin), *after(onset, ahead))
+        edges.append(_within(Edge(name, onset, windows[:2], windows[2:]), axis))
+    return edges
+
+
+def _before(onset, previous, axis, margin):
+    end = onset - margin
+    start = max((1 - BEFORE) * onset, axis.low_value)
+    if previous is None or previous.onset + FINE < start:
+        return start, end
+    if end - previous.onset - FINE >= ROOM * onset:
+        return previous.onset + FINE, end
+    return previous.before
+
+
+def _after(onset, ahead):
+    return onset, min(onset + max(AFTER * onset, LEAST), ahead)
+
+
+def _fitted_after(onset, ahead):
+    end = min(onset + max(BEFORE * onset, LEAST), ahead)
+    return (onset + NEAR_EDGE if end - onset >= 2 * NEAR_EDGE else onset), end
+
+
+def _within(edge, axis):
+    """The edge with its windows within the spectra; ValueError where one has fewer than the channels it needs."""
+    limits = []
+    for what, (low, high), least in (("background", edge.before, 4), ("signal", edge.after, 1)):
+        low, high = max(low, axis.low_value), min(high, axis.high_value + axis.scale / 2)
+        channels = axis.value2index(high) - axis.value2index(low) if high > low else 0
+        if channels < least:
+            raise ValueError(
+                f"The {what} window of {edge.name}, {low:g} to {high:g} eV, has fewer than {least} channels of the "
+                f"spectra, which reach from {axis.low_value:g} to {axis.high_value:g} eV: give windows of your own by "
+                f"edges={{{edge.name!r}: (b0, b1, s0, s1)}}, or leave the edge out."
+            )
+        limits.append((float(low), float(high)))
+    return replace(edge, before=limits[0], after=limits[1])
+
+
+def warn_of_other_edges(signal, edges):
+    """Warn of major edges of other elements of the sample in the windows, which no map takes account of."""
+    from exspy.utils.eels import get_edges_near_energy
+
+    mapped = {edge.element for edge in edges}
+    others = set(metadata_names(signal.metadata, "Sample.elements")) - mapped
+    for edge in edges:
+        low, high = edge.before[0], edge.after[1]
+        near = get_edges_near_energy((low + high) / 2, high - low, only_major=True, order="ascending")
+        found = [name for name in near if name.split("_")[0] in others]
+        if found:
+            grids.warn(
+                f"{', '.join(found)} of the sample lie in the windows of {edge.name} ({low:g} to {high:g} eV), and the "
+                f"map of {edge.element} shows them too: name them among the edges, or give other windows."
+            )
+
+
+# ---- channels and cross-sections ----------------------------------------------------------------------
+
+
+def channels(signal, window):
+    """Slice of the channels of a window."""
+    axis = signal.axes_manager.signal_axes[0]
+    return slice(axis.value2index(window[0]), min(axis.value2index(window[1]), axis.size))
+
+
+def inside_windows(signal, edges):
+    """Numbers of the channels that are in any window of the edges."""
+    used = np.zeros(signal.axes_manager.signal_axes[0].size, bool)
+    for edge in edges:
+        for window in (edge.before, edge.after):
+            used[channels(signal, window)] = True
+    return np.flatnonzero(used)
+
+
+def sums(signal, data, window):
+    """Sum over the channels of a window; the energy axis of `data` is the last."""
+    return data[..., channels(signal, window)].sum(axis=-1)
+
+
+def blurred(data, sigma):
+    """Spectra (ny, nx, n), each with those of its neighbours."""
+    return np.moveaxis(gaussian(np.moveaxis(data, -1, 0), sigma), 0, -1)
+
+
+def never_none(variance):
+    """The variance of a pixel, never below a hundredth of the usual: one without counts has noise of its own."""
+    return np.maximum(variance, 0.01 * variance.mean(axis=(-2, -1), keepdims=True))
+
+
+def is_told(change, chance, amount):
+    """Whether half a window changes the mean of a map by more than chance may, and by enough to matter."""
+    return abs(change) > max(CHANCE * chance, NO_POWER_LAW * abs(amount))
+
+
+def noise_of_mean(data, inside):
+    """Variances of the mean of spectra (ny, nx, n) in the channels `inside`, in squared units of theirs.
+
+    From what neighbouring channels differ by, pixel by pixel: neither the value of a count nor the noise of the camera
+    is known. What all pixels have in common, a camera's pattern or a bent background, is no noise of this kind.
+    """
+    mean = np.maximum(data.mean(axis=(0, 1)), 0)[inside]
+    seen = [estimate_variance(data[..., i] - data[..., j]) for i, j in pairwise(inside)]
+    of_count = np.sum(seen) / max((mean[:-1] + mean[1:]).sum(), 1e-30)
+    return of_count * mean / data[..., 0].size
+
+
+def shapes(signal, edges):
+    """
+    exspy's hydrogenic cross-sections of the `edges` in all channels, ``(n, channels)``, as its models have them.
+
+    NaN where they are not known: without beam energy and angles, and for other edges than K and L.
+    """
+    metadata = signal.metadata
+    keys = ("beam_energy", "convergence_angle", "Detector.EELS.collection_angle")
+    angles = [metadata.get_item(f"Acquisition_instrument.TEM.{key}") for key in keys]
+    axis = signal.axes_manager.signal_axes[0]
+    known = [all(value is not None for value in angles) and edge.name.split("_")[1][0] in "KL" for edge in edges]
+    unknown = np.full(axis.size, np.nan)
+    return np.array([_shape(e.name, angles, axis) if yes else unknown for e, yes in zip(edges, known, strict=True)])
+
+
+def _shape(name, angles, axis):
+    from exspy.components import EELSCLEdge
+
+    component = EELSCLEdge(name, GOS="hydrogenic")
+    component.fine_structure_active = False
+    component.set_microscope_parameters(*map(float, angles), axis.scale)
+    component.intensity.value = 1.0
+    # counts in bins are the integral over a bin
+    return np.asarray(component.function(axis.axis)) * (axis.scale if axis.is_binned else 1.0)

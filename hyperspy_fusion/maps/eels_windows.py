@@ -1,0 +1,186 @@
+"""Counts of core-loss edges in windows, above HyperSpy's power law through a window before each."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+
+from hyperspy_fusion.fusion.spectra.background import gaussian
+from hyperspy_fusion.grid import axes as grids
+from hyperspy_fusion.maps.eels_edges import (
+    SHAPE_BLUR,
+    TOGETHER,
+    VARIANCE_BLUR,
+    blurred,
+    channels,
+    is_told,
+    never_none,
+    noise_of_mean,
+    shapes,
+    sums,
+)
+
+_logger = logging.getLogger(__name__)
+
+
+def window_counts(signal, edges):
+    """
+    The `edges` with their counts above the power law before each, and the variances of these if counts are electrons.
+
+    What an edge has in the window of a later one that shares its background is taken off there.
+
+    Raises
+    ------
+    ValueError
+        Of an edge that lies on another one the cross-sections are not known.
+    """
+    for edge in edges:
+        _warn_of_background(signal, edge)
+    return _stripped(signal, [_measured(signal, edge) for edge in edges])
+
+
+def _measured(signal, edge):
+    """The edge with its counts above the background, and their variance if the counts were electrons."""
+    gross, beside = (sums(signal, signal.data, window) for window in (edge.after, edge.before))
+    net = gross - _extrapolation(signal, edge) * beside
+    white, shared = _counts_of_noise(signal, edge, gross, beside)
+    return replace(edge, net=net, variance=white + shared, white=white)
+
+
+def _extrapolation(signal, edge):
+    """(ny, nx): the power law through the surroundings of a pixel, its sum after the edge over that before."""
+    around = signal._deepcopy_with_new_data(blurred(signal.data, SHAPE_BLUR))
+    ratio, (usual, correction) = _ratio(around, edge), _of_mean(around.mean(), edge)
+    # no power law goes through counts of zero: there that of the mean spectrum
+    plausible = np.isfinite(ratio) & (ratio > 0) & (ratio < 10 * usual)
+    if not plausible.all():
+        _logger.info("%s: %d pixels have the background of the mean spectrum.", edge.name, np.sum(~plausible))
+    return np.where(plausible, ratio, usual) * correction
+
+
+def _ratio(signal, edge):
+    """Sum of the power law after the edge over that before it."""
+    return _after_over_before(signal, _power_law(signal, edge.before), edge)
+
+
+def _after_over_before(signal, curves, edge):
+    after, before = (sums(signal, curves, window) for window in (edge.after, edge.before))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(before > 0, after / before, np.nan)
+
+
+def _of_mean(mean, edge):
+    """The ratio of a mean spectrum, and by what HyperSpy's estimate, exact for narrow windows alone, misses it."""
+    exact = _power_law(mean, edge.before)
+    ratio = _after_over_before(mean, exact, edge)
+    correction = ratio / _ratio(mean._deepcopy_with_new_data(exact), edge)
+    return ratio, float(correction) if np.isfinite(correction) else 1.0
+
+
+def _power_law(signal, window):
+    """The power law that HyperSpy's remove_background fits in the window, at all energies."""
+    logger = logging.getLogger("hyperspy")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # that a faster library is not installed, once for each call
+    try:
+        with np.errstate(all="ignore"):
+            rest = signal.remove_background(signal_range=tuple(map(float, window)), show_progressbar=False)
+    finally:
+        logger.setLevel(level)
+    return signal.data - rest.data
+
+
+def _counts_of_noise(signal, edge, gross, beside):
+    """Variances (ny, nx) of the net counts if counts are of Poisson noise, smoothed: of each pixel, and shared by some.
+
+    The first is of the counts in the signal window and of the amplitude of the background; the second of its exponent,
+    by the derivatives of the extrapolated background of the mean spectrum along each channel before the edge.
+    """
+    mean = signal.mean()
+    data, ratio = mean.data, float(_ratio(mean, edge))
+    inside = np.arange(data.size)[channels(signal, edge.before)]
+    slopes = _derivatives(mean, edge, inside) - ratio
+    # the exponent is that of a neighbourhood
+    shape = np.sum(slopes**2 * np.maximum(data[inside], 0)) / max(data[inside].sum(), 1e-30) / TOGETHER
+    smooth = [np.maximum(gaussian(image, VARIANCE_BLUR), 0) for image in (gross, beside)]
+    white = smooth[0] + ratio**2 * smooth[1]
+    return never_none(white), shape * smooth[1]
+
+
+def _derivatives(mean, edge, inside):
+    """Derivatives of the background extrapolated into the signal window by the counts of each channel `inside`."""
+    data, energy = mean.data, mean.axes_manager[-1].get_axis_dictionary()
+    step = 1e-3 * max(abs(data[inside]).mean(), 1e-30)
+    steps = np.zeros((len(inside) + 1, data.size))
+    steps[np.arange(len(inside)), inside] = step
+    moved = type(mean)(data + steps, axes=[{"size": len(steps), "navigate": True}, energy])
+    after = sums(mean, _power_law(moved, edge.before), edge.after)
+    return (after[:-1] - after[-1]) / step
+
+
+def _warn_of_background(signal, edge):
+    """Warn where the nearer half of the window before an edge says something else of the mean spectrum than all of it.
+
+    Where no power law goes through the background, the map is off by a part of the background, everywhere.
+    """
+    mean = signal.mean()
+    near = replace(edge, before=(sum(edge.before) / 2, edge.before[1]))
+    inside = np.arange(mean.data.size)[channels(mean, near.before)]
+    if len(inside) < 4:
+        return
+    under, by_near = (_under(mean, one) for one in (edge, near))
+    net, change = sums(mean, mean.data, edge.after) - under, under - by_near
+    chance = np.sqrt(np.sum(_derivatives(mean, near, inside) ** 2 * noise_of_mean(signal.data, inside)))
+    if is_told(change, chance, net):
+        way, low, high = "larger" if change > 0 else "smaller", *near.before
+        grids.warn(
+            f"No power law goes through the background before {edge.name}, or the edge begins in it: by the nearer "
+            f"half of its window, {low:g} to {high:g} eV, alone the mean of the map is {abs(change / net):.0%} {way}, "
+            f"which is {abs(change / under):.1%} of the background under the edge. Where there is little "
+            f"{edge.element}, the map may be off by as much as what is there: compare with other windows and "
+            "with background='model'; where they differ, neither is known."
+        )
+
+
+def _under(mean, edge):
+    """The background of the mean spectrum in the window of an edge."""
+    ratio, correction = _of_mean(mean, edge)
+    return float(ratio * correction * sums(mean, mean.data, edge.before))
+
+
+# ---- edges that lie on others -----------------------------------------------------------------------
+
+
+def _stripped(signal, edges):
+    """The edges, each less what the ones before it show in its window where its background does not hold them."""
+    curves = shapes(signal, edges)
+    sections = [[float(sums(signal, curve, edge.after)) for edge in edges] for curve in curves]
+    clean = []
+    for i, edge in enumerate(edges):
+        net, variance, white = edge.net, edge.variance, edge.white
+        for j in range(i):
+            if not edge.before[1] <= edges[j].onset < edge.after[0]:
+                continue
+            tail = sections[j][i] / sections[j][j]
+            if not np.isfinite(tail):
+                raise ValueError(_no_tail(edges[j], edge))
+            net = net - tail * clean[j].net
+            variance, white = variance + tail**2 * clean[j].variance, white + tail**2 * clean[j].white
+            grids.warn(
+                f"{edge.name} lies on {edges[j].name}, of which {tail:.2f} times the counts are taken off in its "
+                "window, by exspy's hydrogenic cross-sections: compare with background='model', a fit of both edges "
+                "and their background."
+            )
+        clean.append(replace(edge, net=net, variance=variance, white=white, cross_section=sections[i][i]))
+    return clean
+
+
+def _no_tail(first, second):
+    return (
+        f"{second.name} lies on {first.name}, too near for a background window between them, and its share cannot be "
+        "told without the cross-sections of exspy, which need beam energy, convergence and collection angle "
+        "(`s.set_microscope_parameters(...)`) and K or L edges: give windows of your own by "
+        f"edges={{{second.name!r}: (b0, b1, s0, s1), ...}}, or fit a model of your own."
+    )

@@ -1,0 +1,196 @@
+"""Results of a fit as HyperSpy signals, and what can be made of them again after saving and loading."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from hyperspy_fusion.fusion.problems.published import Range
+from hyperspy_fusion.fusion.terms.haadf_model import LinearLaw, PowerLaw, blurred
+from hyperspy_fusion.grid.axes import axis_dicts, image_array, spatial_axes
+from hyperspy_fusion.maps.sources import element_maps
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What maps were fused from: kept by the result in memory, not saved with it."""
+
+    maps: object
+    haadf: object
+
+
+def fused_signal(maps, data, fusion, inputs, errors=None):
+    """The ElementMaps of a fit: ``data`` on the axes and with the metadata of ``maps``.
+
+    ``fusion`` is the dictionary for ``metadata.Fusion``: flat arrays, lists of strings and Python scalars only.
+    ``errors`` are the :class:`~.uncertainty.Errors` of the fit where they are known.
+    """
+    fused = maps._deepcopy_with_new_data(data)
+    title = maps.metadata.General.title.removeprefix("Element maps of ")
+    fused.metadata.General.title = f"Fused maps of {title}" if title else "Fused maps"
+    fingerprint = {"grid": np.array(data.shape[1:]), "map_norms": norms(data)}
+    for key, value in {**fusion, **fingerprint}.items():
+        fused.metadata.set_item(f"Fusion.{key}", value)
+    fused._inputs, fused._errors = inputs, errors
+    return fused
+
+
+def image_signal(data, maps, title):
+    """A Signal2D of ``data`` on the spatial axes of ``maps``."""
+    import hyperspy.api as hs
+
+    image = hs.signals.Signal2D(data, axes=axis_dicts(maps.axes_manager.signal_axes, maps))
+    image.metadata.General.title = title
+    return image
+
+
+def modelled_haadf(fused):
+    """The HAADF image of fused maps from their metadata; see ``ElementMaps.modelled_haadf``."""
+    fit = fused._fit()
+    index = [list(fit["elements"]).index(element) for element in fused.elements]
+    data = np.asarray(fused.data).reshape(-1, *fused.axes_manager.signal_shape[::-1])
+    if reason := _why_not_of_the_fit(fused, fit, data, index):
+        raise ValueError(
+            f"{fused!r} has no modelled HAADF image, for {reason}: call modelled_haadf on the result as it was fitted."
+        )
+    # constant maps have no weight, and no part in the law
+    index, data = (np.asarray(a)[fit["elastic_weights"][index] > 0] for a in (index, data))
+    return image_signal(_LAWS[fit["method"]](fit, index, data).astype(data.dtype), fused, "Modelled HAADF")
+
+
+def _power_law(fit, index, data):
+    """``f(x)`` of the published method, of the maps ``data`` of the elements at ``index``."""
+    x = Range(fit["map_offsets"][index], fit["map_scales"][index]).normalise(data)
+    # rounding on the way to the units of the input and back can leave a zero below zero
+    image = PowerLaw(fit["elastic_weights"][index], fit["parameters"]["gamma"]).image(np.maximum(x, 0))
+    haadf_range = Range(np.asarray(fit["haadf_offset"]), np.asarray(fit["haadf_scale"]))
+    return haadf_range.restore(image.astype(data.dtype))
+
+
+def _linear_law(fit, index, data):
+    """``f(x)`` of the calibrated method, blurred as its HAADF term has it; results of old know no blur."""
+    image = LinearLaw(fit["elastic_weights"][index], fit["haadf_offset"]).image(data)
+    return blurred(image, fit.get("haadf_term_blur", 0.0))
+
+
+_LAWS = {"published": _power_law, "calibrated": _linear_law, "auto": _linear_law}
+
+
+def _why_not_of_the_fit(fused, fit, data, index):
+    """What happened to maps since the fit, as far as they show it; "" where nothing did."""
+    if fused._members() is not None:
+        return "it is a stack of maps, described by the fit of the first only"
+    if fit.get("changed"):
+        return f"its maps were {fit['changed']} after the fit"
+    if tuple(fit.get("grid", ())) != data.shape[1:]:
+        # of a crop there is nothing to compare with
+        return "it is a crop, and the law of its fit blurs across its edges" if fit.get("haadf_term_blur") else ""
+    return "" if np.allclose(norms(data), fit["map_norms"][index], rtol=1e-5) else "its maps were edited after the fit"
+
+
+def norms(maps):
+    """Root of the sum of squares of each map, without NaN: unlike their sum, it sees smoothing too."""
+    return np.array([np.linalg.norm(np.nan_to_num(image.astype(np.float64))) for image in maps])
+
+
+def whole_modelled_haadf(fused):
+    """The modelled HAADF image; None where the maps do not give that of the fit.
+
+    The image of some of the elements would look like a bad fit.
+    """
+    if not fused.metadata.has_item("Fusion"):
+        return None
+    fit = fused._fit()
+    if not set(fit["elements"]) - set(fit.get("constant_elements", ())) <= set(fused.elements):
+        return None
+    try:
+        return modelled_haadf(fused)
+    except ValueError as error:
+        _logger.warning("The modelled HAADF image is left out: %s", error)
+        return None
+
+
+def inputs_of_part(fused, maps=None, haadf=None):
+    """Measured maps and HAADF image on the pixels that ``fused`` shows of them.
+
+    Parameters
+    ----------
+    fused : ElementMaps
+        A result or a crop of it.
+    maps, haadf
+        Whole or cropped alike; by default what the result was fused from.
+
+    Returns
+    -------
+    Inputs
+        ElementMaps and Signal2D; None where they are not known, or on another grid, which is logged.
+    """
+    known = fused._inputs or Inputs(None, None)
+    maps = known.maps if maps is None else element_maps(maps)
+    haadf = known.haadf if haadf is None else _image_on_axes(haadf, maps, fused)
+    return Inputs(_part(maps, fused, "measured maps are"), _part(haadf, fused, "HAADF image is"))
+
+
+def _image_on_axes(haadf, *grids):
+    """A HAADF image as a Signal2D on the axes of the first of ``grids`` of its shape, as in a fit; else on its own."""
+    import hyperspy.api as hs
+
+    image = image_array(haadf)
+    for grid in grids:
+        if grid is not None and grid.axes_manager.signal_shape == image.shape[::-1]:
+            return image_signal(image, grid, haadf.metadata.General.title)
+    return hs.signals.Signal2D(image, axes=spatial_axes(haadf))
+
+
+def _part(whole, fused, what):
+    """The crop of ``whole`` that ``fused`` covers, None where it is none."""
+    window = None if whole is None else window_of(fused, whole)
+    if window is None:
+        if whole is not None:
+            _logger.warning("The %s on another grid than the fused maps and left out.", what)
+        return None
+    return whole.isig[window[::-1]]
+
+
+def plot_fused(fused, crop=None, maps=None, haadf=None, errors=None, same_limits=True):
+    """Draw a result with whatever is known of its inputs; see ``ElementMaps.plot_fusion``; errors are an array."""
+    from hyperspy_fusion.results.plot import plot_fusion
+
+    is_result = fused.metadata.has_item("Fusion")
+    if not is_result:
+        maps = fused
+    elif maps is None and fused._inputs is None:
+        _logger.warning("Measured maps are not saved with fused ones: pass maps= and haadf= to see them too.")
+    measured = inputs_of_part(fused, maps, haadf)
+    modelled = whole_modelled_haadf(fused)
+    y, x = axis_dicts(fused.axes_manager.signal_axes, fused)
+    return plot_fusion(
+        np.asarray(fused.data).reshape(-1, y["size"], x["size"]) if is_result else None,
+        fused.elements,
+        raw=None if measured.maps is None else np.stack([measured.maps.get_map(e).data for e in fused.elements]),
+        haadf=None if measured.haadf is None else measured.haadf.data,
+        modelled_haadf=None if modelled is None else modelled.data,
+        errors=errors,
+        scale=(y["scale"], x["scale"]),
+        units=str(x["units"]),
+        offset=(y["offset"], x["offset"]),
+        crop=crop,
+        same_limits=same_limits,
+        quantity=fused.metadata.get_item("Signal.quantity"),
+    )
+
+
+def window_of(part, whole):
+    """Slices (y, x) of ``whole`` that ``part`` covers; None where it is not a crop of it."""
+    slices = []
+    for p, w in zip(*(axis_dicts(s.axes_manager.signal_axes, s) for s in (part, whole)), strict=True):
+        start = round((p["offset"] - w["offset"]) / w["scale"])
+        same = np.isclose(p["scale"], w["scale"]) and p["name"] == w["name"]
+        if not same or start < 0 or start + p["size"] > w["size"]:
+            return None
+        slices.append(slice(start, start + p["size"]))
+    return tuple(slices)

@@ -1,0 +1,365 @@
+"""Components of whole spectra: what they are made of, what they add to maps, and that they leave no trace but that."""
+
+import logging
+from dataclasses import replace
+
+import exspy
+import hyperspy.api as hs
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+import hyperspy_fusion as hf
+from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem, Observation
+from hyperspy_fusion.fusion.selection import search as selection
+from hyperspy_fusion.fusion.selection import spectral_components as components
+from hyperspy_fusion.fusion.selection.spectral_components import Components, number_of_components, solved, thinned
+from hyperspy_fusion.fusion.settings import AutoSettings, CalibratedSettings
+from hyperspy_fusion.maps.eds_bands import rest_of_spectra
+
+ELEMENTS = ("Fe", "Si")
+LINES_KEV = {"Fe": 6.404, "Si": 1.740, "Ni": 7.478, "Cu": 8.046}
+QUICK = {"method": "auto", "regularization": "directional", "lambda_haadf": 0.0, "show_progressbar": False}
+
+
+def phases(shape=(48, 48)):
+    """(2, ny, nx) thickness of two phases, one of them in grains that the HAADF image does not show."""
+    noise = gaussian_filter(np.random.default_rng(5).standard_normal(shape), 4)
+    grains = gaussian_filter((noise > 0).astype(float), 0.7)
+    return np.stack([grains, 1 - grains])
+
+
+def spectrum_image(counts=0.15, seed=0):
+    """EDS of Fe with Ni and of Si with Cu, whose further elements have ten times as many counts; and the truth."""
+    amounts = phases()
+    energy = 0.02 * np.arange(500)
+    peak = {e: np.exp(-0.5 * ((energy - line) / 0.055) ** 2) for e, line in LINES_KEV.items()}
+    peak = {e: p / p.sum() for e, p in peak.items()}
+    of_phases = np.stack([peak["Fe"] + 10 * peak["Ni"], peak["Si"] + 10 * peak["Cu"]])
+    mean = counts * np.tensordot(amounts, of_phases, (0, 0))
+    signal = exspy.signals.EDSTEMSpectrum(np.random.default_rng(seed).poisson(mean).astype(np.uint16))
+    signal.axes_manager[-1].scale, signal.axes_manager[-1].units = 0.02, "keV"
+    signal.set_microscope_parameters(beam_energy=200)
+    haadf = hs.signals.Signal2D(np.random.default_rng(9).normal(100, 1, amounts[0].shape))
+    return signal, haadf, counts * amounts
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return spectrum_image()
+
+
+@pytest.fixture(scope="module")
+def maps(scan):
+    return hf.element_maps(scan[0], ELEMENTS)
+
+
+@pytest.fixture(scope="module")
+def rest(scan, maps):
+    return rest_of_spectra(scan[0], maps)
+
+
+@pytest.fixture(scope="module")
+def model(scan):
+    model = hf.FusedMultiModal(scan[1], scan[0], ELEMENTS, method="auto")
+    options = {name: value for name, value in QUICK.items() if name != "method"}
+    model.fit(**options)
+    return model
+
+
+# ---- the rest of the spectra -----------------------------------------------------------------------------
+
+
+def test_every_count_is_in_a_map_or_in_one_band_of_the_rest(scan, maps, rest):
+    spectra = scan[0]
+    noise = spectra.data[..., : int(0.1 / 0.02)].sum(dtype=int)
+    assert maps.data.sum(dtype=int) + rest.sum(dtype=int) + noise == spectra.data.sum(dtype=int)
+    np.testing.assert_array_equal(maps.data.sum(0) + rest.sum(0), spectra.data[..., 5:].sum(-1))
+    # bands of as many counts as single channels allow
+    assert rest.dtype == np.uint32 and rest.shape[1:] == maps.data.shape[1:]
+    largest_channel = spectra.data.sum((0, 1)).max()
+    assert rest.sum((1, 2)).max() < rest.sum() / len(rest) + largest_channel + 1
+
+
+@pytest.mark.parametrize("width", [1.2, 3.0])
+def test_the_rest_is_what_windows_of_any_width_leave(scan, width):
+    spectra = scan[0]
+    maps = hf.element_maps(spectra, ELEMENTS, integration_windows=width)
+    rest = rest_of_spectra(spectra, maps)
+    np.testing.assert_array_equal(maps.data.sum(0) + rest.sum(0), spectra.data[..., 5:].sum(-1))
+    model = hf.FusedMultiModal(scan[1], spectra, ELEMENTS, integration_windows=width, method="auto")
+    np.testing.assert_array_equal(model._rest, rest)
+
+
+def test_the_rest_of_lazy_spectra_is_the_same(scan, maps, rest):
+    np.testing.assert_array_equal(rest_of_spectra(scan[0].as_lazy(), maps), rest)
+
+
+def test_the_rest_of_energies_in_ev_is_the_same(scan, maps, rest):
+    signal = scan[0].deepcopy()
+    signal.axes_manager[-1].scale, signal.axes_manager[-1].units = 20.0, "eV"
+    np.testing.assert_array_equal(rest_of_spectra(signal, hf.element_maps(signal, ELEMENTS)), rest)
+
+
+def test_spectra_that_are_no_counts_have_no_rest(scan, maps):
+    signal = scan[0].deepcopy()
+    signal.data = signal.data * 0.7
+    assert rest_of_spectra(signal, maps) is None
+    signal.data = scan[0].data.astype(np.float32)
+    assert rest_of_spectra(signal, maps) is not None
+    signal.data = signal.data - 1
+    assert rest_of_spectra(signal, maps) is None
+    signal.data = scan[0].data.astype(np.float32)
+    signal.data[3, 4] = np.nan
+    assert rest_of_spectra(signal, maps) is None
+    signal.data = scan[0].data * 1e10  # more than 32 bits hold
+    assert rest_of_spectra(signal, maps) is None
+    signal.data = np.zeros_like(scan[0].data)
+    assert rest_of_spectra(signal, maps) is None
+
+
+def test_spectra_whose_counts_are_not_one_are_fused_as_their_maps(scan):
+    """Their bands would be thinned and whitened as if each count were many."""
+    signal = scan[0].deepcopy()
+    signal.data = signal.data * 100
+    fused = signal.fuse(scan[1], elements=list(ELEMENTS), **QUICK)
+    assert not fused.metadata.Fusion.selection.has_item("components")
+
+
+def test_maps_alone_have_no_rest(maps):
+    assert rest_of_spectra(maps, maps) is None
+    assert rest_of_spectra([maps], maps) is None
+
+
+def test_windows_that_share_channels_leave_no_rest(scan, caplog):
+    names = ["Fe_Ka", "Mn_Kb"]
+    both = hf.element_maps(scan[0], xray_lines=names)
+    with caplog.at_level(logging.INFO, "hyperspy_fusion"):
+        assert rest_of_spectra(scan[0], both) is None
+    assert "share channels" in caplog.text
+
+
+# ---- components ------------------------------------------------------------------------------------------
+
+
+def observed(maps, haadf, **options):
+    settings = CalibratedSettings(lambda_haadf=0.0, regularization="directional", **options)
+    found = Observation.of(maps.data, np.asarray(haadf.data, float), [26, 14], settings, elements=list(ELEMENTS))
+    return found, settings
+
+
+def test_two_phases_are_two_components_with_the_noise_of_all_counts(scan, maps, rest):
+    """Eleven times as many counts as in the windows: an eleventh of the variance, exactly if all bands had as many."""
+    observation, settings = observed(maps, scan[1])
+    found = Components.of(observation, rest, settings)
+    assert len(found.strengths) == 2 and np.all(np.diff(found.strengths) < 0)
+    noise = [np.var(m - scan[2], axis=(1, 2)) for m in (found.maps(found.observation.seen.maps), maps.data)]
+    assert np.all(noise[0] < 0.2 * noise[1]) and np.all(noise[0] > 0.04 * noise[1])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_one_component_of_either_sign(scan, maps, rest, monkeypatch, sign):
+    """The first is everywhere of one sign, which one is up to LAPACK."""
+    observation, settings = observed(maps, scan[1])
+    values, axes = components._signal_axes(np.concatenate([maps.data, rest]).astype(float))
+    monkeypatch.setattr(components, "_signal_axes", lambda bands: (values, sign * np.abs(axes)))
+    found = Components.of(observation, rest, settings, number=1)
+    assert found.observation.seen.maps.min() > 0 and np.isfinite(found.offset).all()
+
+
+def test_as_many_components_as_bands_are_the_bands(scan, maps, rest):
+    observation, settings = observed(maps, scan[1])
+    found = Components.of(observation, rest, settings, number=99)
+    assert len(found.strengths) == 2 + len(rest)
+    np.testing.assert_allclose(found.maps(found.observation.seen.maps), maps.data, atol=1e-9)
+
+
+def test_a_count_moves_components_as_they_say(scan, maps, rest):
+    observation, settings = observed(maps, scan[1])
+    found = Components.of(observation, rest, settings, number=99)
+    # their directions and their readout are inverse where there are as many components as bands
+    np.testing.assert_allclose(found.readout @ found.directions, np.eye(2), atol=1e-9)
+
+
+def test_known_background_is_taken_off(scan, maps, rest):
+    plain, settings = observed(maps, scan[1])
+    over, _ = observed(maps, scan[1], background=0.05)
+    one, other = (Components.of(o, rest, settings) for o in (plain, over))
+    one, other = (replace(c, totals=np.full(2, np.nan)) for c in (one, other))
+    x = one.observation.seen.maps + 3
+    np.testing.assert_allclose(other.maps(x), np.maximum(one.maps(x) - 0.05, 0), atol=1e-9)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_totals_are_kept_where_they_are_to_be(scan, maps, rest, keep):
+    observation, settings = observed(maps, scan[1], keep_totals=keep, background=0.02)
+    found = Components.of(observation, rest, settings)
+    totals = found.maps(found.observation.seen.maps + 1).sum((1, 2))
+    expected = maps.data.sum((1, 2)) - 0.02 * maps.data[0].size
+    np.testing.assert_allclose(totals / expected, 1, rtol=1e-9 if keep else 10)
+    assert keep or np.all(np.abs(totals / expected - 1) > 0.1)
+
+
+def test_masked_pixels_do_not_matter(scan, maps, rest):
+    valid = np.ones(maps.data.shape, bool)
+    valid[:, 10:14, 20:30] = False
+    settings = CalibratedSettings(lambda_haadf=0.0, regularization="directional", tol=1e-2)
+    results = []
+    for wrong in (0, 7):
+        spoiled = np.where(valid, maps.data, wrong).astype(float)
+        others = np.where(valid[0], rest, wrong)
+        image = np.asarray(scan[1].data, float)
+        seen = Observation.of(spoiled, image, [26, 14], settings, valid=valid, elements=list(ELEMENTS))
+        problem = Components.of(seen, others, settings).problem(settings)
+        results.append(solved(problem, settings, num_workers=1)[0].maps)
+    np.testing.assert_array_equal(*results)
+
+
+def test_a_fit_to_components_is_nearer_to_the_truth_than_one_to_maps(scan, maps, rest):
+    observation, settings = observed(maps, scan[1], tol=1e-3)
+    problem = Components.of(observation, rest, settings).problem(settings)
+    errors = []
+    for one in (problem, observation.problem(settings)):
+        result, _ = solved(one, settings, num_workers=1)
+        assert result.success and result.maps.shape == maps.data.shape and result.maps.min() >= 0
+        np.testing.assert_allclose(result.maps.sum((1, 2)), maps.data.sum((1, 2)), rtol=1e-4)
+        errors.append(np.mean((result.maps - scan[2]) ** 2))
+    assert errors[0] < 0.75 * errors[1]
+
+
+def test_components_that_are_stronger_are_smoothed_less(scan, maps, rest):
+    observation, settings = observed(maps, scan[1])
+    found = Components.of(observation, rest, settings)
+    inner = found.problem(settings).inner
+    weights = found.observation.noise.unit / inner.scales
+    np.testing.assert_allclose(weights, (found.strengths / found.strengths[0]) ** -0.25, rtol=1e-12)
+
+
+def test_noise_alone_has_one_component():
+    rng = np.random.default_rng(0)
+    bands = rng.poisson(2.0, (20, 64, 64)) / np.sqrt(2.0)
+    strengths, _ = components._signal_axes(bands)
+    # that of the mean, which all have
+    np.testing.assert_allclose(strengths[0], 20 * 2.0 * components_kernel_mass(), rtol=0.02)
+    assert number_of_components(strengths) <= 2
+    assert np.abs(strengths[2:]).max() < 0.01
+
+
+def components_kernel_mass():
+    """Mean weight of a pixel's neighbours where nothing comes from beyond the edges."""
+    inside = gaussian_filter(np.ones((64, 64)), components._WIDTH, mode="constant").mean()
+    centre = np.zeros((81, 81))
+    centre[40, 40] = 1
+    return inside - gaussian_filter(centre, components._WIDTH).max()
+
+
+def test_parts_of_the_rest_are_independent_and_add_up():
+    counts = np.random.default_rng(0).poisson(5.0, (3, 80, 80))
+    without = thinned(counts, np.random.default_rng(1), 5)
+    out = [counts - w for w in without]
+    np.testing.assert_array_equal(np.sum(out, axis=0), counts)
+    for held_out, seen in zip(out, without, strict=True):
+        assert held_out.min() >= 0 and abs(held_out.sum() / counts.sum() - 0.2) < 0.01
+        assert abs(np.corrcoef(held_out.ravel(), seen.ravel())[0, 1]) < 0.03
+
+
+# ---- the choice ------------------------------------------------------------------------------------------
+
+
+def test_no_count_held_out_is_seen(scan, maps, rest):
+    """Another measurement with the same counts in what is left without part 0 has the same fit to them."""
+    settings = AutoSettings(regularization="directional", lambda_haadf=0.0)
+    one, _ = observed(maps, scan[1])
+    noise, rng = one.noise, np.random.default_rng(0)
+    parts = selection.held_out(one.seen.maps, one.seen.valid, noise.quantum, noise.variances, noise.background, rng)
+    spectra = selection._Spectra.of(one, rest, settings, len(parts), rng)
+    assert not np.array_equal(spectra.rest[0], rest)
+    other = replace(one, seen=replace(one.seen, maps=parts[0].maps + rng.poisson(1.0, maps.data.shape)))
+    strange = Components.of(other, rest + rng.poisson(3.0, rest.shape).astype(np.uint32), settings.chosen(), 5)
+    choice = selection.ComponentChoice("directional", 1.0, 0.0, True, 2)
+    found = [
+        selection._Fits(observation, settings, parts, 1, s)(choice, 0)
+        for observation, s in ((one, spectra), (other, replace(spectra, components=strange, of_parts={})))
+    ]
+    np.testing.assert_array_equal(*found)
+
+
+def test_spectra_are_better_than_their_maps(scan, maps, model):
+    fused, alone = model.as_signal(), hf.fuse(maps, scan[1], **QUICK)
+    error, without = (np.mean((f.data - scan[2]) ** 2) for f in (fused, alone))
+    assert error < 0.7 * without
+    found = fused.metadata.Fusion.selection
+    assert "of 2 components of the spectra" in found.sentence
+    weights = found.weights.reshape(-1, 2)[np.asarray(found.components) > 0]
+    assert weights.sum() > 1
+
+
+def test_components_leave_no_trace_but_in_the_record(scan, maps, model):
+    fused = model.as_signal()
+    assert fused.elements == list(ELEMENTS) and fused.data.shape == maps.data.shape
+    np.testing.assert_allclose(fused.metadata.Fusion.total_ratios, 1, rtol=1e-4)
+    np.testing.assert_array_equal(model.maps.data, maps.data)
+    assert fused.metadata.Fusion.elastic_weights.shape == (2,) and len(fused.metadata.Fusion.quantum) == 2
+    assert not any("component" in name for name in fused.metadata.Fusion.as_dictionary() if name != "selection")
+
+
+def test_without_components_a_spectrum_image_is_its_maps(scan, maps):
+    of_spectra = hf.fuse(scan[0], scan[1], elements=ELEMENTS, components=0, **QUICK)
+    alone = hf.fuse(maps, scan[1], **QUICK)
+    np.testing.assert_array_equal(of_spectra.data, alone.data)
+    assert not alone.metadata.Fusion.has_item("selection.components")
+    assert of_spectra.metadata.Fusion.selection.sentence == alone.metadata.Fusion.selection.sentence
+
+
+def test_without_a_penalty_there_is_one_fit_of_components(scan):
+    """No weight makes it another one."""
+    fused = hf.fuse(scan[0], scan[1], elements=ELEMENTS, **(QUICK | {"regularization": None}))
+    assert np.count_nonzero(fused.metadata.Fusion.selection.components) == 1
+
+
+def test_errors_and_what_moved_the_maps_know_of_components(scan, model):
+    errors = model.standard_errors(4).data
+    assert errors.shape == scan[2].shape and np.isfinite(errors).all()
+    true = np.sqrt(np.mean((model.as_signal().data - scan[2]) ** 2, axis=(1, 2)))
+    ratio = np.sqrt(np.mean(errors**2, axis=(1, 2))) / true
+    # 0.5 to 1.1 over three scans: the directions of the components, which have errors as well, are those of the fit
+    assert np.all((ratio > 0.4) & (ratio < 2))
+    parts = {name: m.data for name, m in model.attribution().items()}
+    assert set(parts) == {"haadf", "penalty", "totals", "bound", "spectrum"}
+    moved = model.as_signal().data - model.maps.data
+    np.testing.assert_allclose(sum(parts.values()), moved, atol=1e-4 * np.abs(moved).max())
+
+
+def test_an_image_that_guides_components_alone_has_had_a_say(model):
+    from hyperspy_fusion.methods.base import HOW
+
+    setup, result = model._setup, model._result
+    for with_spectra in (True, False):
+        of_maps = [p for p in setup.problem.problems if isinstance(p, CalibratedProblem)]
+        others = setup.problem.problems[len(of_maps) :]
+        of_maps = [replace(p, penalty=replace(p.penalty, guide=None), lambda_haadf=0.0) for p in of_maps]
+        problem = replace(setup.problem, problems=of_maps + (others if with_spectra else []))
+        assert HOW["auto"].evidence(setup.scan, problem, result).uses_haadf is with_spectra
+
+
+def test_a_fit_with_components_goes_on(scan):
+    model = hf.FusedMultiModal(scan[1], scan[0], ELEMENTS, method="auto")
+    options = {name: value for name, value in QUICK.items() if name != "method"}
+    first = model.fit(max_iter=25, tol=1e-9, **options)
+    again = model.fit(max_iter=25)
+    assert again.nit == 2 * first.nit and again.fun < first.fun
+
+
+def test_maps_come_first_even_without_weight():
+    of_map, of_spectra = selection.Choice("tv", 1.0, 0.0, True), selection.ComponentChoice("tv", 1.0, 0.0, True, 3)
+    ones, halves = np.ones(2), np.full(2, 0.5)
+    found = selection._maps_first({of_spectra: halves, of_map: halves}, of_map)
+    assert list(found) == [of_map, of_spectra]
+    found = selection._maps_first({of_spectra: ones}, of_map)
+    assert list(found) == [of_map, of_spectra] and not found[of_map].any()
+
+
+@pytest.mark.parametrize("components", [-1, 1.5, True, "all", None])
+def test_components_must_be_a_number_of_them(components):
+    with pytest.raises(ValueError, match="whole number of at least 0, or 'auto' for as many as stand out"):
+        AutoSettings(components=components)

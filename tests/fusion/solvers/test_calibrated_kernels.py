@@ -1,0 +1,406 @@
+"""Kernels of the calibrated engine, compiled and as Python: they are NumPy, and minimise what they say."""
+
+import numpy as np
+import pytest
+from convex import TWIST, adjoint, differences, lengths
+from scipy.optimize import minimize
+
+from hyperspy_fusion.fusion.solvers import kernels
+
+DTYPES = [np.float32, np.float64]
+SHAPES = [(2, 6, 7), (2, 2, 5), (2, 5, 2), (1, 3, 3), (3, 2, 2)]
+MODES = [kernels.PLAIN, kernels.DIRECTIONAL, kernels.GUIDED, kernels.VECTOR]
+HELPERS = """_cell_row _project_row _unproject_row _add_squares _ascended_row _adjoint_row _poisson_row _gaussian_row
+_add_poisson_response _add_gaussian_response _solve_residual _deviance""".split()
+
+
+def compiled(name):
+    return getattr(kernels, name)
+
+
+@pytest.fixture(params=[False, True], ids=["compiled", "python"])
+def kernel(request, monkeypatch):
+    """A kernel by its name; as Python, its helpers are Python too."""
+    if not request.param:
+        return compiled
+    for name in HELPERS:
+        monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
+    return lambda name: getattr(kernels, name).py_func
+
+
+@pytest.fixture(params=DTYPES, ids=["float32", "float64"])
+def dtype(request):
+    return request.param
+
+
+def rtol(dtype):
+    return 2e-5 if dtype == np.float32 else 1e-11
+
+
+def normal(seed, shape, dtype):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def close(actual, expected, dtype):
+    size = np.abs(expected).max(initial=1e-30)
+    np.testing.assert_allclose(actual, expected, rtol=rtol(dtype), atol=rtol(dtype) * size)
+
+
+# ---- differences, their duals and their lengths ----------------------------------------------------
+
+
+def cells(shape, dtype, mode):
+    """Maps, field, guide and dual of one mode."""
+    n, ny, nx = shape
+    inner = (ny - 1, nx - 1)
+    fields = {kernels.GUIDED: n, kernels.VECTOR: 2 * n}.get(mode)
+    v = normal(1, (fields, *inner), dtype) if fields else np.zeros((1, 1, 1), dtype)
+    guide = normal(2, (4, *inner), dtype) if mode in (kernels.DIRECTIONAL, kernels.GUIDED) else np.zeros((4, 1, 1))
+    if mode == kernels.DIRECTIONAL:
+        # every other column without twist, of which a part is taken there
+        part = 0.8 * np.random.default_rng(4).random(inner)
+        part[:, ::2] = 0
+        guide -= np.multiply.outer(TWIST, (part > 0) * np.tensordot(TWIST, guide, 1))
+        guide = 0.9 * guide / np.sqrt((guide**2).sum(0) + 0.1)
+        guide = np.concatenate([guide, part[None]])
+    return normal(0, shape, dtype), v, guide.astype(dtype), normal(3, (4, n, *inner), dtype)
+
+
+def projected(t, guide):
+    xi, part = guide[:4], guide[4]
+    p = np.eye(4)[:, :, None, None] - xi[:, None] * xi - np.multiply.outer(np.multiply.outer(TWIST, TWIST), part)
+    return np.einsum("klyx,lnyx->knyx", p, t)
+
+
+def taken(u, v, guide, mode):
+    """The differences as the mode takes them."""
+    u, v, guide = (a.astype(float) for a in (u, v, guide))
+    t = differences(u)
+    if mode == kernels.DIRECTIONAL:
+        return projected(t, guide)
+    if mode == kernels.GUIDED:
+        return t - guide[:, None] * v
+    if mode == kernels.VECTOR:
+        return t - np.stack([v[0::2], v[0::2], v[1::2], v[1::2]]) / np.sqrt(2)
+    return t
+
+
+def clipped(y, radius, joint):
+    """Projection onto balls of the vectors of all maps of a cell, or of each."""
+    return y * radius / np.maximum(radius, lengths(y, joint))
+
+
+def steps_of(shape, dtype):
+    """A step of each cell; wide scans have one for all rows."""
+    rows = 1 if shape[1] > shape[0] else shape[0]
+    return np.random.default_rng(9).uniform(0.2, 0.9, (rows, shape[1])).astype(dtype)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_ascent_of_the_dual(kernel, dtype, shape, mode, joint):
+    u, v, guide, inner = cells(shape, dtype, mode)
+    radius, sigma = dtype(1.3), steps_of((shape[1] - 1, shape[2] - 1), dtype)
+    inner = clipped(inner.astype(float), radius, joint)
+    y = inner if mode != kernels.DIRECTIONAL else projected(inner, guide.astype(float))
+    expected = clipped(inner + sigma * taken(u, v, guide, mode), radius, joint)
+    expected = expected if mode != kernels.DIRECTIONAL else projected(expected, guide.astype(float))
+    group = len(u) if joint else 1
+    for relax in (1, 1.6):
+        new, work = y.astype(dtype), np.full((2, 4 * group + 1, shape[2] - 1), np.nan, dtype)
+        kernel("ascend_dual")(u, v, new, guide, mode, group, sigma, radius, dtype(relax), work)
+        # P^-1 loses as many digits as P takes away
+        atol = rtol(dtype) * (10 if mode == kernels.DIRECTIONAL else 2)
+        np.testing.assert_allclose(new, y + relax * (expected - y), atol=2 * atol)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_variation(kernel, dtype, shape, mode, joint):
+    u, v, guide, _ = cells(shape, dtype, mode)
+    factors = np.linspace(0.5, 2, len(u)).astype(dtype)
+    stretched = v if v.size == 1 else v * np.repeat(factors, len(v) // len(u))[:, None, None]
+    expected = lengths(taken(u * factors[:, None, None], stretched, guide, mode), joint)
+    expected = expected if joint else expected.sum(axis=0)
+    work = np.full((2, 5, shape[2] - 1), np.nan, dtype)
+    sums = np.full(shape[1] - 1, np.nan)
+    kernel("variation")(u, v, guide, mode, len(u) if joint else 1, factors, work, sums)
+    close(sums, expected.sum(axis=1), dtype)
+
+
+@pytest.mark.parametrize("mode", [kernels.GUIDED, kernels.VECTOR])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_descent_of_the_fields(kernel, dtype, shape, mode):
+    """Cells of 2 x nx and ny x 2 pixels are in one line: their slopes have no differences and no dual."""
+    _, v, guide, y = cells(shape, dtype, mode)
+    m, ny, nx = v.shape
+    q = normal(4, (4, m, ny - 1, nx - 1), dtype)
+    pulled = guide[:, None].astype(float) * y if mode == kernels.GUIDED else None
+    if mode == kernels.VECTOR:
+        along_y, along_x = (y[0] + y[1]) / np.sqrt(2), (y[2] + y[3]) / np.sqrt(2)
+        lifted = np.stack([along_y, along_x], axis=1).reshape(m, ny, nx)
+    else:
+        lifted = pulled.sum(axis=0)
+    slack = (adjoint(q.astype(float)) if q.size else 0) - lifted
+    tau = steps_of((ny, nx), dtype)
+    for relax in (1, 1.6):
+        new, bar = v.copy(), np.full_like(v, np.nan)
+        sums, work = np.full((m, ny), np.nan), np.full((3, 1, nx), np.nan, dtype)
+        kernel("descend_field")(new, bar, q, y, guide, mode, tau, dtype(relax), work, sums)
+        close(new, v - relax * tau * slack, dtype)
+        close(bar, v - 2 * tau * slack, dtype)
+        close(sums, np.abs(slack).sum(axis=2), dtype)
+
+
+@pytest.mark.parametrize("mode", [kernels.GUIDED, kernels.VECTOR])
+def test_field_pulls_as_the_maps_do(dtype, mode):
+    """<difference taken, y> falls with the field as the adjoint in the descent says."""
+    u, v, guide, y = cells((2, 5, 6), np.float64, mode)
+    step = normal(5, v.shape, float)
+    q, new, bar = np.zeros((4, len(v), 3, 4)), v.copy(), v.copy()
+    kernels.descend_field(new, bar, q, y, guide, mode, np.ones((1, 5)), 1.0, np.empty((1, 1, 5)), np.empty(v.shape[:2]))
+    slope = np.sum((taken(u, v + step, guide, mode) - taken(u, v, guide, mode)) * y)
+    np.testing.assert_allclose(slope, np.sum(step * -(new - v)), rtol=1e-12)
+
+
+# ---- the step of the maps ----------------------------------------------------------------------------
+
+
+def data(shape, dtype, is_poisson, masked=False, coupled=True, seed=0):
+    """The terms of the maps as the kernels take them; zero counts, and masked pixels in both."""
+    n, ny, nx = shape
+    rng = np.random.default_rng(seed)
+    slope = np.broadcast_to(rng.uniform(0.3, 2, n)[:, None, None], (n, 1, nx))
+    beta = rng.poisson(2, shape).astype(float) if is_poisson else rng.standard_normal(shape)
+    delta = np.broadcast_to(rng.uniform(0.1, 1, n)[:, None, None] * is_poisson, (n, 1, nx))
+    counted = np.ones((1, nx))
+    if masked:
+        valid = rng.random(shape) > 0.3
+        slope, beta = np.where(valid, slope, 0), np.where(valid, beta, 0)
+        delta = np.where(valid, delta, 0)
+        counted = (rng.random((ny, nx)) > 0.3).astype(float)
+    weights = rng.uniform(0.2, 3, n) if coupled else np.zeros(0)
+    target = 8 * rng.random((ny, nx)) * (counted if coupled else 0)
+    theta, upper = rng.standard_normal(n), np.full(n, 1e4)
+    arrays = (beta, slope, delta, theta, upper, weights, target, counted)
+    beta, slope, delta, theta, upper, *rest = (np.ascontiguousarray(a, dtype) for a in arrays)
+    return beta, slope, delta, is_poisson, theta, upper, *rest
+
+
+def descend(kernel, z, y, terms, tau, workers=2, residual=None, relax=1):
+    n, ny, nx = z.shape
+    new, bar = z.copy(), np.full_like(z, np.nan)
+    residual = np.zeros((ny, nx), z.dtype) if residual is None else residual
+    work, sums = np.full((workers, n + 4, nx), np.nan, z.dtype), np.full((n, ny), np.nan)
+    steps = z.dtype.type(tau), z.dtype.type(relax)
+    kernel("descend_maps")(new, bar, y, *terms[:5], *terms[6:], residual, *steps, work, sums)
+    return new, bar, residual, sums
+
+
+def stationary(z, moved, terms, tau):
+    """(n, ny, nx) gradient of what the step minimises: data terms, HAADF term and distance from ``moved``."""
+    beta, slope, delta, is_poisson, _, _, weights, target, counted = terms
+    beta, slope, delta, weights, target, counted = (
+        np.asarray(a, float) for a in (beta, slope, delta, weights, target, counted)
+    )
+    if is_poisson:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            gradient = slope - np.where(beta > 0, beta / (z + delta), 0)
+    else:
+        gradient = slope * z - beta
+    if weights.size:
+        residual = counted * (np.tensordot(weights, z, 1) - target)
+        gradient = gradient + weights[:, None, None] * residual
+    return gradient + (z - moved) / tau
+
+
+@pytest.mark.parametrize("tau", [0.05, 50.0])
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("is_poisson", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_step_of_the_maps_is_stationary(kernel, dtype, shape, is_poisson, masked, coupled, tau):
+    """At its end the gradient is 0, or >= 0 where the map is 0."""
+    z, y = np.abs(normal(0, shape, dtype)), normal(1, (4, shape[0], shape[1] - 1, shape[2] - 1), dtype)
+    terms = data(shape, dtype, is_poisson, masked, coupled)
+    new, bar, residual, sums = descend(kernel, z, y, terms, tau)
+    used = np.broadcast_to(terms[1] > 0, shape)
+    pull = adjoint(y.astype(float)) + np.where(used, terms[4][:, None, None], 0)
+    gradient = stationary(new.astype(float), z - tau * pull, terms, tau)
+    size = 1e-4 if dtype == np.float32 else 1e-9
+    size *= 1 + np.abs(pull).max() + 1 / tau
+    assert np.all(np.abs(gradient[new > 0]) < size)
+    assert np.all(gradient[new == 0] > -size) and new.min() >= 0
+    close(bar, 2 * new.astype(float) - z, dtype)
+    close(sums, np.where(used, new, 0).sum(axis=2, dtype=float), dtype)
+    if coupled:
+        expected = terms[8] * (np.tensordot(terms[6], new, 1) - terms[7])
+        np.testing.assert_allclose(residual, expected, atol=20 * size * min(tau, 1) if tau < 1 else size)
+
+
+CORNERS = {
+    "no counts": dict(beta=[0, 0, 0]),
+    "many counts": dict(beta=[3e4, 1, 500]),
+    "far below": dict(moved=[-1e3, -5, -1e-3]),
+    "far above": dict(moved=[1e3, 0, 1e4]),
+    "image far above": dict(target=1e4),
+    "image far below": dict(target=-1e4),
+    "strong image": dict(weights=[100, 1, 10]),
+    "one element shows": dict(weights=[0, 2, 0]),
+    "masked in one map": dict(slope=[0, 1, 1], beta=[0, 2, 3]),
+    "masked in all": dict(slope=[0, 0, 0], beta=[0, 0, 0], delta=[0, 0, 0]),
+    "masked in the image": dict(counted=0, target=0),
+    "no background": dict(delta=[0, 0, 0]),
+}
+
+
+@pytest.mark.parametrize("tau", [0.1, 3.0])
+@pytest.mark.parametrize("is_poisson", [True, False])
+@pytest.mark.parametrize("corner", CORNERS)
+def test_step_of_one_pixel_by_value(dtype, is_poisson, corner, tau):
+    """No other maps of a pixel have a smaller value; scipy looks for them."""
+    given = dict(beta=[2, 0, 5], slope=[1, 0.5, 2], delta=[0.3, 0.1, 1], moved=[1, 2, 0.5], weights=[1, 0.5, 2],
+                 target=4.0, counted=1.0) | CORNERS[corner]  # fmt: skip
+    beta, slope, delta, moved, w = (np.array(given[k], float) for k in ("beta", "slope", "delta", "moved", "weights"))
+    target, counted = given["target"], given["counted"]
+
+    def value(z):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.where(beta > 0, beta * np.log(z + delta), 0)
+        own = slope * z - logs if is_poisson else 0.5 * slope * z**2 - beta * z
+        return own.sum() + 0.5 * counted * (w @ z - target) ** 2 + ((z - moved) ** 2).sum() / (2 * tau)
+
+    new = descend(compiled, *_one_pixel(moved, dtype), _terms_of(given, is_poisson, dtype), tau, workers=1)[0]
+    new = new[:, 0, 0].astype(float)
+    bounds = [(0 if d > 0 or b == 0 or not is_poisson else 1e-12, None) for d, b in zip(delta, beta, strict=True)]
+    best = min(
+        (minimize(value, np.maximum(start, [b[0] for b in bounds]), bounds=bounds, method="L-BFGS-B",
+                  options={"ftol": 1e-15, "gtol": 1e-12, "maxiter": 5000}) for start in (moved, new, new * 1.1 + 0.1)),
+        key=lambda r: r.fun)  # fmt: skip
+    size = abs(value(np.zeros(3) + 1e-3)) + abs(best.fun)
+    assert value(new) <= best.fun + (1e-6 if dtype == np.float32 else 1e-10) * size
+    # and the value is steep enough to tell: a percent away it is larger
+    away = new * 1.01 + 1e-2
+    assert value(away) > value(new)
+
+
+def _one_pixel(moved, dtype):
+    """Maps of 2 x 2 equal pixels, so that with a dual of zero each is the pixel asked for."""
+    n = len(moved)
+    z = np.broadcast_to(np.array(moved)[:, None, None], (n, 2, 2)).astype(dtype)
+    return z, np.zeros((4, n, 1, 1), dtype)
+
+
+def _terms_of(given, is_poisson, dtype):
+    def planes(name):
+        return np.broadcast_to(np.array(given[name], float)[:, None, None], (3, 2, 2)).astype(dtype)
+
+    target, counted = (np.full((2, 2), given[k], dtype) for k in ("target", "counted"))
+    weights, upper = np.array(given["weights"], dtype), np.full(3, 1e9, dtype)
+    return (planes("beta"), planes("slope"), planes("delta"), is_poisson, np.zeros(3, dtype), upper, weights, target,
+            counted)  # fmt: skip
+
+
+def test_step_does_not_depend_on_the_residual_it_starts_from(dtype):
+    shape = (2, 4, 5)
+    z, y = np.abs(normal(0, shape, dtype)), np.zeros((4, 2, 3, 4), dtype)
+    terms = data(shape, dtype, True)
+    plain = descend(compiled, z, y, terms, 1.0)[0]
+    for start in (-1e3, 1e3):
+        far = np.full((4, 5), start, dtype)
+        close(descend(compiled, z, y, terms, 1.0, residual=far)[0], plain, dtype)
+
+
+# ---- values and the bound ----------------------------------------------------------------------------
+
+
+def values(kernel, z, y, terms, factors, workers=2, pull=None):
+    n, ny, nx = z.shape
+    work, sums = np.full((workers, n + 4, nx), np.nan, z.dtype), np.full((ny, 4), np.nan)
+    pull = np.zeros((0, 0), z.dtype) if pull is None else pull.astype(z.dtype)
+    kernel("data_terms")(z, y, *terms, factors.astype(z.dtype), pull, work, sums)
+    return sums
+
+
+def half_deviance(z, terms):
+    beta, slope, delta, is_poisson = (np.asarray(a, float) for a in terms[:4])
+    slope, delta = np.broadcast_to(slope, z.shape), np.broadcast_to(delta, z.shape)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = slope * (z + delta)
+        poisson = mean - beta + np.where(beta > 0, beta * np.log(beta / mean), 0)
+        squares = 0.5 * slope * (z - beta / slope) ** 2
+    return np.where(slope > 0, poisson if is_poisson else squares, 0)
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("is_poisson", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_and_bound(kernel, dtype, shape, is_poisson, masked, coupled):
+    """The bound is the smallest value over a fine grid of maps, less what the grid misses."""
+    n, ny, nx = shape
+    z, y = np.abs(normal(0, shape, dtype)) + dtype(0.1), normal(1, (4, n, ny - 1, nx - 1), dtype)
+    terms = list(data(shape, dtype, is_poisson, masked, coupled))
+    terms[5] = np.linspace(5, 7, n).astype(dtype)
+    factors = np.linspace(0.8, 1.3, n).astype(dtype)
+    sums = values(kernel, z, y, terms, factors)
+    x = z.astype(float) * factors[:, None, None]
+    close(sums[:, 0], half_deviance(x, terms).sum(axis=(0, 2)), dtype)
+    rho, pull = np.zeros((ny, nx)), adjoint(y.astype(float))
+    if coupled:
+        rho = terms[8] * (np.tensordot(terms[6].astype(float), x, 1) - terms[7])
+        pull = pull + terms[6][:, None, None] * rho
+    close(sums[:, 1], 0.5 * (rho**2).sum(axis=1), dtype)
+    close(sums[:, 3], (rho**2 / 2 + rho * terms[7]).sum(axis=1), dtype)
+    pull = pull + np.where(terms[1] > 0, terms[4][:, None, None], 0)
+    lagrangian = [
+        half_deviance(np.broadcast_to(part * terms[5][:, None, None], shape), terms)
+        + pull * part * terms[5][:, None, None]
+        for part in np.linspace(0, 1, 1001)
+    ]
+    smallest = np.min(lagrangian, axis=0).sum(axis=(0, 2))
+    assert np.all(sums[:, 2] <= smallest + rtol(dtype) * np.abs(lagrangian[-1]).sum())
+    np.testing.assert_allclose(sums[:, 2], smallest, atol=rtol(dtype) * 100 + 2e-3)
+
+
+def test_bound_where_the_lagrangian_falls_for_ever(kernel, dtype):
+    """A dual that pulls harder than the data push: the bound is taken at the upper limit of the maps."""
+    terms = list(data((1, 2, 2), dtype, True, coupled=False))
+    slope, theta = float(terms[1][0, 0, 0]), -10.0
+    terms[4], terms[5] = np.full(1, theta, dtype), np.full(1, 7, dtype)
+    sums = values(kernel, np.ones((1, 2, 2), dtype), np.zeros((4, 1, 1, 1), dtype), terms, np.ones(1))
+    assert slope + theta < 0
+    expected = half_deviance(np.full((1, 2, 2), 7.0), terms).sum(axis=(0, 2)) + 2 * 7 * theta
+    np.testing.assert_allclose(sums[:, 2], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("counts, mean, expected", [(0, 0, 0), (0, 2.5, 2.5), (3, 3, 0), (2, 1, -1 + 2 * np.log(2))])
+def test_half_deviance_of_one_count(kernel, dtype, counts, mean, expected):
+    terms = list(data((1, 2, 2), dtype, True, coupled=False))
+    terms[0][:], terms[1][:], terms[2][:] = counts, 1, 0
+    sums = values(kernel, np.full((1, 2, 2), mean, dtype), np.zeros((4, 1, 1, 1), dtype), terms, np.ones(1))
+    np.testing.assert_allclose(sums[:, 0], 2 * expected, atol=1e-6)
+
+
+# ---- threads and the cache ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_number_of_workers_does_not_matter(joint):
+    """To the last bit: which worker takes which row is no part of the result."""
+    shape = (3, 9, 11)
+    u, v, guide, y = cells(shape, np.float32, kernels.GUIDED)
+    terms, results = data(shape, np.float32, True, masked=True), []
+    for workers in (1, 2, 5):
+        dual, group = y.copy(), 3 if joint else 1
+        work = np.full((workers, 4 * group + 1, 10), np.nan, np.float32)
+        steps = steps_of((8, 10), np.float32), np.float32(1), np.float32(1.6)
+        kernels.ascend_dual(u, v, dual, guide, kernels.GUIDED, group, *steps, work)
+        moved = descend(compiled, np.abs(u), dual, terms, 1.0, workers)
+        sums = values(compiled, moved[0], dual, terms, np.ones(3), workers)
+        results.append([dual, *moved, sums])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)

@@ -1,0 +1,237 @@
+"""Kernels, compiled and as Python: what they compute, for any layout of the work."""
+
+import numpy as np
+import pytest
+import twin
+
+from hyperspy_fusion.fusion.solvers import kernels
+from hyperspy_fusion.fusion.terms.penalties import TotalVariation, differences, fgp_momentum, minus_divergence
+
+DTYPES = [np.float32, np.float64]
+SHAPES = [(2, 7, 9), (1, 1, 6), (1, 6, 1), (3, 20, 5)]
+
+
+def call(kernel, interpreted):
+    return kernel.py_func if interpreted else kernel
+
+
+@pytest.fixture
+def interpreted_helpers(monkeypatch):
+    """Let interpreted kernels call interpreted helpers."""
+    for name in (
+        "_primal_row",
+        "_extrapolated_row",
+        "_projected",
+        "_dual_row",
+        "_first_dual_row",
+        "_variation_row",
+        "_replace_row",
+        "_first_ascent",
+        "_ascend",
+        "_finish",
+    ):
+        monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
+
+
+def run_prox(v, previous, weight, *, steps=3, isotropic=True, accelerated=True, band=4, workers=2, dual=None,
+             kernel=kernels.prox_tv):  # fmt: skip
+    n, ny, nx = v.shape
+    real = v.dtype.type
+    x = previous.astype(v.dtype).copy()
+    momentum = (fgp_momentum(steps) if accelerated else np.zeros(steps)).astype(real)
+    dual = np.zeros((2, n, 0, 0), real) if dual is None else dual
+    reached = np.empty_like(dual)
+    work = np.full((workers, 4, band + 2 * steps + 3, nx), np.nan, real)
+    lines, sums = np.full((workers, 6, nx), np.nan, real), np.full((n, ny, 3), np.nan)
+    kernel(v, x, real(weight), isotropic, momentum, band, dual, reached, work, lines, sums)
+    return x, sums, reached
+
+
+def run_step(x, maps, haadf, weights, *, gamma=1.6, chem=0.08, eps=0.2, kernel=kernels.gradient_step):
+    real = x.dtype.type
+    n, ny, _ = x.shape
+    stepped, modelled, sums = np.empty_like(x), np.empty_like(haadf), np.empty((ny, 2))
+    offsets, scales = np.zeros(n, real), np.ones(n, real)
+    kernel(x, maps, offsets, scales, haadf, np.asarray(weights, real), real(gamma), real(1 / n), real(chem),
+           real(eps), stepped, modelled, sums)  # fmt: skip
+    return stepped, modelled, sums
+
+
+def random_maps(shape, dtype, seed=0):
+    return np.random.default_rng(seed).random(shape).astype(dtype)
+
+
+# ---- elementary functions ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def elementary():
+    from numba import njit
+
+    @njit
+    def evaluate(x, g, powers, logs):
+        for i in range(x.size):
+            powers[i] = kernels.power(x[i], g)
+            logs[i] = kernels.log(x[i])
+
+    return evaluate
+
+
+@pytest.mark.parametrize("gamma", [0.25, 0.6, 1.0, 1.6, 4.0])
+def test_power_and_log_in_single_precision(elementary, gamma):
+    x = np.concatenate([np.logspace(-8, 4, 4001), np.linspace(0.5, 2, 4001)]).astype(np.float32)
+    powers, logs = np.empty_like(x), np.empty_like(x)
+    elementary(x, np.float32(gamma), powers, logs)
+    exact = x.astype(float) ** np.float64(np.float32(gamma))
+    assert np.abs(powers / exact - 1).max() < 1.5e-6 * max(1, gamma)
+    exact = np.log(x.astype(float))
+    assert np.abs((logs - exact) / np.maximum(1, np.abs(exact))).max() < 3e-7
+
+
+@pytest.mark.parametrize("gamma, expected", [(0.0, 1.0), (0.6, 0.0), (3.0, 0.0)])
+def test_power_of_zero(elementary, gamma, expected):
+    powers, logs = np.empty(2, np.float32), np.empty(2, np.float32)
+    elementary(np.array([0, 1e-35], np.float32), np.float32(gamma), powers, logs)
+    np.testing.assert_array_equal(powers, expected)
+
+
+# ---- gradient step -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interpreted", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gamma", [1.0, 1.6, 3.0])
+def test_gradient_step_is_numpy(dtype, gamma, interpreted):
+    x, b, h = (random_maps(s, dtype, i) for i, s in enumerate([(2, 5, 7), (2, 5, 7), (5, 7)]))
+    x[0, 0, 0] = 0
+    w = np.array([0.5, 1.5])[:, None, None]
+    f = (w * x.astype(float) ** gamma).sum(0)
+    gradient = 0.5 * gamma * w * x.astype(float) ** (gamma - 1) * (f - h) + 0.08 * (1 - b / (x.astype(float) + 0.2))
+    stepped, modelled, sums = run_step(x, b, h, w.ravel(), gamma=gamma, kernel=call(kernels.gradient_step, interpreted))
+    rtol = 2e-5 if dtype == np.float32 else 1e-12
+    np.testing.assert_allclose(stepped, np.maximum(x - gradient, 0), rtol=rtol, atol=rtol / 10)
+    np.testing.assert_allclose(modelled, f, rtol=rtol)
+    np.testing.assert_allclose(sums[:, 0], 0.5 * ((f - h) ** 2).sum(1), rtol=10 * rtol)
+    np.testing.assert_allclose(
+        sums[:, 1], (x - b * np.log(x.astype(float) + 0.2)).sum((0, 2)), rtol=10 * rtol, atol=rtol
+    )
+
+
+def test_gradient_step_normalises_the_maps_as_it_reads_them():
+    x, b = random_maps((2, 4, 4), np.float64), random_maps((2, 4, 4), np.float64, 1)
+    h = random_maps((4, 4), np.float64, 2)
+    offsets, scales = np.array([3.0, -1.0]), np.array([0.5, 2.0])
+    raw = offsets[:, None, None] + b / scales[:, None, None]
+    expected = run_step(x, b, h, [1, 1])
+    stepped, modelled, sums = np.empty_like(x), np.empty_like(h), np.empty((4, 2))
+    kernels.gradient_step(x, raw, offsets, scales, h, np.ones(2), 1.6, 0.5, 0.08, 0.2, stepped, modelled, sums)
+    np.testing.assert_allclose(stepped, expected[0], rtol=1e-12)
+    np.testing.assert_allclose(sums, expected[2], rtol=1e-12)
+
+
+def test_slope_below_gamma_1_is_finite_at_zero():
+    x = np.zeros((1, 2, 2), np.float32)
+    stepped, modelled, _ = run_step(x, x, np.ones((2, 2), np.float32), [1.0], gamma=0.5, eps=0.25)
+    # max(0 - 0.5 * 0.25**-0.5 * (0 - 1) - 0.08, 0)
+    np.testing.assert_allclose(stepped, 1 - 0.08, rtol=1e-6)
+    np.testing.assert_array_equal(modelled, 0)
+
+
+def test_not_a_number_stays_visible():
+    x = random_maps((1, 3, 3), np.float32)
+    x[0, 1, 1] = np.nan
+    stepped, _, sums = run_step(x, x, x[0], [1.0])
+    assert np.isnan(stepped[0, 1, 1]) and np.isnan(sums[1]).any()
+    assert np.isnan(run_prox(stepped, x, 0.1)[1]).any()
+
+
+# ---- prox of the total variation -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_minus_divergence_is_the_adjoint(shape):
+    u, p, q = (random_maps(shape, float, i) for i in range(3))
+    dy, dx = differences(u)
+    assert np.isclose((dy * p).sum() + (dx * q).sum(), (u * minus_divergence(p, q)).sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("interpreted", [False, True])
+@pytest.mark.parametrize("isotropic", [True, False])
+@pytest.mark.parametrize("accelerated", [True, False])
+def test_prox_is_the_twin(shape, isotropic, accelerated, interpreted, request):
+    if interpreted:
+        request.getfixturevalue("interpreted_helpers")
+    v, previous = random_maps(shape, np.float64), random_maps(shape, np.float64, 1)
+    x, sums, _ = run_prox(v, previous, 0.15, steps=4, isotropic=isotropic, accelerated=accelerated,
+                          kernel=call(kernels.prox_tv, interpreted))  # fmt: skip
+    expected = np.stack([twin.prox_tv(image, 0.15, 4, isotropic, accelerated)[0] for image in v])
+    np.testing.assert_allclose(x, expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(sums[..., 0].sum(), sum(twin.tv(i, isotropic) for i in expected), rtol=1e-12)
+    np.testing.assert_allclose(sums[..., 1], ((expected - previous) ** 2).sum(2), rtol=1e-12)
+    np.testing.assert_allclose(sums[..., 2], (previous**2).sum(2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("band, workers", [(2, 1), (3, 2), (7, 5), (40, 2)])
+def test_prox_does_not_depend_on_bands_and_workers(dtype, band, workers):
+    v, previous = random_maps((2, 33, 70), dtype), random_maps((2, 33, 70), dtype, 1)
+    dual = random_maps((2, 2, 33, 70), dtype, 2) / 2
+    whole = run_prox(v, previous, 0.1, steps=5, band=33, workers=1, dual=dual)
+    parts = run_prox(v, previous, 0.1, steps=5, band=band, workers=workers, dual=dual)
+    for a, b in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_warm_start_goes_on_where_it_stopped():
+    """Ten plain steps at once are five and five with the dual handed on."""
+    v = random_maps((2, 9, 8), np.float64)
+    cold = np.zeros((2, *v.shape))
+    x, _, dual = run_prox(v, v, 0.2, steps=10, accelerated=False, dual=cold)
+    _, _, half = run_prox(v, v, 0.2, steps=5, accelerated=False, dual=cold)
+    x_2, _, dual_2 = run_prox(v, v, 0.2, steps=5, accelerated=False, dual=half)
+    np.testing.assert_allclose(x_2, x, rtol=1e-12)
+    np.testing.assert_allclose(dual_2, dual, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("isotropic", [True, False])
+def test_prox_minimises_its_objective(isotropic):
+    """By its duality gap, which bounds the distance to the minimum whatever the algorithm was."""
+    v = random_maps((1, 12, 10), np.float64) - 0.3
+    weight, penalty = 0.2, TotalVariation("isotropic" if isotropic else "anisotropic")
+    x, _, dual = run_prox(v, v, weight, steps=3000, isotropic=isotropic, dual=np.zeros((2, *v.shape)), band=12)
+    primal = 0.5 * ((x - v) ** 2).sum() + weight * penalty.value(x)
+    z = v - weight * minus_divergence(*dual)
+    dual_value = 0.5 * ((v**2).sum() - (z**2).sum() + ((z - np.maximum(z, 0)) ** 2).sum())
+    length = np.hypot(*dual) if isotropic else np.abs(dual)
+    assert length.max() <= 1 + 1e-12
+    assert 0 <= primal - dual_value + 1e-12 < 1e-6
+
+
+def test_prox_without_steps_projects_and_measures():
+    v = random_maps((2, 6, 5), np.float32) - 0.5
+    x, sums, _ = run_prox(v, v, 1.0, steps=0)
+    np.testing.assert_array_equal(x, np.maximum(v, 0))
+    np.testing.assert_allclose(sums[..., 0].sum(), TotalVariation().value(np.maximum(v, 0)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("accelerated", [True, False])
+def test_prox_commutes_with_transposing(accelerated):
+    v = random_maps((1, 11, 6), np.float64)
+    x = run_prox(v, v, 0.1, accelerated=accelerated)[0]
+    turned = np.ascontiguousarray(v.transpose(0, 2, 1))
+    np.testing.assert_allclose(
+        run_prox(turned, turned, 0.1, accelerated=accelerated)[0].transpose(0, 2, 1), x, rtol=1e-12
+    )
+
+
+def test_threads_are_restored():
+    import numba
+
+    before = numba.get_num_threads()
+    most = numba.config.NUMBA_NUM_THREADS
+    for number in {1, most}:
+        with pytest.raises(RuntimeError), kernels.threads(number) as n:
+            assert n == number == numba.get_num_threads()
+            raise RuntimeError
+        assert numba.get_num_threads() == before

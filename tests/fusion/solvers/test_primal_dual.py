@@ -1,0 +1,532 @@
+"""The primal-dual solver: its maps are the optimum, its gap a bound, and a fit can be stopped and continued."""
+
+import os
+import signal
+from dataclasses import replace
+
+import numba
+import numpy as np
+import pytest
+from convex import Convex, adjoint, differences, directions, guide
+
+from hyperspy_fusion.fusion.problems.calibrated import calibrated_problem
+from hyperspy_fusion.fusion.result import StopReason
+from hyperspy_fusion.fusion.settings import CalibratedSettings
+from hyperspy_fusion.fusion.solvers import kernels
+from hyperspy_fusion.fusion.solvers.primal_dual import CHECK_EVERY, primal_dual
+
+NUMBERS = (26, 8)
+PENALTIES = ["tv", "directional", "tgv", "guided", None]
+NOISES = {
+    "poisson": {"background": (0.4, 0.0)},
+    "shifted_poisson": {"background": 0.1},
+    "gaussian": {"variance": (3.0, 2.0)},
+}
+
+
+def scan_of(shape=(8, 8), counts=1.0, dtype=np.float64, seed=1):
+    """Two maps of counts, with zeros among them, and an image that shows both with noise of its own."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    middle = (y - shape[0] / 2) ** 2 + (x - shape[1] / 3) ** 2
+    truth = counts * np.stack([8 * np.exp(-middle / shape[0]), 5.0 * (x > shape[1] / 2) + 1])
+    haadf = 100 + (30 * truth[0] + 8 * truth[1]) / counts + rng.normal(0, 6, shape)
+    return rng.poisson(truth + 0.2 * counts).astype(dtype), haadf
+
+
+@pytest.fixture
+def small():
+    return scan_of()
+
+
+@pytest.fixture
+def scan():
+    return scan_of((24, 31), dtype=np.float32)
+
+
+def settings_of(**options):
+    known = {"noise": "shifted_poisson", "weights": (28.0, 9.0), "lambda_reg": (0.3, 0.2)}
+    return CalibratedSettings(**(known | options))
+
+
+def tight(**options):
+    return settings_of(**({"dtype": "float64", "tol": 1e-7, "max_iter": 40000} | options))
+
+
+def fit(scan, settings, state=None, callback=None, num_workers=None):
+    """Fit; with a state, of the problem that it belongs to."""
+    problem = calibrated_problem(*scan, NUMBERS, settings) if state is None else state.problem
+    return (problem, *primal_dual(problem, settings, state, callback, num_workers))
+
+
+def reference(problem, scan, settings):
+    return Convex(scan[0].astype(float), scan[1], settings, problem.law, problem.haadf_sigma)
+
+
+def at_totals(state):
+    """Maps and fields in natural units, scaled to the totals as the result is."""
+    kept = state.problem.data.totals
+    factors = np.where(np.isfinite(kept), kept / state.counted_totals(), 1)[:, None, None]
+    if state.problem.penalty.kind not in ("guided", "tgv"):
+        return state.z * factors, None
+    return state.z * factors, state.field * np.repeat(factors, len(state.field) // len(factors), axis=0)
+
+
+def per_map(fields, n=2):
+    return None if fields is None else fields.reshape(n, -1, *fields.shape[1:])
+
+
+# ---- the optimum -------------------------------------------------------------------------------------
+
+COUPLINGS = {
+    "joint": {},
+    "per element": {"joint": False},
+    "without image": {"lambda_haadf": 0},
+    "without totals": {"keep_totals": False},
+    "blurred image": {"haadf_blur": 0.8},
+}
+UNKNOWN = [(None, "without image"), (None, "per element")]
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_objective_is_that_of_cvxpy(small, kind, noise, coupling):
+    pytest.importorskip("cvxpy")
+    if (kind, coupling) in UNKNOWN:
+        pytest.skip("nothing to join" if coupling == "per element" else "the maps as measured")
+    settings = tight(regularization=kind, noise=noise, **NOISES[noise], **COUPLINGS[coupling])
+    problem, result, state = fit(small, settings)
+    convex = reference(problem, small, settings)
+    optimum, maps = convex.minimum()
+    fused, fields = at_totals(state)
+    assert result.converged
+    for value in (
+        result.history.total[-1],
+        problem.objective(fused, fields).total,
+        convex.objective(result.maps, per_map(fields)),
+    ):
+        np.testing.assert_allclose(value, optimum, rtol=1e-6)
+    assert result.maps.min() >= 0
+    # strongly convex where there is data: the objective fixes the maps to about the root of its accuracy
+    np.testing.assert_allclose(result.maps, maps, atol=0.02 * np.sqrt(convex.unit.max()))
+    if settings.keep_totals:
+        expected = np.sum(small[0] - convex.background, axis=(1, 2))
+        np.testing.assert_allclose(result.maps.sum(axis=(1, 2)), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(2, 7), (7, 2), (2, 2), (3, 3), (5, 8)])
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_objective_of_narrow_scans_is_that_of_cvxpy(kind, shape):
+    """Cells in one line have slopes without differences."""
+    pytest.importorskip("cvxpy")
+    scan, settings = scan_of(shape, counts=3), tight(regularization=kind)
+    problem, result, _ = fit(scan, settings)
+    optimum, _ = reference(problem, scan, settings).minimum()
+    np.testing.assert_allclose(result.history.total[-1], optimum, rtol=1e-6, atol=1e-6)
+    assert result.converged
+
+
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_optimum_in_single_precision(kind):
+    """The default tolerance is reached, and true, in float32."""
+    pytest.importorskip("cvxpy")
+    scan = scan_of(dtype=np.float32)
+    settings = settings_of(regularization=kind)
+    problem, result, _ = fit(scan, settings)
+    optimum, _ = reference(problem, scan, settings).minimum()
+    assert result.maps.dtype == np.float32 and result.converged
+    np.testing.assert_allclose(result.history.total[-1], optimum, rtol=1.1e-4)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_conditions_of_the_optimum(small, kind, noise):
+    """Gradient and multipliers balance where maps are above 0, and the duals are those of the differences."""
+    settings = tight(regularization=kind, noise=noise, tol=1e-9, **NOISES[noise])
+    problem, result, state = fit(small, settings)
+    convex, x = reference(problem, small, settings), result.maps
+    pull = adjoint(state.y) + state.theta[:, None, None]
+    step = 1e-6
+    gradient = np.zeros_like(x)
+    for i, row, column in np.ndindex(x.shape):
+        moved = np.zeros_like(x)
+        moved[i, row, column] = step * convex.unit[i, 0, 0]
+        smooth = [convex.fidelity(x + s * moved) + convex.elastic(x + s * moved) for s in (-1, 1)]
+        gradient[i, row, column] = (smooth[1] - smooth[0]) / (2 * step)
+    z = x / convex.unit
+    inside = z > 1e-3
+    assert inside.sum() > 60
+    np.testing.assert_allclose((gradient + pull)[inside], 0, atol=2e-3)
+    assert (gradient + pull)[z < 1e-9].min(initial=0) > -2e-3
+    if kind in ("tv",):
+        t = differences(z)
+        length = np.sqrt((t**2).sum(axis=(0, 1)))
+        steep = length > 0.1
+        assert steep.any() and np.sqrt((state.y**2).sum(axis=(0, 1))).max() < 1 + 1e-12
+        np.testing.assert_allclose(state.y[..., steep], (t / np.where(steep, length, 1))[..., steep], atol=5e-3)
+
+
+@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("haadf_blur", [0, 1.2])
+@pytest.mark.parametrize("kind", ["tv", "directional", "tgv", "guided"])
+def test_duals_stay_in_their_balls(scan, kind, joint, haadf_blur):
+    problem, _, state = fit(scan, tight(regularization=kind, joint=joint, max_iter=130, haadf_blur=haadf_blur))
+    over, y = ((0, 1) if joint else 0), state.y
+    if kind == "directional":
+        p = directions(guide(scan[1], 0.7), 0.95, haadf_blur)
+        y = np.moveaxis(
+            np.linalg.inv(np.moveaxis(p, (0, 1), (-2, -1))) @ np.moveaxis(y, (0, 1), (-2, -1)), (-2, -1), (0, 1)
+        )
+    assert np.sqrt((y**2).sum(axis=over)).max() <= 1 + 1e-9
+    if problem.penalty.n_fields:
+        q = state.q.reshape(4, 2, -1, *state.q.shape[2:])
+        assert np.sqrt((q**2).sum(axis=(0, 1, 2) if joint else (0, 2))).max() <= problem.penalty.second_order + 1e-9
+
+
+# ---- the gap -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_gap_bounds_the_distance_from_the_optimum(small, kind, noise, coupling):
+    """From a long run and its own gap: the optimum lies at most that below its objective."""
+    settings = tight(regularization=kind, noise=noise, **NOISES[noise], **COUPLINGS[coupling])
+    _, result, _ = fit(small, settings)
+    history, size = result.history, np.maximum(result.history.total, 1e-3 * small[0].size)
+    above = (history.total - history.total[-1]) / size
+    assert np.all(history.gap - above > -1e-9), "no bound"
+    assert history.gap[-1] <= settings.tol and np.all(history.gap > -1e-12)
+    if not (kind is None and coupling == "without image"):  # the start is the optimum
+        assert history.gap[0] > 100 * settings.tol
+
+
+@pytest.mark.parametrize("change", [{"second_order": 3.0}, {"lambda_reg": 0.05}, {"joint": False}, {"background": 0.3}])
+@pytest.mark.parametrize("kind", ["tv", "tgv", "guided"])
+@pytest.mark.parametrize("stopped_at", [30, 3000])
+def test_gap_of_a_warm_start_is_a_bound(small, kind, change, stopped_at):
+    """Duals of another problem violate the constraints of this one, and the gap says by how much."""
+    settings = tight(regularization=kind)
+    _, _, state = fit(small, replace(settings, max_iter=stopped_at))
+    other = replace(settings, **change)
+    problem = calibrated_problem(*small, NUMBERS, other)
+    warm, state = primal_dual(problem, other, state.restarted(problem))
+    history = warm.history
+    above = (history.total - history.total[-1]) / np.maximum(history.total, 1e-3 * small[0].size)
+    assert np.all(history.gap - above > -1e-9)
+
+
+@pytest.mark.parametrize("kind", ["tgv", "guided"])
+def test_gap_at_the_start_counts_what_the_duals_violate(small, kind):
+    settings = tight(regularization=kind, max_iter=60)
+    problem, _, state = fit(small, settings)
+    again = state.restarted(problem)
+    result, _ = primal_dual(problem, replace(settings, max_iter=1), again)
+    np.testing.assert_allclose(result.history.gap[0], state.gap, rtol=1e-6)
+
+
+def test_gap_is_the_objective_less_its_bound(small):
+    """The bound by hand, for the plainest problem: least squares and total variation."""
+    settings = tight(regularization="tv", noise="gaussian", variance=4.0, lambda_reg=0.5, lambda_haadf=0, max_iter=10,
+                     keep_totals=False, tol=1e-12)  # fmt: skip
+    _, result, state = fit(small, settings)
+    b, pull = small[0] / 4, adjoint(state.y)  # one unit of z is 2 / 0.5
+    best = np.maximum(b - pull / 4, 0)
+    lower = np.sum(2 * (best - b) ** 2 + pull * best)
+    expected = (result.history.total[-1] - lower) / result.history.total[-1]
+    assert 1e-12 < result.gap
+    np.testing.assert_allclose(result.gap, expected, rtol=1e-6, atol=1e-14)
+
+
+@pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-5])
+def test_tolerance_is_honoured(scan, tol):
+    _, result, state = fit(scan, settings_of(tol=tol, dtype="float64"))
+    assert result.reason is StopReason.CONVERGED and result.gap == state.gap == result.history.gap[-1] <= tol
+    assert np.all(result.history.gap[:-1] > tol)
+    assert f"{result.gap:.2g}" in result.message
+
+
+def test_out_of_iterations_is_not_converged(scan):
+    _, result, _ = fit(scan, settings_of(tol=1e-12, max_iter=30))
+    assert result.reason is StopReason.NOT_CONVERGED and not result.converged and result.n_iter == 30
+    assert np.isnan(result.change)
+
+
+# ---- what it reports ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"joint": False}, {"keep_totals": False}, {"lambda_haadf": 0}])
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_history_is_the_objective_that_is_minimised(scan, kind, options):
+    settings = tight(regularization=kind, max_iter=60, **options)
+    problem, result, state = fit(scan, settings)
+    fused, fields = at_totals(state)
+    start = problem.objective(problem.start * (problem.data.totals / problem.start.sum((1, 2)))[:, None, None]
+                              if settings.keep_totals else problem.start,
+                              np.zeros_like(state.field) if fields is not None else None)  # fmt: skip
+    for index, terms in ((0, start), (-1, problem.objective(fused, fields))):
+        for name in ("haadf", "chem", "tv", "total"):
+            np.testing.assert_allclose(getattr(result.history, name)[index], getattr(terms, name), rtol=1e-9, atol=1e-9)
+    assert result.history.iteration[-1] == result.n_iter
+    np.testing.assert_array_equal(result.history.iteration[:2], [0, 25])
+    assert len(result.history.gap) == len(result.history.total) == len(result.history.iteration)
+
+
+def test_objective_is_that_of_the_formulas(scan):
+    for noise, options in NOISES.items():
+        for kind in PENALTIES:
+            settings = tight(regularization=kind, noise=noise, max_iter=40, **options)
+            problem, result, state = fit(scan, settings)
+            fused, fields = at_totals(state)
+            expected = reference(problem, scan, settings).objective(result.maps, per_map(fields))
+            np.testing.assert_allclose(problem.objective(fused, fields).total, expected, rtol=1e-9)
+
+
+def test_result_is_in_the_units_of_the_input(scan):
+    problem, result, state = fit(scan, settings_of())
+    fused, _ = at_totals(state)
+    np.testing.assert_allclose(result.maps, problem.scales[:, None, None] * fused, rtol=1e-5)
+    modelled = problem.law.offset + 28 * result.maps[0] + 9 * result.maps[1]
+    np.testing.assert_allclose(result.modelled_haadf, modelled, rtol=1e-5)
+    np.testing.assert_allclose(result.maps.sum((1, 2), dtype=float), scan[0].sum((1, 2), dtype=float), rtol=1e-5)
+
+
+def test_input_is_not_touched(scan):
+    copies = [a.copy() for a in scan]
+    problem, *_ = fit(scan, settings_of(max_iter=30))
+    start = problem.start.copy()
+    primal_dual(problem, settings_of(max_iter=30))
+    for array, copy in zip((*scan, problem.start), (*copies, start), strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+@pytest.mark.parametrize("given, asked, used", [
+    ("u2", None, "f4"), ("f4", None, "f4"), ("f8", None, "f8"), ("f8", "float32", "f4"), ("f4", "float64", "f8"),
+])  # fmt: skip
+def test_dtype_of_the_fit(scan, given, asked, used):
+    _, result, state = fit((scan[0].astype(given), scan[1]), settings_of(dtype=asked, max_iter=30))
+    arrays = (result.maps, state.z, state.z_bar, state.y, state.q, state.field, state.residual)
+    assert {a.dtype for a in arrays} == {np.dtype(used)}
+    # one image: single precision would lose the contrast of one on a high level
+    assert result.modelled_haadf.dtype == np.float64
+
+
+# ---- stopped and continued ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [25, 50])
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_two_fits_are_one_fit(scan, kind, first):
+    settings = settings_of(regularization=kind, lambda_reg=(3.0, 2.0), tol=1e-12, max_iter=90)
+    _, whole, _ = fit(scan, settings)
+    _, _, state = fit(scan, replace(settings, max_iter=first))
+    _, parts, _ = fit(scan, replace(settings, max_iter=90 - first), state)
+    np.testing.assert_array_equal(parts.maps, whole.maps)
+    both = np.isin(parts.history.iteration, whole.history.iteration)
+    np.testing.assert_array_equal(parts.history.total[both], whole.history.total)
+    np.testing.assert_array_equal(parts.history.gap[both], whole.history.gap)
+    assert parts.n_iter == 90 and np.all(np.diff(parts.history.iteration) > 0)
+
+
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_fits_that_end_anywhere_are_within_bounds_and_go_on(small, kind):
+    """Steps are over-relaxed, and would leave the bounds, but the last."""
+    settings = settings_of(regularization=kind, tol=1e-6, max_iter=20000)
+    _, whole, _ = fit(small, settings)
+    _, result, state = fit(small, replace(settings, max_iter=37))
+    lengths = np.sqrt(np.sum(state.y.astype(float) ** 2, axis=(0, 1)))
+    assert state.z.min() >= 0 and lengths.max() <= 1 + 1e-5 and result.gap >= 0
+    _, parts, _ = fit(small, settings, state)
+    np.testing.assert_allclose(parts.history.total[-1], whole.history.total[-1], rtol=2e-6)
+
+
+def test_many_short_fits_converge(small):
+    """Without data, steps that relax maps and duals unlike each other move away from the optimum."""
+    settings = tight(regularization="tv", noise="gaussian", variance=(3.0, 2.0), lambda_haadf=0.0, max_iter=2)
+    valid = np.random.default_rng(0).random(small[0].shape) < 0.1
+    problem, state = calibrated_problem(*small, NUMBERS, settings, valid=valid), None
+    for _ in range(800):
+        result, state = primal_dual(problem, settings, state)
+    assert result.gap < 1e-3  # 1.4 where the dual is relaxed and the maps are not
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread is all there is")
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_number_of_threads_is_used_and_does_not_matter(scan, kind):
+    seen, settings = [], settings_of(regularization=kind, max_iter=60)
+    _, one, _ = fit(scan, settings, num_workers=1, callback=lambda s: seen.append(numba.get_num_threads()))
+    assert set(seen) == {1}
+    _, two, _ = fit(scan, settings, num_workers=2)
+    np.testing.assert_array_equal(one.maps, two.maps)
+    np.testing.assert_array_equal(one.history.total, two.history.total)
+    np.testing.assert_array_equal(one.history.gap, two.history.gap)
+
+
+@pytest.mark.parametrize("change", [{"lambda_reg": 0.2}, {"lambda_reg": 0.4}, {"lambda_haadf": 0.5}, {"eta": 0.9}])
+def test_warm_start_reaches_the_same_objective_sooner(small, change):
+    """Over all penalties; a single one may take an evaluation or two more."""
+    iterations = []
+    for kind in PENALTIES:
+        settings = tight(regularization=kind, tol=1e-5)
+        _, _, state = fit(small, settings)
+        problem = calibrated_problem(*small, NUMBERS, replace(settings, **change))
+        before = state.z.copy()
+        warm, _ = primal_dual(problem, settings, state.restarted(problem))
+        cold, _ = primal_dual(problem, settings)
+        np.testing.assert_allclose(warm.history.total[-1], cold.history.total[-1], rtol=2e-5)
+        np.testing.assert_array_equal(state.z, before)
+        assert warm.converged and cold.converged
+        iterations.append((warm.n_iter, cold.n_iter))
+    warm, cold = np.sum(iterations, axis=0)
+    assert warm < (0.95 if "lambda_haadf" in change else 0.7) * cold, iterations
+
+
+@pytest.mark.parametrize("kind, other", [("tv", "tgv"), ("guided", "tv"), ("directional", "guided"), ("tgv", None)])
+def test_warm_start_of_another_penalty(small, kind, other):
+    _, _, state = fit(small, tight(regularization=kind, max_iter=100))
+    settings = tight(regularization=other, tol=1e-6)
+    problem = calibrated_problem(*small, NUMBERS, settings)
+    warm, _ = primal_dual(problem, settings, state.restarted(problem))
+    cold, _ = primal_dual(problem, settings)
+    np.testing.assert_allclose(warm.history.total[-1], cold.history.total[-1], rtol=2e-6)
+
+
+def test_warm_start_drops_multipliers_of_totals_no_longer_kept(small):
+    _, _, state = fit(small, tight(regularization="tv"))
+    assert np.all(state.theta != 0)
+    settings = tight(regularization="tv", keep_totals=False)
+    problem = calibrated_problem(*small, NUMBERS, settings)
+    warm, state = primal_dual(problem, settings, state.restarted(problem))
+    assert not state.theta.any()
+    np.testing.assert_allclose(warm.history.total[-1], fit(small, settings)[1].history.total[-1], rtol=2e-7)
+
+
+@pytest.mark.parametrize("error, reason", [(KeyboardInterrupt, "INTERRUPTED"), (StopIteration, "STOPPED")])
+def test_stopping_keeps_the_last_iterate(scan, error, reason):
+    def stop(state):
+        if state.n_iter == 2 * CHECK_EVERY:
+            raise error
+
+    settings = settings_of(tol=1e-12)
+    _, result, _ = fit(scan, settings, callback=stop)
+    _, expected, _ = fit(scan, replace(settings, max_iter=2 * CHECK_EVERY))
+    assert result.reason is StopReason[reason] and result.n_iter == 2 * CHECK_EVERY
+    np.testing.assert_array_equal(result.maps, expected.maps)
+    np.testing.assert_array_equal(result.history.total, expected.history.total)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("kernel", ["ascend_dual", "descend_field", "descend_maps", "data_terms"])
+def test_ctrl_c_within_an_iteration_leaves_it_whole(scan, monkeypatch, kernel, when):
+    """A signal is delivered when a kernel returns, between any two statements of the loop."""
+    compiled, calls = getattr(kernels, kernel), []
+
+    def interrupted(*args):
+        calls.append(None)
+        if len(calls) == 3 and when == "before":
+            os.kill(os.getpid(), signal.SIGINT)
+        compiled(*args)
+        if len(calls) == 3 and when == "after":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(kernels, "are_compiled", lambda dtype, wanted: True)
+    monkeypatch.setattr(kernels, kernel, interrupted)
+    settings = settings_of(regularization="guided", tol=1e-12, max_iter=80)
+    _, result, state = fit(scan, settings)
+    monkeypatch.undo()
+    assert result.reason is StopReason.INTERRUPTED and 1 <= result.n_iter <= 50
+    _, expected, _ = fit(scan, replace(settings, max_iter=result.n_iter))
+    np.testing.assert_array_equal(result.maps, expected.maps)
+    assert result.history.iteration[-1] == result.n_iter
+    np.testing.assert_allclose(result.gap, expected.gap, rtol=1e-12)
+    _, _, alike = fit(scan, replace(settings, max_iter=result.n_iter))
+    resumed, expected = (fit(scan, replace(settings, max_iter=40), s)[1] for s in (state, alike))
+    np.testing.assert_array_equal(resumed.maps, expected.maps)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_before_the_first_iteration_is_passed_on(scan, monkeypatch):
+    compiled = kernels.data_terms
+
+    def interrupted(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        compiled(*args)
+
+    monkeypatch.setattr(kernels, "are_compiled", lambda dtype, wanted: True)
+    monkeypatch.setattr(kernels, "data_terms", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(scan, settings_of())
+
+
+@pytest.mark.parametrize("regularization, has_fields", [("tv", False), ("guided", True), ("tgv", True)])
+def test_the_first_fit_of_any_penalty_says_that_it_compiles(scan, monkeypatch, caplog, regularization, has_fields):
+    """That of a penalty with fields too, where the others have been compiled before."""
+    monkeypatch.setattr(kernels, "are_compiled", lambda dtype, wanted: kernels.descend_field not in wanted)
+    fit(scan, settings_of(regularization=regularization, max_iter=1))
+    assert ("Compiling the fusion kernels" in caplog.text) is has_fields
+
+
+# ---- extremes ----------------------------------------------------------------------------------------
+
+
+def bright_pixel():
+    maps, haadf = scan_of((16, 16))
+    maps[0, 5, 7], haadf[5, 7] = 1e5, 1e7
+    return maps, haadf
+
+
+def zero_rows():
+    maps, haadf = scan_of((16, 16))
+    maps[:, 4:9] = 0
+    maps[0] *= np.arange(16) > 12
+    return maps, haadf
+
+
+EXTREMES = {
+    "rows of zeros": zero_rows,
+    "one bright pixel": bright_pixel,
+    "hardly a count": lambda: scan_of((32, 32), counts=1e-3, seed=5),
+    "a million counts": lambda: scan_of((16, 16), counts=1e6),
+}
+
+
+@pytest.mark.parametrize("noise", ["poisson", "shifted_poisson", "gaussian"])
+@pytest.mark.parametrize("kind", PENALTIES)
+@pytest.mark.parametrize("case", EXTREMES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_extremes_stay_finite(case, kind, noise, dtype):
+    settings = CalibratedSettings(regularization=kind, noise=noise, weights=(28.0, 9.0), dtype=dtype, max_iter=150)
+    maps, haadf = EXTREMES[case]()
+    _, result, _ = fit((maps, haadf), settings)
+    assert np.isfinite(result.maps).all() and np.isfinite(result.history.total).all()
+    assert np.isfinite(result.gap) and result.maps.min() >= 0
+    kept = result.maps.sum(axis=(1, 2), dtype=float)
+    np.testing.assert_allclose(kept, maps.sum(axis=(1, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", EXTREMES)
+def test_extremes_converge(case):
+    settings = CalibratedSettings(regularization="directional", noise="shifted_poisson", weights=(28.0, 9.0),
+                                  dtype="float64", max_iter=20000)  # fmt: skip
+    _, result, _ = fit(EXTREMES[case](), settings)
+    assert result.converged
+
+
+def test_bright_pixel_of_the_image_alone_is_not_cut_at_the_largest_count():
+    """The maps may rise above anything measured; neither they nor the gap may then depend on a bound."""
+    rng = np.random.default_rng(0)
+    maps = rng.poisson(0.5, (2, 24, 24)).astype(float)
+    haadf = 3 * maps[0] + maps[1] + rng.standard_normal((24, 24))
+    haadf[10:12, 10:12] += 400
+    settings = CalibratedSettings(regularization="tv", weights=(3, 1), keep_totals=False, tol=1e-6)
+    problem = calibrated_problem(maps, haadf, (26, 8), settings)
+    # an image taken at its word, where the fitted law would be said to lack the bright pixels
+    elastic = replace(problem.elastic, weights=problem.elastic.weights * 40, target=problem.elastic.target * 40)
+    problem = replace(problem, elastic=elastic)
+    result, state = primal_dual(problem, settings)
+    raised = replace(problem, data=replace(problem.data, upper=problem.data.upper * 100))
+    other, _ = primal_dual(raised, settings)
+    assert np.any(state.z.max(axis=(1, 2)) > problem.data.upper)
+    assert result.converged and other.converged
+    np.testing.assert_allclose(result.history.total[-1], other.history.total[-1], rtol=3e-6)

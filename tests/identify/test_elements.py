@@ -1,0 +1,278 @@
+"""Claims about elements: known symbols only, and no map gets the name of another."""
+
+import hyperspy.api as hs
+import numpy as np
+import pytest
+from sources import FE, NAMES, TRUTH, O, assert_element_maps, eels, image, images, stacked
+
+from hyperspy_fusion.identify.elements import atomic_number, check_line
+from hyperspy_fusion.maps.sources import element_maps
+
+# ---- symbols --------------------------------------------------------------------------------------
+
+
+def test_atomic_numbers_are_those_of_the_periodic_table():
+    assert [atomic_number(s) for s in ("H", "O", "Fe", "Pt", "U")] == [1, 8, 26, 78, 92]
+
+
+@pytest.mark.parametrize(
+    "symbol, near",
+    [("fe", "Fe"), ("FE", "Fe"), ("iron", "Fe"), ("Oxygen", "O"), ("o ", "O")]
+    + [("Aluminium", "Al"), ("caesium", "Cs"), ("Sulphur", "S")],
+)
+def test_another_spelling_of_an_element_is_answered_with_its_symbol_alone(symbol, near):
+    with pytest.raises(ValueError, match=rf"{symbol!r} is not the symbol .*: did you mean {near}\?$"):
+        atomic_number(symbol)
+
+
+@pytest.mark.parametrize("symbol, near", [("Irn", "Fe"), ("Oxigen", "O")])
+def test_an_unknown_element_is_answered_with_the_nearest(symbol, near):
+    with pytest.raises(ValueError, match=rf"{symbol!r} is not the symbol .*did you mean .*\b{near}\b"):
+        atomic_number(symbol)
+
+
+@pytest.mark.parametrize("symbol", ["Fe.General_properties", "", 26])
+def test_what_is_no_symbol_has_no_atomic_number(symbol):
+    with pytest.raises(ValueError, match="is not the symbol of a chemical element"):
+        atomic_number(symbol)
+
+
+# ---- lines and edges -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line, meant",
+    [
+        ("Cu_K", "Cu: did you mean Cu_Ka or Cu_Kb?"),
+        ("Cu-L3", "Cu: did you mean Cu_La, Cu_Lb1, Cu_Lb3, Cu_Ll or Cu_Ln?"),
+        *[
+            (spelt, "Cu: did you mean Cu_Ka?")
+            for spelt in ("Cu-Ka", "Cu Ka", "CuKa", "cu_ka", "CU_KA", "Cu_Ka1", "Cu_Kα")
+        ],
+        ("Pt_Lb", "Pt: did you mean Pt_Lb1, Pt_Lb2, Pt_Lb3 or Pt_Lb4?"),
+        ("C_L3", "C: expected one of C_Ka."),
+        ("Li_Ka", "Li: exspy knows none."),
+    ],
+)
+def test_a_line_that_is_none_is_answered_with_those_of_its_shell(line, meant):
+    with pytest.raises(ValueError) as error:
+        check_line(line)
+    assert str(error.value) == f"{line!r} is not an X-ray line of {meant}"
+    with pytest.raises(ValueError, match=f"did you mean {meant.partition(':')[0]}\\?$"):
+        atomic_number(line)
+
+
+@pytest.mark.parametrize(
+    "edge, meant",
+    [
+        ("Cu-L3", "did you mean Cu_L3?"),
+        ("cu_l3", "did you mean Cu_L3?"),
+        ("Mn_L", "did you mean Mn_L2, Mn_L3 or Mn_L1?"),
+    ]
+    + [("Fe_Ka", "did you mean Fe_K?"), ("Cu_K", "expected one of Cu_M2, Cu_L2, Cu_L3, Cu_M3, Cu_L1.")],
+)
+def test_an_edge_that_is_none_is_answered_with_those_of_its_shell(edge, meant):
+    with pytest.raises(ValueError) as error:
+        element_maps(eels(), edges=[edge])
+    assert str(error.value).endswith(f"that exspy knows: {meant}")
+
+
+# ---- which element a map shows --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "title, elements, lines, expected",
+    [
+        ("Ti", ["O"], ["Fe_Ka"], "Fe"),
+        ("Ti", ["O"], ["Fe_Ka", "Pt_La"], "O"),
+        ("Ti", ["O", "Fe"], [], "Ti"),
+        ("intensity parameter of Cu_L3 component", [], [], "Cu"),
+        ("Fe_Ka at 6.40 keV", [], [], "Fe"),
+        ("Fe Kα1", [], [], "Fe"),
+        ("O-Ka", [], [], "O"),
+        (" Ti ", [], [], "Ti"),
+    ],
+)
+def test_the_single_line_then_the_single_element_then_the_title_name_a_map(title, elements, lines, expected):
+    result = element_maps(image(FE, title, elements, lines))
+    assert list(result.metadata.Sample.elements) == [expected]
+
+
+@pytest.mark.parametrize(
+    "title", ["", "STEM", "Sum", "C K", "map of Fe", "Cu_L3 and Zn_L3", "SiN_K", "Xx_Ka", "In situ"]
+)
+def test_a_title_that_could_be_read_otherwise_names_nothing(title):
+    with pytest.raises(ValueError, match="Cannot tell the element of map 1"):
+        element_maps([image(FE, title)])
+
+
+CONFLICTS = {
+    "elements": (lambda: [image(FE, "O", ["Fe"])], ["Fe"]),
+    "line": (lambda: [image(FE, " O ", lines=["Fe_Ka"])], ["Fe"]),
+    "line in the title": (lambda: [image(FE, "O_Ka", ["Fe"])], ["Fe"]),
+    "stack": (lambda: stacked([image(FE, "O", ["Fe"]), image(O, "Pt", ["Pt"])]), ["Fe", "Pt"]),
+}
+
+
+@pytest.mark.parametrize("make, taken", CONFLICTS.values(), ids=CONFLICTS)
+def test_a_title_that_names_another_element_than_the_metadata_is_told(make, taken, caplog):
+    assert element_maps(make()).elements == taken
+    (record,) = caplog.records
+    assert "' is taken for Fe, which its metadata.Sample." in record.getMessage()
+    assert "elements=['O', ...], or pass a dict {'O': map, ...}" in record.getMessage()
+
+
+def test_what_the_user_says_settles_a_conflict(caplog):
+    for source, elements in (([image(FE, "O", ["Fe"])], ["O"]), ({"O": image(FE, "O", ["Fe"])}, None)):
+        assert_element_maps(element_maps(source, elements), TRUTH[:1], ["O"])
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("title", ["Fe", "Fe_Ka", "O map", "O_Ka window", "sum of O_Ka", "", "HAADF"])
+def test_titles_that_agree_or_say_more_than_a_name_are_no_conflict(title, caplog):
+    element_maps([image(FE, title, ["Fe"])])
+    assert not caplog.records
+
+
+def test_a_map_named_by_the_user_keeps_no_line_of_another_element():
+    source = [image(FE, lines=["Fe_Ka"])]
+    assert list(element_maps(source, ["Fe"]).metadata.Element_maps.xray_lines) == ["Fe_Ka"]
+    assert not element_maps(source, ["O"]).metadata.has_item("Element_maps.xray_lines")
+
+
+EXCHANGED = {
+    "titles": lambda: [image(FE, "intensity parameter of Fe_L3 component"), image(O, "O_K")],
+    "elements": lambda: [image(FE, elements=["Fe"]), image(O, elements=["O"])],
+    "lines": lambda: [image(FE, lines=["Fe_Ka"]).T, image(O, lines=["O_Ka"]).T],
+    "one that tells": lambda: [image(FE, "Fe"), image(O, "no name")],
+    "stack": lambda: stacked([image(FE, "Fe"), image(O, "O")]),
+}
+
+
+@pytest.mark.parametrize("make", EXCHANGED.values(), ids=EXCHANGED)
+def test_names_in_a_wrong_order_are_refused(make):
+    for names in (["O", "Fe"], ["Pt", "Fe"]):
+        with pytest.raises(ValueError, match=f"Map 1 .*Fe.* but is named {names[0]}: check the order of elements"):
+            element_maps(make(), names)
+    assert element_maps(make(), ["Fe", "O"]).elements == ["Fe", "O"]
+
+
+def test_keys_in_a_wrong_order_are_refused():
+    fe, o = images()[:2]
+    for keys in (["O", "Fe"], ["O_Ka", "Fe_Ka"]):
+        with pytest.raises(ValueError, match="Map 1 has Fe as its metadata.Sample.elements but is named O: check the"):
+            element_maps(dict(zip(keys, [fe, o], strict=True)))
+
+
+def test_a_rotated_order_is_refused_at_the_first_map():
+    with pytest.raises(ValueError, match="Map 1 .* named O"):
+        element_maps(images(), ["O", "Pt", "Fe"])
+
+
+@pytest.mark.parametrize("make", [images, lambda: stacked(images())], ids=["list", "stack"])
+def test_a_name_that_contradicts_the_map_alone_is_followed_and_said(make, caplog):
+    assert element_maps(make(), ["Fe", "Cu", "Pt"]).elements == ["Fe", "Cu", "Pt"]
+    (record,) = caplog.records
+    assert "Map 2 has O as its metadata.Sample.elements but is named Cu" in record.getMessage()
+
+
+def test_maps_that_all_carry_the_metadata_of_one_are_not_in_a_wrong_order(caplog):
+    source = [image(data, "Fe", ["Fe"]) for data in TRUTH]
+    assert_element_maps(element_maps(source, ["O", "Fe", "Pt"]), TRUTH, ["O", "Fe", "Pt"])
+    assert ["but is named O" in r.getMessage() or "but is named Pt" in r.getMessage() for r in caplog.records] == [
+        True,
+        True,
+    ]
+
+
+def test_names_that_agree_with_one_thing_a_map_says_are_silent(caplog):
+    element_maps([image(FE, "O", ["Fe"]), image(O, "window", ["Fe", "O"]), image(FE)], ["O", "Pt", "Al"])
+    assert not caplog.records
+
+
+def test_elements_argument_is_stronger_than_metadata():
+    assert_element_maps(element_maps(images(), ["Cu", "Zn", "Al"]), TRUTH, ["Cu", "Zn", "Al"])
+    assert_element_maps(element_maps(stacked(images()), ["Cu", "Zn", "Al"]), TRUTH, ["Cu", "Zn", "Al"])
+    assert_element_maps(element_maps(image(FE, "O"), "Fe"), TRUTH[:1], ["Fe"])
+
+
+def test_old_metadata_of_bytes_and_arrays_are_read():
+    source = [image(FE), image(O)]
+    source[0].metadata.Sample.elements = np.array([b"Fe"])
+    source[1].metadata.Sample.xray_lines = np.array(["O_Ka"])
+    assert_element_maps(element_maps(source), TRUTH[:2], NAMES[:2])
+
+
+@pytest.mark.parametrize(
+    "part, names",
+    [
+        (slice(1, None), ["O", "Pt"]),
+        (slice(None, None, 2), ["Fe", "Pt"]),
+        (slice(None, None, -1), ["Pt", "O", "Fe"]),
+        (slice(2, 3), ["Pt"]),
+    ],
+)
+@pytest.mark.parametrize("make", [lambda: stacked(images()), lambda: element_maps(images())])
+def test_slices_of_a_stack_keep_their_elements(make, part, names):
+    assert_element_maps(element_maps(make().inav[part]), TRUTH[part], names)
+
+
+def test_one_map_taken_out_of_element_maps_is_its_element():
+    assert_element_maps(element_maps(element_maps(images()).inav[1]), TRUTH[1:2], ["O"])
+
+
+def test_sums_over_elements_are_of_no_element():
+    made = element_maps(images())
+    for summed in (made.sum("element"), stacked(images()).inav[:2].sum()):
+        with pytest.raises(ValueError, match="Cannot tell the element"):
+            element_maps(summed)
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["metadata of all", "metadata of the first"])
+def test_one_map_cut_from_a_stack_does_not_get_the_name_of_the_first(keep):
+    stack = stacked(images(), stack_metadata=keep)
+    assert list(stack.inav[1].metadata.Sample.elements) == ["Fe"]
+    with pytest.raises(ValueError, match="Cannot tell the element"):
+        element_maps(stack.inav[1])
+    if not keep:
+        with pytest.raises(ValueError, match="Cannot tell the element"):
+            element_maps(stack.inav[1:2])
+
+
+def test_the_maps_of_a_split_stack_are_told_apart():
+    assert_element_maps(element_maps(stacked(images()).split()), TRUTH, NAMES)
+    assert_element_maps(element_maps(element_maps(images()).split()), TRUTH, NAMES)
+
+
+def test_sample_elements_of_other_length_never_name_a_stack():
+    stack = stacked(images(), stack_metadata=False)
+    assert list(stack.metadata.Sample.elements) == ["Fe"]
+    with pytest.raises(ValueError, match="Cannot tell the element of map 1 of"):
+        element_maps(stack)
+
+
+def test_a_stack_that_lists_its_maps_is_believed():
+    stack = hs.signals.Signal2D(TRUTH)
+    stack.metadata.set_item("Sample.elements", NAMES)
+    assert_element_maps(element_maps(stack), TRUTH, NAMES)
+
+
+def test_elements_of_the_specimen_never_name_a_stack_of_its_windows():
+    # each window map lists all elements of the spectra, in an order that is not that of the maps
+    windows = [image(data, "window", ["O", "Pt", "Fe"]) for data in TRUTH]
+    for keep in (True, False):
+        with pytest.raises(ValueError, match="Cannot tell the element"):
+            element_maps(stacked(windows, stack_metadata=keep))
+    own = hs.signals.Signal2D(TRUTH)
+    own.metadata.set_item("Sample.elements", ["O", "Pt", "Fe"])
+    own.metadata.Signal.signal_type = "EELS"
+    with pytest.raises(ValueError, match="Cannot tell the element"):
+        element_maps(own)
+
+
+def test_an_eels_window_is_not_identified_by_the_elements_of_the_spectra():
+    window = eels().isig[940.0:1000.0].sum(-1)
+    assert len(window.metadata.Sample.elements) == 2
+    with pytest.raises(ValueError, match="Sample.elements lists what the sample contains"):
+        element_maps([window])
+    assert list(element_maps([window], ["Cu"]).metadata.Sample.elements) == ["Cu"]

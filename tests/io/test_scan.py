@@ -1,0 +1,393 @@
+"""Finding the scan: the spectrum image and the elastic image among what a vendor's file holds."""
+
+import logging
+
+import hyperspy.api as hs
+import numpy as np
+import pytest
+from helpers import assert_untouched, shared, snapshot
+
+import hyperspy_fusion as hf
+from hyperspy_fusion.identify.detectors import DETECTORS, detector_of, is_detector_title, is_survey
+
+NY, NX = 12, 16
+RNG = np.random.default_rng(0)
+
+
+# ---- signals as readers make them -----------------------------------------------------------------
+
+
+def spatial(shape=(NY, NX), scale=2.0, offset=(0.0, 0.0), units="nm", names="yx"):
+    return [
+        {"name": name, "size": size, "scale": scale, "offset": start, "units": units}
+        for name, size, start in zip(names, shape, offset, strict=True)
+    ]
+
+
+def image(title, axes=None, detector="", data=None):
+    axes = axes or spatial()
+    shape = tuple(axis["size"] for axis in axes)
+    signal = hs.signals.Signal2D(RNG.random(shape) if data is None else data, axes=axes)
+    signal.metadata.General.title = title
+    if detector:
+        signal.original_metadata.set_item("BinaryResult.Detector", detector)
+    return signal
+
+
+def spectra(title="EDS", signal_type="EDS_TEM", axes=None, data=None, energy=None, file="scan.emd"):
+    axes = axes or spatial()
+    shape = tuple(axis["size"] for axis in axes)
+    energy = energy or {"name": "X-ray energy", "size": 300, "scale": 0.03, "offset": 0.0, "units": "keV"}
+    counts = RNG.poisson(0.5, (*shape, energy["size"])).astype("u1") if data is None else data
+    signal = hs.signals.Signal1D(counts, axes=[*axes, energy])
+    signal.set_signal_type(signal_type)
+    signal.metadata.General.title = title
+    signal.metadata.General.original_filename = file
+    signal.metadata.set_item("Acquisition_instrument.TEM.beam_energy", 200.0)
+    signal.metadata.set_item("Sample.elements", ["Fe", "O"])
+    return signal
+
+
+def eels(title="EELS", first=400.0):
+    return spectra(
+        title, "EELS", energy={"name": "Energy-loss", "size": 50, "scale": 2.0, "offset": first, "units": "eV"}
+    )
+
+
+def velox():
+    """What rosettasciio 0.15 reads of a Velox file: titles are the names of detectors, or labels of maps."""
+    single = hs.signals.Signal1D(np.ones(300), axes=[{"size": 300, "units": "keV"}])
+    single.metadata.General.title = "EDS"
+    differential = image("DPC", data=np.ones((NY, NX), complex))
+    titles = ("HAADF", "BF", "DF2", "DF4", "Fe", "O", "C K")
+    return [single, *(image(title, detector=title) for title in titles), differential, spectra()]
+
+
+def bruker():
+    """A .bcf of rosettasciio: images, an overview on its own pixels, and the spectra, titled EDX."""
+    scan = spatial(scale=0.013, units="µm", names=("height", "width"))
+    wide = spatial((24, 32), 0.05, units="µm", names=("height", "width"))
+    return [image("HAADF", scan), image("HAADF", wide), spectra("EDX", axes=scan, file="map.bcf")]
+
+
+# ---- right without hints ----------------------------------------------------------------------------
+
+
+def test_velox_list():
+    signals = velox()
+    before = [snapshot(signal) for signal in signals]
+    scan = hf.scan(signals)
+    assert scan.haadf is signals[1] and scan.spectrum is signals[-1]
+    for signal, was in zip(signals, before, strict=True):
+        assert_untouched(signal, was)
+
+
+def test_it_unpacks_and_says_what_was_chosen_and_why(caplog):
+    with caplog.at_level(logging.INFO, "hyperspy_fusion"):
+        haadf, spectrum = scan = hf.scan(velox())
+    assert haadf is scan.haadf and spectrum is scan.spectrum
+    assert "Of 10 signals, 'EDS' (9) is what to fuse: the only EDS spectrum image." in scan.sentence
+    assert "'HAADF' (1) is the elastic image: HAADF by its name, and on the pixels of the scan." in scan.sentence
+    assert scan.sentence in caplog.text
+
+
+def test_velox_list_in_any_order():
+    signals = velox()
+    for shift in range(len(signals)):
+        haadf, spectrum = hf.scan(signals[shift:] + signals[:shift])
+        assert haadf is signals[1] and spectrum is signals[-1]
+
+
+def test_bruker_list_with_an_overview_of_the_same_name():
+    signals = bruker()
+    haadf, spectrum = hf.scan(signals)
+    assert haadf is signals[0] and spectrum is signals[2]
+
+
+def test_gatan_files_with_a_survey_and_two_ranges_of_energy():
+    survey = image("ADF Image (SI Survey)")
+    adf, low, core = image("ADF Image"), eels("EELS LL SI", -20.0), eels("EELS HL SI")
+    scan = hf.scan([survey, low, core, adf])
+    assert scan.haadf is adf and scan.spectrum is core
+    assert "the only EELS spectrum image without the zero-loss peak" in scan.sentence
+    assert "It is no HAADF image: weights='fit'" in scan.sentence
+
+
+def test_maps_where_there_are_no_spectra():
+    signals = velox()[:-1]
+    scan = hf.scan(signals)
+    assert scan.haadf is signals[1]
+    assert [s.metadata.General.title for s in scan.spectrum] == ["Fe", "O"]
+    stack = hf.element_maps(scan.spectrum)
+    assert hf.scan([signals[1], stack]).spectrum is stack
+
+
+def test_the_haadf_image_of_the_scan_is_on_its_pixels_or_of_its_field():
+    fine, here = image("HAADF", spatial((4 * NY, 4 * NX), 0.5)), image("HAADF")
+    assert hf.scan([fine, here, spectra()]).haadf is here
+    scan = hf.scan([fine, spectra()])
+    assert scan.haadf is fine and "resample=True" in scan.sentence
+
+
+def test_of_images_of_one_kind_the_one_at_the_place_of_the_scan():
+    there, here = image("HAADF", spatial(offset=(50.0, 0.0))), image("HAADF", spatial(offset=(9.0, 3.0)))
+    assert hf.scan([there, here, spectra(axes=spatial(offset=(9.0, 3.0)))]).haadf is here
+
+
+def test_other_units_are_the_same_scan():
+    haadf = image("HAADF", spatial(scale=0.002, units="µm"))
+    assert hf.scan([haadf, spectra()]).haadf is haadf
+
+
+@pytest.mark.parametrize("title, detector", [("Signal A", "HAADF"), ("", "BSE"), ("Image", "MAADF")])
+def test_detectors_are_known_by_metadata_too(title, detector):
+    elastic = image(title, detector=detector)
+    scan = hf.scan([image("BF"), elastic, spectra()])
+    assert scan.haadf is elastic and f"{detector} by its name" in scan.sentence
+
+
+# ---- detectors of EDS -------------------------------------------------------------------------------
+
+
+def detectors(n=4):
+    return [spectra(f"EDS {i}", data=np.full((NY, NX, 300), 40 * i + 50, "u1")) for i in range(n)]
+
+
+def test_detectors_are_added_up_without_overflow():
+    parts = detectors()
+    before = [snapshot(signal) for signal in parts]
+    scan = hf.scan([image("HAADF"), *parts])
+    np.testing.assert_array_equal(scan.spectrum.data, 50 + 90 + 130 + 170)
+    assert scan.spectrum._signal_type == "EDS_TEM" and scan.spectrum.metadata.Sample.elements == ["Fe", "O"]
+    assert scan.spectrum.axes_manager[0].scale == 2.0
+    assert "EDS detectors of one scan" in scan.sentence and "4 detectors were added up" in scan.sentence
+    for signal, was in zip(parts, before, strict=True):
+        assert_untouched(signal, was)
+
+
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_a_sum_that_is_there_is_taken_instead(place):
+    parts = detectors()
+    total = spectra("EDS", data=sum(part.data.astype("u2") for part in parts))
+    parts.insert(place, total)
+    scan = hf.scan([image("HAADF"), *parts])
+    assert scan.spectrum is total and "the sum of the other 4" in scan.sentence
+
+
+def test_lazy_detectors_stay_lazy():
+    scan = hf.scan([image("HAADF"), *(part.as_lazy() for part in detectors(2))])
+    assert scan.spectrum._lazy
+    np.testing.assert_array_equal(scan.spectrum.data.compute(), 140)
+
+
+def test_detectors_asked_for_are_added_up():
+    np.testing.assert_array_equal(hf.scan([image("HAADF"), *detectors()], spectrum=[1, 2]).spectrum.data, 140)
+
+
+# ---- refusals ---------------------------------------------------------------------------------------
+
+AMBIGUOUS = {
+    "two HAADF images": (
+        lambda: [image("HAADF 1"), image("HAADF 2"), spectra()],
+        "2 images are of HAADF",
+        "haadf",
+        (0, 1),
+    ),
+    "no elastic detector": (
+        lambda: [image("BF"), image("iDPC"), image(""), spectra()],
+        "No image of the scan's 16 x 12 pixels or field of view is known to be of HAADF",
+        "haadf",
+        (0, 1, 2),
+    ),
+    "HAADF of another field": (
+        lambda: [image("HAADF", spatial(scale=5.0)), spectra()],
+        "No image of the scan's 16 x 12",
+        "haadf",
+        (0,),
+    ),
+    "a survey only": (lambda: [image("HAADF overview"), spectra()], "No image of the scan's 16 x 12", "haadf", (0,)),
+    "EDS and EELS": (lambda: [image("HAADF"), spectra(), eels()], "There are EDS and EELS spectra", "spectrum", (1, 2)),
+    "two core losses": (lambda: [image("HAADF"), eels("A"), eels("B")], "There are 2 EELS", "spectrum", (1, 2)),
+    "two acquisitions": (
+        lambda: [image("HAADF"), spectra("1", file="one.emd"), spectra("2", file="two.emd")],
+        "of several acquisitions",
+        "spectrum",
+        (1, 2),
+    ),
+    "two areas": (
+        lambda: [image("HAADF"), spectra("1"), spectra("2", axes=spatial((NY, NX), 4.0))],
+        "not on the same pixels",
+        "spectrum",
+        (1, 2),
+    ),
+    "the same counts twice": (
+        lambda: [image("HAADF"), *(spectra(data=np.ones((NY, NX, 300), "u1")) for _ in range(2))],
+        "hold the same counts",
+        "spectrum",
+        (1, 2),
+    ),
+    "no spectra": (lambda: [image("HAADF"), image("BF")], "no spectrum image and no element map", "spectrum", (0, 1)),
+}
+
+
+@pytest.mark.parametrize("case", AMBIGUOUS)
+def test_what_is_not_clear_is_refused_with_the_candidates(case):
+    signals, sentence, keyword, numbers = AMBIGUOUS[case]
+    signals = signals()
+    with pytest.raises(ValueError) as error:
+        hf.scan(signals)
+    first, *lines = str(error.value).splitlines()
+    assert sentence in first and f"as {keyword}=. There are" in first
+    assert [int(line.split(":")[0]) for line in lines] == list(numbers)
+    for line, number in zip(lines, numbers, strict=True):
+        title = signals[number].metadata.General.title
+        x = signals[number].axes_manager["x"]
+        assert f"{title!r}, " in line and f"{x.size} x " in line and f"{x.scale:.4g} {x.units}" in line
+
+
+def test_hints_settle_it():
+    signals = [image("HAADF 1"), image("HAADF 2"), spectra(), eels()]
+    for haadf in (1, "HAADF 2", "haadf 2", signals[1]):
+        for spectrum in (3, "EELS", signals[3]):
+            scan = hf.scan(signals, haadf=haadf, spectrum=spectrum)
+            assert scan.haadf is signals[1] and scan.spectrum is signals[3]
+            assert "as asked" in scan.sentence
+    both = hf.scan(signals, haadf=0, spectrum=["EDS", "EELS"]).spectrum
+    assert both[0] is signals[2] and both[1] is signals[3]
+
+
+def test_hints_may_be_anything_that_is_asked_for():
+    signals = [image("BF"), spectra()]
+    assert hf.scan(signals, haadf="BF").haadf is signals[0]
+    virtual = image("virtual annular detector")
+    assert hf.scan(signals, haadf=virtual).haadf is virtual
+
+
+@pytest.mark.parametrize(
+    "hints, sentence",
+    [
+        ({"haadf": "DF"}, "No signal has the title or number 'DF'"),
+        ({"haadf": 70}, "No signal has the title or number 70"),
+        ({"spectrum": "EDS"}, "2 signals have the title 'EDS'"),
+        ({"spectrum": []}, r"spectrum=\[\] chooses nothing"),
+    ],
+)
+def test_hints_that_settle_nothing_are_refused(hints, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        hf.scan(velox(), **hints)
+
+
+def test_input_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="There are no signals to find a scan in"):
+        hf.scan([])
+    with pytest.raises(FileNotFoundError, match="There is no file 'none.bcf'"):
+        hf.scan("none.bcf")
+    with pytest.raises(TypeError, match="A HyperSpy signal is needed"):
+        hf.scan([np.ones((3, 4))])
+
+
+# ---- files ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bruker_test_TEM", "L2083-K-4-1_tilt0", "L2083-K-4-1_tilt-20"])
+def test_bruker_files(name):
+    haadf, eds = hf.scan(shared(f"data/{name}.bcf"), lazy=True)
+    assert (haadf.metadata.General.title, eds.metadata.General.title) == ("HAADF", "EDX")
+    assert eds._lazy and eds._signal_type == "EDS_TEM"
+
+
+def test_hspy_files_of_eels():
+    names = ("CuZn_HAADF", "CuZn_EELS_mapping_tutorial", "Cu_map", "Zn_map")
+    haadf, spectrum = hf.scan([shared(f"data/{name}.hspy") for name in names])
+    assert haadf.metadata.General.title == "Gatan HAADF" and spectrum._signal_type == "EELS"
+    _, maps = hf.scan([shared(f"data/{name}.hspy") for name in names if "EELS" not in name])
+    assert hf.element_maps(maps).elements == ["Cu", "Zn"]
+
+
+def test_one_file_of_several_signals_is_fused(tmp_path):
+    for signal in (image("HAADF"), spectra()):
+        signal.save(tmp_path / f"{signal.metadata.General.title}.hspy")
+    haadf, eds = hf.scan([tmp_path / "HAADF.hspy", str(tmp_path / "EDS.hspy")])
+    assert hf.fuse(eds, haadf, max_iter=1).elements == ["Fe", "O"]
+
+
+# ---- EDS and EELS together ---------------------------------------------------------------------------
+
+
+def test_spectra_and_maps_of_one_scan_make_one_set_of_maps():
+    eds, oxygen = spectra(), image("O")
+    maps = hf.element_maps([eds, oxygen], ["Fe", "O"])
+    np.testing.assert_array_equal(maps.get_map("Fe").data, hf.element_maps(eds, ["Fe"]).get_map("Fe").data)
+    np.testing.assert_array_equal(maps.get_map("O").data, oxygen.data)
+    assert hf.element_maps([oxygen, eds], ["O"]).elements == ["O"]
+    both = hf.element_maps([hf.element_maps(eds, ["Fe"]), hf.element_maps([oxygen])])
+    assert both.elements == ["Fe", "O"]
+    fused = hf.fuse([eds, oxygen], image("HAADF"), elements=["Fe", "O"], max_iter=2)
+    assert fused.elements == ["Fe", "O"]
+
+
+def test_an_element_of_two_sources_is_not_added_up():
+    with pytest.raises(ValueError, match="Fe is repeated by"):
+        hf.element_maps([spectra(), image("Fe")])
+    with pytest.raises(ValueError, match="Fe could be of any of the 2 spectrum images"):
+        hf.element_maps([spectra(), spectra()], ["Fe"])
+
+
+# ---- names of detectors -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "title, name",
+    [
+        ("HAADF", "HAADF"),
+        ("Gatan HAADF", "HAADF"),
+        ("High-angle annular dark field", "HAADF"),
+        ("STEM_HAADF_4", "HAADF"),
+        ("BSE", "BSE"),
+        ("AsB", "BSE"),
+        ("backscattered electrons", "BSE"),
+        ("MAADF", "MAADF"),
+        ("DF4", "ADF"),
+        ("ADF Image", "ADF"),
+        ("LAADF", "ADF"),
+        ("BF", None),
+        ("ABF", None),
+        ("iDPC", None),
+        ("SE", None),
+        ("Se", None),
+        ("Fe", None),
+        ("adfs", None),
+        ("", None),
+    ],
+)
+def test_detectors_by_their_names(title, name):
+    detector = detector_of(title)
+    assert (detector and detector.name) == name
+
+
+def test_the_first_name_that_tells_one_counts():
+    assert detector_of("", "unknown", "HAADF").name == "HAADF"
+    assert detector_of("BF", "HAADF") is None
+
+
+def test_surveys_and_titles_of_detectors():
+    assert is_survey("ADF Image (SI Survey)") and is_survey("HAADF Overview") and not is_survey("HAADF")
+    assert is_detector_title("ABF") and is_detector_title("BSE") and not is_detector_title("Se")
+
+
+def backscattered(z):
+    """Coefficient of bulk at 20 keV (Reuter 1972, in Goldstein et al., Scanning Electron Microscopy)."""
+    return -0.0254 + 0.016 * z - 1.86e-4 * z**2 + 8.3e-7 * z**3
+
+
+def test_the_exponent_of_backscattering_is_that_of_its_coefficient():
+    z = np.arange(6, 80)
+    slope = np.polyfit(np.log(z), np.log(backscattered(z)), 1)[0]
+    (bse,) = (detector for detector in DETECTORS if detector.name == "BSE")
+    assert abs(slope - bse.gamma) < 0.15
+
+
+def test_a_file_that_is_no_scan_is_refused_in_a_sentence(tmp_path):
+    np.savez(tmp_path / "maps.npz", Fe=np.ones((4, 4)))
+    with pytest.raises(ValueError, match=r"HyperSpy cannot read '.*maps.npz' .*Signal2D\(array\)"):
+        hf.scan(tmp_path / "maps.npz")

@@ -1,0 +1,310 @@
+"""Claims about EDS spectra: the counts of exspy in windows around lines that are there."""
+
+import dask.array as da
+import exspy
+import hyperspy.api as hs
+import numpy as np
+import pytest
+from helpers import shared
+from sources import FE, NAMES, PT, assert_element_maps, eds, eels, image, lines_of
+
+import hyperspy_fusion
+from hyperspy_fusion.maps.sources import element_maps
+
+
+@pytest.mark.parametrize("dtype", ["u1", ">u2", "i2", "f4", "f8"])
+def test_windows_are_those_of_exspy_and_counts_stay_integer(dtype):
+    signal = eds(dtype, lines=["Fe_Ka", "O_Ka", "Pt_La"])
+    result = element_maps(signal)
+    assert_element_maps(result, lines_of(signal, None), NAMES)
+    assert result.data.dtype == {"u": "u4", "i": "i4"}.get(np.dtype(dtype).kind, np.dtype(dtype))
+    assert result.metadata.General.title == "Element maps of grain"
+    assert result.metadata.General.date == "2018-11-29"
+    assert result.metadata.Signal.quantity == "X-rays (Counts)"
+    assert list(result.metadata.Element_maps.source_titles) == ["grain"]
+
+
+def test_counts_that_overflow_the_input_do_not_overflow():
+    signal = eds(lines=["Fe_Ka"])
+    signal.data[:] = 255
+    (channels,) = {int(v) for v in (lines_of(signal, None)[0] / 255).ravel()}
+    assert channels > 20
+    assert np.all(element_maps(signal).data == 255 * channels)
+
+
+def test_counts_beyond_32_bits_stay_64_bits():
+    signal = eds("u4", lines=["Fe_Ka"])
+    signal.data[:] = 2**31
+    assert element_maps(signal).data.dtype == np.uint64
+
+
+def test_lines_come_from_the_argument_then_the_metadata_then_exspy():
+    signal = eds(elements=NAMES, lines=["Fe_La", "Pt_Ma"])
+    fe_ka, fe_la, pt_la, pt_ma, o_ka = lines_of(signal, ["Fe_Ka", "Fe_La", "Pt_La", "Pt_Ma", "O_Ka"])
+    assert_element_maps(element_maps(signal), [fe_la, pt_ma], ["Fe", "Pt"])
+    assert_element_maps(element_maps(signal, ["O", "Fe"]), [o_ka, fe_la], ["O", "Fe"])
+    both = element_maps(signal, xray_lines=["Pt_La", "Fe_Ka", "Fe_La"])
+    assert_element_maps(both, [pt_la, fe_ka + fe_la], ["Pt", "Fe"])
+    assert list(both.metadata.Element_maps.xray_lines) == ["Pt_La", "Fe_Ka+Fe_La"]
+    assert_element_maps(element_maps(signal, ["Fe", "O"], xray_lines=["Fe_Ka"]), [fe_ka, o_ka], ["Fe", "O"])
+    del signal.metadata.Sample.xray_lines
+    assert_element_maps(element_maps(signal), [fe_ka, o_ka, pt_la], NAMES)
+    del signal.metadata.Sample.elements
+    assert_element_maps(element_maps(signal, ["Pt"]), [pt_la], ["Pt"])
+
+
+def test_a_channel_in_two_windows_of_one_element_counts_once():
+    signal = eds("u2")
+    signal.data[:] = 0
+    signal.data[..., 178] = 5  # 1.78 keV, within the windows of Si Kα (1.740) and Kβ (1.836)
+    assert [m[0, 0] for m in lines_of(signal, ["Si_Ka", "Si_Kb"])] == [5, 5]
+    assert np.all(element_maps(signal, xray_lines=["Si_Ka", "Si_Kb"]).data == 5)
+
+
+def test_windows_of_two_elements_that_overlap_warn(caplog):
+    element_maps(eds(), ["Fe", "O"])
+    assert not caplog.records
+    element_maps(eds(), xray_lines=["S_Ka", "Mo_La"])
+    assert "The windows of S and Mo share" in caplog.text
+
+
+# ---- the width of windows --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["in memory", "lazy"])
+@pytest.mark.parametrize("width", [0.5, 1.2, 2, 3.3])
+def test_windows_of_any_width_are_those_of_exspy(width, lazy):
+    signal = eds("u2", lines=["Fe_Ka", "O_Ka", "Pt_La"])
+    expected = [m.data for m in signal.get_lines_intensity(integration_windows=width)]
+    result = element_maps(signal.as_lazy() if lazy else signal, integration_windows=width)
+    assert_element_maps(result, expected, NAMES)
+    assert result.metadata.Element_maps.integration_windows == width
+
+
+def test_narrower_windows_keep_what_a_wide_one_shares(caplog):
+    """S Ka at 2.307 and Mo La at 2.293 keV are one at any width, Si Ka and Al Ka at 1.740 and 1.487 are two at 2."""
+    for width, pair, shared_channels in ((2.0, "S Mo", True), (0.5, "S Mo", True), (2.0, "Si Al", False)):
+        caplog.clear()
+        lines = ["S_Ka", "Mo_La"] if pair == "S Mo" else ["Si_Ka", "Al_Ka"]
+        element_maps(eds(), xray_lines=lines, integration_windows=width)
+        assert ("share" in caplog.text) is shared_channels
+    caplog.clear()
+    element_maps(eds(), xray_lines=["Si_Ka", "Al_Ka"], integration_windows=4)
+    assert "The windows of Si and Al share" in caplog.text
+
+
+def test_lines_nearby_are_reported_as_far_as_windows_reach(caplog):
+    signal = eds(elements=["O", "Cr", "Mn"])  # Cr La is 0.8 and Mn La 1.6 FWHM above O Ka
+    for width, reach, others in ((1.2, "one", "Cr_La"), (2.0, "one", "Cr_La"), (4.0, "2", "Mn_La")):
+        caplog.clear()
+        element_maps(signal, ["O"], integration_windows=width)
+        assert f"within {reach} FWHM" in caplog.text and others in caplog.text
+        assert ("Mn_La" in caplog.text) is (others == "Mn_La")
+
+
+def test_all_that_makes_maps_of_spectra_takes_the_width():
+    signal, haadf = eds("u2", lines=["Fe_Ka", "O_Ka"]), image(FE + 1)
+    expected = element_maps(signal, integration_windows=1.2)
+    assert not np.array_equal(expected.data, element_maps(signal).data)
+    options = {"integration_windows": 1.2, "max_iter": 1, "show_progressbar": False}
+    for fused in (hyperspy_fusion.fuse(signal, haadf, **options), signal.fuse(haadf, **options)):
+        np.testing.assert_array_equal(fused._inputs.maps.data, expected.data)
+        assert fused.metadata.Element_maps.integration_windows == 1.2
+    model = hyperspy_fusion.FusedMultiModal(haadf, signal, integration_windows=1.2)
+    np.testing.assert_array_equal(model.maps.data, expected.data)
+    in_list = element_maps([signal, image(PT, "Pt")], ["Fe", "O", "Pt"], integration_windows=1.2)
+    np.testing.assert_array_equal(in_list.data[:2], expected.data)
+
+
+def test_the_width_stays_with_maps_and_two_widths_are_told(tmp_path, caplog):
+    wide, narrow = element_maps(eds(), ["Fe"]), element_maps(eds(), ["O"], integration_windows=1.2)
+    narrow.save(tmp_path / "narrow.hspy")
+    for maps in (hs.load(tmp_path / "narrow.hspy"), narrow.inav[:1], element_maps(narrow), element_maps([narrow])):
+        assert maps.metadata.Element_maps.integration_windows == 1.2
+    assert not caplog.records
+    mixed = element_maps([wide, narrow])
+    assert "The maps are of windows of 2 and 1.2 FWHM, which hold different parts" in caplog.text
+    assert not mixed.metadata.Element_maps.has_item("integration_windows")
+    caplog.clear()
+    element_maps([narrow, image(PT, "Pt")])
+    assert "of windows of 1.2 FWHM and of no known width, which" in caplog.text
+    caplog.clear()
+    element_maps([wide, image(PT, "Pt")])
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("width", [0, -1.2, 130, 0.13, np.nan, np.inf])
+def test_a_width_that_is_no_number_of_fwhm_is_refused(width):
+    with pytest.raises(ValueError, match="in units of the FWHM of their line, no energy, .* between 0.2 and 10, such"):
+        element_maps(eds(), ["Fe"], integration_windows=width)
+
+
+@pytest.mark.parametrize("width", ["auto", None, True, [[6.3, 6.5]]])
+def test_a_width_that_is_no_number_is_refused(width):
+    with pytest.raises(TypeError, match="give one number, .* for windows in keV pass the maps of get_lines_intensity"):
+        element_maps(eds(), ["Fe"], integration_windows=width)
+
+
+def test_a_width_is_refused_where_there_are_no_windows():
+    sources = [image(FE, "Fe"), [image(FE, "Fe")], {"Fe": image(FE)}, eels(), eds(elements=["Fe"]).create_model()]
+    for source in sources:
+        with pytest.raises(ValueError, match="integration_windows is 1.2, but the maps are made already or of no EDS"):
+            element_maps(source, integration_windows=1.2)
+    assert element_maps([image(FE, "Fe")], integration_windows=2).elements == ["Fe"]
+
+
+def test_lazy_spectra_are_read_once_for_all_maps():
+    signal = eds(lines=["Fe_Ka", "O_Ka", "Pt_La"])
+    reads = []
+
+    def read(block, block_info=None):
+        reads.append(block_info[0]["chunk-location"])
+        return block
+
+    chunks = da.from_array(signal.data, chunks=(2, 3, 700))
+    lazy = signal.as_lazy()
+    lazy.data = chunks.map_blocks(read, dtype=chunks.dtype, meta=np.empty((0, 0, 0), chunks.dtype))
+    reads.clear()
+    assert_element_maps(element_maps(lazy), lines_of(signal, None), NAMES)
+    assert len(reads) == 2 * 2 * 3
+    assert len(set(reads)) == len(reads)
+    assert lazy._lazy
+
+
+def test_energy_may_be_the_first_axis_of_the_array():
+    signal = eds(lines=["Fe_Ka", "O_Ka"])
+    expected = lines_of(signal, None)
+    axes = [axis.get_axis_dictionary() for axis in signal.axes_manager._axes]
+    turned = exspy.signals.EDSTEMSpectrum(np.moveaxis(signal.data, -1, 0).copy(), axes=[axes[2], *axes[:2]])
+    assert turned.data.shape == (2000, 3, 4)
+    assert_element_maps(element_maps(turned, xray_lines=["Fe_Ka", "O_Ka"]), expected, NAMES[:2])
+
+
+def test_energies_in_ev_are_the_same_energies():
+    signal = eds(lines=["Fe_Ka", "O_Ka"])
+    expected = lines_of(signal, None)
+    axis = signal.axes_manager[-1]
+    axis.scale, axis.units = 10.0, "eV"
+    assert_element_maps(element_maps(signal), expected, NAMES[:2])
+
+
+def test_metadata_lines_outside_the_spectra_are_left_out_and_said(caplog):
+    result = element_maps(eds(lines=["Fe_Ka", "Ag_Ka"]))
+    assert list(result.metadata.Sample.elements) == ["Fe"]
+    assert "Ag_Ka of Sample.xray_lines is not within the spectra" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "signal, kwargs, sentence",
+    [
+        (eds(), {}, "name no elements: pass elements="),
+        (eds().isig[2.0:], {"elements": ["O"]}, "O has no X-ray line within"),
+        (eds(), {"xray_lines": ["Ag_Ka"]}, r"Ag_Ka is not within the energies of .*0 to 20 keV"),
+        (
+            eds(),
+            {"xray_lines": ["Fe_Kz"]},
+            "'Fe_Kz' is not an X-ray line of Fe: did you mean Fe_Ka or Fe_Kb\\?",
+        ),
+        (eds(), {"xray_lines": ["Fe"]}, "'Fe' is not an X-ray line of Fe"),
+        (
+            eds(),
+            {"xray_lines": ["O_Ka"], "elements": ["Fe"]},
+            r"O_Ka is in xray_lines, but its element is not",
+        ),
+        (eds(), {"elements": ["Fe", "H"]}, "H has no X-ray line that a detector sees: leave it out"),
+        (eds(), {"xray_lines": ["He_Ka"]}, "He has no X-ray line that a detector sees"),
+        (eds(elements=["H"]), {}, "H has no X-ray line within"),
+        (eds(), {"elements": ["Fe", "Fe"]}, "names Fe 2 times"),
+        (eels(), {}, "EELS spectrum image, whose edges lie on a background: fit a model"),
+        (hs.signals.Signal1D(np.ones((3, 4, 9))), {}, r"not known to be EDS: call `s.set_signal_type\("),
+        (eds().inav[0], {}, "cannot be read as element maps"),
+        (eds().inav[0, 0], {}, "cannot be read as element maps"),
+    ],
+)
+def test_spectra_that_cannot_be_mapped_are_refused(signal, kwargs, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        element_maps(signal, **kwargs)
+
+
+def test_an_uncalibrated_energy_axis_is_refused():
+    signal = eds()
+    signal.axes_manager[-1].units = "channel"
+    with pytest.raises(ValueError, match="has the units channel: expected eV or keV"):
+        element_maps(signal, ["Fe"])
+
+
+@pytest.mark.parametrize("where", [{"elements": ["Fe", "H"]}, {"lines": ["Fe_Ka", "H_Ka"]}], ids=["elements", "lines"])
+def test_hydrogen_that_the_file_names_is_left_out_and_said(where, caplog):
+    signal = from_below_zero(**where)
+    assert element_maps(signal).elements == ["Fe"]
+    assert "is left out" in caplog.text
+
+
+def from_below_zero(**kwargs):
+    """Spectra that begin below 0 keV, as those of detectors do: exspy's H_Ka of 1.4 eV is within them."""
+    signal = eds(**kwargs)
+    signal.axes_manager[-1].offset = -0.5
+    return signal
+
+
+@pytest.mark.parametrize("symbol", ["H", "He"])
+def test_there_are_no_x_ray_maps_of_hydrogen_and_helium(symbol):
+    line = f"{symbol}_Ka"
+    for source, elements, lines in (
+        (from_below_zero(), [symbol], None),
+        (from_below_zero(), None, [line]),
+        ({line: image(FE)}, None, None),
+        ([image(FE, lines=[line])], None, None),
+    ):
+        with pytest.raises(ValueError, match=f"{symbol} has no X-ray line that a detector sees: leave it out"):
+            element_maps(source, elements, xray_lines=lines)
+    assert element_maps([image(FE)], [symbol]).elements == [symbol]  # of EELS, say
+
+
+def test_beryllium_has_a_line_and_lithium_has_none():
+    assert element_maps(from_below_zero(), ["Be"]).elements == ["Be"]
+    with pytest.raises(ValueError, match="Li has no X-ray line within"):
+        element_maps(from_below_zero(), ["Li"])
+
+
+def test_elements_that_the_file_does_not_name_warn(caplog):
+    signal = eds(elements=["Fe", "O"])
+    for asked in ({"elements": ["Pt", "Fe"]}, {"xray_lines": ["Fe_Ka", "Pt_La"]}):
+        caplog.clear()
+        kept = element_maps(signal, **asked).metadata.Element_maps.warnings
+        assert kept == ["Pt is not among the elements that the file names (Fe, O): check for a typo."]
+        assert [record.getMessage() for record in caplog.records] == kept
+    element_maps(signal, ["Al", "Pt"])
+    assert "Al, Pt are not among" in caplog.text
+
+
+def test_elements_of_a_file_that_names_them_or_none_are_silent(caplog):
+    element_maps(eds(elements=["Fe", "O"]), ["O"])
+    element_maps(eds(), ["O"])
+    assert not caplog.records
+
+
+# ---- real files -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["in memory", "lazy"])
+def test_real_spectra_give_the_counts_of_exspy(lazy, caplog):
+    elements = ["Fe", "Mg", "Si", "O", "S", "Al"]
+    signal = hs.load(shared("data/L2083-K-4-1_tilt0.bcf"), lazy=lazy)[1]
+    result = element_maps(signal, elements)
+    expected = lines_of(signal, [f"{e}_Ka" for e in elements])
+    assert_element_maps(result, [np.asarray(e) for e in expected], elements)
+    # of the elements that the file names, those with a line within one FWHM of one of these
+    (overlap,) = result.metadata.Element_maps.warnings
+    assert overlap.startswith("O_Ka overlaps with Ti_Lb3, Cr_Ln, Cr_Ll, Cr_La, within one FWHM")
+    assert [record.getMessage() for record in caplog.records] == [overlap]
+    assert result.data.dtype == np.uint32
+    axis = result.axes_manager.signal_axes[0]
+    assert (axis.name, axis.units, axis.size) == ("width", "µm", 256)
+
+
+def test_all_lines_of_a_real_file_are_taken_by_default():
+    signal = hs.load(shared("data/bruker_test_TEM.bcf"))[1]
+    assert_element_maps(element_maps(signal), lines_of(signal, None), ["Cu", "O", "Pd", "Ti"])
+    made_by_exspy = element_maps(signal.get_lines_intensity())
+    assert_element_maps(made_by_exspy, lines_of(signal, None), ["Cu", "O", "Pd", "Ti"])

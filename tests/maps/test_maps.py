@@ -1,0 +1,632 @@
+"""Claims about element maps: every source gives the same stack, and bad input one sentence."""
+
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import exspy
+import hyperspy.api as hs
+import numpy as np
+import pytest
+from helpers import shared
+from sources import (
+    FE,
+    NAMES,
+    PT,
+    SCAN,
+    SOURCES,
+    TRUTH,
+    O,
+    assert_element_maps,
+    eds,
+    eels,
+    image,
+    images,
+    lazily,
+    line_images,
+    ragged,
+    rgb,
+    stacked,
+)
+
+from hyperspy_fusion.maps.sources import element_maps
+
+# ---- one stack from every source ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+@pytest.mark.parametrize("lazy", [False, True], ids=["in memory", "lazy"])
+def test_every_source_gives_the_same_maps_on_the_same_axes(source, lazy):
+    result = element_maps(lazily(source()) if lazy else source())
+    assert_element_maps(result, TRUTH, NAMES)
+    for axis, expected in zip(result.axes_manager.signal_axes[::-1], SCAN, strict=True):
+        assert {key: getattr(axis, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize("make", [lambda m: m, lambda m: [m], lambda m: stacked([m, m]).inav[:1]])
+def test_one_element_keeps_the_element_axis(make):
+    assert_element_maps(element_maps(make(images()[0])), TRUTH[:1], ["Fe"])
+    assert_element_maps(element_maps(make(images()[0].as_lazy())), TRUTH[:1], ["Fe"])
+
+
+@pytest.mark.parametrize("dtype", ["u1", ">u2", ">f4", "f2"])
+def test_maps_come_in_native_byte_order_and_uncast(dtype):
+    data = TRUTH.astype(dtype)
+    data.flags.writeable = False
+    result = element_maps([image(d) for d in data], NAMES)
+    np.testing.assert_array_equal(result.data, data)
+    assert result.data.dtype == np.dtype(dtype).newbyteorder("=")
+    assert result.data.flags.writeable
+
+
+def test_strided_maps_are_read():
+    wide = np.repeat(TRUTH, 2, axis=2)[:, :, ::2]
+    assert_element_maps(element_maps([image(d) for d in wide], NAMES), TRUTH, NAMES)
+
+
+def test_maps_without_calibration_take_the_axes_of_one_with():
+    plain = hs.signals.Signal2D(O)
+    result = element_maps({"O": plain, "Fe": images()[0]})
+    assert [axis.scale for axis in result.axes_manager.signal_axes] == [0.5, 0.5]
+
+
+def test_metadata_say_what_and_from_where():
+    source = line_images()
+    for m in source:
+        m.metadata.Signal.quantity = "X-rays (Counts)"
+        m.metadata.set_item("Acquisition_instrument.TEM.beam_energy", 200)
+        m.metadata.set_item("Sample.mass_thickness", hs.signals.Signal2D(FE))
+    metadata = element_maps(source).metadata
+    assert metadata.General.title == "Element maps of Fe, O, Pt"
+    assert metadata.Sample.description == "a specimen"
+    assert metadata.Acquisition_instrument.TEM.beam_energy == 200
+    assert metadata.Signal.quantity == "X-rays (Counts)"
+    assert list(metadata.Element_maps.source_titles) == ["line Fe_Ka", "line O_Ka", "line Pt_La"]
+    assert list(metadata.Element_maps.xray_lines) == ["Fe_Ka", "O_Ka", "Pt_La"]
+    assert not metadata.has_item("Sample.xray_lines")
+    assert not metadata.has_item("Sample.mass_thickness")
+
+
+def test_the_stack_survives_saving(tmp_path):
+    made = element_maps(line_images())
+    made.save(tmp_path / "maps.hspy")
+    loaded = hs.load(tmp_path / "maps.hspy")
+    assert_element_maps(loaded, TRUTH, NAMES)
+    assert list(loaded.metadata.Element_maps.xray_lines) == ["Fe_Ka", "O_Ka", "Pt_La"]
+
+
+def test_compositions_warn_and_lose_the_label_of_counts(caplog):
+    source = [image(d, f"atomic percent of {n}", [n]) for d, n in zip(TRUTH, NAMES, strict=True)]
+    for m in source:
+        m.metadata.Signal.quantity = "X-rays (Counts)"
+    result = element_maps(source)
+    assert "are compositions" in caplog.text
+    assert not result.metadata.has_item("Signal.quantity")
+
+
+def test_elements_select_from_what_knows_its_elements():
+    chosen = ["Pt", "Fe"]
+    for source in (SOURCES["dict"](), SOURCES["dict of lines"](), SOURCES["ElementMaps"]()):
+        assert_element_maps(element_maps(source, chosen), TRUTH[[2, 0]], chosen)
+        with pytest.raises(ValueError, match="There is no map of Cu: the source has Fe, O, Pt"):
+            element_maps(source, ["Cu"])
+
+
+@pytest.mark.parametrize("dtype", ["u2", "u8", "f4", "f8"])
+@pytest.mark.parametrize("elements", [None, NAMES], ids=["all", "all by name"])
+def test_whole_element_maps_in_memory_share_their_pixels_with_a_signal_of_its_own(dtype, elements):
+    made = element_maps(images())
+    made.data = TRUTH.astype(dtype)
+    made.metadata.set_item("General.notes", "kept")
+    result = element_maps(made, elements)
+    assert result is not made
+    assert np.shares_memory(result.data, made.data)
+    assert result.data.dtype == made.data.dtype
+    assert_element_maps(result, TRUTH, NAMES)
+    assert str(result.metadata) == str(made.metadata)
+    assert result.axes_manager.as_dictionary() == made.axes_manager.as_dictionary()
+
+
+def test_what_is_done_to_element_maps_later_does_not_reach_maps_taken_before():
+    made = element_maps(images())
+    taken = element_maps(made)
+    before = picture(taken)
+    made.metadata.Sample.elements[0] = "U"
+    made.metadata.General.title = "other"
+    made.axes_manager[-1].scale = 99
+    made.crop("width", 0, 2)
+    made.data = 3 * made.data
+    assert picture(taken) == before
+
+
+@pytest.mark.parametrize("dtype", ["u4", "i8", ">u2", ">f4"])
+def test_a_list_of_maps_is_copied_once(dtype):
+    names = ["C", "N", "O", "Fe", "Co", "Ni", "Cu", "Zn"]
+    source = [hs.signals.Signal2D(np.ones((400, 400), dtype)) for _ in names]
+    element_maps(source, names)  # for the imports
+    tracemalloc.start()
+    result = element_maps(source, names)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert result.data.nbytes < peak < 1.25 * result.data.nbytes
+
+
+def fused(title="Fused maps of grain"):
+    made = element_maps(images())
+    made.metadata.General.title = title
+    made.metadata.set_item("Fusion.method", "published")
+    return made
+
+
+@pytest.mark.parametrize(
+    "make, title",
+    [
+        (lambda: fused(), "Element maps of grain"),
+        (lambda: fused("Fused maps of Fused maps of grain"), "Element maps of grain"),
+        (lambda: fused("Fused maps"), "Element maps of Fe, O, Pt"),
+        (lambda: fused("my maps"), "my maps"),
+        (lambda: fused().inav[:2], "Element maps of grain"),
+        (lambda: fused().as_lazy(), "Element maps of Fe, O, Pt"),
+        (lambda: fused().split(), "Element maps of Fe, O, Pt"),
+        (lambda: fused().get_map("Fe"), "Element maps of Fe"),
+    ],
+    ids=["whole", "twice", "untitled", "renamed", "slice", "lazy", "split", "one map"],
+)
+def test_the_result_of_a_fit_warns_once_and_leaves_the_fit_behind(make, title, caplog):
+    source = make()
+    result = element_maps(source)
+    assert [r.getMessage().count("are the result of a fit already") for r in caplog.records] == [1]
+    assert "uses the HAADF image twice" in caplog.text
+    assert result.metadata.General.title == title
+    assert not result.metadata.has_item("Fusion")
+    assert all(signal.metadata.has_item("Fusion") for signal in signals_of(source))
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_measured_maps_do_not_warn(source, caplog):
+    element_maps(source())
+    assert not caplog.records
+
+
+def test_loaded_element_maps_are_not_copied(tmp_path):
+    element_maps(images()).save(tmp_path / "maps.hspy")
+    loaded = hs.load(tmp_path / "maps.hspy")
+    pixels = loaded.data
+    assert np.shares_memory(element_maps(loaded).data, pixels)
+    assert not np.shares_memory(element_maps(loaded, ["Fe", "O"]).data, pixels)
+
+
+def test_element_maps_of_foreign_byte_order_become_native():
+    made = element_maps(images())
+    made.data = TRUTH.astype(">f4")
+    result = element_maps(made)
+    assert result.data.dtype.isnative and made.data.dtype == ">f4"
+    assert_element_maps(result, TRUTH, NAMES)
+
+
+def test_maps_of_different_lines_of_one_element_are_added(caplog):
+    caplog.set_level("INFO", "hyperspy_fusion")
+    full = np.full((3, 4), 200, dtype="u1")
+    source = [image(full, lines=["Fe_Ka"]), image(O, lines=["O_Ka"]), image(full, lines=["Fe_Kb"])]
+    result = element_maps(source)
+    assert_element_maps(result, [np.full((3, 4), 400), O], ["Fe", "O"])
+    assert "The Fe map is the sum of Fe_Ka, Fe_Kb" in caplog.text
+    assert list(result.metadata.Element_maps.xray_lines) == ["Fe_Ka+Fe_Kb", "O_Ka"]
+
+
+# ---- models -------------------------------------------------------------------------------------------
+
+
+def eds_model():
+    signal = eds("f4", elements=["Fe", "O"])
+    model = signal.inav[:2, :2].create_model(auto_background=False)
+    for k, name in enumerate(("Fe_Ka", "Fe_La", "O_Ka")):
+        amplitude = model[name].A.map
+        amplitude["values"] = np.arange(4).reshape(2, 2) + 10 * k
+        amplitude["is_set"] = True
+    return model
+
+
+def test_an_eds_model_gives_the_areas_of_its_lines():
+    model = eds_model()
+    n = np.arange(4).reshape(2, 2)
+    assert_element_maps(element_maps(model), [n + n + 10, n + 20], ["Fe", "O"])
+    assert_element_maps(element_maps(model, ["O", "Fe"]), [n + 20, n + n + 10], ["O", "Fe"])
+    assert_element_maps(element_maps(model, xray_lines=["O_Ka", "Fe_La"]), [n + 20, n + 10], ["O", "Fe"])
+    model.signal.metadata.set_item("Sample.xray_lines", ["Fe_Ka"])
+    assert_element_maps(element_maps(model), [n, n + 20], ["Fe", "O"])
+    assert element_maps(model).metadata.General.title == "Element maps of grain"
+
+
+def test_an_eels_model_gives_one_edge_per_element_in_the_order_of_the_symbols():
+    model = eels().inav[:2, :2].create_model(GOS="hydrogenic", auto_background=False)
+    # a second, independent edge of an element; the hydrogenic ones have only one each
+    model.append(exspy.components.EELSCLEdge("Zn_L1", GOS="hydrogenic"))
+    for k, name in enumerate(("Cu_L3", "Zn_L3", "Zn_L1")):
+        intensity = model[name].intensity.map
+        intensity["values"] = np.arange(4).reshape(2, 2) + 10 * k
+        intensity["is_set"] = True
+    n = np.arange(4).reshape(2, 2)
+    assert_element_maps(element_maps(model), [n, n + 10], ["Cu", "Zn"])
+    assert_element_maps(element_maps(model, ["Zn"]), [n + 10], ["Zn"])
+    model.signal.metadata.Signal.quantity = "Intensity (Counts)"
+    metadata = element_maps(model).metadata
+    assert metadata.Acquisition_instrument.TEM.beam_energy == 200
+    assert not metadata.has_item("Signal.quantity")
+    assert model.signal.metadata.Signal.quantity == "Intensity (Counts)"
+
+
+def test_models_that_are_not_fitted_or_have_no_elements_are_refused():
+    with pytest.raises(ValueError, match=r"not fitted at every pixel: call `m.multifit\(\)`"):
+        element_maps(eels().create_model(GOS="hydrogenic", auto_background=False))
+    with pytest.raises(ValueError, match="no components that know their element"):
+        element_maps(hs.signals.Signal1D(np.ones((3, 4, 9))).create_model())
+    with pytest.raises(ValueError, match="Cu_Ka is not fitted in"):
+        element_maps(eds_model(), xray_lines=["Cu_Ka"])
+    with pytest.raises(ValueError, match="There is no map of Cu"):
+        element_maps(eds_model(), ["Cu"])
+
+
+HASH_SCRIPT = """
+import numpy as np, hyperspy.api as hs, exspy
+from hyperspy_fusion.maps.sources import element_maps
+s = exspy.signals.EELSSpectrum(np.ones((2, 2, 150)))
+s.axes_manager[-1].scale, s.axes_manager[-1].offset = 8.0, 500.0
+s.set_microscope_parameters(beam_energy=200, convergence_angle=29, collection_angle=36)
+s.add_elements(["Cu", "Zn", "Fe", "O", "Mn"])
+m = s.create_model(GOS="hydrogenic", auto_background=False)
+for c in m:
+    c.intensity.map["values"], c.intensity.map["is_set"] = ord(c.name[0]) + ord(c.name[1]), True
+maps = element_maps(m)
+print(list(s.metadata.Sample.elements))
+print(list(maps.metadata.Sample.elements), maps.data[:, 0, 0].tolist())
+"""
+
+
+def test_maps_of_eels_models_do_not_depend_on_hashes():
+    answers = []
+    for seed in ("0", "1"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        run = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", HASH_SCRIPT],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        answers.append(run.stdout.splitlines()[-2:])
+    assert len({order for order, _ in answers}) > 1, "exspy's order no longer depends on hashes"
+    assert {maps for _, maps in answers} == {
+        str(["Cu", "Fe", "Mn", "O", "Zn"])
+        + " "
+        + str([float(ord(a) + ord(b)) for a, b in ("Cu", "Fe", "Mn", "O_", "Zn")])
+    }
+
+
+# ---- bad input ----------------------------------------------------------------------------------------
+
+
+def non_uniform():
+    return hs.signals.Signal2D(FE, axes=[{"axis": [0.0, 1.0, 4.0]}, {"size": 4}])
+
+
+def with_pixel(value):
+    data = FE.copy()
+    data[1, 2] = value
+    return image(data)
+
+
+AREAS = "so they show different areas: pass maps of one area, or correct the offset"
+
+
+def rescaled(factor):
+    signal = image(O)
+    for axis in signal.axes_manager.signal_axes:
+        axis.scale *= factor
+    return signal
+
+
+@pytest.mark.parametrize(
+    "source, elements, error, sentence",
+    [
+        ([], None, ValueError, "There are no maps"),
+        ({}, None, ValueError, "There are no maps"),
+        (None, None, TypeError, "HyperSpy signal is needed, got NoneType"),
+        (FE, ["Fe"], TypeError, "HyperSpy signal is needed, got ndarray"),
+        ([FE], ["Fe"], TypeError, r"wrap an array as hyperspy.api.signals.Signal2D\(array\)"),
+        ({"Fe": FE}, None, TypeError, "got ndarray"),
+        (
+            [image(FE), image(FE).isig[:3]],
+            ["Fe", "O"],
+            ValueError,
+            r"Map 2 has the shape \(3, 3\) and map 1 \(3, 4\)",
+        ),
+        ([image(FE), rescaled(2.0)], ["Fe", "O"], ValueError, "Map 2 has pixels of 1 nm and map 1 of 0.5 nm"),
+        ([image(FE)], ["Xx"], ValueError, "'Xx' is not the symbol of a chemical element"),
+        ({"Xx": image(FE)}, None, ValueError, "'Xx' is not the symbol"),
+        ({"Fe_Kz": image(FE)}, None, ValueError, "'Fe_Kz' is not an X-ray line of Fe"),
+        ({1: image(FE)}, None, TypeError, "The keys of the dict of maps must be a list of names"),
+        ([image(FE, elements=["Unknown"])], None, ValueError, "'Unknown' is not the symbol"),
+        (
+            [image(FE, "Sum"), image(O, "O")],
+            None,
+            ValueError,
+            r"Cannot tell the element of map 1 \('Sum'\): name",
+        ),
+        (
+            [image(FE, "Fe"), image(O, "Fe")],
+            None,
+            ValueError,
+            "Fe is repeated by map 1 .* and map 2 .*keep one",
+        ),
+        ([image(FE, lines=["Fe_Ka"])] * 2, None, ValueError, "Fe is repeated"),
+        ([image(FE)] * 2, ["Fe", "Fe"], ValueError, "Fe is repeated"),
+        (hs.signals.Signal2D(TRUTH), ["Fe", "O", "Fe"], ValueError, "Fe is repeated"),
+        (images(), ["Fe", "Cu"], ValueError, "names 2 elements for 3 maps"),
+        (images()[:2] + [image(PT)], ["Fe"], ValueError, "names 1 element for 3 maps: name every map"),
+        (images(), [], ValueError, "names 0 elements for 3 maps"),
+        (images()[0], NAMES, ValueError, "names 3 elements for 1 map: name"),
+        (images(), ["Fe", "Fe"], ValueError, "names Fe 2 times"),
+        ("maps.hspy", None, TypeError, "got the path 'maps.hspy': load it first with hyperspy.api.load"),
+        ([Path("Fe.hspy")], None, TypeError, "got the path 'Fe.hspy': load it first"),
+        ([images()], None, TypeError, "got a list of 3: pass one of its signals"),
+        ([image(FE).isig[:2], image(O).isig[2:]], NAMES[:2], ValueError, AREAS),
+        (hs.signals.Signal2D(TRUTH), ["Fe", "O"], ValueError, "names 2 elements for 3 maps"),
+        (images(), [26, 8, 78], TypeError, r"elements must be a list of names such as \['Fe', 'O'\]"),
+        (
+            [with_pixel(np.nan)],
+            ["Fe"],
+            ValueError,
+            "Map 1 has 1 of 12 pixels that are NaN, infinite or masked",
+        ),
+        ([with_pixel(-np.inf).as_lazy()], ["Fe"], ValueError, "Map 1 has 1 of 12 pixels"),
+        ([image(FE * 1j)], ["Fe"], TypeError, "is complex"),
+        ([rgb()], ["Fe"], TypeError, "RGB picture"),
+        (rgb(), ["Fe"], TypeError, "RGB picture"),
+        ([ragged()], ["Fe"], TypeError, "is ragged"),
+        (ragged(), ["Fe"], TypeError, "is ragged"),
+        ([hs.signals.Signal1D(FE[0])], ["Fe"], ValueError, "is not one image"),
+        (hs.signals.Signal1D(FE), ["Fe"], ValueError, "cannot be read as element maps"),
+        (hs.signals.Signal2D(np.zeros((2, 2, 3, 4))), NAMES, ValueError, "cannot be read as element maps"),
+        ([hs.signals.Signal2D(TRUTH)], ["Fe"], ValueError, r"is not one image.*\.inav"),
+        ([images()[0], eds()], None, ValueError, "name no elements: pass elements="),
+        (element_maps(images()).T, None, ValueError, "is a transposed stack of maps"),
+        ([non_uniform()], ["Fe"], NotImplementedError, "non-uniform axis"),
+    ],
+)
+def test_bad_input_is_refused_with_one_sentence(source, elements, error, sentence):
+    with pytest.raises(error, match=sentence) as raised:
+        element_maps(source, elements)
+    assert "\n" not in str(raised.value)
+
+
+def test_fewer_names_than_maps_select_from_maps_that_tell_their_elements():
+    for source in (images(), line_images(), stacked(images()), stacked(line_images())):
+        assert_element_maps(element_maps(source, ["Pt", "O"]), TRUTH[[2, 1]], ["Pt", "O"])
+    lines = [image(FE, lines=["Fe_Ka"]), image(O, lines=["O_Ka"]), image(PT, lines=["Fe_Kb"])]
+    assert_element_maps(element_maps(lines, ["Fe"]), [FE + PT], ["Fe"])
+
+
+@pytest.mark.parametrize("title", ["HAADF", "Gatan HAADF", "CuZn_HAADF", "BF", "DF4", "adf image", "LAADF 1"])
+def test_a_haadf_image_is_no_map(title):
+    haadf = image(FE, title)
+    for source in (haadf, haadf.T):
+        for elements in (None, ["Fe"], NAMES):
+            with pytest.raises(ValueError, match=f"is titled '{title}', so haadf and maps look swapped: pass it as"):
+                element_maps(source, elements)
+    among = "Map 2 is titled .*, so the HAADF image looks to be among the maps"
+    for source in ([images()[0], haadf], stacked([images()[0], haadf]), {"Fe": images()[0], "O": haadf}):
+        with pytest.raises(ValueError, match=among):
+            element_maps(source)
+
+
+@pytest.mark.parametrize("title", ["Fe_Ka beside HAADF", "BFO film", "DFT", "SADF_x", "Fe"])
+def test_other_titles_are_no_haadf_image(title):
+    assert element_maps([image(FE, title)], ["Fe"]).elements == ["Fe"]
+
+
+# ---- warnings -----------------------------------------------------------------------------------------
+
+
+def test_each_warning_is_logged_and_kept_once(caplog):
+    source = [image(FE, "O", ["Fe"]), image(O, "Fe", ["O"])]
+    kept = element_maps(source).metadata.Element_maps.warnings
+    assert len(kept) == 2 and all("' is taken for " in sentence for sentence in kept)
+    assert [record.getMessage() for record in caplog.records] == kept
+
+
+def test_warnings_of_every_kind_are_kept():
+    made = element_maps(eds(lines=["Mo_La", "S_Ka", "Ag_Ka"]))
+    overlap, outside = sorted(made.metadata.Element_maps.warnings, reverse=True)
+    assert overlap.startswith("The windows of Mo and S share") and outside.startswith("Ag_Ka of Sample.xray_lines")
+    moved = [image(FE, "Fe"), shifted(image(O, "O"), 0.8)]
+    assert "0.8 pixels apart" in element_maps(moved).metadata.Element_maps.warnings[0]
+
+
+def test_element_maps_without_warnings_keep_none():
+    assert not element_maps(images()).metadata.has_item("Element_maps.warnings")
+
+
+def test_warnings_of_element_maps_stay_with_maps_made_of_them(caplog, tmp_path):
+    made = element_maps([image(FE, "O", ["Fe"]), image(PT, "Pt", ["Pt"])])
+    (sentence,) = made.metadata.Element_maps.warnings
+    made.save(tmp_path / "maps.hspy")
+    caplog.clear()
+    for source in (made, made.inav[:1], made.as_lazy(), hs.load(tmp_path / "maps.hspy")):
+        assert list(element_maps(source).metadata.Element_maps.warnings) == [sentence]
+    assert not caplog.records
+    made.metadata.set_item("Fusion.method", "published")
+    first, second = element_maps(made).metadata.Element_maps.warnings
+    assert first == sentence and "result of a fit already" in second
+    assert list(made.metadata.Element_maps.warnings) == [sentence]
+
+
+def test_a_sentence_that_is_said_of_several_maps_is_kept_once():
+    source = [image(FE, "O", ["Fe"], ["Fe_Ka"]), image(PT, "O", ["Fe"], ["Fe_Kb"])]
+    assert len(element_maps(source).metadata.Element_maps.warnings) == 1
+
+
+def with_quantities(*quantities):
+    source = images()
+    for m, quantity in zip(source, quantities, strict=True):
+        m.metadata.Signal.quantity = quantity
+    return source
+
+
+def test_maps_of_different_quantities_warn_once(caplog):
+    result = element_maps(with_quantities("X-rays (Counts)", "at.%", "at.%"))
+    (record,) = caplog.records
+    assert "are of different quantities (X-rays (Counts), at.%)" in record.getMessage()
+    assert not result.metadata.has_item("Signal.quantity")
+
+
+def test_maps_that_do_not_tell_their_quantity_do_not_warn(caplog):
+    element_maps(with_quantities("X-rays (Counts)", "", "X-rays (Counts)"))
+    assert not caplog.records
+
+
+def test_different_areas_of_one_scan_are_refused():
+    wide = [image(d, n) for d, n in zip(TRUTH, NAMES, strict=True)]
+    with pytest.raises(ValueError, match=AREAS) as raised:
+        element_maps([wide[0].isig[:2], wide[1].isig[2:]])
+    assert "begins at (3 nm, 0 nm) and map 1 ('Fe') at (3 nm, -1 nm) (y, x), 2 pixels apart" in str(raised.value)
+    with pytest.raises(ValueError, match="1 pixels apart, so they show different areas"):
+        element_maps([wide[0].isig[:, :2], wide[1].isig[:, 1:]])
+    assert_element_maps(element_maps([m.isig[2:] for m in wide]), TRUTH[:, :, 2:], NAMES)
+
+
+def shifted(signal, pixels, units="nm"):
+    for axis in signal.axes_manager.signal_axes:
+        axis.offset += pixels * axis.scale
+        axis.convert_to_units(units)
+    return signal
+
+
+@pytest.mark.parametrize("units", ["nm", "pm"])
+def test_maps_that_lie_less_than_a_pixel_apart_or_in_other_units_warn(units, caplog):
+    element_maps([image(FE, "Fe"), shifted(image(O, "O"), 0.6 if units == "nm" else 3, units)])
+    (record,) = caplog.records
+    assert "pixels apart; they are taken for the same area" in record.getMessage()
+
+
+def test_xray_lines_are_for_spectra_only():
+    with pytest.raises(ValueError, match="xray_lines selects from an EDS spectrum image or model"):
+        element_maps(images(), xray_lines=["Fe_Ka"])
+
+
+def test_damaged_element_maps_are_refused():
+    damaged = element_maps(images())
+    damaged.data[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN, infinite or masked"):
+        element_maps(damaged)
+    del damaged.metadata.Sample.elements
+    with pytest.raises(ValueError, match="Cannot tell the element"):
+        element_maps(damaged)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pixels_without_a_number_are_nan_where_they_are_allowed(value):
+    expected = [with_pixel(np.nan).data, O]
+    sources = [with_pixel(value), image(O)]
+    for source in (sources, [s.as_lazy() for s in sources], dict(zip(("Fe", "O"), sources, strict=True))):
+        maps = element_maps(source, ["Fe", "O"], allow_nan=True)
+        np.testing.assert_array_equal(maps.data, expected)
+    maps.data[0][np.isnan(maps.data[0])] = value
+    again = element_maps(maps, allow_nan=True)
+    np.testing.assert_array_equal(again.data, expected)
+    # the pixels of a whole stack are shared, unless they had to change
+    assert np.shares_memory(again.data, maps.data) == np.isnan(value)
+
+
+# ---- nothing of the caller's is changed ---------------------------------------------------------------
+
+
+def signals_of(source):
+    if isinstance(source, dict):
+        return list(source.values())
+    return source if isinstance(source, list | tuple) else [source]
+
+
+def picture(signal):
+    """Everything of a signal, for comparing before and after."""
+    return (
+        signal.data.tobytes() if not signal._lazy else signal.data.name,
+        signal.data.dtype,
+        signal.axes_manager.as_dictionary(),
+        str(signal.metadata),
+        str(signal.original_metadata),
+        type(signal),
+    )
+
+
+UNTOUCHED = {
+    **SOURCES,
+    "spectra": lambda: eds(elements=NAMES),
+    "big-endian spectra": lambda: eds(">u2", elements=NAMES, lines=["Fe_Ka", "O_Ka"]),
+    "one map": lambda: images()[0],
+}
+
+
+@pytest.mark.parametrize("make", UNTOUCHED.values(), ids=UNTOUCHED)
+@pytest.mark.parametrize("lazy", [False, True], ids=["in memory", "lazy"])
+def test_the_source_is_not_changed(make, lazy):
+    source = lazily(make()) if lazy else make()
+    for signal in signals_of(source):
+        signal.metadata.set_item("Acquisition_instrument.TEM.currents", np.zeros(2))
+    before = [picture(signal) for signal in signals_of(source)]
+    result = element_maps(source)
+    if result.metadata.Signal.signal_type != getattr(source, "_signal_type", "") or lazy:  # else the pixels are shared
+        result.data[...] = 0
+    result.metadata.Sample.elements.append("U")
+    result.metadata.Acquisition_instrument.TEM.currents[:] = 1
+    result.axes_manager[-1].scale = 99
+    assert [picture(signal) for signal in signals_of(source)] == before
+
+
+def test_models_are_not_changed():
+    model = eds_model()
+    before = picture(model.signal), model["Fe_Ka"].A.map.tobytes()
+    element_maps(model).data[...] = 0
+    assert (picture(model.signal), model["Fe_Ka"].A.map.tobytes()) == before
+
+
+def test_the_arguments_are_not_changed():
+    elements, lines = ["Fe", "O"], ["Fe_Ka", "Fe_La"]
+    element_maps(eds(), elements, xray_lines=lines)
+    assert (elements, lines) == (["Fe", "O"], ["Fe_Ka", "Fe_La"])
+
+
+# ---- real files -----------------------------------------------------------------------------------
+
+
+def test_real_eels_components_are_named_by_their_titles():
+    source = [hs.load(shared(f"data/{name}_map.hspy")) for name in ("Zn", "Cu")]
+    result = element_maps(source)
+    assert_element_maps(result, [m.data for m in source], ["Zn", "Cu"])
+    assert result.metadata.General.title == "Element maps of Zn, Cu"
+
+
+def test_real_maps_in_a_wrong_order_are_refused():
+    cu, zn = (hs.load(shared(f"data/{name}_map.hspy")) for name in ("Cu", "Zn"))
+    exchanged = r"Map 1 is titled 'intensity parameter of Cu_L3 component' but is named Zn: check the order"
+    with pytest.raises(ValueError, match=exchanged):
+        element_maps([cu, zn], ["Zn", "Cu"])
+    with pytest.raises(ValueError, match=exchanged):
+        element_maps({"Zn": cu, "Cu": zn})
+    assert element_maps([cu, zn], ["Zn"]).elements == ["Zn"]
+
+
+@pytest.mark.parametrize("name", ["L2083-K-4-1_tilt0", "bruker_test_TEM"])
+def test_swapped_arguments_from_a_real_file_are_told(name):
+    haadf, spectra = hs.load(shared(f"data/{name}.bcf"), lazy=True)
+    with pytest.raises(ValueError, match="haadf and maps look swapped"):
+        element_maps(haadf, ["Fe", "Mg", "Si", "O"])
+    with pytest.raises(ValueError, match="haadf and maps look swapped"):
+        element_maps([haadf, spectra])
+
+
+def test_real_eels_spectra_are_answered_with_what_to_do():
+    with pytest.raises(ValueError, match="fit a model"):
+        element_maps(hs.load(shared("data/CuZn_EELS_mapping_tutorial.hspy")))

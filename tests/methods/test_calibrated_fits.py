@@ -1,0 +1,579 @@
+"""`method="calibrated"` on HyperSpy signals: what goes in, what is left out, what the result says."""
+
+import sys
+from dataclasses import dataclass, field, replace
+from types import ModuleType, SimpleNamespace
+
+import hyperspy.api as hs
+import numpy as np
+import pytest
+from helpers import assert_untouched, scan_signals, shared, snapshot
+
+import hyperspy_fusion as hf
+from hyperspy_fusion.diagnostics import about_units
+from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason
+from hyperspy_fusion.fusion.settings import CalibratedSettings
+from hyperspy_fusion.fusion.terms.haadf_model import LinearLaw
+
+
+@pytest.fixture
+def scan():
+    return scan_signals()
+
+
+def with_data(signal, data):
+    return signal._deepcopy_with_new_data(data)
+
+
+def with_gap(signal, *pixels, value=np.nan):
+    data = signal.data.astype(float)
+    for pixel in pixels:
+        data[pixel] = value
+    return with_data(signal, data)
+
+
+# ---- a stand-in for the engine, which takes no time and shows what it was given -------------------------
+
+
+@dataclass
+class Problem:
+    maps: np.ndarray
+    haadf: np.ndarray
+    valid: np.ndarray | None
+    haadf_valid: np.ndarray | None
+    settings: object
+    law: LinearLaw
+    elements: list
+    noise_kind: str = "shifted_poisson"
+    noise_sentence: str = "The maps hold whole counts."
+    haadf_sigma: float = 3.0
+    haadf_noise: float = 2.0
+    offset_error: float = 0.5
+    weight_spread: float = 0.3
+    lambda_haadf: float = 0.25
+    warnings: list = field(default_factory=lambda: ["The engine noticed something."])
+    about_image: list = field(default_factory=list)
+    uses_haadf: bool = True
+
+    @property
+    def first(self):
+        return self
+
+    def __post_init__(self):
+        n = len(self.maps)
+        self.quantum, self.scales = np.ones(n), np.full(n, 2.0)
+        self.variance, self.weight_errors = np.full(n, np.nan), np.full(n, 0.1)
+        self.background = np.zeros(n)
+        self.data, self.penalty = SimpleNamespace(slope=np.ones((n, 1, 1))), SimpleNamespace(guide=None, kind="tv")
+        self.haadf_blur = 0.3, 0.2
+        self.elastic = SimpleNamespace(blur=0.0)
+
+
+def build(maps, haadf, numbers, settings, valid=None, haadf_valid=None, elements=None, known=None, num_workers=None):
+    law = LinearLaw(np.asarray(numbers, float) ** settings.gamma, 7.0)
+    return Problem(maps, haadf, valid, haadf_valid, settings, law, elements)
+
+
+@dataclass
+class State:
+    x: np.ndarray
+    n_iter: int = 0
+    gap: float = 1.0
+    iterations: list = field(default_factory=lambda: [0])
+    gaps: list = field(default_factory=lambda: [np.inf])
+
+    def restarted(self, problem):
+        return State(self.x.copy())
+
+
+def solve(problem, settings, state=None, callback=None, num_workers=None):
+    """Every second iteration halves the distance to the mean of the valid pixels, and the gap."""
+    known = np.isfinite(problem.maps) if problem.valid is None else problem.valid
+    means = np.array([image[keep].mean() for image, keep in zip(problem.maps, known, strict=True)])[:, None, None]
+    state = state or State(np.where(known, problem.maps, means).astype("float32"))
+    reason = StopReason.NOT_CONVERGED
+    for _ in range(settings.max_iter):
+        state.n_iter += 1
+        if state.n_iter % 2 == 0:
+            state.x, state.gap = (state.x + means.astype("float32")) / 2, state.gap / 2
+            state.iterations.append(state.n_iter)
+            state.gaps.append(state.gap)
+            if callback:
+                callback(state)
+        if state.gap <= settings.tol:
+            reason = StopReason.CONVERGED
+            break
+    terms = np.linspace(5, 1, len(state.gaps))
+    history = CostHistory(terms, terms, terms, 3 * terms, np.array(state.iterations), np.array(state.gaps))
+    image = problem.law.image(state.x).astype("float32")
+    return FusionResult(state.x.copy(), image, history, state.n_iter, reason, gap=state.gap), state
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """The stand-in in place of the engine; a list of the problems that were built."""
+    built = []
+
+    class Observation:
+        @staticmethod
+        def of(*args, **options):
+            built.append(build(*args, **options))
+            return SimpleNamespace(problem=lambda settings: built[-1])
+
+    known = SimpleNamespace(Observation=Observation, Known=lambda background, variance: None)
+    fakes = {"calibrated": vars(known), "primal_dual": {"primal_dual": solve}}
+    for module, contents in fakes.items():
+        fake = ModuleType(module)
+        vars(fake).update(contents)
+        monkeypatch.setitem(sys.modules, f"hyperspy_fusion.fusion.{module}", fake)
+    return built
+
+
+def fuse(maps, haadf, **settings):
+    return hf.fuse(maps, haadf, method="calibrated", **settings)
+
+
+# ---- the result -------------------------------------------------------------------------------------------
+
+
+def test_metadata_tell_the_fit(scan, engine):
+    maps, haadf = scan
+    fit = fuse(maps, haadf, tol=0.1, lambda_reg=(1, 2), gamma=2, mask=haadf.data == haadf.data.max()).metadata.Fusion
+    assert (fit.method, fit.version, fit.elements) == ("calibrated", hf.__version__, ["Fe", "O"])
+    assert (fit.n_iter, fit.converged, fit.gap) == (8, True, 1 / 16)
+    assert fit.stop_reason == "The relative duality gap fell to 0.062, within the tolerance."
+    assert (fit.noise, fit.noise_sentence) == ("shifted_poisson", "The maps hold whole counts.")
+    assert (fit.haadf_offset, fit.haadf_sigma, fit.haadf_noise, fit.parameters.lambda_haadf) == (7, 3, 2, 1)
+    np.testing.assert_array_equal(fit.elastic_weights, [26**2, 8**2])
+    np.testing.assert_array_equal(fit.elastic_weight_errors, [0.1, 0.1])
+    assert fit.elastic_weight_spread == 0.3
+    np.testing.assert_array_equal(fit.parameters.lambda_reg, [1, 2])
+    assert fit.parameters.regularization == "guided" and fit.parameters.weights == "z_gamma"
+    np.testing.assert_array_equal(fit.n_masked, [1, 1])
+    assert fit.haadf_n_masked == 1
+    np.testing.assert_array_equal(fit.cost_history.iteration, [0, 2, 4, 6, 8])
+    np.testing.assert_array_equal(fit.cost_history.gap, [np.inf, 0.5, 0.25, 0.125, 0.0625])
+    assert "The engine noticed something." in fit.warnings and not hasattr(fit, "change")
+
+
+def leaves(node):
+    for value in node.values():
+        yield from leaves(value) if isinstance(value, dict) else [value]
+
+
+def test_metadata_are_flat_and_survive_saving(scan, engine, tmp_path):
+    fused = fuse(*scan, lambda_reg=[1, 2], weights=np.array([3.0, 1.0]), k_factors=(1, 2))
+    for value in leaves(fused.metadata.Fusion.as_dictionary()):
+        if isinstance(value, np.ndarray):
+            assert value.ndim == 1 and value.dtype.kind in "if"
+        else:
+            assert isinstance(value, list) or value is None or type(value) in (str, int, float, bool)
+    fused.save(tmp_path / "fused.hspy")
+    for lazy in (False, True):
+        loaded = hs.load(tmp_path / "fused.hspy", lazy=lazy)
+        np.testing.assert_allclose(loaded.modelled_haadf().data, fused.modelled_haadf().data, rtol=1e-6)
+        assert loaded.plot_convergence().size == 4
+    np.testing.assert_array_equal(loaded.metadata.Fusion.parameters.weights, [3, 1])
+
+
+def test_modelled_haadf_is_the_linear_law(scan, engine):
+    maps, haadf = scan
+    model = hf.FusedMultiModal(haadf, maps, method="calibrated")
+    output = model.fit(max_iter=2)
+    expected = 7 + np.tensordot([26.0**1.7, 8.0**1.7], output.x, axes=1)
+    for signal in (model.as_signal(), model):
+        np.testing.assert_allclose(signal.modelled_haadf().data, expected, rtol=1e-5)
+    np.testing.assert_allclose(model.residual().data, haadf.data - expected, rtol=1e-3)
+    part = model.as_signal().inav[:1].modelled_haadf()
+    np.testing.assert_allclose(part.data, 7 + 26.0**1.7 * output.x[0], rtol=1e-5)
+
+
+def test_fit_output_has_the_gap(scan, engine):
+    model = hf.FusedMultiModal(scan[1], scan[0], method="calibrated")
+    output = model.fit(max_iter=4)
+    assert (output.gap, output.nit, output.success) == (0.25, 4, False) and np.isnan(output.change)
+    assert "gap is 0.25, which is above the tolerance: raise max_iter" in output.message
+    assert model.fit(tol=0.2).success
+    assert np.isnan(hf.FusedMultiModal(scan[1], scan[0]).fit(max_iter=1).gap)
+
+
+def test_gap_that_is_not_reached_is_said(scan, engine, caplog):
+    fused = fuse(*scan, max_iter=6)
+    said = [w for w in fused.metadata.Fusion.warnings if "gap is 0.12" in w]
+    assert said and said[0] in caplog.text and not fused.metadata.Fusion.converged
+    assert not any("duality gap" in w for w in fuse(*scan).metadata.Fusion.warnings)
+
+
+def changed(monkeypatch, **fields):
+    """Let the engine return another result."""
+
+    def other(*args):
+        result, state = solve(*args)
+        return replace(result, **fields), state
+
+    monkeypatch.setattr(sys.modules["hyperspy_fusion.fusion.solvers.primal_dual"], "primal_dual", other)
+
+
+@pytest.mark.parametrize("settings", [{}, {"keep_totals": False}])
+def test_advice_names_settings_of_the_method(scan, engine, caplog, monkeypatch, settings):
+    """Whatever goes wrong, no setting of the other method is recommended."""
+    maps, haadf = scan
+    noise = np.random.default_rng(0).random(haadf.data.shape)
+    lost = [with_data(m, m.data - 1) for m in maps]
+    changed(monkeypatch, maps=np.ones((2, 12, 15), "float32"))
+    fuse(lost, with_data(haadf, noise), max_iter=2, **settings)
+    for sentence in ("negative values", "explain little", "totals of the fused", "duality gap"):
+        assert sentence in caplog.text
+    for name in ("lambda_tv", "lambda_chem", "background", "published", "clip at zero"):
+        assert name not in caplog.text
+
+
+def test_totals_are_compared_without_the_background(scan, engine):
+    maps, haadf = scan
+    fit = fuse(maps, haadf, background=(1.0, 0.5), max_iter=1).metadata.Fusion
+    totals = np.array([m.data.sum() for m in maps])
+    np.testing.assert_allclose(fit.total_ratios, totals / (totals - np.array([1.0, 0.5]) * haadf.data.size))
+
+
+def test_constant_map_is_left_out_of_sequences(scan, engine):
+    maps, haadf = scan
+    flat = with_gap(with_data(maps[0], np.full((12, 15), 3.0)), (4, 4))
+    flat.metadata.Sample.elements = ["S"]
+    fused = fuse([maps[0], flat, maps[1]], haadf, lambda_reg=(1, 2), background=(1, 0))
+    np.testing.assert_array_equal(fused.get_map("S").data, flat.data)
+    assert engine[0].elements == ["Fe", "O"] and len(engine[0].maps) == 2
+    np.testing.assert_array_equal(fused.metadata.Fusion.map_scales, [2, 0, 2])
+    assert fused.metadata.Fusion.constant_elements == ["S"]
+    expected = 7 + np.tensordot([26.0**1.7, 8.0**1.7], fused.data[[0, 2]], axes=1)
+    np.testing.assert_allclose(fused.modelled_haadf().data, expected, rtol=1e-5)
+
+
+# ---- in steps -----------------------------------------------------------------------------------------------
+
+
+def test_refit_continues(scan, engine):
+    model = hf.FusedMultiModal(scan[1], scan[0], method="calibrated")
+    model.fit(max_iter=4)
+    output = model.fit(max_iter=6, tol=1e-9)
+    assert output.nit == 10 and len(output.cost_history["gap"]) == 6
+    np.testing.assert_allclose(output.x, fuse(*scan, max_iter=10, tol=1e-9).data, rtol=1e-6)
+
+
+def test_refit_with_other_settings_starts_from_the_present_maps(scan, engine):
+    model = hf.FusedMultiModal(scan[1], scan[0], method="calibrated")
+    reached = model.fit(max_iter=4).x.copy()
+    output = model.fit(max_iter=1, lambda_reg=3)
+    assert output.nit == 1 and model.settings.max_iter == 1 and engine[-1].settings.lambda_reg == 3
+    np.testing.assert_array_equal(output.x, reached)
+
+
+def test_maps_changed_between_fits_are_refused(scan, engine):
+    stack = hf.element_maps([with_gap(scan[0][0], (0, 0)), scan[0][1]], allow_nan=True)
+    model = hf.FusedMultiModal(scan[1], stack, method="calibrated")
+    model.fit(max_iter=2)
+    model.fit(max_iter=2)
+    stack.data *= 3
+    with pytest.raises(ValueError, match="have changed since the last fit"):
+        model.fit()
+
+
+def test_divergence_names_settings_of_the_method(scan, engine, monkeypatch):
+    changed(monkeypatch, reason=StopReason.NOT_FINITE)
+    with pytest.raises(FloatingPointError, match="infinite or NaN: pass dtype='float64'"):
+        fuse(*scan)
+
+
+def test_progress_bar_counts_iterations_and_shows_the_gap(scan, engine, capsys):
+    fuse(*scan, tol=0.02, show_progressbar=True)
+    said = capsys.readouterr().err
+    assert "12/10000" in said and "gap 1.6e-02" in said
+
+
+# ---- what is left out -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pixels_that_are_no_numbers_are_left_out_where_they_are(scan, engine, caplog, value):
+    maps, haadf = scan
+    damaged = [with_gap(maps[0], (2, 3), (4, 5), value=value), maps[1]]
+    fused = fuse(damaged, with_gap(haadf, (7, 8), value=value))
+    assert np.isfinite(fused.data).all()
+    problem = engine[0]
+    assert [np.argwhere(~keep).tolist() for keep in problem.valid] == [[[2, 3], [4, 5]], []]
+    assert np.argwhere(~problem.haadf_valid).tolist() == [[7, 8]]
+    fit = fused.metadata.Fusion
+    assert fit.n_masked.tolist() == [2, 0] and fit.haadf_n_masked == 1
+    for sentence in ("are left out and filled in from those around them, in the map of Fe (2).",
+                     "The HAADF image is NaN or infinite in 1 pixel, where"):  # fmt: skip
+        assert any(sentence in w for w in fit.warnings) and sentence in caplog.text
+    assert 0.3 < fit.haadf_correlation <= 1
+    shown = [ax.images[0].get_clim() for ax in fused.plot_fusion().flat if ax.images]
+    assert np.isfinite(shown).all() and len(shown) == 6
+
+
+def test_masked_arrays_and_lazy_maps_have_gaps(scan, engine):
+    maps, haadf = scan
+    masked = with_data(maps[0], np.ma.masked_equal(maps[0].data.astype("uint8"), maps[0].data.max()))
+    fuse([masked, with_gap(maps[1], (1, 1)).as_lazy()], with_gap(haadf, (7, 8)).as_lazy())
+    expected = maps[0].data == maps[0].data.max()
+    np.testing.assert_array_equal(~engine[0].valid[0], expected)
+    assert not engine[0].valid[1, 1, 1] and not engine[0].haadf_valid[7, 8]
+
+
+def test_the_published_method_names_the_one_that_takes_gaps(scan):
+    maps, haadf = scan
+    for damaged in ((maps, with_gap(haadf, (0, 0))), ([with_gap(maps[0], (0, 0)), maps[1]], haadf)):
+        with pytest.raises(ValueError, match="NaN, infinite or masked.*fuse with method='calibrated'"):
+            hf.fuse(*damaged)
+    with pytest.raises(ValueError, match="mask is for method='calibrated'"):
+        hf.fuse(maps, haadf, mask=np.zeros((12, 15), bool))
+
+
+def test_whole_scans_are_not_masked(scan, engine):
+    fuse(*scan)
+    assert engine[0].valid is None and engine[0].haadf_valid is None
+
+
+def test_saturated_pixels_are_left_out_of_the_haadf_image_alone(engine, caplog):
+    maps, haadf = scan_signals(30, 30)
+    bright = with_data(haadf, np.minimum(haadf.data, np.percentile(haadf.data, 90).astype("uint16")))
+    fused = fuse(maps, bright)
+    assert engine[0].valid is None
+    np.testing.assert_array_equal(~engine[0].haadf_valid, bright.data == bright.data.max())
+    number = fused.metadata.Fusion.haadf_n_masked
+    assert number >= 80 and f"The HAADF image is saturated in {number} pixels" in caplog.text
+    assert fused.metadata.Fusion.n_masked.tolist() == [0, 0]
+
+
+def masks(haadf):
+    """The same mask in every form."""
+    data = np.zeros((12, 15), bool)
+    data[2:5, 3] = True
+    signal = with_data(haadf, data)
+    return {"array": data, "signal": signal, "lazy": signal.as_lazy(), "navigation": signal.T, "list": data.tolist()}
+
+
+@pytest.mark.parametrize("form", masks(scan_signals()[1]))
+def test_true_in_a_mask_leaves_a_pixel_out_of_maps_and_haadf(scan, engine, form):
+    maps, haadf = scan
+    mask = masks(haadf)[form]
+    before = snapshot(mask) if hasattr(mask, "metadata") else None
+    fused = fuse(maps, haadf, mask=mask)
+    expected = np.zeros((12, 15), bool)
+    expected[2:5, 3] = True
+    for keep in (*engine[0].valid, engine[0].haadf_valid):
+        np.testing.assert_array_equal(~keep, expected)
+    assert fused.metadata.Fusion.n_masked.tolist() == [3, 3]
+    if before:
+        assert_untouched(mask, before)
+
+
+def test_mask_is_taken_by_every_way_in(scan, engine):
+    maps, haadf = scan
+    mask = haadf > 4 * int(haadf.data.mean())
+    hf.element_maps(maps).fuse(haadf, method="calibrated", mask=haadf > int(haadf.data.mean()))
+    hf.FusedMultiModal(haadf, maps, method="calibrated", mask=haadf > int(haadf.data.mean())).fit()
+    for problem in engine:
+        np.testing.assert_array_equal(~problem.haadf_valid, haadf.data > int(haadf.data.mean()))
+    assert not mask.data.any()
+
+
+def test_totals_are_those_of_valid_pixels(scan, engine):
+    maps, haadf = scan
+    mask = np.zeros((12, 15), bool)
+    mask[:, :5] = True
+    fused = fuse(maps, haadf, mask=mask, max_iter=2)
+    expected = [f[~mask].sum() / m.data[~mask].sum() for f, m in zip(fused.data, maps, strict=True)]
+    np.testing.assert_allclose(fused.metadata.Fusion.total_ratios, expected, rtol=1e-5)
+
+
+def test_map_that_is_constant_but_for_masked_pixels_is_constant(scan, engine):
+    maps, haadf = scan
+    mask = np.zeros((12, 15), bool)
+    mask[0, 0] = True
+    flat = np.full((12, 15), 3.0)
+    flat[0, 0] = 9
+    fused = fuse([maps[0], with_data(maps[1], flat)], haadf, mask=mask)
+    assert fused.metadata.Fusion.constant_elements == ["O"]
+    with pytest.raises(ValueError, match="HAADF image .* is constant"):
+        fuse(maps, with_data(haadf, flat), mask=mask)
+
+
+@pytest.mark.parametrize(
+    "mask, error, sentence",
+    [
+        (np.zeros((12, 14), bool), ValueError, r"mask has shape \(12, 14\) and the maps \(12, 15\)"),
+        (np.zeros((12, 15), int), TypeError, "mask has dtype int64: it must be bool, True where"),
+        (np.ones((12, 15), bool), ValueError, "No pixel of the map of Fe, O is left to count"),
+        (hs.signals.Signal2D(np.zeros((15, 12), bool)), ValueError, "The mask has the shape .*same scan"),
+    ],
+)
+def test_bad_masks_get_a_sentence(scan, mask, error, sentence):
+    with pytest.raises(error, match=sentence):
+        fuse(*scan, mask=mask)
+
+
+def test_nothing_left_of_one_image_gets_a_sentence(scan):
+    maps, haadf = scan
+    for damaged, what in (
+        ((maps, with_data(haadf, haadf.data * np.nan)), "HAADF image"),
+        (([maps[0], with_data(maps[1], maps[1].data * np.nan)], haadf), "map of O"),
+    ):
+        with pytest.raises(ValueError, match=f"No pixel of the {what} is left to count"):
+            fuse(*damaged)
+
+
+def test_mask_that_leaves_out_most_is_said(scan, engine, caplog):
+    mask = np.ones((12, 15), bool)
+    mask[3:9, 3:12] = False
+    fuse(*scan, mask=mask)
+    assert "The mask leaves out 70% of the pixels: check that True is where" in caplog.text
+
+
+def test_nothing_of_the_users_is_changed(scan, engine):
+    maps, haadf = scan
+    maps = [with_gap(m, (1, 2)) for m in maps]
+    before = [snapshot(s) for s in (*maps, haadf)]
+    mask = np.zeros((12, 15), bool)
+    for array in (*(s.data for s in (*maps, haadf)), mask):
+        array.flags.writeable = False
+    fuse(maps, haadf, mask=mask)
+    fuse(hf.element_maps(maps, allow_nan=True), haadf, mask=mask)
+    for signal, state in zip((*maps, haadf), before, strict=True):
+        assert_untouched(signal, state)
+
+
+# ---- settings ---------------------------------------------------------------------------------------------------
+
+
+def test_wrong_settings_are_told_before_anything_is_read():
+    with pytest.raises(TypeError, match="lambda_tv belongs to method='published'; with 'calibrated' it is lambda_reg"):
+        fuse("no maps", "no image", lambda_tv=0.1)
+    with pytest.raises(ValueError, match="eta is 1: it must be at least 0 and below 1"):
+        fuse("no maps", "no image", eta=1)
+
+
+def test_plot_of_the_convergence(scan, engine):
+    axes = fuse(*scan, max_iter=6, lambda_reg=(1, 2)).plot_convergence()
+    assert [ax.get_title() for ax in axes] == [
+        "HAADF, weight 1",
+        "maps",
+        "penalty 'guided', weight 1, 2",
+        "duality gap, 0.12 at the end",
+    ]
+    np.testing.assert_array_equal(axes[0].lines[0].get_xdata(), [0, 2, 4, 6])
+
+
+def test_haadf_image_that_was_left_out_is_not_missed(scan, engine, caplog):
+    maps, haadf = scan
+    noise = with_data(haadf, np.random.default_rng(0).random(haadf.data.shape))
+    fuse(maps, noise, lambda_haadf=0, regularization="tv")
+    assert "explain little" not in caplog.text
+    fuse(maps, noise, lambda_haadf=0, regularization="directional")
+    assert "explain little" in caplog.text
+
+
+# ---- with the engine itself -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def particles():
+    """Maps and HAADF image of a phantom with smooth particles, and the true maps."""
+    phantom = hf.data.core_shell((24, 28))
+    return *phantom.signals(), phantom.truth
+
+
+def test_fuse_fit_and_method_are_one(particles):
+    maps, haadf, _ = particles
+    expected = fuse(maps, haadf, tol=1e-2, regularization="directional")
+    assert expected.metadata.Fusion.converged and expected.metadata.Fusion.gap <= 1e-2
+    stack = hf.element_maps(maps)
+    np.testing.assert_array_equal(
+        stack.fuse(haadf, method="calibrated", tol=1e-2, regularization="directional").data, expected.data
+    )
+    model = hf.FusedMultiModal(haadf, maps, method="calibrated")
+    np.testing.assert_array_equal(model.fit(tol=1e-2, regularization="directional").x, expected.data)
+    # as many iterations again, or fewer, to a tighter tolerance, in the same history
+    output = model.fit(tol=5e-3)
+    assert output.success and output.cost_history["iteration"][0] == 0
+    assert output.nit == output.cost_history["iteration"][-1] > expected.metadata.Fusion.n_iter
+
+
+@pytest.mark.parametrize("regularization", ["guided", "directional", "tgv", "tv", None])
+def test_totals_are_kept_and_maps_come_nearer_to_the_truth(particles, regularization):
+    maps, haadf, truth = particles
+    fused = fuse(maps, haadf, regularization=regularization, tol=1e-2)
+    np.testing.assert_allclose(fused.metadata.Fusion.total_ratios, 1, rtol=1e-4)
+    np.testing.assert_allclose(fused.modelled_haadf().data, haadf.data, atol=0.2 * np.ptp(haadf.data))
+    if regularization:
+        raw = np.array([m.data for m in maps])
+        assert np.sum((fused.data - truth) ** 2) < np.sum((raw - truth) ** 2) / 3
+
+
+def test_scale_of_the_input_is_kept(particles):
+    maps, haadf, _ = particles
+    expected = fuse(maps, haadf, regularization="directional", tol=1e-2)
+    larger = [with_data(m, m.data * 0.25) for m in maps], with_data(haadf, haadf.data * 7.0)
+    scaled = fuse(*larger, regularization="directional", tol=1e-2)
+    np.testing.assert_allclose(scaled.data, expected.data / 4, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(scaled.modelled_haadf().data, 7 * expected.modelled_haadf().data, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(scaled.metadata.Fusion.quantum, 0.25)
+
+
+def test_pixels_that_are_left_out_are_filled_in_whatever_they_hold(particles):
+    maps, haadf, truth = particles
+    hole = np.zeros(haadf.data.shape, bool)
+    hole[10:13, 11:14] = True
+
+    def fused(value, mask):
+        return fuse([with_data(m, np.where(hole, value, m.data)) for m in maps], haadf, mask=mask, tol=1e-2)
+
+    masked, unmasked = fused(1000.0, hole), fused(np.nan, None)
+    np.testing.assert_array_equal(masked.data, fused(np.nan, hole).data)
+    assert masked.data.max() < 1.2 * truth.max()
+    # where the HAADF image is known it says what is missing
+    assert unmasked.metadata.Fusion.n_masked.tolist() == [9, 9, 9] == masked.metadata.Fusion.n_masked.tolist()
+    np.testing.assert_allclose(unmasked.data[:, hole].mean(axis=1), truth[:, hole].mean(axis=1), atol=2)
+
+
+def test_refit_with_another_penalty_starts_from_the_maps(particles):
+    maps, haadf, _ = particles
+    model = hf.FusedMultiModal(haadf, maps, method="calibrated")
+    model.fit(regularization="directional", tol=1e-3)
+    expected = fuse(maps, haadf, regularization="tv", lambda_reg=(0.5, 1, 2), tol=1e-3)
+    output = model.fit(regularization="tv", lambda_reg=(0.5, 1, 2))
+    assert output.success and output.cost_history["iteration"][0] == 0
+    assert output.fun == pytest.approx(expected.metadata.Fusion.cost_history.total[-1], rel=2e-3)
+    cold = expected.metadata.Fusion.cost_history.total[0]
+    assert output.cost_history["total"][0] < cold
+
+
+def test_one_value_per_element_is_asked_for(particles):
+    maps, haadf, _ = particles
+    with pytest.raises(ValueError, match="lambda_reg has 2 values and there are 3 maps to fuse .Pt, Fe, O."):
+        fuse(maps, haadf, lambda_reg=(1, 2))
+
+
+def test_eels_maps_of_a_fitted_model():
+    maps = [hs.load(shared(f"data/{e}_map.hspy")) for e in ("Cu", "Zn")]
+    haadf = hs.load(shared("data/CuZn_HAADF.hspy"))
+    fused = fuse(maps, haadf, regularization="tv", tol=1e-2)
+    fit = fused.metadata.Fusion
+    assert fused.elements == ["Cu", "Zn"] and fit.converged and fit.noise == "gaussian"
+    assert np.isfinite(fused.data).all() and fused.data.min() >= 0
+
+
+@pytest.mark.parametrize(
+    "quantum, settings, said",
+    [
+        ([0.1, 0.11, np.nan], {}, True),
+        ([1.0, 1.0, np.nan], {}, False),
+        ([0.1, np.nan, np.nan], {}, False),
+        ([0.1, 0.11], {"weights": "fit"}, False),
+        ([0.1, 0.11], {"k_factors": (1.0, 2.0)}, False),
+        ([0.1, 0.11], {"lambda_haadf": 0}, False),
+    ],
+)
+def test_maps_in_units_of_their_own_are_said_to_be(quantum, settings, said):
+    sentences = about_units(np.array(quantum), CalibratedSettings(**settings))
+    assert len(sentences) == said and all("in all maps (0.1 to 0.11)" in sentence for sentence in sentences)
