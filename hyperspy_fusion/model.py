@@ -10,14 +10,6 @@ import numpy as np
 
 from hyperspy_fusion._progress import counted, progress
 from hyperspy_fusion._settings_docs import shows_settings
-from hyperspy_fusion.diagnostics import (
-    about_errors_of_edges,
-    about_maps,
-    about_unused_background,
-    correlation,
-    logged,
-    totals_over_measured,
-)
 from hyperspy_fusion.fusion.consistency_checks import alarms
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import METHODS, check_seed, settings_for
@@ -29,6 +21,14 @@ from hyperspy_fusion.maps.eds_lines import WINDOW_WIDTH
 from hyperspy_fusion.maps.noise_metadata import known_noise
 from hyperspy_fusion.maps.sources import element_maps
 from hyperspy_fusion.methods.base import HOW, Scan
+from hyperspy_fusion.methods.fit_checks import (
+    about_errors_of_edges,
+    about_maps,
+    about_unused_background,
+    correlation,
+    logged,
+    totals_over_measured,
+)
 from hyperspy_fusion.registration import haadf_on_grid
 from hyperspy_fusion.results.fused_maps import Inputs, fused_signal, image_signal, norms
 from hyperspy_fusion.results.uncertainty import Errors, attainable_gain, attribution, maps_like, replicated

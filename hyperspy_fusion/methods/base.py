@@ -10,7 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import (
+from hyperspy_fusion.fusion.problems.published import published_problem
+from hyperspy_fusion.fusion.terms.noise_estimation import shares_noise
+from hyperspy_fusion.grid.masks import Valid, find_valid
+from hyperspy_fusion.methods.fit_checks import (
     about_calibrated_fit,
     about_published_fit,
     about_shared_noise,
@@ -18,9 +21,6 @@ from hyperspy_fusion.diagnostics import (
     about_weight,
     logged,
 )
-from hyperspy_fusion.fusion.problems.published import published_problem
-from hyperspy_fusion.fusion.terms.noise_estimation import shares_noise
-from hyperspy_fusion.grid.masks import Valid, find_valid
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import pytest
 from helpers import assert_untouched, scan_signals, shared, snapshot
 
 import hyperspy_fusion as hf
-from hyperspy_fusion.diagnostics import about_units
 from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.terms.haadf_model import LinearLaw
+from hyperspy_fusion.methods.fit_checks import about_units
 
 
 @pytest.fixture
