@@ -6,8 +6,9 @@
 
 The reference maps come from a process that runs the code of the commit, taken from the history of this repository.
 They are kept in the folder ``--cache``, so only the first run computes them. Their names hold a digest of the case and
-of the versions of the numerical libraries: a changed case is computed anew. The difference is the largest one
-of a map over the largest value of its reference; the worst map counts. Seconds of a first fit include compilation.
+of library versions: a changed case is computed anew. The difference is the largest one
+of a map over the largest value of its reference; the worst map counts. The first fit also compiles: kernels just
+compiled round otherwise than cached ones, by up to 9e-6 in single precision, so judge by a second run.
 
 After a renaming, edit ``_today`` only: the cases keep the keywords of the reference.
 """
