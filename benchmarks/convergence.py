@@ -6,7 +6,7 @@
 1. The calibrated method on real data, with default settings but for the penalty: iterations, seconds and relative
    duality gap at ``tol=1e-4``. L2083 (tilt 0) are counts of six elements in the windows of their lines, thinned to a
    fraction of them by binomial draws; saturated pixels of its HAADF image do not count. Seconds are those of one
-   call from arrays to result, after compilation; of the law, the noise and the guide ("set up") and of the solver.
+   call from arrays to result, after compilation; of the forward model, the noise and the guide ("set up") and of the solver.
    Where the seconds of the processor ("cpu", of all threads) are far fewer, something else kept the machine busy.
 2. The published objective of the DyScO3 tutorial against iterations, of the published loop, the same with a warm
    start, our monotone algorithm and the published C++ code (``multimodal-fusion`` 0.6.0). All maps are judged by

@@ -17,7 +17,7 @@ calibrated
     element, with the HAADF term (``lambda_haadf=1``) or without; "no noise" is ``guide_blur=None``, "blur" is
     ``haadf_blur="fit"``. The rows "tuned" take the best of them and vary ``eta`` or ``second_order`` too.
 
-Solved to a duality gap of 1e-3, or for 1000 iterations, from the last solution. The weights of the elastic law
+Solved to a duality gap of 1e-3, or for 1000 iterations, from the last solution. The weights of the HAADF forward model
 ("z_gamma") and the blur are fitted once per scan.
 """
 
@@ -166,12 +166,12 @@ def climb(f, start, step):
 
 
 def fit_weights(scan, weights, spread=None):
-    """The elastic law as the data show it; the variance of counts is their mean."""
-    from hyperspy_fusion.fusion.haadf.calibration import fit_linear_law
+    """The HAADF forward model as the data show it; the variance of counts is their mean."""
+    from hyperspy_fusion.fusion.haadf.calibration import fit_haadf_model
     from hyperspy_fusion.fusion.terms.haadf_model import z_weights
 
     maps, shape = scan.maps.astype(float), z_weights(scan.atomic_numbers, GAMMA)
-    return fit_linear_law(maps, scan.haadf, maps, weights=weights, shape_weights=shape, spread=spread)
+    return fit_haadf_model(maps, scan.haadf, maps, weights=weights, shape_weights=shape, spread=spread)
 
 
 # ---- one scan ------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def weights_of_draws(name, counts):
     for seed in range(DRAWS):
         scan = PHANTOMS[name](SHAPE, counts=counts, **SCAN | {"seed": seed})
         laws = law_errors(scan, "z_gamma"), [row for row in law_errors(scan, "fit") if row[-1]]
-        found.append([max((abs(row[1]) for row in law), default=np.nan) for law in laws])
+        found.append([max((abs(row[1]) for row in forward_model), default=np.nan) for forward_model in laws])
     return np.array(found)
 
 
@@ -324,12 +324,14 @@ def report_gaussian(case):
 def report_law(case):
     """Weights against the truth: of a fit of the gain alone, of all weights, and of all to the data alone."""
     known = [row for row in case["law"] if row[-1]]
-    gain, law = (all(abs(row[1]) <= WEIGHT_BAR for row in rows) for rows in (case["gain"], known))
+    gain, forward_model = (all(abs(row[1]) <= WEIGHT_BAR for row in rows) for rows in (case["gain"], known))
     often = [share(draws) for draws in case["draws"].T]
     print(f"  {where(case):24s} {weights_line(case['gain'][:1])}   {verdict(gain)}; {often[0]}")
-    print(f"  {'all weights':>24s} {weights_line(case['law'])}   {verdict(law) if known else 'none known'}; {often[1]}")
+    print(
+        f"  {'all weights':>24s} {weights_line(case['forward_model'])}   {verdict(forward_model) if known else 'none known'}; {often[1]}"
+    )
     print(f"  {'data alone':>24s} {weights_line(case['free'])}")
-    return gain and law
+    return gain and forward_model
 
 
 def share(draws):
@@ -338,9 +340,11 @@ def share(draws):
     return f"in {np.count_nonzero(known <= WEIGHT_BAR)} of {known.size} draws" + f" of {DRAWS}" * (known.size < DRAWS)
 
 
-def weights_line(law):
+def weights_line(forward_model):
     """In brackets what is not determined."""
-    rows = ((f"{e} {100 * error:+.1f} % (s.e. {100 * spread:.1f} %)", known) for e, error, spread, known in law)
+    rows = (
+        (f"{e} {100 * error:+.1f} % (s.e. {100 * spread:.1f} %)", known) for e, error, spread, known in forward_model
+    )
     return "   ".join(text if known else f"[{text}]" for text, known in rows)
 
 

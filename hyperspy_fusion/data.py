@@ -135,7 +135,7 @@ def _acquire(
     haadf_gain: float = 1.0,
     seed: int = 0,
 ):
-    """Scan projected ``atoms`` (n, ny, nx): Poisson maps and a HAADF image by the incoherent law."""
+    """Scan projected ``atoms`` (n, ny, nx): Poisson maps and a HAADF image by the incoherent forward model."""
     _check_positive("pixel_size_nm", pixel_size_nm)
     _check_positive("counts", counts, _MAX_COUNTS)
     _check_positive("haadf_snr", haadf_snr, np.inf)
@@ -322,7 +322,7 @@ def gradient_alloy(
 
     The atomic fraction of Pt goes from 0.1 in the first column to 0.7 in the last; of the other atoms, Pd
     goes from 0.2 in the first row to 0.8 in the last and Ni is the rest. All are face-centred cubic, and
-    atoms take the volume they take in the pure metals (Zen's law).
+    atoms take the volume they take in the pure metals (Zen's forward model).
 
     Parameters
     ----------

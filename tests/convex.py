@@ -1,6 +1,6 @@
 """The calibrated objective in plain NumPy and as a problem for CVXPY, written from the formulas and not from the code.
 
-Maps x are in units of the input throughout. Of the code it takes only what is estimated from the data: the elastic law
+Maps x are in units of the input throughout. Of the code it takes only what is estimated from the data: the HAADF forward model
 and the spread of the HAADF image about it.
 """
 
@@ -82,7 +82,7 @@ class Convex:
     maps: np.ndarray
     haadf: np.ndarray
     settings: object
-    law: object
+    forward_model: object
     sigma: float
 
     def __post_init__(self):
@@ -106,9 +106,11 @@ class Convex:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.sum(mean - counts + np.where(counts > 0, counts * np.log(counts / mean), 0))
 
-    def elastic(self, x):
+    def haadf_term(self, x):
         blur = blur_matrix(self.haadf.shape, self.settings.haadf_blur)
-        residual = (self.haadf - self.law.offset).ravel() - blur @ np.tensordot(self.law.weights, x, 1).ravel()
+        residual = (self.haadf - self.forward_model.offset).ravel() - blur @ np.tensordot(
+            self.forward_model.weights, x, 1
+        ).ravel()
         return 0.5 * self.settings.lambda_haadf * np.sum(residual**2) / self.sigma**2
 
     def penalty(self, x, fields=None):
@@ -131,7 +133,7 @@ class Convex:
         return lengths(t, s.joint).sum() + self.second_order * lengths(second, s.joint).sum()
 
     def objective(self, x, fields=None):
-        return self.fidelity(x) + self.elastic(x) + self.penalty(x, fields)
+        return self.fidelity(x) + self.haadf_term(x) + self.penalty(x, fields)
 
     # ---- CVXPY -----------------------------------------------------------------------------------
 
@@ -145,8 +147,8 @@ class Convex:
         terms = [self._fidelity(cp, i, x[i]) for i in range(n)]
         if self.settings.lambda_haadf:
             blur = blur_matrix((ny, nx), self.settings.haadf_blur)
-            image = sum(w * xi for w, xi in zip(self.law.weights, x))  # noqa: B905
-            residual = (self.haadf - self.law.offset).ravel() - blur @ image
+            image = sum(w * xi for w, xi in zip(self.forward_model.weights, x))  # noqa: B905
+            residual = (self.haadf - self.forward_model.offset).ravel() - blur @ image
             terms.append(0.5 * self.settings.lambda_haadf * cp.sum_squares(residual / self.sigma))
         if self.settings.regularization:
             terms.append(self._penalty(cp, z))

@@ -287,7 +287,7 @@ def test_help_explains_every_setting(capsys):
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "--picture PICTURE" in text
-    assert "Exponent of the elastic law" in text and "Default: 1.6." in text
+    assert "Exponent of the HAADF forward model" in text and "Default: 1.6." in text
     texts = field_texts(PublishedSettings.__doc__)
     assert set(texts) == {field.name for field in fields(PublishedSettings)}
     assert all(texts.values())
@@ -491,7 +491,8 @@ def test_help_shows_the_settings_of_both_methods_once(capsys):
         option = "--" + field.replace("_", "-")
         assert out.count(f"\n  {option} ") + out.count(f"\n  {option},") == 1, option
     assert (
-        "(published) Exponent of the elastic law" in text and "(calibrated, auto) Exponent on the atomic number" in text
+        "(published) Exponent of the HAADF forward model" in text
+        and "(calibrated, auto) Exponent on the atomic number" in text
     )
     assert "settings of --method published:" in text and "settings of --method calibrated:" in text
     texts = field_texts(METHODS["calibrated"].__doc__)

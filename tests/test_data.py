@@ -66,8 +66,8 @@ def test_noise_comes_from_the_seed_and_truth_does_not(make):
 @every_phantom
 def test_haadf_is_weights_times_truth_plus_offset(make):
     phantom = make((48, 64), haadf_snr=np.inf, haadf_offset=0.25, haadf_gain=300.0, counts=4)
-    law = phantom.haadf_offset + np.tensordot(phantom.haadf_weights, phantom.truth, 1)
-    np.testing.assert_allclose(phantom.haadf, law, rtol=1e-12)
+    forward_model = phantom.haadf_offset + np.tensordot(phantom.haadf_weights, phantom.truth, 1)
+    np.testing.assert_allclose(phantom.haadf, forward_model, rtol=1e-12)
     assert phantom.haadf_offset == 0.25
     assert phantom.haadf.max() == pytest.approx(300.25, rel=1e-12)
     # weights of two elements are as their atomic numbers to the power 1.7
@@ -206,8 +206,8 @@ def test_counts_are_poisson():
 
 def test_haadf_is_the_incoherent_law_plus_noise():
     clean, noisy = core_shell(haadf_snr=np.inf), core_shell(haadf_snr=20)
-    law = 78**1.7 * clean.truth[0] + 26**1.7 * clean.truth[1] + 8**1.7 * clean.truth[2]
-    np.testing.assert_allclose(clean.haadf, law / law.max(), rtol=1e-12)
+    forward_model = 78**1.7 * clean.truth[0] + 26**1.7 * clean.truth[1] + 8**1.7 * clean.truth[2]
+    np.testing.assert_allclose(clean.haadf, forward_model / forward_model.max(), rtol=1e-12)
     assert (noisy.haadf - clean.haadf).std() == pytest.approx(1 / 20, rel=0.03)
 
 

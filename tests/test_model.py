@@ -62,7 +62,7 @@ def test_metadata_tell_the_fit(scan):
     assert fit.stop_reason.endswith(".")
     assert list(fit.atomic_numbers) == [26, 8]
     assert fit.parameters.tv_norm == "anisotropic" and fit.parameters.lambda_haadf == 0.5
-    np.testing.assert_allclose(fit.elastic_weights, [26 / 17, 8 / 17])
+    np.testing.assert_allclose(fit.haadf_coefficients, [26 / 17, 8 / 17])
     np.testing.assert_allclose(fit.map_scales, [np.ptp(m.data) for m in maps])
     assert all(fit.cost_history[name].shape == (5,) for name in ("haadf", "chem", "tv", "total"))
     weights = fit.parameters

@@ -7,7 +7,7 @@ vertical and horizontal dual, and the prox returns its extrapolated dual.
 import numpy as np
 
 
-def element_weights(atomic_numbers):
+def haadf_coefficients_of(atomic_numbers):
     z = np.asarray(atomic_numbers, float)
     return z / z.mean()
 

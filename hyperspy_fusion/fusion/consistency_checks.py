@@ -1,7 +1,7 @@
 """Alarms: what in the data contradicts a fit, or is too little to carry it. Arrays in, sentences out.
 
 Sums over squares of pixels are compared with the standard deviation that the noise alone gives them. Of the counts, the
-fused maps must explain them; of the HAADF image, the elastic law of the *measured* maps must, whose noise is
+fused maps must explain them; of the HAADF image, the HAADF forward model of the *measured* maps must, whose noise is
 known and which no penalty has smoothed.
 """
 
@@ -17,7 +17,7 @@ SIDES = (4, 8, 16)
 SURE_SUM, SURE_MEAN = 5.5, 6.0
 # parts of the contrast of the HAADF image: unexplained and said; of a map: explained by it and not said
 UNEXPLAINED, EXPLAINED = 0.1, 0.25
-# elastic weights that differ by less than this part look alike; and how well counts must tell two such elements apart
+# HAADF coefficients that differ by less than this part look alike; and how well counts must tell two such elements apart
 ALIKE, SPLIT_ERROR = 0.1, 0.2
 
 
@@ -39,9 +39,9 @@ class Evidence:
         (n, ny, nx).
     haadf, haadf_valid, haadf_noise
         (ny, nx), (ny, nx) bool, and the standard deviation of its noise.
-    law
-        The :class:`~hyperspy_fusion.fusion.terms.haadf_model.LinearLaw`, of maps in these units.
-    quantum
+    forward model
+        The :class:`~hyperspy_fusion.fusion.terms.haadf_model.LinearHaadfModel`, of maps in these units.
+    counts_scale
         (n,) value of one count, NaN where there are none.
     uses_haadf
         Whether the image had a say in the fused maps.
@@ -56,8 +56,8 @@ class Evidence:
     haadf: np.ndarray
     haadf_valid: np.ndarray
     haadf_noise: float
-    law: object
-    quantum: np.ndarray
+    forward_model: object
+    counts_scale: np.ndarray
     uses_haadf: bool
 
     @classmethod
@@ -68,30 +68,32 @@ class Evidence:
         """
         uses, problem = problem.uses_haadf, problem.first
         background = problem.background[:, None, None] if background is None else background
-        quantum = problem.quantum[:, None, None]
-        are_counts = np.isfinite(problem.quantum)
-        mean = np.maximum(fused + background, 0) * quantum
+        counts_scale = problem.counts_scale[:, None, None]
+        are_counts = np.isfinite(problem.counts_scale)
+        mean = np.maximum(fused + background, 0) * counts_scale
         # of Gaussian noise as the data term has it, pixel by pixel where it is known so
         slope = np.where(problem.data.slope > 0, problem.data.slope, 1).astype(np.float64)
         known = np.broadcast_to(_column(problem.scales**2) / slope, mean.shape)
         # where hardly any count is expected, one is no surprise
-        variance = np.where(are_counts[:, None, None], np.maximum(mean, 1e-3 * quantum**2), known)
+        variance = np.where(are_counts[:, None, None], np.maximum(mean, 1e-3 * counts_scale**2), known)
         net = np.where(valid, maps - background, 0).astype(np.float64)
         totals = np.sum(maps, axis=(1, 2), where=valid, dtype=np.float64)
-        counts = np.where(are_counts, totals / problem.quantum, np.inf)
+        counts = np.where(are_counts, totals / problem.counts_scale, np.inf)
         noise = float(problem.haadf_noise)
-        law, quantum = problem.law, problem.quantum
-        return cls(elements, net, valid, variance, counts, fused, haadf, haadf_valid, noise, law, quantum, uses)
+        forward_model, counts_scale = problem.forward_model, problem.counts_scale
+        return cls(
+            elements, net, valid, variance, counts, fused, haadf, haadf_valid, noise, forward_model, counts_scale, uses
+        )
 
     def residuals(self):
         """(n, ny, nx) measured minus fused maps in standard deviations of the noise; 0 in pixels that do not count."""
         return np.where(self.valid, (self.maps - self.fused) / np.sqrt(self.variance), 0)
 
     def haadf_residual(self):
-        """(ny, nx) HAADF image minus the law of the measured maps, and its variance; 0 in pixels that do not count."""
+        """(ny, nx) HAADF image minus the forward model of the measured maps, and its variance; 0 in pixels that do not count."""
         used = self.haadf_valid & self.valid.all(axis=0)
-        residual = self.haadf - self.law.image(self.maps)
-        variance = self.haadf_noise**2 + np.tensordot(self.law.weights**2, self.variance, 1)
+        residual = self.haadf - self.forward_model.image(self.maps)
+        variance = self.haadf_noise**2 + np.tensordot(self.forward_model.weights**2, self.variance, 1)
         return np.where(used, residual, 0), np.where(used, variance, 0)
 
 
@@ -108,7 +110,7 @@ def alarms(evidence):
     list of str
     """
     sentences = _about_counts(evidence) + _about_structure(evidence)
-    if np.any(evidence.law.weights > 0):
+    if np.any(evidence.forward_model.weights > 0):
         sentences += _about_haadf(evidence) + _about_pairs(evidence)
     return sentences
 
@@ -136,7 +138,7 @@ def _worst(evidence, i, side):
     used, variance = evidence.valid[i], evidence.variance[i]
     residual = evidence.maps[i] - evidence.fused[i]
     total, spread = (square_sums(np.where(used, a, 0), side) for a in (residual, variance))
-    q = evidence.quantum[i]
+    q = evidence.counts_scale[i]
     size = _poisson_deviation(total / q, spread / q**2) if np.isfinite(q) else _normal_deviation(total, spread)
     y, x = np.unravel_index(np.argmax(size), size.shape)
     return float(size[y, x]), side, (_middle(y, side), _middle(x, side))
@@ -225,15 +227,15 @@ def _excess(image, variance, used, side):
     return float(excess / (noise * np.sqrt(2 / level.size))), excess, level, full
 
 
-# ---- the HAADF image against the elastic law ----------------------------------------------------------
+# ---- the HAADF image against the HAADF forward model ----------------------------------------------------------
 
 
 def _about_haadf(evidence):
-    """Contrast that no mapped element explains: the root mean square of what the law misses over that of the image."""
+    """Contrast that no mapped element explains: the root mean square of what the forward model misses over that of the image."""
     residual, variance = evidence.haadf_residual()
     used = (variance > 0) * 1.0
     # the blur of the image moves intensity between small squares
-    side = next((s for s in SIDES[1:] if s >= 4 * evidence.law.blur), SIDES[-1])
+    side = next((s for s in SIDES[1:] if s >= 4 * evidence.forward_model.blur), SIDES[-1])
     if 2 * side > min(residual.shape):
         return []
     # a pixel that does not count may be NaN
@@ -269,10 +271,10 @@ _HAADF_REMEDY = {
 
 def _about_pairs(evidence):
     """Elements that look alike in the HAADF image and have too few counts to be told apart."""
-    law, counts = evidence.law, evidence.counts
+    forward_model, counts = evidence.forward_model, evidence.counts
     in_square = counts * SIDES[1] ** 2 / np.maximum(evidence.valid.sum(axis=(1, 2)), 1)
     # of one count each, for units of the maps are of no matter
-    weights = law.weights * np.array([m.sum() for m in evidence.maps]) / np.maximum(counts, 1)
+    weights = forward_model.weights * np.array([m.sum() for m in evidence.maps]) / np.maximum(counts, 1)
     sentences = []
     for i in range(len(counts)):
         for j in range(i):

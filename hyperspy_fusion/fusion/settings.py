@@ -38,10 +38,10 @@ class PublishedSettings:
     Parameters
     ----------
     gamma
-        Exponent of the elastic law ``f(x) = sum_i w_i x_i**gamma``, in (0, 4]. Published: 1.4 to 2. Below 1 the
-        slope of the law is infinite at zero; it is taken at no less than ``background`` then.
+        Exponent of the HAADF forward model ``f(x) = sum_i w_i x_i**gamma``, in (0, 4]. Published: 1.4 to 2. Below 1 the
+        slope of the forward model is infinite at zero; it is taken at no less than ``background`` then.
     weighting
-        How the elastic weights ``w_i`` follow from the atomic numbers: ``"equal"``, ``"z_mean"`` (Z / mean Z),
+        How the HAADF coefficients ``w_i`` follow from the atomic numbers: ``"equal"``, ``"z_mean"`` (Z / mean Z),
         ``"z_gamma_mean"`` (Z**gamma / mean Z**gamma), ``"z_sum"`` (Z / sum Z), ``"z_gamma_sum"``.
     lambda_haadf
         Weight of the HAADF term, > 0. None is 1 / number of fused elements, the published step size.
@@ -155,7 +155,7 @@ class CalibratedSettings:
         How far ``"directional"`` trusts the edges of the HAADF image, in [0, 1): 0 is ``"tv"``.
     guide_blur
         Standard deviation in pixels of the Gaussian that smooths the HAADF image for ``"guided"`` and
-        ``"directional"``, >= 0; its role in the elastic law is not touched. None frees the image of the white noise
+        ``"directional"``, >= 0; its role in the HAADF forward model is not touched. None frees the image of the white noise
         that it shows by second-order total generalised variation, which keeps its edges.
     noise
         Of the maps. ``"poisson"``: counts. ``"shifted_poisson"``: counts, few or less their background. ``"gaussian"``:
@@ -169,7 +169,7 @@ class CalibratedSettings:
         Of the noise of ``"gaussian"``, in squared units of the maps, > 0; one per element. None takes that of the
         maps, pixel by pixel, where they have one, and else estimates it.
     weights
-        Of the elastic law ``f(x) = offset + sum_i w_i x_i``. ``"z_gamma"``: ``w_i`` proportional to
+        Of the HAADF forward model ``f(x) = offset + sum_i w_i x_i``. ``"z_gamma"``: ``w_i`` proportional to
         ``k_i Z_i**gamma``, gain and offset fitted. ``"fit"``: all fitted, with standard errors, and drawn to the
         former as far as the data do not contradict it. Numbers, one per element, in HAADF units per unit of the maps:
         the offset is fitted alone.
@@ -177,13 +177,13 @@ class CalibratedSettings:
         Exponent on the atomic number in ``"z_gamma"``, and of what ``"fit"`` draws to, in (0, 4].
     k_factors
         Composition per unit of the maps, > 0, one per element: the k-factors ``k_i`` of ``"z_gamma"``. They enter the
-        elastic law, not the maps. None is 1 for all.
+        HAADF forward model, not the maps. None is 1 for all.
     lambda_haadf
-        Weight of the HAADF term, >= 0. At 1 its noise and the misfit of the law decide; 0 switches it off.
+        Weight of the HAADF term, >= 0. At 1 its noise and the misfit of the forward model decide; 0 switches it off.
     haadf_blur
         Standard deviation in pixels, 0 to 4, of the Gaussian by which the HAADF image is blurred more than the maps,
-        as its term and the edges of ``"directional"`` are to have it; ``"fit"`` is what the elastic law finds. At 0
-        each pixel of the image is one of the maps, whatever blur the law is fitted with.
+        as its term and the edges of ``"directional"`` are to have it; ``"fit"`` is what the HAADF forward model finds. At 0
+        each pixel of the image is one of the maps, whatever blur the forward model is fitted with.
     keep_totals
         Whether each fused map keeps the total of the measured one, less its background.
     tol
@@ -467,7 +467,7 @@ def _check_haadf_blur(blur, weights):
     if blur == "fit":
         if _is_filled(weights):
             raise ValueError(
-                "haadf_blur is 'fit', and with given weights no elastic law is fitted that could find it: pass pixels, "
+                "haadf_blur is 'fit', and with given weights no HAADF forward model is fitted that could find it: pass pixels, "
                 "or weights='z_gamma'."
             )
     elif not _is_number(blur) or not 0 <= blur <= MAX_BLUR:
@@ -504,7 +504,7 @@ def _check_components(components):
 def _check_slope(algorithm, gamma):
     if algorithm == "monotone" and gamma < 1:
         raise ValueError(
-            f"gamma is {gamma!r}: algorithm 'monotone' needs at least 1, for below it the slope of the elastic law is "
+            f"gamma is {gamma!r}: algorithm 'monotone' needs at least 1, for below it the slope of the HAADF forward model is "
             "infinite at zero; raise gamma or use algorithm 'published'."
         )
 

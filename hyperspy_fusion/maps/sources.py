@@ -93,7 +93,7 @@ def element_maps(
           are added up, as ``get_lines_intensity`` does, and those of several lines of one element as well (a
           channel in two windows of one element counts once); integer counts stay integer;
         - an EELS spectrum image ``(x, y|E)`` with `edges` or `elements`: the counts in a window after each edge above
-          HyperSpy's power law through a window before it, or what a fit finds of the edges (`background`), and their
+          HyperSpy's power@forward model through a window before it, or what a fit finds of the edges (`background`), and their
           variance, which `fuse` by "calibrated" makes use of (``get_noise_variance()`` of the result). Pixels whose
           spectra are NaN or stuck at one value are NaN, with a warning;
         - a fitted exspy model: of an EDS model the fitted areas of the X-ray lines; of an EELS model the
@@ -134,7 +134,7 @@ def element_maps(
         between them, both share one, and what it adds is taken off by exspy's hydrogenic cross-sections, with a
         warning.
     background : str, array, EDSModel, BaseSignal, dict or list, optional
-        Of an EELS spectrum image "windows" (the default), a power law before each edge, or "model": one power law and
+        Of an EELS spectrum image "windows" (the default), a power@forward model before each edge, or "model": one power@forward model and
         exspy's hydrogenic cross-sections of all `edges`, fitted together to all windows. The maps are then intensities
         as those of exspy's ``EELSCLEdge``, in proportion to atoms. The windows after the edges are longer, to 20 %
         above the onset, and leave out the first 30 eV where there is room.

@@ -159,7 +159,7 @@ def _check_threshold(before, after):
 
 def _describe_published(problem, result, spread):
     return {
-        "elastic_weights": spread(problem.elastic.weights),
+        "haadf_coefficients": spread(problem.haadf_term.weights),
         "map_offsets": spread(problem.map_range.offset),
         "map_scales": spread(problem.map_range.scale),
         "haadf_offset": float(problem.haadf_range.offset),
@@ -222,7 +222,7 @@ def _about_noise(scan, selection):
 
 
 def _about_calibrated(elements, result, total_ratios, haadf_correlation, problem, settings):
-    units = about_units(problem.first.quantum, settings) + about_weight(problem.first.penalty, settings)
+    units = about_units(problem.first.counts_scale, settings) + about_weight(problem.first.penalty, settings)
     return [
         *logged(problem.first.warnings + (problem.first.about_image if problem.uses_haadf else [])),
         *units,
@@ -233,19 +233,19 @@ def _about_calibrated(elements, result, total_ratios, haadf_correlation, problem
 def _describe_calibrated(problem, result, spread):
     problem = problem.first
     return {
-        "elastic_weights": spread(problem.law.weights),
-        "elastic_weight_errors": spread(problem.weight_errors),
-        "elastic_weight_spread": float(problem.weight_spread),
-        "haadf_offset": float(problem.law.offset),
+        "haadf_coefficients": spread(problem.forward_model.weights),
+        "haadf_coefficient_errors": spread(problem.coefficient_errors),
+        "haadf_prior_scale": float(problem.prior_scale),
+        "haadf_offset": float(problem.forward_model.offset),
         "haadf_offset_error": float(problem.offset_error),
         "haadf_sigma": float(problem.haadf_sigma),
         "haadf_noise": float(problem.haadf_noise),
         "haadf_blur": float(problem.haadf_blur[0]),
         "haadf_blur_error": float(problem.haadf_blur[1]),
-        "haadf_term_blur": float(problem.elastic.blur),
+        "haadf_term_blur": float(problem.haadf_term.blur),
         "noise": str(problem.noise_kind),
         "noise_sentence": str(problem.noise_sentence),
-        "quantum": spread(problem.quantum),
+        "counts_scale": spread(problem.counts_scale),
         "variance": spread(problem.variance),
         "background": spread(problem.background),
         "map_scales": spread(problem.scales),

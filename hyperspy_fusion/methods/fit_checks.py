@@ -121,17 +121,17 @@ def about_errors_of_edges(elements):
 SAME_UNIT = 0.01
 
 
-def about_units(quantum, settings):
-    """The sentence about maps of which each has a unit of its own, of which a law by atomic numbers knows nothing."""
-    quantum = np.asarray(quantum)
-    known = quantum[np.isfinite(quantum)]
+def about_units(counts_scale, settings):
+    """The sentence about maps of which each has a unit of its own, of which a forward model by atomic numbers knows nothing."""
+    counts_scale = np.asarray(counts_scale)
+    known = counts_scale[np.isfinite(counts_scale)]
     told = settings.k_factors is not None or settings.weights != "z_gamma" or not settings.lambda_haadf
     if told or len(known) < 2 or np.ptp(known) <= SAME_UNIT * known.max():
         return []
     return logged(
         [
             f"One count is not the same in all maps ({known.min():.3g} to {known.max():.3g}), as after scaling each to "
-            "[0, 1]: their ratios are not those of counts, and the elastic law by atomic numbers does not hold among "
+            "[0, 1]: their ratios are not those of counts, and the HAADF forward model by atomic numbers does not hold among "
             "them. Pass the counts, or the units by k_factors, or weights='fit'."
         ]
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hyperspy_fusion.fusion.problems.published import Range
-from hyperspy_fusion.fusion.terms.haadf_model import LinearLaw, PowerLaw, blurred
+from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, PowerHaadfModel, blurred
 from hyperspy_fusion.grid.axes import axis_dicts, image_array, spatial_axes
 from hyperspy_fusion.maps.sources import element_maps
 
@@ -57,8 +57,8 @@ def modelled_haadf(fused):
         raise ValueError(
             f"{fused!r} has no modelled HAADF image, for {reason}: call modelled_haadf on the result as it was fitted."
         )
-    # constant maps have no weight, and no part in the law
-    index, data = (np.asarray(a)[fit["elastic_weights"][index] > 0] for a in (index, data))
+    # constant maps have no weight, and no part in the forward model
+    index, data = (np.asarray(a)[fit["haadf_coefficients"][index] > 0] for a in (index, data))
     return image_signal(_LAWS[fit["method"]](fit, index, data).astype(data.dtype), fused, "Modelled HAADF")
 
 
@@ -66,14 +66,14 @@ def _power_law(fit, index, data):
     """``f(x)`` of the published method, of the maps ``data`` of the elements at ``index``."""
     x = Range(fit["map_offsets"][index], fit["map_scales"][index]).normalise(data)
     # rounding on the way to the units of the input and back can leave a zero below zero
-    image = PowerLaw(fit["elastic_weights"][index], fit["parameters"]["gamma"]).image(np.maximum(x, 0))
+    image = PowerHaadfModel(fit["haadf_coefficients"][index], fit["parameters"]["gamma"]).image(np.maximum(x, 0))
     haadf_range = Range(np.asarray(fit["haadf_offset"]), np.asarray(fit["haadf_scale"]))
     return haadf_range.restore(image.astype(data.dtype))
 
 
 def _linear_law(fit, index, data):
     """``f(x)`` of the calibrated method, blurred as its HAADF term has it; results of old know no blur."""
-    image = LinearLaw(fit["elastic_weights"][index], fit["haadf_offset"]).image(data)
+    image = LinearHaadfModel(fit["haadf_coefficients"][index], fit["haadf_offset"]).image(data)
     return blurred(image, fit.get("haadf_term_blur", 0.0))
 
 
@@ -88,7 +88,11 @@ def _why_not_of_the_fit(fused, fit, data, index):
         return f"its maps were {fit['changed']} after the fit"
     if tuple(fit.get("grid", ())) != data.shape[1:]:
         # of a crop there is nothing to compare with
-        return "it is a crop, and the law of its fit blurs across its edges" if fit.get("haadf_term_blur") else ""
+        return (
+            "it is a crop, and the forward model of its fit blurs across its edges"
+            if fit.get("haadf_term_blur")
+            else ""
+        )
     return "" if np.allclose(norms(data), fit["map_norms"][index], rtol=1e-5) else "its maps were edited after the fit"
 
 

@@ -243,7 +243,7 @@ def attainable_gain(problem, settings, maps, haadf_valid):
     problem = problem.first
     sigma = np.where(haadf_valid, problem.haadf_sigma, np.inf)
     variance = trust.count_variance(problem, settings, maps)
-    return trust.attainable_gain(variance, problem.law.weights, sigma, problem.elastic.blur)
+    return trust.attainable_gain(variance, problem.forward_model.weights, sigma, problem.haadf_term.blur)
 
 
 def attribution(problem, state, maps):

@@ -150,7 +150,7 @@ class ElementMaps(Signal2D):
     def rebin(self, new_shape=None, scale=None, crop=True, dtype=None, out=None):
         """As HyperSpy's, along x and y: maps of different elements are not added up.
 
-        Pixels are added up, which the elastic law of a fit does not know of: rebin :meth:`modelled_haadf` of its
+        Pixels are added up, which the HAADF forward model of a fit does not know of: rebin :meth:`modelled_haadf` of its
         result, for rebinned maps have none.
         """
         axis = self._axis(ELEMENT_AXIS)

@@ -1,4 +1,4 @@
-"""Alarms: none where the data follow the law and the maps are true, and each one by its cause and in its place."""
+"""Alarms: none where the data follow the forward model and the maps are true, and each one by its cause and in its place."""
 
 import re
 from dataclasses import replace
@@ -12,10 +12,10 @@ from hyperspy_fusion.fusion.consistency_checks import Evidence, alarms, square_s
 from hyperspy_fusion.fusion.problems.calibrated import calibrated_problem
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
-from hyperspy_fusion.fusion.terms.haadf_model import LinearLaw
+from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
 
 SHAPE = (64, 64)
-LAW = LinearLaw(np.array([5.0, 3.0]), 100.0)
+LAW = LinearHaadfModel(np.array([5.0, 3.0]), 100.0)
 COUNTS, HAADF, FLAT, UNSEEN, ALIKE = (
     "contradicts its counts", "No mapped element explains", "read no more off the map", "shows hardly any of",
     "look alike",
@@ -33,12 +33,12 @@ def truth_of(counts=1.0):
     return counts * np.stack([0.5 + 8 * bump(30, 34, 8), 0.5 + 4 * bump(32, 32, 14)])
 
 
-def evidence(truth=None, seed=0, law=LAW, noise=3.0, elements=("Fe", "O"), fused=None, seen=0.0):
+def evidence(truth=None, seed=0, forward_model=LAW, noise=3.0, elements=("Fe", "O"), fused=None, seen=0.0):
     """Counts drawn from the truth, which are the fused maps unless others are given; an image with something more."""
     truth = truth_of() if truth is None else truth
     rng = np.random.default_rng(seed)
     maps = rng.poisson(truth).astype(float)
-    haadf = law.image(truth) + seen + rng.normal(0, noise, truth.shape[1:])
+    haadf = forward_model.image(truth) + seen + rng.normal(0, noise, truth.shape[1:])
     fused = truth if fused is None else fused
     return Evidence(
         elements=list(elements),
@@ -50,8 +50,8 @@ def evidence(truth=None, seed=0, law=LAW, noise=3.0, elements=("Fe", "O"), fused
         haadf=haadf,
         haadf_valid=np.ones(haadf.shape, bool),
         haadf_noise=noise,
-        law=law,
-        quantum=np.ones(len(maps)),
+        forward_model=forward_model,
+        counts_scale=np.ones(len(maps)),
         uses_haadf=True,
     )
 
@@ -73,9 +73,9 @@ def place(sentence):
 @pytest.mark.parametrize("counts", [0.3, 1.0, 20.0])
 def test_the_truth_raises_no_alarm(counts):
     truth = truth_of(counts)
-    law = replace(LAW, weights=LAW.weights / counts)
+    forward_model = replace(LAW, weights=LAW.weights / counts)
     for seed in range(20):
-        raised = alarms(evidence(truth, seed, law))
+        raised = alarms(evidence(truth, seed, forward_model))
         assert not raised, f"seed {seed}: {raised}"
 
 
@@ -83,9 +83,9 @@ def test_the_truth_raises_no_alarm(counts):
 def test_the_truth_of_a_phantom_contradicts_neither_counts_nor_image(phantom):
     for seed in range(20):
         scan = phantom(SHAPE, counts=12.0, seed=seed)
-        law = LinearLaw(scan.haadf_weights, scan.haadf_offset)
+        forward_model = LinearHaadfModel(scan.haadf_weights, scan.haadf_offset)
         # the noise of the image is its largest intensity over 50
-        found = evidence(scan.truth, seed, law, noise=0.02, elements=scan.elements)
+        found = evidence(scan.truth, seed, forward_model, noise=0.02, elements=scan.elements)
         raised = alarms(replace(found, maps=scan.maps.astype(float), haadf=scan.haadf))
         assert not set(kinds(raised)) & {COUNTS, HAADF}, f"seed {seed}: {raised}"
 
@@ -125,7 +125,9 @@ def test_how_much_a_square_is_off_by_hand():
     maps = fused.copy()
     maps[0, 8:12, 4:8] = 5.0
     found = replace(
-        evidence(fused, law=LinearLaw(np.zeros(1), 0.0), elements=["Fe"]), maps=maps, counts=maps.sum(axis=(1, 2))
+        evidence(fused, forward_model=LinearHaadfModel(np.zeros(1), 0.0), elements=["Fe"]),
+        maps=maps,
+        counts=maps.sum(axis=(1, 2)),
     )
     raised = [s for s in alarms(found) if COUNTS in s]
     assert len(raised) == 1 and "in 4 x 4 pixels at x = 6, y = 10 they differ by 7.1 standard" in raised[0]
@@ -150,14 +152,18 @@ def test_flat_maps_are_said():
 
 
 def test_too_few_counts_show_nothing():
-    raised = alarms(evidence(np.stack([truth_of()[0], truth_of(0.004)[1]]), law=LinearLaw(np.array([5.0, 0.0]), 0.0)))
+    raised = alarms(
+        evidence(
+            np.stack([truth_of()[0], truth_of(0.004)[1]]), forward_model=LinearHaadfModel(np.array([5.0, 0.0]), 0.0)
+        )
+    )
     assert kinds(raised) == [FLAT] and "counts of O" in raised[0]
 
 
 def test_structure_that_the_image_does_not_have_is_said():
     stripes = 2 + np.sin(np.arange(64) / 64 * 4 * np.pi)[:, None] * np.ones(64)
     truth = np.stack([0.5 + 8 * bump(32, 32, 8), 3 * stripes])
-    raised = alarms(evidence(truth, law=LinearLaw(np.array([5.0, 0.0]), 100.0)))
+    raised = alarms(evidence(truth, forward_model=LinearHaadfModel(np.array([5.0, 0.0]), 100.0)))
     assert kinds(raised) == [UNSEEN] and "structure of O:" in raised[0]
 
 
@@ -171,7 +177,7 @@ def test_structure_where_the_image_is_saturated_is_in_the_counts():
     assert kinds(alarms(replace(found, fused=found.maps, haadf_valid=truth[1] < 1))) == [FLAT]
 
 
-# ---- the image against the law ---------------------------------------------------------------------------
+# ---- the image against the forward model ---------------------------------------------------------------------------
 
 
 def test_a_step_in_the_image_is_not_explained():
@@ -200,7 +206,7 @@ def test_the_part_that_is_not_explained_by_hand():
     step[:, 8:] = 20.0
     fused = np.full((1, 16, 16), 5.0)
     found = replace(
-        evidence(fused, law=LinearLaw(np.ones(1), 0.0), elements=["Fe"], noise=0.1), maps=fused, haadf=10 + 5 + step,
+        evidence(fused, forward_model=LinearHaadfModel(np.ones(1), 0.0), elements=["Fe"], noise=0.1), maps=fused, haadf=10 + 5 + step,
         variance=np.full(fused.shape, 1e-6),
     )  # fmt: skip
     raised = [s for s in alarms(found) if HAADF in s]
@@ -210,13 +216,13 @@ def test_the_part_that_is_not_explained_by_hand():
 
 def test_small_misfits_are_not_worth_a_sentence():
     """Sure, but less than a tenth of the contrast."""
-    assert not alarms(evidence(truth_of(200), law=replace(LAW, weights=LAW.weights / 10), noise=0.1,
+    assert not alarms(evidence(truth_of(200), forward_model=replace(LAW, weights=LAW.weights / 10), noise=0.1,
                                seen=6.0 * (np.arange(64) >= 48)))  # fmt: skip
 
 
 def test_without_weights_the_image_is_not_asked():
-    law = LinearLaw(np.zeros(2), 100.0)
-    found = evidence(law=law, seen=60 * bump(12, 50, 4) + 40 * bump(31, 33, 10))
+    forward_model = LinearHaadfModel(np.zeros(2), 100.0)
+    found = evidence(forward_model=forward_model, seen=60 * bump(12, 50, 4) + 40 * bump(31, 33, 10))
     assert not set(kinds(alarms(found))) & {HAADF, ALIKE}
 
 
@@ -224,9 +230,9 @@ def test_squares_are_as_large_as_the_blur_asks():
     """A blurred image moves intensity between small squares, and is no alarm between large ones."""
     truth = truth_of(4.0)
     truth[0] += 60 * bump(24, 24, 1.0) + 60 * bump(40, 40, 1.0)
-    law = replace(LAW, weights=LAW.weights / 4, blur=3.0)
-    blurred = gaussian_filter(law.image(truth), 3.0) - law.image(truth)
-    assert HAADF not in kinds(alarms(evidence(truth, law=law, seen=blurred)))
+    forward_model = replace(LAW, weights=LAW.weights / 4, blur=3.0)
+    blurred = gaussian_filter(forward_model.image(truth), 3.0) - forward_model.image(truth)
+    assert HAADF not in kinds(alarms(evidence(truth, forward_model=forward_model, seen=blurred)))
 
 
 # ---- pairs ---------------------------------------------------------------------------------------------
@@ -235,12 +241,12 @@ def test_squares_are_as_large_as_the_blur_asks():
 def alike(counts, ratio=1.0, units=1.0):
     """Two elements that show in the same way, per count, whatever the units of the first map."""
     truth = np.stack([1 + 4 * bump(30, 24, 10), 1 + 4 * bump(30, 40, 10)]) * counts
-    law = LinearLaw(np.array([3.0, 3.0 * ratio]) / counts, 100.0)
-    found = evidence(truth, law=law, elements=("Co", "Ni"))
+    forward_model = LinearHaadfModel(np.array([3.0, 3.0 * ratio]) / counts, 100.0)
+    found = evidence(truth, forward_model=forward_model, elements=("Co", "Ni"))
     scale = np.array([units, 1.0])[:, None, None]
     return replace(
         found, maps=found.maps * scale, fused=found.fused * scale, variance=found.variance * scale**2,
-        quantum=scale.ravel(), law=replace(law, weights=law.weights / scale.ravel()),
+        counts_scale=scale.ravel(), forward_model=replace(forward_model, weights=forward_model.weights / scale.ravel()),
     )  # fmt: skip
 
 
@@ -266,10 +272,13 @@ def test_enough_counts_tell_them_apart():
 
 def test_three_elements_are_compared_in_pairs():
     found = alike(0.05)
-    both, third = np.array([0, 1, 0]), LinearLaw(found.law.weights[[0, 1, 0]] * np.array([1, 1, 3.0]), 100.0)
+    both, third = (
+        np.array([0, 1, 0]),
+        LinearHaadfModel(found.forward_model.weights[[0, 1, 0]] * np.array([1, 1, 3.0]), 100.0),
+    )
     three = replace(
-        found, elements=["Co", "Ni", "Pt"], law=third,
-        **{name: getattr(found, name)[both] for name in ("maps", "valid", "variance", "counts", "fused", "quantum")},
+        found, elements=["Co", "Ni", "Pt"], forward_model=third,
+        **{name: getattr(found, name)[both] for name in ("maps", "valid", "variance", "counts", "fused", "counts_scale")},
     )  # fmt: skip
     assert [s[:9] for s in alarms(three) if ALIKE in s] == ["Co and Ni"]
 
@@ -299,8 +308,8 @@ def test_the_scale_of_the_data_does_not_matter():
     scale, gain = np.array([3.0, 0.5])[:, None, None], 7.0
     scaled = replace(
         found, maps=found.maps * scale, fused=found.fused * scale, variance=found.variance * scale**2,
-        quantum=scale.ravel(), haadf=gain * found.haadf - 200, haadf_noise=gain * found.haadf_noise,
-        law=LinearLaw(gain * LAW.weights / scale.ravel(), gain * LAW.offset - 200),
+        counts_scale=scale.ravel(), haadf=gain * found.haadf - 200, haadf_noise=gain * found.haadf_noise,
+        forward_model=LinearHaadfModel(gain * LAW.weights / scale.ravel(), gain * LAW.offset - 200),
     )  # fmt: skip
     assert alarms(scaled) == alarms(found) and kinds(alarms(found)) == [COUNTS, HAADF]
 
@@ -334,7 +343,7 @@ def test_evidence_of_a_fit_of_counts():
     np.testing.assert_allclose(found.maps, np.where(valid, maps - 7.5, 0))
     np.testing.assert_allclose(found.variance, 2.5 * (fused + 7.5), rtol=1e-6)
     np.testing.assert_allclose(found.counts, maps.sum(axis=(1, 2), where=valid) / 2.5)
-    assert found.law is problem.law and found.haadf_noise == problem.haadf_noise
+    assert found.forward_model is problem.forward_model and found.haadf_noise == problem.haadf_noise
     known = Evidence.of(*data, background=np.full(maps.shape, 5.0))
     np.testing.assert_allclose(known.variance, 2.5 * (fused + 5), rtol=1e-6)
     np.testing.assert_allclose(known.maps, np.where(valid, maps - 5, 0))

@@ -141,9 +141,9 @@ def test_other_units_are_the_same_scan():
 
 @pytest.mark.parametrize("title, detector", [("Signal A", "HAADF"), ("", "BSE"), ("Image", "MAADF")])
 def test_detectors_are_known_by_metadata_too(title, detector):
-    elastic = image(title, detector=detector)
-    scan = hf.scan([image("BF"), elastic, spectra()])
-    assert scan.haadf is elastic and f"{detector} by its name" in scan.sentence
+    haadf_term = image(title, detector=detector)
+    scan = hf.scan([image("BF"), haadf_term, spectra()])
+    assert scan.haadf is haadf_term and f"{detector} by its name" in scan.sentence
 
 
 # ---- detectors of EDS -------------------------------------------------------------------------------

@@ -349,15 +349,15 @@ def test_an_image_that_had_no_say_is_not_blamed(phantom):
 
 
 def test_an_image_without_anything_of_the_maps_is_said_and_not_used(phantom, monkeypatch):
-    from hyperspy_fusion.fusion.haadf.calibration import UndeterminedLawError
+    from hyperspy_fusion.fusion.haadf.calibration import UndeterminedModelError
 
     def undetermined(*args, **options):
-        raise UndeterminedLawError("Nothing in common.")
+        raise UndeterminedModelError("Nothing in common.")
 
     monkeypatch.setattr("hyperspy_fusion.fusion.problems.calibrated.fit_linear_law", undetermined)
     maps, haadf = phantom.signals()
     fused = hf.fuse(maps, haadf, method="calibrated", regularization="tv", tol=1e-2)
-    assert any("No elastic law was fitted" in sentence for sentence in fused.metadata.Fusion.warnings)
+    assert any("No HAADF forward model was fitted" in sentence for sentence in fused.metadata.Fusion.warnings)
     without = hf.fuse(maps, haadf, method="calibrated", regularization="tv", tol=1e-2, lambda_haadf=0)
     np.testing.assert_allclose(fused.data, without.data, rtol=1e-3, atol=1e-3)
 
@@ -365,13 +365,13 @@ def test_an_image_without_anything_of_the_maps_is_said_and_not_used(phantom, mon
 def test_the_bar_of_the_choice_names_no_number_of_fits(monkeypatch):
     """How many there will be is not known: those of components and of the mean come on top."""
 
-    class Seen(Exception):
+    class ScanArrays(Exception):
         pass
 
     def bar(title, unit, show):
-        raise Seen(f"{title}: 9{unit}")
+        raise ScanArrays(f"{title}: 9{unit}")
 
     monkeypatch.setattr("hyperspy_fusion.model.counted", bar)
     maps, haadf = hf.data.core_shell((16, 20)).signals()
-    with pytest.raises(Seen, match="^Choosing weights: 9 fits$"):
+    with pytest.raises(ScanArrays, match="^Choosing weights: 9 fits$"):
         hf.fuse(maps, haadf, method="auto")

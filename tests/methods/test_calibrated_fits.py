@@ -12,7 +12,7 @@ from helpers import assert_untouched, scan_signals, shared, snapshot
 import hyperspy_fusion as hf
 from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
-from hyperspy_fusion.fusion.terms.haadf_model import LinearLaw
+from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
 from hyperspy_fusion.methods.fit_checks import about_units
 
 
@@ -42,14 +42,14 @@ class Problem:
     valid: np.ndarray | None
     haadf_valid: np.ndarray | None
     settings: object
-    law: LinearLaw
+    forward_model: LinearHaadfModel
     elements: list
     noise_kind: str = "shifted_poisson"
     noise_sentence: str = "The maps hold whole counts."
     haadf_sigma: float = 3.0
     haadf_noise: float = 2.0
     offset_error: float = 0.5
-    weight_spread: float = 0.3
+    prior_scale: float = 0.3
     lambda_haadf: float = 0.25
     warnings: list = field(default_factory=lambda: ["The engine noticed something."])
     about_image: list = field(default_factory=list)
@@ -61,17 +61,17 @@ class Problem:
 
     def __post_init__(self):
         n = len(self.maps)
-        self.quantum, self.scales = np.ones(n), np.full(n, 2.0)
-        self.variance, self.weight_errors = np.full(n, np.nan), np.full(n, 0.1)
+        self.counts_scale, self.scales = np.ones(n), np.full(n, 2.0)
+        self.variance, self.coefficient_errors = np.full(n, np.nan), np.full(n, 0.1)
         self.background = np.zeros(n)
         self.data, self.penalty = SimpleNamespace(slope=np.ones((n, 1, 1))), SimpleNamespace(guide=None, kind="tv")
         self.haadf_blur = 0.3, 0.2
-        self.elastic = SimpleNamespace(blur=0.0)
+        self.haadf_term = SimpleNamespace(blur=0.0)
 
 
 def build(maps, haadf, numbers, settings, valid=None, haadf_valid=None, elements=None, known=None, num_workers=None):
-    law = LinearLaw(np.asarray(numbers, float) ** settings.gamma, 7.0)
-    return Problem(maps, haadf, valid, haadf_valid, settings, law, elements)
+    forward_model = LinearHaadfModel(np.asarray(numbers, float) ** settings.gamma, 7.0)
+    return Problem(maps, haadf, valid, haadf_valid, settings, forward_model, elements)
 
 
 @dataclass
@@ -105,7 +105,7 @@ def solve(problem, settings, state=None, callback=None, num_workers=None):
             break
     terms = np.linspace(5, 1, len(state.gaps))
     history = CostHistory(terms, terms, terms, 3 * terms, np.array(state.iterations), np.array(state.gaps))
-    image = problem.law.image(state.x).astype("float32")
+    image = problem.forward_model.image(state.x).astype("float32")
     return FusionResult(state.x.copy(), image, history, state.n_iter, reason, gap=state.gap), state
 
 
@@ -144,9 +144,9 @@ def test_metadata_tell_the_fit(scan, engine):
     assert fit.stop_reason == "The relative duality gap fell to 0.062, within the tolerance."
     assert (fit.noise, fit.noise_sentence) == ("shifted_poisson", "The maps hold whole counts.")
     assert (fit.haadf_offset, fit.haadf_sigma, fit.haadf_noise, fit.parameters.lambda_haadf) == (7, 3, 2, 1)
-    np.testing.assert_array_equal(fit.elastic_weights, [26**2, 8**2])
-    np.testing.assert_array_equal(fit.elastic_weight_errors, [0.1, 0.1])
-    assert fit.elastic_weight_spread == 0.3
+    np.testing.assert_array_equal(fit.haadf_coefficients, [26**2, 8**2])
+    np.testing.assert_array_equal(fit.haadf_coefficient_errors, [0.1, 0.1])
+    assert fit.haadf_prior_scale == 0.3
     np.testing.assert_array_equal(fit.parameters.lambda_reg, [1, 2])
     assert fit.parameters.regularization == "guided" and fit.parameters.weights == "z_gamma"
     np.testing.assert_array_equal(fit.n_masked, [1, 1])
@@ -517,7 +517,7 @@ def test_scale_of_the_input_is_kept(particles):
     scaled = fuse(*larger, regularization="directional", tol=1e-2)
     np.testing.assert_allclose(scaled.data, expected.data / 4, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(scaled.modelled_haadf().data, 7 * expected.modelled_haadf().data, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(scaled.metadata.Fusion.quantum, 0.25)
+    np.testing.assert_allclose(scaled.metadata.Fusion.counts_scale, 0.25)
 
 
 def test_pixels_that_are_left_out_are_filled_in_whatever_they_hold(particles):
@@ -564,7 +564,7 @@ def test_eels_maps_of_a_fitted_model():
 
 
 @pytest.mark.parametrize(
-    "quantum, settings, said",
+    "counts scale, settings, said",
     [
         ([0.1, 0.11, np.nan], {}, True),
         ([1.0, 1.0, np.nan], {}, False),
@@ -574,6 +574,6 @@ def test_eels_maps_of_a_fitted_model():
         ([0.1, 0.11], {"lambda_haadf": 0}, False),
     ],
 )
-def test_maps_in_units_of_their_own_are_said_to_be(quantum, settings, said):
-    sentences = about_units(np.array(quantum), CalibratedSettings(**settings))
+def test_maps_in_units_of_their_own_are_said_to_be(counts_scale, settings, said):
+    sentences = about_units(np.array(counts_scale), CalibratedSettings(**settings))
     assert len(sentences) == said and all("in all maps (0.1 to 0.11)" in sentence for sentence in sentences)

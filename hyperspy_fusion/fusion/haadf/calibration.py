@@ -1,4 +1,4 @@
-"""Weights and offset of the linear elastic law from noisy maps and a blurred image, without attenuation."""
+"""Weights and offset of the linear HAADF forward model from noisy maps and a blurred image, without attenuation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hyperspy_fusion.fusion.haadf.moment_equations import (
 )
 from hyperspy_fusion.fusion.haadf.partial_pooling import BLUR_PRIOR, Equations, pooled
 from hyperspy_fusion.fusion.settings import MAX_BLUR
-from hyperspy_fusion.fusion.terms.haadf_model import LinearLaw
+from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
 
 # standard errors from a weight that the data determine at which the shape of the weights is given up: it is then so far
 # off (as for maps in units that have nothing to do with each other) that a fit drawn to it may not find out
@@ -27,7 +27,7 @@ _REFUSED = 5.0
 
 @dataclass(frozen=True)
 class LinearFit:
-    """A linear law found in the data.
+    """A linear forward model found in the data.
 
     Attributes
     ----------
@@ -61,12 +61,12 @@ class LinearFit:
     instruments: int = 0
 
     @property
-    def law(self):
-        """The :class:`LinearLaw`."""
-        return LinearLaw(self.weights, self.offset, self.blur)
+    def forward_model(self):
+        """The :class:`LinearHaadfModel`."""
+        return LinearHaadfModel(self.weights, self.offset, self.blur)
 
 
-def fit_linear_law(
+def fit_haadf_model(
     maps,
     haadf,
     noise_variance,
@@ -88,7 +88,7 @@ def fit_linear_law(
     Models, 1987); a regression of the maps on the image around a pixel, its coefficients from other tiles, shares
     none. ``v`` is a function of the image alone. Of a few instruments those with the smallest standard errors are
     taken. The blur ``G`` has a moment of its own, with the derivative of the image along it as instrument. Standard
-    errors are of the sandwich form, over 8 x 8 blocks of the image, so that what the law does not explain counts,
+    errors are of the sandwich form, over 8 x 8 blocks of the image, so that what the forward model does not explain counts,
     and never below the inverse Fisher information.
 
     Where a shape of the weights is given, each weight is drawn to it by partial pooling: ``w_i`` is normal about
@@ -104,7 +104,7 @@ def fit_linear_law(
         (ny, nx) in any units.
     noise_variance
         Of the noise of the maps, white, in their squared units: (n,) or (n, ny, nx). For counts the map itself
-        times its quantum.
+        times its counts scale.
     weights
         ``"fit"``: all weights. ``"z_gamma"``: the common factor of ``shape_weights`` alone.
     shape_weights
@@ -128,7 +128,7 @@ def fit_linear_law(
     ------
     ValueError
         For another ``weights``, arrays that do not fit together, a constant image, or too few valid pixels.
-    UndeterminedLawError
+    UndeterminedModelError
         A ValueError, where image and maps have nothing in common.
 
     Notes
@@ -151,30 +151,30 @@ def fit_linear_law(
     try:
         fit = _drawn(scan, blur, spread) if weights == "fit" else _of_all(scan, blur)
     except np.linalg.LinAlgError as error:
-        raise UndeterminedLawError(
+        raise UndeterminedModelError(
             "The HAADF image and the maps have too little in common to tell what an atom adds to the image: pass "
             "lambda_haadf=0, or weights."
         ) from error
     return _in_pixels(fit, scan.binning)
 
 
-def refit_linear_law(fit, maps, haadf, noise_variance, *, shape_weights=None, blur=None, valid=None, haadf_valid=None):
-    """The law of data that were drawn from a law: one round from that law, by the instruments that found it.
+def refit_haadf_model(fit, maps, haadf, noise_variance, *, shape_weights=None, blur=None, valid=None, haadf_valid=None):
+    """The forward model of data that were drawn from a forward model: one round from that forward model, by the instruments that found it.
 
-    A tenth of the work of :func:`fit_linear_law`, whose parameters these are, and as good where the law is nearly
-    right. What it differs by from the law of ``fit`` is an error of :func:`fit_linear_law`, and goes with the noise.
+    A tenth of the work of :func:`fit_haadf_model`, whose parameters these are, and as good where the forward model is nearly
+    right. What it differs by from the forward model of ``fit`` is an error of :func:`fit_haadf_model`, and goes with the noise.
 
     Parameters
     ----------
     fit
         The :class:`LinearFit` that the data were drawn from, whose ``spread`` is kept: where it had to have the shape
-        of the weights, the law has it too.
+        of the weights, the forward model has it too.
     blur
         That of ``fit`` where it was known; None finds it.
 
     Returns
     -------
-    LinearLaw
+    LinearHaadfModel
         That of ``fit`` where the data say nothing of it.
     """
     scan = scan_of(maps, haadf, noise_variance, shape_weights, valid, haadf_valid)
@@ -188,12 +188,12 @@ def refit_linear_law(fit, maps, haadf, noise_variance, *, shape_weights=None, bl
         with np.errstate(divide="ignore", invalid="ignore"):
             found = _once_more(scan, denoisers(scan)[fit.instruments], start, fit.spread, known)
     except np.linalg.LinAlgError:
-        return fit.law
+        return fit.forward_model
     offset = float(found.offset - found.weights @ scan.means)
     weights = found.weights * (shape if fit.spread == 0 else 1) * scan.binning**2
     if not np.isfinite([offset, *weights]).all():
-        return fit.law
-    return LinearLaw(weights, offset, float(found.blur) * scan.binning)
+        return fit.forward_model
+    return LinearHaadfModel(weights, offset, float(found.blur) * scan.binning)
 
 
 def _once_more(scan, way, start, spread, blur):
@@ -204,8 +204,8 @@ def _once_more(scan, way, start, spread, blur):
     return _estimated(scan, way, weight, start.weights, blur)[0]
 
 
-class UndeterminedLawError(ValueError):
-    """Image and maps have nothing in common that a law could be fitted to."""
+class UndeterminedModelError(ValueError):
+    """Image and maps have nothing in common that a forward model could be fitted to."""
 
 
 def _of_all(scan, blur):

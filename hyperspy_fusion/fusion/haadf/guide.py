@@ -13,8 +13,8 @@ from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.terms.data_fidelity import DataTerms
-from hyperspy_fusion.fusion.terms.haadf_model import LinearLaw, haadf_noise
-from hyperspy_fusion.fusion.terms.objective import ElasticTerm, Objective
+from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, haadf_noise
+from hyperspy_fusion.fusion.terms.objective import HaadfTerm, Objective
 from hyperspy_fusion.fusion.terms.penalties import SECOND_ORDER, CellPenalty, cell_differences
 
 _logger = logging.getLogger(__name__)
@@ -236,9 +236,9 @@ def _of_image(image, counted, sigma, dtype):
             upper=2 * start.max(axis=(1, 2)),
             totals=np.array([np.nan]),
         ),
-        elastic=ElasticTerm.none(image.shape, dtype),
+        haadf_term=HaadfTerm.none(image.shape, dtype),
         penalty=CellPenalty("tgv", 1, False, SECOND_ORDER["tgv"], None),
-        law=LinearLaw(np.zeros(1), 0.0),
+        forward_model=LinearHaadfModel(np.zeros(1), 0.0),
     )
 
 

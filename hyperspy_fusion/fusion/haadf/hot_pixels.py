@@ -36,7 +36,7 @@ def hot_pixels(seen, noise, weights):
     Parameters
     ----------
     seen
-        The data, a :class:`~.measured.Seen`.
+        The data, a :class:`~.measured.ScanArrays`.
     noise
         Of the maps: :class:`~.measured.Counts` or :class:`~.measured.Gaussian`.
     weights

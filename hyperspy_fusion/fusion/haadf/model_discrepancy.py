@@ -1,4 +1,4 @@
-"""How far the HAADF image is off the elastic law of the measured maps, and whether a blur explains it."""
+"""How far the HAADF image is off the HAADF forward model of the measured maps, and whether a blur explains it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _LEFT, _SIDE, _CHANCES = 0.5, 2, 2.0
 _SURE = 3.0
 
 
-def misfit(seen, noise, law, variance, blur):
-    """Standard deviation per pixel that accounts for what the image shows and the law does not explain.
+def misfit(seen, noise, forward_model, variance, blur):
+    """Standard deviation per pixel that accounts for what the image shows and the forward model does not explain.
 
-    Contrast that the law lacks (a missing element, diffraction, thickness) is alike in neighbouring pixels, which must
+    Contrast that the forward model lacks (a missing element, diffraction, thickness) is alike in neighbouring pixels, which must
     then not count as so many witnesses. Sums over squares of B x B pixels of a white residual have B^2 times its
     variance; the largest variance per pixel found so, over all B, is the one of which the image is worth no more than
     it is. The noise of the maps is taken out. Larger squares are few, and the largest of several chance values is too
@@ -34,15 +34,15 @@ def misfit(seen, noise, law, variance, blur):
     ----------
     seen, noise
         As of an :class:`~.calibrated.Observation`.
-    law
-        A :class:`~.elastic.LinearLaw`.
+    forward model
+        A :class:`~.elastic.LinearHaadfModel`.
     variance
         (n, ny, nx) of the noise of the maps.
     blur
         Standard deviation in pixels of the Gaussian by which the HAADF term blurs the maps.
     """
     largest, side = 0.0, 1
-    residual = _Residual.of(seen, noise, law, variance, blur, blur)
+    residual = _Residual.of(seen, noise, forward_model, variance, blur, blur)
     while side == 1 or 4 * side <= min(residual.counted.shape):
         number, excess = residual.squares(side)
         if number.size:
@@ -51,15 +51,15 @@ def misfit(seen, noise, law, variance, blur):
     return float(np.sqrt(largest))
 
 
-def is_explained_by_blur(seen, noise, law, variance, blur, error):
-    """Whether a blur that was found, and its error, is sure, and leaves little of what its law did not explain without.
+def is_explained_by_blur(seen, noise, forward_model, variance, blur, error):
+    """Whether a blur that was found, and its error, is sure, and leaves little of what its forward model did not explain without.
 
     Else it may be one of an image that is none of the maps, or of maps that say nothing of it.
     """
     if blur**2 < _SURE * 2 * blur * error:
         return False
     (number, without), (_, left) = (
-        _Residual.of(seen, noise, law, variance, b, blur).squares(_SIDE) for b in (0.0, blur)
+        _Residual.of(seen, noise, forward_model, variance, b, blur).squares(_SIDE) for b in (0.0, blur)
     )
     change = (left - _LEFT * without) / number**2
     # each pixel is in four squares
@@ -68,7 +68,7 @@ def is_explained_by_blur(seen, noise, law, variance, blur, error):
 
 @dataclass(frozen=True)
 class _Residual:
-    """HAADF image less the law of the measured maps, blurred, with the variance that it has from their noise."""
+    """HAADF image less the forward model of the measured maps, blurred, with the variance that it has from their noise."""
 
     counted: np.ndarray
     residual: np.ndarray
@@ -76,7 +76,7 @@ class _Residual:
     blur: float
 
     @classmethod
-    def of(cls, seen, noise, law, variance, blur, reach):
+    def of(cls, seen, noise, forward_model, variance, blur, reach):
         """Of all pixels that count, but those that a pixel without maps reaches by a blur of ``reach``."""
         valid = seen.valid.all(axis=0)
         net = np.where(seen.valid, seen.maps - noise.background, column(seen.means_of(seen.maps - noise.background)))
@@ -84,8 +84,8 @@ class _Residual:
         within = counted & minimum_filter(valid, 2 * int(np.ceil(3 * reach)) + 1)
         if np.count_nonzero(within) > _ENOUGH * np.count_nonzero(counted):
             counted = within
-        residual = np.where(counted, seen.haadf - blurred(law.image(net), blur), 0)
-        return cls(counted, residual, np.where(counted, np.tensordot(law.weights**2, variance, 1), 0), blur)
+        residual = np.where(counted, seen.haadf - blurred(forward_model.image(net), blur), 0)
+        return cls(counted, residual, np.where(counted, np.tensordot(forward_model.weights**2, variance, 1), 0), blur)
 
     def squares(self, side):
         """Pixels that count in squares that have any, and the square of their sums less what noise of maps gives."""

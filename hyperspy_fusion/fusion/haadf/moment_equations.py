@@ -1,4 +1,4 @@
-"""Moment equations of the linear elastic law: instruments from noisy maps, and what noise they share with the maps."""
+"""Moment equations of the linear HAADF forward model: instruments from noisy maps, and what noise they share with the maps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hyperspy_fusion.fusion.terms.haadf_model import haadf_noise
 _MAX_SIZE = 512
 # Reach of the kernel of the largest blur, in pixels.
 _REACH = 16
-# Misfit taken for granted, as a fraction of the range of the image: no law is better than that.
+# Misfit taken for granted, as a fraction of the range of the image: no forward model is better than that.
 _MISFIT = 0.01
 # Standard deviations in pixels of the Gaussians that smooth the maps for the instruments.
 _INSTRUMENT_SIGMAS = (1.2, 5.0)

@@ -1,4 +1,4 @@
-"""Partial pooling: weights between what the data say of each and a law for all, by how well the law is seen to hold."""
+"""Partial pooling: weights between what the data say of each and a forward model for all, by how well the forward model is seen to hold."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 from hyperspy_fusion.fusion.settings import MAX_BLUR
 
-# Spreads of the weights about the law that are looked at: from what no law can be trusted beyond to maps in units that
+# Spreads of the weights about the forward model that are looked at: from what no forward model can be trusted beyond to maps in units that
 # have nothing to do with each other.
 SPREADS = np.geomspace(0.02, 1e4, 56)
 # Scale of the half-Cauchy prior of the spread, its median: exponents from 1.4 to 2 and cross sections known to some ten
-# per cent. Its tail lets the data refuse the law.
+# per cent. Its tail lets the data refuse the forward model.
 SPREAD_SCALE = 0.2
 # Standard deviation of the half-normal prior on blur**2, in px**2. It decides where the data do not.
 BLUR_PRIOR = 4.0
@@ -26,7 +26,7 @@ _ANY_GAIN = 100.0
 class Equations:
     """Moments of the data, whitened: ``matrix_at(blur) @ (offset, relative weights)`` is ``target`` up to N(0, 1).
 
-    Weights are relative to gain times shape, so that the law has them all alike. ``unknown`` (n, m) are orthonormal
+    Weights are relative to gain times shape, so that the forward model has them all alike. ``unknown`` (n, m) are orthonormal
     directions of the relative weights that the data say nothing of.
     """
 
@@ -68,7 +68,7 @@ def pooled(equations, blur, spread):
     blur
         Standard deviation in pixels, or None to find it.
     spread
-        Relative standard deviation of the weights about the law, above 0, or None to find it.
+        Relative standard deviation of the weights about the forward model, above 0, or None to find it.
 
     Returns
     -------
@@ -139,12 +139,12 @@ def _conditional(matrices, target, unknown, spreads):
     n = priors.shape[-1]
     padded = np.zeros((len(spreads), n + 1, n + 1))
     padded[:, 1:, 1:] = priors
-    law = np.concatenate([[0], np.ones(n)])
+    forward_model = np.concatenate([[0], np.ones(n)])
     precision = (matrices.swapaxes(1, 2) @ matrices)[:, None] + padded
-    pull = (target @ matrices)[:, None] + padded @ law
+    pull = (target @ matrices)[:, None] + padded @ forward_model
     means = np.linalg.solve(precision, pull[..., None])[..., 0]
     misfit = np.sum((target - np.einsum("bki,bti->btk", matrices, means)) ** 2, axis=-1)
-    away = means - law
+    away = means - forward_model
     misfit += np.einsum("bti,tij,btj->bt", away, padded, away)
     evidence = 0.5 * (np.linalg.slogdet(priors)[1] - np.linalg.slogdet(precision)[1] - misfit)
     # Jeffreys' prior of offset and gain: a flat one prefers blurs at which they are known worst

@@ -1,4 +1,4 @@
-"""The calibrated objective: counts, elastic law and penalty in natural units, convex.
+"""The calibrated objective: counts, HAADF forward model and penalty in natural units, convex.
 
     minimise over x >= 0:  sum D(x_i; b_i) + lambda_haadf / (2 sigma^2) ||h - f(x)||^2 + R(x_1 / s_1, x_2 / s_2, ...)
 
@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 
-from hyperspy_fusion.fusion.haadf.calibration import UndeterminedLawError, fit_linear_law, refit_linear_law
+from hyperspy_fusion.fusion.haadf.calibration import UndeterminedModelError, fit_haadf_model, refit_haadf_model
 from hyperspy_fusion.fusion.haadf.guide import Guide
 from hyperspy_fusion.fusion.haadf.hot_pixels import about_hot_pixels, hot_pixels
 from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, misfit
@@ -24,14 +24,14 @@ from hyperspy_fusion.fusion.terms.data_fidelity import (
     Counts,
     Gaussian,
     Known,
-    Seen,
+    ScanArrays,
     about_totals,
     column,
     noise_of,
     per_map,
 )
-from hyperspy_fusion.fusion.terms.haadf_model import LinearLaw, haadf_noise, z_weights
-from hyperspy_fusion.fusion.terms.objective import ElasticTerm, Objective
+from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, haadf_noise, z_weights
+from hyperspy_fusion.fusion.terms.objective import HaadfTerm, Objective
 from hyperspy_fusion.fusion.terms.penalties import SECOND_ORDER, CellPenalty
 
 # standard deviation in pixels of a Gaussian that leaves a sampled image nearly as it is
@@ -42,29 +42,29 @@ _MORE = 3.0
 
 @dataclass(frozen=True)
 class CalibratedProblem(Objective):
-    """What is minimised, and what was found of data and law on the way.
+    """What is minimised, and what was found of data and forward model on the way.
 
     Attributes
     ----------
     haadf, haadf_valid
         (ny, nx) the image, 0 where it does not count, and where it counts.
-    noise_kind, noise_sentence, quantum, variance
+    noise_kind, noise_sentence, counts scale, variance
         Noise of the maps, why, and its measure: value of one count (n,), or mean variance (n,), harmonic; NaN for none.
     background
         (n,) mean over the pixels that count of what the maps hold that is not of the element, in units of the input.
-    weight_errors, offset_error, weight_spread, haadf_sigma, haadf_noise, lambda_haadf
-        Of the elastic law its standard errors (NaN where it was given), how far its weights were taken to be off the
+    coefficient_errors, offset_error, prior_scale, haadf_sigma, haadf_noise, lambda_haadf
+        Of the HAADF forward model its standard errors (NaN where it was given), how far its weights were taken to be off the
         atomic numbers, the standard deviation of the image about it, that of the noise of the image alone, and the
         weight of its term.
     haadf_blur
         Standard deviation in pixels of the blur that the image shows against the maps, and its standard error; NaN
-        where the law was given.
+        where the forward model was given.
     warnings
         Sentences about what was found.
     about_image
         Sentences about the HAADF image, of interest where it has a say.
-    law_of
-        The law of other measurements of the same, as a function of their maps less background, image, and variance of
+    refit_forward_model
+        The forward model of other measurements of the same, as a function of their maps less background, image, and variance of
         the maps; None where there is none to be found.
     """
 
@@ -72,19 +72,19 @@ class CalibratedProblem(Objective):
     haadf_valid: np.ndarray
     noise_kind: str
     noise_sentence: str
-    quantum: np.ndarray
+    counts_scale: np.ndarray
     variance: np.ndarray
     background: np.ndarray
-    weight_errors: np.ndarray
+    coefficient_errors: np.ndarray
     offset_error: float
-    weight_spread: float
+    prior_scale: float
     haadf_sigma: float
     haadf_noise: float
     lambda_haadf: float
     haadf_blur: tuple
     warnings: list = field(default_factory=list)
     about_image: list = field(default_factory=list)
-    law_of: Callable | None = None
+    refit_forward_model: Callable | None = None
 
     @property
     def first(self):
@@ -147,7 +147,7 @@ def calibrated_problem(
 
 @dataclass(frozen=True)
 class Observation:
-    """What no weight of the objective changes: the data, the noise of the maps and the elastic law.
+    """What no weight of the objective changes: the data, the noise of the maps and the HAADF forward model.
 
     Attributes
     ----------
@@ -155,8 +155,8 @@ class Observation:
         The data.
     noise
         Of the maps: :class:`Counts` or :class:`Gaussian`.
-    law
-        The elastic law with its errors.
+    forward model
+        The HAADF forward model with its errors.
     guide
         What a penalty takes from the HAADF image.
     dtype
@@ -165,9 +165,9 @@ class Observation:
         Sentences about the HAADF image.
     """
 
-    seen: Seen
+    seen: ScanArrays
     noise: Counts | Gaussian
-    law: FoundLaw
+    forward_model: CalibratedHaadf
     guide: Guide
     dtype: np.dtype
     about_image: list = field(default_factory=list)
@@ -186,23 +186,27 @@ class Observation:
         num_workers=None,
     ):
         """From the arguments of :func:`calibrated_problem`; weights of the settings are not looked at."""
-        seen = Seen.of(maps, haadf, valid, haadf_valid, elements)
+        seen = ScanArrays.of(maps, haadf, valid, haadf_valid, elements)
         noise = noise_of(seen, settings, known or Known())
-        law = _elastic_law(seen, noise, atomic_numbers, settings)
+        forward_model = _forward_model(seen, noise, atomic_numbers, settings)
         dtype = working_dtype(maps, settings.dtype)
         about_image = about_hot_pixels(hot_pixels(seen, noise, _shape_weights(seen, atomic_numbers, settings)))
-        return cls(seen, noise, law, Guide(seen.haadf, seen.haadf_valid, dtype, num_workers), dtype, about_image)
+        return cls(
+            seen, noise, forward_model, Guide(seen.haadf, seen.haadf_valid, dtype, num_workers), dtype, about_image
+        )
 
     def part(self, held_out):
-        """The observation without what is held out: counts, or pixels of the maps; the law scaled to it."""
+        """The observation without what is held out: counts, or pixels of the maps; the forward model scaled to it."""
         seen = replace(self.seen, maps=np.where(held_out.valid, held_out.maps, 0), valid=held_out.valid)
-        law = replace(self.law.law, weights=self.law.law.weights / held_out.part)
-        law = replace(self.law, law=law, law_of=None)
-        return replace(self, seen=seen, noise=self.noise.of_part(seen, held_out), law=law)
+        forward_model = replace(
+            self.forward_model.forward_model, weights=self.forward_model.forward_model.weights / held_out.part
+        )
+        forward_model = replace(self.forward_model, forward_model=forward_model, refit_forward_model=None)
+        return replace(self, seen=seen, noise=self.noise.of_part(seen, held_out), forward_model=forward_model)
 
     def problem(self, settings):
         """The problem under some weights."""
-        seen, noise, law, dtype = self.seen, self.noise, self.law, self.dtype
+        seen, noise, forward_model, dtype = self.seen, self.noise, self.forward_model, self.dtype
         scales = noise.unit / per_map("lambda_reg", settings.lambda_reg, seen)
         data = noise.terms(seen, scales, dtype, settings.keep_totals)
         return CalibratedProblem(
@@ -213,66 +217,66 @@ class Observation:
             scales=scales,
             start=_start(seen, noise, scales, dtype),
             data=data,
-            elastic=_elastic_term(seen, law, scales, settings.lambda_haadf, dtype),
-            penalty=_penalty(seen, self.guide, settings, dtype, law.blur),
+            haadf_term=_haadf_term(seen, forward_model, scales, settings.lambda_haadf, dtype),
+            penalty=_penalty(seen, self.guide, settings, dtype, forward_model.blur),
             noise_kind=noise.kind,
             noise_sentence=noise.sentence,
-            quantum=noise.quantum,
+            counts_scale=noise.counts_scale,
             variance=noise.variance,
             background=seen.means_of(noise.background),
-            law=law.law,
-            weight_errors=law.weight_errors,
-            offset_error=law.offset_error,
-            weight_spread=law.weight_spread,
-            haadf_sigma=law.sigma,
-            haadf_noise=law.noise,
+            forward_model=forward_model.forward_model,
+            coefficient_errors=forward_model.coefficient_errors,
+            offset_error=forward_model.offset_error,
+            prior_scale=forward_model.prior_scale,
+            haadf_sigma=forward_model.sigma,
+            haadf_noise=forward_model.noise,
             lambda_haadf=float(settings.lambda_haadf),
-            haadf_blur=law.shown,
+            haadf_blur=forward_model.shown,
             warnings=noise.warnings
-            + law.warnings
+            + forward_model.warnings
             + about_totals(seen, data, settings.keep_totals)
             + self.guide.about(settings.regularization, settings),
             about_image=self.about_image,
-            law_of=law.law_of,
+            refit_forward_model=forward_model.refit_forward_model,
         )
 
 
-# ---- the elastic law -------------------------------------------------------------------------------
+# ---- the HAADF forward model -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class FoundLaw:
-    """A :class:`LinearLaw`, its standard errors (NaN where given), the spread of the image about it, and warnings.
+class CalibratedHaadf:
+    """A :class:`LinearHaadfModel`, its standard errors (NaN where given), the spread of the image about it, and warnings.
 
-    ``sigma`` is the spread, ``noise`` the part of it that is the white noise of the image, ``weight_spread`` how far
-    the weights were taken to be off the law by atomic numbers, NaN where that was not asked; ``law_of`` is that of
+    ``sigma`` is the spread, ``noise`` the part of it that is the white noise of the image, ``prior_scale`` how far
+    the weights were taken to be off the forward model by atomic numbers, NaN where that was not asked; ``refit_forward_model`` is that of
     :class:`CalibratedProblem`. ``shown`` is the blur that the image shows and its standard error, NaN where none was
     looked for; ``blur`` is that of the HAADF term.
     """
 
-    law: LinearLaw
-    weight_errors: np.ndarray
+    forward_model: LinearHaadfModel
+    coefficient_errors: np.ndarray
     offset_error: float
     sigma: float
     warnings: list = field(default_factory=list)
     noise: float = np.nan
-    weight_spread: float = np.nan
-    law_of: Callable | None = None
+    prior_scale: float = np.nan
+    refit_forward_model: Callable | None = None
     shown: tuple = (np.nan, np.nan)
     blur: float = 0.0
 
 
-def _elastic_law(seen, noise, atomic_numbers, settings):
-    """The law, fitted as far as it is not given, and the spread of the HAADF image about it."""
+def _forward_model(seen, noise, atomic_numbers, settings):
+    """The forward model, fitted as far as it is not given, and the spread of the HAADF image about it."""
     variance = noise.noise_variance(seen)
     if not isinstance(settings.weights, str):
-        found = _given_law(seen, noise, settings)
+        found = _given_model(seen, noise, settings)
     else:
-        found = _law_if_any(seen, noise, variance, atomic_numbers, settings)
+        found = _model_if_any(seen, noise, variance, atomic_numbers, settings)
     blur, told = _blur_of_term(seen, noise, found, variance, settings.haadf_blur)
-    sigma = max(found.sigma, misfit(seen, noise, found.law, variance, blur))
+    sigma = max(found.sigma, misfit(seen, noise, found.forward_model, variance, blur))
     # where the maps are made to count less than they do, the image must not gain by it
-    sigma *= np.sqrt(noise.excess(seen, found.law.weights))
+    sigma *= np.sqrt(noise.excess(seen, found.forward_model.weights))
     return replace(found, sigma=sigma, noise=found.sigma, blur=blur, warnings=found.warnings + told)
 
 
@@ -289,7 +293,7 @@ def _blur_of_term(seen, noise, found, variance, asked):
         return (float(asked) if asked >= LEAST_BLUR else 0.0), [sentence] * bool(is_more)
     if not shown >= LEAST_BLUR:
         return 0.0, []
-    if is_explained_by_blur(seen, noise, found.law, variance, shown, error):
+    if is_explained_by_blur(seen, noise, found.forward_model, variance, shown, error):
         return float(shown), []
     sentence = (
         f"Whether the HAADF image is blurred the data do not say for sure ({seems}, of which the maps must explain the "
@@ -298,25 +302,33 @@ def _blur_of_term(seen, noise, found, variance, asked):
     return 0.0, [sentence]
 
 
-def _law_if_any(seen, noise, variance, atomic_numbers, settings):
-    """The fitted law; none where the image shows nothing of the maps, or too little is there and no law is needed."""
+def _model_if_any(seen, noise, variance, atomic_numbers, settings):
+    """The fitted forward model; none where the image shows nothing of the maps, or too little is there and no forward model is needed."""
     try:
-        return _fitted_law(seen, noise, variance, atomic_numbers, settings)
+        return _fitted_model(seen, noise, variance, atomic_numbers, settings)
     except ValueError as error:
-        if settings.lambda_haadf not in (0, "auto") and not isinstance(error, UndeterminedLawError):
+        if settings.lambda_haadf not in (0, "auto") and not isinstance(error, UndeterminedModelError):
             raise
         n, level = len(seen.maps), float(np.mean(seen.haadf, where=seen.haadf_valid))
-        sentence = f"No elastic law was fitted, and the HAADF term cannot act. {error}"
+        sentence = f"No HAADF forward model was fitted, and the HAADF term cannot act. {error}"
         spread = haadf_noise(seen.haadf, seen.haadf_valid)
-        return FoundLaw(LinearLaw(np.zeros(n), level), np.full(n, np.nan), np.nan, spread, [sentence])
+        return CalibratedHaadf(LinearHaadfModel(np.zeros(n), level), np.full(n, np.nan), np.nan, spread, [sentence])
 
 
-def _given_law(seen, noise, settings):
+def _given_model(seen, noise, settings):
     weights = per_map("weights", settings.weights, seen)
-    law_of = partial(_law_of_weights, weights, float(settings.haadf_blur), seen.valid.all(axis=0) & seen.haadf_valid)
-    law = law_of(seen.maps - noise.background, seen.haadf)
+    refit_forward_model = partial(
+        _model_of_coefficients, weights, float(settings.haadf_blur), seen.valid.all(axis=0) & seen.haadf_valid
+    )
+    forward_model = refit_forward_model(seen.maps - noise.background, seen.haadf)
     nothing = np.full(len(weights), np.nan)
-    return FoundLaw(law, nothing, np.nan, haadf_noise(seen.haadf, seen.haadf_valid), law_of=law_of)
+    return CalibratedHaadf(
+        forward_model,
+        nothing,
+        np.nan,
+        haadf_noise(seen.haadf, seen.haadf_valid),
+        refit_forward_model=refit_forward_model,
+    )
 
 
 def _shape_weights(seen, atomic_numbers, settings):
@@ -325,7 +337,7 @@ def _shape_weights(seen, atomic_numbers, settings):
     return z_weights(atomic_numbers, settings.gamma, factors)
 
 
-def _fitted_law(seen, noise, variance, atomic_numbers, settings):
+def _fitted_model(seen, noise, variance, atomic_numbers, settings):
     options = {
         "shape_weights": _shape_weights(seen, atomic_numbers, settings),
         "valid": seen.valid,
@@ -336,57 +348,55 @@ def _fitted_law(seen, noise, variance, atomic_numbers, settings):
     # a map that the image says nothing of has no finite error
     with np.errstate(divide="ignore", invalid="ignore"):
         net = seen.maps - noise.background
-        free = fit_linear_law(net, seen.haadf, variance, weights=settings.weights, **options)
+        free = fit_haadf_model(net, seen.haadf, variance, weights=settings.weights, **options)
         fit = free
         if is_given:
-            fit = fit_linear_law(net, seen.haadf, variance, weights=settings.weights, blur=blur, **options)
-    warnings = _about_weights(seen, fit, fit.law)
-    return FoundLaw(
-        law=fit.law,
-        weight_errors=fit.standard_errors,
+            fit = fit_haadf_model(net, seen.haadf, variance, weights=settings.weights, blur=blur, **options)
+    warnings = _about_weights(seen, fit, fit.forward_model)
+    return CalibratedHaadf(
+        forward_model=fit.forward_model,
+        coefficient_errors=fit.standard_errors,
         offset_error=fit.offset_error,
         sigma=fit.sigma,
         warnings=warnings,
-        weight_spread=fit.spread,
+        prior_scale=fit.spread,
         shown=(free.blur, free.blur_error),
-        law_of=partial(refit_linear_law, fit, blur=blur, **options) if np.any(fit.weights > 0) else None,
+        refit_forward_model=partial(refit_haadf_model, fit, blur=blur, **options) if np.any(fit.weights > 0) else None,
     )
 
 
-def _about_weights(seen, fit, law):
-    if not np.any(law.weights > 0):
+def _about_weights(seen, fit, forward_model):
+    if not np.any(forward_model.weights > 0):
         return [
-            "The HAADF image does not rise with the maps: no elastic weight was found, and it does not act on them."
+            "The HAADF image does not rise with the maps: no HAADF coefficient was found, and it does not act on them."
         ]
-    found = list(zip(seen.elements, law.weights > 0, fit.determined, strict=True))
+    found = list(zip(seen.elements, forward_model.weights > 0, fit.determined, strict=True))
     dark = [element for element, rises, _ in found if not rises]
     free = [element for element, rises, determined in found if rises and not determined]
-    about_dark = (
-        f"The HAADF image does not rise with {', '.join(dark)}: no elastic weight was found, and it does not act there."
-    )
+    about_dark = f"The HAADF image does not rise with {', '.join(dark)}: no HAADF coefficient was found, and it does not act there."
     about_free = (
-        f"The HAADF image does not determine the elastic weight of {', '.join(free)}: it was filled in from the atomic "
+        f"The HAADF image does not determine the HAADF coefficient of {', '.join(free)}: it was filled in from the atomic "
         "numbers."
     )
     return [sentence for names, sentence in ((dark, about_dark), (free, about_free)) if names]
 
 
-def _law_of_weights(weights, blur, both, maps, haadf, variance=None):
-    """The law of given weights and blur; ``both`` are the pixels that count in maps and image."""
+def _model_of_coefficients(weights, blur, both, maps, haadf, variance=None):
+    """The forward model of given weights and blur; ``both`` are the pixels that count in maps and image."""
     if not both.any():
         raise ValueError("No pixel counts in all maps and in the HAADF image: correct the mask.")
-    return LinearLaw(weights, float(np.mean(haadf - np.tensordot(weights, maps, 1), where=both)), blur)
+    return LinearHaadfModel(weights, float(np.mean(haadf - np.tensordot(weights, maps, 1), where=both)), blur)
 
 
-def _elastic_term(seen, found, scales, lambda_haadf, dtype):
+def _haadf_term(seen, found, scales, lambda_haadf, dtype):
     """The HAADF term in units of ``scales``."""
     if lambda_haadf == 0:
-        return ElasticTerm.none(seen.haadf.shape, dtype, found.blur)
+        return HaadfTerm.none(seen.haadf.shape, dtype, found.blur)
     factor = np.sqrt(lambda_haadf) / found.sigma
-    target = np.where(seen.haadf_valid, factor * (seen.haadf - found.law.offset), 0)
+    target = np.where(seen.haadf_valid, factor * (seen.haadf - found.forward_model.offset), 0)
     counted = np.ones((1, seen.haadf.shape[1])) if seen.haadf_valid.all() else seen.haadf_valid
-    weights = factor * found.law.weights * scales
-    return ElasticTerm(weights.astype(dtype), target.astype(dtype), np.ascontiguousarray(counted, dtype), found.blur)
+    weights = factor * found.forward_model.weights * scales
+    return HaadfTerm(weights.astype(dtype), target.astype(dtype), np.ascontiguousarray(counted, dtype), found.blur)
 
 
 # ---- penalty and start -----------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 
 from hyperspy_fusion.fusion.result import Terms
 from hyperspy_fusion.fusion.settings import working_dtype
-from hyperspy_fusion.fusion.terms.haadf_model import PowerLaw, element_weights
+from hyperspy_fusion.fusion.terms.haadf_model import PowerHaadfModel, haadf_coefficients_of
 from hyperspy_fusion.fusion.terms.noise_estimation import Poisson
 from hyperspy_fusion.fusion.terms.penalties import TotalVariation
 
@@ -59,7 +59,7 @@ class Problem:
         (n, ny, nx), in the units of the input and the dtype of the fit; ``map_range`` normalises them.
     haadf
         (ny, nx), normalised; ``haadf_range`` restores its units.
-    elastic, noise, penalty
+    haadf_term, noise, penalty
         The three terms.
     lambda_haadf, lambda_chem, lambda_tv
         Their weights; ``lambda_tv`` is 0 where the total variation is off.
@@ -69,7 +69,7 @@ class Problem:
     haadf: np.ndarray
     map_range: Range
     haadf_range: Range
-    elastic: PowerLaw
+    haadf_term: PowerHaadfModel
     noise: Poisson
     penalty: TotalVariation
     lambda_haadf: float
@@ -86,7 +86,7 @@ class Problem:
 
     def objective(self, x):
         """Terms of the objective at normalised maps ``x``, computed with NumPy."""
-        haadf = self.elastic.value(x, self.haadf)
+        haadf = self.haadf_term.value(x, self.haadf)
         chem = self.noise.value(x, self.normalised_maps())
         tv = self.penalty.value(x)
         return Terms(haadf, chem, tv, self.weigh(haadf, chem, tv))
@@ -130,8 +130,10 @@ def published_problem(maps, haadf, atomic_numbers, settings):
         haadf=np.ascontiguousarray(haadf_range.normalise(haadf), dtype=maps.dtype),
         map_range=map_range,
         haadf_range=haadf_range,
-        elastic=PowerLaw(
-            element_weights(atomic_numbers, settings.gamma, settings.weighting), settings.gamma, settings.background
+        haadf_term=PowerHaadfModel(
+            haadf_coefficients_of(atomic_numbers, settings.gamma, settings.weighting),
+            settings.gamma,
+            settings.background,
         ),
         noise=Poisson(settings.background),
         penalty=TotalVariation(settings.tv_norm),

@@ -40,7 +40,7 @@ class HeldOutCounts:
         (n, ny, nx) counts held out.
     part
         Of all counts, that is seen.
-    quantum
+    counts_scale
         (n,) value of one count.
     background
         (n,) or (n, ny, nx), what a pixel of the part seen holds that is not in fused maps.
@@ -50,7 +50,7 @@ class HeldOutCounts:
     valid: np.ndarray
     rest: np.ndarray
     part: float
-    quantum: np.ndarray
+    counts_scale: np.ndarray
     background: np.ndarray
 
     def size(self):
@@ -72,13 +72,13 @@ class HeldOutCounts:
     def slopes(self, fused):
         """Derivative of :meth:`gains` with respect to ``fused``."""
         mean, shift = self._mean(fused), SHIFT * self._flat
-        per_count = (1 - self.part) / self.part / _column(self.quantum)
+        per_count = (1 - self.part) / self.part / _column(self.counts_scale)
         slopes = (self.rest - mean) / (np.maximum(mean, 0) + shift) * per_count
         return np.where(self.valid & (mean > 0), slopes, 0)
 
     def _mean(self, fused):
         """Counts expected in the rest."""
-        net = (fused.astype(np.float64) + _column(self.background)) / _column(self.quantum)
+        net = (fused.astype(np.float64) + _column(self.background)) / _column(self.counts_scale)
         return net * (1 - self.part) / self.part
 
     @cached_property
@@ -134,16 +134,16 @@ class HeldOutPixels:
         return self.maps - fused.astype(np.float64) - _column(self.background)
 
 
-def count_parts(maps, valid, quantum, background, rng, number=COUNT_PARTS, limit=None):
+def count_parts(maps, valid, counts_scale, background, rng, number=COUNT_PARTS, limit=None):
     """Counts split into as many parts, each of which is held out once.
 
     Parameters
     ----------
     maps
-        (n, ny, nx) whole multiples of ``quantum``.
+        (n, ny, nx) whole multiples of ``counts_scale``.
     valid
         (n, ny, nx) bool.
-    quantum
+    counts_scale
         (n,) value of one count.
     background
         (n,) or (n, ny, nx), what a pixel holds that is not in fused maps.
@@ -158,13 +158,15 @@ def count_parts(maps, valid, quantum, background, rng, number=COUNT_PARTS, limit
     -------
     list of HeldOutCounts
     """
-    counts = np.rint(maps / _column(quantum)).astype(np.int64)
+    counts = np.rint(maps / _column(counts_scale)).astype(np.int64)
     left, seen = counts.copy(), 1 - 1 / number
     background, parts = np.asarray(background) * seen, []
     for share in range(number, 0, -1)[:limit]:
         rest = rng.binomial(left, 1 / share)
         left -= rest
-        parts.append(HeldOutCounts((counts - rest) * _column(quantum), valid, rest, seen, quantum, background))
+        parts.append(
+            HeldOutCounts((counts - rest) * _column(counts_scale), valid, rest, seen, counts_scale, background)
+        )
     return parts
 
 

@@ -46,7 +46,7 @@ class MeanProblem:
 
     @property
     def first(self):
-        """The problem of the largest weight: noise and elastic law are the same in all."""
+        """The problem of the largest weight: noise and HAADF forward model are the same in all."""
         return self.problems[0]
 
     @property

@@ -23,7 +23,7 @@ from hyperspy_fusion.fusion.selection.search import (
     too_few,
 )
 from hyperspy_fusion.fusion.solvers.monotone import solve
-from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance, quanta
+from hyperspy_fusion.fusion.terms.noise_estimation import counts_scales, estimate_variance
 
 _logger = logging.getLogger(__name__)
 
@@ -61,13 +61,13 @@ def select_published(maps, haadf, atomic_numbers, settings, elements, num_worker
     open_names = [name for name in _PUBLISHED_FIRST if getattr(settings, name) == "auto"]
     first = settings.as_dict() | {name: _PUBLISHED_FIRST[name] for name in open_names}
     first = PublishedChoice(first["lambda_chem"], first["lambda_tv"])
-    quantum, rng = quanta(maps), np.random.default_rng(0)
-    poor = poor_elements(maps, quantum, elements)
+    counts_scale, rng = counts_scales(maps), np.random.default_rng(0)
+    poor = poor_elements(maps, counts_scale, elements)
     if poor:
         sentence = too_few(poor, ", ".join(f"{name}={getattr(first, name)}" for name in open_names))
         return replace(settings, **first._asdict()), Selection(0, sentence, warnings=[sentence])
     variance = np.array([estimate_variance(m.astype(np.float64)) for m in maps])
-    parts = held_out(maps, np.ones(maps.shape, bool), quantum, variance, np.zeros(len(maps)), rng)
+    parts = held_out(maps, np.ones(maps.shape, bool), counts_scale, variance, np.zeros(len(maps)), rng)
     race = Race(parts, _PublishedFits(parts, haadf, atomic_numbers, settings, num_workers), tick)
     chosen = _climb_in_turn(race, first, open_names)
     named = ", ".join(f"{name}={getattr(chosen, name):.3g}" for name in open_names)

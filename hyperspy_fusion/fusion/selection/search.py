@@ -100,27 +100,27 @@ def _flat(values):
 # ---- the parts -------------------------------------------------------------------------------------
 
 
-def held_out(maps, valid, quantum, variance, background, rng):
+def held_out(maps, valid, counts_scale, variance, background, rng):
     """Counts where the maps hold whole numbers of them, pixels where they do not."""
     enough = -(-RACE_PIXELS // maps[0].size)
-    if _are_counts(maps, quantum):
-        return count_parts(maps, valid, quantum, background, rng, limit=enough)
+    if _are_counts(maps, counts_scale):
+        return count_parts(maps, valid, counts_scale, background, rng, limit=enough)
     return pixel_parts(maps, valid, variance, background, rng, limit=enough)
 
 
-def _are_counts(maps, quantum):
+def _are_counts(maps, counts_scale):
     """Whether all maps are whole numbers of counts, none of them negative."""
-    if not np.all(quantum > 0):
+    if not np.all(counts_scale > 0):
         return False
-    counts = maps / quantum[:, None, None]
+    counts = maps / counts_scale[:, None, None]
     return bool(counts.min() >= 0 and np.allclose(counts, np.rint(counts), rtol=0, atol=1e-3))
 
 
-def poor_elements(maps, quantum, elements):
+def poor_elements(maps, counts_scale, elements):
     """Elements with too few counts to hold some out."""
-    if not _are_counts(maps, quantum):
+    if not _are_counts(maps, counts_scale):
         return []
-    counts = maps.sum(axis=(1, 2)) / quantum
+    counts = maps.sum(axis=(1, 2)) / counts_scale
     return [e for e, total in zip(elements, counts, strict=True) if total < FEWEST_COUNTS]
 
 
@@ -189,11 +189,11 @@ def select(observation, settings, num_workers=None, tick=lambda: None, rest=None
     selection : Selection
     """
     seen, noise = observation.seen, observation.noise
-    poor = poor_elements(seen.maps, noise.quantum, seen.elements)
+    poor = poor_elements(seen.maps, noise.counts_scale, seen.elements)
     if poor:
         return _fallback(observation, settings, poor)
     rng = np.random.default_rng(settings.seed)
-    parts = held_out(seen.maps, seen.valid, noise.quantum, noise.variances, noise.background, rng)
+    parts = held_out(seen.maps, seen.valid, noise.counts_scale, noise.variances, noise.background, rng)
     spectra = None
     if rest is not None and isinstance(parts[0], HeldOutCounts):
         spectra = _Spectra.of(observation, rest, settings, len(parts), rng)
@@ -259,7 +259,7 @@ class _Spectra:
         number = None if settings.components == "auto" else settings.components
         if number == 0 or rest.sum() < FEWEST_COUNTS or isinstance(settings.lambda_reg, tuple):
             return None
-        if not np.allclose(observation.noise.quantum, 1, rtol=1e-6):
+        if not np.allclose(observation.noise.counts_scale, 1, rtol=1e-6):
             _logger.info("The maps are not in counts: the rest of the spectra is not made use of.")
             return None
         components = Components.of(observation, rest, settings.chosen(), number)

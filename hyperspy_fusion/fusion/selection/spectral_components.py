@@ -97,7 +97,7 @@ class Components:
         bands = np.concatenate([seen.maps, rest])
         means = np.mean(bands, axis=(1, 2), where=used)
         bands[:, ~used] = means[:, None]
-        whitening = np.sqrt(np.concatenate([noise.quantum, np.ones(len(rest))]) * means)
+        whitening = np.sqrt(np.concatenate([noise.counts_scale, np.ones(len(rest))]) * means)
         bands /= whitening[:, None, None]
         strengths, axes = _signal_axes(bands)
         r = number_of_components(strengths) if number is None else min(number, len(strengths))
@@ -151,8 +151,8 @@ def _observed(components, variance, used, observation, settings):
         *(components, seen.haadf, one, _component_settings(replace(settings, lambda_reg=1.0), one)),
         *(valid, seen.haadf_valid, names, Known(None, variance)),
     )
-    law = replace(found.law, blur=observation.law.blur)
-    return replace(found, law=law, guide=observation.guide, dtype=observation.dtype)
+    forward_model = replace(found.forward_model, blur=observation.forward_model.blur)
+    return replace(found, forward_model=forward_model, guide=observation.guide, dtype=observation.dtype)
 
 
 def _signal_axes(bands):

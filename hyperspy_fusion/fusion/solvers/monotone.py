@@ -86,7 +86,7 @@ def monotone_proximal_gradient(problem, settings, state=None, callback=None, num
 
 def natural_step(problem):
     """The inverse of a bound on the curvature of the smooth terms at the maps and at maps in [0, 1]."""
-    haadf = problem.lambda_haadf * problem.elastic.gamma**2 * float(np.sum(problem.elastic.weights**2))
+    haadf = problem.lambda_haadf * problem.haadf_term.gamma**2 * float(np.sum(problem.haadf_term.weights**2))
     chem = problem.lambda_chem / (4 * problem.noise.background)
     return 1 / (haadf + chem)
 

@@ -237,10 +237,10 @@ class _Iteration:
         penalty, dtype = problem.penalty, problem.dtype
         self.problem, self.state, self.penalty = problem, state, penalty
         self.real = dtype.type
-        elastic = problem.elastic
-        self.is_blurred = bool(elastic.blur) and elastic.weights.size > 0
+        haadf_term = problem.haadf_term
+        self.is_blurred = bool(haadf_term.blur) and haadf_term.weights.size > 0
         self.relaxation = _RELAXATION_MAJORISED if self.is_blurred else RELAXATION
-        self.counted = np.ones((1, nx), dtype) if self.is_blurred else elastic.counted
+        self.counted = np.ones((1, nx), dtype) if self.is_blurred else haadf_term.counted
         self.mode = _MODES[penalty.kind]
         self.guide = np.zeros((4, 1, 1), dtype) if penalty.guide is None else penalty.guide
         self.kept = np.isfinite(problem.data.totals)
@@ -336,11 +336,11 @@ class _Iteration:
 
     def _image(self):
         """Weights, target and counted pixels of the HAADF term, or of what majorises it about the maps."""
-        elastic = self.problem.elastic
+        haadf_term = self.problem.haadf_term
         if not self.is_blurred:
-            return elastic.weights, elastic.target, elastic.counted
-        image = elastic.image(self.state.z)
-        return elastic.weights, image - elastic.slope(image), self.counted
+            return haadf_term.weights, haadf_term.target, haadf_term.counted
+        image = haadf_term.image(self.state.z)
+        return haadf_term.weights, image - haadf_term.slope(image), self.counted
 
     def _theta(self):
         return self.state.theta.astype(self.real)
@@ -367,25 +367,25 @@ class _Iteration:
     def evaluate(self):
         """Record the terms of the objective and the gap."""
         state, factors = self.state, self.factors().astype(self.real)
-        elastic, pull = self.problem.elastic, np.zeros((0, 0), self.real)
+        haadf_term, pull = self.problem.haadf_term, np.zeros((0, 0), self.real)
         if self.is_blurred:
-            rho = elastic.residual(elastic.image(state.z * factors[:, None, None])).astype(np.float64)
+            rho = haadf_term.residual(haadf_term.image(state.z * factors[:, None, None])).astype(np.float64)
             # rounded once: what is added for rho is subtracted for the same rho
-            pull = blurred(rho, elastic.blur).astype(self.real)
+            pull = blurred(rho, haadf_term.blur).astype(self.real)
         kernels.data_terms(
-            state.z, state.y, *self._terms(), self._upper(factors), elastic.weights, elastic.target, elastic.counted,
+            state.z, state.y, *self._terms(), self._upper(factors), haadf_term.weights, haadf_term.target, haadf_term.counted,
             factors, pull, self.map_work, self.term_sums,
         )  # fmt: skip
         data, haadf, bound, linear = (float(s) for s in self.term_sums.sum(axis=0))
         if self.is_blurred:
-            haadf, linear = float(np.sum(rho**2) / 2), float(np.sum(rho**2) / 2 + np.sum(rho * elastic.target))
+            haadf, linear = float(np.sum(rho**2) / 2), float(np.sum(rho**2) / 2 + np.sum(rho * haadf_term.target))
         penalty = self._penalty(factors)
         total = haadf + data + penalty
         totals = np.where(self.kept, self.problem.data.totals, 0)
         # the multipliers as the kernel has them: their rounding would count as often as there are pixels
         lower = bound - linear - float(self._theta().astype(np.float64) @ totals) - self._slack(factors)
-        # what the law cannot explain of the image, however large, must not make the gap small
-        scale = data + penalty + min(haadf, self.problem.elastic.target.size / 2)
+        # what the forward model cannot explain of the image, however large, must not make the gap small
+        scale = data + penalty + min(haadf, self.problem.haadf_term.target.size / 2)
         gap = (total - lower) / max(scale, 1e-3 * self.n_counted)
         record = (state.n_iter, Terms(haadf, data, penalty, total), gap)
         state.records = [r for r in state.records if r[0] < state.n_iter] + [record]

@@ -72,7 +72,7 @@ class Workspace:
         self.spare_dual = None
         self.offsets = problem.map_range.offset.astype(real)
         self.scales = (1 / problem.map_range.scale).astype(real)
-        self.weights = problem.elastic.weights.astype(real)
+        self.weights = problem.haadf_term.weights.astype(real)
         self.make_room(settings.tv_iter if problem.lambda_tv else 0)
 
     def make_room(self, steps):
@@ -256,7 +256,7 @@ def gradient_step(problem, work, x, tau, stepped):
         work.scales,
         problem.haadf,
         work.weights,
-        real(problem.elastic.gamma),
+        real(problem.haadf_term.gamma),
         real(tau * problem.lambda_haadf),
         real(tau * problem.lambda_chem),
         real(problem.noise.background),

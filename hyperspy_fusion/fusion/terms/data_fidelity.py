@@ -6,7 +6,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hyperspy_fusion.fusion.terms.noise_estimation import choose_noise, estimate_variance, find_quanta, quanta
+from hyperspy_fusion.fusion.terms.noise_estimation import (
+    choose_noise,
+    counts_scales,
+    estimate_variance,
+    find_counts_scales,
+)
 
 # of a pixel, relative to the typical one: fits of spectra that end at a bound leave next to nothing
 LEAST_VARIANCE = 0.01
@@ -21,7 +26,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ScanArrays:
     """The data with 0 in masked pixels, as float64, and which pixels count."""
 
     maps: np.ndarray
@@ -133,7 +138,7 @@ class Counts:
 
     kind: str
     sentence: str
-    quantum: np.ndarray
+    counts_scale: np.ndarray
     shift: float
     background: np.ndarray
     unit: np.ndarray
@@ -141,7 +146,7 @@ class Counts:
 
     @property
     def variance(self):
-        return np.full(len(self.quantum), np.nan)
+        return np.full(len(self.counts_scale), np.nan)
 
     @property
     def variances(self):
@@ -151,34 +156,34 @@ class Counts:
     def of_part(self, seen, held_out):
         """The noise of the counts that are left where some are held out."""
         background = self.background * held_out.part
-        return replace(self, background=background, unit=_unit(seen, self.quantum, self.shift))
+        return replace(self, background=background, unit=_unit(seen, self.counts_scale, self.shift))
 
     def noise_variance(self, seen):
         """(n, ny, nx) variance of the maps as measured."""
-        return column(self.quantum) * np.maximum(seen.maps, 0)
+        return column(self.counts_scale) * np.maximum(seen.maps, 0)
 
     def excess(self, seen, weights):
         """By what factor the shift overstates the noise of the sum of the maps times ``weights``."""
-        squares = (weights * self.quantum) ** 2
-        noise = squares @ (seen.means() / self.quantum)
+        squares = (weights * self.counts_scale) ** 2
+        noise = squares @ (seen.means() / self.counts_scale)
         return 1 + self.shift * squares.sum() / noise if noise > 0 else 1.0
 
     def evidence(self, total, mean, other, weights):
         """(ny, nx), log of how much likelier sums ``total`` of maps times ``weights`` are at another mean.
 
         As if all counts were of the largest weight, of which there are fewest: chance gives no more than this in sums
-        of any. Less than half a count is never expected, for no law is that good.
+        of any. Less than half a count is never expected, for no forward model is that good.
         """
-        count = np.max(weights * self.quantum)
+        count = np.max(weights * self.counts_scale)
         mean, other = (np.maximum(m / count, 0.5) for m in (mean, other))
         return mean - other - np.maximum(total, 0) / count * np.log(mean / other)
 
     def terms(self, seen, scales, dtype, keep_totals):
         """The Poisson deviance in units of ``scales``."""
-        quantum, slope = column(self.quantum), column(scales / self.quantum)
-        beta = np.where(seen.valid, seen.maps / quantum + self.shift, 0)
+        counts_scale, slope = column(self.counts_scale), column(scales / self.counts_scale)
+        beta = np.where(seen.valid, seen.maps / counts_scale + self.shift, 0)
         totals = np.sum(seen.maps - self.background, axis=(1, 2), where=seen.valid) / scales
-        delta = (self.background / quantum + self.shift) / slope
+        delta = (self.background / counts_scale + self.shift) / slope
         return DataTerms(
             is_poisson=True,
             beta=beta.astype(dtype),
@@ -209,7 +214,7 @@ class Gaussian:
         return np.sqrt(self.variance)
 
     @property
-    def quantum(self):
+    def counts_scale(self):
         return np.full(len(self.variance), np.nan)
 
     def of_part(self, seen, held_out):
@@ -267,20 +272,20 @@ def noise_of(seen, settings, known):
     if kind == "auto" and known.variance is not None and settings.variance is None:
         kind, sentence = "gaussian", "The variance of the maps is known: Gaussian noise."
     elif kind == "auto":
-        found = find_quanta(_with_gaps(seen), seen.valid)
+        found = find_counts_scales(_with_gaps(seen), seen.valid)
         kind, sentence = choose_noise(_with_gaps(seen), seen.valid, seen.elements, found)
     if kind == "gaussian":
         variances = _variances(seen, settings, known.variance)
         return Gaussian(sentence, variances, 1 / seen.means_of(1 / variances), background)
-    quantum, warnings = _quantum(seen, found)
+    counts_scale, warnings = _counts_scale(seen, found)
     shift = settings.shift if kind == "shifted_poisson" else 0.0
-    _check_counts(seen, quantum, shift, kind)
-    return Counts(kind, sentence, quantum, shift, background, _unit(seen, quantum, shift), warnings)
+    _check_counts(seen, counts_scale, shift, kind)
+    return Counts(kind, sentence, counts_scale, shift, background, _unit(seen, counts_scale, shift), warnings)
 
 
-def _unit(seen, quantum, shift):
+def _unit(seen, counts_scale, shift):
     """(n,) the noise of a typical pixel."""
-    return quantum * np.sqrt(seen.means() / quantum + shift)
+    return counts_scale * np.sqrt(seen.means() / counts_scale + shift)
 
 
 def _background(seen, settings, known):
@@ -317,9 +322,9 @@ def _variances(seen, settings, known):
     return np.maximum(np.where(told, known, column(typical)), LEAST_VARIANCE * column(typical)).astype(np.float64)
 
 
-def _quantum(seen, found):
+def _counts_scale(seen, found):
     """Value of one count of every map, and a warning where it had to be assumed."""
-    found = quanta(_with_gaps(seen), seen.valid, found)
+    found = counts_scales(_with_gaps(seen), seen.valid, found)
     unknown = [e for e, q in zip(seen.elements, found, strict=True) if not q > 0]
     if not unknown:
         return found, []
@@ -330,8 +335,8 @@ def _quantum(seen, found):
     return np.where(found > 0, found, 1.0), [sentence]
 
 
-def _check_counts(seen, quantum, shift, kind):
-    counts = seen.maps / column(quantum) + shift
+def _check_counts(seen, counts_scale, shift, kind):
+    counts = seen.maps / column(counts_scale) + shift
     low = [e for e, m in zip(seen.elements, counts.min(axis=(1, 2)), strict=True) if m < 0]
     if low:
         raise ValueError(

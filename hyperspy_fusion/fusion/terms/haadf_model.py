@@ -1,4 +1,4 @@
-"""Forward laws: from element maps to the elastic image, with value and gradient."""
+"""Forward forward models: from element maps to the elastic image, with value and gradient."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance
 
 
-def element_weights(atomic_numbers, gamma, weighting):
+def haadf_coefficients_of(atomic_numbers, gamma, weighting):
     """Elastic weights ``w_i`` of the published code, from the atomic numbers.
 
     Parameters
@@ -35,8 +35,8 @@ def element_weights(atomic_numbers, gamma, weighting):
 
 
 @dataclass(frozen=True)
-class PowerLaw:
-    """The published elastic law ``f(x) = sum_i w_i x_i**gamma`` on normalised maps.
+class PowerHaadfModel:
+    """The published HAADF forward model ``f(x) = sum_i w_i x_i**gamma`` on normalised maps.
 
     Schwartz et al. (2022). Convex for no gamma but 1: the data term may have several stationary points.
 
@@ -96,7 +96,7 @@ def z_weights(atomic_numbers, gamma, factors=None):
 
 
 @dataclass(frozen=True)
-class LinearLaw:
+class LinearHaadfModel:
     """Incoherent linear imaging ``f(x) = offset + sum_i w_i x_i``: convex, in the units of the data.
 
     Attributes

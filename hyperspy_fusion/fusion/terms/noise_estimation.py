@@ -29,10 +29,10 @@ class Poisson:
 
 @dataclass(frozen=True)
 class CountNoise:
-    """Poisson counts ``b`` in units of ``quantum``, over known background counts, with an optional shift.
+    """Poisson counts ``b`` in units of ``counts_scale``, over known background counts, with an optional shift.
 
-    ``D = sum over valid pixels of x' - (b' + shift) log(x' + background + shift)`` with ``x' = x / quantum`` and
-    ``b' = b / quantum``; gradient ``(1 - (b' + shift) / (x' + background + shift)) / quantum``.
+    ``D = sum over valid pixels of x' - (b' + shift) log(x' + background + shift)`` with ``x' = x / counts_scale`` and
+    ``b' = b / counts_scale``; gradient ``(1 - (b' + shift) / (x' + background + shift)) / counts_scale``.
 
     With ``shift`` 0 the negative log-likelihood of counts of mean ``x' + background`` (``b`` holds the background).
     A ``shift`` of s counts adds s to the counts and to their mean: the minimum stays at ``x' = b' - background``,
@@ -41,15 +41,15 @@ class CountNoise:
 
     Attributes
     ----------
-    quantum
+    counts_scale
         (n,) value of one count, per element; a scalar counts for all.
     background
-        Known counts per pixel in units of the quantum, >= 0: scalar, (n,) or (n, ny, nx).
+        Known counts per pixel in units of the counts scale, >= 0: scalar, (n,) or (n, ny, nx).
     shift
         Counts, >= 0: scalar or (n,). The larger, the closer D is to least squares with a variance of ``b' + shift``.
     """
 
-    quantum: np.ndarray
+    counts_scale: np.ndarray
     background: np.ndarray = 0.0
     shift: np.ndarray = 0.0
 
@@ -59,7 +59,7 @@ class CountNoise:
         with np.errstate(divide="ignore", invalid="ignore"):
             # the convention is of the product, not of the logarithm
             likelihood = np.where(counts == 0, 0, counts * np.log(mean))
-        terms = x / _per_element(self.quantum) - likelihood
+        terms = x / _per_element(self.counts_scale) - likelihood
         return float(np.sum(_kept(terms, valid), dtype=np.float64))
 
     def gradient(self, x, b, valid=None):
@@ -67,19 +67,19 @@ class CountNoise:
         counts, mean = self._counts_and_mean(x, b, valid)
         with np.errstate(divide="ignore", invalid="ignore"):
             slope = 1 - np.where(counts == 0, 0, counts / mean)
-        return _kept(slope / _per_element(self.quantum), valid)
+        return _kept(slope / _per_element(self.counts_scale), valid)
 
     def _counts_and_mean(self, x, b, valid):
-        quantum, shift = _per_element(self.quantum), _per_element(self.shift)
-        counts = b / quantum + shift
+        counts_scale, shift = _per_element(self.counts_scale), _per_element(self.shift)
+        counts = b / counts_scale + shift
         # NaN in masked pixels is no reason to refuse
         if np.any(_kept(counts, valid) < 0):
             raise ValueError(
-                f"The maps go down to {np.nanmin(b / quantum):.4g} counts, below minus the shift of "
+                f"The maps go down to {np.nanmin(b / counts_scale):.4g} counts, below minus the shift of "
                 f"{np.max(self.shift):.4g}: counts plus shift must not be negative, use Gaussian noise or a larger "
                 "shift."
             )
-        return counts, x / quantum + _per_element(self.background) + shift
+        return counts, x / counts_scale + _per_element(self.background) + shift
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ _CLASSES = 8
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
 
-def quantum(map, valid=None):
+def counts_scale(map, valid=None):
     """The value of one count: the largest q of which all values are whole multiples.
 
     Parameters
@@ -381,7 +381,7 @@ def shares_noise(map, valid=None, block=8):
     some = far > _SOME_NOISE * far.max(initial=0)
     if np.count_nonzero(some) < _CLASSES:
         return False
-    step = quantum(map, valid)
+    step = counts_scale(map, valid)
     of_counts = _part_of_counts(near, means, step, block)
     # interpolation with round weights has steps as well, of a fraction: more noise than that of counts is theirs
     are_whole = step is not None and _is_whole(step)
@@ -416,24 +416,24 @@ def _part_of_counts(variances, means, step, block):
 # ---- the choice ----------------------------------------------------------------------------------
 
 
-def quanta(maps, valid=None, found=None):
+def counts_scales(maps, valid=None, found=None):
     """Value of one count of every map, (n,) float64, NaN for a map that holds no counts.
 
-    By :func:`quantum`, if the variance bears it out, else by :func:`mean_variance_quantum`. A map of zeros takes the
-    mean of the others. ``found`` is what :func:`find_quanta` has found of these maps already.
+    By :func:`counts scale`, if the variance bears it out, else by :func:`mean_variance_quantum`. A map of zeros takes the
+    mean of the others. ``found`` is what :func:`find_counts_scales` has found of these maps already.
     """
-    found = np.array([q for q, _ in (find_quanta(maps, valid) if found is None else found)])
+    found = np.array([q for q, _ in (find_counts_scales(maps, valid) if found is None else found)])
     known = found[found > 0]
     return np.where(found == 0, known.mean() if known.size else np.nan, found)
 
 
-def find_quanta(maps, valid=None):
-    """Per map its quantum (0 for a map of zeros, NaN for none) and whether it is that of an exact lattice."""
+def find_counts_scales(maps, valid=None):
+    """Per map its counts scale (0 for a map of zeros, NaN for none) and whether it is that of an exact lattice."""
     return [_find_quantum(map, keep) for map, keep in _pairs(maps, valid)]
 
 
 def _find_quantum(map, valid):
-    exact = quantum(map, valid)
+    exact = counts_scale(map, valid)
     if exact is None and not np.any(_values(map, valid)):
         return 0.0, True
     estimate, is_poisson_like = mean_variance_quantum(map, valid)
@@ -472,12 +472,12 @@ def choose_noise(maps, valid=None, elements=None, found=None):
     elements
         n names for the sentence; numbers by default.
     found
-        What :func:`find_quanta` has found of these maps already.
+        What :func:`find_counts_scales` has found of these maps already.
 
     Returns
     -------
     kind : str
-        ``"shifted_poisson"`` where every map holds counts, by lattice or by variance and mean (:func:`quanta`),
+        ``"shifted_poisson"`` where every map holds counts, by lattice or by variance and mean (:func:`counts scales`),
         else ``"gaussian"``.
     sentence : str
         What was found, what follows, and how to override it.
@@ -487,7 +487,7 @@ def choose_noise(maps, valid=None, elements=None, found=None):
     negative = [name for name, v in zip(names, values, strict=True) if np.any(v < 0)]
     if negative:
         return "gaussian", f"Negative values in the map of {', '.join(negative)}{_GAUSSIAN}"
-    found = find_quanta(maps, valid) if found is None else found
+    found = find_counts_scales(maps, valid) if found is None else found
     poor = [name for name, (q, _) in zip(names, found, strict=True) if np.isnan(q)]
     if poor or not any(q for q, _ in found):
         return "gaussian", f"The map of {', '.join(poor or names)} does not hold whole counts{_GAUSSIAN}"

@@ -8,12 +8,12 @@ import numpy as np
 
 from hyperspy_fusion.fusion.result import Terms
 from hyperspy_fusion.fusion.terms.data_fidelity import DataTerms
-from hyperspy_fusion.fusion.terms.haadf_model import LinearLaw, blurred
+from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, blurred
 from hyperspy_fusion.fusion.terms.penalties import CellPenalty
 
 
 @dataclass(frozen=True)
-class ElasticTerm:
+class HaadfTerm:
     """``1/2 sum (G sum_i weights_i z_i - target)^2`` over counted pixels; no weights for no HAADF term.
 
     ``G`` is the Gaussian of standard deviation ``blur`` in pixels, which is its own adjoint and nowhere above 1.
@@ -50,7 +50,7 @@ class ElasticTerm:
 
 @dataclass(frozen=True)
 class Objective:
-    """Data, elastic term and penalty. Maps in units of the input are ``scales * z``.
+    """Data, HAADF term and penalty. Maps in units of the input are ``scales * z``.
 
     Attributes
     ----------
@@ -60,10 +60,10 @@ class Objective:
         (n,) units of the input in one unit of z.
     start
         (n, ny, nx) the measured maps in units of z, >= 0, with the mean in the place of masked pixels.
-    data, elastic, penalty
+    data, haadf_term, penalty
         The three terms.
-    law
-        The elastic law in units of the input.
+    forward model
+        The HAADF forward model in units of the input.
     """
 
     shape: tuple
@@ -71,16 +71,16 @@ class Objective:
     scales: np.ndarray
     start: np.ndarray
     data: DataTerms
-    elastic: ElasticTerm
+    haadf_term: HaadfTerm
     penalty: CellPenalty
-    law: LinearLaw
+    forward_model: LinearHaadfModel
 
     def modelled_haadf(self, maps):
         """(ny, nx) the HAADF image of maps (n, ny, nx) in units of the input, blurred as the HAADF term has it."""
-        return blurred(self.law.image(maps), self.elastic.blur)
+        return blurred(self.forward_model.image(maps), self.haadf_term.blur)
 
     def objective(self, z, fields=None):
         """Terms of the objective, each as it enters the total, at maps z (and fields of the penalty), with NumPy."""
         z = np.asarray(z, dtype=np.float64)
-        haadf, chem, tv = self.elastic.value(z), self.data.value(z), self.penalty.value(z, fields)
+        haadf, chem, tv = self.haadf_term.value(z), self.data.value(z), self.penalty.value(z, fields)
         return Terms(haadf, chem, tv, haadf + chem + tv)

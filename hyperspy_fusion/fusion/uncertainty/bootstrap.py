@@ -84,7 +84,7 @@ class Replicates:
         (n, ny, nx) bool, pixels that are not masked.
     variance
         (n, ny, nx) of the noise that was drawn, 0 in masked pixels.
-    quantum
+    counts_scale
         (n,) value of one count, NaN for none.
     errors
         (R, n, ny, nx) float32, maps fitted to each replicate minus ``maps``.
@@ -96,7 +96,7 @@ class Replicates:
     residual: np.ndarray
     counted: np.ndarray
     variance: np.ndarray
-    quantum: np.ndarray
+    counts_scale: np.ndarray
     errors: np.ndarray
     residuals: np.ndarray
 
@@ -203,7 +203,7 @@ class Replicates:
 
     def _region(self, mask, index):
         first = self._region_with(mask, index)
-        if not np.isfinite(self.quantum[index]):
+        if not np.isfinite(self.counts_scale[index]):
             return first
         # smoothing moves counts into the region or out of it: those measured vary as their estimated mean has it
         change = first.estimate().value - first.fused + first.filled
@@ -217,8 +217,8 @@ class Replicates:
         variance = float(self.variance[index][mask].sum())
         if change:
             # there are no fewer than none, and to lose all but one does not make counts any more certain
-            more = self.quantum[index] * max(change * size, -maps[counted].sum())
-            variance = max(variance + more, min(variance, self.quantum[index] ** 2))
+            more = self.counts_scale[index] * max(change * size, -maps[counted].sum())
+            variance = max(variance + more, min(variance, self.counts_scale[index] ** 2))
         moving, still = (np.mean(errors * part, axis=1) for part in (counted, ~counted))
         moving, noise, bias = _parted(moving, moving + np.mean(residuals, axis=1), variance / size**2)
         still, _, filled = _parted(still, np.zeros_like(still), 0.0)
@@ -238,7 +238,7 @@ class Replicates:
             doubted=float(doubted),
             measured=float(np.sum((maps + residual) * counted) / n_counted),
             measured_error=float(np.sqrt(variance) / n_counted),
-            one_count=float(self.quantum[index]) / n_counted,
+            one_count=float(self.counts_scale[index]) / n_counted,
         )
 
 

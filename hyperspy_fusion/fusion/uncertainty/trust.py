@@ -22,7 +22,7 @@ from hyperspy_fusion.fusion.uncertainty.bootstrap import Replicates
 
 # of the fits of replicates, which start at the fit itself: the next looser one changed no error by a twentieth
 REPLICATE_TOL = 3e-4
-# part of the variance of the HAADF image that the law must have for replicates to be guided by what the law draws
+# part of the variance of the HAADF image that the forward model must have for replicates to be guided by what the forward model draws
 EXPLAINED = 0.5
 
 
@@ -82,7 +82,7 @@ def replicates_of(problem, settings, state, maps, replicates=32, seed=0, callbac
         residual=_residual(problem.first, maps),
         counted=_counted(problem.first),
         variance=np.nan_to_num(count_variance(problem.first, settings, maps)),
-        quantum=problem.first.quantum,
+        counts_scale=problem.first.counts_scale,
         errors=np.stack(errors),
         residuals=np.stack(residuals[: len(errors)]),
     )
@@ -97,7 +97,7 @@ def _members(problem, state):
 
 def _refitted(members, settings, maps, seed, num_workers):
     """One measurement drawn from ``maps`` and fitted by all members: (problem, maps) of each; None if interrupted."""
-    found, law, guides = [], None, _Guides(num_workers)
+    found, forward_model, guides = [], None, _Guides(num_workers)
     for problem, state in members:
         rng = np.random.default_rng(seed)
         if isinstance(problem, ComponentProblem):
@@ -105,13 +105,17 @@ def _refitted(members, settings, maps, seed, num_workers):
             counts = np.where(_counted(of_maps), of_maps.data.net() * of_maps.scales[:, None, None], maps)
             drawn = problem.redrawn(state, maps, counts, np.random.default_rng((*seed, 1)))
             if of_maps.haadf is not members[0][0].haadf:
-                inner = replace(drawn.inner, elastic=replace(drawn.inner.elastic, blur=of_maps.elastic.blur))
+                inner = replace(drawn.inner, haadf_term=replace(drawn.inner.haadf_term, blur=of_maps.haadf_term.blur))
                 drawn = replace(drawn, inner=_guided_by(of_maps.haadf, inner, settings, guides))
         else:
-            # the same counts for all, and the same law, which need not be found again
-            known = problem if law is None else replace(problem, law_of=lambda *_, law=law: law)
+            # the same counts for all, and the same forward model, which need not be found again
+            known = (
+                problem
+                if forward_model is None
+                else replace(problem, refit_forward_model=lambda *_, forward_model=forward_model: forward_model)
+            )
             drawn = redrawn(known, settings, maps / problem.scales[:, None, None].astype(np.float64), rng, guides)
-            law = drawn.law if _finds_law(drawn) else law
+            forward_model = drawn.forward_model if _finds_law(drawn) else forward_model
         result, _ = solved(drawn, settings, started(drawn, state), num_workers=num_workers)
         if result.reason is StopReason.INTERRUPTED:
             return None
@@ -129,16 +133,16 @@ class _Guides:
         """What the penalty of a problem takes from an image."""
         if self.last is None or not np.array_equal(self.last.haadf, image):
             self.last = Guide(image, problem.haadf_valid, problem.dtype, self.num_workers)
-        return self.last.of(problem.penalty.kind, settings, problem.dtype, problem.elastic.blur)
+        return self.last.of(problem.penalty.kind, settings, problem.dtype, problem.haadf_term.blur)
 
 
 def redrawn(problem, settings, z, rng, guides=None):
     """The problem of one more measurement of the maps ``z``, (n, ny, nx) in its own units.
 
-    Counts, background included, or Gaussian maps; totals; and the HAADF image as the law has it of these maps, with its
-    white noise and the blur between maps and image, which the law of the fit lacks: for its term, and for the edges
-    that guide the penalty, unless the law explains too little of the measured image, which then stays the guide. The
-    law is found anew from both where the term of the image acts; the noise stays as it was found.
+    Counts, background included, or Gaussian maps; totals; and the HAADF image as the forward model has it of these maps, with its
+    white noise and the blur between maps and image, which the forward model of the fit lacks: for its term, and for the edges
+    that guide the penalty, unless the forward model explains too little of the measured image, which then stays the guide. The
+    forward model is found anew from both where the term of the image acts; the noise stays as it was found.
     """
     beta = _drawn_data(problem, settings, z, rng)
     data = replace(problem.data, beta=beta.astype(problem.dtype))
@@ -170,44 +174,44 @@ def _shift(problem, settings):
 
 def _drawn_image(problem, z, rng):
     """The HAADF image (ny, nx) of ``z``."""
-    clean = problem.law.image(z * problem.scales[:, None, None])
+    clean = problem.forward_model.image(z * problem.scales[:, None, None])
     noise = problem.haadf_noise * rng.standard_normal(clean.shape)
-    return blurred(clean, problem.law.blur) + noise
+    return blurred(clean, problem.forward_model.blur) + noise
 
 
 def _is_explained(problem, image):
-    """Whether the law has most of the variance of the measured HAADF image: else it draws edges that are not there."""
+    """Whether the forward model has most of the variance of the measured HAADF image: else it draws edges that are not there."""
     measured, drawn = (a[problem.haadf_valid] - a[problem.haadf_valid].mean() for a in (problem.haadf, image))
     together = np.sum(measured * drawn)
     return bool(together > 0 and together**2 >= EXPLAINED * np.sum(measured**2) * np.sum(drawn**2))
 
 
 def _with_law_of(image, problem, settings):
-    """The problem with the law of its maps and another HAADF image, if its term has a use for it."""
+    """The problem with the forward model of its maps and another HAADF image, if its term has a use for it."""
     if not _finds_law(problem):
         return problem
     net = np.where(_counted(problem), problem.data.net() * problem.scales[:, None, None], 0)
-    # as the law was found: of counts, those that were measured are their variance
+    # as the forward model was found: of counts, those that were measured are their variance
     variance = np.nan_to_num(count_variance(problem, settings, net))
-    return replace(problem, law=problem.law_of(net, image, variance))
+    return replace(problem, forward_model=problem.refit_forward_model(net, image, variance))
 
 
 def _finds_law(problem):
-    return problem.law_of is not None and problem.elastic.weights.size > 0
+    return problem.refit_forward_model is not None and problem.haadf_term.weights.size > 0
 
 
 def _seen_by_term(image, problem, settings):
-    """The problem with another HAADF image, and its law, in its term."""
-    elastic, law, dtype = problem.elastic, problem.law, problem.dtype
-    if not elastic.weights.size:
+    """The problem with another HAADF image, and its forward model, in its term."""
+    haadf_term, forward_model, dtype = problem.haadf_term, problem.forward_model, problem.dtype
+    if not haadf_term.weights.size:
         return problem
     factor = np.sqrt(problem.lambda_haadf) / problem.haadf_sigma
-    target = np.where(problem.haadf_valid, factor * (image - law.offset), 0).astype(dtype)
-    weights = (factor * law.weights * problem.scales).astype(dtype)
-    # whether the term blurs is not decided anew, and a law that finds no blur, as in a lattice, says little
-    is_found = elastic.blur and settings.haadf_blur == "fit" and law.blur >= LEAST_BLUR
-    blur = float(law.blur) if is_found else elastic.blur
-    return replace(problem, elastic=replace(elastic, weights=weights, target=target, blur=blur))
+    target = np.where(problem.haadf_valid, factor * (image - forward_model.offset), 0).astype(dtype)
+    weights = (factor * forward_model.weights * problem.scales).astype(dtype)
+    # whether the term blurs is not decided anew, and a forward model that finds no blur, as in a lattice, says little
+    is_found = haadf_term.blur and settings.haadf_blur == "fit" and forward_model.blur >= LEAST_BLUR
+    blur = float(forward_model.blur) if is_found else haadf_term.blur
+    return replace(problem, haadf_term=replace(haadf_term, weights=weights, target=target, blur=blur))
 
 
 def _guided_by(image, problem, settings, guides):
@@ -227,18 +231,18 @@ def attainable_gain(variance, weights, sigma, blur=0.0):
     ``(sigma**2 + S) / (sigma**2 + S - w_i**2 variance_i)``, ``S = sum_j w_j**2 variance_j``. What is gained beyond it
     comes from neighbouring pixels, that is, from the penalty. A blur leaves ``g**2`` of what the image knows of waves
     that it leaves g of, and the variance of a pixel is the mean over all waves, as if variances were alike around it.
-    A blur that the law of the fit does not know is part of sigma.
+    A blur that the forward model of the fit does not know is part of sigma.
 
     Parameters
     ----------
     variance
         (n, ny, nx) of the measured maps, NaN where a map was not measured.
     weights
-        (n,) of the elastic law.
+        (n,) of the HAADF forward model.
     sigma
-        Standard deviation of the HAADF image about the law: a number, or (ny, nx) with infinity where it is masked.
+        Standard deviation of the HAADF image about the forward model: a number, or (ny, nx) with infinity where it is masked.
     blur
-        Standard deviation in pixels of the Gaussian by which the law blurs the maps.
+        Standard deviation in pixels of the Gaussian by which the forward model blurs the maps.
 
     Returns
     -------
@@ -270,7 +274,7 @@ def count_variance(problem, settings, maps):
         variance = np.broadcast_to(problem.scales[:, None, None] ** 2 / slope, maps.shape)
     else:
         counts = _expected_counts(problem, settings, maps / problem.scales[:, None, None])
-        variance = problem.quantum[:, None, None] ** 2 * counts
+        variance = problem.counts_scale[:, None, None] ** 2 * counts
     return np.where(_counted(problem), variance, np.nan)
 
 
@@ -310,13 +314,13 @@ def attribution(problem, state, maps):
         ]
         names, nothing = dict.fromkeys(name for parts in each for name in parts), np.zeros_like(each[0]["bound"])
         return {name: weighted_mean(weights, [parts.get(name, nothing) for parts in each]) for name in names}
-    counted, elastic = _counted(problem), problem.elastic
+    counted, haadf_term = _counted(problem), problem.haadf_term
     z = maps / problem.scales[:, None, None].astype(np.float64)
     reach = np.where(counted, problem.data.reach(z) * problem.scales[:, None, None], np.nan)
     pull = np.zeros((1, 1, 1))
-    if elastic.weights.size:
-        weights = elastic.weights.astype(np.float64)
-        pull = np.multiply.outer(-weights, elastic.slope(elastic.image(z)))
+    if haadf_term.weights.size:
+        weights = haadf_term.weights.astype(np.float64)
+        pull = np.multiply.outer(-weights, haadf_term.slope(haadf_term.image(z)))
     parts = {
         "haadf": reach * pull,
         "penalty": -reach * cell_adjoint(state.y.astype(np.float64)),

@@ -1,50 +1,52 @@
-"""The linear law, and weights that noisy maps do not attenuate."""
+"""The linear forward model, and weights that noisy maps do not attenuate."""
 
 import numpy as np
 import pytest
 from helpers import shared
 
 from hyperspy_fusion import data
-from hyperspy_fusion.fusion.haadf.calibration import UndeterminedLawError, fit_linear_law, refit_linear_law
-from hyperspy_fusion.fusion.terms.haadf_model import LinearLaw, haadf_noise, saturated, z_weights
+from hyperspy_fusion.fusion.haadf.calibration import UndeterminedModelError, fit_haadf_model, refit_haadf_model
+from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, haadf_noise, saturated, z_weights
 
 
 def rng():
     return np.random.default_rng(0)
 
 
-# ---- the law -------------------------------------------------------------------------------------
+# ---- the forward model -------------------------------------------------------------------------------------
 
 
 def small_scan():
     r = rng()
-    law = LinearLaw(np.array([2.0, 0.5]), 0.3)
-    return law, r.random((2, 3, 4)), r.random((3, 4)), r.random((3, 4)) < 0.6
+    forward_model = LinearHaadfModel(np.array([2.0, 0.5]), 0.3)
+    return forward_model, r.random((2, 3, 4)), r.random((3, 4)), r.random((3, 4)) < 0.6
 
 
 def test_the_law_is_an_offset_and_a_weighted_sum():
-    law, x, _, _ = small_scan()
-    np.testing.assert_allclose(law.image(x), 0.3 + 2 * x[0] + 0.5 * x[1])
-    assert law.image(-x).min() < 0  # no clipping
+    forward_model, x, _, _ = small_scan()
+    np.testing.assert_allclose(forward_model.image(x), 0.3 + 2 * x[0] + 0.5 * x[1])
+    assert forward_model.image(-x).min() < 0  # no clipping
 
 
 def test_gradient_is_that_of_the_value():
-    law, x, haadf, valid = small_scan()
+    forward_model, x, haadf, valid = small_scan()
     sigma = 0.5 + rng().random((3, 4))
-    gradient = law.gradient(x, haadf, sigma, valid)
+    gradient = forward_model.gradient(x, haadf, sigma, valid)
     for index in np.ndindex(x.shape):
         up, down = x.copy(), x.copy()
         up[index] += 1e-6
         down[index] -= 1e-6
-        slope = (law.value(up, haadf, sigma, valid) - law.value(down, haadf, sigma, valid)) / 2e-6
+        slope = (forward_model.value(up, haadf, sigma, valid) - forward_model.value(down, haadf, sigma, valid)) / 2e-6
         assert gradient[index] == pytest.approx(slope, abs=1e-6)
 
 
 def test_masked_pixels_of_the_image_count_for_nothing():
-    law, x, haadf, valid = small_scan()
+    forward_model, x, haadf, valid = small_scan()
     other = np.where(valid, haadf, np.nan)
-    assert law.value(x, other, 1.0, valid) == pytest.approx(0.5 * np.sum((law.image(x) - haadf)[valid] ** 2))
-    assert not np.any(law.gradient(x, other, 1.0, valid)[:, ~valid])
+    assert forward_model.value(x, other, 1.0, valid) == pytest.approx(
+        0.5 * np.sum((forward_model.image(x) - haadf)[valid] ** 2)
+    )
+    assert not np.any(forward_model.gradient(x, other, 1.0, valid)[:, ~valid])
 
 
 def test_z_weights_follow_the_atomic_number():
@@ -106,7 +108,7 @@ SCAN = {"haadf_blur": 1.0, "haadf_offset": 0.2, "haadf_gain": 3.0}
 
 def fit(scan, **options):
     options = {"shape_weights": z_weights(scan.atomic_numbers, 1.6), **options}
-    return fit_linear_law(scan.maps, scan.haadf, options.pop("variance", scan.maps), **options)
+    return fit_haadf_model(scan.maps, scan.haadf, options.pop("variance", scan.maps), **options)
 
 
 def relative_errors(scan, result):
@@ -153,7 +155,7 @@ def test_another_round_stays_at_the_law_that_was_found(weights):
     scan = data.core_shell((600, 64), counts=16, **SCAN)
     options = {"shape_weights": z_weights(scan.atomic_numbers, 1.6)}
     found = fit(scan, weights=weights, **options)
-    again = refit_linear_law(found, scan.maps, scan.haadf, scan.maps, **options)
+    again = refit_haadf_model(found, scan.maps, scan.haadf, scan.maps, **options)
     np.testing.assert_allclose(again.weights, found.weights, atol=0.3 * found.standard_errors.max())
     assert again.offset == pytest.approx(found.offset, abs=0.3 * found.offset_error)
     assert again.blur == pytest.approx(found.blur, abs=0.3 * found.blur_error)
@@ -163,10 +165,10 @@ def test_another_round_goes_most_of_the_way_to_another_law():
     scan, other = (data.core_shell((64, 64), counts=16, **SCAN | {"haadf_gain": gain}) for gain in (3.0, 3.6))
     found, expected = fit(scan), fit(other)
     options = {"shape_weights": z_weights(scan.atomic_numbers, 1.6)}
-    again = refit_linear_law(found, other.maps, other.haadf, other.maps, **options)
+    again = refit_haadf_model(found, other.maps, other.haadf, other.maps, **options)
     np.testing.assert_allclose(again.weights[0], expected.weights[0], rtol=0.02)
     flat = np.zeros(scan.maps.shape)
-    assert refit_linear_law(found, flat, scan.haadf, flat, **options).weights[0] == found.weights[0]
+    assert refit_haadf_model(found, flat, scan.haadf, flat, **options).weights[0] == found.weights[0]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_standard_errors_cover_the_truth(phantom, counts):
     assert np.sqrt(np.mean(pulls**2)) > 0.4
 
 
-# ---- weights between the data and the law ---------------------------------------------------------
+# ---- weights between the data and the forward model ---------------------------------------------------------
 
 
 def on_law(scan, **options):
@@ -194,7 +196,7 @@ def on_law(scan, **options):
 
 @pytest.mark.parametrize("phantom", ["atomic_columns", "gradient_alloy"])
 def test_the_law_tells_what_the_data_do_not(phantom):
-    """Root mean square over seeds: a fit free of the law misses by several times as much."""
+    """Root mean square over seeds: a fit free of the forward model misses by several times as much."""
     pooled, free = [], []
     for seed in range(3):
         scan = data.PHANTOMS[phantom]((128, 128), counts=4, seed=seed, **SCAN)
@@ -211,7 +213,7 @@ def test_the_data_decide_where_they_contradict_the_exponent(exponent, monkeypatc
     shape = z_weights(scan.atomic_numbers, 1.7)
     result = fit(scan, shape_weights=shape)
     assert np.abs(relative_errors(scan, result)).max() < 0.05
-    # which is not where the law has them
+    # which is not where the forward model has them
     assert abs((shape[0] / shape[1]) / (scan.haadf_weights[0] / scan.haadf_weights[1]) - 1) > 0.2
 
 
@@ -222,7 +224,7 @@ def test_the_data_decide_where_one_weight_is_off_the_law(phantom, factor):
     shape = z_weights(scan.atomic_numbers, 1.7, (factor, *np.ones(len(scan.elements) - 1)))
     result, free = (fit(scan, shape_weights=shape, spread=s) for s in (None, np.inf))
     assert np.abs(relative_errors(scan, result)).max() < 0.05
-    # 30 % and more off, and no further from a fit free of the law than by its error
+    # 30 % and more off, and no further from a fit free of the forward model than by its error
     known = np.array(scan.weights_determined)
     assert np.all(np.abs(result.weights - free.weights)[known] < 1.5 * free.standard_errors[known])
     assert result.spread > on_law(scan).spread
@@ -236,11 +238,11 @@ def test_the_spread_grows_with_the_distance_from_the_law():
 
 @pytest.mark.parametrize("unit", [0.2, 5.0])
 def test_maps_in_units_of_their_own_are_fitted_as_if_there_were_no_law(unit):
-    """Whatever the law makes of their ratio. (By a thousand, neither fit finds the weights: give k-factors.)"""
+    """Whatever the forward model makes of their ratio. (By a thousand, neither fit finds the weights: give k-factors.)"""
     scan = data.interface((128, 128), counts=16, **SCAN)
     maps, variance = scan.maps * np.array([1, unit])[:, None, None], scan.maps * np.array([1, unit**2])[:, None, None]
     pooled, free = (
-        fit_linear_law(maps, scan.haadf, variance, shape_weights=z_weights((13, 29), 1.7), spread=s)
+        fit_haadf_model(maps, scan.haadf, variance, shape_weights=z_weights((13, 29), 1.7), spread=s)
         for s in (None, np.inf)
     )
     assert np.all(np.abs(pooled.weights - free.weights) < 0.7 * free.standard_errors)
@@ -248,7 +250,7 @@ def test_maps_in_units_of_their_own_are_fitted_as_if_there_were_no_law(unit):
 
 
 def test_offset_and_weights_are_drawn_together():
-    """A weight that is drawn to the law takes the offset with it: the mean of the image is kept."""
+    """A weight that is drawn to the forward model takes the offset with it: the mean of the image is kept."""
     scan = data.gradient_alloy((128, 128), counts=4, **SCAN)
     means = scan.maps.mean(axis=(1, 2))
     inner = np.s_[8:-8, 8:-8]  # of which the fit knows the blur
@@ -266,15 +268,15 @@ def test_a_small_spread_is_the_gain_alone_and_none_is_the_free_fit():
     np.testing.assert_allclose(tight.weights / tight.weights[0], shape / shape[0], rtol=1e-3)
     np.testing.assert_allclose(tight.weights, gain.weights, atol=gain.standard_errors.max())
     assert (tight.spread, gain.spread, on_law(scan, spread=np.inf).spread) == (pytest.approx(1e-4), 0, np.inf)
-    # without a shape there is no law to be drawn to
-    free = fit_linear_law(scan.maps, scan.haadf, scan.maps)
-    np.testing.assert_allclose(free.weights, fit_linear_law(scan.maps, scan.haadf, scan.maps, spread=0.1).weights)
+    # without a shape there is no forward model to be drawn to
+    free = fit_haadf_model(scan.maps, scan.haadf, scan.maps)
+    np.testing.assert_allclose(free.weights, fit_haadf_model(scan.maps, scan.haadf, scan.maps, spread=0.1).weights)
     assert free.spread == np.inf
 
 
 @pytest.mark.parametrize(("phantom", "factor"), [("interface", 1.0), ("atomic_columns", 1.0), ("atomic_columns", 1.4)])
 def test_standard_errors_cover_the_truth_with_the_blur_unknown(phantom, factor):
-    """On the law, where they are those of a law that is not trusted, and with one weight off it."""
+    """On the forward model, where they are those of a forward model that is not trusted, and with one weight off it."""
     pulls = []
     for seed in range(12):
         scan = data.PHANTOMS[phantom]((64, 64), counts=16, seed=seed, **SCAN)
@@ -288,7 +290,7 @@ def test_standard_errors_cover_the_truth_with_the_blur_unknown(phantom, factor):
 def test_weights_are_those_of_the_maps_in_any_unit():
     scan = data.interface((64, 64), counts=16, **SCAN)
     one = fit(scan)
-    scaled = fit_linear_law(
+    scaled = fit_haadf_model(
         0.1 * scan.maps, 7 * scan.haadf - 3, 0.01 * scan.maps, shape_weights=z_weights(scan.atomic_numbers, 1.6)
     )
     np.testing.assert_allclose(scaled.weights, 70 * one.weights, rtol=1e-4)
@@ -299,10 +301,10 @@ def test_weights_are_those_of_the_maps_in_any_unit():
 
 @pytest.mark.parametrize("unit", [1e-8, 1e8])
 def test_the_unit_of_the_image_does_not_matter(unit):
-    """Of an image in amperes, say, and drawn to the law."""
+    """Of an image in amperes, say, and drawn to the forward model."""
     scan = data.core_shell((64, 64), counts=4, **SCAN)
     shape = z_weights(scan.atomic_numbers, 1.7)
-    one, other = (fit_linear_law(scan.maps, u * scan.haadf, scan.maps, shape_weights=shape) for u in (1, unit))
+    one, other = (fit_haadf_model(scan.maps, u * scan.haadf, scan.maps, shape_weights=shape) for u in (1, unit))
     assert one.spread < 1
     np.testing.assert_allclose(other.weights, unit * one.weights, rtol=1e-6)
     np.testing.assert_allclose(other.standard_errors, unit * one.standard_errors, rtol=1e-6)
@@ -318,9 +320,9 @@ def test_images_that_do_not_rise_with_the_maps_are_told():
         image = gaussian_filter(np.random.default_rng(seed).standard_normal((64, 64)), 6) * 20
         image += 0.01 * np.random.default_rng(seed + 100).standard_normal((64, 64))
         try:
-            found = fit_linear_law(scan.maps, image, scan.maps, shape_weights=z_weights(scan.atomic_numbers, 1.7))
+            found = fit_haadf_model(scan.maps, image, scan.maps, shape_weights=z_weights(scan.atomic_numbers, 1.7))
             assert np.all(found.weights >= 0) and np.isfinite(found.weights).all()
-        except UndeterminedLawError:
+        except UndeterminedModelError:
             refused += 1
     assert 0 < refused < 8
 
@@ -328,7 +330,7 @@ def test_images_that_do_not_rise_with_the_maps_are_told():
 def test_a_weight_that_the_data_know_is_not_drawn_hundreds_of_errors_away():
     scan = data.interface((128, 128), counts=16, **SCAN)
     unit = np.array([300.0, 1])[:, None, None]
-    found = fit_linear_law(
+    found = fit_haadf_model(
         unit * scan.maps, scan.haadf, unit**2 * scan.maps, shape_weights=z_weights(scan.atomic_numbers, 1.7)
     )
     assert found.spread == np.inf
@@ -338,23 +340,23 @@ def test_a_weight_that_the_data_know_is_not_drawn_hundreds_of_errors_away():
 def test_where_no_weight_is_known_all_have_the_shape():
     scan = data.core_shell((64, 64), counts=0.05, **SCAN)
     shape = z_weights(scan.atomic_numbers, 1.7)
-    found = fit_linear_law(scan.maps, scan.haadf, scan.maps, shape_weights=shape)
+    found = fit_haadf_model(scan.maps, scan.haadf, scan.maps, shape_weights=shape)
     assert not any(found.determined) and found.spread == 0
     np.testing.assert_allclose(found.weights, found.weights[0] * shape / shape[0])
     # and of replicates too: the gain alone is found again
-    again = refit_linear_law(found, scan.maps, scan.haadf, scan.maps, shape_weights=shape)
-    alone = fit_linear_law(scan.maps, scan.haadf, scan.maps, weights="z_gamma", shape_weights=shape)
-    same = refit_linear_law(alone, scan.maps, scan.haadf, scan.maps, shape_weights=shape)
+    again = refit_haadf_model(found, scan.maps, scan.haadf, scan.maps, shape_weights=shape)
+    alone = fit_haadf_model(scan.maps, scan.haadf, scan.maps, weights="z_gamma", shape_weights=shape)
+    same = refit_haadf_model(alone, scan.maps, scan.haadf, scan.maps, shape_weights=shape)
     np.testing.assert_allclose(again.weights, again.weights[0] * shape / shape[0])
     np.testing.assert_allclose([again.weights[0], again.offset], [same.weights[0], same.offset])
 
 
 def test_a_blur_at_its_bound_leaves_errors_finite():
-    # nothing of the specimen is sharp: where the law is found with no blur at all, its slope and that of the prior
+    # nothing of the specimen is sharp: where the forward model is found with no blur at all, its slope and that of the prior
     # nearly cancelled, and a gain known to 2 % had an error of 22 %
     scan = data.gradient_alloy((128, 128), counts=4, haadf_blur=1.0, haadf_offset=0.2, haadf_gain=3.0, seed=0)
     options = {"weights": "z_gamma", "shape_weights": z_weights(scan.atomic_numbers, 1.7)}
-    found = fit_linear_law(scan.maps, scan.haadf, scan.maps, **options)
+    found = fit_haadf_model(scan.maps, scan.haadf, scan.maps, **options)
     assert found.weights == pytest.approx(scan.haadf_weights, rel=0.05)
     assert np.all(found.standard_errors < 0.05 * found.weights)
 
@@ -362,7 +364,7 @@ def test_a_blur_at_its_bound_leaves_errors_finite():
 def test_the_order_of_the_elements_does_not_matter():
     scan = data.gradient_alloy((64, 64), counts=16, **SCAN)
     one, order = fit(scan), [2, 0, 1]
-    other = fit_linear_law(
+    other = fit_haadf_model(
         scan.maps[order], scan.haadf, scan.maps[order], shape_weights=z_weights(scan.atomic_numbers, 1.6)[order]
     )
     np.testing.assert_allclose(other.weights, one.weights[order], rtol=1e-5)
@@ -370,7 +372,7 @@ def test_the_order_of_the_elements_does_not_matter():
 
 def test_non_square_and_transposed_scans_have_the_same_weights():
     scan = data.core_shell((72, 100), counts=16, **SCAN)
-    other = fit_linear_law(
+    other = fit_haadf_model(
         scan.maps.swapaxes(1, 2),
         scan.haadf.T,
         scan.maps.swapaxes(1, 2),
@@ -401,7 +403,7 @@ def test_gain_alone_from_the_exponent():
 def test_gaussian_noise_is_corrected_for_too():
     scan = data.interface((128, 128), counts=16, **SCAN)
     maps = 0.1 * scan.truth + rng().normal(0, 0.1, scan.truth.shape)
-    result = fit_linear_law(maps, scan.haadf, np.array([0.01, 0.01]))
+    result = fit_haadf_model(maps, scan.haadf, np.array([0.01, 0.01]))
     np.testing.assert_allclose(result.weights, 10 * scan.haadf_weights, rtol=0.05)
 
 
@@ -413,10 +415,10 @@ def test_masked_pixels_do_not_matter():
     maps[:, ~valid] = np.nan
     haadf[80, 10:90] = 1e6
     seen = haadf < 1e5
-    result = fit_linear_law(maps, haadf, maps, haadf_valid=seen, shape_weights=z_weights(scan.atomic_numbers, 1.6))
+    result = fit_haadf_model(maps, haadf, maps, haadf_valid=seen, shape_weights=z_weights(scan.atomic_numbers, 1.6))
     assert np.abs(relative_errors(scan, result)).max() < 0.05
     maps[:, ~valid] = 1e5
-    again = fit_linear_law(
+    again = fit_haadf_model(
         maps, haadf, maps, valid=valid, haadf_valid=seen, shape_weights=z_weights(scan.atomic_numbers, 1.6)
     )
     np.testing.assert_allclose(again.weights, result.weights)
@@ -436,7 +438,7 @@ def test_a_map_the_image_goes_against_gets_no_weight():
     truth = np.stack([10 + 5 * np.sin(x / 5), 10 + 5 * np.sin(y / 7)])
     maps = rng().poisson(truth)
     haadf = 3 * truth[0] - truth[1] + rng().normal(0, 0.1, (64, 64))
-    result = fit_linear_law(maps, haadf, maps, blur=0.0)
+    result = fit_haadf_model(maps, haadf, maps, blur=0.0)
     assert result.weights[1] == 0
     assert result.weights[0] == pytest.approx(3, rel=0.1)
     assert result.standard_errors[1] > 0
@@ -446,7 +448,7 @@ def test_inputs_are_not_touched():
     scan = data.interface((64, 64), **SCAN)
     maps, haadf = scan.maps.astype(float), scan.haadf.copy()
     kept = maps.copy(), haadf.copy()
-    fit_linear_law(maps, haadf, maps)
+    fit_haadf_model(maps, haadf, maps)
     np.testing.assert_array_equal(maps, kept[0])
     np.testing.assert_array_equal(haadf, kept[1])
 
@@ -456,9 +458,9 @@ def test_wrong_input_is_refused():
     with pytest.raises(ValueError, match="weights is 'z': it must be 'fit' or 'z_gamma'"):
         fit(scan, weights="z")
     with pytest.raises(ValueError, match="crop or rebin one"):
-        fit_linear_law(scan.maps[:, 1:], scan.haadf, scan.maps[:, 1:])
+        fit_haadf_model(scan.maps[:, 1:], scan.haadf, scan.maps[:, 1:])
     with pytest.raises(ValueError, match="HAADF image is constant"):
-        fit_linear_law(scan.maps, np.ones((32, 32)), scan.maps)
+        fit_haadf_model(scan.maps, np.ones((32, 32)), scan.maps)
     with pytest.raises(ValueError, match="needs 2 numbers above 0"):
         fit(scan, shape_weights=np.array([1.0, 0.0]))
     with pytest.raises(ValueError, match="spread is -1: it must be above 0"):
@@ -472,7 +474,7 @@ def test_wrong_input_is_refused():
 def test_weights_of_a_real_scan_are_finite_and_have_errors():
     file = np.load(shared("data/DyScO3_PTO_Trilayer_dataset.npz"))
     maps = np.stack([file[e] for e in ("Sc", "Dy", "O")]).astype(float)
-    result = fit_linear_law(maps, file["HAADF"], np.full(3, 0.01), shape_weights=z_weights((21, 66, 8), 1.7))
+    result = fit_haadf_model(maps, file["HAADF"], np.full(3, 0.01), shape_weights=z_weights((21, 66, 8), 1.7))
     for values in (result.weights, result.standard_errors):
         assert np.all(np.isfinite(values)) and np.all(values >= 0)
     assert result.weights[1] > result.weights[0] > result.weights[2]  # Dy, Sc, O

@@ -239,7 +239,12 @@ def test_noise_is_taken_out_once_for_all_weights_and_parts(monkeypatch):
     observation = Observation.of(scan.maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
     assert not calls
     parts = held_out(
-        observation.seen.maps, observation.seen.valid, observation.noise.quantum, None, 0.0, np.random.default_rng(0)
+        observation.seen.maps,
+        observation.seen.valid,
+        observation.noise.counts_scale,
+        None,
+        0.0,
+        np.random.default_rng(0),
     )
     for one in (observation, observation.part(parts[0])):
         for kind in ("guided", "directional", "tv"):

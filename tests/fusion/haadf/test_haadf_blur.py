@@ -19,9 +19,9 @@ from hyperspy_fusion.fusion.selection.spectral_components import ComponentProble
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers import kernels
 from hyperspy_fusion.fusion.solvers.primal_dual import _Iteration, initial_state, primal_dual
-from hyperspy_fusion.fusion.terms.data_fidelity import Known, Seen, noise_of
-from hyperspy_fusion.fusion.terms.haadf_model import LinearLaw, blurred
-from hyperspy_fusion.fusion.terms.objective import ElasticTerm
+from hyperspy_fusion.fusion.terms.data_fidelity import Known, ScanArrays, noise_of
+from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, blurred
+from hyperspy_fusion.fusion.terms.objective import HaadfTerm
 from hyperspy_fusion.fusion.uncertainty import trust
 
 SHAPE = (9, 12)
@@ -33,7 +33,7 @@ def normal(seed, shape=SHAPE):
 
 def term_of(blur=1.3):
     counted = (np.random.default_rng(3).random(SHAPE) > 0.2).astype(float)
-    return ElasticTerm(np.array([2.0, 0.5]), normal(0), counted, blur)
+    return HaadfTerm(np.array([2.0, 0.5]), normal(0), counted, blur)
 
 
 def particles(counts=16.0, **options):
@@ -135,7 +135,7 @@ def test_the_gap_of_images_that_are_large_against_their_noise(size):
     def problem(dtype):
         found = calibrated_problem(maps, haadf, NUMBERS, CalibratedSettings(**known, dtype=dtype))
         given = weights * found.scales / sigma, haadf / sigma, np.ones((1, 24))
-        return replace(found, elastic=ElasticTerm(*(a.astype(dtype) for a in given), 1.0))
+        return replace(found, haadf_term=HaadfTerm(*(a.astype(dtype) for a in given), 1.0))
 
     result, state = primal_dual(problem("float32"), CalibratedSettings(**known, max_iter=600))
     assert result.converged
@@ -162,20 +162,20 @@ def test_fit_turns_with_the_scan(kind, turn):
     assert_allclose(turned.maps, turn(plain.maps), rtol=1e-7, atol=1e-8)
 
 
-# ---- the blur that the law finds ---------------------------------------------------------------------
+# ---- the blur that the forward model finds ---------------------------------------------------------------------
 
 
 def test_the_blur_is_that_of_the_law():
     scan = particles()
     plain, found, given, little = (problem_of(scan, haadf_blur=b) for b in (0, "fit", 1.3, 0.9 * LEAST_BLUR))
-    assert found.elastic.blur == found.law.blur == plain.law.blur == pytest.approx(1, abs=0.1)
-    assert given.elastic.blur == given.law.blur == 1.3
-    assert plain.elastic.blur == little.elastic.blur == 0
+    assert found.haadf_term.blur == found.forward_model.blur == plain.forward_model.blur == pytest.approx(1, abs=0.1)
+    assert given.haadf_term.blur == given.forward_model.blur == 1.3
+    assert plain.haadf_term.blur == little.haadf_term.blur == 0
 
 
 def test_a_given_law_has_the_blur_that_is_given():
     problem = problem_of(particles(), haadf_blur=0.8, weights=(9.0, 2.0, 1.0))
-    assert problem.elastic.blur == problem.law.blur == 0.8
+    assert problem.haadf_term.blur == problem.forward_model.blur == 0.8
 
 
 @pytest.mark.parametrize("side", [1, 4])
@@ -187,7 +187,7 @@ def test_what_blur_leaves_of_the_variance_of_sums(side, blur):
 
 
 def test_the_misfit_is_that_of_the_blurred_law():
-    """At many counts the blur is most of what a law without it does not explain."""
+    """At many counts the blur is most of what a forward model without it does not explain."""
     plain, knowing = (problem_of(particles(64.0), haadf_blur=b) for b in (0, "fit"))
     assert knowing.haadf_noise == plain.haadf_noise
     assert plain.haadf_sigma > 2 * plain.haadf_noise
@@ -198,14 +198,14 @@ def test_masked_pixels_of_maps_are_no_misfit():
     """What fills them is blurred into their surroundings, where it explains nothing."""
     scan, valid = particles(64.0), np.ones((3, 64, 64), bool)
     valid[:, 29:35, 29:35] = False
-    law, found = LinearLaw(scan.haadf_weights, 0.2), []
+    forward_model, found = LinearHaadfModel(scan.haadf_weights, 0.2), []
     for filling in (1.0, 100.0):
         maps = np.where(valid, scan.maps, filling * scan.maps.max())
-        seen = Seen.of(maps, scan.haadf, valid, None, None)
+        seen = ScanArrays.of(maps, scan.haadf, valid, None, None)
         noise = noise_of(seen, CalibratedSettings(noise="poisson"), Known())
-        found.append(misfit(replace(seen, maps=maps), noise, law, scan.truth, 1.0))
-    whole = Seen.of(scan.maps.astype(float), scan.haadf, None, None, None)
-    assert found[0] == found[1] == pytest.approx(misfit(whole, noise, law, scan.truth, 1.0), rel=0.3)
+        found.append(misfit(replace(seen, maps=maps), noise, forward_model, scan.truth, 1.0))
+    whole = ScanArrays.of(scan.maps.astype(float), scan.haadf, None, None, None)
+    assert found[0] == found[1] == pytest.approx(misfit(whole, noise, forward_model, scan.truth, 1.0), rel=0.3)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_masked_pixels_of_maps_are_no_misfit():
 )
 def test_a_blur_that_is_not_sure_is_none(scan, seems):
     problem = problem_of(scan, haadf_blur="fit")
-    assert problem.elastic.blur == 0 and problem.haadf_blur[0] > 1
+    assert problem.haadf_term.blur == 0 and problem.haadf_blur[0] > 1
     told = [sentence for sentence in problem.warnings if "is taken for 0" in sentence]
     assert len(told) == 1 and f"({seems} pixels" in told[0]
 
@@ -229,10 +229,10 @@ def test_a_blur_has_to_be_sure_and_to_explain_the_image(foreign, error, expected
     scan, settings = particles(16.0), CalibratedSettings()
     contrast = gaussian_filter(np.random.default_rng(1).standard_normal((64, 64)), 1.5, mode="wrap")
     haadf = scan.haadf + foreign * np.ptp(scan.haadf) * contrast / np.ptp(contrast)
-    seen = Seen.of(scan.maps.astype(float), haadf, None, None, None)
+    seen = ScanArrays.of(scan.maps.astype(float), haadf, None, None, None)
     noise = noise_of(seen, settings, Known())
-    law = LinearLaw(scan.haadf_weights, 0.2)
-    assert is_explained_by_blur(seen, noise, law, noise.noise_variance(seen), 1.0, error) == expected
+    forward_model = LinearHaadfModel(scan.haadf_weights, 0.2)
+    assert is_explained_by_blur(seen, noise, forward_model, noise.noise_variance(seen), 1.0, error) == expected
 
 
 def test_too_large_a_number_is_told():
@@ -244,7 +244,7 @@ def test_too_large_a_number_is_told():
 def test_an_image_of_no_blur_has_none():
     scan = core_shell((64, 64), counts=16.0, haadf_offset=0.2)
     problem = problem_of(scan, haadf_blur="fit")
-    assert problem.elastic.blur < 0.4
+    assert problem.haadf_term.blur < 0.4
 
 
 @pytest.mark.parametrize("phantom, kind, gain", [(core_shell, "directional", 0.8), (atomic_columns, "tgv", 0.8)])
@@ -301,7 +301,7 @@ def test_the_guide_knows_of_the_blur_without_a_term():
     scan = particles()
     plain, knowing = (problem_of(scan, regularization="directional", lambda_haadf=0, haadf_blur=b) for b in (0, "fit"))
     assert len(plain.penalty.guide) == 4 and knowing.penalty.guide[4].max() > 0.5
-    assert knowing.elastic.weights.size == 0 and knowing.elastic.blur == pytest.approx(1, abs=0.1)
+    assert knowing.haadf_term.weights.size == 0 and knowing.haadf_term.blur == pytest.approx(1, abs=0.1)
     # the slopes of "guided" take it as it is
     assert_array_equal(*(problem_of(scan, haadf_blur=b).penalty.guide for b in (0, "fit")))
 
@@ -315,10 +315,12 @@ def test_replicates_have_the_blur_of_their_own_law(haadf_blur, found_anew):
     problem = problem_of(scan, **settings.as_dict())
     z = scan.truth / problem.scales[:, None, None]
     drawn = [trust.redrawn(problem, settings, z, np.random.default_rng(k)) for k in range(3)]
-    blurs = {p.elastic.blur for p in drawn}
+    blurs = {p.haadf_term.blur for p in drawn}
     if not found_anew:
-        assert {p.law.blur for p in drawn} == {1.1} and len({p.law.offset for p in drawn}) == 3
-    assert blurs == ({p.law.blur for p in drawn} if found_anew else {1.1}) and len(blurs) == (3 if found_anew else 1)
+        assert {p.forward_model.blur for p in drawn} == {1.1} and len({p.forward_model.offset for p in drawn}) == 3
+    assert blurs == ({p.forward_model.blur for p in drawn} if found_anew else {1.1}) and len(blurs) == (
+        3 if found_anew else 1
+    )
     for p in drawn:
         expected = trust._Guides().of(p.haadf, p, settings)
         assert_array_equal(p.penalty.guide, expected)
@@ -349,7 +351,7 @@ def test_components_of_a_replicate_are_guided_by_its_blur(monkeypatch):
     monkeypatch.setattr(trust, "solved", solved)
     monkeypatch.setattr(trust, "started", lambda problem, state: state)
     trust._refitted([(problem, None), (other, None)], settings, scan.truth, (0, 0), None)
-    assert drawn[1].inner.elastic.blur == drawn[0].elastic.blur != problem.elastic.blur
+    assert drawn[1].inner.haadf_term.blur == drawn[0].haadf_term.blur != problem.haadf_term.blur
     assert_array_equal(drawn[1].inner.penalty.guide, drawn[0].penalty.guide)
 
 
@@ -368,11 +370,11 @@ def test_components_are_guided_by_edges_that_know():
 def test_replicates_do_not_decide_anew_whether_the_term_blurs():
     scan, settings = particles(4.0), CalibratedSettings(regularization="directional", haadf_blur="fit")
     problem = problem_of(scan, **settings.as_dict())
-    none = replace(problem, elastic=replace(problem.elastic, blur=0.0))
+    none = replace(problem, haadf_term=replace(problem.haadf_term, blur=0.0))
     z, rng = scan.truth / problem.scales[:, None, None], np.random.default_rng
-    assert trust.redrawn(none, settings, z, rng(0)).elastic.blur == 0
-    lost = replace(problem, law_of=lambda *_: replace(problem.law, blur=0.0))
-    assert trust.redrawn(lost, settings, z, rng(0)).elastic.blur == problem.elastic.blur
+    assert trust.redrawn(none, settings, z, rng(0)).haadf_term.blur == 0
+    lost = replace(problem, refit_forward_model=lambda *_: replace(problem.forward_model, blur=0.0))
+    assert trust.redrawn(lost, settings, z, rng(0)).haadf_term.blur == problem.haadf_term.blur
 
 
 def test_the_gain_that_can_be_attained_is_that_of_a_blurred_image():
@@ -391,7 +393,7 @@ def test_no_weight_changes_what_was_found():
     observation = Observation.of(scan.maps.astype(np.float32), scan.haadf, scan.atomic_numbers, settings)
     for weight in (0.0, 0.5, 2.0):
         problem = observation.problem(replace(settings, lambda_haadf=weight))
-        assert problem.elastic.blur == observation.law.blur == observation.law.law.blur
+        assert problem.haadf_term.blur == observation.forward_model.blur == observation.forward_model.forward_model.blur
 
 
 def test_the_modelled_image_is_blurred_as_the_term_has_it():
@@ -401,9 +403,9 @@ def test_the_modelled_image_is_blurred_as_the_term_has_it():
     fused = hf.fuse(maps, haadf, haadf_blur="fit", **options)
     fit = fused.metadata.Fusion
     assert fit.haadf_term_blur == fit.haadf_blur == pytest.approx(1, abs=0.1) and fit.parameters.haadf_blur == "fit"
-    law = fit.haadf_offset + np.tensordot(fit.elastic_weights, fused.data.astype(float), 1)
-    assert_allclose(fused.modelled_haadf().data, gaussian_filter(law, fit.haadf_blur), rtol=1e-5)
-    with pytest.raises(ValueError, match="it is a crop, and the law of its fit blurs across its edges"):
+    forward_model = fit.haadf_offset + np.tensordot(fit.haadf_coefficients, fused.data.astype(float), 1)
+    assert_allclose(fused.modelled_haadf().data, gaussian_filter(forward_model, fit.haadf_blur), rtol=1e-5)
+    with pytest.raises(ValueError, match="it is a crop, and the forward model of its fit blurs across its edges"):
         fused.isig[5:30, 5:30].modelled_haadf()
     plain = hf.fuse(maps, haadf, **options)
     assert plain.isig[5:30, 5:30].modelled_haadf().data.shape == (25, 25)
@@ -428,7 +430,7 @@ def test_a_weight_that_leaves_grain_is_told(weight, told):
         ({"haadf_blur": True}, "haadf_blur is True: it must be 0 to 4 pixels"),
         ({"haadf_blur": None}, "haadf_blur is None: it must be 0 to 4 pixels, or 'fit' to find it."),
         ({"haadf_blur": float("nan")}, "haadf_blur is nan"),
-        ({"haadf_blur": "fit", "weights": (1.0, 2.0)}, "with given weights no elastic law is fitted"),
+        ({"haadf_blur": "fit", "weights": (1.0, 2.0)}, "with given weights no HAADF forward model is fitted"),
     ],
 )
 def test_bad_values_get_a_sentence(options, sentence):

@@ -12,7 +12,7 @@ from hyperspy_fusion import element_maps
 from hyperspy_fusion.data import HAADF_EXPONENT, PHANTOMS, atomic_columns, core_shell
 from hyperspy_fusion.fusion.haadf.hot_pixels import LISTED, about_hot_pixels, hot_pixels
 from hyperspy_fusion.fusion.settings import CalibratedSettings
-from hyperspy_fusion.fusion.terms.data_fidelity import Known, Seen, noise_of
+from hyperspy_fusion.fusion.terms.data_fidelity import Known, ScanArrays, noise_of
 from hyperspy_fusion.fusion.terms.haadf_model import saturated, z_weights
 from hyperspy_fusion.identify.elements import atomic_number
 
@@ -22,7 +22,7 @@ SENTENCE = "The HAADF image is far off its surroundings in "
 
 def found(maps, haadf, numbers, settings=SETTINGS, haadf_valid=None, valid=None):
     """Places (row, column) of what is called hot."""
-    seen = Seen.of(np.asarray(maps), haadf, valid, haadf_valid, None)
+    seen = ScanArrays.of(np.asarray(maps), haadf, valid, haadf_valid, None)
     hot = hot_pixels(seen, noise_of(seen, settings, Known()), z_weights(numbers, HAADF_EXPONENT))
     return [tuple(place) for place in np.argwhere(hot).tolist()]
 
@@ -41,7 +41,7 @@ def found_in(phantom, values, gain=1.0, offset=0.0, **options):
 @pytest.mark.parametrize("counts", [1, 4, 16])
 @pytest.mark.parametrize("value", [10, 1e4])
 def test_one_hot_pixel_is_found_where_it_is(name, counts, value):
-    """Also one that makes the law of the image and the maps meaningless."""
+    """Also one that makes the forward model of the image and the maps meaningless."""
     for seed, place in enumerate([(33, 29), (0, 0), (95, 79), (0, 40), (50, 79)]):
         phantom = PHANTOMS[name]((96, 80), counts=counts, seed=seed)
         assert found_in(phantom, {place: value}) == [place]
@@ -182,7 +182,7 @@ def test_chance_gives_no_more_evidence_than_it_says():
     """Were the pixel structure, evidence against it of log r comes with a chance of 1 / r at the most."""
     rng, weights = np.random.default_rng(0), np.array([1.0, 0.3])
     counts = rng.poisson([[[6.0]], [[9.0]]], (2, 1, 200000))
-    noise = noise_of(Seen.of(counts, counts[0], None, None, None), replace(SETTINGS, noise="poisson"), Known())
+    noise = noise_of(ScanArrays.of(counts, counts[0], None, None, None), replace(SETTINGS, noise="poisson"), Known())
     total, mean = np.tensordot(weights, counts, 1), np.full((1, 200000), 6 + 0.3 * 9)
     for other in (2.0, 20.0):
         assert np.mean(np.exp(noise.evidence(total, mean, np.full_like(mean, other), weights))) <= 1.01

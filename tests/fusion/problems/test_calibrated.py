@@ -1,17 +1,17 @@
-"""The calibrated problem: units, noise, law, masks, and that it turns, scales and permutes with the data."""
+"""The calibrated problem: units, noise, forward model, masks, and that it turns, scales and permutes with the data."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from convex import guide
-from test_cell_penalty import TURNS
+from test_penalties import TURNS
 
 from hyperspy_fusion.fusion.problems.calibrated import calibrated_problem
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.terms import noise_estimation as noises
-from hyperspy_fusion.fusion.terms.haadf_model import LinearLaw, haadf_noise
+from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, haadf_noise
 from hyperspy_fusion.fusion.terms.noise_estimation import CountNoise, GaussianNoise, estimate_variance
 
 NUMBERS = (26, 8)
@@ -67,11 +67,11 @@ def test_unit_is_the_noise_of_a_typical_pixel_over_the_weight(scan, noise, devia
     ("poisson", {"background": (0.2, 0.5)}), ("shifted_poisson", {"background": 0.4, "shift": 0.7}),
     ("gaussian", {"variance": (2.0, 5.0), "background": 0.3}),
 ])  # fmt: skip
-@pytest.mark.parametrize("quantum", [1.0, 2.5])
-def test_data_term_is_the_likelihood(scan, noise, options, quantum):
+@pytest.mark.parametrize("counts_scale", [1.0, 2.5])
+def test_data_term_is_the_likelihood(scan, noise, options, counts_scale):
     """Differences of it, for the constant is another; against the terms of ``noise.py`` in the units of the input."""
-    maps = scan[0] * quantum
-    scaled = {k: np.asarray(v) * (quantum**2 if k == "variance" else quantum if k == "background" else 1)
+    maps = scan[0] * counts_scale
+    scaled = {k: np.asarray(v) * (counts_scale**2 if k == "variance" else counts_scale if k == "background" else 1)
               for k, v in options.items()}  # fmt: skip
     settings = settings_of(noise=noise, **{k: v.tolist() if v.ndim else float(v) for k, v in scaled.items()})
     problem = problem_of((maps, scan[1]), settings)
@@ -80,8 +80,8 @@ def test_data_term_is_the_likelihood(scan, noise, options, quantum):
         term, data = GaussianNoise(np.broadcast_to(scaled["variance"], 2)), maps - background[:, None, None]
     else:
         shift = options.get("shift", 0.0)
-        term, data = CountNoise(np.full(2, quantum), background / quantum, np.full(2, shift)), maps
-    x, other = maps + 0.7 * quantum, np.roll(maps, 3, 1) + 0.1 * quantum
+        term, data = CountNoise(np.full(2, counts_scale), background / counts_scale, np.full(2, shift)), maps
+    x, other = maps + 0.7 * counts_scale, np.roll(maps, 3, 1) + 0.1 * counts_scale
     units = problem.scales[:, None, None]
     actual = problem.data.value(x / units) - problem.data.value(other / units)
     np.testing.assert_allclose(actual, term.value(x, data) - term.value(other, data), rtol=1e-9)
@@ -97,14 +97,14 @@ def test_perfect_fit_of_the_maps_costs_nothing(scan):
 def test_elastic_term_is_that_of_the_law(scan, lambda_haadf):
     problem = problem_of(scan, settings_of(lambda_haadf=lambda_haadf))
     x = scan[0] + 0.5
-    expected = lambda_haadf * problem.law.value(x, scan[1], problem.haadf_sigma)
-    np.testing.assert_allclose(problem.elastic.value(x / problem.scales[:, None, None]), expected, rtol=1e-10)
+    expected = lambda_haadf * problem.forward_model.value(x, scan[1], problem.haadf_sigma)
+    np.testing.assert_allclose(problem.haadf_term.value(x / problem.scales[:, None, None]), expected, rtol=1e-10)
     assert problem.lambda_haadf == lambda_haadf
 
 
 def test_no_weight_is_no_elastic_term(scan):
     problem = problem_of(scan, settings_of(lambda_haadf=0))
-    assert problem.elastic.value(problem.start) == 0 and problem.elastic.weights.size == 0
+    assert problem.haadf_term.value(problem.start) == 0 and problem.haadf_term.weights.size == 0
 
 
 @pytest.mark.parametrize("kind", ["guided", "directional"])
@@ -129,10 +129,10 @@ def test_automatic_choice_of_the_noise(scan):
     maps, haadf = scan
     counts = problem_of(scan)
     assert counts.noise_kind == "shifted_poisson" and "whole counts" in counts.noise_sentence
-    np.testing.assert_array_equal(counts.quantum, 1)
+    np.testing.assert_array_equal(counts.counts_scale, 1)
     assert np.isnan(counts.variance).all()
     measured = problem_of((maps + 1e-3 * np.sqrt(2 + np.arange(45)) * np.sin(np.arange(45)), haadf))
-    assert measured.noise_kind == "gaussian" and np.isnan(measured.quantum).all()
+    assert measured.noise_kind == "gaussian" and np.isnan(measured.counts_scale).all()
     np.testing.assert_allclose(measured.variance, [estimate_variance(m) for m in maps], rtol=0.05)
     negative = problem_of((maps - 1, haadf))
     assert negative.noise_kind == "gaussian" and "Negative values" in negative.noise_sentence
@@ -158,13 +158,13 @@ def test_variance_can_be_given(scan):
 
 def test_value_of_a_count_is_found_for_every_map(scan):
     problem = problem_of((scan[0] * np.array([0.25, 7.0])[:, None, None], scan[1]))
-    np.testing.assert_allclose(problem.quantum, [0.25, 7], rtol=1e-6)
+    np.testing.assert_allclose(problem.counts_scale, [0.25, 7], rtol=1e-6)
 
 
 def test_counts_without_a_value_of_one_are_warned_of(scan):
     maps = scan[0] + 0.01 * np.random.default_rng(3).random(scan[0].shape)
     problem = problem_of((maps, scan[1]), settings_of(noise="poisson"))
-    np.testing.assert_array_equal(problem.quantum, 1)
+    np.testing.assert_array_equal(problem.counts_scale, 1)
     assert any("to counts" in w and "map 0, map 1" in w for w in problem.warnings)
     assert not problem_of(scan).warnings
 
@@ -210,40 +210,42 @@ def test_one_line_has_no_cells(shape):
     assert all(a.flags.writeable for a in (data.beta, data.slope, data.delta))
 
 
-# ---- the elastic law ---------------------------------------------------------------------------------
+# ---- the HAADF forward model ---------------------------------------------------------------------------------
 
 
 def test_given_weights_leave_the_offset_to_be_fitted(scan):
     problem = problem_of(scan, settings_of(background=(0.1, 0.2)))
     expected = scan[1].mean() - 28 * (scan[0][0].mean() - 0.1) - 9 * (scan[0][1].mean() - 0.2)
-    np.testing.assert_allclose(problem.law.offset, expected, rtol=1e-12)
-    np.testing.assert_array_equal(problem.law.weights, LAW)
-    assert np.isnan(problem.weight_errors).all() and np.isnan(problem.offset_error)
+    np.testing.assert_allclose(problem.forward_model.offset, expected, rtol=1e-12)
+    np.testing.assert_array_equal(problem.forward_model.weights, LAW)
+    assert np.isnan(problem.coefficient_errors).all() and np.isnan(problem.offset_error)
 
 
 @pytest.mark.parametrize("gamma, factors", [(1.7, None), (2.0, None), (1.7, (1.0, 3.0))])
 def test_weights_from_the_atomic_numbers(scan, gamma, factors):
     problem = problem_of(scan, settings_of(weights="z_gamma", gamma=gamma, k_factors=factors))
     expected = (26 / 8) ** gamma * (factors[0] / factors[1] if factors else 1)
-    np.testing.assert_allclose(problem.law.weights[0] / problem.law.weights[1], expected, rtol=1e-12)
-    assert np.isfinite(problem.weight_errors).all() and problem.offset_error > 0
+    np.testing.assert_allclose(
+        problem.forward_model.weights[0] / problem.forward_model.weights[1], expected, rtol=1e-12
+    )
+    assert np.isfinite(problem.coefficient_errors).all() and problem.offset_error > 0
 
 
 def test_fitted_weights_are_those_of_the_image():
     problem = problem_of(scan_of((64, 80), counts=20), settings_of(weights="fit"))
     expected = np.array(LAW) * 2 / 20
-    assert np.all(np.abs(problem.law.weights - expected) < 4 * problem.weight_errors)
-    np.testing.assert_allclose(problem.law.weights, expected, rtol=0.05)
-    np.testing.assert_allclose(problem.law.offset, 500, atol=4 * problem.offset_error)
+    assert np.all(np.abs(problem.forward_model.weights - expected) < 4 * problem.coefficient_errors)
+    np.testing.assert_allclose(problem.forward_model.weights, expected, rtol=0.05)
+    np.testing.assert_allclose(problem.forward_model.offset, 500, atol=4 * problem.offset_error)
 
 
 @pytest.mark.parametrize("weights", ["fit", LAW])
 def test_background_is_in_the_offset(scan, weights):
     """The image is explained by maps without it."""
     plain, net = (problem_of(scan, settings_of(weights=weights, background=b)) for b in (0.0, (0.3, 0.1)))
-    expected = plain.law.offset + 0.3 * plain.law.weights[0] + 0.1 * plain.law.weights[1]
-    np.testing.assert_allclose(net.law.weights, plain.law.weights, rtol=1e-12)
-    np.testing.assert_allclose(net.law.offset, expected, rtol=1e-12)
+    expected = plain.forward_model.offset + 0.3 * plain.forward_model.weights[0] + 0.1 * plain.forward_model.weights[1]
+    np.testing.assert_allclose(net.forward_model.weights, plain.forward_model.weights, rtol=1e-12)
+    np.testing.assert_allclose(net.forward_model.offset, expected, rtol=1e-12)
 
 
 def test_image_that_the_law_explains_counts_by_its_noise():
@@ -292,7 +294,7 @@ def test_fitted_law_turns_with_the_scan(turn, weights):
     """Within a fraction of its standard error: the fit averages over squares and tiles that begin at a corner."""
     scan, settings = scan_of((48, 64)), settings_of(weights=weights)
     plain, turned = problem_of(scan, settings), problem_of(tuple(TURNS[turn](a) for a in scan), settings)
-    assert np.all(np.abs(turned.law.weights - plain.law.weights) < 0.3 * plain.weight_errors)
+    assert np.all(np.abs(turned.forward_model.weights - plain.forward_model.weights) < 0.3 * plain.coefficient_errors)
     np.testing.assert_allclose(turned.haadf_sigma, plain.haadf_sigma, rtol=0.03)
 
 
@@ -309,7 +311,7 @@ def test_elements_can_be_permuted(scan, kind, joint):
 def test_elements_can_be_permuted_with_a_fitted_law(scan, weights):
     settings = settings_of(weights=weights)
     plain, other = problem_of(scan, settings), problem_of((scan[0][::-1], scan[1]), settings, NUMBERS[::-1])
-    np.testing.assert_allclose(other.law.weights[::-1], plain.law.weights, rtol=1e-6)
+    np.testing.assert_allclose(other.forward_model.weights[::-1], plain.forward_model.weights, rtol=1e-6)
     np.testing.assert_allclose(other.haadf_sigma, plain.haadf_sigma, rtol=1e-6)
 
 
@@ -348,7 +350,7 @@ def test_dose_does_not_change_what_a_weight_means():
     unit = problem_of((maps, haadf), settings_of(noise="poisson")).scales
     more = problem_of((10 * maps + (maps == 0), haadf), settings_of(noise="poisson"))
     means = (10 * maps + (maps == 0)).mean((1, 2)) / maps.mean((1, 2))
-    np.testing.assert_array_equal(more.quantum, 1)
+    np.testing.assert_array_equal(more.counts_scale, 1)
     np.testing.assert_allclose(more.scales, unit * np.sqrt(means), rtol=1e-12)
 
 
@@ -360,7 +362,7 @@ def test_field_of_view_does_not_matter(kind):
     settings = settings_of(regularization=kind, tol=1e-4)
     one, four = problem_of((maps, haadf), settings), problem_of(mirrored, settings)
     np.testing.assert_allclose(four.scales, one.scales, rtol=1e-12)
-    np.testing.assert_allclose(four.law.offset, one.law.offset, rtol=1e-12)
+    np.testing.assert_allclose(four.forward_model.offset, one.forward_model.offset, rtol=1e-12)
     plain, large = (
         fit((maps, haadf), replace(settings, lambda_haadf=0)),
         fit(mirrored, replace(settings, lambda_haadf=0)),
@@ -418,8 +420,8 @@ def test_data_term_is_over_the_pixels_that_count(scan, holes):
         expected = term.value(x, scan[0], holes["valid"]) - term.value(other, scan[0], holes["valid"])
         actual = problem.data.value(x / units) - problem.data.value(other / units)
         np.testing.assert_allclose(actual, expected, rtol=1e-9)
-        expected = problem.law.value(x, scan[1], problem.haadf_sigma, holes["haadf_valid"])
-        np.testing.assert_allclose(problem.elastic.value(x / units), expected, rtol=1e-9)
+        expected = problem.forward_model.value(x, scan[1], problem.haadf_sigma, holes["haadf_valid"])
+        np.testing.assert_allclose(problem.haadf_term.value(x / units), expected, rtol=1e-9)
 
 
 def test_units_and_totals_are_of_the_pixels_that_count(scan, holes):
@@ -427,7 +429,9 @@ def test_units_and_totals_are_of_the_pixels_that_count(scan, holes):
     means = [m[v].mean() for m, v in zip(scan[0], holes["valid"], strict=True)]
     np.testing.assert_allclose(problem.scales, np.sqrt(means), rtol=1e-12)
     both = holes["valid"].all(axis=0) & holes["haadf_valid"]
-    np.testing.assert_allclose(problem.law.offset, (scan[1] - np.tensordot(LAW, scan[0], 1))[both].mean(), rtol=1e-12)
+    np.testing.assert_allclose(
+        problem.forward_model.offset, (scan[1] - np.tensordot(LAW, scan[0], 1))[both].mean(), rtol=1e-12
+    )
     result, _ = primal_dual(problem, settings_of(max_iter=60))
     for fused, measured, valid in zip(result.maps, scan[0], holes["valid"], strict=True):
         np.testing.assert_allclose(fused[valid].sum(), measured[valid].sum(), rtol=1e-10)
@@ -473,7 +477,7 @@ def test_result_is_of_the_law_without_noise_in_it(dtype):
     """A dose and an image so good that the truth is known: the fit is the truth."""
     rng = np.random.default_rng(2)
     truth = np.stack([1e6 * (1 + rng.random((16, 16))), 2e6 * (1 + rng.random((16, 16)))])
-    law = LinearLaw(np.array(LAW), 1e5)
+    forward_model = LinearHaadfModel(np.array(LAW), 1e5)
     settings = settings_of(regularization=None, noise="poisson", dtype=np.dtype(dtype).name)
-    result = fit((np.rint(truth), law.image(truth)), settings)
+    result = fit((np.rint(truth), forward_model.image(truth)), settings)
     np.testing.assert_allclose(result.maps, truth, rtol=1e-2)

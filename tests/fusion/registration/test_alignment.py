@@ -72,7 +72,7 @@ def test_the_objective_is_least_there():
     observed = Observation.of(counts, image_at(np.zeros(2)) + noise, NUMBERS, settings)
 
     def problem_at(shift):
-        # one law and one noise for all shifts, in units of which the objective is told; no noise that stays where it is
+        # one forward model and one noise for all shifts, in units of which the objective is told; no noise that stays where it is
         image = image_at(np.asarray(shift))
         guide = replace(observed.guide, haadf=image)
         return replace(observed, seen=replace(observed.seen, haadf=image), guide=guide).problem(settings)

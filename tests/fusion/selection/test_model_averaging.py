@@ -50,7 +50,9 @@ def test_the_mean_is_that_of_the_fits_made_alone(observation, results):
     np.testing.assert_allclose(result.maps, weighted_mean(WEIGHTS, [r.maps for r in results]), rtol=1e-12)
     for maps, one in zip(state.maps, results, strict=True):
         np.testing.assert_array_equal(maps, one.maps)
-    np.testing.assert_allclose(result.modelled_haadf, observation.law.law.image(result.maps), rtol=1e-12)
+    np.testing.assert_allclose(
+        result.modelled_haadf, observation.forward_model.forward_model.image(result.maps), rtol=1e-12
+    )
     assert result.gap == max(r.gap for r in results)
     assert result.n_iter == state.n_iter == sum(r.n_iter for r in results)
     np.testing.assert_array_equal(result.history.total, results[0].history.total)

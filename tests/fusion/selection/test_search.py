@@ -143,8 +143,8 @@ FLAT_ENOUGH = 2000.0
 
 def exact_parts(truth, number=2):
     """Held-out counts without noise: what is best is known exactly."""
-    valid, quantum = np.ones(truth.shape, bool), np.ones(len(truth))
-    return [HeldOutCounts(truth * 0.5, valid, truth * 0.5, 0.5, quantum, np.zeros(len(truth)))] * number
+    valid, counts_scale = np.ones(truth.shape, bool), np.ones(len(truth))
+    return [HeldOutCounts(truth * 0.5, valid, truth * 0.5, 0.5, counts_scale, np.zeros(len(truth)))] * number
 
 
 def waves(shape=(20, 20), mean=50.0):
@@ -396,12 +396,12 @@ def test_fits_are_warm_and_judged_by_what_they_have_not_seen(scan, monkeypatch):
 
     monkeypatch.setattr(selection, "solved", spy)
     choose(scan, regularization="tv")
-    whole = observed(scan).law.law.weights
+    whole = observed(scan).forward_model.forward_model.weights
     for problem, settings, _ in seen:
         totals = problem.data.totals * problem.scales
         np.testing.assert_allclose(totals, 0.8 * scan.maps.sum(axis=(1, 2)), rtol=0.05)
         assert settings.tol == selection.ROUGH_TOL and problem.dtype == np.float32
-        np.testing.assert_allclose(problem.law.weights, whole / 0.8, rtol=1e-12)
+        np.testing.assert_allclose(problem.forward_model.weights, whole / 0.8, rtol=1e-12)
     assert sum(state is not None for *_, state in seen) > len(seen) / 2
 
 
@@ -431,15 +431,15 @@ def test_the_scale_of_the_maps_does_not_matter(scan, chosen):
 def test_the_order_of_the_elements_does_not_matter(scan, monkeypatch):
     """Given the same split: the random numbers of a map are its own."""
 
-    def by_its_counts(maps, valid, quantum, background, rng, limit):
+    def by_its_counts(maps, valid, counts_scale, background, rng, limit):
         each = [
-            count_parts(m[None], v[None], quantum[:1], np.zeros(1), np.random.default_rng(int(m.sum())))
+            count_parts(m[None], v[None], counts_scale[:1], np.zeros(1), np.random.default_rng(int(m.sum())))
             for m, v in zip(maps, valid, strict=True)
         ]
         return [
             HeldOutCounts(
                 np.concatenate([p[k].maps for p in each]), valid, np.concatenate([p[k].rest for p in each]),
-                each[0][k].part, quantum, np.zeros(len(maps)),
+                each[0][k].part, counts_scale, np.zeros(len(maps)),
             )
             for k in range(min(limit, len(each[0])))
         ]  # fmt: skip

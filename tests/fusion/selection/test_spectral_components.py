@@ -271,7 +271,9 @@ def test_no_count_held_out_is_seen(scan, maps, rest):
     settings = AutoSettings(regularization="directional", lambda_haadf=0.0)
     one, _ = observed(maps, scan[1])
     noise, rng = one.noise, np.random.default_rng(0)
-    parts = selection.held_out(one.seen.maps, one.seen.valid, noise.quantum, noise.variances, noise.background, rng)
+    parts = selection.held_out(
+        one.seen.maps, one.seen.valid, noise.counts_scale, noise.variances, noise.background, rng
+    )
     spectra = selection._Spectra.of(one, rest, settings, len(parts), rng)
     assert not np.array_equal(spectra.rest[0], rest)
     other = replace(one, seen=replace(one.seen, maps=parts[0].maps + rng.poisson(1.0, maps.data.shape)))
@@ -299,7 +301,7 @@ def test_components_leave_no_trace_but_in_the_record(scan, maps, model):
     assert fused.elements == list(ELEMENTS) and fused.data.shape == maps.data.shape
     np.testing.assert_allclose(fused.metadata.Fusion.total_ratios, 1, rtol=1e-4)
     np.testing.assert_array_equal(model.maps.data, maps.data)
-    assert fused.metadata.Fusion.elastic_weights.shape == (2,) and len(fused.metadata.Fusion.quantum) == 2
+    assert fused.metadata.Fusion.haadf_coefficients.shape == (2,) and len(fused.metadata.Fusion.counts_scale) == 2
     assert not any("component" in name for name in fused.metadata.Fusion.as_dictionary() if name != "selection")
 
 

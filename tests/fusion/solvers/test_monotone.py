@@ -55,7 +55,7 @@ def assert_never_rises(result, dtype):
 def cvxpy_minimum(problem):
     """Of the objective with gamma = 1, which is convex."""
     cp = pytest.importorskip("cvxpy")
-    b, w = problem.normalised_maps(), problem.elastic.weights
+    b, w = problem.normalised_maps(), problem.haadf_term.weights
     x = [cp.Variable(problem.haadf.shape, nonneg=True) for _ in b]
     modelled = sum(wi * xi for wi, xi in zip(w, x, strict=True))
     pairs = zip(b, x, strict=True)
@@ -93,7 +93,7 @@ def test_minimum_is_that_of_cvxpy(small, options):
 
 def exact_step(problem, x, tau):
     """Proximal gradient step of length ``tau`` from ``x`` by the gradient of the terms and the prox of the twin."""
-    gradient = problem.lambda_haadf * problem.elastic.gradient(x, problem.haadf)
+    gradient = problem.lambda_haadf * problem.haadf_term.gradient(x, problem.haadf)
     gradient += problem.lambda_chem * problem.noise.gradient(x, problem.normalised_maps())
     return np.stack([twin.prox_tv(v, tau * problem.lambda_tv, 2000)[0] for v in x - tau * gradient])
 
@@ -257,7 +257,7 @@ def test_history_is_the_objective_that_is_minimised(scan):
         for name in ("haadf", "chem", "tv", "total"):
             np.testing.assert_allclose(getattr(result.history, name)[index], getattr(terms, name), rtol=1e-12)
     assert len(result.history.total) == 8 and result.n_iter == 7
-    modelled = problem.elastic.image(state.x)
+    modelled = problem.haadf_term.image(state.x)
     np.testing.assert_allclose(result.modelled_haadf, scan[1].min() + np.ptp(scan[1]) * modelled, rtol=1e-5)
 
 

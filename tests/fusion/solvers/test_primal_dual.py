@@ -60,7 +60,7 @@ def fit(scan, settings, state=None, callback=None, num_workers=None):
 
 
 def reference(problem, scan, settings):
-    return Convex(scan[0].astype(float), scan[1], settings, problem.law, problem.haadf_sigma)
+    return Convex(scan[0].astype(float), scan[1], settings, problem.forward_model, problem.haadf_sigma)
 
 
 def at_totals(state):
@@ -152,7 +152,7 @@ def test_conditions_of_the_optimum(small, kind, noise):
     for i, row, column in np.ndindex(x.shape):
         moved = np.zeros_like(x)
         moved[i, row, column] = step * convex.unit[i, 0, 0]
-        smooth = [convex.fidelity(x + s * moved) + convex.elastic(x + s * moved) for s in (-1, 1)]
+        smooth = [convex.fidelity(x + s * moved) + convex.haadf_term(x + s * moved) for s in (-1, 1)]
         gradient[i, row, column] = (smooth[1] - smooth[0]) / (2 * step)
     z = x / convex.unit
     inside = z > 1e-3
@@ -287,7 +287,7 @@ def test_result_is_in_the_units_of_the_input(scan):
     problem, result, state = fit(scan, settings_of())
     fused, _ = at_totals(state)
     np.testing.assert_allclose(result.maps, problem.scales[:, None, None] * fused, rtol=1e-5)
-    modelled = problem.law.offset + 28 * result.maps[0] + 9 * result.maps[1]
+    modelled = problem.forward_model.offset + 28 * result.maps[0] + 9 * result.maps[1]
     np.testing.assert_allclose(result.modelled_haadf, modelled, rtol=1e-5)
     np.testing.assert_allclose(result.maps.sum((1, 2), dtype=float), scan[0].sum((1, 2), dtype=float), rtol=1e-5)
 
@@ -521,9 +521,11 @@ def test_bright_pixel_of_the_image_alone_is_not_cut_at_the_largest_count():
     haadf[10:12, 10:12] += 400
     settings = CalibratedSettings(regularization="tv", weights=(3, 1), keep_totals=False, tol=1e-6)
     problem = calibrated_problem(maps, haadf, (26, 8), settings)
-    # an image taken at its word, where the fitted law would be said to lack the bright pixels
-    elastic = replace(problem.elastic, weights=problem.elastic.weights * 40, target=problem.elastic.target * 40)
-    problem = replace(problem, elastic=elastic)
+    # an image taken at its word, where the fitted forward model would be said to lack the bright pixels
+    haadf_term = replace(
+        problem.haadf_term, weights=problem.haadf_term.weights * 40, target=problem.haadf_term.target * 40
+    )
+    problem = replace(problem, haadf_term=haadf_term)
     result, state = primal_dual(problem, settings)
     raised = replace(problem, data=replace(problem.data, upper=problem.data.upper * 100))
     other, _ = primal_dual(raised, settings)

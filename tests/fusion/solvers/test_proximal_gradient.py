@@ -13,7 +13,7 @@ from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import PublishedSettings
 from hyperspy_fusion.fusion.solvers import kernels
 from hyperspy_fusion.fusion.solvers.proximal_gradient import proximal_gradient
-from hyperspy_fusion.fusion.terms.haadf_model import element_weights
+from hyperspy_fusion.fusion.terms.haadf_model import haadf_coefficients_of
 
 NUMBERS = (26, 8)
 
@@ -47,7 +47,7 @@ def test_history_is_the_objective_that_is_minimised(scan, options):
 def test_objective_is_the_twins(scan):
     problem, _, state = fit(scan, max_iter=2, dtype="float64")
     b = problem.normalised_maps()
-    expected = twin.objective(state.x, b, problem.haadf, problem.elastic.weights)
+    expected = twin.objective(state.x, b, problem.haadf, problem.haadf_term.weights)
     np.testing.assert_allclose(problem.objective(state.x).total, expected, rtol=1e-12)
 
 
@@ -55,7 +55,7 @@ def test_result_is_in_the_units_of_the_input(scan):
     problem, result, state = fit(scan)
     low, high = scan[0].min((1, 2))[:, None, None], scan[0].max((1, 2))[:, None, None]
     np.testing.assert_allclose(result.maps, low + (high - low) * state.x, rtol=1e-6)
-    modelled = problem.elastic.image(state.x.astype(float))
+    modelled = problem.haadf_term.image(state.x.astype(float))
     np.testing.assert_allclose(result.modelled_haadf, scan[1].min() + np.ptp(scan[1]) * modelled, rtol=1e-4)
 
 
@@ -83,7 +83,7 @@ def test_two_fits_are_one_fit(scan, options):
 ])  # fmt: skip
 def test_fit_is_the_twins(scan, options, twin_options):
     problem, _, state = fit(scan, dtype="float64", max_iter=6, **options)
-    b, weights = problem.normalised_maps(), twin.element_weights(NUMBERS)
+    b, weights = problem.normalised_maps(), twin.haadf_coefficients_of(NUMBERS)
     expected = twin.published(b, problem.haadf, weights, iterations=6, **twin_options)
     np.testing.assert_allclose(state.x, expected, rtol=1e-9, atol=1e-12)
 
@@ -109,7 +109,7 @@ def test_number_of_threads_is_used_and_does_not_matter(scan):
 def test_threshold_acts_on_the_start_alone(scan):
     problem, _, state = fit(scan, max_iter=1, threshold=0.5, dtype="float64")
     b = problem.normalised_maps()
-    expected = twin.published(b, problem.haadf, problem.elastic.weights, iterations=1, threshold=0.5)
+    expected = twin.published(b, problem.haadf, problem.haadf_term.weights, iterations=1, threshold=0.5)
     np.testing.assert_allclose(state.x, expected, rtol=1e-12, atol=1e-15)
 
 
@@ -269,14 +269,14 @@ def test_elements_can_be_permuted(scan):
     ("z_sum", [26 / 34, 8 / 34]), ("z_gamma_sum", [676 / 740, 64 / 740]),
 ])  # fmt: skip
 def test_element_weights(weighting, expected):
-    np.testing.assert_allclose(element_weights([26, 8], 2, weighting), expected, rtol=1e-14)
+    np.testing.assert_allclose(haadf_coefficients_of([26, 8], 2, weighting), expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("weighting", ["equal", "z_gamma_sum"])
 def test_weighting_reaches_the_problem(scan, weighting):
     settings = PublishedSettings(weighting=weighting, gamma=1.4)
-    expected = element_weights(NUMBERS, 1.4, weighting)
-    np.testing.assert_array_equal(published_problem(*scan, NUMBERS, settings).elastic.weights, expected)
+    expected = haadf_coefficients_of(NUMBERS, 1.4, weighting)
+    np.testing.assert_array_equal(published_problem(*scan, NUMBERS, settings).haadf_term.weights, expected)
 
 
 def test_contrast_on_a_high_level(scan):
@@ -294,7 +294,7 @@ def test_contrast_on_a_high_level(scan):
 def test_step_is_down_the_gradient_of_the_terms(scan, gamma):
     problem, _, state = fit(scan, max_iter=1, gamma=gamma, lambda_tv=None, dtype="float64")
     b = problem.normalised_maps()
-    gradient = problem.lambda_haadf * problem.elastic.gradient(b, problem.haadf)
+    gradient = problem.lambda_haadf * problem.haadf_term.gradient(b, problem.haadf)
     gradient += problem.lambda_chem * problem.noise.gradient(b, b)
     np.testing.assert_allclose(state.x, np.maximum(b - gradient, 0), rtol=1e-10, atol=1e-12)
 
@@ -303,7 +303,7 @@ def test_gradients_are_those_of_the_values(scan):
     problem, _, _ = fit(scan, max_iter=1, dtype="float64")
     b, rng = problem.normalised_maps(), np.random.default_rng(1)
     x, d = b + 0.1, 1e-6 * rng.standard_normal(b.shape)
-    for term, data in ((problem.elastic, problem.haadf), (problem.noise, b)):
+    for term, data in ((problem.haadf_term, problem.haadf), (problem.noise, b)):
         slope = (term.value(x + d, data) - term.value(x - d, data)) / 2
         np.testing.assert_allclose((term.gradient(x, data) * d).sum(), slope, rtol=1e-5)
 

@@ -61,7 +61,7 @@ def images(name, part):
 def run_twin(name, part="whole", half_weights=False, **more):
     """What the twin makes of a tutorial; of the same options once for all tests."""
     (maps, haadf), (_, _, numbers, settings, *_) = images(name, part), TUTORIALS[name]()
-    weights = twin.element_weights(numbers)
+    weights = twin.haadf_coefficients_of(numbers)
     # the tutorial rounds its weights to half precision
     weights = weights.astype(np.float16) if half_weights else weights
     names = {"background": "eps", "lambda_chem": "chem", "lambda_tv": "weight_tv"}

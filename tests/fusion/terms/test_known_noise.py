@@ -1,4 +1,4 @@
-"""Background and variance that are known pixel by pixel, on plain arrays: likelihood, fit and law of the image."""
+"""Background and variance that are known pixel by pixel, on plain arrays: likelihood, fit and forward model of the image."""
 
 import numpy as np
 import pytest
@@ -95,16 +95,16 @@ def test_the_law_of_the_image_is_that_of_the_element_alone():
     fitted = settings_of(weights="fit")
     expected = problem_of((alone, haadf), fitted)
     found = problem_of((maps, haadf), fitted, background=background)
-    ignored = problem_of((maps, haadf), fitted).law
+    ignored = problem_of((maps, haadf), fitted).forward_model
     for problem in (expected, found):
-        assert np.all(np.abs(problem.law.weights - LAW) < 2 * problem.weight_errors)
-        assert np.all(problem.weight_errors < 0.15 * np.array(LAW))
-    without, found = expected.law, found.law
+        assert np.all(np.abs(problem.forward_model.weights - LAW) < 2 * problem.coefficient_errors)
+        assert np.all(problem.coefficient_errors < 0.15 * np.array(LAW))
+    without, found = expected.forward_model, found.forward_model
     assert abs(found.offset - without.offset) < 0.5 * abs(ignored.offset - without.offset)
     np.testing.assert_allclose(found.weights, without.weights, rtol=0.1)
     assert np.any(np.abs(ignored.weights / without.weights - 1) > 0.3)
     given = problem_of((maps, haadf), settings_of(), background=background)
-    assert given.law.offset == pytest.approx(500, abs=3)
+    assert given.forward_model.offset == pytest.approx(500, abs=3)
 
 
 def test_a_known_variance_is_gaussian_noise_unless_another_is_asked_for():

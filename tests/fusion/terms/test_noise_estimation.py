@@ -13,10 +13,10 @@ from hyperspy_fusion.fusion.terms.noise_estimation import (
     CountNoise,
     GaussianNoise,
     choose_noise,
+    counts_scale,
+    counts_scales,
     estimate_variance,
     mean_variance_quantum,
-    quanta,
-    quantum,
     shares_noise,
 )
 
@@ -102,12 +102,12 @@ def test_counts_below_minus_the_shift_are_refused():
     assert np.isfinite(CountNoise(np.array([1.0]), 0.0, 1.0).value(np.abs(b), b, b > 0))
 
 
-# ---- the quantum ---------------------------------------------------------------------------------
+# ---- the counts scale ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int64", "float32", "float64"])
 def test_whole_counts_have_quantum_one(dtype):
-    assert quantum(rng().poisson(3, (40, 50)).astype(dtype)) == 1
+    assert counts_scale(rng().poisson(3, (40, 50)).astype(dtype)) == 1
 
 
 @pytest.mark.parametrize("factor", [1 / 3, 0.1, 2.0, np.pi, 1e-9, 7e4])
@@ -116,13 +116,13 @@ def test_scaled_counts_have_their_factor(factor, mean):
     counts = rng().poisson(mean, (64, 64)).astype(np.float32)
     counts[3, 4] = 9001  # a hot pixel
     counts[0, 0] = 0
-    assert quantum(counts * np.float32(factor)) == pytest.approx(factor, rel=1e-5)
+    assert counts_scale(counts * np.float32(factor)) == pytest.approx(factor, rel=1e-5)
 
 
 def test_quantum_is_the_largest_step():
-    assert quantum(np.array([[0, 4], [6, 10]])) == 2
-    assert quantum(np.array([[0, 0.4], [0.6, 1.0]])) == pytest.approx(0.2)
-    assert quantum(np.array([[0, 3.3], [3.3, 0]])) == pytest.approx(3.3)
+    assert counts_scale(np.array([[0, 4], [6, 10]])) == 2
+    assert counts_scale(np.array([[0, 0.4], [0.6, 1.0]])) == pytest.approx(0.2)
+    assert counts_scale(np.array([[0, 3.3], [3.3, 0]])) == pytest.approx(3.3)
 
 
 def continuous():
@@ -141,7 +141,7 @@ def continuous():
 
 @pytest.mark.parametrize("name", continuous())
 def test_no_quantum(name):
-    assert quantum(continuous()[name]) is None
+    assert counts_scale(continuous()[name]) is None
 
 
 def test_masked_and_not_finite_pixels_do_not_hide_the_quantum():
@@ -149,8 +149,8 @@ def test_masked_and_not_finite_pixels_do_not_hide_the_quantum():
     counts[0, 0], counts[1, 1] = np.nan, -0.1
     valid = np.ones(counts.shape, bool)
     valid[1, 1] = False
-    assert quantum(counts) is None
-    assert quantum(counts, valid) == pytest.approx(0.25)
+    assert counts_scale(counts) is None
+    assert counts_scale(counts, valid) == pytest.approx(0.25)
 
 
 # ---- variance ------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def test_variance_does_not_look_at_masked_pixels():
 def test_counts_off_any_lattice_are_found_by_mean_and_variance(phantom):
     counts = data.PHANTOMS[phantom]((256, 256), counts=16).maps[0]
     map = 0.3 * counts * flat_field(counts.shape)
-    assert quantum(map) is None
+    assert counts_scale(map) is None
     q, is_poisson_like = mean_variance_quantum(map)
     assert is_poisson_like
     assert q == pytest.approx(0.3, rel=0.08)
@@ -228,7 +228,7 @@ def test_fewer_squares_with_counts_than_classes_tell_nothing_and_warn_of_nothing
         warnings.simplefilter("error")
         for map in (counts, counts * flat_field(counts.shape)):
             assert not mean_variance_quantum(map)[1]
-        assert quanta(counts[None])[0] == 1
+        assert counts_scales(counts[None])[0] == 1
 
 
 # ---- noise that neighbours share ------------------------------------------------------------------
@@ -325,7 +325,7 @@ def test_one_map_without_counts_makes_them_gaussian():
     kind, sentence = choose_noise(maps, elements=("Pt", "Fe", "O"))
     assert kind == "gaussian"
     assert sentence == "The map of Fe does not hold whole counts: Gaussian noise; noise='shifted_poisson' overrides."
-    assert np.isnan(quanta(maps)).any()
+    assert np.isnan(counts_scales(maps)).any()
 
 
 def test_net_counts_are_gaussian():
@@ -347,7 +347,7 @@ def test_masked_pixels_do_not_change_the_choice():
 def test_a_map_of_zeros_takes_the_quantum_of_the_others():
     maps = 0.5 * data.interface((64, 64)).maps.astype(np.float32)
     maps[1] = 0
-    np.testing.assert_allclose(quanta(maps), 0.5)
+    np.testing.assert_allclose(counts_scales(maps), 0.5)
     assert choose_noise(maps)[0] == "shifted_poisson"
     assert choose_noise(0 * maps)[0] == "gaussian"
 
@@ -373,7 +373,7 @@ def test_stretched_counts_are_no_whole_counts():
     y, x = np.mgrid[:128, :128]
     counts = np.random.default_rng(0).poisson(1 + 15 * np.exp(-((y - 60) ** 2 + (x - 60) ** 2) / 2000))
     stretched = np.rint(255 * counts / counts.max())
-    found = quanta([counts, stretched])
+    found = counts_scales([counts, stretched])
     assert found[0] == 1
     np.testing.assert_allclose(found[1], 255 / counts.max(), rtol=0.15)
 
@@ -383,7 +383,7 @@ def test_smoothed_and_rounded_maps_hold_no_counts():
 
     counts = np.random.default_rng(0).poisson(5, (96, 96)).astype(float)
     smooth = np.rint(100 * gaussian_filter(counts, 2))
-    assert np.isnan(quanta([smooth])).all()
+    assert np.isnan(counts_scales([smooth])).all()
 
 
 @pytest.mark.parametrize("left_out", ["rows", "chequers", "random"])

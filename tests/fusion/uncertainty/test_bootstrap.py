@@ -11,7 +11,7 @@ from hyperspy_fusion.fusion.uncertainty.bootstrap import Replicates
 # ---- errors of pixels --------------------------------------------------------------------------------
 
 
-def made_up(errors, residuals, maps=None, residual=None, quantum=1.0, counted=None, variance=1.0):
+def made_up(errors, residuals, maps=None, residual=None, counts_scale=1.0, counted=None, variance=1.0):
     """Replicates of arrays; maps of 10 that were measured exactly where they are not given."""
     shape = errors.shape[1:]
     counted = np.ones(shape, bool) if counted is None else counted
@@ -20,7 +20,7 @@ def made_up(errors, residuals, maps=None, residual=None, quantum=1.0, counted=No
         residual=np.zeros(shape) if residual is None else residual,
         counted=counted,
         variance=variance * counted,
-        quantum=np.full(shape[0], quantum),
+        counts_scale=np.full(shape[0], counts_scale),
         errors=errors,
         residuals=residuals,
     )
@@ -73,7 +73,7 @@ def test_maps_that_are_the_measured_ones_have_the_errors_of_these():
 def test_region_mean_by_hand():
     # a map that never moves, counts that scatter by 0.1 in the mean of the region, and 0.3 above the map as measured
     noise = 0.1 * np.resize([1.0, -1.0], 40)[:, None, None, None] * np.ones((40, 1, 8, 8))
-    found = made_up(np.zeros_like(noise), noise, residual=np.full((1, 8, 8), 0.3), variance=0.1, quantum=np.nan)
+    found = made_up(np.zeros_like(noise), noise, residual=np.full((1, 8, 8), 0.3), variance=0.1, counts_scale=np.nan)
     mean = found.region_mean(REGION, 0)
     unseen = 0.3**2 - 2.5**2 * 0.1**2
     # the least mean square error would be at a weight of 0.73, and leave more bias than a third of the scatter
@@ -85,7 +85,7 @@ def test_region_mean_by_hand():
 
 def test_what_counts_cannot_exclude_is_in_the_error():
     noise = 0.1 * np.resize([1.0, -1.0], 40)[:, None, None, None] * np.ones((40, 1, 8, 8))
-    found = made_up(np.zeros_like(noise), noise, variance=0.1, residual=np.full((1, 8, 8), 0.2), quantum=np.nan)
+    found = made_up(np.zeros_like(noise), noise, variance=0.1, residual=np.full((1, 8, 8), 0.2), counts_scale=np.nan)
     mean, unseen = found.region_mean(REGION, 0), 0.05 * 0.1**2
     # two standard deviations are no contradiction
     weight = 1 / (1 + 0.1 / (3 * np.sqrt(unseen)))
@@ -121,20 +121,22 @@ def test_a_mean_is_corrected_by_what_smoothing_takes_from_replicates():
     assert found._region_with(REGION, 0).unseen == pytest.approx(1.5**2 + 0.05 * 0.1, rel=1e-3)
 
 
-@pytest.mark.parametrize("quantum", [0.3, 1.0])
-def test_counts_vary_as_their_own_mean_and_not_as_the_fused_one(quantum):
-    noise = np.sqrt(10 * quantum) * white(400)
+@pytest.mark.parametrize("counts_scale", [0.3, 1.0])
+def test_counts_vary_as_their_own_mean_and_not_as_the_fused_one(counts_scale):
+    noise = np.sqrt(10 * counts_scale) * white(400)
     noise -= noise.mean(axis=0)
     # a fused map of which smoothing has moved most into the region, which the counts contradict
-    found = made_up(0 * noise, noise, residual=np.full((1, 8, 8), -7.0), quantum=quantum, variance=10 * quantum)
+    found = made_up(
+        0 * noise, noise, residual=np.full((1, 8, 8), -7.0), counts_scale=counts_scale, variance=10 * counts_scale
+    )
     mean = found.region_mean(REGION, 0)
     assert mean.weight > 0.7 and mean.value == pytest.approx(10 - 7 * mean.weight)
     # counts of about 3 in 10 pixels, not of 10
-    assert mean.measured_error**2 == pytest.approx(quantum * mean.value / 10, rel=0.15)
+    assert mean.measured_error**2 == pytest.approx(counts_scale * mean.value / 10, rel=0.15)
     assert mean.error < 1.2 * mean.measured_error
     # Gaussian noise does not know what it is the noise of
-    same = replace(found, quantum=np.array([np.nan])).region_mean(REGION, 0)
-    assert same.measured_error == pytest.approx(np.sqrt(quantum))
+    same = replace(found, counts_scale=np.array([np.nan])).region_mean(REGION, 0)
+    assert same.measured_error == pytest.approx(np.sqrt(counts_scale))
 
 
 def test_a_map_with_too_few_counts_does_not_make_those_measured_agree_with_it():
@@ -214,7 +216,7 @@ def test_shares_of_two_maps_are_their_ratio():
 def test_what_all_maps_have_in_common_is_in_no_share():
     noise = np.random.default_rng(0).normal(0, 0.1, (40, 1, 1, 1)) * np.ones((1, 3, 8, 8))
     maps = np.arange(1.0, 4.0)[:, None, None] * np.ones((3, 8, 8))
-    found = made_up(noise * maps, 0 * noise, maps=maps, quantum=np.nan, variance=1e-6)
+    found = made_up(noise * maps, 0 * noise, maps=maps, counts_scale=np.nan, variance=1e-6)
     values, errors = found.shares(REGION, np.ones(3))
     np.testing.assert_allclose(values, [1 / 6, 2 / 6, 3 / 6], rtol=0.02)
     assert np.all(errors < 0.01)
@@ -269,11 +271,11 @@ def test_a_region_of_masked_pixels_has_the_error_of_what_was_filled_in():
 
 def test_no_counts_are_not_known_to_be_none():
     zeros = np.zeros((8, 1, 8, 8))
-    mean = made_up(zeros, zeros, maps=zeros[0], quantum=3.0).region_mean(REGION, 0)
+    mean = made_up(zeros, zeros, maps=zeros[0], counts_scale=3.0).region_mean(REGION, 0)
     assert mean.value == 0 and mean.error == pytest.approx(1.14 * 3 / 10)
-    assert made_up(zeros, zeros, maps=zeros[0], quantum=np.nan, variance=0.0).region_mean(REGION, 0).error == 0
+    assert made_up(zeros, zeros, maps=zeros[0], counts_scale=np.nan, variance=0.0).region_mean(REGION, 0).error == 0
     # what is left of none in single precision is none
-    rounded = made_up(zeros, zeros, maps=zeros[0] + 1e-7, quantum=3.0).region_mean(REGION, 0)
+    rounded = made_up(zeros, zeros, maps=zeros[0] + 1e-7, counts_scale=3.0).region_mean(REGION, 0)
     assert rounded.error == pytest.approx(1.14 * 3 / 10) == rounded.measured_error
 
 

@@ -117,10 +117,10 @@ def test_the_pull_of_the_image_is_minus_the_derivative_of_its_term(noise):
     up, down = z.copy(), z.copy()
     up[at] += step
     down[at] -= step
-    elastic, data = ((term.value(up) - term.value(down)) / (2 * step) for term in (problem.elastic, problem.data))
+    haadf_term, data = ((term.value(up) - term.value(down)) / (2 * step) for term in (problem.haadf_term, problem.data))
     # the same reach for all pulls: that of the data goes from the measured to the fused value
     change = result.maps[at] - scan_of(SHAPE)[0][at]
-    assert attribution(problem, state, result.maps)["haadf"][at] == pytest.approx(-elastic * change / data, rel=1e-4)
+    assert attribution(problem, state, result.maps)["haadf"][at] == pytest.approx(-haadf_term * change / data, rel=1e-4)
 
 
 def test_without_image_and_penalty_only_totals_and_bound_are_left():
@@ -180,7 +180,7 @@ def test_draws_leave_masked_pixels_out():
     settings = settings_of(regularization="tv")
     problem = problem_of(scan, settings, valid=valid, haadf_valid=valid[0])
     drawn = draws(problem, settings, problem.start.astype(float), 1)[0]
-    assert not drawn.data.beta[~valid].any() and not drawn.elastic.target[~valid[0]].any()
+    assert not drawn.data.beta[~valid].any() and not drawn.haadf_term.target[~valid[0]].any()
     assert drawn.data.totals[0] * problem.scales[0] == pytest.approx(measured(drawn)[0][valid[0]].sum(), rel=1e-6)
 
 
@@ -189,10 +189,10 @@ def test_drawn_images_are_blurred_and_noisy(fit):
 
     settings = replace(fit[1], lambda_haadf=0.25)
     problem = problem_of(scan_of(SHAPE), settings)
-    problem = replace(problem, law=replace(problem.law, blur=1.5), law_of=None)
+    problem = replace(problem, forward_model=replace(problem.forward_model, blur=1.5), refit_forward_model=None)
     z = fit[3].maps / problem.scales[:, None, None]
-    images = np.array([p.elastic.target for p in draws(problem, settings, z)])
-    expected = gaussian_filter(np.tensordot(problem.elastic.weights, z, 1), 1.5)
+    images = np.array([p.haadf_term.target for p in draws(problem, settings, z)])
+    expected = gaussian_filter(np.tensordot(problem.haadf_term.weights, z, 1), 1.5)
     sigma = 0.5 * problem.haadf_noise / problem.haadf_sigma
     np.testing.assert_allclose(images.mean(axis=0), expected, atol=5 * sigma / 20)
     assert images.std(axis=0).mean() == pytest.approx(sigma, rel=0.02)
@@ -209,9 +209,9 @@ def test_the_edges_that_guide_a_replicate_are_those_of_its_image(penalty, lambda
     settings = settings_of(regularization=penalty, lambda_haadf=lambda_haadf, eta=0.8, guide_blur=0.4)
     maps, haadf = scan_of(SHAPE)
     problem = problem_of((maps, haadf), settings, haadf_valid=counts)
-    problem = replace(problem, law=replace(problem.law, blur=1.2), haadf_noise=0.0)
+    problem = replace(problem, forward_model=replace(problem.forward_model, blur=1.2), haadf_noise=0.0)
     drawn = draws(problem, settings, maps / problem.scales[:, None, None], 1)[0]
-    image = gaussian_filter(problem.law.image(maps), 1.2)
+    image = gaussian_filter(problem.forward_model.image(maps), 1.2)
     expected = problem_of((maps, image), settings, haadf_valid=counts)
     np.testing.assert_allclose(drawn.penalty.guide, expected.penalty.guide, atol=1e-12)
     assert np.abs(drawn.penalty.guide - problem.penalty.guide).max() > 0.01
@@ -227,40 +227,49 @@ def test_draws_find_their_own_law(weights):
     settings = CalibratedSettings(regularization=None, weights=weights)
     problem = calibrated_problem(scan.maps.astype(np.float64), scan.haadf, scan.atomic_numbers, settings)
     drawn = draws(problem, settings, scan.truth / problem.scales[:, None, None], 24)
-    found = np.array([p.law.weights for p in drawn])
-    # around the law that they were drawn from, and as far from it as its standard errors say
-    deviations = (found - problem.law.weights)[:, 0] / problem.weight_errors[0]
+    found = np.array([p.forward_model.weights for p in drawn])
+    # around the forward model that they were drawn from, and as far from it as its standard errors say
+    deviations = (found - problem.forward_model.weights)[:, 0] / problem.coefficient_errors[0]
     assert abs(deviations.mean()) < 4 / np.sqrt(24) and 0.6 < deviations.std() < 1.5
     one = drawn[0]
     factor = np.sqrt(one.lambda_haadf) / one.haadf_sigma
-    np.testing.assert_allclose(one.elastic.weights, factor * one.law.weights * one.scales, rtol=1e-6)
-    assert np.mean(one.elastic.target) == pytest.approx(factor * (one.haadf.mean() - one.law.offset), rel=1e-6)
+    np.testing.assert_allclose(one.haadf_term.weights, factor * one.forward_model.weights * one.scales, rtol=1e-6)
+    assert np.mean(one.haadf_term.target) == pytest.approx(
+        factor * (one.haadf.mean() - one.forward_model.offset), rel=1e-6
+    )
 
 
 def test_all_fits_of_a_mean_have_the_law_of_the_draw(monkeypatch):
     calls, drawn = [], []
     problems = [problem_of(scan_of(SHAPE), settings_of(lambda_haadf=h)) for h in (0.0, 1.0, 0.5)]
 
-    def law_of(*data):
+    def refit_forward_model(*data):
         calls.append(data)
-        return problems[0].law_of(*data)
+        return problems[0].refit_forward_model(*data)
 
     def solved(problem, settings, state, **options):
         drawn.append(problem)
         return primal_dual(problem, replace(settings, max_iter=1), state)
 
     monkeypatch.setattr(trust, "solved", solved)
-    members = [(replace(p, law_of=law_of), primal_dual(p, settings_of(max_iter=1))[1]) for p in problems]
+    members = [
+        (replace(p, refit_forward_model=refit_forward_model), primal_dual(p, settings_of(max_iter=1))[1])
+        for p in problems
+    ]
     trust._refitted(members, settings_of(), scan_of(SHAPE)[0], (0, 1), None)
     assert len(calls) == 1
     none, one, half = drawn
-    assert none.law == problems[0].law and one.law is half.law and one.law is not problems[0].law
-    np.testing.assert_allclose(one.elastic.weights, np.sqrt(2) * half.elastic.weights, rtol=1e-5)
+    assert (
+        none.forward_model == problems[0].forward_model
+        and one.forward_model is half.forward_model
+        and one.forward_model is not problems[0].forward_model
+    )
+    np.testing.assert_allclose(one.haadf_term.weights, np.sqrt(2) * half.haadf_term.weights, rtol=1e-5)
 
 
 @pytest.mark.parametrize("guided", [True, False])
 def test_all_fits_of_a_mean_have_the_guide_of_the_draw(monkeypatch, guided):
-    """Its noise is taken out once for each draw and penalty; where the law explains too little, that measured stays."""
+    """Its noise is taken out once for each draw and penalty; where the forward model explains too little, that measured stays."""
     scan = core_shell((24, 24), counts=8.0, haadf_blur=1.0)
     maps = scan.maps.astype(np.float64)
     observation = Observation.of(maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
@@ -295,10 +304,10 @@ def test_draws_keep_weights_that_were_given_and_find_their_offset():
     settings = settings_of(weights=(14.0, 3.0))
     problem = problem_of(scan, settings)
     for drawn in draws(problem, settings, problem.start, 3):
-        np.testing.assert_array_equal(drawn.law.weights, (14, 3))
-        rest = drawn.haadf - np.tensordot(drawn.law.weights, measured(drawn), 1)
-        assert drawn.law.offset == pytest.approx(rest.mean())
-        assert drawn.law.offset != problem.law.offset
+        np.testing.assert_array_equal(drawn.forward_model.weights, (14, 3))
+        rest = drawn.haadf - np.tensordot(drawn.forward_model.weights, measured(drawn), 1)
+        assert drawn.forward_model.offset == pytest.approx(rest.mean())
+        assert drawn.forward_model.offset != problem.forward_model.offset
 
 
 def test_all_fits_of_a_mean_see_the_same_draw():
@@ -314,7 +323,7 @@ def test_an_image_that_no_law_explains_guides_as_it_is():
     """There is none, or it draws another image: edges that the image does not have would say nothing of its errors."""
     settings = settings_of(regularization="guided", lambda_haadf=0.0)
     problem = problem_of(scan_of(SHAPE), settings)
-    without = replace(problem, law=replace(problem.law, weights=np.zeros(2)))
+    without = replace(problem, forward_model=replace(problem.forward_model, weights=np.zeros(2)))
     other = replace(problem, haadf=np.random.default_rng(0).normal(size=SHAPE))
     for one, is_kept in ((without, True), (other, True), (problem, False)):
         drawn = draws(one, settings, problem.start, 1)[0]
