@@ -113,11 +113,12 @@ class Calibrated:
 
     def __post_init__(self):
         from hyperspy_fusion.fusion.problems.calibrated import Observation
+        from hyperspy_fusion.fusion.scan_data import ScanData
         from hyperspy_fusion.fusion.settings import CalibratedSettings
 
         scan, blurs = self.scan, (CalibratedSettings.haadf_blur, BLUR["haadf_blur"])
-        known = scan.maps, scan.haadf, scan.atomic_numbers
-        self.observations = {b: Observation.of(*known, CalibratedSettings(haadf_blur=b)) for b in blurs}
+        known = ScanData.of(scan.maps, scan.haadf, scan.atomic_numbers)
+        self.observations = {b: Observation.of(known, CalibratedSettings(haadf_blur=b)) for b in blurs}
 
     def score(self, **options):
         key = tuple(sorted(options.items()))

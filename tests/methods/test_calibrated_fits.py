@@ -69,9 +69,9 @@ class Problem:
         self.haadf_term = SimpleNamespace(blur=0.0)
 
 
-def build(maps, haadf, numbers, settings, valid=None, haadf_valid=None, elements=None, known=None, num_workers=None):
-    forward_model = LinearHaadfModel(np.asarray(numbers, float) ** settings.gamma, 7.0)
-    return Problem(maps, haadf, valid, haadf_valid, settings, forward_model, elements)
+def build(scan, settings, num_workers=None):
+    forward_model = LinearHaadfModel(np.asarray(scan.atomic_numbers, float) ** settings.gamma, 7.0)
+    return Problem(scan.maps, scan.haadf, scan.valid, scan.haadf_valid, settings, forward_model, scan.elements)
 
 
 @dataclass
@@ -88,7 +88,7 @@ class State:
 
 def solve(problem, settings, state=None, callback=None, num_workers=None):
     """Every second iteration halves the distance to the mean of the valid pixels, and the gap."""
-    known = np.isfinite(problem.maps) if problem.valid is None else problem.valid
+    known = problem.valid
     means = np.array([image[keep].mean() for image, keep in zip(problem.maps, known, strict=True)])[:, None, None]
     state = state or State(np.where(known, problem.maps, means).astype("float32"))
     reason = StopReason.NOT_CONVERGED
@@ -120,8 +120,8 @@ def engine(monkeypatch):
             built.append(build(*args, **options))
             return SimpleNamespace(problem=lambda settings: built[-1])
 
-    known = SimpleNamespace(Observation=Observation, Known=lambda background, variance: None)
-    fakes = {"calibrated": vars(known), "primal_dual": {"primal_dual": solve}}
+    known = SimpleNamespace(Observation=Observation)
+    fakes = {"problems.calibrated": vars(known), "solvers.primal_dual": {"primal_dual": solve}}
     for module, contents in fakes.items():
         fake = ModuleType(module)
         vars(fake).update(contents)
@@ -331,14 +331,14 @@ def test_the_published_method_names_the_one_that_takes_gaps(scan):
 
 def test_whole_scans_are_not_masked(scan, engine):
     fuse(*scan)
-    assert engine[0].valid is None and engine[0].haadf_valid is None
+    assert engine[0].valid.all() and engine[0].haadf_valid.all()
 
 
 def test_saturated_pixels_are_left_out_of_the_haadf_image_alone(engine, caplog):
     maps, haadf = scan_signals(30, 30)
     bright = with_data(haadf, np.minimum(haadf.data, np.percentile(haadf.data, 90).astype("uint16")))
     fused = fuse(maps, bright)
-    assert engine[0].valid is None
+    assert engine[0].valid.all()
     np.testing.assert_array_equal(~engine[0].haadf_valid, bright.data == bright.data.max())
     number = fused.metadata.Fusion.haadf_n_masked
     assert number >= 80 and f"The HAADF image is saturated in {number} pixels" in caplog.text

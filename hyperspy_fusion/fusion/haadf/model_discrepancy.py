@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter, minimum_filter
 
-from hyperspy_fusion.fusion.terms.data_fidelity import column
 from hyperspy_fusion.fusion.terms.haadf_model import blurred
 
 # part of the pixels that a misfit may be measured on
@@ -79,7 +78,7 @@ class _Residual:
     def of(cls, seen, noise, forward_model, variance, blur, reach):
         """Of all pixels that count, but those that a pixel without maps reaches by a blur of ``reach``."""
         valid = seen.valid.all(axis=0)
-        net = np.where(seen.valid, seen.maps - noise.background, column(seen.means_of(seen.maps - noise.background)))
+        net = seen.net(noise.background)
         counted = valid & seen.haadf_valid
         within = counted & minimum_filter(valid, 2 * int(np.ceil(3 * reach)) + 1)
         if np.count_nonzero(within) > _ENOUGH * np.count_nonzero(counted):

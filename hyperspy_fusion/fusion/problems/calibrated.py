@@ -19,17 +19,9 @@ from hyperspy_fusion.fusion.haadf.calibration import UndeterminedModelError, fit
 from hyperspy_fusion.fusion.haadf.guide import Guide
 from hyperspy_fusion.fusion.haadf.hot_pixels import about_hot_pixels, hot_pixels
 from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, misfit
+from hyperspy_fusion.fusion.scan_data import ScanData, column
 from hyperspy_fusion.fusion.settings import working_dtype
-from hyperspy_fusion.fusion.terms.data_fidelity import (
-    Counts,
-    Gaussian,
-    Known,
-    ScanArrays,
-    about_totals,
-    column,
-    noise_of,
-    per_map,
-)
+from hyperspy_fusion.fusion.terms.data_fidelity import Counts, Gaussian, about_totals, noise_of
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, haadf_noise, z_weights
 from hyperspy_fusion.fusion.terms.objective import HaadfTerm, Objective
 from hyperspy_fusion.fusion.terms.penalties import SECOND_ORDER, CellPenalty
@@ -97,61 +89,13 @@ class CalibratedProblem(Objective):
         return bool(self.lambda_haadf) or self.penalty.guide is not None
 
 
-def calibrated_problem(
-    maps,
-    haadf,
-    atomic_numbers,
-    settings,
-    valid=None,
-    haadf_valid=None,
-    elements=None,
-    background=None,
-    variance=None,
-):
-    """The problem of the calibrated method.
-
-    Parameters
-    ----------
-    maps
-        (n, ny, nx), none of them constant.
-    haadf
-        (ny, nx), not constant.
-    atomic_numbers
-        n atomic numbers.
-    settings
-        A :class:`~hyperspy_fusion.fusion.settings.CalibratedSettings`.
-    valid
-        (n, ny, nx) bool, pixels of the maps that count; all by default.
-    haadf_valid
-        (ny, nx) bool, pixels of the HAADF image that count; all by default.
-    elements
-        n names for sentences.
-    background
-        (n, ny, nx) known counts that are not of the element, in units of the maps, instead of ``settings.background``.
-    variance
-        (n, ny, nx) known variance of the maps, in squared units, for Gaussian noise, unless ``settings`` have one.
-
-    Returns
-    -------
-    CalibratedProblem
-
-    Raises
-    ------
-    ValueError
-        For settings that do not fit the maps, and a background that is given twice.
-    """
-    known = Known(background, variance)
-    observation = Observation.of(maps, haadf, atomic_numbers, settings, valid, haadf_valid, elements, known)
-    return observation.problem(settings)
-
-
 @dataclass(frozen=True)
 class Observation:
     """What no weight of the objective changes: the data, the noise of the maps and the HAADF forward model.
 
     Attributes
     ----------
-    seen
+    scan
         The data.
     noise
         Of the maps: :class:`Counts` or :class:`Gaussian`.
@@ -165,7 +109,7 @@ class Observation:
         Sentences about the HAADF image.
     """
 
-    seen: ScanArrays
+    scan: ScanData
     noise: Counts | Gaussian
     forward_model: CalibratedHaadf
     guide: Guide
@@ -173,57 +117,53 @@ class Observation:
     about_image: list = field(default_factory=list)
 
     @classmethod
-    def of(
-        cls,
-        maps,
-        haadf,
-        atomic_numbers,
-        settings,
-        valid=None,
-        haadf_valid=None,
-        elements=None,
-        known=None,
-        num_workers=None,
-    ):
-        """From the arguments of :func:`calibrated_problem`; weights of the settings are not looked at."""
-        seen = ScanArrays.of(maps, haadf, valid, haadf_valid, elements)
-        noise = noise_of(seen, settings, known or Known())
-        forward_model = _forward_model(seen, noise, atomic_numbers, settings)
-        dtype = working_dtype(maps, settings.dtype)
-        about_image = about_hot_pixels(hot_pixels(seen, noise, _shape_weights(seen, atomic_numbers, settings)))
-        return cls(
-            seen, noise, forward_model, Guide(seen.haadf, seen.haadf_valid, dtype, num_workers), dtype, about_image
-        )
+    def of(cls, scan, settings, num_workers=None):
+        """The observation of a :class:`~hyperspy_fusion.fusion.scan_data.ScanData` as measured.
+
+        The weights of the settings are not used.
+
+        Raises
+        ------
+        ValueError
+            For settings that do not fit the maps, and a background that is given twice.
+        """
+        dtype = working_dtype(scan.maps, settings.dtype)
+        scan = scan.filled()
+        noise = noise_of(scan, settings)
+        forward_model = _forward_model(scan, noise, settings)
+        about_image = about_hot_pixels(hot_pixels(scan, noise, _shape_weights(scan, settings)))
+        guide = Guide(scan.haadf, scan.haadf_valid, dtype, num_workers)
+        return cls(scan, noise, forward_model, guide, dtype, about_image)
 
     def part(self, held_out):
         """The observation without what is held out: counts, or pixels of the maps; the forward model scaled to it."""
-        seen = replace(self.seen, maps=np.where(held_out.valid, held_out.maps, 0), valid=held_out.valid)
+        scan = replace(self.scan, maps=np.where(held_out.valid, held_out.maps, 0), valid=held_out.valid)
         forward_model = replace(
             self.forward_model.forward_model, weights=self.forward_model.forward_model.weights / held_out.part
         )
         forward_model = replace(self.forward_model, forward_model=forward_model, refit_forward_model=None)
-        return replace(self, seen=seen, noise=self.noise.of_part(seen, held_out), forward_model=forward_model)
+        return replace(self, scan=scan, noise=self.noise.of_part(scan, held_out), forward_model=forward_model)
 
     def problem(self, settings):
         """The problem under some weights."""
-        seen, noise, forward_model, dtype = self.seen, self.noise, self.forward_model, self.dtype
-        scales = noise.unit / per_map("lambda_reg", settings.lambda_reg, seen)
-        data = noise.terms(seen, scales, dtype, settings.keep_totals)
+        scan, noise, forward_model, dtype = self.scan, self.noise, self.forward_model, self.dtype
+        scales = noise.unit / scan.per_map("lambda_reg", settings.lambda_reg)
+        data = noise.terms(scan, scales, dtype, settings.keep_totals)
         return CalibratedProblem(
-            shape=seen.maps.shape,
+            shape=scan.maps.shape,
             dtype=dtype,
-            haadf=seen.haadf,
-            haadf_valid=seen.haadf_valid,
+            haadf=scan.haadf,
+            haadf_valid=scan.haadf_valid,
             scales=scales,
-            start=_start(seen, noise, scales, dtype),
+            start=_start(scan, noise, scales, dtype),
             data=data,
-            haadf_term=_haadf_term(seen, forward_model, scales, settings.lambda_haadf, dtype),
-            penalty=_penalty(seen, self.guide, settings, dtype, forward_model.blur),
+            haadf_term=_haadf_term(scan, forward_model, scales, settings.lambda_haadf, dtype),
+            penalty=_penalty(scan, self.guide, settings, dtype, forward_model.blur),
             noise_kind=noise.kind,
             noise_sentence=noise.sentence,
             counts_scale=noise.counts_scale,
             variance=noise.variance,
-            background=seen.means_of(noise.background),
+            background=scan.means_of(noise.background),
             forward_model=forward_model.forward_model,
             coefficient_errors=forward_model.coefficient_errors,
             offset_error=forward_model.offset_error,
@@ -234,7 +174,7 @@ class Observation:
             haadf_blur=forward_model.shown,
             warnings=noise.warnings
             + forward_model.warnings
-            + about_totals(seen, data, settings.keep_totals)
+            + about_totals(scan, data, settings.keep_totals)
             + self.guide.about(settings.regularization, settings),
             about_image=self.about_image,
             refit_forward_model=forward_model.refit_forward_model,
@@ -266,21 +206,21 @@ class CalibratedHaadf:
     blur: float = 0.0
 
 
-def _forward_model(seen, noise, atomic_numbers, settings):
+def _forward_model(scan, noise, settings):
     """The forward model, fitted as far as it is not given, and the spread of the HAADF image about it."""
-    variance = noise.noise_variance(seen)
+    variance = noise.noise_variance(scan)
     if not isinstance(settings.weights, str):
-        found = _given_model(seen, noise, settings)
+        found = _given_model(scan, noise, settings)
     else:
-        found = _model_if_any(seen, noise, variance, atomic_numbers, settings)
-    blur, told = _blur_of_term(seen, noise, found, variance, settings.haadf_blur)
-    sigma = max(found.sigma, misfit(seen, noise, found.forward_model, variance, blur))
+        found = _model_if_any(scan, noise, variance, settings)
+    blur, told = _blur_of_term(scan, noise, found, variance, settings.haadf_blur)
+    sigma = max(found.sigma, misfit(scan, noise, found.forward_model, variance, blur))
     # where the maps are made to count less than they do, the image must not gain by it
-    sigma *= np.sqrt(noise.excess(seen, found.forward_model.weights))
+    sigma *= np.sqrt(noise.excess(scan, found.forward_model.weights))
     return replace(found, sigma=sigma, noise=found.sigma, blur=blur, warnings=found.warnings + told)
 
 
-def _blur_of_term(seen, noise, found, variance, asked):
+def _blur_of_term(scan, noise, found, variance, asked):
     """The blur that the HAADF term and the edges of the guide are to have, and sentences about it."""
     shown, error = found.shown
     seems = f"{shown:.2g} +- {error:.1g} pixels"
@@ -293,7 +233,7 @@ def _blur_of_term(seen, noise, found, variance, asked):
         return (float(asked) if asked >= LEAST_BLUR else 0.0), [sentence] * bool(is_more)
     if not shown >= LEAST_BLUR:
         return 0.0, []
-    if is_explained_by_blur(seen, noise, found.forward_model, variance, shown, error):
+    if is_explained_by_blur(scan, noise, found.forward_model, variance, shown, error):
         return float(shown), []
     sentence = (
         f"Whether the HAADF image is blurred the data do not say for sure ({seems}, of which the maps must explain the "
@@ -302,57 +242,55 @@ def _blur_of_term(seen, noise, found, variance, asked):
     return 0.0, [sentence]
 
 
-def _model_if_any(seen, noise, variance, atomic_numbers, settings):
+def _model_if_any(scan, noise, variance, settings):
     """The fitted forward model; none where the image shows nothing of the maps, or too little is there and no forward model is needed."""
     try:
-        return _fitted_model(seen, noise, variance, atomic_numbers, settings)
+        return _fitted_model(scan, noise, variance, settings)
     except ValueError as error:
         if settings.lambda_haadf not in (0, "auto") and not isinstance(error, UndeterminedModelError):
             raise
-        n, level = len(seen.maps), float(np.mean(seen.haadf, where=seen.haadf_valid))
+        n, level = len(scan.maps), float(np.mean(scan.haadf, where=scan.haadf_valid))
         sentence = f"No HAADF forward model was fitted, and the HAADF term cannot act. {error}"
-        spread = haadf_noise(seen.haadf, seen.haadf_valid)
+        spread = haadf_noise(scan.haadf, scan.haadf_valid)
         return CalibratedHaadf(LinearHaadfModel(np.zeros(n), level), np.full(n, np.nan), np.nan, spread, [sentence])
 
 
-def _given_model(seen, noise, settings):
-    weights = per_map("weights", settings.weights, seen)
-    refit_forward_model = partial(
-        _model_of_coefficients, weights, float(settings.haadf_blur), seen.valid.all(axis=0) & seen.haadf_valid
-    )
-    forward_model = refit_forward_model(seen.maps - noise.background, seen.haadf)
+def _given_model(scan, noise, settings):
+    weights = scan.per_map("weights", settings.weights)
+    refit_forward_model = partial(_model_of_coefficients, weights, float(settings.haadf_blur), scan.valid_in_all)
+    forward_model = refit_forward_model(scan.maps - noise.background, scan.haadf)
     nothing = np.full(len(weights), np.nan)
     return CalibratedHaadf(
         forward_model,
         nothing,
         np.nan,
-        haadf_noise(seen.haadf, seen.haadf_valid),
+        haadf_noise(scan.haadf, scan.haadf_valid),
         refit_forward_model=refit_forward_model,
     )
 
 
-def _shape_weights(seen, atomic_numbers, settings):
+def _shape_weights(scan, settings):
     """(n,) weights of the maps by atomic numbers, up to a factor."""
-    factors = None if settings.k_factors is None else per_map("k_factors", settings.k_factors, seen)
-    return z_weights(atomic_numbers, settings.gamma, factors)
+    factors = None if settings.k_factors is None else scan.per_map("k_factors", settings.k_factors)
+    return z_weights(scan.atomic_numbers, settings.gamma, factors)
 
 
-def _fitted_model(seen, noise, variance, atomic_numbers, settings):
+def _fitted_model(scan, noise, variance, settings):
     options = {
-        "shape_weights": _shape_weights(seen, atomic_numbers, settings),
-        "valid": seen.valid,
-        "haadf_valid": seen.haadf_valid,
+        "shape_weights": _shape_weights(scan, settings),
+        "valid": scan.valid,
+        "haadf_valid": scan.haadf_valid,
     }
     is_given = settings.haadf_blur != "fit" and settings.haadf_blur >= LEAST_BLUR
     blur = settings.haadf_blur if is_given else None
     # a map that the image says nothing of has no finite error
     with np.errstate(divide="ignore", invalid="ignore"):
-        net = seen.maps - noise.background
-        free = fit_haadf_model(net, seen.haadf, variance, weights=settings.weights, **options)
+        net = scan.maps - noise.background
+        free = fit_haadf_model(net, scan.haadf, variance, weights=settings.weights, **options)
         fit = free
         if is_given:
-            fit = fit_haadf_model(net, seen.haadf, variance, weights=settings.weights, blur=blur, **options)
-    warnings = _about_weights(seen, fit, fit.forward_model)
+            fit = fit_haadf_model(net, scan.haadf, variance, weights=settings.weights, blur=blur, **options)
+    warnings = _about_weights(scan, fit, fit.forward_model)
     return CalibratedHaadf(
         forward_model=fit.forward_model,
         coefficient_errors=fit.standard_errors,
@@ -365,12 +303,12 @@ def _fitted_model(seen, noise, variance, atomic_numbers, settings):
     )
 
 
-def _about_weights(seen, fit, forward_model):
+def _about_weights(scan, fit, forward_model):
     if not np.any(forward_model.weights > 0):
         return [
             "The HAADF image does not rise with the maps: no HAADF coefficient was found, and it does not act on them."
         ]
-    found = list(zip(seen.elements, forward_model.weights > 0, fit.determined, strict=True))
+    found = list(zip(scan.elements, forward_model.weights > 0, fit.determined, strict=True))
     dark = [element for element, rises, _ in found if not rises]
     free = [element for element, rises, determined in found if rises and not determined]
     about_dark = f"The HAADF image does not rise with {', '.join(dark)}: no HAADF coefficient was found, and it does not act there."
@@ -388,13 +326,13 @@ def _model_of_coefficients(weights, blur, both, maps, haadf, variance=None):
     return LinearHaadfModel(weights, float(np.mean(haadf - np.tensordot(weights, maps, 1), where=both)), blur)
 
 
-def _haadf_term(seen, found, scales, lambda_haadf, dtype):
+def _haadf_term(scan, found, scales, lambda_haadf, dtype):
     """The HAADF term in units of ``scales``."""
     if lambda_haadf == 0:
-        return HaadfTerm.none(seen.haadf.shape, dtype, found.blur)
+        return HaadfTerm.none(scan.haadf.shape, dtype, found.blur)
     factor = np.sqrt(lambda_haadf) / found.sigma
-    target = np.where(seen.haadf_valid, factor * (seen.haadf - found.forward_model.offset), 0)
-    counted = np.ones((1, seen.haadf.shape[1])) if seen.haadf_valid.all() else seen.haadf_valid
+    target = np.where(scan.haadf_valid, factor * (scan.haadf - found.forward_model.offset), 0)
+    counted = np.ones((1, scan.haadf.shape[1])) if scan.haadf_valid.all() else scan.haadf_valid
     weights = factor * found.forward_model.weights * scales
     return HaadfTerm(weights.astype(dtype), target.astype(dtype), np.ascontiguousarray(counted, dtype), found.blur)
 
@@ -402,18 +340,17 @@ def _haadf_term(seen, found, scales, lambda_haadf, dtype):
 # ---- penalty and start -----------------------------------------------------------------------------
 
 
-def _penalty(seen, guide, settings, dtype, blur):
+def _penalty(scan, guide, settings, dtype, blur):
     kind = settings.regularization
-    if kind is not None and min(seen.haadf.shape) < 2:
-        ny, nx = seen.haadf.shape
+    if kind is not None and min(scan.haadf.shape) < 2:
+        ny, nx = scan.haadf.shape
         raise ValueError(
             f"The maps have {ny} x {nx} pixels and regularization={kind!r} needs at least two along both axes: pass "
             "regularization=None, or fuse by method='published'."
         )
     second_order = settings.second_order or SECOND_ORDER.get(kind, 0.0)
-    return CellPenalty(kind, len(seen.maps), settings.joint, second_order, guide.of(kind, settings, dtype, blur))
+    return CellPenalty(kind, len(scan.maps), settings.joint, second_order, guide.of(kind, settings, dtype, blur))
 
 
-def _start(seen, noise, scales, dtype):
-    net = np.where(seen.valid, seen.maps - noise.background, column(seen.means_of(seen.maps - noise.background)))
-    return np.ascontiguousarray(np.maximum(net, 0) / column(scales), dtype)
+def _start(scan, noise, scales, dtype):
+    return np.ascontiguousarray(np.maximum(scan.net(noise.background), 0) / column(scales), dtype)

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from calibrated_cases import observe
 from convex import differences, guide, tgv_minimum
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
@@ -12,7 +13,6 @@ import hyperspy_fusion as hf
 from hyperspy_fusion.data import interface
 from hyperspy_fusion.fusion.haadf import guide as module
 from hyperspy_fusion.fusion.haadf.guide import DENOISED_EDGE, SMOOTHED_EDGE, Guide
-from hyperspy_fusion.fusion.problems.calibrated import Observation
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.selection.search import held_out
 from hyperspy_fusion.fusion.settings import CalibratedSettings
@@ -146,7 +146,7 @@ def assert_smoothed(found):
 def test_a_lattice_is_told_with_the_fit():
     image = lattice(4)
     maps = np.random.default_rng(0).poisson(5 * image.clip(0, None))[None]
-    observation = Observation.of(maps, image, [26], CalibratedSettings())
+    observation = observe(maps, image, [26], CalibratedSettings())
     told = observation.problem(CalibratedSettings(guide_blur=None)).warnings
     assert sum("cannot be told from its structure" in sentence for sentence in told) == 1
     assert not any("its structure" in sentence for sentence in observation.problem(CalibratedSettings()).warnings)
@@ -236,11 +236,11 @@ def counted(monkeypatch):
 
 def test_noise_is_taken_out_once_for_all_weights_and_parts(monkeypatch):
     calls, scan = counted(monkeypatch), interface((24, 24), counts=4.0)
-    observation = Observation.of(scan.maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
+    observation = observe(scan.maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
     assert not calls
     parts = held_out(
-        observation.seen.maps,
-        observation.seen.valid,
+        observation.scan.maps,
+        observation.scan.valid,
         observation.noise.counts_scale,
         None,
         0.0,
@@ -254,7 +254,7 @@ def test_noise_is_taken_out_once_for_all_weights_and_parts(monkeypatch):
 
 def test_no_noise_is_taken_out_where_no_guide_is_asked_for(monkeypatch):
     calls, scan = counted(monkeypatch), interface((24, 24), counts=4.0)
-    observation = Observation.of(scan.maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
+    observation = observe(scan.maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
     for options in ({"regularization": "tgv"}, {"regularization": None}, {"guide_blur": 0.7}):
         observation.problem(CalibratedSettings(**{"guide_blur": None} | options))
     assert not calls

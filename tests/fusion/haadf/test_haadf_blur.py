@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from calibrated_cases import calibrated_problem, observe
 from convex import TWIST, differences, directions
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
@@ -14,12 +15,13 @@ import hyperspy_fusion as hf
 from hyperspy_fusion.data import atomic_columns, core_shell, gradient_alloy, interface, psnr
 from hyperspy_fusion.fusion.haadf import guide as guides
 from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, left_by_blur, misfit
-from hyperspy_fusion.fusion.problems.calibrated import LEAST_BLUR, Observation, calibrated_problem
+from hyperspy_fusion.fusion.problems.calibrated import LEAST_BLUR
+from hyperspy_fusion.fusion.scan_data import ScanData
 from hyperspy_fusion.fusion.selection.spectral_components import ComponentProblem, _component_settings
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers import kernels
 from hyperspy_fusion.fusion.solvers.primal_dual import _Iteration, initial_state, primal_dual
-from hyperspy_fusion.fusion.terms.data_fidelity import Known, ScanArrays, noise_of
+from hyperspy_fusion.fusion.terms.data_fidelity import noise_of
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, blurred
 from hyperspy_fusion.fusion.terms.objective import HaadfTerm
 from hyperspy_fusion.fusion.uncertainty import trust
@@ -201,10 +203,10 @@ def test_masked_pixels_of_maps_are_no_misfit():
     forward_model, found = LinearHaadfModel(scan.haadf_weights, 0.2), []
     for filling in (1.0, 100.0):
         maps = np.where(valid, scan.maps, filling * scan.maps.max())
-        seen = ScanArrays.of(maps, scan.haadf, valid, None, None)
-        noise = noise_of(seen, CalibratedSettings(noise="poisson"), Known())
-        found.append(misfit(replace(seen, maps=maps), noise, forward_model, scan.truth, 1.0))
-    whole = ScanArrays.of(scan.maps.astype(float), scan.haadf, None, None, None)
+        data = ScanData.of(maps, scan.haadf, scan.atomic_numbers, valid=valid).filled()
+        noise = noise_of(data, CalibratedSettings(noise="poisson"))
+        found.append(misfit(replace(data, maps=maps), noise, forward_model, scan.truth, 1.0))
+    whole = ScanData.of(scan.maps, scan.haadf, scan.atomic_numbers).filled()
     assert found[0] == found[1] == pytest.approx(misfit(whole, noise, forward_model, scan.truth, 1.0), rel=0.3)
 
 
@@ -229,10 +231,10 @@ def test_a_blur_has_to_be_sure_and_to_explain_the_image(foreign, error, expected
     scan, settings = particles(16.0), CalibratedSettings()
     contrast = gaussian_filter(np.random.default_rng(1).standard_normal((64, 64)), 1.5, mode="wrap")
     haadf = scan.haadf + foreign * np.ptp(scan.haadf) * contrast / np.ptp(contrast)
-    seen = ScanArrays.of(scan.maps.astype(float), haadf, None, None, None)
-    noise = noise_of(seen, settings, Known())
+    data = ScanData.of(scan.maps, haadf, scan.atomic_numbers).filled()
+    noise = noise_of(data, settings)
     forward_model = LinearHaadfModel(scan.haadf_weights, 0.2)
-    assert is_explained_by_blur(seen, noise, forward_model, noise.noise_variance(seen), 1.0, error) == expected
+    assert is_explained_by_blur(data, noise, forward_model, noise.noise_variance(data), 1.0, error) == expected
 
 
 def test_too_large_a_number_is_told():
@@ -390,7 +392,7 @@ def test_the_gain_that_can_be_attained_is_that_of_a_blurred_image():
 
 def test_no_weight_changes_what_was_found():
     scan, settings = particles(), CalibratedSettings(haadf_blur="fit")
-    observation = Observation.of(scan.maps.astype(np.float32), scan.haadf, scan.atomic_numbers, settings)
+    observation = observe(scan.maps.astype(np.float32), scan.haadf, scan.atomic_numbers, settings)
     for weight in (0.0, 0.5, 2.0):
         problem = observation.problem(replace(settings, lambda_haadf=weight))
         assert problem.haadf_term.blur == observation.forward_model.blur == observation.forward_model.forward_model.blur

@@ -11,8 +11,9 @@ from helpers import quiet_fuse, shared
 from hyperspy_fusion import element_maps
 from hyperspy_fusion.data import HAADF_EXPONENT, PHANTOMS, atomic_columns, core_shell
 from hyperspy_fusion.fusion.haadf.hot_pixels import LISTED, about_hot_pixels, hot_pixels
+from hyperspy_fusion.fusion.scan_data import ScanData
 from hyperspy_fusion.fusion.settings import CalibratedSettings
-from hyperspy_fusion.fusion.terms.data_fidelity import Known, ScanArrays, noise_of
+from hyperspy_fusion.fusion.terms.data_fidelity import noise_of
 from hyperspy_fusion.fusion.terms.haadf_model import saturated, z_weights
 from hyperspy_fusion.identify.elements import atomic_number
 
@@ -22,8 +23,8 @@ SENTENCE = "The HAADF image is far off its surroundings in "
 
 def found(maps, haadf, numbers, settings=SETTINGS, haadf_valid=None, valid=None):
     """Places (row, column) of what is called hot."""
-    seen = ScanArrays.of(np.asarray(maps), haadf, valid, haadf_valid, None)
-    hot = hot_pixels(seen, noise_of(seen, settings, Known()), z_weights(numbers, HAADF_EXPONENT))
+    scan = ScanData.of(np.asarray(maps), haadf, numbers, valid=valid, haadf_valid=haadf_valid).filled()
+    hot = hot_pixels(scan, noise_of(scan, settings), z_weights(numbers, HAADF_EXPONENT))
     return [tuple(place) for place in np.argwhere(hot).tolist()]
 
 
@@ -182,7 +183,7 @@ def test_chance_gives_no_more_evidence_than_it_says():
     """Were the pixel structure, evidence against it of log r comes with a chance of 1 / r at the most."""
     rng, weights = np.random.default_rng(0), np.array([1.0, 0.3])
     counts = rng.poisson([[[6.0]], [[9.0]]], (2, 1, 200000))
-    noise = noise_of(ScanArrays.of(counts, counts[0], None, None, None), replace(SETTINGS, noise="poisson"), Known())
+    noise = noise_of(ScanData.of(counts, counts[0], [26] * len(counts)).filled(), replace(SETTINGS, noise="poisson"))
     total, mean = np.tensordot(weights, counts, 1), np.full((1, 200000), 6 + 0.3 * 9)
     for other in (2.0, 20.0):
         assert np.mean(np.exp(noise.evidence(total, mean, np.full_like(mean, other), weights))) <= 1.01

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from calibrated_cases import calibrated_problem
 from convex import guide
 from test_penalties import TURNS
 
-from hyperspy_fusion.fusion.problems.calibrated import calibrated_problem
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.terms import noise_estimation as noises

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numba
 import numpy as np
 import pytest
+from calibrated_cases import calibrated_problem
 from convex import Convex, adjoint, differences, directions, guide
 
-from hyperspy_fusion.fusion.problems.calibrated import calibrated_problem
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers import kernels

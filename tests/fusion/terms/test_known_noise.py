@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from calibrated_cases import calibrated_problem
 from test_calibrated import LAW, NUMBERS, fit, problem_of, scan_of, settings_of
 
-from hyperspy_fusion.fusion.problems.calibrated import calibrated_problem
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.terms.noise_estimation import CountNoise, GaussianNoise
@@ -145,7 +145,7 @@ def test_a_background_is_not_below_0_nor_given_twice():
     valid[0, 0, 0] = False
     background[0, 0, 0] = np.nan
     assert np.isfinite(
-        calibrated_problem(maps, haadf, NUMBERS, settings_of(), valid, background=background).start
+        calibrated_problem(maps, haadf, NUMBERS, settings_of(), valid=valid, background=background).start
     ).all()
     with pytest.raises(ValueError, match="known background of their own: leave the setting out"):
         problem_of((maps, haadf), settings_of(background=0.1), background=wedge(maps.shape))

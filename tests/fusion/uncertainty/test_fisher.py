@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from calibrated_cases import calibrated_problem, observe
 from test_calibrated import problem_of, scan_of, settings_of
 
 from hyperspy_fusion.data import core_shell
 from hyperspy_fusion.fusion.haadf import guide
-from hyperspy_fusion.fusion.problems.calibrated import Observation, calibrated_problem
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
@@ -272,7 +272,7 @@ def test_all_fits_of_a_mean_have_the_guide_of_the_draw(monkeypatch, guided):
     """Its noise is taken out once for each draw and penalty; where the forward model explains too little, that measured stays."""
     scan = core_shell((24, 24), counts=8.0, haadf_blur=1.0)
     maps = scan.maps.astype(np.float64)
-    observation = Observation.of(maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
+    observation = observe(maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
     kinds = [("guided", 1.0), ("directional", 0.5), ("guided", 0.5), ("tgv", 1.0)]
     problems = [
         observation.problem(CalibratedSettings(regularization=kind, lambda_haadf=weight, guide_blur=None))
