@@ -65,8 +65,8 @@ class Evidence:
         """From a :class:`~hyperspy_fusion.fusion.scan_data.ScanData`, the fused maps, and the problem of the fit."""
         uses, problem = problem.uses_haadf, problem.first
         background = problem.background[:, None, None] if scan.background is None else scan.background
-        counts_scale = problem.counts_scale[:, None, None]
-        are_counts = np.isfinite(problem.counts_scale)
+        counts_scale = problem.noise.counts_scale[:, None, None]
+        are_counts = np.isfinite(problem.noise.counts_scale)
         mean = np.maximum(fused + background, 0) * counts_scale
         # of Gaussian noise as the data term has it, pixel by pixel where it is known so
         slope = np.where(problem.data.slope > 0, problem.data.slope, 1).astype(np.float64)
@@ -75,9 +75,9 @@ class Evidence:
         variance = np.where(are_counts[:, None, None], np.maximum(mean, 1e-3 * counts_scale**2), known)
         net = np.where(scan.valid, scan.maps - background, 0).astype(np.float64)
         totals = np.sum(scan.maps, axis=(1, 2), where=scan.valid, dtype=np.float64)
-        counts = np.where(are_counts, totals / problem.counts_scale, np.inf)
-        noise = float(problem.haadf_noise)
-        forward_model, counts_scale = problem.forward_model, problem.counts_scale
+        counts = np.where(are_counts, totals / problem.noise.counts_scale, np.inf)
+        noise = float(problem.calibration.noise)
+        forward_model, counts_scale = problem.forward_model, problem.noise.counts_scale
         return cls(
             scan.elements, net, scan.valid, variance, counts, fused, scan.haadf, scan.haadf_valid, noise,
             forward_model, counts_scale, uses,

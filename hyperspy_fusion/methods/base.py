@@ -185,9 +185,9 @@ def _about_noise(scan, selection):
 
 
 def _about_calibrated(elements, result, total_ratios, haadf_correlation, problem, settings):
-    units = about_units(problem.first.counts_scale, settings) + about_weight(problem.first.penalty, settings)
+    units = about_units(problem.first.noise.counts_scale, settings) + about_weight(problem.first.penalty, settings)
     return [
-        *logged(problem.first.warnings + (problem.first.about_image if problem.uses_haadf else [])),
+        *logged([str(d) for d in problem.first.diagnostics]),
         *units,
         *about_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings),
     ]
@@ -197,19 +197,19 @@ def _describe_calibrated(problem, result, spread):
     problem = problem.first
     return {
         "haadf_coefficients": spread(problem.forward_model.weights),
-        "haadf_coefficient_errors": spread(problem.coefficient_errors),
-        "haadf_prior_scale": float(problem.prior_scale),
+        "haadf_coefficient_errors": spread(problem.calibration.coefficient_errors),
+        "haadf_prior_scale": float(problem.calibration.prior_scale),
         "haadf_offset": float(problem.forward_model.offset),
-        "haadf_offset_error": float(problem.offset_error),
-        "haadf_sigma": float(problem.haadf_sigma),
-        "haadf_noise": float(problem.haadf_noise),
-        "haadf_blur": float(problem.haadf_blur[0]),
-        "haadf_blur_error": float(problem.haadf_blur[1]),
+        "haadf_offset_error": float(problem.calibration.offset_error),
+        "haadf_sigma": float(problem.calibration.sigma),
+        "haadf_noise": float(problem.calibration.noise),
+        "haadf_blur": float(problem.calibration.found_blur[0]),
+        "haadf_blur_error": float(problem.calibration.found_blur[1]),
         "haadf_term_blur": float(problem.haadf_term.blur),
-        "noise": str(problem.noise_kind),
-        "noise_sentence": str(problem.noise_sentence),
-        "counts_scale": spread(problem.counts_scale),
-        "variance": spread(problem.variance),
+        "noise": str(problem.noise.kind),
+        "noise_sentence": str(problem.noise.sentence),
+        "counts_scale": spread(problem.noise.counts_scale),
+        "variance": spread(problem.noise.variance),
         "background": spread(problem.background),
         "map_scales": spread(problem.scales),
         "gap": float(result.gap),

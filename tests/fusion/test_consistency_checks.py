@@ -344,7 +344,7 @@ def test_evidence_of_a_fit_of_counts():
     np.testing.assert_allclose(found.maps, np.where(valid, maps - 7.5, 0))
     np.testing.assert_allclose(found.variance, 2.5 * (fused + 7.5), rtol=1e-6)
     np.testing.assert_allclose(found.counts, maps.sum(axis=(1, 2), where=valid) / 2.5)
-    assert found.forward_model is problem.forward_model and found.haadf_noise == problem.haadf_noise
+    assert found.forward_model is problem.forward_model and found.haadf_noise == problem.calibration.noise
     known = Evidence.of(replace(data, background=np.full(maps.shape, 5.0)), fused, problem)
     np.testing.assert_allclose(known.variance, 2.5 * (fused + 5), rtol=1e-6)
     np.testing.assert_allclose(known.maps, np.where(valid, maps - 5, 0))

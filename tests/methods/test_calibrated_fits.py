@@ -10,6 +10,7 @@ import pytest
 from helpers import assert_untouched, scan_signals, shared, snapshot
 
 import hyperspy_fusion as hf
+from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
@@ -44,15 +45,8 @@ class Problem:
     settings: object
     forward_model: LinearHaadfModel
     elements: list
-    noise_kind: str = "shifted_poisson"
-    noise_sentence: str = "The maps hold whole counts."
-    haadf_sigma: float = 3.0
-    haadf_noise: float = 2.0
-    offset_error: float = 0.5
-    prior_scale: float = 0.3
     lambda_haadf: float = 0.25
-    warnings: list = field(default_factory=lambda: ["The engine noticed something."])
-    about_image: list = field(default_factory=list)
+    diagnostics: list = field(default_factory=lambda: [Diagnostic("noticed", "The engine noticed something.")])
     uses_haadf: bool = True
 
     @property
@@ -61,11 +55,19 @@ class Problem:
 
     def __post_init__(self):
         n = len(self.maps)
-        self.counts_scale, self.scales = np.ones(n), np.full(n, 2.0)
-        self.variance, self.coefficient_errors = np.full(n, np.nan), np.full(n, 0.1)
+        self.scales = np.full(n, 2.0)
+        self.noise = SimpleNamespace(
+            kind="shifted_poisson",
+            sentence="The maps hold whole counts.",
+            counts_scale=np.ones(n),
+            variance=np.full(n, np.nan),
+        )
+        self.calibration = SimpleNamespace(
+            sigma=3.0, noise=2.0, offset_error=0.5, prior_scale=0.3, coefficient_errors=np.full(n, 0.1),
+            found_blur=(0.3, 0.2),
+        )  # fmt: skip
         self.background = np.zeros(n)
         self.data, self.penalty = SimpleNamespace(slope=np.ones((n, 1, 1))), SimpleNamespace(guide=None, kind="tv")
-        self.haadf_blur = 0.3, 0.2
         self.haadf_term = SimpleNamespace(blur=0.0)
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filter, minimum_filter
 
+from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
@@ -96,14 +97,14 @@ class Guide:
         return np.ascontiguousarray(edges, dtype)
 
     def about(self, kind, settings):
-        """Sentences about what was asked for and could not be."""
+        """Diagnostics: what was asked for and could not be."""
         if kind not in GUIDED or not self._stays_noisy(settings):
             return []
-        return [
-            "The noise of the HAADF image cannot be told from its structure (a lattice of few pixels, few pixels in "
-            "all, or an image that was smoothed, interpolated or registered): it guides as smoothed by "
-            f"guide_blur={USUAL_BLUR:g}, not as freed of its noise."
-        ]
+        sentence = (
+            "The noise of the HAADF image cannot be told from its structure: it is not denoised, but smoothed by "
+            f"guide_blur={USUAL_BLUR:g}."
+        )
+        return [Diagnostic("guide-not-denoised", sentence, INFORMATION)]
 
     def _stays_noisy(self, settings):
         return settings.guide_blur is None and self.noise is None
@@ -224,10 +225,8 @@ def _of_image(image, counted, sigma, dtype):
     start = np.ascontiguousarray(image[None] / sigma, dtype)
     used = np.ones((1, 1, image.shape[1]), dtype) if counted.all() else np.ascontiguousarray(counted[None], dtype)
     return Objective(
-        shape=start.shape,
-        dtype=dtype,
         scales=np.array([sigma]),
-        start=start,
+        initial_maps=start,
         data=DataTerms(
             is_poisson=False,
             beta=start * used,

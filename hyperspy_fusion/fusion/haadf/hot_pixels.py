@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import convolve, rank_filter
 
+from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.terms.haadf_model import haadf_noise
 
 # a pixel that is more times the noise off all its neighbours but one is looked at
@@ -62,19 +63,17 @@ def hot_pixels(seen, noise, weights):
 
 
 def about_hot_pixels(hot):
-    """Sentences about them, which name places and what to do."""
+    """The diagnostic about them."""
     places = np.argwhere(hot)
     if not len(places):
         return []
     listed = ", ".join(str(tuple(place)) for place in places[:LISTED].tolist())
     more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
-    pixels, these = ("pixel", "this pixel") if len(places) == 1 else ("pixels", "these pixels")
-    return [
-        f"The HAADF image is far off its surroundings in {len(places)} {pixels}, where the counts of the maps are not: "
-        f"at (row, column) {listed}{more}. So it is in hot and dead pixels, and in specks of an element without a map "
-        f"or whose counts drift has spread. The fused maps follow the image there, and are wrong in {these} and "
-        f"around: fuse with mask=, a bool array of the shape of the image that is True in {these}."
-    ]
+    sentence = (
+        f"The HAADF image has {len(places)} hot or dead pixels, at (row, column) {listed}{more}, and the fused maps "
+        "follow it there: pass mask=, True in these pixels."
+    )
+    return [Diagnostic("hot-pixels", sentence)]
 
 
 def _off_neighbours(image, valid):

@@ -18,7 +18,6 @@ from scipy.ndimage import gaussian_filter
 
 from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem, Observation
 from hyperspy_fusion.fusion.scan_data import ScanData
-from hyperspy_fusion.fusion.solvers.primal_dual import initial_state, primal_dual
 
 # pixels over which neighbours are compared, and over which counts are averaged for their variance
 _WIDTH = 3.0
@@ -149,8 +148,8 @@ def _observed(components, variance, used, observation, settings):
     names = [f"component {k + 1}" for k in range(len(components))]
     of_components = ScanData(names, one, components, scan.haadf, valid, scan.haadf_valid, variance=variance)
     found = Observation.of(of_components, _component_settings(replace(settings, lambda_reg=1.0), one))
-    forward_model = replace(found.forward_model, blur=observation.forward_model.blur)
-    return replace(found, forward_model=forward_model, guide=observation.guide, dtype=observation.dtype)
+    calibration = replace(found.calibration, blur=observation.calibration.blur)
+    return replace(found, calibration=calibration, guide=observation.guide, dtype=observation.dtype)
 
 
 def _signal_axes(bands):
@@ -254,12 +253,12 @@ def solved(problem, settings, state=None, callback=None, num_workers=None):
         With the maps of elements of either.
     """
     if not isinstance(problem, ComponentProblem):
-        return primal_dual(problem, settings, state, callback, num_workers)
-    result, state = primal_dual(problem.inner, settings, state, callback, num_workers)
+        return problem.solve(settings, state, callback, num_workers)
+    result, state = problem.inner.solve(settings, state, callback, num_workers)
     return replace(result, maps=problem.components.maps(result.maps)), state
 
 
 def started(problem, state=None):
     """The state to start a problem from, with that of another one of the same kind where it is known."""
     inner = problem.inner if isinstance(problem, ComponentProblem) else problem
-    return initial_state(inner) if state is None else state.restarted(inner)
+    return inner.start(state)

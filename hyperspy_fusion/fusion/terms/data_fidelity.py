@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.scan_data import column
 from hyperspy_fusion.fusion.terms.noise_estimation import (
     choose_noise,
@@ -58,8 +59,8 @@ class DataTerms:
         slope = np.where(self.slope > 0, self.slope, 1).astype(np.float64)
         return self.beta / slope - self.delta
 
-    def reach(self, z):
-        """How far a unit of pull moves a pixel at z, in units of z: the variance of what was measured there."""
+    def step_length(self, z):
+        """(n, ny, nx) inverse curvature of the term at z: how far a unit gradient of the others moves a pixel."""
         slope = np.where(self.slope > 0, self.slope, 1).astype(np.float64)
         return (z + self.delta) / slope if self.is_poisson else 1 / slope
 
@@ -92,7 +93,7 @@ class Counts:
     shift: float
     background: np.ndarray
     unit: np.ndarray
-    warnings: list
+    diagnostics: list
 
     @property
     def variance(self):
@@ -157,7 +158,7 @@ class Gaussian:
     variance: np.ndarray
     background: np.ndarray
     kind: str = "gaussian"
-    warnings: list = field(default_factory=list)
+    diagnostics: list = field(default_factory=list)
 
     @property
     def unit(self):
@@ -205,14 +206,13 @@ def _kept_totals(totals, keep):
 
 
 def about_totals(scan, data, keep):
-    """Sentences about totals that were to be kept and could not be."""
-    lost = [e for e, total in zip(scan.elements, data.totals, strict=True) if keep and np.isnan(total)]
-    if not lost:
-        return []
-    return [
+    """Diagnostics about totals that were to be kept and could not be."""
+    lost = tuple(e for e, total in zip(scan.elements, data.totals, strict=True) if keep and np.isnan(total))
+    sentence = (
         f"The total of {', '.join(lost)} less its background is not above 0 and was not kept: check the map and the "
         "background."
-    ]
+    )
+    return [Diagnostic("total-not-kept", sentence, elements=lost)] if lost else []
 
 
 def noise_of(scan, settings):
@@ -227,10 +227,10 @@ def noise_of(scan, settings):
     if kind == "gaussian":
         variances = _variances(scan, settings)
         return Gaussian(sentence, variances, 1 / scan.means_of(1 / variances), background)
-    counts_scale, warnings = _counts_scale(scan, found)
+    counts_scale, diagnostics = _counts_scale(scan, found)
     shift = settings.shift if kind == "shifted_poisson" else 0.0
     _check_counts(scan, counts_scale, shift, kind)
-    return Counts(kind, sentence, counts_scale, shift, background, _unit(scan, counts_scale, shift), warnings)
+    return Counts(kind, sentence, counts_scale, shift, background, _unit(scan, counts_scale, shift), diagnostics)
 
 
 def _unit(scan, counts_scale, shift):
@@ -276,14 +276,11 @@ def _variances(scan, settings):
 def _counts_scale(scan, found):
     """Value of one count of every map, and a warning where it had to be assumed."""
     found = counts_scales(_with_gaps(scan), scan.valid, found)
-    unknown = [e for e, q in zip(scan.elements, found, strict=True) if not q > 0]
+    unknown = tuple(e for e, q in zip(scan.elements, found, strict=True) if not q > 0)
     if not unknown:
         return found, []
-    sentence = (
-        f"The map of {', '.join(unknown)} shows no value of one count, and one of its units is taken for one: scale it "
-        "to counts."
-    )
-    return np.where(found > 0, found, 1.0), [sentence]
+    sentence = f"The counts scale of the map of {', '.join(unknown)} was not found and is taken for 1: scale the map to counts."
+    return np.where(found > 0, found, 1.0), [Diagnostic("counts-scale-unknown", sentence, elements=unknown)]
 
 
 def _check_counts(scan, counts_scale, shift, kind):

@@ -147,9 +147,9 @@ def test_a_lattice_is_told_with_the_fit():
     image = lattice(4)
     maps = np.random.default_rng(0).poisson(5 * image.clip(0, None))[None]
     observation = observe(maps, image, [26], CalibratedSettings())
-    told = observation.problem(CalibratedSettings(guide_blur=None)).warnings
+    told = [str(d) for d in observation.problem(CalibratedSettings(guide_blur=None)).diagnostics]
     assert sum("cannot be told from its structure" in sentence for sentence in told) == 1
-    assert not any("its structure" in sentence for sentence in observation.problem(CalibratedSettings()).warnings)
+    assert not any("its structure" in str(d) for d in observation.problem(CalibratedSettings()).diagnostics)
 
 
 @pytest.mark.parametrize("name", hf.data.PHANTOMS)
@@ -262,7 +262,7 @@ def test_no_noise_is_taken_out_where_no_guide_is_asked_for(monkeypatch):
 
 def test_ctrl_c_ends_it(monkeypatch):
     def stopped(problem, *args, **options):
-        return SimpleNamespace(reason=StopReason.INTERRUPTED, maps=problem.start), None
+        return SimpleNamespace(reason=StopReason.INTERRUPTED, maps=problem.initial_maps), None
 
     monkeypatch.setattr(module, "primal_dual", stopped)
     with pytest.raises(KeyboardInterrupt):

@@ -18,7 +18,7 @@ from hyperspy_fusion.fusion.terms.haadf_model import saturated, z_weights
 from hyperspy_fusion.identify.elements import atomic_number
 
 SETTINGS = CalibratedSettings()
-SENTENCE = "The HAADF image is far off its surroundings in "
+SENTENCE = "The HAADF image has "
 
 
 def found(maps, haadf, numbers, settings=SETTINGS, haadf_valid=None, valid=None):

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from calibrated_cases import observe
-from test_calibrated import NUMBERS, scan_of, settings_of
+from calibrated_cases import NUMBERS, observe, scan_of, settings_of
 
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.selection.model_averaging import MeanProblem, mean_of_fits, weighted_mean
@@ -51,7 +50,7 @@ def test_the_mean_is_that_of_the_fits_made_alone(observation, results):
     for maps, one in zip(state.maps, results, strict=True):
         np.testing.assert_array_equal(maps, one.maps)
     np.testing.assert_allclose(
-        result.modelled_haadf, observation.forward_model.forward_model.image(result.maps), rtol=1e-12
+        result.modelled_haadf, observation.calibration.forward_model.image(result.maps), rtol=1e-12
     )
     assert result.gap == max(r.gap for r in results)
     assert result.n_iter == state.n_iter == sum(r.n_iter for r in results)

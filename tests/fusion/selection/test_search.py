@@ -396,7 +396,7 @@ def test_fits_are_warm_and_judged_by_what_they_have_not_seen(scan, monkeypatch):
 
     monkeypatch.setattr(selection, "solved", spy)
     choose(scan, regularization="tv")
-    whole = observed(scan).forward_model.forward_model.weights
+    whole = observed(scan).calibration.forward_model.weights
     for problem, settings, _ in seen:
         totals = problem.data.totals * problem.scales
         np.testing.assert_allclose(totals, 0.8 * scan.maps.sum(axis=(1, 2)), rtol=0.05)
