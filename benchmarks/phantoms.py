@@ -166,13 +166,13 @@ def climb(f, start, step):
     return start
 
 
-def fit_weights(scan, weights, spread=None):
+def fit_weights(scan, weights, prior_scale=None):
     """The HAADF forward model as the data show it; the variance of counts is their mean."""
     from hyperspy_fusion.fusion.haadf.calibration import fit_haadf_model
     from hyperspy_fusion.fusion.terms.haadf_model import z_weights
 
     maps, shape = scan.maps.astype(float), z_weights(scan.atomic_numbers, GAMMA)
-    return fit_haadf_model(maps, scan.haadf, maps, weights=weights, shape_weights=shape, spread=spread)
+    return fit_haadf_model(maps, scan.haadf, maps, weights=weights, shape_weights=shape, prior_scale=spread)
 
 
 # ---- one scan ------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def weights_of_draws(name, counts):
     return np.array(found)
 
 
-def law_errors(scan, weights, spread=None):
+def law_errors(scan, weights, prior_scale=None):
     """Element, relative error of its fitted weight, relative standard error, and whether the weight is determined."""
     fit = fit_weights(scan, weights, spread)
     known = np.logical_and(scan.weights_determined, fit.determined)

@@ -19,7 +19,7 @@ from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
 from hyperspy_fusion.fusion.haadf.calibration import UndeterminedModelError, fit_haadf_model, refit_haadf_model
 from hyperspy_fusion.fusion.haadf.guide import Guide
 from hyperspy_fusion.fusion.haadf.hot_pixels import about_hot_pixels, hot_pixels
-from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, misfit
+from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, model_discrepancy
 from hyperspy_fusion.fusion.problems.resampling import resampled
 from hyperspy_fusion.fusion.scan_data import ScanData, column
 from hyperspy_fusion.fusion.settings import working_dtype
@@ -308,7 +308,7 @@ def _calibrated(scan, noise, settings):
     else:
         found = _given(scan, noise, settings)
     blur, about_blur = _blur_of_term(scan, noise, found, variance, settings.haadf_blur)
-    sigma = max(found.noise, misfit(scan, noise, found.forward_model, variance, blur))
+    sigma = max(found.noise, model_discrepancy(scan, noise, found.forward_model, variance, blur))
     # the shift of the Poisson term lowers the weight of the maps; that of the image is lowered alike
     sigma *= np.sqrt(noise.excess(scan, found.forward_model.weights))
     return replace(found, sigma=sigma, blur=blur, diagnostics=found.diagnostics + about_blur)
@@ -400,7 +400,7 @@ def _fitted(scan, noise, variance, settings):
         coefficient_errors=fit.standard_errors,
         offset_error=fit.offset_error,
         noise=fit.sigma,
-        prior_scale=fit.spread,
+        prior_scale=fit.prior_scale,
         found_blur=(free.blur, free.blur_error),
         refit=partial(refit_haadf_model, fit, blur=blur, **options) if np.any(fit.weights > 0) else None,
         diagnostics=_about_coefficients(scan, fit),

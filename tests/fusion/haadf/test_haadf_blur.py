@@ -14,7 +14,7 @@ import hyperspy_fusion as hf
 from hyperspy_fusion.data import atomic_columns, core_shell, gradient_alloy, interface, psnr
 from hyperspy_fusion.fusion.haadf import guide as guides
 from hyperspy_fusion.fusion.haadf.guide import Guide
-from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, left_by_blur, misfit
+from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, left_by_blur, model_discrepancy
 from hyperspy_fusion.fusion.problems.calibrated import LEAST_BLUR
 from hyperspy_fusion.fusion.problems.resampling import resampled
 from hyperspy_fusion.fusion.scan_data import ScanData
@@ -206,9 +206,11 @@ def test_masked_pixels_of_maps_are_no_misfit():
         maps = np.where(valid, scan.maps, filling * scan.maps.max())
         data = ScanData.of(maps, scan.haadf, scan.atomic_numbers, valid=valid).filled()
         noise = noise_of(data, CalibratedSettings(noise="poisson"))
-        found.append(misfit(replace(data, maps=maps), noise, forward_model, scan.truth, 1.0))
+        found.append(model_discrepancy(replace(data, maps=maps), noise, forward_model, scan.truth, 1.0))
     whole = ScanData.of(scan.maps, scan.haadf, scan.atomic_numbers).filled()
-    assert found[0] == found[1] == pytest.approx(misfit(whole, noise, forward_model, scan.truth, 1.0), rel=0.3)
+    assert (
+        found[0] == found[1] == pytest.approx(model_discrepancy(whole, noise, forward_model, scan.truth, 1.0), rel=0.3)
+    )
 
 
 @pytest.mark.parametrize(
