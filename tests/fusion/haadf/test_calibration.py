@@ -324,7 +324,7 @@ def test_images_that_do_not_rise_with_the_maps():
     from scipy.ndimage import gaussian_filter
 
     scan, refused = data.interface((64, 64), counts=4, **SCAN), 0
-    for seed in range(2):
+    for seed in range(4):
         image = gaussian_filter(np.random.default_rng(seed).standard_normal((64, 64)), 6) * 20
         image += 0.01 * np.random.default_rng(seed + 100).standard_normal((64, 64))
         try:
@@ -332,7 +332,7 @@ def test_images_that_do_not_rise_with_the_maps():
             assert np.all(found.weights >= 0) and np.isfinite(found.weights).all()
         except UndeterminedModelError:
             refused += 1
-    assert 0 < refused < 8
+    assert 0 < refused < 4
 
 
 def test_a_well_known_weight_is_hardly_shrunk():

@@ -63,7 +63,7 @@ def test_units_do_not_matter_and_invalid_pixels_are_left_out():
     [("bruker_test_TEM.bcf", ["Cu", "O", "Pd", "Ti"]), ("L2083-K-4-1_tilt0.bcf", ["Fe", "Mg", "Si", "O", "S", "Al"])],
 )
 def test_real_scans_have_none(name, elements):
-    haadf, eds = hf.scan(shared(name))
+    haadf, eds = hf.scan(shared(f"data/{name}"))
     maps = hf.element_maps(eds, elements)
     image = haadf.data.astype(float)
     assert not found(maps.data, image, [atomic_number(e) for e in elements], haadf_valid=~saturated(image))
