@@ -172,7 +172,7 @@ def fit_weights(scan, weights, prior_scale=None):
     from hyperspy_fusion.fusion.terms.haadf_model import z_weights
 
     maps, shape = scan.maps.astype(float), z_weights(scan.atomic_numbers, GAMMA)
-    return fit_haadf_model(maps, scan.haadf, maps, weights=weights, shape_weights=shape, prior_scale=spread)
+    return fit_haadf_model(maps, scan.haadf, maps, weights=weights, shape_weights=shape, prior_scale=prior_scale)
 
 
 # ---- one scan ------------------------------------------------------------------------------------
