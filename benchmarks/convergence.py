@@ -124,13 +124,15 @@ DATA = {"L2083": scan_data, **{name: lambda name=name: tutorial_data(name) for n
 
 def fit(data, penalty, max_iter=10000):
     """Seconds of set-up, of the solver and of the processor, and the result."""
-    from hyperspy_fusion.fusion.problems.calibrated import calibrated_problem
+    from hyperspy_fusion.fusion.problems.calibrated import Observation
+    from hyperspy_fusion.fusion.scan_data import ScanData
     from hyperspy_fusion.fusion.settings import CalibratedSettings
     from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 
     settings = CalibratedSettings(regularization=penalty, tol=TOL, max_iter=max_iter)
     start, cpu = time.perf_counter(), time.process_time()
-    problem = calibrated_problem(data.maps, data.haadf, data.numbers, settings, haadf_valid=data.haadf_valid)
+    scan = ScanData.of(data.maps, data.haadf, data.numbers, haadf_valid=data.haadf_valid)
+    problem = Observation.of(scan, settings).problem(settings)
     solving = time.perf_counter()
     result, _ = primal_dual(problem, settings)
     return solving - start, time.perf_counter() - solving, time.process_time() - cpu, result

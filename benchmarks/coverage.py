@@ -126,8 +126,9 @@ def fit_auto(scan, options, start):
 
 def observed(scan, settings):
     from hyperspy_fusion.fusion.problems.calibrated import Observation
+    from hyperspy_fusion.fusion.scan_data import ScanData
 
-    return Observation.of(scan.maps.astype(np.float32), scan.haadf, scan.atomic_numbers, settings)
+    return Observation.of(ScanData.of(scan.maps.astype(np.float32), scan.haadf, scan.atomic_numbers), settings)
 
 
 def judge(scan, found):

@@ -113,11 +113,12 @@ class Calibrated:
 
     def __post_init__(self):
         from hyperspy_fusion.fusion.problems.calibrated import Observation
+        from hyperspy_fusion.fusion.scan_data import ScanData
         from hyperspy_fusion.fusion.settings import CalibratedSettings
 
         scan, blurs = self.scan, (CalibratedSettings.haadf_blur, BLUR["haadf_blur"])
-        known = scan.maps, scan.haadf, scan.atomic_numbers
-        self.observations = {b: Observation.of(*known, CalibratedSettings(haadf_blur=b)) for b in blurs}
+        known = ScanData.of(scan.maps, scan.haadf, scan.atomic_numbers)
+        self.observations = {b: Observation.of(known, CalibratedSettings(haadf_blur=b)) for b in blurs}
 
     def score(self, **options):
         key = tuple(sorted(options.items()))
@@ -165,13 +166,13 @@ def climb(f, start, step):
     return start
 
 
-def fit_weights(scan, weights, spread=None):
+def fit_weights(scan, weights, prior_scale=None):
     """The HAADF forward model as the data show it; the variance of counts is their mean."""
     from hyperspy_fusion.fusion.haadf.calibration import fit_haadf_model
     from hyperspy_fusion.fusion.terms.haadf_model import z_weights
 
     maps, shape = scan.maps.astype(float), z_weights(scan.atomic_numbers, GAMMA)
-    return fit_haadf_model(maps, scan.haadf, maps, weights=weights, shape_weights=shape, spread=spread)
+    return fit_haadf_model(maps, scan.haadf, maps, weights=weights, shape_weights=shape, prior_scale=prior_scale)
 
 
 # ---- one scan ------------------------------------------------------------------------------------
@@ -240,9 +241,9 @@ def weights_of_draws(name, counts):
     return np.array(found)
 
 
-def law_errors(scan, weights, spread=None):
+def law_errors(scan, weights, prior_scale=None):
     """Element, relative error of its fitted weight, relative standard error, and whether the weight is determined."""
-    fit = fit_weights(scan, weights, spread)
+    fit = fit_weights(scan, weights, prior_scale)
     known = np.logical_and(scan.weights_determined, fit.determined)
     errors = fit.weights / scan.haadf_weights - 1
     spreads = fit.standard_errors / scan.haadf_weights

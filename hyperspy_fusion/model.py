@@ -12,6 +12,7 @@ from hyperspy_fusion._progress import counted, progress
 from hyperspy_fusion._settings_docs import shows_settings
 from hyperspy_fusion.fusion.consistency_checks import alarms
 from hyperspy_fusion.fusion.result import StopReason
+from hyperspy_fusion.fusion.scan_data import ScanData
 from hyperspy_fusion.fusion.settings import METHODS, check_seed, settings_for
 from hyperspy_fusion.grid.axes import axis_dicts
 from hyperspy_fusion.grid.masks import is_constant, mask_array
@@ -20,7 +21,7 @@ from hyperspy_fusion.maps.eds_bands import rest_of_spectra
 from hyperspy_fusion.maps.eds_lines import WINDOW_WIDTH
 from hyperspy_fusion.maps.noise_metadata import known_noise
 from hyperspy_fusion.maps.sources import element_maps
-from hyperspy_fusion.methods.base import HOW, Scan
+from hyperspy_fusion.methods.base import HOW
 from hyperspy_fusion.methods.fit_checks import (
     about_errors_of_edges,
     about_maps,
@@ -277,7 +278,7 @@ class FusedMultiModal:
             noise = [None if values is None else values[fitted] for values in noise]
         elements = [e for e, f in zip(self.elements, fitted, strict=True) if f]
         numbers = [atomic_number(e) for e in elements]
-        scan = Scan(elements, numbers, maps, self.haadf.data, valid, *noise, self._rest)
+        scan = ScanData(elements, numbers, maps, self.haadf.data, valid.maps, valid.haadf, *noise, self._rest)
         with counted("Choosing weights", " fits", show_progressbar) as tick:
             return self._how.build(scan, settings, num_workers, tick)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from hyperspy_fusion.fusion.registration.resampling import LEAST_COVERAGE, coverage, filled, resampled
 from hyperspy_fusion.fusion.registration.shift import LARGEST_ERROR, find_shift, slopes
+from hyperspy_fusion.fusion.scan_data import ScanData
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.terms.haadf_model import saturated, z_weights
 from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance
@@ -27,7 +28,7 @@ from hyperspy_fusion.grid.masks import Valid, is_constant, mask_array
 from hyperspy_fusion.identify.elements import atomic_number
 from hyperspy_fusion.maps.noise_metadata import known_noise
 from hyperspy_fusion.maps.sources import element_maps
-from hyperspy_fusion.methods.base import HOW, Scan
+from hyperspy_fusion.methods.base import HOW
 from hyperspy_fusion.results.fused_maps import image_signal
 
 _logger = logging.getLogger(__name__)
@@ -328,7 +329,7 @@ def _problem(source, maps, mask, settings, shift):
     noise = [None if known is None else known[varied] for known in known_noise(maps)]
     elements = [element for element, keeps in zip(maps.elements, varied, strict=True) if keeps]
     numbers = [atomic_number(element) for element in elements]
-    scan = Scan(elements, numbers, maps.data[varied], image, valid.of(varied), *noise)
+    scan = ScanData(elements, numbers, maps.data[varied], image, valid.maps[varied], valid.haadf, *noise)
     return HOW["calibrated"].build(scan, settings, None, None).problem
 
 

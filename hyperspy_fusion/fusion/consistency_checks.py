@@ -61,29 +61,27 @@ class Evidence:
     uses_haadf: bool
 
     @classmethod
-    def of(cls, elements, maps, haadf, valid, haadf_valid, fused, problem, background=None):
-        """From the data, the fused maps, and a :class:`~.CalibratedProblem` or a mean.
-
-        ``background`` is (n, ny, nx) where it is known pixel by pixel.
-        """
+    def of(cls, scan, fused, problem):
+        """From a :class:`~hyperspy_fusion.fusion.scan_data.ScanData`, the fused maps, and the problem of the fit."""
         uses, problem = problem.uses_haadf, problem.first
-        background = problem.background[:, None, None] if background is None else background
-        counts_scale = problem.counts_scale[:, None, None]
-        are_counts = np.isfinite(problem.counts_scale)
+        background = problem.background[:, None, None] if scan.background is None else scan.background
+        counts_scale = problem.noise.counts_scale[:, None, None]
+        are_counts = np.isfinite(problem.noise.counts_scale)
         mean = np.maximum(fused + background, 0) * counts_scale
         # of Gaussian noise as the data term has it, pixel by pixel where it is known so
         slope = np.where(problem.data.slope > 0, problem.data.slope, 1).astype(np.float64)
         known = np.broadcast_to(_column(problem.scales**2) / slope, mean.shape)
         # where hardly any count is expected, one is no surprise
         variance = np.where(are_counts[:, None, None], np.maximum(mean, 1e-3 * counts_scale**2), known)
-        net = np.where(valid, maps - background, 0).astype(np.float64)
-        totals = np.sum(maps, axis=(1, 2), where=valid, dtype=np.float64)
-        counts = np.where(are_counts, totals / problem.counts_scale, np.inf)
-        noise = float(problem.haadf_noise)
-        forward_model, counts_scale = problem.forward_model, problem.counts_scale
+        net = np.where(scan.valid, scan.maps - background, 0).astype(np.float64)
+        totals = np.sum(scan.maps, axis=(1, 2), where=scan.valid, dtype=np.float64)
+        counts = np.where(are_counts, totals / problem.noise.counts_scale, np.inf)
+        noise = float(problem.calibration.noise)
+        forward_model, counts_scale = problem.forward_model, problem.noise.counts_scale
         return cls(
-            elements, net, valid, variance, counts, fused, haadf, haadf_valid, noise, forward_model, counts_scale, uses
-        )
+            scan.elements, net, scan.valid, variance, counts, fused, scan.haadf, scan.haadf_valid, noise,
+            forward_model, counts_scale, uses,
+        )  # fmt: skip
 
     def residuals(self):
         """(n, ny, nx) measured minus fused maps in standard deviations of the noise; 0 in pixels that do not count."""

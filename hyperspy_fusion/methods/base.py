@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hyperspy_fusion.fusion.problems.published import published_problem
+from hyperspy_fusion.fusion.scan_data import ScanData
 from hyperspy_fusion.fusion.terms.noise_estimation import shares_noise
 from hyperspy_fusion.grid.masks import Valid, find_valid
 from hyperspy_fusion.methods.fit_checks import (
@@ -21,24 +22,6 @@ from hyperspy_fusion.methods.fit_checks import (
     about_weight,
     logged,
 )
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What is fused, without constant maps: maps (n, ny, nx), HAADF image (ny, nx), and which pixels count.
-
-    ``background`` and ``variance`` of the maps, (n, ny, nx), and ``rest`` (B, ny, nx), counts of other channels of the
-    spectra that the maps were made from, where they are known.
-    """
-
-    elements: list
-    atomic_numbers: list
-    maps: np.ndarray
-    haadf: np.ndarray
-    valid: Valid
-    background: np.ndarray | None = None
-    variance: np.ndarray | None = None
-    rest: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +42,7 @@ class Setup:
 
     problem: object
     settings: object
-    scan: Scan
+    scan: ScanData
     selection: object = None
 
     def going_on(self, settings):
@@ -173,19 +156,8 @@ def _describe_published(problem, result, spread):
 
 def _observe(scan, settings, num_workers):
     from hyperspy_fusion.fusion.problems.calibrated import Observation
-    from hyperspy_fusion.fusion.terms.data_fidelity import Known
 
-    return Observation.of(
-        scan.maps,
-        scan.haadf,
-        scan.atomic_numbers,
-        settings,
-        valid=None if scan.valid.maps.all() else scan.valid.maps,
-        haadf_valid=None if scan.valid.haadf.all() else scan.valid.haadf,
-        elements=scan.elements,
-        known=Known(scan.background, scan.variance),
-        num_workers=num_workers,
-    )
+    return Observation.of(scan, settings, num_workers)
 
 
 def _build_calibrated(scan, settings, num_workers, tick):
@@ -201,30 +173,21 @@ def _solve_calibrated(problem, settings, state, callback, num_workers):
 def _calibrated_evidence(scan, problem, result):
     from hyperspy_fusion.fusion.consistency_checks import Evidence
 
-    return Evidence.of(
-        scan.elements,
-        scan.maps,
-        scan.haadf,
-        scan.valid.maps,
-        scan.valid.haadf,
-        result.maps,
-        problem,
-        scan.background,
-    )
+    return Evidence.of(scan, result.maps, problem)
 
 
 def _about_noise(scan, selection):
     """Noise that neighbouring pixels share, which nothing else shows; no more where the choice of weights told it."""
     if selection is not None and any(sentence != selection.sentence for sentence in selection.warnings):
         return []
-    pairs = zip(scan.elements, scan.maps, scan.valid.maps, strict=True)
+    pairs = zip(scan.elements, scan.maps, scan.valid, strict=True)
     return about_shared_noise([element for element, image, valid in pairs if shares_noise(image, valid)])
 
 
 def _about_calibrated(elements, result, total_ratios, haadf_correlation, problem, settings):
-    units = about_units(problem.first.counts_scale, settings) + about_weight(problem.first.penalty, settings)
+    units = about_units(problem.first.noise.counts_scale, settings) + about_weight(problem.first.penalty, settings)
     return [
-        *logged(problem.first.warnings + (problem.first.about_image if problem.uses_haadf else [])),
+        *logged([str(d) for d in problem.first.diagnostics]),
         *units,
         *about_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings),
     ]
@@ -234,19 +197,19 @@ def _describe_calibrated(problem, result, spread):
     problem = problem.first
     return {
         "haadf_coefficients": spread(problem.forward_model.weights),
-        "haadf_coefficient_errors": spread(problem.coefficient_errors),
-        "haadf_prior_scale": float(problem.prior_scale),
+        "haadf_coefficient_errors": spread(problem.calibration.coefficient_errors),
+        "haadf_prior_scale": float(problem.calibration.prior_scale),
         "haadf_offset": float(problem.forward_model.offset),
-        "haadf_offset_error": float(problem.offset_error),
-        "haadf_sigma": float(problem.haadf_sigma),
-        "haadf_noise": float(problem.haadf_noise),
-        "haadf_blur": float(problem.haadf_blur[0]),
-        "haadf_blur_error": float(problem.haadf_blur[1]),
+        "haadf_offset_error": float(problem.calibration.offset_error),
+        "haadf_sigma": float(problem.calibration.sigma),
+        "haadf_noise": float(problem.calibration.noise),
+        "haadf_blur": float(problem.calibration.found_blur[0]),
+        "haadf_blur_error": float(problem.calibration.found_blur[1]),
         "haadf_term_blur": float(problem.haadf_term.blur),
-        "noise": str(problem.noise_kind),
-        "noise_sentence": str(problem.noise_sentence),
-        "counts_scale": spread(problem.counts_scale),
-        "variance": spread(problem.variance),
+        "noise": str(problem.noise.kind),
+        "noise_sentence": str(problem.noise.sentence),
+        "counts_scale": spread(problem.noise.counts_scale),
+        "variance": spread(problem.noise.variance),
         "background": spread(problem.background),
         "map_scales": spread(problem.scales),
         "gap": float(result.gap),
@@ -261,7 +224,7 @@ def _build_auto(scan, settings, num_workers, tick):
     from hyperspy_fusion.fusion.selection.search import select
 
     observation = _observe(scan, settings, num_workers)
-    members, selection = select(observation, settings, num_workers, tick, scan.rest)
+    members, selection = select(observation, settings, num_workers, tick, scan.out_of_window)
     return Setup(MeanProblem.of(observation, members), members[0][0], scan, selection)
 
 

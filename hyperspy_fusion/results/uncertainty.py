@@ -241,8 +241,8 @@ def attainable_gain(problem, settings, maps, haadf_valid):
     from hyperspy_fusion.fusion.uncertainty import trust
 
     problem = problem.first
-    sigma = np.where(haadf_valid, problem.haadf_sigma, np.inf)
-    variance = trust.count_variance(problem, settings, maps)
+    sigma = np.where(haadf_valid, problem.calibration.sigma, np.inf)
+    variance = problem.count_variance(maps)
     return trust.attainable_gain(variance, problem.forward_model.weights, sigma, problem.haadf_term.blur)
 
 

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from calibrated_cases import calibrated_problem
 from scipy.ndimage import gaussian_filter
 
 from hyperspy_fusion.data import core_shell, gradient_alloy
 from hyperspy_fusion.fusion.consistency_checks import Evidence, alarms, square_sums
-from hyperspy_fusion.fusion.problems.calibrated import calibrated_problem
+from hyperspy_fusion.fusion.scan_data import ScanData
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
@@ -338,13 +339,13 @@ def test_evidence_of_a_fit_of_counts():
     fused = primal_dual(problem, settings)[0].maps
     valid = np.ones(maps.shape, bool)
     valid[0, 3] = False
-    data = scan.elements, np.where(valid, maps, np.nan), scan.haadf, valid, valid[1], fused, problem
-    found = Evidence.of(*data)
+    data = ScanData(scan.elements, scan.atomic_numbers, np.where(valid, maps, np.nan), scan.haadf, valid, valid[1])
+    found = Evidence.of(data, fused, problem)
     np.testing.assert_allclose(found.maps, np.where(valid, maps - 7.5, 0))
     np.testing.assert_allclose(found.variance, 2.5 * (fused + 7.5), rtol=1e-6)
     np.testing.assert_allclose(found.counts, maps.sum(axis=(1, 2), where=valid) / 2.5)
-    assert found.forward_model is problem.forward_model and found.haadf_noise == problem.haadf_noise
-    known = Evidence.of(*data, background=np.full(maps.shape, 5.0))
+    assert found.forward_model is problem.forward_model and found.haadf_noise == problem.calibration.noise
+    known = Evidence.of(replace(data, background=np.full(maps.shape, 5.0)), fused, problem)
     np.testing.assert_allclose(known.variance, 2.5 * (fused + 5), rtol=1e-6)
     np.testing.assert_allclose(known.maps, np.where(valid, maps - 5, 0))
 
@@ -354,7 +355,7 @@ def test_evidence_of_a_fit_of_numbers():
     settings = CalibratedSettings(regularization="tv", noise="gaussian", variance=(4.0, 9.0, 1.0), tol=1e-2)
     problem = calibrated_problem(scan.truth - 1, scan.haadf, scan.atomic_numbers, settings)
     fused = primal_dual(problem, settings)[0].maps
-    found = Evidence.of(scan.elements, scan.truth - 1, scan.haadf, fused > -9, scan.haadf > -9, fused, problem)
+    found = Evidence.of(ScanData.of(scan.truth - 1, scan.haadf, scan.atomic_numbers), fused, problem)
     np.testing.assert_allclose(np.broadcast_to(found.variance, fused.shape)[:, 3, 4], [4, 9, 1])
     assert np.isinf(found.counts).all() and isinstance(alarms(found), list)
 

@@ -10,6 +10,7 @@ import pytest
 from helpers import assert_untouched, scan_signals, shared, snapshot
 
 import hyperspy_fusion as hf
+from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
@@ -44,15 +45,8 @@ class Problem:
     settings: object
     forward_model: LinearHaadfModel
     elements: list
-    noise_kind: str = "shifted_poisson"
-    noise_sentence: str = "The maps hold whole counts."
-    haadf_sigma: float = 3.0
-    haadf_noise: float = 2.0
-    offset_error: float = 0.5
-    prior_scale: float = 0.3
     lambda_haadf: float = 0.25
-    warnings: list = field(default_factory=lambda: ["The engine noticed something."])
-    about_image: list = field(default_factory=list)
+    diagnostics: list = field(default_factory=lambda: [Diagnostic("noticed", "The engine noticed something.")])
     uses_haadf: bool = True
 
     @property
@@ -61,17 +55,25 @@ class Problem:
 
     def __post_init__(self):
         n = len(self.maps)
-        self.counts_scale, self.scales = np.ones(n), np.full(n, 2.0)
-        self.variance, self.coefficient_errors = np.full(n, np.nan), np.full(n, 0.1)
+        self.scales = np.full(n, 2.0)
+        self.noise = SimpleNamespace(
+            kind="shifted_poisson",
+            sentence="The maps hold whole counts.",
+            counts_scale=np.ones(n),
+            variance=np.full(n, np.nan),
+        )
+        self.calibration = SimpleNamespace(
+            sigma=3.0, noise=2.0, offset_error=0.5, prior_scale=0.3, coefficient_errors=np.full(n, 0.1),
+            found_blur=(0.3, 0.2),
+        )  # fmt: skip
         self.background = np.zeros(n)
         self.data, self.penalty = SimpleNamespace(slope=np.ones((n, 1, 1))), SimpleNamespace(guide=None, kind="tv")
-        self.haadf_blur = 0.3, 0.2
         self.haadf_term = SimpleNamespace(blur=0.0)
 
 
-def build(maps, haadf, numbers, settings, valid=None, haadf_valid=None, elements=None, known=None, num_workers=None):
-    forward_model = LinearHaadfModel(np.asarray(numbers, float) ** settings.gamma, 7.0)
-    return Problem(maps, haadf, valid, haadf_valid, settings, forward_model, elements)
+def build(scan, settings, num_workers=None):
+    forward_model = LinearHaadfModel(np.asarray(scan.atomic_numbers, float) ** settings.gamma, 7.0)
+    return Problem(scan.maps, scan.haadf, scan.valid, scan.haadf_valid, settings, forward_model, scan.elements)
 
 
 @dataclass
@@ -88,7 +90,7 @@ class State:
 
 def solve(problem, settings, state=None, callback=None, num_workers=None):
     """Every second iteration halves the distance to the mean of the valid pixels, and the gap."""
-    known = np.isfinite(problem.maps) if problem.valid is None else problem.valid
+    known = problem.valid
     means = np.array([image[keep].mean() for image, keep in zip(problem.maps, known, strict=True)])[:, None, None]
     state = state or State(np.where(known, problem.maps, means).astype("float32"))
     reason = StopReason.NOT_CONVERGED
@@ -120,8 +122,8 @@ def engine(monkeypatch):
             built.append(build(*args, **options))
             return SimpleNamespace(problem=lambda settings: built[-1])
 
-    known = SimpleNamespace(Observation=Observation, Known=lambda background, variance: None)
-    fakes = {"calibrated": vars(known), "primal_dual": {"primal_dual": solve}}
+    known = SimpleNamespace(Observation=Observation)
+    fakes = {"problems.calibrated": vars(known), "solvers.primal_dual": {"primal_dual": solve}}
     for module, contents in fakes.items():
         fake = ModuleType(module)
         vars(fake).update(contents)
@@ -331,14 +333,14 @@ def test_the_published_method_names_the_one_that_takes_gaps(scan):
 
 def test_whole_scans_are_not_masked(scan, engine):
     fuse(*scan)
-    assert engine[0].valid is None and engine[0].haadf_valid is None
+    assert engine[0].valid.all() and engine[0].haadf_valid.all()
 
 
 def test_saturated_pixels_are_left_out_of_the_haadf_image_alone(engine, caplog):
     maps, haadf = scan_signals(30, 30)
     bright = with_data(haadf, np.minimum(haadf.data, np.percentile(haadf.data, 90).astype("uint16")))
     fused = fuse(maps, bright)
-    assert engine[0].valid is None
+    assert engine[0].valid.all()
     np.testing.assert_array_equal(~engine[0].haadf_valid, bright.data == bright.data.max())
     number = fused.metadata.Fusion.haadf_n_masked
     assert number >= 80 and f"The HAADF image is saturated in {number} pixels" in caplog.text

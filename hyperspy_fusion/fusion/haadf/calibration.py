@@ -8,20 +8,20 @@ from functools import partial
 import numpy as np
 
 from hyperspy_fusion.fusion.haadf.moment_equations import (
+    block_scores,
+    correlation_data,
     denoisers,
+    estimating_equations_of,
     information_of,
-    moments_of,
     pixel_weight,
-    scan_of,
-    scores_of,
     summed,
 )
-from hyperspy_fusion.fusion.haadf.partial_pooling import BLUR_PRIOR, Equations, pooled
+from hyperspy_fusion.fusion.haadf.partial_pooling import BLUR_PRIOR, WhitenedEquations, pooled
 from hyperspy_fusion.fusion.settings import MAX_BLUR
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
 
 # standard errors from a weight that the data determine at which the shape of the weights is given up: it is then so far
-# off (as for maps in units that have nothing to do with each other) that a fit drawn to it may not find out
+# off (as for maps in units that have nothing to do with each other) that a fit shrunk towards it may not find out
 _REFUSED = 5.0
 
 
@@ -42,11 +42,11 @@ class LinearFit:
         Standard deviation in pixels of the Gaussian between maps and HAADF image; the error is 0 for a given blur.
     sigma
         Standard deviation of the noise of the HAADF image.
-    spread
+    prior_scale
         How far the weights were taken to be off their shape, as a relative standard deviation: 0 if they had to have
         it (also where the data know no weight), infinite if it was not used (also where the data contradict it).
-    instruments
-        Which of the ways to make instruments was taken.
+    instrumental variables
+        Which of the ways to make instrumental variables was taken.
     """
 
     weights: np.ndarray
@@ -57,7 +57,7 @@ class LinearFit:
     blur: float
     blur_error: float
     sigma: float
-    spread: float
+    prior_scale: float
     instruments: int = 0
 
     @property
@@ -73,28 +73,30 @@ def fit_haadf_model(
     *,
     weights="fit",
     shape_weights=None,
-    spread=None,
+    prior_scale=None,
     blur=None,
     valid=None,
     haadf_valid=None,
 ):
     """Fit ``haadf = blurred(offset + sum_i w_i x_i)`` to noisy maps ``b = x + noise``, without attenuation.
 
-    Least squares of the image on noisy maps takes their noise for contrast, and finds weights too small (errors in
-    variables). Here the residual is multiplied by instruments ``u_j``, denoised maps over the variance ``v`` of the
-    residual, and the moments ``<u_j, haadf - offset - sum_i w_i G b_i> = 0`` are solved. Filters ``K`` share the noise
-    of their pixel with the map, by a mean that is known and subtracted,
-    ``E <V K n_j, G n_j> = sum_pq V(q) K(q-p) G(q-p) variance_j(p)`` (moment correction, Fuller, Measurement Error
-    Models, 1987); a regression of the maps on the image around a pixel, its coefficients from other tiles, shares
-    none. ``v`` is a function of the image alone. Of a few instruments those with the smallest standard errors are
-    taken. The blur ``G`` has a moment of its own, with the derivative of the image along it as instrument. Standard
-    errors are of the sandwich form, over 8 x 8 blocks of the image, so that what the forward model does not explain counts,
-    and never below the inverse Fisher information.
+    Least squares of the image on noisy maps finds weights too small (errors in variables). Here instrumental variables
+    ``u_j`` are used: denoised maps over the variance ``v`` of the residual. The estimating equations are
 
-    Where a shape of the weights is given, each weight is drawn to it by partial pooling: ``w_i`` is normal about
-    ``a shape_i`` with a relative standard deviation, the spread, which is found from the data with offset, gain ``a``
-    and blur (:func:`~.elastic_pool.pooled`). Weights that the data know better than the shape does stay where they
-    are; weights that the data contradict make the spread large, and all are free.
+        <u_j, haadf - offset - sum_i w_i G b_i> = 0.
+
+    - A filter ``K`` shares the noise of its pixel with the map. The mean of their product is known and subtracted,
+      ``E <V K n_j, G n_j> = sum_pq V(q) K(q-p) G(q-p) variance_j(p)`` (Fuller, Measurement Error Models, 1987).
+    - A regression of the maps on the image around a pixel, with coefficients from other tiles, shares no noise.
+    - Of these families of instrumental variables, the one with the smallest standard errors is used.
+    - The blur ``G`` has an estimating equation of its own. Its instrument is the derivative of the image by it.
+    - Standard errors have the sandwich form over 8 x 8 blocks of the image, which includes the model discrepancy. They
+      are never below the inverse Fisher information.
+
+    Given a shape of the weights, each weight is shrunk towards it by partial pooling: ``w_i`` is normal about
+    ``a shape_i`` with a relative standard deviation, the prior scale. It is estimated together with offset, gain ``a``
+    and blur (:func:`~.partial_pooling.pooled`). Weights that the data know better than the shape hardly move. Weights
+    that the data contradict make the prior scale large.
 
     Parameters
     ----------
@@ -108,10 +110,10 @@ def fit_haadf_model(
     weights
         ``"fit"``: all weights. ``"z_gamma"``: the common factor of ``shape_weights`` alone.
     shape_weights
-        (n,) ratios of the weights, > 0, e.g. of :func:`z_weights`. With ``"fit"``, what the weights are drawn to.
-        All equal by default, and then ``"fit"`` draws to nothing.
-    spread
-        Relative standard deviation of the weights about their shape, > 0, for ``"fit"``. None finds it;
+        (n,) ratios of the weights, > 0, e.g. of :func:`z_weights`. With ``"fit"``, the weights are shrunk towards it.
+        All equal by default, without shrinkage then.
+    prior_scale
+        Relative standard deviation of the weights about their shape, > 0, for ``"fit"``. None estimates it;
         ``np.inf`` is a fit to the data alone, in which the shape decides only what these do not determine.
     blur
         Standard deviation in pixels of the blur where it is known, up to 4; found by default.
@@ -133,23 +135,24 @@ def fit_haadf_model(
 
     Notes
     -----
-    Within three standard deviations of the blur from the border and from invalid pixels of the maps the image is not
-    used. No estimate is better than the inverse of ``sum_p (1, x)(1, x)^T / v`` allows,
-    ``v = sigma**2 + sum_i w_i**2 variance_i``: a light element beside heavy ones needs many counts. Where all
-    structure is of one size, as atomic columns are, blur and weights are hard to tell apart: give ``blur`` if known.
+    Within three standard deviations of the blur from the border and from invalid pixels the image is not used. No
+    estimate is better than the inverse of ``sum_p (1, x)(1, x)^T / v`` allows, with the variance
+    ``v = sigma**2 + sum_i w_i**2 variance_i``: a light element beside heavy ones needs many counts.
+    Where all structure has one size, as atomic columns have, blur and weights are hard to separate: give
+    ``blur`` if it is known.
     """
     if weights not in ("fit", "z_gamma"):
         raise ValueError(f"weights is {weights!r}: it must be 'fit' or 'z_gamma'.")
     if blur is not None and not 0 <= blur <= MAX_BLUR:
         raise ValueError(f"blur is {blur!r}: it must be 0 to {MAX_BLUR:g} pixels, or None to find it.")
-    if spread is not None and not spread > 0:
-        raise ValueError(f"spread is {spread!r}: it must be above 0, np.inf for none, or None to find it.")
+    if prior_scale is not None and not prior_scale > 0:
+        raise ValueError(f"prior_scale is {prior_scale!r}: it must be above 0, np.inf for none, or None to find it.")
     if shape_weights is None or len(maps) == 1:
-        spread = np.inf
-    scan = scan_of(maps, haadf, noise_variance, shape_weights, valid, haadf_valid)
+        prior_scale = np.inf
+    scan = correlation_data(maps, haadf, noise_variance, shape_weights, valid, haadf_valid)
     blur = None if blur is None else blur / scan.binning
     try:
-        fit = _drawn(scan, blur, spread) if weights == "fit" else _of_all(scan, blur)
+        fit = _shrunk(scan, blur, prior_scale) if weights == "fit" else _of_all(scan, blur)
     except np.linalg.LinAlgError as error:
         raise UndeterminedModelError(
             "The HAADF image and the maps have too little in common to tell what an atom adds to the image: pass "
@@ -159,48 +162,47 @@ def fit_haadf_model(
 
 
 def refit_haadf_model(fit, maps, haadf, noise_variance, *, shape_weights=None, blur=None, valid=None, haadf_valid=None):
-    """The forward model of data that were drawn from a forward model: one round from that forward model, by the instruments that found it.
+    """The forward model of a bootstrap replicate: one round from the model that the data were drawn from.
 
-    A tenth of the work of :func:`fit_haadf_model`, whose parameters these are, and as good where the forward model is nearly
-    right. What it differs by from the forward model of ``fit`` is an error of :func:`fit_haadf_model`, and goes with the noise.
+    It takes a tenth of the work of :func:`fit_haadf_model`, whose parameters these are, and uses the same instrumental
+    variables. The error of the result is that of :func:`fit_haadf_model`, correlated with the noise of the data.
 
     Parameters
     ----------
     fit
-        The :class:`LinearFit` that the data were drawn from, whose ``spread`` is kept: where it had to have the shape
-        of the weights, the forward model has it too.
+        The :class:`LinearFit` that the data were drawn from. Its ``prior_scale`` is kept.
     blur
-        That of ``fit`` where it was known; None finds it.
+        That of ``fit`` where it was known; None estimates it.
 
     Returns
     -------
     LinearHaadfModel
-        That of ``fit`` where the data say nothing of it.
+        That of ``fit`` where the data have no information on it.
     """
-    scan = scan_of(maps, haadf, noise_variance, shape_weights, valid, haadf_valid)
+    scan = correlation_data(maps, haadf, noise_variance, shape_weights, valid, haadf_valid)
     start, shape, at = fit.weights / scan.binning**2, scan.shape, fit.blur / scan.binning
-    if fit.spread == 0:
+    if fit.prior_scale == 0:
         scan, start = summed(scan), start[:1] / shape[:1]
     start = _Estimate(float(fit.offset + start @ scan.means), start, at, start)
     known = None if blur is None else at
     try:
         # data of nothing divide by nothing
         with np.errstate(divide="ignore", invalid="ignore"):
-            found = _once_more(scan, denoisers(scan)[fit.instruments], start, fit.spread, known)
+            found = _once_more(scan, denoisers(scan)[fit.instruments], start, fit.prior_scale, known)
     except np.linalg.LinAlgError:
         return fit.forward_model
     offset = float(found.offset - found.weights @ scan.means)
-    weights = found.weights * (shape if fit.spread == 0 else 1) * scan.binning**2
+    weights = found.weights * (shape if fit.prior_scale == 0 else 1) * scan.binning**2
     if not np.isfinite([offset, *weights]).all():
         return fit.forward_model
     return LinearHaadfModel(weights, offset, float(found.blur) * scan.binning)
 
 
-def _once_more(scan, way, start, spread, blur):
-    """One round from a start, drawn to the shape of the weights as much as that was."""
+def _once_more(scan, way, start, prior_scale, blur):
+    """One round from a start, with the same shrinkage."""
     weight = pixel_weight(scan, start.weights, start.blur)
-    if 0 < spread < np.inf:
-        return _pooled(scan, way, weight, start, blur, spread)
+    if 0 < prior_scale < np.inf:
+        return _pooled(scan, way, weight, start, blur, prior_scale)
     return _estimated(scan, way, weight, start.weights, blur)[0]
 
 
@@ -212,19 +214,21 @@ def _of_all(scan, blur):
     """The fit of the gain alone, as weights of all elements."""
     fit, shape = _fit(summed(scan), blur, np.inf), scan.shape
     weights, errors = fit.weights * shape, fit.standard_errors * shape
-    return replace(fit, weights=weights, standard_errors=errors, determined=fit.determined * len(shape), spread=0.0)
+    return replace(
+        fit, weights=weights, standard_errors=errors, determined=fit.determined * len(shape), prior_scale=0.0
+    )
 
 
-def _drawn(scan, blur, spread):
-    """The fit of all weights, drawn to their shape unless the data know them to be others, or know nothing of them."""
-    fit = _fit(scan, blur, np.inf if spread is None else spread)
-    if spread is not None:
+def _shrunk(scan, blur, prior_scale):
+    """The fit of all weights, shrunk towards their shape unless the data contradict or do not know them."""
+    fit = _fit(scan, blur, np.inf if prior_scale is None else prior_scale)
+    if prior_scale is not None:
         return fit
     if not np.any(fit.determined) and not np.any(fit.standard_errors < fit.weights):
         return replace(_of_all(scan, blur), determined=fit.determined)
-    drawn = _fit(scan, blur, None)
-    off = np.abs(drawn.weights - fit.weights) > _REFUSED * fit.standard_errors
-    return fit if np.any(off & fit.determined) else drawn
+    shrunk = _fit(scan, blur, None)
+    off = np.abs(shrunk.weights - fit.weights) > _REFUSED * fit.standard_errors
+    return fit if np.any(off & fit.determined) else shrunk
 
 
 def _in_pixels(fit, binning):
@@ -252,18 +256,18 @@ class _Estimate:
     scale: np.ndarray
     covariance: np.ndarray = None
     determined: tuple = ()
-    spread: float = np.inf
+    prior_scale: float = np.inf
 
 
-def _fit(scan, blur, spread):
+def _fit(scan, blur, prior_scale):
     # in the units of the data: the prior of the blur is weighed against its moment
     scale = scan.shape * scan.haadf[scan.haadf_valid].std() / max(np.tensordot(scan.shape, scan.maps, 1).std(), 1e-30)
     level = float(scan.haadf[scan.haadf_valid].mean())
     estimate = _Estimate(level, scale, 1.0 if blur is None else float(blur), scale)
-    step = _with_errors if spread == np.inf else partial(_pooled, spread=spread)
+    step = _with_errors if prior_scale == np.inf else partial(_pooled, prior_scale=prior_scale)
     weight = pixel_weight(scan, None, estimate.blur)
     ways = denoisers(scan)
-    # weight of the pixels, instruments and parameters need each other: two rounds to settle, one with the best
+    # pixel weights, instrumental variables and parameters depend on each other: two rounds for all, one for the best
     order = range(len(ways))
     for number in (len(ways), len(ways), 1):
         tried = {k: step(scan, ways[k], weight, estimate, blur) for k in order[:number]}
@@ -274,7 +278,7 @@ def _fit(scan, blur, spread):
 
 
 def _relative_error(estimate):
-    """Mean logarithm of the variances of the relative weights, by which instruments are chosen."""
+    """Mean logarithm of the variances of the relative weights, by which instrumental variables are chosen."""
     variances = np.diag(estimate.covariance)[1 : 1 + len(estimate.weights)]
     return np.mean(np.log(variances / estimate.scale**2))
 
@@ -296,12 +300,12 @@ def _report(scan, estimate, blur):
         blur=float(s),
         blur_error=float(blur_error),
         sigma=scan.sigma,
-        spread=estimate.spread,
+        prior_scale=estimate.prior_scale,
     )
 
 
 def _best_blur(moments, shape):
-    """Where the moment of the blur, less the slope of its prior, comes down through zero.
+    """Where the estimating equation of the blur, less the slope of its prior, comes down through zero.
 
     It is the slope of a log-likelihood along blur**2: of several zeros the one under the largest integral counts.
     """
@@ -374,7 +378,7 @@ def _solve_free(matrix, target, variance, shape):
 def _estimated(scan, way, weight, start, blur):
     """The estimate from one way to denoise, directions that it knows and that it does not, and what it is made of."""
     denoised = way(scan, weight, start)
-    moments = moments_of(scan, denoised, weight, start)
+    moments = estimating_equations_of(scan, denoised, weight, start)
     found = _best_blur(moments, scan.shape) if blur is None else float(blur)
     estimate, directions = _solve(moments.at(found), moments.target, moments.matrix_variance, scan.shape, found)
     return estimate, directions, denoised, moments
@@ -394,10 +398,10 @@ def _with_errors(scan, way, weight, start, blur):
     slope[-1] = (abs(slope[-1]) if at_bound else slope[-1]) + 1 / BLUR_PRIOR**2
     jacobian = np.column_stack([matrix, slope])
     free = block_diag(1, known, 1 if blur is None else np.zeros((1, 0)))
-    scores = free.T @ scores_of(scan, denoised, weight, moments, start.weights, estimate)
+    scores = free.T @ block_scores(scan, denoised, weight, moments, start.weights, estimate)
     inverse = np.linalg.inv(free.T @ jacobian @ free)
     covariance = inverse @ _noise(scores) @ inverse.T
-    # the moments may pretend to more than the data hold
+    # the estimating equations may pretend to more than the data hold
     information = information_of(moments, weight)
     information[-1, -1] += 1 / BLUR_PRIOR**2
     bound = np.linalg.inv(free.T @ information @ free)
@@ -416,23 +420,25 @@ def _determined(unknown, scale):
     return tuple(bool(share < 0.01) for share in np.sum((unknown / scale[:, None]) ** 2, axis=1))
 
 
-def _pooled(scan, way, weight, start, blur, spread):
-    """The estimate from one way to denoise with the weights drawn to their shape, with its covariance."""
+def _pooled(scan, way, weight, start, blur, prior_scale):
+    """The estimate from one way to denoise with the weights shrunk towards their shape, with its covariance."""
     from scipy.linalg import block_diag
 
     denoised = way(scan, weight, start.weights)
-    moments = moments_of(scan, denoised, weight, start.weights)
+    moments = estimating_equations_of(scan, denoised, weight, start.weights)
     matrix = moments.at(start.blur)
     rough, (known, unknown) = _solve(matrix, moments.target, moments.matrix_variance, scan.shape, start.blur)
     if not known.size:  # no weight that others could follow
         return _with_errors(scan, way, weight, start, blur)
     slope = moments.slope(start.blur) @ np.concatenate([[start.offset], start.weights])
-    # the moment of the offset in units of the image's own, as the others are
+    # the estimating equation of the offset in units of the image's own, as the others are
     free = block_diag(scan.haadf[scan.haadf_valid].std(), _kept(known, unknown, rough.scale), 1)
     jacobian = free.T @ np.column_stack([matrix, slope]) @ free
-    noise = _noise(free.T @ scores_of(scan, denoised, weight, moments, start.weights, start))
+    noise = _noise(free.T @ block_scores(scan, denoised, weight, moments, start.weights, start))
     whitening = _whitening(noise, jacobian, free.T @ information_of(moments, weight) @ free) @ free.T
-    found = pooled(Equations(moments, whitening, rough.scale, unknown / rough.scale[:, None]), blur, spread)
+    found = pooled(
+        WhitenedEquations(moments, whitening, rough.scale, unknown / rough.scale[:, None]), blur, prior_scale
+    )
     return _Estimate(
         offset=float(found.mean[0]),
         weights=found.mean[1:],
@@ -440,21 +446,21 @@ def _pooled(scan, way, weight, start, blur, spread):
         scale=rough.scale,
         covariance=found.covariance,
         determined=_determined(unknown, rough.scale),
-        spread=found.spread,
+        prior_scale=found.prior_scale,
     )
 
 
 def _kept(known, unknown, scale):
-    """Directions of the moments to use: what the data determine, and that of the shape, in which all weights share."""
+    """Directions of the estimating equations to use: those that the data determine, and that of the shape."""
     if not unknown.size:
         return known
     return np.column_stack([known, unknown @ (unknown / scale[:, None]).sum(axis=0)])
 
 
 def _whitening(noise, jacobian, information):
-    """Matrix that makes the noise of the moments white, of at least the size that leaves the information to the bound.
+    """Matrix that makes the noise of the estimating equations white, limited by the Fisher information.
 
-    The moments may pretend to more than the data hold: directions of more information than Fisher's are damped.
+    Directions of more information than Fisher's are damped.
     """
     values, vectors = np.linalg.eigh(noise)
     white = (vectors / np.sqrt(np.maximum(values, 1e-12 * values[-1]))).T

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filter, minimum_filter
 
+from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
@@ -22,27 +23,27 @@ _logger = logging.getLogger(__name__)
 # the penalties that look at the image
 GUIDED = ("guided", "directional")
 # edges of the guide below this fraction of the range of the HAADF image are taken for noise (Ehrhardt & Betcke 2016),
-# in an image that was smoothed and in one that was freed of its noise; tried on held-out counts and on phantoms
+# in an image that was smoothed and in one that was denoised; tried on held-out counts and on phantoms
 SMOOTHED_EDGE, DENOISED_EDGE = 0.003, 0.001
-# Weight of the TGV that frees the image of its noise. Directions of edges suffer more from noise that is left than from
+# Weight of the TGV that denoises the image. Directions of edges suffer more from noise that is left than from
 # contrast that is lost; tried on held-out counts and on phantoms
 DENOISING = {"guided": 1.0, "directional": 2.0}
-# standard deviation in pixels of the Gaussian where noise cannot be told from structure
+# standard deviation in pixels of the Gaussian where noise cannot be distinguished from structure
 USUAL_BLUR = CalibratedSettings.guide_blur
 # noise below this fraction of the range is left in the image
 _NO_NOISE = 1e-4
 # Of the noise in second differences over that between the frequencies of a lattice: above it structure is as fine as
 # pixels. About 1 for particles, 1.8 and more for lattices of less than six pixels.
 _FINE = 1.5
-# fewer second differences than this say nothing of the noise
+# fewer second differences than this have no information on the noise
 _FEWEST_DIFFERENCES = 50
 # a pixel that is so many times the noise off all its neighbours is none of the structure, if no more than a part are
 _OUTLYING, _FEW = 8.0, 0.02
-# Standard deviation in pixels of an edge that is sharp on a lattice of pixels. Under a Gaussian b the twist of cells
-# over their differences goes down to 0.74, 0.49, 0.38, 0.26 and 0.20 of what it is in sharp discs and steps, at b =
-# 0.5, 0.75, 1, 1.5 and 2; 1 / hypot(1, b / 0.4) is 0.62, 0.47, 0.37, 0.26 and 0.20.
+# Standard deviation in pixels of an edge that is sharp on a lattice of pixels. Under a Gaussian b the mixed difference
+# of 2x2 cells, over their differences, falls to 0.74, 0.49, 0.38, 0.26 and 0.20 of that in sharp discs and steps at
+# b = 0.5, 0.75, 1, 1.5 and 2; 1 / hypot(1, b / 0.4) is 0.62, 0.47, 0.37, 0.26 and 0.20.
 _SHARP = 0.4
-# A blur below it leaves edges the twist they need: maps of phantoms lost up to two decibels at 0.4 and won at 0.8
+# a smaller blur leaves edges their mixed differences: maps of phantoms lost up to 2 dB at 0.4 and gained at 0.8
 _LEAST_BLUR = 0.7
 # of the fit to the image
 _TOL, _MAX_ITER = 1e-3, 2000
@@ -50,12 +51,12 @@ _TOL, _MAX_ITER = 1e-3, 2000
 
 @dataclass(frozen=True, eq=False)
 class Guide:
-    """One HAADF image as a guide; it is freed of its noise once, when that is first asked for.
+    """One HAADF image as a guide; it is denoised once, when that is first asked for.
 
     Attributes
     ----------
     haadf, valid
-        (ny, nx) the image, and where it counts.
+        (ny, nx) the image, and its valid pixels.
     dtype
         In which noise is taken out.
     num_workers
@@ -84,7 +85,7 @@ class Guide:
         Returns
         -------
         numpy.ndarray or None
-            The ``guide`` of :class:`~.regularizers.CellPenalty`.
+            The ``guide`` of :class:`~.penalties.CellPenalty`.
         """
         if kind not in GUIDED:
             return None
@@ -96,21 +97,21 @@ class Guide:
         return np.ascontiguousarray(edges, dtype)
 
     def about(self, kind, settings):
-        """Sentences about what was asked for and could not be."""
+        """Diagnostics of a denoised guide that was asked for and is not possible."""
         if kind not in GUIDED or not self._stays_noisy(settings):
             return []
-        return [
-            "The noise of the HAADF image cannot be told from its structure (a lattice of few pixels, few pixels in "
-            "all, or an image that was smoothed, interpolated or registered): it guides as smoothed by "
-            f"guide_blur={USUAL_BLUR:g}, not as freed of its noise."
-        ]
+        sentence = (
+            "The noise of the HAADF image cannot be separated from its structure: it is not denoised, but smoothed by "
+            f"guide_blur={USUAL_BLUR:g}."
+        )
+        return [Diagnostic("guide-not-denoised", sentence, INFORMATION)]
 
     def _stays_noisy(self, settings):
         return settings.guide_blur is None and self.noise is None
 
     @cached_property
     def scaled(self):
-        """(ny, nx) the image in units of its range, 0 to 1; pixels that do not count are as the nearest that does."""
+        """(ny, nx) the image in units of its range, 0 to 1; invalid pixels are as the nearest that does."""
         seen = self.haadf[self.valid]
         low, high = np.percentile(seen, (0.1, 99.9))
         if not high > low:
@@ -119,10 +120,10 @@ class Guide:
 
     @cached_property
     def noise(self):
-        """Standard deviation of the white noise of the scaled image; None where it cannot be told from structure.
+        """Standard deviation of the white noise of the scaled image; None where structure cannot be excluded.
 
-        Structure as fine as pixels, a lattice of few of them, is noise to second differences
-        (:func:`~.elastic.haadf_noise`), and not to the median over frequencies, of which it has few.
+        Structure as fine as pixels, such as a lattice of few of them, adds to second differences
+        (:func:`~.haadf_model.haadf_noise`) but not to the median over frequencies.
         """
         if np.prod(np.subtract(self.haadf.shape, 2)) < _FEWEST_DIFFERENCES:
             return None
@@ -133,8 +134,8 @@ class Guide:
         """(ny, nx) the least ``1/2 ||u - h||^2 / sigma^2 + weight TGV(u / sigma)``, u >= 0, to a duality gap of 0.001.
 
         h is the scaled image and sigma its :attr:`noise`; TGV is second-order total generalised variation, which keeps
-        edges and slopes (Bredies, Kunisch & Pock, SIAM J. Imaging Sci. 3, 492, 2010). Pixels that do not count and few
-        that are far off all their neighbours have no say. It is found once.
+        edges and slopes (Bredies, Kunisch & Pock, SIAM J. Imaging Sci. 3, 492, 2010). Invalid pixels and few
+        that are far off all their neighbours do not contribute. It is found once.
 
         Raises
         ------
@@ -164,17 +165,17 @@ class Guide:
 
 
 def directions(edges, least, eta, haadf_blur):
-    """What ``"directional"`` takes from the differences of the cells of an image.
+    """The direction field of ``"directional"`` from the differences of the 2x2 cells of an image.
 
-    The direction xi of the differences is shorter than 1 by ``eta``, and where they are not above ``least``. The twist
-    of a cell is what two of its opposite differences differ by. Edges of an image that is blurred have less of it than
-    those of the maps, and what they have is mostly noise: xi is then without, and the maps may have so much more of
-    it where the image has an edge.
+    The direction xi of the differences is shorter than 1 by ``eta``, and where they are not above ``least``. The mixed
+    difference of a 2x2 cell is that of two opposite differences. Edges of a blurred image have less of it than
+    those of the maps, and what they have is mostly noise. xi is then without it, and the maps may have that much
+    more of it where the image has an edge.
 
     Parameters
     ----------
     edges
-        (4, ny - 1, nx - 1) of :func:`~.regularizers.cell_differences`.
+        (4, ny - 1, nx - 1) of :func:`~.penalties.cell_differences`.
     least
         Differences below it are noise.
     eta
@@ -185,7 +186,8 @@ def directions(edges, least, eta, haadf_blur):
     Returns
     -------
     numpy.ndarray
-        xi (4, ny - 1, nx - 1); with a blur (5, ny - 1, nx - 1), xi and the part of the twist that costs nothing.
+        xi (4, ny - 1, nx - 1); with a blur (5, ny - 1, nx - 1), xi and the part of the mixed
+        difference without penalty.
     """
     is_blurred = haadf_blur >= _LEAST_BLUR
     if is_blurred:
@@ -224,10 +226,8 @@ def _of_image(image, counted, sigma, dtype):
     start = np.ascontiguousarray(image[None] / sigma, dtype)
     used = np.ones((1, 1, image.shape[1]), dtype) if counted.all() else np.ascontiguousarray(counted[None], dtype)
     return Objective(
-        shape=start.shape,
-        dtype=dtype,
         scales=np.array([sigma]),
-        start=start,
+        initial_maps=start,
         data=DataTerms(
             is_poisson=False,
             beta=start * used,
@@ -243,7 +243,7 @@ def _of_image(image, counted, sigma, dtype):
 
 
 def _filled(image, valid):
-    """Pixels that do not count take the value of the nearest that does."""
+    """Invalid pixels take the value of the nearest that does."""
     if valid.all():
         return image
     nearest = distance_transform_edt(~valid, return_distances=False, return_indices=True)

@@ -7,35 +7,31 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter, minimum_filter
 
-from hyperspy_fusion.fusion.terms.data_fidelity import column
 from hyperspy_fusion.fusion.terms.haadf_model import blurred
 
-# part of the pixels that a misfit may be measured on
+# part of the pixels that a model discrepancy may be measured on
 _ENOUGH = 0.3
-# A blur that is found explains the image if no more than this part of the misfit of squares of so many pixels is left,
-# or so many of its chance errors more: on phantoms 0 to 0.3 was left by the true blur, on scans whose image is mostly
-# not of the maps 0.7 to 1
+# A blur explains the image if at most this part of the discrepancy of squares of so many pixels is left, up to so many
+# chance errors. On phantoms the true blur left 0 to 0.3; on scans whose image is mostly unrelated 0.7 to 1 was left.
 _LEFT, _SIDE, _CHANCES = 0.5, 2, 2.0
 # of how many of its errors the square of a blur must be
 _SURE = 3.0
 
 
-def misfit(seen, noise, forward_model, variance, blur):
-    """Standard deviation per pixel that accounts for what the image shows and the forward model does not explain.
+def model_discrepancy(seen, noise, forward_model, variance, blur):
+    """Standard deviation per pixel of noise and of what the forward model does not explain of the image.
 
-    Contrast that the forward model lacks (a missing element, diffraction, thickness) is alike in neighbouring pixels, which must
-    then not count as so many witnesses. Sums over squares of B x B pixels of a white residual have B^2 times its
-    variance; the largest variance per pixel found so, over all B, is the one of which the image is worth no more than
-    it is. The noise of the maps is taken out. Larger squares are few, and the largest of several chance values is too
-    large rather than too small: an image trusted too little costs less than one trusted too much. Where the term has
-    a ``blur``, the image of the maps is blurred, and their noise with it.
+    Contrast that the forward model lacks (a missing element, diffraction, thickness) is correlated between neighbouring
+    pixels, which are then not independent. Sums over squares of B x B pixels of a white residual have B^2 times its
+    variance. The largest variance per pixel over all B is used; the noise of the maps is subtracted. The largest of
+    several estimates is rather too large, and an image trusted too little costs less than one trusted too much.
 
     Parameters
     ----------
     seen, noise
         As of an :class:`~.calibrated.Observation`.
-    forward model
-        A :class:`~.elastic.LinearHaadfModel`.
+    forward_model
+        A :class:`~.haadf_model.LinearHaadfModel`.
     variance
         (n, ny, nx) of the noise of the maps.
     blur
@@ -52,9 +48,9 @@ def misfit(seen, noise, forward_model, variance, blur):
 
 
 def is_explained_by_blur(seen, noise, forward_model, variance, blur, error):
-    """Whether a blur that was found, and its error, is sure, and leaves little of what its forward model did not explain without.
+    """Whether a blur is significant, and leaves little of the discrepancy without it.
 
-    Else it may be one of an image that is none of the maps, or of maps that say nothing of it.
+    Otherwise the image may not be of the maps, or the maps may have no information on the blur.
     """
     if blur**2 < _SURE * 2 * blur * error:
         return False
@@ -68,7 +64,7 @@ def is_explained_by_blur(seen, noise, forward_model, variance, blur, error):
 
 @dataclass(frozen=True)
 class _Residual:
-    """HAADF image less the forward model of the measured maps, blurred, with the variance that it has from their noise."""
+    """HAADF image less the blurred forward model of the measured maps, and its variance from their noise."""
 
     counted: np.ndarray
     residual: np.ndarray
@@ -77,9 +73,9 @@ class _Residual:
 
     @classmethod
     def of(cls, seen, noise, forward_model, variance, blur, reach):
-        """Of all pixels that count, but those that a pixel without maps reaches by a blur of ``reach``."""
+        """Of all valid pixels except those that an invalid pixel affects through a blur of ``reach``."""
         valid = seen.valid.all(axis=0)
-        net = np.where(seen.valid, seen.maps - noise.background, column(seen.means_of(seen.maps - noise.background)))
+        net = seen.net(noise.background)
         counted = valid & seen.haadf_valid
         within = counted & minimum_filter(valid, 2 * int(np.ceil(3 * reach)) + 1)
         if np.count_nonzero(within) > _ENOUGH * np.count_nonzero(counted):
@@ -88,10 +84,10 @@ class _Residual:
         return cls(counted, residual, np.where(counted, np.tensordot(forward_model.weights**2, variance, 1), 0), blur)
 
     def squares(self, side):
-        """Pixels that count in squares that have any, and the square of their sums less what noise of maps gives."""
-        number, total, spread = (_square_sums(a, side) for a in (self.counted, self.residual, self.of_maps))
+        """Valid pixels of the squares that have any, and their squared sums less the variance from the maps."""
+        number, total, prior_scale = (_square_sums(a, side) for a in (self.counted, self.residual, self.of_maps))
         used = number > 0
-        return number[used], total[used] ** 2 - left_by_blur(self.blur, side) * spread[used]
+        return number[used], total[used] ** 2 - left_by_blur(self.blur, side) * prior_scale[used]
 
 
 def left_by_blur(blur, side):

@@ -1,4 +1,7 @@
-"""Moment equations of the linear HAADF forward model: instruments from noisy maps, and what noise they share with the maps."""
+"""Estimating equations of the linear HAADF forward model, with instrumental variables from noisy maps.
+
+The noise that an instrumental variable shares with the maps is known, and subtracted.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from hyperspy_fusion.fusion.terms.haadf_model import haadf_noise
 # Larger images are binned to this size: the fit needs their counts, not their pixels.
 _MAX_SIZE = 512
 # Reach of the kernel of the largest blur, in pixels.
-_REACH = 16
+_RADIUS = 16
 # Misfit taken for granted, as a fraction of the range of the image: no forward model is better than that.
-_MISFIT = 0.01
-# Standard deviations in pixels of the Gaussians that smooth the maps for the instruments.
+_DISCREPANCY = 0.01
+# Standard deviations in pixels of the Gaussians that smooth the maps for the instrumental variables.
 _INSTRUMENT_SIGMAS = (1.2, 5.0)
 # And of those that smooth the image for the regression of the maps on it; its tiles as a fraction of the image.
 _FEATURE_SIGMAS = (1.0, 2.0, 4.0, 8.0)
@@ -26,7 +29,7 @@ _TILE = 1 / 8
 
 
 @dataclass(frozen=True)
-class Scan:
+class CorrelationData:
     """Checked data of a fit: maps less their mean and 0 where invalid, as their variance is."""
 
     maps: np.ndarray
@@ -52,7 +55,7 @@ class Scan:
         return self.torus.transform(self.variance)
 
 
-def scan_of(maps, haadf, variance, shape, valid, haadf_valid):
+def correlation_data(maps, haadf, variance, shape, valid, haadf_valid):
     maps, haadf = np.asarray(maps, dtype=np.float64), np.asarray(haadf, dtype=np.float64)
     if maps.ndim != 3 or haadf.shape != maps.shape[1:]:
         raise ValueError(
@@ -64,7 +67,7 @@ def scan_of(maps, haadf, variance, shape, valid, haadf_valid):
     haadf_valid = np.isfinite(haadf) & (True if haadf_valid is None else haadf_valid)
     sigma = haadf_noise(haadf, haadf_valid)
     if not sigma > 0:
-        raise ValueError("The HAADF image is constant: it says nothing of the weights, pass them instead.")
+        raise ValueError("The HAADF image is constant: it has no information on the weights, pass them instead.")
     shape = np.ones(len(maps)) if shape is None else np.asarray(shape, dtype=np.float64)
     if shape.shape != (len(maps),) or not np.all(shape > 0):
         raise ValueError(f"shape_weights is {shape}: it needs {len(maps)} numbers above 0, one per map.")
@@ -75,7 +78,7 @@ def scan_of(maps, haadf, variance, shape, valid, haadf_valid):
     means = maps.sum(axis=(1, 2)) / np.maximum(valid.sum(axis=(1, 2)), 1)
     maps = np.where(valid, maps - means[:, None, None], 0)
     variance = np.where(valid, variance, 0)
-    return Scan(maps, means, variance, valid, haadf, haadf_valid, sigma / binning, shape, binning)
+    return CorrelationData(maps, means, variance, valid, haadf, haadf_valid, sigma / binning, shape, binning)
 
 
 def _per_element(variance):
@@ -124,7 +127,7 @@ def pixel_weight(scan, weights, blur):
     low, high = np.percentile(scan.haadf[usable], (1, 99))
     variance = np.tensordot(weights**2, scan.variance, 1)
     smooth = _by_level(level, variance, usable)
-    return usable / (smooth + scan.sigma**2 + (_MISFIT * (high - low)) ** 2)
+    return usable / (smooth + scan.sigma**2 + (_DISCREPANCY * (high - low)) ** 2)
 
 
 def _by_level(level, variance, usable):
@@ -163,7 +166,7 @@ def _padded(scan):
     """Shape of the transforms: room for the smoothing and for all lags of the blur."""
     from scipy.fft import next_fast_len
 
-    return tuple(next_fast_len(size + 4 * _REACH, real=True) for size in scan.haadf.shape)
+    return tuple(next_fast_len(size + 4 * _RADIUS, real=True) for size in scan.haadf.shape)
 
 
 def gaussian(shape, sigma):
@@ -215,16 +218,16 @@ class Torus:
 
     @staticmethod
     def window(kernel):
-        lags = np.arange(-_REACH, _REACH + 1)
+        lags = np.arange(-_RADIUS, _RADIUS + 1)
         return kernel[..., lags[:, None], lags]
 
 
-# ---- instruments ---------------------------------------------------------------------------------
+# ---- instrumental variables ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Denoised:
-    """Denoised maps to make instruments of, (n, ny, nx), and their derivative along the square of a blur.
+    """Denoised maps to make instrumental variables of, (n, ny, nx), and their derivative along the square of a blur.
 
     ``kernel`` is the filter that made them, whose noise they share with the maps, ``norm`` the part of it on valid
     pixels; None for fields that do not know the noise of their pixel. ``power`` is the sum of its squares.
@@ -323,20 +326,22 @@ def _inner(sigma):
     return gaussian_filter(np.pad([[1.0]], reach), sigma)[reach - 1 : reach + 2, reach - 1 : reach + 2]
 
 
-# ---- moments -------------------------------------------------------------------------------------
+# ---- estimating equations -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Sums over the pixels of instruments times data, at any blur.
+class EstimatingEquations:
+    """Sums over the pixels of instrumental variables times data, at any blur.
 
-    The instruments are those of the offset, of the n weights and of the blur, ``fields`` (n + 2, ny, nx).
+    The instrumental variables are those of the offset, of the n weights and of the blur, ``fields`` (n + 2, ny, nx).
     """
 
     fields: np.ndarray
-    ones: np.ndarray  # (n + 2,) sums of the instruments
-    target: np.ndarray  # (n + 2,) instruments times image
-    products: np.ndarray  # (n + 2, n, lags, lags) instruments times maps at all lags, less the noise they share
+    ones: np.ndarray  # (n + 2,) sums of the instrumental variables
+    target: np.ndarray  # (n + 2,) instrumental variables times image
+    products: (
+        np.ndarray
+    )  # (n + 2, n, lags, lags) instrumental variables times maps at all lags, less the noise they share
     matrix_variance: np.ndarray  # (n, n) variances of the matrix from noise in both factors
 
     def at(self, blur):
@@ -351,11 +356,11 @@ class Moments:
         return (self.at(high) - self.at(low)) / (high**2 - low**2)
 
 
-def moments_of(scan, denoised, weight, weights):
+def estimating_equations_of(scan, denoised, weight, weights):
     torus = scan.torus
     fields = np.concatenate([np.ones((1, *weight.shape)), denoised.maps, _along_blur(denoised, weights)]) * weight
     loud = weight * scan.variance
-    return Moments(
+    return EstimatingEquations(
         fields=fields,
         ones=fields.sum(axis=(1, 2)),
         target=np.tensordot(fields, scan.haadf, 2),
@@ -371,7 +376,7 @@ def _products(scan, fields_hat):
 
 def _shared_noise(scan, denoised, weight, weights, torus):
     """Mean product of the noise of instrument j at a pixel and of map i at every lag from it, summed over pixels."""
-    n, lags = len(scan.maps), 2 * _REACH + 1
+    n, lags = len(scan.maps), 2 * _RADIUS + 1
     shared = np.zeros((n + 2, n, lags, lags))
     if denoised.kernel is not None:
         reach = torus.correlate(torus.transform(weight / denoised.norm), scan.variance_hat)
@@ -396,8 +401,8 @@ def information_of(moments, weight):
     return (fields[:, used] / weight.ravel()[used]) @ fields[:, used].T
 
 
-def scores_of(scan, denoised, weight, moments, start, estimate):
-    """Moments summed over blocks of the image, less their mean, (n + 2, number of blocks)."""
+def block_scores(scan, denoised, weight, moments, start, estimate):
+    """Estimating equations summed over blocks of the image, less their mean, (n + 2, number of blocks)."""
     torus = scan.torus
     blur = gaussian(torus.shape, estimate.blur)
     blurred = torus.convolve(scan.maps_hat, blur)

@@ -1,10 +1,10 @@
 """The calibrated objective: counts, HAADF forward model and penalty in natural units, convex.
 
-    minimise over x >= 0:  sum D(x_i; b_i) + lambda_haadf / (2 sigma^2) ||h - f(x)||^2 + R(x_1 / s_1, x_2 / s_2, ...)
+    minimise over x >= 0:  sum D(x_i; b_i) + lambda_haadf / (2 sigma^2) ||h - G f(x)||^2 + R(x_1 / s_1, x_2 / s_2, ...)
 
-with D half the deviance of counts, or least squares in units of the noise, f linear, and the total of every map kept.
-Everything inside is in units of ``s_i``, ``lambda_reg`` times smaller than the noise of a typical pixel of the map:
-there the penalty has the weight 1, and dose, size and scale of the data are gone.
+D is half the deviance of counts, or least squares in units of the noise; f is linear, G a blur, and the total of every
+map is kept. The natural unit ``s_i`` is the noise of a typical pixel of map i over ``lambda_reg``. In these units the
+penalty has the weight 1, and the problem no longer depends on dose, size and scale of the data.
 """
 
 from __future__ import annotations
@@ -15,405 +15,408 @@ from functools import partial
 
 import numpy as np
 
+from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
 from hyperspy_fusion.fusion.haadf.calibration import UndeterminedModelError, fit_haadf_model, refit_haadf_model
 from hyperspy_fusion.fusion.haadf.guide import Guide
 from hyperspy_fusion.fusion.haadf.hot_pixels import about_hot_pixels, hot_pixels
-from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, misfit
+from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, model_discrepancy
+from hyperspy_fusion.fusion.problems.resampling import resampled
+from hyperspy_fusion.fusion.scan_data import ScanData, column
 from hyperspy_fusion.fusion.settings import working_dtype
-from hyperspy_fusion.fusion.terms.data_fidelity import (
-    Counts,
-    Gaussian,
-    Known,
-    ScanArrays,
-    about_totals,
-    column,
-    noise_of,
-    per_map,
-)
+from hyperspy_fusion.fusion.solvers.primal_dual import PrimalDualState, primal_dual
+from hyperspy_fusion.fusion.terms.data_fidelity import Counts, Gaussian, about_totals, noise_of
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, haadf_noise, z_weights
-from hyperspy_fusion.fusion.terms.objective import HaadfTerm, Objective
-from hyperspy_fusion.fusion.terms.penalties import SECOND_ORDER, CellPenalty
+from hyperspy_fusion.fusion.terms.objective import LEAST_BLUR, HaadfTerm, Objective
+from hyperspy_fusion.fusion.terms.penalties import SECOND_ORDER, CellPenalty, cell_adjoint
 
-# standard deviation in pixels of a Gaussian that leaves a sampled image nearly as it is
-LEAST_BLUR = 0.25
-# errors by which a given blur may exceed the one that the image shows
+# standard errors by which a given blur may exceed the blur of the image
 _MORE = 3.0
 
 
 @dataclass(frozen=True)
-class CalibratedProblem(Objective):
-    """What is minimised, and what was found of data and forward model on the way.
+class HaadfCalibration:
+    """The HAADF forward model of the measured data, its errors, and the discrepancy of the image from it.
 
     Attributes
     ----------
-    haadf, haadf_valid
-        (ny, nx) the image, 0 where it does not count, and where it counts.
-    noise_kind, noise_sentence, counts scale, variance
-        Noise of the maps, why, and its measure: value of one count (n,), or mean variance (n,), harmonic; NaN for none.
-    background
-        (n,) mean over the pixels that count of what the maps hold that is not of the element, in units of the input.
-    coefficient_errors, offset_error, prior_scale, haadf_sigma, haadf_noise, lambda_haadf
-        Of the HAADF forward model its standard errors (NaN where it was given), how far its weights were taken to be off the
-        atomic numbers, the standard deviation of the image about it, that of the noise of the image alone, and the
-        weight of its term.
-    haadf_blur
-        Standard deviation in pixels of the blur that the image shows against the maps, and its standard error; NaN
-        where the forward model was given.
-    warnings
-        Sentences about what was found.
-    about_image
-        Sentences about the HAADF image, of interest where it has a say.
-    refit_forward_model
-        The forward model of other measurements of the same, as a function of their maps less background, image, and variance of
-        the maps; None where there is none to be found.
-    """
-
-    haadf: np.ndarray
-    haadf_valid: np.ndarray
-    noise_kind: str
-    noise_sentence: str
-    counts_scale: np.ndarray
-    variance: np.ndarray
-    background: np.ndarray
-    coefficient_errors: np.ndarray
-    offset_error: float
-    prior_scale: float
-    haadf_sigma: float
-    haadf_noise: float
-    lambda_haadf: float
-    haadf_blur: tuple
-    warnings: list = field(default_factory=list)
-    about_image: list = field(default_factory=list)
-    refit_forward_model: Callable | None = None
-
-    @property
-    def first(self):
-        """Itself, as a mean of fits names the heaviest of its problems."""
-        return self
-
-    @property
-    def uses_haadf(self):
-        """Whether the image has a say in the maps, by its term or as guide."""
-        return bool(self.lambda_haadf) or self.penalty.guide is not None
-
-
-def calibrated_problem(
-    maps,
-    haadf,
-    atomic_numbers,
-    settings,
-    valid=None,
-    haadf_valid=None,
-    elements=None,
-    background=None,
-    variance=None,
-):
-    """The problem of the calibrated method.
-
-    Parameters
-    ----------
-    maps
-        (n, ny, nx), none of them constant.
-    haadf
-        (ny, nx), not constant.
-    atomic_numbers
-        n atomic numbers.
-    settings
-        A :class:`~hyperspy_fusion.fusion.settings.CalibratedSettings`.
-    valid
-        (n, ny, nx) bool, pixels of the maps that count; all by default.
-    haadf_valid
-        (ny, nx) bool, pixels of the HAADF image that count; all by default.
-    elements
-        n names for sentences.
-    background
-        (n, ny, nx) known counts that are not of the element, in units of the maps, instead of ``settings.background``.
-    variance
-        (n, ny, nx) known variance of the maps, in squared units, for Gaussian noise, unless ``settings`` have one.
-
-    Returns
-    -------
-    CalibratedProblem
-
-    Raises
-    ------
-    ValueError
-        For settings that do not fit the maps, and a background that is given twice.
-    """
-    known = Known(background, variance)
-    observation = Observation.of(maps, haadf, atomic_numbers, settings, valid, haadf_valid, elements, known)
-    return observation.problem(settings)
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What no weight of the objective changes: the data, the noise of the maps and the HAADF forward model.
-
-    Attributes
-    ----------
-    seen
-        The data.
+    forward_model
+        The :class:`LinearHaadfModel`, in units of the input.
+    coefficient_errors, offset_error
+        Standard errors, (n,) and one number; NaN where the coefficients were given.
     noise
-        Of the maps: :class:`Counts` or :class:`Gaussian`.
-    forward model
-        The HAADF forward model with its errors.
-    guide
-        What a penalty takes from the HAADF image.
-    dtype
-        Of the fit.
-    about_image
-        Sentences about the HAADF image.
-    """
-
-    seen: ScanArrays
-    noise: Counts | Gaussian
-    forward_model: CalibratedHaadf
-    guide: Guide
-    dtype: np.dtype
-    about_image: list = field(default_factory=list)
-
-    @classmethod
-    def of(
-        cls,
-        maps,
-        haadf,
-        atomic_numbers,
-        settings,
-        valid=None,
-        haadf_valid=None,
-        elements=None,
-        known=None,
-        num_workers=None,
-    ):
-        """From the arguments of :func:`calibrated_problem`; weights of the settings are not looked at."""
-        seen = ScanArrays.of(maps, haadf, valid, haadf_valid, elements)
-        noise = noise_of(seen, settings, known or Known())
-        forward_model = _forward_model(seen, noise, atomic_numbers, settings)
-        dtype = working_dtype(maps, settings.dtype)
-        about_image = about_hot_pixels(hot_pixels(seen, noise, _shape_weights(seen, atomic_numbers, settings)))
-        return cls(
-            seen, noise, forward_model, Guide(seen.haadf, seen.haadf_valid, dtype, num_workers), dtype, about_image
-        )
-
-    def part(self, held_out):
-        """The observation without what is held out: counts, or pixels of the maps; the forward model scaled to it."""
-        seen = replace(self.seen, maps=np.where(held_out.valid, held_out.maps, 0), valid=held_out.valid)
-        forward_model = replace(
-            self.forward_model.forward_model, weights=self.forward_model.forward_model.weights / held_out.part
-        )
-        forward_model = replace(self.forward_model, forward_model=forward_model, refit_forward_model=None)
-        return replace(self, seen=seen, noise=self.noise.of_part(seen, held_out), forward_model=forward_model)
-
-    def problem(self, settings):
-        """The problem under some weights."""
-        seen, noise, forward_model, dtype = self.seen, self.noise, self.forward_model, self.dtype
-        scales = noise.unit / per_map("lambda_reg", settings.lambda_reg, seen)
-        data = noise.terms(seen, scales, dtype, settings.keep_totals)
-        return CalibratedProblem(
-            shape=seen.maps.shape,
-            dtype=dtype,
-            haadf=seen.haadf,
-            haadf_valid=seen.haadf_valid,
-            scales=scales,
-            start=_start(seen, noise, scales, dtype),
-            data=data,
-            haadf_term=_haadf_term(seen, forward_model, scales, settings.lambda_haadf, dtype),
-            penalty=_penalty(seen, self.guide, settings, dtype, forward_model.blur),
-            noise_kind=noise.kind,
-            noise_sentence=noise.sentence,
-            counts_scale=noise.counts_scale,
-            variance=noise.variance,
-            background=seen.means_of(noise.background),
-            forward_model=forward_model.forward_model,
-            coefficient_errors=forward_model.coefficient_errors,
-            offset_error=forward_model.offset_error,
-            prior_scale=forward_model.prior_scale,
-            haadf_sigma=forward_model.sigma,
-            haadf_noise=forward_model.noise,
-            lambda_haadf=float(settings.lambda_haadf),
-            haadf_blur=forward_model.shown,
-            warnings=noise.warnings
-            + forward_model.warnings
-            + about_totals(seen, data, settings.keep_totals)
-            + self.guide.about(settings.regularization, settings),
-            about_image=self.about_image,
-            refit_forward_model=forward_model.refit_forward_model,
-        )
-
-
-# ---- the HAADF forward model -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class CalibratedHaadf:
-    """A :class:`LinearHaadfModel`, its standard errors (NaN where given), the spread of the image about it, and warnings.
-
-    ``sigma`` is the spread, ``noise`` the part of it that is the white noise of the image, ``prior_scale`` how far
-    the weights were taken to be off the forward model by atomic numbers, NaN where that was not asked; ``refit_forward_model`` is that of
-    :class:`CalibratedProblem`. ``shown`` is the blur that the image shows and its standard error, NaN where none was
-    looked for; ``blur`` is that of the HAADF term.
+        Standard deviation of the white noise of the image.
+    sigma
+        Standard deviation of the image about the forward model, model discrepancy included: the unit of the HAADF term.
+    prior_scale
+        Relative standard deviation of the coefficients about those by atomic numbers; NaN where there is no prior.
+    found_blur
+        Blur in pixels of the image against the maps, and its standard error; NaN where none was fitted.
+    blur
+        Blur in pixels of the HAADF term.
+    refit
+        Function of maps less background, image and variance of the maps: the forward model of other data drawn from
+        this one; None where there is none to be found.
+    diagnostics
+        About the fit of the forward model.
     """
 
     forward_model: LinearHaadfModel
     coefficient_errors: np.ndarray
     offset_error: float
-    sigma: float
-    warnings: list = field(default_factory=list)
-    noise: float = np.nan
+    noise: float
+    sigma: float = np.nan
     prior_scale: float = np.nan
-    refit_forward_model: Callable | None = None
-    shown: tuple = (np.nan, np.nan)
+    found_blur: tuple = (np.nan, np.nan)
     blur: float = 0.0
+    refit: Callable | None = None
+    diagnostics: list = field(default_factory=list)
 
 
-def _forward_model(seen, noise, atomic_numbers, settings):
-    """The forward model, fitted as far as it is not given, and the spread of the HAADF image about it."""
-    variance = noise.noise_variance(seen)
-    if not isinstance(settings.weights, str):
-        found = _given_model(seen, noise, settings)
-    else:
-        found = _model_if_any(seen, noise, variance, atomic_numbers, settings)
-    blur, told = _blur_of_term(seen, noise, found, variance, settings.haadf_blur)
-    sigma = max(found.sigma, misfit(seen, noise, found.forward_model, variance, blur))
-    # where the maps are made to count less than they do, the image must not gain by it
-    sigma *= np.sqrt(noise.excess(seen, found.forward_model.weights))
-    return replace(found, sigma=sigma, noise=found.sigma, blur=blur, warnings=found.warnings + told)
+@dataclass(frozen=True)
+class CalibratedProblem(Objective):
+    """One objective, with the data, the noise model and the HAADF calibration that it was made from.
+
+    Satisfies :class:`~hyperspy_fusion.fusion.problems.base.FusionProblem`.
+
+    Attributes
+    ----------
+    scan
+        The :class:`ScanData`, as float64, with 0 in masked pixels.
+    noise
+        Of the maps: :class:`Counts` or :class:`Gaussian`.
+    calibration
+        The :class:`HaadfCalibration`.
+    guide
+        The :class:`Guide` behind the penalty.
+    lambda_haadf
+        Weight of the HAADF term.
+    diagnostics
+        Findings about the data.
+    """
+
+    scan: ScanData
+    noise: Counts | Gaussian
+    calibration: HaadfCalibration
+    guide: Guide
+    lambda_haadf: float
+    diagnostics: list = field(default_factory=list)
+
+    @property
+    def first(self):
+        """The problem itself."""
+        return self
+
+    @property
+    def uses_haadf(self):
+        """Whether the HAADF image contributes to the maps, by its term or as guide."""
+        return bool(self.lambda_haadf) or self.penalty.guide is not None
+
+    @property
+    def fits_haadf_model(self):
+        """Whether the HAADF term acts by a forward model that can be fitted again."""
+        return self.calibration.refit is not None and self.haadf_term.weights.size > 0
+
+    @property
+    def background(self):
+        """(n,) mean background of the maps over valid pixels, in units of the input."""
+        return self.scan.means_of(self.noise.background)
+
+    # ---- start, solve, resample --------------------------------------------------------------------
+
+    def start(self, state=None):
+        """The :class:`PrimalDualState` of the measured maps, or of the maps of another problem's state."""
+        return PrimalDualState.of(self) if state is None else state.restarted(self)
+
+    def solve(self, settings, state=None, callback=None, num_workers=None):
+        """Result and state, by :func:`~hyperspy_fusion.fusion.solvers.primal_dual.primal_dual`."""
+        return primal_dual(self, settings, state, callback, num_workers)
+
+    def fits(self, state):
+        """One fit, with weights of 1."""
+        return [(self, state)], np.ones((1, len(self.scales)))
+
+    def resample(self, settings, state, maps, seed, earlier=()):
+        """The problem of one bootstrap replicate; see :meth:`~.base.FusionProblem.resample`."""
+        return resampled(self, settings, maps, seed, earlier)
+
+    # ---- counts and residuals of maps in units of the input ----------------------------------------
+
+    @property
+    def valid(self):
+        """(n, ny, nx) bool: pixels in the data term."""
+        return np.broadcast_to(self.data.slope > 0, self.shape)
+
+    def natural(self, maps):
+        """(n, ny, nx) maps in natural units, as float64."""
+        return maps / column(self.scales).astype(np.float64)
+
+    def measured(self):
+        """(n, ny, nx) measured maps less background, as the data term has them; anything in masked pixels."""
+        return self.data.net() * column(self.scales)
+
+    def residual(self, maps):
+        """(n, ny, nx) measured, less background, minus fitted maps; 0 in masked pixels."""
+        return np.where(self.valid, self.measured() - maps, 0)
+
+    def expected_counts(self, maps):
+        """(n, ny, nx) mean counts of the maps, those of the background included."""
+        slope, delta = (a.astype(np.float64) for a in (self.data.slope, self.data.delta))
+        return np.maximum(slope * (self.natural(maps) + delta) - self.noise.shift, 0)
+
+    def count_variance(self, maps):
+        """(n, ny, nx) variance of measurements whose truth are ``maps``; NaN in masked pixels."""
+        if self.data.is_poisson:
+            variance = column(self.noise.counts_scale) ** 2 * self.expected_counts(maps)
+        else:
+            slope = np.where(self.data.slope > 0, self.data.slope, 1).astype(np.float64)
+            variance = np.broadcast_to(column(self.scales) ** 2 / slope, maps.shape)
+        return np.where(self.valid, variance, np.nan)
+
+    def attribution(self, state, maps):
+        """What moved each pixel from the measured to the fused map.
+
+        At the minimum the gradients of all terms balance. That of the data is ``(x - b) / V``, with ``V`` the variance
+        of measurements of mean x (shift included), so that exactly
+
+            x - b = -V (gradient of HAADF term + of penalty + of totals + of the bound at 0).
+
+        Returns
+        -------
+        dict of numpy.ndarray
+            ``"haadf"``, ``"penalty"``, ``"totals"`` and ``"bound"``, (n, ny, nx) in units of the maps, of sum fused
+            minus measured (less background). ``"bound"`` includes what the solver has left undone.
+        """
+        term, z = self.haadf_term, self.natural(maps)
+        step = np.where(self.valid, self.data.step_length(z) * column(self.scales), np.nan)
+        gradient = np.zeros((1, 1, 1))
+        if term.weights.size:
+            gradient = np.multiply.outer(term.weights.astype(np.float64), term.gradient(term.image(z)))
+        parts = {
+            "haadf": -step * gradient,
+            "penalty": -step * cell_adjoint(state.y.astype(np.float64)),
+            "totals": -step * column(state.theta),
+        }
+        parts["bound"] = np.where(self.valid, -self.residual(maps), np.nan) - sum(parts.values())
+        return parts
 
 
-def _blur_of_term(seen, noise, found, variance, asked):
-    """The blur that the HAADF term and the edges of the guide are to have, and sentences about it."""
-    shown, error = found.shown
-    seems = f"{shown:.2g} +- {error:.1g} pixels"
-    if asked != "fit":
-        is_more = asked >= LEAST_BLUR and asked - shown > _MORE * max(error, LEAST_BLUR / 2)
-        sentence = (
-            f"The HAADF image seems blurred by {seems}, and haadf_blur={asked:g} was passed: too large a number draws "
-            "bright and dark rims along edges. Compare with haadf_blur='fit' and 0."
+@dataclass(frozen=True)
+class Observation:
+    """What no weight of the objective changes: the data, the noise of the maps and the HAADF calibration.
+
+    Attributes
+    ----------
+    scan
+        The :class:`ScanData`, as float64, with 0 in masked pixels.
+    noise
+        Of the maps: :class:`Counts` or :class:`Gaussian`.
+    calibration
+        The :class:`HaadfCalibration`.
+    guide
+        The :class:`Guide` of penalties by the HAADF image.
+    dtype
+        Of the fit.
+    about_image
+        Diagnostics about the HAADF image, of interest where it contributes.
+    """
+
+    scan: ScanData
+    noise: Counts | Gaussian
+    calibration: HaadfCalibration
+    guide: Guide
+    dtype: np.dtype
+    about_image: list = field(default_factory=list)
+
+    @classmethod
+    def of(cls, scan, settings, num_workers=None):
+        """The observation of a :class:`~hyperspy_fusion.fusion.scan_data.ScanData` as measured.
+
+        The weights of the settings are not used.
+
+        Raises
+        ------
+        ValueError
+            For settings that do not fit the maps, and a background that is given twice.
+        """
+        dtype = working_dtype(scan.maps, settings.dtype)
+        scan = scan.filled()
+        noise = noise_of(scan, settings)
+        calibration = _calibrated(scan, noise, settings)
+        about_image = about_hot_pixels(hot_pixels(scan, noise, _shape_weights(scan, settings)))
+        guide = Guide(scan.haadf, scan.haadf_valid, dtype, num_workers)
+        return cls(scan, noise, calibration, guide, dtype, about_image)
+
+    def part(self, held_out):
+        """The observation without the held-out counts, or pixels of the maps; the forward model scaled to it."""
+        scan = replace(self.scan, maps=np.where(held_out.valid, held_out.maps, 0), valid=held_out.valid)
+        model = self.calibration.forward_model
+        model = replace(model, weights=model.weights / held_out.part)
+        calibration = replace(self.calibration, forward_model=model, refit=None)
+        return replace(self, scan=scan, noise=self.noise.of_part(scan, held_out), calibration=calibration)
+
+    def problem(self, settings):
+        """The :class:`CalibratedProblem` with the weights of ``settings``."""
+        scan, noise, calibration, dtype = self.scan, self.noise, self.calibration, self.dtype
+        scales = noise.unit / scan.per_map("lambda_reg", settings.lambda_reg)
+        data = noise.terms(scan, scales, dtype, settings.keep_totals)
+        model, blur = calibration.forward_model, calibration.blur
+        factor = np.sqrt(settings.lambda_haadf) / calibration.sigma if settings.lambda_haadf != 0 else 0.0
+        penalty = _penalty(scan, self.guide, settings, dtype, blur)
+        uses_haadf = settings.lambda_haadf != 0 or penalty.guide is not None
+        return CalibratedProblem(
+            scales=scales,
+            initial_maps=np.ascontiguousarray(np.maximum(scan.net(noise.background), 0) / column(scales), dtype),
+            data=data,
+            haadf_term=HaadfTerm.of(scan, model, factor, scales, dtype, blur),
+            penalty=penalty,
+            forward_model=model,
+            scan=scan,
+            noise=noise,
+            calibration=calibration,
+            guide=self.guide,
+            lambda_haadf=float(settings.lambda_haadf),
+            diagnostics=[
+                *noise.diagnostics,
+                *calibration.diagnostics,
+                *about_totals(scan, data, settings.keep_totals),
+                *self.guide.about(settings.regularization, settings),
+                *(self.about_image if uses_haadf else []),
+            ],
         )
-        return (float(asked) if asked >= LEAST_BLUR else 0.0), [sentence] * bool(is_more)
-    if not shown >= LEAST_BLUR:
-        return 0.0, []
-    if is_explained_by_blur(seen, noise, found.forward_model, variance, shown, error):
-        return float(shown), []
-    sentence = (
-        f"Whether the HAADF image is blurred the data do not say for sure ({seems}, of which the maps must explain the "
-        "image): haadf_blur='fit' is taken for 0. Pass pixels if you know them."
-    )
-    return 0.0, [sentence]
 
 
-def _model_if_any(seen, noise, variance, atomic_numbers, settings):
-    """The fitted forward model; none where the image shows nothing of the maps, or too little is there and no forward model is needed."""
-    try:
-        return _fitted_model(seen, noise, variance, atomic_numbers, settings)
-    except ValueError as error:
-        if settings.lambda_haadf not in (0, "auto") and not isinstance(error, UndeterminedModelError):
-            raise
-        n, level = len(seen.maps), float(np.mean(seen.haadf, where=seen.haadf_valid))
-        sentence = f"No HAADF forward model was fitted, and the HAADF term cannot act. {error}"
-        spread = haadf_noise(seen.haadf, seen.haadf_valid)
-        return CalibratedHaadf(LinearHaadfModel(np.zeros(n), level), np.full(n, np.nan), np.nan, spread, [sentence])
-
-
-def _given_model(seen, noise, settings):
-    weights = per_map("weights", settings.weights, seen)
-    refit_forward_model = partial(
-        _model_of_coefficients, weights, float(settings.haadf_blur), seen.valid.all(axis=0) & seen.haadf_valid
-    )
-    forward_model = refit_forward_model(seen.maps - noise.background, seen.haadf)
-    nothing = np.full(len(weights), np.nan)
-    return CalibratedHaadf(
-        forward_model,
-        nothing,
-        np.nan,
-        haadf_noise(seen.haadf, seen.haadf_valid),
-        refit_forward_model=refit_forward_model,
-    )
-
-
-def _shape_weights(seen, atomic_numbers, settings):
-    """(n,) weights of the maps by atomic numbers, up to a factor."""
-    factors = None if settings.k_factors is None else per_map("k_factors", settings.k_factors, seen)
-    return z_weights(atomic_numbers, settings.gamma, factors)
-
-
-def _fitted_model(seen, noise, variance, atomic_numbers, settings):
-    options = {
-        "shape_weights": _shape_weights(seen, atomic_numbers, settings),
-        "valid": seen.valid,
-        "haadf_valid": seen.haadf_valid,
-    }
-    is_given = settings.haadf_blur != "fit" and settings.haadf_blur >= LEAST_BLUR
-    blur = settings.haadf_blur if is_given else None
-    # a map that the image says nothing of has no finite error
-    with np.errstate(divide="ignore", invalid="ignore"):
-        net = seen.maps - noise.background
-        free = fit_haadf_model(net, seen.haadf, variance, weights=settings.weights, **options)
-        fit = free
-        if is_given:
-            fit = fit_haadf_model(net, seen.haadf, variance, weights=settings.weights, blur=blur, **options)
-    warnings = _about_weights(seen, fit, fit.forward_model)
-    return CalibratedHaadf(
-        forward_model=fit.forward_model,
-        coefficient_errors=fit.standard_errors,
-        offset_error=fit.offset_error,
-        sigma=fit.sigma,
-        warnings=warnings,
-        prior_scale=fit.spread,
-        shown=(free.blur, free.blur_error),
-        refit_forward_model=partial(refit_haadf_model, fit, blur=blur, **options) if np.any(fit.weights > 0) else None,
-    )
-
-
-def _about_weights(seen, fit, forward_model):
-    if not np.any(forward_model.weights > 0):
-        return [
-            "The HAADF image does not rise with the maps: no HAADF coefficient was found, and it does not act on them."
-        ]
-    found = list(zip(seen.elements, forward_model.weights > 0, fit.determined, strict=True))
-    dark = [element for element, rises, _ in found if not rises]
-    free = [element for element, rises, determined in found if rises and not determined]
-    about_dark = f"The HAADF image does not rise with {', '.join(dark)}: no HAADF coefficient was found, and it does not act there."
-    about_free = (
-        f"The HAADF image does not determine the HAADF coefficient of {', '.join(free)}: it was filled in from the atomic "
-        "numbers."
-    )
-    return [sentence for names, sentence in ((dark, about_dark), (free, about_free)) if names]
-
-
-def _model_of_coefficients(weights, blur, both, maps, haadf, variance=None):
-    """The forward model of given weights and blur; ``both`` are the pixels that count in maps and image."""
-    if not both.any():
-        raise ValueError("No pixel counts in all maps and in the HAADF image: correct the mask.")
-    return LinearHaadfModel(weights, float(np.mean(haadf - np.tensordot(weights, maps, 1), where=both)), blur)
-
-
-def _haadf_term(seen, found, scales, lambda_haadf, dtype):
-    """The HAADF term in units of ``scales``."""
-    if lambda_haadf == 0:
-        return HaadfTerm.none(seen.haadf.shape, dtype, found.blur)
-    factor = np.sqrt(lambda_haadf) / found.sigma
-    target = np.where(seen.haadf_valid, factor * (seen.haadf - found.forward_model.offset), 0)
-    counted = np.ones((1, seen.haadf.shape[1])) if seen.haadf_valid.all() else seen.haadf_valid
-    weights = factor * found.forward_model.weights * scales
-    return HaadfTerm(weights.astype(dtype), target.astype(dtype), np.ascontiguousarray(counted, dtype), found.blur)
-
-
-# ---- penalty and start -----------------------------------------------------------------------------
-
-
-def _penalty(seen, guide, settings, dtype, blur):
+def _penalty(scan, guide, settings, dtype, blur):
     kind = settings.regularization
-    if kind is not None and min(seen.haadf.shape) < 2:
-        ny, nx = seen.haadf.shape
+    ny, nx = scan.haadf.shape
+    if kind is not None and min(ny, nx) < 2:
         raise ValueError(
             f"The maps have {ny} x {nx} pixels and regularization={kind!r} needs at least two along both axes: pass "
             "regularization=None, or fuse by method='published'."
         )
     second_order = settings.second_order or SECOND_ORDER.get(kind, 0.0)
-    return CellPenalty(kind, len(seen.maps), settings.joint, second_order, guide.of(kind, settings, dtype, blur))
+    return CellPenalty(kind, len(scan.maps), settings.joint, second_order, guide.of(kind, settings, dtype, blur))
 
 
-def _start(seen, noise, scales, dtype):
-    net = np.where(seen.valid, seen.maps - noise.background, column(seen.means_of(seen.maps - noise.background)))
-    return np.ascontiguousarray(np.maximum(net, 0) / column(scales), dtype)
+# ---- calibration of the HAADF forward model ----------------------------------------------------------
+
+
+def _calibrated(scan, noise, settings):
+    """The forward model, fitted as far as it is not given, and the dispersion of the HAADF image about it."""
+    variance = noise.noise_variance(scan)
+    if isinstance(settings.weights, str):
+        found = _fitted_or_none(scan, noise, variance, settings)
+    else:
+        found = _given(scan, noise, settings)
+    blur, about_blur = _blur_of_term(scan, noise, found, variance, settings.haadf_blur)
+    sigma = max(found.noise, model_discrepancy(scan, noise, found.forward_model, variance, blur))
+    # the shift of the Poisson term lowers the weight of the maps; that of the image is lowered alike
+    sigma *= np.sqrt(noise.excess(scan, found.forward_model.weights))
+    return replace(found, sigma=sigma, blur=blur, diagnostics=found.diagnostics + about_blur)
+
+
+def _blur_of_term(scan, noise, found, variance, asked):
+    """Blur in pixels of the HAADF term, as asked for or as far as it is sure, and diagnostics."""
+    shown, error = found.found_blur
+    seems = f"{shown:.2g} +- {error:.1g} pixels"
+    if asked != "fit":
+        if asked < LEAST_BLUR:
+            return 0.0, []
+        sentence = (
+            f"haadf_blur={asked:g} is larger than the blur of the HAADF image ({seems}), which draws dark and bright "
+            "rims along edges: compare with haadf_blur='fit' and 0."
+        )
+        is_more = asked - shown > _MORE * max(error, LEAST_BLUR / 2)
+        return float(asked), [Diagnostic("haadf-blur-too-large", sentence)] if is_more else []
+    if not shown >= LEAST_BLUR:
+        return 0.0, []
+    if is_explained_by_blur(scan, noise, found.forward_model, variance, shown, error):
+        return float(shown), []
+    sentence = f"The data do not determine the blur of the HAADF image ({seems}), and 0 is used: pass it in pixels."
+    return 0.0, [Diagnostic("haadf-blur-unsure", sentence)]
+
+
+def _fitted_or_none(scan, noise, variance, settings):
+    """The fitted forward model; one of coefficients 0 where image and maps are unrelated or no model is needed."""
+    try:
+        return _fitted(scan, noise, variance, settings)
+    except ValueError as error:
+        if settings.lambda_haadf not in (0, "auto") and not isinstance(error, UndeterminedModelError):
+            raise
+        n, level = len(scan.maps), float(np.mean(scan.haadf, where=scan.haadf_valid))
+        sentence = f"No HAADF forward model was fitted, and the HAADF term has no effect. {error}"
+        return HaadfCalibration(
+            forward_model=LinearHaadfModel(np.zeros(n), level),
+            coefficient_errors=np.full(n, np.nan),
+            offset_error=np.nan,
+            noise=haadf_noise(scan.haadf, scan.haadf_valid),
+            diagnostics=[Diagnostic("no-haadf-model", sentence)],
+        )
+
+
+def _given(scan, noise, settings):
+    """The forward model of given coefficients, whose offset alone is fitted."""
+    coefficients = scan.per_map("weights", settings.weights)
+    refit = partial(_model_of_coefficients, coefficients, float(settings.haadf_blur), scan.valid_in_all)
+    return HaadfCalibration(
+        forward_model=refit(scan.maps - noise.background, scan.haadf),
+        coefficient_errors=np.full(len(coefficients), np.nan),
+        offset_error=np.nan,
+        noise=haadf_noise(scan.haadf, scan.haadf_valid),
+        refit=refit,
+    )
+
+
+def _model_of_coefficients(coefficients, blur, both, maps, haadf, variance=None):
+    """The forward model of given coefficients and blur; ``both`` are the valid pixels of maps and image."""
+    if not both.any():
+        raise ValueError("No pixel is valid in all maps and in the HAADF image: correct the mask.")
+    offset = float(np.mean(haadf - np.tensordot(coefficients, maps, 1), where=both))
+    return LinearHaadfModel(coefficients, offset, blur)
+
+
+def _shape_weights(scan, settings):
+    """(n,) HAADF coefficients by atomic numbers, up to a factor."""
+    factors = None if settings.k_factors is None else scan.per_map("k_factors", settings.k_factors)
+    return z_weights(scan.atomic_numbers, settings.gamma, factors)
+
+
+def _fitted(scan, noise, variance, settings):
+    options = {
+        "shape_weights": _shape_weights(scan, settings),
+        "valid": scan.valid,
+        "haadf_valid": scan.haadf_valid,
+    }
+    is_given = settings.haadf_blur != "fit" and settings.haadf_blur >= LEAST_BLUR
+    blur = settings.haadf_blur if is_given else None
+    # a map without contrast in the image has no finite error
+    with np.errstate(divide="ignore", invalid="ignore"):
+        net = scan.maps - noise.background
+        free = fit_haadf_model(net, scan.haadf, variance, weights=settings.weights, **options)
+        fit = free
+        if is_given:
+            fit = fit_haadf_model(net, scan.haadf, variance, weights=settings.weights, blur=blur, **options)
+    return HaadfCalibration(
+        forward_model=fit.forward_model,
+        coefficient_errors=fit.standard_errors,
+        offset_error=fit.offset_error,
+        noise=fit.sigma,
+        prior_scale=fit.prior_scale,
+        found_blur=(free.blur, free.blur_error),
+        refit=partial(refit_haadf_model, fit, blur=blur, **options) if np.any(fit.weights > 0) else None,
+        diagnostics=_about_coefficients(scan, fit),
+    )
+
+
+def _about_coefficients(scan, fit):
+    rises = fit.weights > 0
+    if not np.any(rises):
+        sentence = "The HAADF image does not rise with the maps: the HAADF term has no effect on them."
+        return [Diagnostic("haadf-unrelated", sentence)]
+    pairs = list(zip(scan.elements, rises, fit.determined, strict=True))
+    dark = tuple(element for element, is_bright, _ in pairs if not is_bright)
+    free = tuple(element for element, is_bright, is_determined in pairs if is_bright and not is_determined)
+    found = [
+        (dark, "haadf-coefficient-zero", "The HAADF image does not rise with {}: the HAADF term has no effect on it."),
+        (free, "haadf-coefficient-prior", "The HAADF coefficient of {} was set by atomic numbers, not by the data."),
+    ]
+    return [Diagnostic(code, text.format(", ".join(names)), INFORMATION, names) for names, code, text in found if names]

@@ -39,7 +39,7 @@ class Pull:
     def of(cls, problem, maps):
         """For maps (n, ny, nx) fitted to a problem, in the units of the input."""
         z = maps / problem.scales[:, None, None].astype(np.float64)
-        deviation = np.sqrt(np.maximum(problem.data.reach(z), np.finfo(np.float32).tiny))
+        deviation = np.sqrt(np.maximum(problem.data.step_length(z), np.finfo(np.float32).tiny))
         used = np.broadcast_to(problem.data.slope > 0, z.shape) & (problem.haadf_term.counted > 0)
         slopes = np.stack([(-np.gradient(z, axis=axis) / deviation)[used] for axis in (1, 2)])
         rest = ((problem.data.net() - z) / deviation)[used]

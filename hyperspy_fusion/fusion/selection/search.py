@@ -188,12 +188,12 @@ def select(observation, settings, num_workers=None, tick=lambda: None, rest=None
         Those to components follow those to the maps.
     selection : Selection
     """
-    seen, noise = observation.seen, observation.noise
-    poor = poor_elements(seen.maps, noise.counts_scale, seen.elements)
+    scan, noise = observation.scan, observation.noise
+    poor = poor_elements(scan.maps, noise.counts_scale, scan.elements)
     if poor:
         return _fallback(observation, settings, poor)
     rng = np.random.default_rng(settings.seed)
-    parts = held_out(seen.maps, seen.valid, noise.counts_scale, noise.variances, noise.background, rng)
+    parts = held_out(scan.maps, scan.valid, noise.counts_scale, noise.variances, noise.background, rng)
     spectra = None
     if rest is not None and isinstance(parts[0], HeldOutCounts):
         spectra = _Spectra.of(observation, rest, settings, len(parts), rng)
@@ -228,7 +228,7 @@ def _fallback(observation, settings, poor):
     penalty = f"regularization={chosen.regularization!r} and lambda_reg={chosen.lambda_reg!r}"
     sentence = too_few(poor, penalty)
     selection = Selection(settings.seed, sentence, warnings=[sentence])
-    return [(chosen, np.ones(len(observation.seen.maps)), None)], selection
+    return [(chosen, np.ones(len(observation.scan.maps)), None)], selection
 
 
 def _one_in_words(choice, weights):

@@ -17,8 +17,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem, Observation
-from hyperspy_fusion.fusion.solvers.primal_dual import initial_state, primal_dual
-from hyperspy_fusion.fusion.terms.data_fidelity import Known
+from hyperspy_fusion.fusion.scan_data import ScanData
 
 # pixels over which neighbours are compared, and over which counts are averaged for their variance
 _WIDTH = 3.0
@@ -91,17 +90,17 @@ class Components:
         number
             Of components; None for as many as stand out of the noise.
         """
-        seen, noise = observation.seen, observation.noise
-        used = seen.valid.all(axis=0)
+        scan, noise = observation.scan, observation.noise
+        used = scan.valid.all(axis=0)
         rest = rest[np.any(rest, axis=(1, 2), where=used)]
-        bands = np.concatenate([seen.maps, rest])
+        bands = np.concatenate([scan.maps, rest])
         means = np.mean(bands, axis=(1, 2), where=used)
         bands[:, ~used] = means[:, None]
         whitening = np.sqrt(np.concatenate([noise.counts_scale, np.ones(len(rest))]) * means)
         bands /= whitening[:, None, None]
         strengths, axes = _signal_axes(bands)
         r = number_of_components(strengths) if number is None else min(number, len(strengths))
-        axes, n = axes[:, :r], len(seen.maps)
+        axes, n = axes[:, :r], len(scan.maps)
         components = np.tensordot(axes.T, bands, 1)
         of_maps, of_rest = (_variance(axes[part], bands[part]) for part in (slice(n), slice(n, None)))
         of_all = of_maps + of_rest
@@ -116,8 +115,8 @@ class Components:
             offset,
             noise.background,
             of_rest,
-            seen.valid,
-            np.where(settings.keep_totals, np.sum(seen.maps - noise.background, axis=(1, 2), where=seen.valid), np.nan),
+            scan.valid,
+            np.where(settings.keep_totals, np.sum(scan.maps - noise.background, axis=(1, 2), where=scan.valid), np.nan),
         )
 
     def problem(self, settings):
@@ -145,14 +144,12 @@ def _component_settings(settings, weights):
 
 def _observed(components, variance, used, observation, settings):
     valid = np.broadcast_to(used, components.shape)
-    seen, one = observation.seen, np.ones(len(components))
+    scan, one = observation.scan, np.ones(len(components))
     names = [f"component {k + 1}" for k in range(len(components))]
-    found = Observation.of(
-        *(components, seen.haadf, one, _component_settings(replace(settings, lambda_reg=1.0), one)),
-        *(valid, seen.haadf_valid, names, Known(None, variance)),
-    )
-    forward_model = replace(found.forward_model, blur=observation.forward_model.blur)
-    return replace(found, forward_model=forward_model, guide=observation.guide, dtype=observation.dtype)
+    of_components = ScanData(names, one, components, scan.haadf, valid, scan.haadf_valid, variance=variance)
+    found = Observation.of(of_components, _component_settings(replace(settings, lambda_reg=1.0), one))
+    calibration = replace(found.calibration, blur=observation.calibration.blur)
+    return replace(found, calibration=calibration, guide=observation.guide, dtype=observation.dtype)
 
 
 def _signal_axes(bands):
@@ -256,12 +253,12 @@ def solved(problem, settings, state=None, callback=None, num_workers=None):
         With the maps of elements of either.
     """
     if not isinstance(problem, ComponentProblem):
-        return primal_dual(problem, settings, state, callback, num_workers)
-    result, state = primal_dual(problem.inner, settings, state, callback, num_workers)
+        return problem.solve(settings, state, callback, num_workers)
+    result, state = problem.inner.solve(settings, state, callback, num_workers)
     return replace(result, maps=problem.components.maps(result.maps)), state
 
 
 def started(problem, state=None):
     """The state to start a problem from, with that of another one of the same kind where it is known."""
     inner = problem.inner if isinstance(problem, ComponentProblem) else problem
-    return initial_state(inner) if state is None else state.restarted(inner)
+    return inner.start(state)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from hyperspy_fusion.diagnostics import Diagnostic
+from hyperspy_fusion.fusion.scan_data import column
 from hyperspy_fusion.fusion.terms.noise_estimation import (
     choose_noise,
     counts_scales,
@@ -17,64 +19,13 @@ from hyperspy_fusion.fusion.terms.noise_estimation import (
 LEAST_VARIANCE = 0.01
 
 
-@dataclass(frozen=True)
-class Known:
-    """What is known of the noise pixel by pixel, each (n, ny, nx) in units of the maps, squared for the variance."""
-
-    background: np.ndarray | None = None
-    variance: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class ScanArrays:
-    """The data with 0 in masked pixels, as float64, and which pixels count."""
-
-    maps: np.ndarray
-    valid: np.ndarray
-    haadf: np.ndarray
-    haadf_valid: np.ndarray
-    elements: list
-
-    @classmethod
-    def of(cls, maps, haadf, valid, haadf_valid, elements):
-        valid = np.ones(maps.shape, bool) if valid is None else np.broadcast_to(valid, maps.shape)
-        haadf_valid = np.ones(haadf.shape, bool) if haadf_valid is None else haadf_valid
-        elements = list(elements) if elements is not None else [f"map {i}" for i in range(len(maps))]
-        maps = np.where(valid, maps, 0).astype(np.float64)
-        return cls(maps, valid, np.where(haadf_valid, haadf, 0).astype(np.float64), haadf_valid, elements)
-
-    def means(self):
-        """(n,) means over the pixels that count."""
-        return self.means_of(self.maps)
-
-    def means_of(self, values):
-        """(n,) means over the pixels that count of ``values``, (n, 1, 1) or (n, ny, nx)."""
-        return np.mean(np.broadcast_to(values, self.maps.shape), axis=(1, 2), where=self.valid)
-
-
-def per_map(name, value, seen):
-    """A setting that is one number or one per map, as (n,)."""
-    value = np.asarray(value, dtype=np.float64)
-    if value.ndim and len(value) != len(seen.maps):
-        raise ValueError(
-            f"{name} has {len(value)} values and there are {len(seen.maps)} maps to fuse ({', '.join(seen.elements)}): "
-            "give one number for all, or one for each in this order."
-        )
-    return np.broadcast_to(value, len(seen.maps)).copy()
-
-
-def column(values):
-    """Values (n,) as (n, 1, 1), to go with maps."""
-    return np.asarray(values)[:, None, None]
-
-
-def _rows(values, seen, dtype):
+def _rows(values, scan, dtype):
     """Values (n, 1, 1) as (n, 1, nx); as (n, ny, nx) with 0 in masked pixels where there are any, or one per pixel."""
-    n, _, nx = seen.maps.shape
-    if seen.valid.all() and values.shape[1] == 1:
+    n, _, nx = scan.maps.shape
+    if scan.valid.all() and values.shape[1] == 1:
         # a copy also where one column has nothing to repeat: kernels are compiled anew for what is read-only
         return np.array(np.broadcast_to(values, (n, 1, nx)), dtype, order="C")
-    return np.ascontiguousarray(np.where(seen.valid, values, 0), dtype)
+    return np.ascontiguousarray(np.where(scan.valid, values, 0), dtype)
 
 
 # ---- the terms -------------------------------------------------------------------------------------
@@ -108,8 +59,8 @@ class DataTerms:
         slope = np.where(self.slope > 0, self.slope, 1).astype(np.float64)
         return self.beta / slope - self.delta
 
-    def reach(self, z):
-        """How far a unit of pull moves a pixel at z, in units of z: the variance of what was measured there."""
+    def step_length(self, z):
+        """(n, ny, nx) inverse curvature of the term at z: how far a unit gradient of the others moves a pixel."""
         slope = np.where(self.slope > 0, self.slope, 1).astype(np.float64)
         return (z + self.delta) / slope if self.is_poisson else 1 / slope
 
@@ -142,7 +93,7 @@ class Counts:
     shift: float
     background: np.ndarray
     unit: np.ndarray
-    warnings: list
+    diagnostics: list
 
     @property
     def variance(self):
@@ -153,19 +104,19 @@ class Counts:
         """(n, 1, 1) of a typical pixel."""
         return column(self.unit**2)
 
-    def of_part(self, seen, held_out):
+    def of_part(self, scan, held_out):
         """The noise of the counts that are left where some are held out."""
         background = self.background * held_out.part
-        return replace(self, background=background, unit=_unit(seen, self.counts_scale, self.shift))
+        return replace(self, background=background, unit=_unit(scan, self.counts_scale, self.shift))
 
-    def noise_variance(self, seen):
+    def noise_variance(self, scan):
         """(n, ny, nx) variance of the maps as measured."""
-        return column(self.counts_scale) * np.maximum(seen.maps, 0)
+        return column(self.counts_scale) * np.maximum(scan.maps, 0)
 
-    def excess(self, seen, weights):
+    def excess(self, scan, weights):
         """By what factor the shift overstates the noise of the sum of the maps times ``weights``."""
         squares = (weights * self.counts_scale) ** 2
-        noise = squares @ (seen.means() / self.counts_scale)
+        noise = squares @ (scan.means() / self.counts_scale)
         return 1 + self.shift * squares.sum() / noise if noise > 0 else 1.0
 
     def evidence(self, total, mean, other, weights):
@@ -178,17 +129,17 @@ class Counts:
         mean, other = (np.maximum(m / count, 0.5) for m in (mean, other))
         return mean - other - np.maximum(total, 0) / count * np.log(mean / other)
 
-    def terms(self, seen, scales, dtype, keep_totals):
+    def terms(self, scan, scales, dtype, keep_totals):
         """The Poisson deviance in units of ``scales``."""
         counts_scale, slope = column(self.counts_scale), column(scales / self.counts_scale)
-        beta = np.where(seen.valid, seen.maps / counts_scale + self.shift, 0)
-        totals = np.sum(seen.maps - self.background, axis=(1, 2), where=seen.valid) / scales
+        beta = np.where(scan.valid, scan.maps / counts_scale + self.shift, 0)
+        totals = np.sum(scan.maps - self.background, axis=(1, 2), where=scan.valid) / scales
         delta = (self.background / counts_scale + self.shift) / slope
         return DataTerms(
             is_poisson=True,
             beta=beta.astype(dtype),
-            slope=_rows(slope, seen, dtype),
-            delta=_rows(delta, seen, dtype),
+            slope=_rows(slope, scan, dtype),
+            delta=_rows(delta, scan, dtype),
             upper=(2 * (beta.max(axis=(1, 2)) + 1) / slope.ravel()).astype(dtype),
             totals=_kept_totals(totals, keep_totals),
         )
@@ -207,7 +158,7 @@ class Gaussian:
     variance: np.ndarray
     background: np.ndarray
     kind: str = "gaussian"
-    warnings: list = field(default_factory=list)
+    diagnostics: list = field(default_factory=list)
 
     @property
     def unit(self):
@@ -217,15 +168,15 @@ class Gaussian:
     def counts_scale(self):
         return np.full(len(self.variance), np.nan)
 
-    def of_part(self, seen, held_out):
+    def of_part(self, scan, held_out):
         """The same, for pixels are held out."""
         return self
 
-    def noise_variance(self, seen):
+    def noise_variance(self, scan):
         """(n, ny, nx)."""
-        return np.broadcast_to(self.variances, seen.maps.shape)
+        return np.broadcast_to(self.variances, scan.maps.shape)
 
-    def excess(self, seen, weights):
+    def excess(self, scan, weights):
         """The noise is what it is."""
         return 1.0
 
@@ -235,18 +186,18 @@ class Gaussian:
         variance = np.maximum(np.tensordot(weights**2, self.variances, 1), squares.mean())
         return 0.5 * ((total - mean) ** 2 - squares) / variance
 
-    def terms(self, seen, scales, dtype, keep_totals):
+    def terms(self, scan, scales, dtype, keep_totals):
         """Least squares in units of ``scales``."""
         slope = column(scales**2) / self.variances
-        net = (seen.maps - self.background) / column(scales)
-        beta = np.where(seen.valid, net * slope, 0)
+        net = (scan.maps - self.background) / column(scales)
+        beta = np.where(scan.valid, net * slope, 0)
         return DataTerms(
             is_poisson=False,
             beta=beta.astype(dtype),
-            slope=_rows(slope, seen, dtype),
-            delta=np.zeros((len(scales), 1, seen.maps.shape[2]), dtype),
+            slope=_rows(slope, scan, dtype),
+            delta=np.zeros((len(scales), 1, scan.maps.shape[2]), dtype),
             upper=(2 * net.max(axis=(1, 2), initial=0) + 10 / np.sqrt(slope.min(axis=(1, 2)))).astype(dtype),
-            totals=_kept_totals(np.sum(net, axis=(1, 2), where=seen.valid), keep_totals),
+            totals=_kept_totals(np.sum(net, axis=(1, 2), where=scan.valid), keep_totals),
         )
 
 
@@ -254,67 +205,67 @@ def _kept_totals(totals, keep):
     return np.where(keep & (totals > 0), totals, np.nan)
 
 
-def about_totals(seen, data, keep):
-    """Sentences about totals that were to be kept and could not be."""
-    lost = [e for e, total in zip(seen.elements, data.totals, strict=True) if keep and np.isnan(total)]
-    if not lost:
-        return []
-    return [
+def about_totals(scan, data, keep):
+    """Diagnostics about totals that were to be kept and could not be."""
+    lost = tuple(e for e, total in zip(scan.elements, data.totals, strict=True) if keep and np.isnan(total))
+    sentence = (
         f"The total of {', '.join(lost)} less its background is not above 0 and was not kept: check the map and the "
         "background."
-    ]
+    )
+    return [Diagnostic("total-not-kept", sentence, elements=lost)] if lost else []
 
 
-def noise_of(seen, settings, known):
+def noise_of(scan, settings):
     """The noise that the settings ask for, that is known, or that the data show."""
-    background = _background(seen, settings, known.background)
+    background = _background(scan, settings)
     kind, sentence, found = settings.noise, f"noise={settings.noise!r} as given.", None
-    if kind == "auto" and known.variance is not None and settings.variance is None:
+    if kind == "auto" and scan.variance is not None and settings.variance is None:
         kind, sentence = "gaussian", "The variance of the maps is known: Gaussian noise."
     elif kind == "auto":
-        found = find_counts_scales(_with_gaps(seen), seen.valid)
-        kind, sentence = choose_noise(_with_gaps(seen), seen.valid, seen.elements, found)
+        found = find_counts_scales(_with_gaps(scan), scan.valid)
+        kind, sentence = choose_noise(_with_gaps(scan), scan.valid, scan.elements, found)
     if kind == "gaussian":
-        variances = _variances(seen, settings, known.variance)
-        return Gaussian(sentence, variances, 1 / seen.means_of(1 / variances), background)
-    counts_scale, warnings = _counts_scale(seen, found)
+        variances = _variances(scan, settings)
+        return Gaussian(sentence, variances, 1 / scan.means_of(1 / variances), background)
+    counts_scale, diagnostics = _counts_scale(scan, found)
     shift = settings.shift if kind == "shifted_poisson" else 0.0
-    _check_counts(seen, counts_scale, shift, kind)
-    return Counts(kind, sentence, counts_scale, shift, background, _unit(seen, counts_scale, shift), warnings)
+    _check_counts(scan, counts_scale, shift, kind)
+    return Counts(kind, sentence, counts_scale, shift, background, _unit(scan, counts_scale, shift), diagnostics)
 
 
-def _unit(seen, counts_scale, shift):
+def _unit(scan, counts_scale, shift):
     """(n,) the noise of a typical pixel."""
-    return counts_scale * np.sqrt(seen.means() / counts_scale + shift)
+    return counts_scale * np.sqrt(scan.means() / counts_scale + shift)
 
 
-def _background(seen, settings, known):
+def _background(scan, settings):
     """Background (n, 1, 1), or (n, ny, nx) with 0 in masked pixels where it is known pixel by pixel."""
-    given = per_map("background", settings.background, seen)
-    if known is None:
+    given = scan.per_map("background", settings.background)
+    if scan.background is None:
         return column(given)
     if given.any():
         raise ValueError(
             f"background is {settings.background!r}, and the maps have a known background of their own: leave the "
             "setting out, or make the maps with background=None."
         )
-    known = np.where(seen.valid, known, 0).astype(np.float64)
+    known = np.where(scan.valid, scan.background, 0).astype(np.float64)
     if not (np.isfinite(known).all() and known.min() >= 0):
         raise ValueError(f"The known background goes down to {known.min():.3g}: it must be finite and at least 0.")
     return known
 
 
-def _with_gaps(seen):
-    return np.where(seen.valid, seen.maps, np.nan)
+def _with_gaps(scan):
+    return np.where(scan.valid, scan.maps, np.nan)
 
 
-def _variances(seen, settings, known):
+def _variances(scan, settings):
     """Variance (n, 1, 1) as given or estimated, or (n, ny, nx) as known."""
     if settings.variance is not None:
-        return column(per_map("variance", settings.variance, seen))
+        return column(scan.per_map("variance", settings.variance))
+    known = scan.variance
     if known is None:
-        return column([estimate_variance(m, v) for m, v in zip(seen.maps, seen.valid, strict=True)])
-    told = seen.valid & np.isfinite(known) & (np.where(np.isfinite(known), known, 0) > 0)
+        return column([estimate_variance(m, v) for m, v in zip(scan.maps, scan.valid, strict=True)])
+    told = scan.valid & np.isfinite(known) & (np.where(np.isfinite(known), known, 0) > 0)
     if not told.any(axis=(1, 2)).all():
         raise ValueError("The known variance of a map is nowhere above 0: leave it out, and it is estimated.")
     # a pixel without a variance gets that of a typical one, and no pixel decides alone
@@ -322,22 +273,19 @@ def _variances(seen, settings, known):
     return np.maximum(np.where(told, known, column(typical)), LEAST_VARIANCE * column(typical)).astype(np.float64)
 
 
-def _counts_scale(seen, found):
+def _counts_scale(scan, found):
     """Value of one count of every map, and a warning where it had to be assumed."""
-    found = counts_scales(_with_gaps(seen), seen.valid, found)
-    unknown = [e for e, q in zip(seen.elements, found, strict=True) if not q > 0]
+    found = counts_scales(_with_gaps(scan), scan.valid, found)
+    unknown = tuple(e for e, q in zip(scan.elements, found, strict=True) if not q > 0)
     if not unknown:
         return found, []
-    sentence = (
-        f"The map of {', '.join(unknown)} shows no value of one count, and one of its units is taken for one: scale it "
-        "to counts."
-    )
-    return np.where(found > 0, found, 1.0), [sentence]
+    sentence = f"The counts scale of the map of {', '.join(unknown)} was not found and is taken for 1: scale the map to counts."
+    return np.where(found > 0, found, 1.0), [Diagnostic("counts-scale-unknown", sentence, elements=unknown)]
 
 
-def _check_counts(seen, counts_scale, shift, kind):
-    counts = seen.maps / column(counts_scale) + shift
-    low = [e for e, m in zip(seen.elements, counts.min(axis=(1, 2)), strict=True) if m < 0]
+def _check_counts(scan, counts_scale, shift, kind):
+    counts = scan.maps / column(counts_scale) + shift
+    low = [e for e, m in zip(scan.elements, counts.min(axis=(1, 2)), strict=True) if m < 0]
     if low:
         raise ValueError(
             f"noise is {kind!r} and the map of {', '.join(low)} goes down to {counts.min() - shift:.3g} counts: it "

@@ -1,4 +1,4 @@
-"""Forward forward models: from element maps to the elastic image, with value and gradient."""
+"""HAADF forward models: from element maps to the HAADF image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance
 
 
 def haadf_coefficients_of(atomic_numbers, gamma, weighting):
-    """Elastic weights ``w_i`` of the published code, from the atomic numbers.
+    """HAADF coefficients ``w_i`` of the published code, from the atomic numbers.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def blurred(image, blur):
 
 
 def haadf_noise(haadf, valid=None):
-    """Standard deviation of the white noise of the HAADF image, by :func:`~.noise.estimate_variance`.
+    """Standard deviation of the white noise of the HAADF image, by :func:`~.noise_estimation.estimate_variance`.
 
     Parameters
     ----------

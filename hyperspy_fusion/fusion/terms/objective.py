@@ -1,4 +1,4 @@
-"""What the primal-dual solver minimises: terms of maps in units of their own, and nothing of where they are from."""
+"""The objective of the primal-dual solver: three terms of maps in natural units, whatever data they are from."""
 
 from __future__ import annotations
 
@@ -11,12 +11,26 @@ from hyperspy_fusion.fusion.terms.data_fidelity import DataTerms
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, blurred
 from hyperspy_fusion.fusion.terms.penalties import CellPenalty
 
+# standard deviation in pixels below which a Gaussian leaves a sampled image nearly as it is
+LEAST_BLUR = 0.25
+
 
 @dataclass(frozen=True)
 class HaadfTerm:
-    """``1/2 sum (G sum_i weights_i z_i - target)^2`` over counted pixels; no weights for no HAADF term.
+    """``1/2 sum (G sum_i weights_i z_i - target)^2`` over valid pixels; no weights for no HAADF term.
 
-    ``G`` is the Gaussian of standard deviation ``blur`` in pixels, which is its own adjoint and nowhere above 1.
+    ``G`` is the Gaussian of standard deviation ``blur`` in pixels. It is its own adjoint, of norm 1.
+
+    Attributes
+    ----------
+    weights
+        (n,) HAADF coefficients in units of the term; (0,) for no term.
+    target
+        (ny, nx) HAADF image less its offset, in units of the term.
+    counted
+        (ny, nx) or, where all pixels are valid, (1, nx): 1 in valid pixels, else 0.
+    blur
+        In pixels.
     """
 
     weights: np.ndarray
@@ -29,6 +43,16 @@ class HaadfTerm:
         """No term, for an image of ``shape``."""
         return cls(np.zeros(0, dtype), np.zeros(shape, dtype), np.zeros((1, shape[1]), dtype), blur)
 
+    @classmethod
+    def of(cls, scan, model, factor, scales, dtype, blur):
+        """``factor**2 / 2 ||G f(x) - h||^2`` of the HAADF image of a scan and its forward model; none for factor 0."""
+        if factor == 0:
+            return cls.none(scan.haadf.shape, dtype, blur)
+        target = np.where(scan.haadf_valid, factor * (scan.haadf - model.offset), 0)
+        counted = np.ones((1, scan.haadf.shape[1])) if scan.haadf_valid.all() else scan.haadf_valid
+        weights = factor * model.weights * scales
+        return cls(weights.astype(dtype), target.astype(dtype), np.ascontiguousarray(counted, dtype), blur)
+
     def value(self, z):
         """The term."""
         if not self.weights.size:
@@ -40,43 +64,49 @@ class HaadfTerm:
         return np.tensordot(self.weights.astype(z.dtype), z, 1)
 
     def residual(self, image):
-        """(ny, nx) of an :meth:`image`, blurred, about the target; 0 where pixels do not count."""
+        """(ny, nx) blurred :meth:`image` minus target; 0 in masked pixels."""
         return self.counted * (blurred(image, self.blur) - self.target)
 
-    def slope(self, image):
-        """(ny, nx) derivative of the term with respect to an :meth:`image`."""
+    def gradient(self, image):
+        """(ny, nx) gradient of the term with respect to an :meth:`image`."""
         return blurred(self.residual(image), self.blur)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Data, HAADF term and penalty. Maps in units of the input are ``scales * z``.
+    """Data term, HAADF term and penalty of maps z in natural units; maps in units of the input are ``scales * z``.
 
     Attributes
     ----------
-    shape, dtype
-        Of the maps, (n, ny, nx).
     scales
         (n,) units of the input in one unit of z.
-    start
-        (n, ny, nx) the measured maps in units of z, >= 0, with the mean in the place of masked pixels.
+    initial_maps
+        (n, ny, nx) the measured maps in units of z, >= 0, with the mean in masked pixels; the dtype is that of the fit.
     data, haadf_term, penalty
         The three terms.
-    forward model
+    forward_model
         The HAADF forward model in units of the input.
     """
 
-    shape: tuple
-    dtype: np.dtype
     scales: np.ndarray
-    start: np.ndarray
+    initial_maps: np.ndarray
     data: DataTerms
     haadf_term: HaadfTerm
     penalty: CellPenalty
     forward_model: LinearHaadfModel
 
+    @property
+    def shape(self):
+        """(n, ny, nx)."""
+        return self.initial_maps.shape
+
+    @property
+    def dtype(self):
+        """Of the fit."""
+        return self.initial_maps.dtype
+
     def modelled_haadf(self, maps):
-        """(ny, nx) the HAADF image of maps (n, ny, nx) in units of the input, blurred as the HAADF term has it."""
+        """(ny, nx) HAADF image of maps (n, ny, nx) in units of the input, with the blur of the HAADF term."""
         return blurred(self.forward_model.image(maps), self.haadf_term.blur)
 
     def objective(self, z, fields=None):

@@ -136,6 +136,12 @@ class CellPenalty:
         """How many fields share one length."""
         return self.n_fields if self.joint else self.n_fields // self.n_maps
 
+    def shares_duals(self, other):
+        """Whether a dual of this penalty is also one of another one."""
+        both = self.guide is not None and other.guide is not None
+        same_guide = np.array_equal(self.guide, other.guide) if both else self.guide is other.guide
+        return self.kind == other.kind and self.joint == other.joint and same_guide
+
     def value(self, z, fields=None):
         """The penalty of maps (n, ny, nx), with fields (n_fields, ny - 1, nx - 1) where there are any."""
         if self.kind is None:

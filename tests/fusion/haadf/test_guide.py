@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from calibrated_cases import observe
 from convex import differences, guide, tgv_minimum
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
@@ -12,7 +13,6 @@ import hyperspy_fusion as hf
 from hyperspy_fusion.data import interface
 from hyperspy_fusion.fusion.haadf import guide as module
 from hyperspy_fusion.fusion.haadf.guide import DENOISED_EDGE, SMOOTHED_EDGE, Guide
-from hyperspy_fusion.fusion.problems.calibrated import Observation
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.selection.search import held_out
 from hyperspy_fusion.fusion.settings import CalibratedSettings
@@ -138,7 +138,7 @@ def assert_smoothed(found):
         smoothed = found.of(kind, SimpleNamespace(guide_blur=0.7, eta=0.9), np.float64)
         assert_array_equal(found.of(kind, SETTINGS, np.float64), smoothed)
         (told,) = found.about(kind, SETTINGS)
-        assert "cannot be told from its structure" in told and "guide_blur=0.7" in told
+        assert told.code == "guide-not-denoised" and "guide_blur=0.7" in told.sentence
         assert not found.about(kind, SimpleNamespace(guide_blur=0.7))
     assert not found.about("tgv", SETTINGS)
 
@@ -146,10 +146,12 @@ def assert_smoothed(found):
 def test_a_lattice_is_told_with_the_fit():
     image = lattice(4)
     maps = np.random.default_rng(0).poisson(5 * image.clip(0, None))[None]
-    observation = Observation.of(maps, image, [26], CalibratedSettings())
-    told = observation.problem(CalibratedSettings(guide_blur=None)).warnings
-    assert sum("cannot be told from its structure" in sentence for sentence in told) == 1
-    assert not any("its structure" in sentence for sentence in observation.problem(CalibratedSettings()).warnings)
+    observation = observe(maps, image, [26], CalibratedSettings())
+    codes = [
+        [d.code for d in observation.problem(CalibratedSettings(guide_blur=blur)).diagnostics]
+        for blur in (None, 0.7)
+    ]
+    assert codes[0].count("guide-not-denoised") == 1 and "guide-not-denoised" not in codes[1]
 
 
 @pytest.mark.parametrize("name", hf.data.PHANTOMS)
@@ -236,11 +238,11 @@ def counted(monkeypatch):
 
 def test_noise_is_taken_out_once_for_all_weights_and_parts(monkeypatch):
     calls, scan = counted(monkeypatch), interface((24, 24), counts=4.0)
-    observation = Observation.of(scan.maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
+    observation = observe(scan.maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
     assert not calls
     parts = held_out(
-        observation.seen.maps,
-        observation.seen.valid,
+        observation.scan.maps,
+        observation.scan.valid,
         observation.noise.counts_scale,
         None,
         0.0,
@@ -254,7 +256,7 @@ def test_noise_is_taken_out_once_for_all_weights_and_parts(monkeypatch):
 
 def test_no_noise_is_taken_out_where_no_guide_is_asked_for(monkeypatch):
     calls, scan = counted(monkeypatch), interface((24, 24), counts=4.0)
-    observation = Observation.of(scan.maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
+    observation = observe(scan.maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
     for options in ({"regularization": "tgv"}, {"regularization": None}, {"guide_blur": 0.7}):
         observation.problem(CalibratedSettings(**{"guide_blur": None} | options))
     assert not calls
@@ -262,7 +264,7 @@ def test_no_noise_is_taken_out_where_no_guide_is_asked_for(monkeypatch):
 
 def test_ctrl_c_ends_it(monkeypatch):
     def stopped(problem, *args, **options):
-        return SimpleNamespace(reason=StopReason.INTERRUPTED, maps=problem.start), None
+        return SimpleNamespace(reason=StopReason.INTERRUPTED, maps=problem.initial_maps), None
 
     monkeypatch.setattr(module, "primal_dual", stopped)
     with pytest.raises(KeyboardInterrupt):

@@ -5,21 +5,24 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from calibrated_cases import NUMBERS, calibrated_problem, fit, observe, small_scan, tight
 from convex import TWIST, differences, directions
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
-from test_primal_dual import NUMBERS, fit, scan_of, tight
 
 import hyperspy_fusion as hf
 from hyperspy_fusion.data import atomic_columns, core_shell, gradient_alloy, interface, psnr
 from hyperspy_fusion.fusion.haadf import guide as guides
-from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, left_by_blur, misfit
-from hyperspy_fusion.fusion.problems.calibrated import LEAST_BLUR, Observation, calibrated_problem
+from hyperspy_fusion.fusion.haadf.guide import Guide
+from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, left_by_blur, model_discrepancy
+from hyperspy_fusion.fusion.problems.calibrated import LEAST_BLUR
+from hyperspy_fusion.fusion.problems.resampling import resampled
+from hyperspy_fusion.fusion.scan_data import ScanData
 from hyperspy_fusion.fusion.selection.spectral_components import ComponentProblem, _component_settings
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers import kernels
-from hyperspy_fusion.fusion.solvers.primal_dual import _Iteration, initial_state, primal_dual
-from hyperspy_fusion.fusion.terms.data_fidelity import Known, ScanArrays, noise_of
+from hyperspy_fusion.fusion.solvers.primal_dual import PrimalDualState, _Iteration, primal_dual
+from hyperspy_fusion.fusion.terms.data_fidelity import noise_of
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, blurred
 from hyperspy_fusion.fusion.terms.objective import HaadfTerm
 from hyperspy_fusion.fusion.uncertainty import trust
@@ -62,7 +65,7 @@ def test_the_gaussian_is_its_own_adjoint_and_nowhere_above_one(blur):
 
 def test_the_slope_is_the_derivative_of_the_term():
     term, z, step = term_of(), normal(1, (2, *SHAPE)), 1e-5
-    slope = term.slope(term.image(z))
+    slope = term.gradient(term.image(z))
     for i, row, column in ((0, 0, 0), (1, 4, 5), (0, 8, 11)):
         moved = np.zeros_like(z)
         moved[i, row, column] = step
@@ -75,7 +78,7 @@ def test_what_takes_its_place_majorises_it(blur):
     """With the same value and slope at the maps that it is made of."""
     term = term_of(blur)
     at = term.image(normal(1, (2, *SHAPE)))
-    target = at - term.slope(at)
+    target = at - term.gradient(at)
 
     def value(image):
         return 0.5 * np.sum(term.residual(image) ** 2)
@@ -90,7 +93,7 @@ def test_what_takes_its_place_majorises_it(blur):
 
 
 def test_pixels_that_do_not_count_have_no_say():
-    maps, haadf = scan_of((12, 14))
+    maps, haadf = small_scan((12, 14))
     counts = np.ones(haadf.shape, bool)
     counts[3:6, 4:8] = False
     settings, found = tight(haadf_blur=1.0, regularization="tv"), []
@@ -109,7 +112,7 @@ def test_pixels_that_do_not_count_have_no_say():
 
 @pytest.mark.parametrize("first, second", [(0.0, 1.2), (1.2, 0.0), (0.6, 1.2)])
 def test_a_fit_goes_on_from_that_of_another_blur(first, second):
-    scan = scan_of((12, 14))
+    scan = small_scan((12, 14))
     one, two = (tight(haadf_blur=blur, regularization="directional") for blur in (first, second))
     _, _, state = fit(scan, replace(one, max_iter=60))
     problem = calibrated_problem(*scan, NUMBERS, two)
@@ -139,14 +142,14 @@ def test_the_gap_of_images_that_are_large_against_their_noise(size):
 
     result, state = primal_dual(problem("float32"), CalibratedSettings(**known, max_iter=600))
     assert result.converged
-    same = initial_state(problem("float64"), **{name: getattr(state, name).astype(float) for name in ("z", "y")})
+    same = PrimalDualState.of(problem("float64"), **{name: getattr(state, name).astype(float) for name in ("z", "y")})
     with kernels.threads(1) as workers:
         _Iteration(same.problem, same, workers).evaluate()
     assert state.gap == pytest.approx(same.gap, rel=0.05)
 
 
 def test_two_calls_are_one():
-    scan = scan_of((12, 14), dtype=np.float32)
+    scan = small_scan((12, 14), dtype=np.float32)
     settings = CalibratedSettings(haadf_blur=1.0, weights=(28.0, 9.0), tol=1e-12, max_iter=100)
     problem, whole, _ = fit(scan, settings)
     _, state = primal_dual(problem, replace(settings, max_iter=50))
@@ -156,7 +159,7 @@ def test_two_calls_are_one():
 @pytest.mark.parametrize("turn", [lambda a: a[..., ::-1], lambda a: a.swapaxes(-1, -2)], ids=["mirrored", "transposed"])
 @pytest.mark.parametrize("kind", ["directional", "guided"])
 def test_fit_turns_with_the_scan(kind, turn):
-    scan = scan_of((10, 13))
+    scan = small_scan((10, 13))
     settings = tight(haadf_blur=0.9, regularization=kind, max_iter=150)
     plain, turned = fit(scan, settings)[1], fit(tuple(turn(a) for a in scan), settings)[1]
     assert_allclose(turned.maps, turn(plain.maps), rtol=1e-7, atol=1e-8)
@@ -189,9 +192,9 @@ def test_what_blur_leaves_of_the_variance_of_sums(side, blur):
 def test_the_misfit_is_that_of_the_blurred_law():
     """At many counts the blur is most of what a forward model without it does not explain."""
     plain, knowing = (problem_of(particles(64.0), haadf_blur=b) for b in (0, "fit"))
-    assert knowing.haadf_noise == plain.haadf_noise
-    assert plain.haadf_sigma > 2 * plain.haadf_noise
-    assert knowing.haadf_sigma < 1.3 * knowing.haadf_noise
+    assert knowing.calibration.noise == plain.calibration.noise
+    assert plain.calibration.sigma > 2 * plain.calibration.noise
+    assert knowing.calibration.sigma < 1.3 * knowing.calibration.noise
 
 
 def test_masked_pixels_of_maps_are_no_misfit():
@@ -201,11 +204,13 @@ def test_masked_pixels_of_maps_are_no_misfit():
     forward_model, found = LinearHaadfModel(scan.haadf_weights, 0.2), []
     for filling in (1.0, 100.0):
         maps = np.where(valid, scan.maps, filling * scan.maps.max())
-        seen = ScanArrays.of(maps, scan.haadf, valid, None, None)
-        noise = noise_of(seen, CalibratedSettings(noise="poisson"), Known())
-        found.append(misfit(replace(seen, maps=maps), noise, forward_model, scan.truth, 1.0))
-    whole = ScanArrays.of(scan.maps.astype(float), scan.haadf, None, None, None)
-    assert found[0] == found[1] == pytest.approx(misfit(whole, noise, forward_model, scan.truth, 1.0), rel=0.3)
+        data = ScanData.of(maps, scan.haadf, scan.atomic_numbers, valid=valid).filled()
+        noise = noise_of(data, CalibratedSettings(noise="poisson"))
+        found.append(model_discrepancy(replace(data, maps=maps), noise, forward_model, scan.truth, 1.0))
+    whole = ScanData.of(scan.maps, scan.haadf, scan.atomic_numbers).filled()
+    assert (
+        found[0] == found[1] == pytest.approx(model_discrepancy(whole, noise, forward_model, scan.truth, 1.0), rel=0.3)
+    )
 
 
 @pytest.mark.parametrize(
@@ -218,9 +223,9 @@ def test_masked_pixels_of_maps_are_no_misfit():
 )
 def test_a_blur_that_is_not_sure_is_none(scan, seems):
     problem = problem_of(scan, haadf_blur="fit")
-    assert problem.haadf_term.blur == 0 and problem.haadf_blur[0] > 1
-    told = [sentence for sentence in problem.warnings if "is taken for 0" in sentence]
-    assert len(told) == 1 and f"({seems} pixels" in told[0]
+    assert problem.haadf_term.blur == 0 and problem.calibration.found_blur[0] > 1
+    (found,) = [d for d in problem.diagnostics if d.code == "haadf-blur-unsure"]
+    assert f"({seems} pixels)" in found.sentence
 
 
 @pytest.mark.parametrize("foreign, error, expected", [(0.0, 0.05, True), (0.0, 0.2, False), (0.5, 0.05, False)])
@@ -229,16 +234,16 @@ def test_a_blur_has_to_be_sure_and_to_explain_the_image(foreign, error, expected
     scan, settings = particles(16.0), CalibratedSettings()
     contrast = gaussian_filter(np.random.default_rng(1).standard_normal((64, 64)), 1.5, mode="wrap")
     haadf = scan.haadf + foreign * np.ptp(scan.haadf) * contrast / np.ptp(contrast)
-    seen = ScanArrays.of(scan.maps.astype(float), haadf, None, None, None)
-    noise = noise_of(seen, settings, Known())
+    data = ScanData.of(scan.maps, haadf, scan.atomic_numbers).filled()
+    noise = noise_of(data, settings)
     forward_model = LinearHaadfModel(scan.haadf_weights, 0.2)
-    assert is_explained_by_blur(seen, noise, forward_model, noise.noise_variance(seen), 1.0, error) == expected
+    assert is_explained_by_blur(data, noise, forward_model, noise.noise_variance(data), 1.0, error) == expected
 
 
 def test_too_large_a_number_is_told():
-    told = {b: problem_of(particles(), haadf_blur=b).warnings for b in (0.5, 1.0, 1.05, 2.0)}
-    assert not any("was passed" in sentence for b in (0.5, 1.0, 1.05) for sentence in told[b])
-    assert sum("haadf_blur=2 was passed: too large a number draws" in sentence for sentence in told[2.0]) == 1
+    for blur, is_too_large in ((0.5, False), (1.0, False), (1.05, False), (2.0, True)):
+        codes = [d.code for d in problem_of(particles(), haadf_blur=blur).diagnostics]
+        assert codes.count("haadf-blur-too-large") == is_too_large
 
 
 def test_an_image_of_no_blur_has_none():
@@ -313,8 +318,7 @@ def test_the_guide_knows_of_the_blur_without_a_term():
 def test_replicates_have_the_blur_of_their_own_law(haadf_blur, found_anew):
     scan, settings = particles(4.0), CalibratedSettings(regularization="directional", haadf_blur=haadf_blur)
     problem = problem_of(scan, **settings.as_dict())
-    z = scan.truth / problem.scales[:, None, None]
-    drawn = [trust.redrawn(problem, settings, z, np.random.default_rng(k)) for k in range(3)]
+    drawn = [resampled(problem, settings, scan.truth, k) for k in range(3)]
     blurs = {p.haadf_term.blur for p in drawn}
     if not found_anew:
         assert {p.forward_model.blur for p in drawn} == {1.1} and len({p.forward_model.offset for p in drawn}) == 3
@@ -322,13 +326,15 @@ def test_replicates_have_the_blur_of_their_own_law(haadf_blur, found_anew):
         3 if found_anew else 1
     )
     for p in drawn:
-        expected = trust._Guides().of(p.haadf, p, settings)
+        expected = Guide(p.scan.haadf, p.scan.haadf_valid, p.dtype).of(
+            "directional", settings, p.dtype, p.haadf_term.blur
+        )
         assert_array_equal(p.penalty.guide, expected)
         assert p.penalty.guide[4].any()
 
 
 def test_the_pull_of_the_image_is_minus_the_derivative_of_its_term():
-    scan, settings = scan_of((12, 14), counts=8.0), tight(regularization="tv", haadf_blur=1.2, tol=1e-8)
+    scan, settings = small_scan((12, 14), counts=8.0), tight(regularization="tv", haadf_blur=1.2, tol=1e-8)
     problem, result, state = fit(scan, settings)
     parts = trust.attribution(problem, state, result.maps)
     inside = result.maps > 0.05 * result.maps.max()
@@ -371,10 +377,11 @@ def test_replicates_do_not_decide_anew_whether_the_term_blurs():
     scan, settings = particles(4.0), CalibratedSettings(regularization="directional", haadf_blur="fit")
     problem = problem_of(scan, **settings.as_dict())
     none = replace(problem, haadf_term=replace(problem.haadf_term, blur=0.0))
-    z, rng = scan.truth / problem.scales[:, None, None], np.random.default_rng
-    assert trust.redrawn(none, settings, z, rng(0)).haadf_term.blur == 0
-    lost = replace(problem, refit_forward_model=lambda *_: replace(problem.forward_model, blur=0.0))
-    assert trust.redrawn(lost, settings, z, rng(0)).haadf_term.blur == problem.haadf_term.blur
+    assert resampled(none, settings, scan.truth, 0).haadf_term.blur == 0
+    lost = replace(
+        problem, calibration=replace(problem.calibration, refit=lambda *_: replace(problem.forward_model, blur=0.0))
+    )
+    assert resampled(lost, settings, scan.truth, 0).haadf_term.blur == problem.haadf_term.blur
 
 
 def test_the_gain_that_can_be_attained_is_that_of_a_blurred_image():
@@ -390,10 +397,10 @@ def test_the_gain_that_can_be_attained_is_that_of_a_blurred_image():
 
 def test_no_weight_changes_what_was_found():
     scan, settings = particles(), CalibratedSettings(haadf_blur="fit")
-    observation = Observation.of(scan.maps.astype(np.float32), scan.haadf, scan.atomic_numbers, settings)
+    observation = observe(scan.maps.astype(np.float32), scan.haadf, scan.atomic_numbers, settings)
     for weight in (0.0, 0.5, 2.0):
         problem = observation.problem(replace(settings, lambda_haadf=weight))
-        assert problem.haadf_term.blur == observation.forward_model.blur == observation.forward_model.forward_model.blur
+        assert problem.haadf_term.blur == observation.calibration.blur == observation.calibration.forward_model.blur
 
 
 def test_the_modelled_image_is_blurred_as_the_term_has_it():

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from calibrated_cases import observe
 from scipy.ndimage import gaussian_filter
 from test_registration import Scene
 
 import hyperspy_fusion as hf
 from hyperspy_fusion import registration
-from hyperspy_fusion.fusion.problems.calibrated import Known, Observation
 from hyperspy_fusion.fusion.registration.by_fits import Pull, aligned_by_fits
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
@@ -26,7 +26,7 @@ def blobs(shift, scale=1.0, shape=(40, 48)):
 
 
 def problem_of(maps, image, settings=SETTINGS, **known):
-    return Observation.of(maps, image, NUMBERS, settings, known=Known(**known)).problem(settings)
+    return observe(maps, image, NUMBERS, settings, **known).problem(settings)
 
 
 # ---- the pull at given maps ------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def test_pixels_without_an_image_or_counts_do_not_pull():
     valid[1, :20], seen[:, :10] = False, False
     wrong = maps.copy()
     wrong[1, :20], wrong[:, :, :10] = 0, 7000
-    observed = Observation.of(wrong, image, NUMBERS, SETTINGS, valid=valid, haadf_valid=seen)
+    observed = observe(wrong, image, NUMBERS, SETTINGS, valid=valid, haadf_valid=seen)
     np.testing.assert_allclose(Pull.of(observed.problem(SETTINGS), maps).step, 0, atol=1e-6)
 
 
@@ -69,13 +69,13 @@ def test_the_objective_is_least_there():
     counts = np.random.default_rng(0).poisson(blobs((0, 0), 12.0)).astype(float)
     noise = np.random.default_rng(1).normal(0, 0.01, counts.shape[1:])
     settings = CalibratedSettings(tol=1e-4, max_iter=4000)
-    observed = Observation.of(counts, image_at(np.zeros(2)) + noise, NUMBERS, settings)
+    observed = observe(counts, image_at(np.zeros(2)) + noise, NUMBERS, settings)
 
     def problem_at(shift):
         # one forward model and one noise for all shifts, in units of which the objective is told; no noise that stays where it is
         image = image_at(np.asarray(shift))
         guide = replace(observed.guide, haadf=image)
-        return replace(observed, seen=replace(observed.seen, haadf=image), guide=guide).problem(settings)
+        return replace(observed, scan=replace(observed.scan, haadf=image), guide=guide).problem(settings)
 
     found, error = aligned_by_fits(problem_at, settings, np.zeros(2))
     assert np.all(np.abs(found) < 3 * error) and error.max() < 0.1, found

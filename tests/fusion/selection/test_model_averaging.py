@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from test_calibrated import NUMBERS, scan_of, settings_of
+from calibrated_cases import NUMBERS, observe, scan_of, settings_of
 
-from hyperspy_fusion.fusion.problems.calibrated import Observation
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.selection.model_averaging import MeanProblem, mean_of_fits, weighted_mean
 from hyperspy_fusion.fusion.solvers.primal_dual import CHECK_EVERY, primal_dual
@@ -17,7 +16,7 @@ PENALTIES = ("tv", "guided", "directional")
 
 @pytest.fixture(scope="module")
 def observation():
-    return Observation.of(*scan_of(SHAPE), NUMBERS, SETTINGS)
+    return observe(*scan_of(SHAPE), NUMBERS, SETTINGS)
 
 
 def alone(observation, penalty, settings=SETTINGS, **options):
@@ -51,14 +50,14 @@ def test_the_mean_is_that_of_the_fits_made_alone(observation, results):
     for maps, one in zip(state.maps, results, strict=True):
         np.testing.assert_array_equal(maps, one.maps)
     np.testing.assert_allclose(
-        result.modelled_haadf, observation.forward_model.forward_model.image(result.maps), rtol=1e-12
+        result.modelled_haadf, observation.calibration.forward_model.image(result.maps), rtol=1e-12
     )
     assert result.gap == max(r.gap for r in results)
     assert result.n_iter == state.n_iter == sum(r.n_iter for r in results)
     np.testing.assert_array_equal(result.history.total, results[0].history.total)
     assert result.reason is StopReason.CONVERGED
     # each keeps the totals, and so does their mean
-    np.testing.assert_allclose(result.maps.sum(axis=(1, 2)), observation.seen.maps.sum(axis=(1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(result.maps.sum(axis=(1, 2)), observation.scan.maps.sum(axis=(1, 2)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)

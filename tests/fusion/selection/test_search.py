@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from calibrated_cases import observe
 
 from hyperspy_fusion.data import atomic_columns, core_shell, interface
-from hyperspy_fusion.fusion.problems.calibrated import Known, Observation
 from hyperspy_fusion.fusion.selection import paired_comparison as race
 from hyperspy_fusion.fusion.selection import published as published_selection
 from hyperspy_fusion.fusion.selection import search as selection
@@ -292,7 +292,7 @@ def test_the_loss_has_the_slopes_it_says():
 def observed(scan, settings=None, maps=None, **options):
     maps = scan.maps.astype(np.float32) if maps is None else maps
     settings = settings or AutoSettings()
-    return Observation.of(maps, scan.haadf, scan.atomic_numbers, settings, elements=scan.elements, **options)
+    return observe(maps, scan.haadf, scan.atomic_numbers, settings, elements=scan.elements, **options)
 
 
 def choose(scan, maps=None, num_workers=1, observation=None, **settings):
@@ -396,7 +396,7 @@ def test_fits_are_warm_and_judged_by_what_they_have_not_seen(scan, monkeypatch):
 
     monkeypatch.setattr(selection, "solved", spy)
     choose(scan, regularization="tv")
-    whole = observed(scan).forward_model.forward_model.weights
+    whole = observed(scan).calibration.forward_model.weights
     for problem, settings, _ in seen:
         totals = problem.data.totals * problem.scales
         np.testing.assert_allclose(totals, 0.8 * scan.maps.sum(axis=(1, 2)), rtol=0.05)
@@ -523,11 +523,11 @@ def test_counts_taken_for_gaussian_are_judged_by_pixels(scan):
 def test_known_variance_and_background_are_taken(scan):
     variance = np.maximum(scan.truth, 0.5)
     maps = scan.truth + np.sqrt(variance) * np.random.default_rng(0).normal(size=scan.truth.shape)
-    known = observed(scan, maps=maps, known=Known(None, variance))
+    known = observed(scan, maps=maps, variance=variance)
     assert_complete(*choose(scan, observation=known, regularization="directional"), 3)
     background = np.random.default_rng(1).uniform(0.5, 1.5, scan.truth.shape)
     maps = np.random.default_rng(2).poisson(scan.truth + background).astype(float)
-    known = observed(scan, maps=maps, known=Known(background, None))
+    known = observed(scan, maps=maps, background=background)
     members, found = choose(scan, observation=known, regularization="directional")
     assert_complete(members, found, 3)
     assert "counts held out" in found.sentence and found.scores.max() > 0

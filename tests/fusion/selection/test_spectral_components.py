@@ -7,10 +7,11 @@ import exspy
 import hyperspy.api as hs
 import numpy as np
 import pytest
+from calibrated_cases import observe
 from scipy.ndimage import gaussian_filter
 
 import hyperspy_fusion as hf
-from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem, Observation
+from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem
 from hyperspy_fusion.fusion.selection import search as selection
 from hyperspy_fusion.fusion.selection import spectral_components as components
 from hyperspy_fusion.fusion.selection.spectral_components import Components, number_of_components, solved, thinned
@@ -144,7 +145,7 @@ def test_windows_that_share_channels_leave_no_rest(scan, caplog):
 
 def observed(maps, haadf, **options):
     settings = CalibratedSettings(lambda_haadf=0.0, regularization="directional", **options)
-    found = Observation.of(maps.data, np.asarray(haadf.data, float), [26, 14], settings, elements=list(ELEMENTS))
+    found = observe(maps.data, np.asarray(haadf.data, float), [26, 14], settings, elements=list(ELEMENTS))
     return found, settings
 
 
@@ -153,7 +154,7 @@ def test_two_phases_are_two_components_with_the_noise_of_all_counts(scan, maps, 
     observation, settings = observed(maps, scan[1])
     found = Components.of(observation, rest, settings)
     assert len(found.strengths) == 2 and np.all(np.diff(found.strengths) < 0)
-    noise = [np.var(m - scan[2], axis=(1, 2)) for m in (found.maps(found.observation.seen.maps), maps.data)]
+    noise = [np.var(m - scan[2], axis=(1, 2)) for m in (found.maps(found.observation.scan.maps), maps.data)]
     assert np.all(noise[0] < 0.2 * noise[1]) and np.all(noise[0] > 0.04 * noise[1])
 
 
@@ -164,14 +165,14 @@ def test_one_component_of_either_sign(scan, maps, rest, monkeypatch, sign):
     values, axes = components._signal_axes(np.concatenate([maps.data, rest]).astype(float))
     monkeypatch.setattr(components, "_signal_axes", lambda bands: (values, sign * np.abs(axes)))
     found = Components.of(observation, rest, settings, number=1)
-    assert found.observation.seen.maps.min() > 0 and np.isfinite(found.offset).all()
+    assert found.observation.scan.maps.min() > 0 and np.isfinite(found.offset).all()
 
 
 def test_as_many_components_as_bands_are_the_bands(scan, maps, rest):
     observation, settings = observed(maps, scan[1])
     found = Components.of(observation, rest, settings, number=99)
     assert len(found.strengths) == 2 + len(rest)
-    np.testing.assert_allclose(found.maps(found.observation.seen.maps), maps.data, atol=1e-9)
+    np.testing.assert_allclose(found.maps(found.observation.scan.maps), maps.data, atol=1e-9)
 
 
 def test_a_count_moves_components_as_they_say(scan, maps, rest):
@@ -186,7 +187,7 @@ def test_known_background_is_taken_off(scan, maps, rest):
     over, _ = observed(maps, scan[1], background=0.05)
     one, other = (Components.of(o, rest, settings) for o in (plain, over))
     one, other = (replace(c, totals=np.full(2, np.nan)) for c in (one, other))
-    x = one.observation.seen.maps + 3
+    x = one.observation.scan.maps + 3
     np.testing.assert_allclose(other.maps(x), np.maximum(one.maps(x) - 0.05, 0), atol=1e-9)
 
 
@@ -194,7 +195,7 @@ def test_known_background_is_taken_off(scan, maps, rest):
 def test_totals_are_kept_where_they_are_to_be(scan, maps, rest, keep):
     observation, settings = observed(maps, scan[1], keep_totals=keep, background=0.02)
     found = Components.of(observation, rest, settings)
-    totals = found.maps(found.observation.seen.maps + 1).sum((1, 2))
+    totals = found.maps(found.observation.scan.maps + 1).sum((1, 2))
     expected = maps.data.sum((1, 2)) - 0.02 * maps.data[0].size
     np.testing.assert_allclose(totals / expected, 1, rtol=1e-9 if keep else 10)
     assert keep or np.all(np.abs(totals / expected - 1) > 0.1)
@@ -209,7 +210,7 @@ def test_masked_pixels_do_not_matter(scan, maps, rest):
         spoiled = np.where(valid, maps.data, wrong).astype(float)
         others = np.where(valid[0], rest, wrong)
         image = np.asarray(scan[1].data, float)
-        seen = Observation.of(spoiled, image, [26, 14], settings, valid=valid, elements=list(ELEMENTS))
+        seen = observe(spoiled, image, [26, 14], settings, valid=valid, elements=list(ELEMENTS))
         problem = Components.of(seen, others, settings).problem(settings)
         results.append(solved(problem, settings, num_workers=1)[0].maps)
     np.testing.assert_array_equal(*results)
@@ -272,11 +273,11 @@ def test_no_count_held_out_is_seen(scan, maps, rest):
     one, _ = observed(maps, scan[1])
     noise, rng = one.noise, np.random.default_rng(0)
     parts = selection.held_out(
-        one.seen.maps, one.seen.valid, noise.counts_scale, noise.variances, noise.background, rng
+        one.scan.maps, one.scan.valid, noise.counts_scale, noise.variances, noise.background, rng
     )
     spectra = selection._Spectra.of(one, rest, settings, len(parts), rng)
     assert not np.array_equal(spectra.rest[0], rest)
-    other = replace(one, seen=replace(one.seen, maps=parts[0].maps + rng.poisson(1.0, maps.data.shape)))
+    other = replace(one, scan=replace(one.scan, maps=parts[0].maps + rng.poisson(1.0, maps.data.shape)))
     strange = Components.of(other, rest + rng.poisson(3.0, rest.shape).astype(np.uint32), settings.chosen(), 5)
     choice = selection.ComponentChoice("directional", 1.0, 0.0, True, 2)
     found = [

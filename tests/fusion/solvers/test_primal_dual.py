@@ -3,73 +3,40 @@
 import os
 import signal
 from dataclasses import replace
+from functools import cache
 
 import numba
 import numpy as np
 import pytest
+from calibrated_cases import NOISES, NUMBERS, PENALTIES, calibrated_problem, fit, small_scan, small_settings, tight
 from convex import Convex, adjoint, differences, directions, guide
 
-from hyperspy_fusion.fusion.problems.calibrated import calibrated_problem
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers import kernels
 from hyperspy_fusion.fusion.solvers.primal_dual import CHECK_EVERY, primal_dual
 
-NUMBERS = (26, 8)
-PENALTIES = ["tv", "directional", "tgv", "guided", None]
-NOISES = {
-    "poisson": {"background": (0.4, 0.0)},
-    "shifted_poisson": {"background": 0.1},
-    "gaussian": {"variance": (3.0, 2.0)},
-}
-
-
-def scan_of(shape=(8, 8), counts=1.0, dtype=np.float64, seed=1):
-    """Two maps of counts, with zeros among them, and an image that shows both with noise of its own."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[: shape[0], : shape[1]]
-    middle = (y - shape[0] / 2) ** 2 + (x - shape[1] / 3) ** 2
-    truth = counts * np.stack([8 * np.exp(-middle / shape[0]), 5.0 * (x > shape[1] / 2) + 1])
-    haadf = 100 + (30 * truth[0] + 8 * truth[1]) / counts + rng.normal(0, 6, shape)
-    return rng.poisson(truth + 0.2 * counts).astype(dtype), haadf
-
 
 @pytest.fixture
 def small():
-    return scan_of()
+    return small_scan()
 
 
 @pytest.fixture
 def scan():
-    return scan_of((24, 31), dtype=np.float32)
-
-
-def settings_of(**options):
-    known = {"noise": "shifted_poisson", "weights": (28.0, 9.0), "lambda_reg": (0.3, 0.2)}
-    return CalibratedSettings(**(known | options))
-
-
-def tight(**options):
-    return settings_of(**({"dtype": "float64", "tol": 1e-7, "max_iter": 40000} | options))
-
-
-def fit(scan, settings, state=None, callback=None, num_workers=None):
-    """Fit; with a state, of the problem that it belongs to."""
-    problem = calibrated_problem(*scan, NUMBERS, settings) if state is None else state.problem
-    return (problem, *primal_dual(problem, settings, state, callback, num_workers))
+    return small_scan((24, 31), dtype=np.float32)
 
 
 def reference(problem, scan, settings):
-    return Convex(scan[0].astype(float), scan[1], settings, problem.forward_model, problem.haadf_sigma)
+    return Convex(scan[0].astype(float), scan[1], settings, problem.forward_model, problem.calibration.sigma)
 
 
 def at_totals(state):
     """Maps and fields in natural units, scaled to the totals as the result is."""
-    kept = state.problem.data.totals
-    factors = np.where(np.isfinite(kept), kept / state.counted_totals(), 1)[:, None, None]
+    factors = state.factors()[:, None, None]
     if state.problem.penalty.kind not in ("guided", "tgv"):
         return state.z * factors, None
-    return state.z * factors, state.field * np.repeat(factors, len(state.field) // len(factors), axis=0)
+    return state.z * factors, state.v * np.repeat(factors, len(state.v) // len(factors), axis=0)
 
 
 def per_map(fields, n=2):
@@ -85,29 +52,33 @@ COUPLINGS = {
     "without totals": {"keep_totals": False},
     "blurred image": {"haadf_blur": 0.8},
 }
-UNKNOWN = [(None, "without image"), (None, "per element")]
+# all pairs of penalty, noise and coupling, but those without anything to fuse
+CASES = [
+    (kind, list(NOISES)[(i + j) % 3], coupling)
+    for i, kind in enumerate(PENALTIES)
+    for j, coupling in enumerate(COUPLINGS)
+    if (kind, coupling) not in [(None, "without image"), (None, "per element")]
+]
 
 
-@pytest.mark.parametrize("coupling", COUPLINGS)
-@pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize("kind", PENALTIES)
-def test_objective_is_that_of_cvxpy(small, kind, noise, coupling):
-    pytest.importorskip("cvxpy")
-    if (kind, coupling) in UNKNOWN:
-        pytest.skip("nothing to join" if coupling == "per element" else "the maps as measured")
+@cache
+def optimum(kind, noise, coupling):
+    """Settings, problem, result and state of a fit to seven digits, made once."""
     settings = tight(regularization=kind, noise=noise, **NOISES[noise], **COUPLINGS[coupling])
-    problem, result, state = fit(small, settings)
+    return settings, *fit(small_scan(), settings)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_objective_is_that_of_cvxpy(small, case):
+    pytest.importorskip("cvxpy")
+    settings, problem, result, state = optimum(*case)
     convex = reference(problem, small, settings)
-    optimum, maps = convex.minimum()
+    best, maps = convex.minimum()
     fused, fields = at_totals(state)
-    assert result.converged
-    for value in (
-        result.history.total[-1],
-        problem.objective(fused, fields).total,
-        convex.objective(result.maps, per_map(fields)),
-    ):
-        np.testing.assert_allclose(value, optimum, rtol=1e-6)
-    assert result.maps.min() >= 0
+    assert result.converged and result.maps.min() >= 0
+    own = problem.objective(fused, fields).total
+    for value in (result.history.total[-1], own, convex.objective(result.maps, per_map(fields))):
+        np.testing.assert_allclose(value, best, rtol=1e-6)
     # strongly convex where there is data: the objective fixes the maps to about the root of its accuracy
     np.testing.assert_allclose(result.maps, maps, atol=0.02 * np.sqrt(convex.unit.max()))
     if settings.keep_totals:
@@ -115,32 +86,46 @@ def test_objective_is_that_of_cvxpy(small, kind, noise, coupling):
         np.testing.assert_allclose(result.maps.sum(axis=(1, 2)), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(2, 7), (7, 2), (2, 2), (3, 3), (5, 8)])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gap_bounds_the_distance_from_the_optimum(small, case):
+    """From a long run and its own gap: the optimum lies at most that below its objective."""
+    settings, _, result, _ = optimum(*case)
+    history = result.history
+    assert np.all(history.gap - above_the_last(history, small) > -1e-9), "no bound"
+    assert history.gap[-1] <= settings.tol and np.all(history.gap > -1e-12)
+    assert history.gap[0] > 100 * settings.tol
+
+
+def above_the_last(history, scan):
+    """Objective less its last value, relative as the gap is."""
+    return (history.total - history.total[-1]) / np.maximum(history.total, 1e-3 * scan[0].size)
+
+
 @pytest.mark.parametrize("kind", PENALTIES)
-def test_objective_of_narrow_scans_is_that_of_cvxpy(kind, shape):
+def test_objective_of_narrow_scans_is_that_of_cvxpy(kind):
     """Cells in one line have slopes without differences."""
     pytest.importorskip("cvxpy")
-    scan, settings = scan_of(shape, counts=3), tight(regularization=kind)
-    problem, result, _ = fit(scan, settings)
-    optimum, _ = reference(problem, scan, settings).minimum()
-    np.testing.assert_allclose(result.history.total[-1], optimum, rtol=1e-6, atol=1e-6)
-    assert result.converged
+    for shape in ((2, 7), (7, 2), (2, 2), (3, 3), (5, 8)):
+        scan, settings = small_scan(shape, counts=3), tight(regularization=kind)
+        problem, result, _ = fit(scan, settings)
+        best, _ = reference(problem, scan, settings).minimum()
+        np.testing.assert_allclose(result.history.total[-1], best, rtol=1e-6, atol=1e-6)
+        assert result.converged
 
 
 @pytest.mark.parametrize("kind", PENALTIES)
 def test_optimum_in_single_precision(kind):
     """The default tolerance is reached, and true, in float32."""
     pytest.importorskip("cvxpy")
-    scan = scan_of(dtype=np.float32)
-    settings = settings_of(regularization=kind)
+    scan = small_scan(dtype=np.float32)
+    settings = small_settings(regularization=kind)
     problem, result, _ = fit(scan, settings)
     optimum, _ = reference(problem, scan, settings).minimum()
     assert result.maps.dtype == np.float32 and result.converged
     np.testing.assert_allclose(result.history.total[-1], optimum, rtol=1.1e-4)
 
 
-@pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize("kind", PENALTIES)
+@pytest.mark.parametrize("kind, noise", list(zip(PENALTIES, [*NOISES, *NOISES], strict=False)))
 def test_conditions_of_the_optimum(small, kind, noise):
     """Gradient and multipliers balance where maps are above 0, and the duals are those of the differences."""
     settings = tight(regularization=kind, noise=noise, tol=1e-9, **NOISES[noise])
@@ -167,17 +152,14 @@ def test_conditions_of_the_optimum(small, kind, noise):
         np.testing.assert_allclose(state.y[..., steep], (t / np.where(steep, length, 1))[..., steep], atol=5e-3)
 
 
-@pytest.mark.parametrize("joint", [True, False])
-@pytest.mark.parametrize("haadf_blur", [0, 1.2])
+@pytest.mark.parametrize("joint, haadf_blur", [(True, 1.2), (False, 0)])
 @pytest.mark.parametrize("kind", ["tv", "directional", "tgv", "guided"])
 def test_duals_stay_in_their_balls(scan, kind, joint, haadf_blur):
     problem, _, state = fit(scan, tight(regularization=kind, joint=joint, max_iter=130, haadf_blur=haadf_blur))
     over, y = ((0, 1) if joint else 0), state.y
     if kind == "directional":
-        p = directions(guide(scan[1], 0.7), 0.95, haadf_blur)
-        y = np.moveaxis(
-            np.linalg.inv(np.moveaxis(p, (0, 1), (-2, -1))) @ np.moveaxis(y, (0, 1), (-2, -1)), (-2, -1), (0, 1)
-        )
+        p = np.moveaxis(directions(guide(scan[1], 0.7), 0.95, haadf_blur), (0, 1), (-2, -1))
+        y = np.moveaxis(np.linalg.inv(p) @ np.moveaxis(y, (0, 1), (-2, -1)), (-2, -1), (0, 1))
     assert np.sqrt((y**2).sum(axis=over)).max() <= 1 + 1e-9
     if problem.penalty.n_fields:
         q = state.q.reshape(4, 2, -1, *state.q.shape[2:])
@@ -187,24 +169,8 @@ def test_duals_stay_in_their_balls(scan, kind, joint, haadf_blur):
 # ---- the gap -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("coupling", COUPLINGS)
-@pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize("kind", PENALTIES)
-def test_gap_bounds_the_distance_from_the_optimum(small, kind, noise, coupling):
-    """From a long run and its own gap: the optimum lies at most that below its objective."""
-    settings = tight(regularization=kind, noise=noise, **NOISES[noise], **COUPLINGS[coupling])
-    _, result, _ = fit(small, settings)
-    history, size = result.history, np.maximum(result.history.total, 1e-3 * small[0].size)
-    above = (history.total - history.total[-1]) / size
-    assert np.all(history.gap - above > -1e-9), "no bound"
-    assert history.gap[-1] <= settings.tol and np.all(history.gap > -1e-12)
-    if not (kind is None and coupling == "without image"):  # the start is the optimum
-        assert history.gap[0] > 100 * settings.tol
-
-
 @pytest.mark.parametrize("change", [{"second_order": 3.0}, {"lambda_reg": 0.05}, {"joint": False}, {"background": 0.3}])
-@pytest.mark.parametrize("kind", ["tv", "tgv", "guided"])
-@pytest.mark.parametrize("stopped_at", [30, 3000])
+@pytest.mark.parametrize("kind, stopped_at", [("tv", 30), ("tgv", 30), ("guided", 3000)])
 def test_gap_of_a_warm_start_is_a_bound(small, kind, change, stopped_at):
     """Duals of another problem violate the constraints of this one, and the gap says by how much."""
     settings = tight(regularization=kind)
@@ -212,9 +178,7 @@ def test_gap_of_a_warm_start_is_a_bound(small, kind, change, stopped_at):
     other = replace(settings, **change)
     problem = calibrated_problem(*small, NUMBERS, other)
     warm, state = primal_dual(problem, other, state.restarted(problem))
-    history = warm.history
-    above = (history.total - history.total[-1]) / np.maximum(history.total, 1e-3 * small[0].size)
-    assert np.all(history.gap - above > -1e-9)
+    assert np.all(warm.history.gap - above_the_last(warm.history, small) > -1e-9)
 
 
 @pytest.mark.parametrize("kind", ["tgv", "guided"])
@@ -239,16 +203,16 @@ def test_gap_is_the_objective_less_its_bound(small):
     np.testing.assert_allclose(result.gap, expected, rtol=1e-6, atol=1e-14)
 
 
-@pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-5])
-def test_tolerance_is_honoured(scan, tol):
-    _, result, state = fit(scan, settings_of(tol=tol, dtype="float64"))
-    assert result.reason is StopReason.CONVERGED and result.gap == state.gap == result.history.gap[-1] <= tol
-    assert np.all(result.history.gap[:-1] > tol)
-    assert f"{result.gap:.2g}" in result.message
+def test_tolerance_is_honoured(scan):
+    for tol in (1e-2, 1e-5):
+        _, result, state = fit(scan, small_settings(tol=tol, dtype="float64"))
+        assert result.reason is StopReason.CONVERGED and result.gap == state.gap == result.history.gap[-1] <= tol
+        assert np.all(result.history.gap[:-1] > tol)
+        assert f"{result.gap:.2g}" in result.message
 
 
 def test_out_of_iterations_is_not_converged(scan):
-    _, result, _ = fit(scan, settings_of(tol=1e-12, max_iter=30))
+    _, result, _ = fit(scan, small_settings(tol=1e-12, max_iter=30))
     assert result.reason is StopReason.NOT_CONVERGED and not result.converged and result.n_iter == 30
     assert np.isnan(result.change)
 
@@ -256,15 +220,17 @@ def test_out_of_iterations_is_not_converged(scan):
 # ---- what it reports ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"joint": False}, {"keep_totals": False}, {"lambda_haadf": 0}])
-@pytest.mark.parametrize("kind", PENALTIES)
+@pytest.mark.parametrize("kind, options", [
+    ("tv", {}), ("directional", {"joint": False}), ("tgv", {"keep_totals": False}), ("guided", {"lambda_haadf": 0}),
+    (None, {}), ("tgv", {"joint": False}), ("guided", {}),
+])  # fmt: skip
 def test_history_is_the_objective_that_is_minimised(scan, kind, options):
     settings = tight(regularization=kind, max_iter=60, **options)
     problem, result, state = fit(scan, settings)
     fused, fields = at_totals(state)
-    start = problem.objective(problem.start * (problem.data.totals / problem.start.sum((1, 2)))[:, None, None]
-                              if settings.keep_totals else problem.start,
-                              np.zeros_like(state.field) if fields is not None else None)  # fmt: skip
+    start = problem.objective(problem.initial_maps * (problem.data.totals / problem.initial_maps.sum((1, 2)))[:, None, None]
+                              if settings.keep_totals else problem.initial_maps,
+                              np.zeros_like(state.v) if fields is not None else None)  # fmt: skip
     for index, terms in ((0, start), (-1, problem.objective(fused, fields))):
         for name in ("haadf", "chem", "tv", "total"):
             np.testing.assert_allclose(getattr(result.history, name)[index], getattr(terms, name), rtol=1e-9, atol=1e-9)
@@ -284,7 +250,7 @@ def test_objective_is_that_of_the_formulas(scan):
 
 
 def test_result_is_in_the_units_of_the_input(scan):
-    problem, result, state = fit(scan, settings_of())
+    problem, result, state = fit(scan, small_settings())
     fused, _ = at_totals(state)
     np.testing.assert_allclose(result.maps, problem.scales[:, None, None] * fused, rtol=1e-5)
     modelled = problem.forward_model.offset + 28 * result.maps[0] + 9 * result.maps[1]
@@ -294,31 +260,33 @@ def test_result_is_in_the_units_of_the_input(scan):
 
 def test_input_is_not_touched(scan):
     copies = [a.copy() for a in scan]
-    problem, *_ = fit(scan, settings_of(max_iter=30))
-    start = problem.start.copy()
-    primal_dual(problem, settings_of(max_iter=30))
-    for array, copy in zip((*scan, problem.start), (*copies, start), strict=True):
+    problem, *_ = fit(scan, small_settings(max_iter=30))
+    start = problem.initial_maps.copy()
+    primal_dual(problem, small_settings(max_iter=30))
+    for array, copy in zip((*scan, problem.initial_maps), (*copies, start), strict=True):
         np.testing.assert_array_equal(array, copy)
 
 
-@pytest.mark.parametrize("given, asked, used", [
-    ("u2", None, "f4"), ("f4", None, "f4"), ("f8", None, "f8"), ("f8", "float32", "f4"), ("f4", "float64", "f8"),
-])  # fmt: skip
-def test_dtype_of_the_fit(scan, given, asked, used):
-    _, result, state = fit((scan[0].astype(given), scan[1]), settings_of(dtype=asked, max_iter=30))
-    arrays = (result.maps, state.z, state.z_bar, state.y, state.q, state.field, state.residual)
-    assert {a.dtype for a in arrays} == {np.dtype(used)}
-    # one image: single precision would lose the contrast of one on a high level
-    assert result.modelled_haadf.dtype == np.float64
+def test_dtype_of_the_fit(scan):
+    for given, asked, used in (
+        ("u2", None, "f4"),
+        ("f8", None, "f8"),
+        ("f8", "float32", "f4"),
+        ("f4", "float64", "f8"),
+    ):
+        _, result, state = fit((scan[0].astype(given), scan[1]), small_settings(dtype=asked, max_iter=30))
+        arrays = (result.maps, state.z, state.z_bar, state.y, state.q, state.v, state.residual)
+        assert {a.dtype for a in arrays} == {np.dtype(used)}
+        # one image: single precision would lose the contrast of one on a high level
+        assert result.modelled_haadf.dtype == np.float64
 
 
 # ---- stopped and continued ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("first", [25, 50])
-@pytest.mark.parametrize("kind", PENALTIES)
+@pytest.mark.parametrize("kind, first", list(zip(PENALTIES, (25, 50, 25, 50, 25), strict=True)))
 def test_two_fits_are_one_fit(scan, kind, first):
-    settings = settings_of(regularization=kind, lambda_reg=(3.0, 2.0), tol=1e-12, max_iter=90)
+    settings = small_settings(regularization=kind, lambda_reg=(3.0, 2.0), tol=1e-12, max_iter=90)
     _, whole, _ = fit(scan, settings)
     _, _, state = fit(scan, replace(settings, max_iter=first))
     _, parts, _ = fit(scan, replace(settings, max_iter=90 - first), state)
@@ -332,7 +300,7 @@ def test_two_fits_are_one_fit(scan, kind, first):
 @pytest.mark.parametrize("kind", PENALTIES)
 def test_fits_that_end_anywhere_are_within_bounds_and_go_on(small, kind):
     """Steps are over-relaxed, and would leave the bounds, but the last."""
-    settings = settings_of(regularization=kind, tol=1e-6, max_iter=20000)
+    settings = small_settings(regularization=kind, tol=1e-6, max_iter=20000)
     _, whole, _ = fit(small, settings)
     _, result, state = fit(small, replace(settings, max_iter=37))
     lengths = np.sqrt(np.sum(state.y.astype(float) ** 2, axis=(0, 1)))
@@ -354,7 +322,7 @@ def test_many_short_fits_converge(small):
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread is all there is")
 @pytest.mark.parametrize("kind", PENALTIES)
 def test_number_of_threads_is_used_and_does_not_matter(scan, kind):
-    seen, settings = [], settings_of(regularization=kind, max_iter=60)
+    seen, settings = [], small_settings(regularization=kind, max_iter=60)
     _, one, _ = fit(scan, settings, num_workers=1, callback=lambda s: seen.append(numba.get_num_threads()))
     assert set(seen) == {1}
     _, two, _ = fit(scan, settings, num_workers=2)
@@ -408,7 +376,7 @@ def test_stopping_keeps_the_last_iterate(scan, error, reason):
         if state.n_iter == 2 * CHECK_EVERY:
             raise error
 
-    settings = settings_of(tol=1e-12)
+    settings = small_settings(tol=1e-12)
     _, result, _ = fit(scan, settings, callback=stop)
     _, expected, _ = fit(scan, replace(settings, max_iter=2 * CHECK_EVERY))
     assert result.reason is StopReason[reason] and result.n_iter == 2 * CHECK_EVERY
@@ -416,8 +384,9 @@ def test_stopping_keeps_the_last_iterate(scan, error, reason):
     np.testing.assert_array_equal(result.history.total, expected.history.total)
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("kernel", ["ascend_dual", "descend_field", "descend_maps", "data_terms"])
+@pytest.mark.parametrize("kernel, when", [
+    ("ascend_dual", "before"), ("descend_field", "after"), ("descend_maps", "before"), ("data_terms", "after"),
+])  # fmt: skip
 def test_ctrl_c_within_an_iteration_leaves_it_whole(scan, monkeypatch, kernel, when):
     """A signal is delivered when a kernel returns, between any two statements of the loop."""
     compiled, calls = getattr(kernels, kernel), []
@@ -432,7 +401,7 @@ def test_ctrl_c_within_an_iteration_leaves_it_whole(scan, monkeypatch, kernel, w
 
     monkeypatch.setattr(kernels, "are_compiled", lambda dtype, wanted: True)
     monkeypatch.setattr(kernels, kernel, interrupted)
-    settings = settings_of(regularization="guided", tol=1e-12, max_iter=80)
+    settings = small_settings(regularization="guided", tol=1e-12, max_iter=80)
     _, result, state = fit(scan, settings)
     monkeypatch.undo()
     assert result.reason is StopReason.INTERRUPTED and 1 <= result.n_iter <= 50
@@ -456,14 +425,14 @@ def test_ctrl_c_before_the_first_iteration_is_passed_on(scan, monkeypatch):
     monkeypatch.setattr(kernels, "are_compiled", lambda dtype, wanted: True)
     monkeypatch.setattr(kernels, "data_terms", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fit(scan, settings_of())
+        fit(scan, small_settings())
 
 
 @pytest.mark.parametrize("regularization, has_fields", [("tv", False), ("guided", True), ("tgv", True)])
 def test_the_first_fit_of_any_penalty_says_that_it_compiles(scan, monkeypatch, caplog, regularization, has_fields):
     """That of a penalty with fields too, where the others have been compiled before."""
     monkeypatch.setattr(kernels, "are_compiled", lambda dtype, wanted: kernels.descend_field not in wanted)
-    fit(scan, settings_of(regularization=regularization, max_iter=1))
+    fit(scan, small_settings(regularization=regularization, max_iter=1))
     assert ("Compiling the fusion kernels" in caplog.text) is has_fields
 
 
@@ -471,13 +440,13 @@ def test_the_first_fit_of_any_penalty_says_that_it_compiles(scan, monkeypatch, c
 
 
 def bright_pixel():
-    maps, haadf = scan_of((16, 16))
+    maps, haadf = small_scan((16, 16))
     maps[0, 5, 7], haadf[5, 7] = 1e5, 1e7
     return maps, haadf
 
 
 def zero_rows():
-    maps, haadf = scan_of((16, 16))
+    maps, haadf = small_scan((16, 16))
     maps[:, 4:9] = 0
     maps[0] *= np.arange(16) > 12
     return maps, haadf
@@ -486,16 +455,21 @@ def zero_rows():
 EXTREMES = {
     "rows of zeros": zero_rows,
     "one bright pixel": bright_pixel,
-    "hardly a count": lambda: scan_of((32, 32), counts=1e-3, seed=5),
-    "a million counts": lambda: scan_of((16, 16), counts=1e6),
+    "hardly a count": lambda: small_scan((32, 32), counts=1e-3, seed=5),
+    "a million counts": lambda: small_scan((16, 16), counts=1e6),
 }
 
 
-@pytest.mark.parametrize("noise", ["poisson", "shifted_poisson", "gaussian"])
-@pytest.mark.parametrize("kind", PENALTIES)
-@pytest.mark.parametrize("case", EXTREMES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_extremes_stay_finite(case, kind, noise, dtype):
+@pytest.mark.parametrize("case", EXTREMES)
+def test_extremes_stay_finite(case, dtype):
+    for i, kind in enumerate(PENALTIES):
+        # with all pairs of case and noise, in either precision
+        noise = list(NOISES)[(i + list(EXTREMES).index(case)) % 3]
+        _stays_finite(case, kind, noise, dtype)
+
+
+def _stays_finite(case, kind, noise, dtype):
     settings = CalibratedSettings(regularization=kind, noise=noise, weights=(28.0, 9.0), dtype=dtype, max_iter=150)
     maps, haadf = EXTREMES[case]()
     _, result, _ = fit((maps, haadf), settings)

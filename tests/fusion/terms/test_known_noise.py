@@ -1,13 +1,21 @@
-"""Background and variance that are known pixel by pixel, on plain arrays: likelihood, fit and forward model of the image."""
+"""Background and variance of each pixel, on plain arrays: likelihood, fit and HAADF forward model."""
 
 import numpy as np
 import pytest
-from test_calibrated import LAW, NUMBERS, fit, problem_of, scan_of, settings_of
+from calibrated_cases import (
+    COEFFICIENTS,
+    NUMBERS,
+    calibrated_problem,
+    count_loss,
+    fused,
+    problem_of,
+    scan_of,
+    settings_of,
+    square_loss,
+)  # fmt: skip
 
-from hyperspy_fusion.fusion.problems.calibrated import calibrated_problem
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
-from hyperspy_fusion.fusion.terms.noise_estimation import CountNoise, GaussianNoise
 
 
 def wedge(shape, low=0.2, high=1.5):
@@ -36,15 +44,16 @@ def test_data_term_is_the_likelihood_of_each_pixel(noise, valid):
     variance = wedge(maps.shape, 0.5, 4.0)
     options = {"background": background, "variance": variance, "valid": valid}
     problem = problem_of((maps, haadf), settings_of(noise=noise), **options)
-    if noise == "gaussian":
-        term, data = GaussianNoise(variance), maps - background
-    else:
-        term, data = CountNoise(np.ones(2), background, np.full(2, 0.3 * (noise != "poisson"))), maps
     x, other = maps + 0.7, np.roll(maps, 3, 1) + 0.1
-    units = problem.scales[:, None, None]
+    units, kept = problem.scales[:, None, None], np.ones(maps.shape, bool) if valid is None else valid
+
+    def loss(x):
+        if noise == "gaussian":
+            return square_loss(x, maps - background, variance, kept)
+        return count_loss(x, maps, background=background, shift=0.3 * (noise != "poisson"), valid=kept)
+
     actual = problem.data.value(x / units) - problem.data.value(other / units)
-    np.testing.assert_allclose(actual, term.value(x, data, valid) - term.value(other, data, valid), rtol=1e-9)
-    kept = np.ones(maps.shape, bool) if valid is None else valid
+    np.testing.assert_allclose(actual, loss(x) - loss(other), rtol=1e-9)
     totals = np.sum(maps - background, axis=(1, 2), where=kept)
     np.testing.assert_allclose(problem.data.totals * problem.scales, totals, rtol=1e-12)
     np.testing.assert_allclose(problem.background, np.mean(background, axis=(1, 2), where=kept), rtol=1e-12)
@@ -57,7 +66,7 @@ def test_what_is_minimised_is_the_objective_and_the_gap_is_closed(noise, valid):
     settings = settings_of(noise=noise, regularization="tv", tol=1e-5)
     options = {"background": background, "variance": wedge(maps.shape, 0.5, 4.0), "valid": valid}
     problem = problem_of((maps, haadf), settings, **options)
-    result = fit((maps, haadf), settings, **options)
+    result = fused((maps, haadf), settings, **options)
     assert result.success and result.gap <= 1e-5
     z = result.maps / problem.scales[:, None, None]
     assert problem.objective(z).total == pytest.approx(result.history.total[-1], rel=1e-7)
@@ -72,24 +81,24 @@ def test_what_is_minimised_is_the_objective_and_the_gap_is_closed(noise, valid):
 @pytest.mark.parametrize("noise", ["shifted_poisson", "gaussian"])
 def test_one_value_everywhere_is_the_setting(noise):
     maps, haadf, *_ = scan_over_background()
-    expected = fit((maps, haadf), settings_of(noise=noise, background=(0.4, 0.7), variance=(2.0, 3.0)))
+    expected = fused((maps, haadf), settings_of(noise=noise, background=(0.4, 0.7), variance=(2.0, 3.0)))
     same = {
         k: np.multiply.outer(v, np.ones(maps.shape[1:])) for k, v in (("background", [0.4, 0.7]), ("variance", [2, 3]))
     }
-    found = fit((maps, haadf), settings_of(noise=noise), **same)
+    found = fused((maps, haadf), settings_of(noise=noise), **same)
     np.testing.assert_allclose(found.maps, expected.maps, rtol=1e-4, atol=1e-4)
 
 
 def test_the_fit_turns_with_the_maps():
     maps, haadf, _, background = scan_over_background()
-    straight = fit((maps, haadf), settings_of(regularization="tv"), background=background).maps
-    turned = fit(
+    straight = fused((maps, haadf), settings_of(regularization="tv"), background=background).maps
+    turned = fused(
         (maps[:, ::-1, ::-1], haadf[::-1, ::-1]), settings_of(regularization="tv"), background=background[:, ::-1, ::-1]
     ).maps
     np.testing.assert_allclose(turned[:, ::-1, ::-1], straight, rtol=1e-3, atol=1e-3)
 
 
-def test_the_law_of_the_image_is_that_of_the_element_alone():
+def test_the_forward_model_of_the_image_is_that_of_the_element_alone():
     """A background that is not constant is not taken for the element: weights and offset as without it."""
     maps, haadf, alone, background = scan_over_background()
     fitted = settings_of(weights="fit")
@@ -97,8 +106,8 @@ def test_the_law_of_the_image_is_that_of_the_element_alone():
     found = problem_of((maps, haadf), fitted, background=background)
     ignored = problem_of((maps, haadf), fitted).forward_model
     for problem in (expected, found):
-        assert np.all(np.abs(problem.forward_model.weights - LAW) < 2 * problem.coefficient_errors)
-        assert np.all(problem.coefficient_errors < 0.15 * np.array(LAW))
+        assert np.all(np.abs(problem.forward_model.weights - COEFFICIENTS) < 2 * problem.calibration.coefficient_errors)
+        assert np.all(problem.calibration.coefficient_errors < 0.15 * np.array(COEFFICIENTS))
     without, found = expected.forward_model, found.forward_model
     assert abs(found.offset - without.offset) < 0.5 * abs(ignored.offset - without.offset)
     np.testing.assert_allclose(found.weights, without.weights, rtol=0.1)
@@ -111,13 +120,13 @@ def test_a_known_variance_is_gaussian_noise_unless_another_is_asked_for():
     maps, haadf, *_ = scan_over_background()
     variance = wedge(maps.shape, 1.0, 3.0)
     known = problem_of((maps, haadf), settings_of(noise="auto"), variance=variance)
-    assert known.noise_kind == "gaussian" and known.noise_sentence.startswith("The variance of the maps is known")
-    np.testing.assert_allclose(known.variance, 1 / (1 / variance).mean(axis=(1, 2)), rtol=1e-12)
-    np.testing.assert_allclose(known.scales, np.sqrt(known.variance) / 0.5, rtol=1e-12)
+    assert known.noise.kind == "gaussian" and known.noise.sentence.startswith("The variance of the maps is known")
+    np.testing.assert_allclose(known.noise.variance, 1 / (1 / variance).mean(axis=(1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(known.scales, np.sqrt(known.noise.variance) / 0.5, rtol=1e-12)
     counted = problem_of((maps, haadf), settings_of(noise="shifted_poisson"), variance=variance)
-    assert counted.noise_kind == "shifted_poisson" and np.isnan(counted.variance).all()
+    assert counted.noise.kind == "shifted_poisson" and np.isnan(counted.noise.variance).all()
     given = problem_of((maps, haadf), settings_of(noise="gaussian", variance=7.0), variance=variance)
-    np.testing.assert_allclose(given.variance, 7.0)
+    np.testing.assert_allclose(given.noise.variance, 7.0)
 
 
 def test_pixels_without_a_variance_have_that_of_the_others():
@@ -140,12 +149,12 @@ def test_a_background_is_not_below_0_nor_given_twice():
     for bad in (background - 1, np.where(background > 1, np.nan, background)):
         with pytest.raises(ValueError, match="known background goes down to .* it must be finite and at least 0"):
             problem_of((maps, haadf), background=bad)
-    # but in pixels that do not count
+    # but in masked pixels
     valid = np.ones(maps.shape, bool)
     valid[0, 0, 0] = False
     background[0, 0, 0] = np.nan
     assert np.isfinite(
-        calibrated_problem(maps, haadf, NUMBERS, settings_of(), valid, background=background).start
+        calibrated_problem(maps, haadf, NUMBERS, settings_of(), valid=valid, background=background).initial_maps
     ).all()
     with pytest.raises(ValueError, match="known background of their own: leave the setting out"):
         problem_of((maps, haadf), settings_of(background=0.1), background=wedge(maps.shape))

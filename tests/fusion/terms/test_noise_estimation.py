@@ -1,4 +1,4 @@
-"""Data terms of the calibrated engine, and what noise a map is found to have."""
+"""What noise a map is found to have."""
 
 import warnings
 
@@ -10,13 +10,11 @@ from scipy.ndimage import gaussian_filter, median_filter, shift, uniform_filter,
 
 from hyperspy_fusion import data
 from hyperspy_fusion.fusion.terms.noise_estimation import (
-    CountNoise,
-    GaussianNoise,
     choose_noise,
     counts_scale,
     counts_scales,
     estimate_variance,
-    mean_variance_quantum,
+    mean_variance_counts_scale,
     shares_noise,
 )
 
@@ -31,82 +29,11 @@ def flat_field(shape):
     return 1 + 0.05 * field / field.std()
 
 
-# ---- terms ---------------------------------------------------------------------------------------
-
-TERMS = [
-    CountNoise(np.array([1.0, 0.5]), np.array([0.5, 2.0]), 0.0),
-    CountNoise(np.array([1.0, 0.5]), np.full((2, 3, 4), 0.3), np.array([1.0, 0.1])),
-    GaussianNoise(np.array([0.5, 2.0])),
-    GaussianNoise(np.full((2, 3, 4), 0.7)),
-]
-
-
-def term_arrays():
-    r = rng()
-    b = r.poisson(3, (2, 3, 4)) * np.array([1.0, 0.5])[:, None, None]
-    return r.random((2, 3, 4)) + 0.5, b, r.random((2, 3, 4)) < 0.7
-
-
-@pytest.mark.parametrize("term", TERMS)
-def test_gradient_is_that_of_the_value(term):
-    x, b, valid = term_arrays()
-    gradient, step = term.gradient(x, b, valid), 1e-6
-    for index in np.ndindex(x.shape):
-        up, down = x.copy(), x.copy()
-        up[index] += step
-        down[index] -= step
-        slope = (term.value(up, b, valid) - term.value(down, b, valid)) / (2 * step)
-        assert gradient[index] == pytest.approx(slope, abs=1e-7)
-
-
-@pytest.mark.parametrize("term", TERMS)
-def test_masked_pixels_count_for_nothing(term):
-    x, b, valid = term_arrays()
-    other = np.where(valid, b, np.nan)
-    assert term.value(x, other, valid) == term.value(x, b, valid)
-    np.testing.assert_array_equal(term.gradient(x, other, valid), np.where(valid, term.gradient(x, b), 0))
-
-
-def test_count_noise_is_the_poisson_likelihood_in_counts():
-    noise = CountNoise(np.array([0.5]), np.array([2.0]), 0.0)
-    x, b = np.array([[[1.0]]]), np.array([[[1.5]]])  # 2 counts and 3 counts
-    assert noise.value(x, b) == pytest.approx(2 - 3 * np.log(4))
-    assert noise.gradient(x, b).item() == pytest.approx((1 - 3 / 4) / 0.5)
-
-
-def test_gaussian_noise_is_half_the_squares_over_the_variance():
-    noise = GaussianNoise(np.array([0.5]))
-    x, b = np.array([[[1.0, 2.0]]]), np.array([[[1.5, 0.0]]])
-    assert noise.value(x, b) == pytest.approx(0.5 * (0.25 + 4) / 0.5)
-
-
-def test_the_shift_leaves_the_minimum_at_the_counts():
-    noise = CountNoise(np.array([0.5]), 0.0, 1.5)
-    b = np.array([[[2.0, 0.5, 0.0]]])
-    np.testing.assert_allclose(noise.gradient(b, b), 0, atol=1e-12)
-
-
-def test_zero_counts_at_zero_mean_cost_nothing_and_counts_there_are_impossible():
-    noise = CountNoise(np.array([1.0]))
-    zero = np.zeros((1, 1, 1))
-    assert noise.value(zero, zero) == 0
-    assert noise.gradient(zero, zero).item() == 1
-    assert noise.value(zero, zero + 1) == np.inf
-
-
-def test_counts_below_minus_the_shift_are_refused():
-    b = np.array([[[-1.5, 2.0]]])
-    with pytest.raises(ValueError, match="go down to -1.5 counts, below minus the shift of 1"):
-        CountNoise(np.array([1.0]), 0.0, 1.0).value(np.abs(b), b)
-    assert np.isfinite(CountNoise(np.array([1.0]), 0.0, 2.0).value(np.abs(b), b))
-    assert np.isfinite(CountNoise(np.array([1.0]), 0.0, 1.0).value(np.abs(b), b, b > 0))
-
-
 # ---- the counts scale ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int64", "float32", "float64"])
-def test_whole_counts_have_quantum_one(dtype):
+def test_whole_counts_have_counts_scale_one(dtype):
     assert counts_scale(rng().poisson(3, (40, 50)).astype(dtype)) == 1
 
 
@@ -119,7 +46,7 @@ def test_scaled_counts_have_their_factor(factor, mean):
     assert counts_scale(counts * np.float32(factor)) == pytest.approx(factor, rel=1e-5)
 
 
-def test_quantum_is_the_largest_step():
+def test_counts_scale_is_the_largest_step():
     assert counts_scale(np.array([[0, 4], [6, 10]])) == 2
     assert counts_scale(np.array([[0, 0.4], [0.6, 1.0]])) == pytest.approx(0.2)
     assert counts_scale(np.array([[0, 3.3], [3.3, 0]])) == pytest.approx(3.3)
@@ -140,11 +67,11 @@ def continuous():
 
 
 @pytest.mark.parametrize("name", continuous())
-def test_no_quantum(name):
+def test_no_counts_scale(name):
     assert counts_scale(continuous()[name]) is None
 
 
-def test_masked_and_not_finite_pixels_do_not_hide_the_quantum():
+def test_masked_and_not_finite_pixels_do_not_hide_the_counts_scale():
     counts = rng().poisson(3, (30, 30)) * 0.25
     counts[0, 0], counts[1, 1] = np.nan, -0.1
     valid = np.ones(counts.shape, bool)
@@ -198,7 +125,7 @@ def test_counts_off_any_lattice_are_found_by_mean_and_variance(phantom):
     counts = data.PHANTOMS[phantom]((256, 256), counts=16).maps[0]
     map = 0.3 * counts * flat_field(counts.shape)
     assert counts_scale(map) is None
-    q, is_poisson_like = mean_variance_quantum(map)
+    q, is_poisson_like = mean_variance_counts_scale(map)
     assert is_poisson_like
     assert q == pytest.approx(0.3, rel=0.08)
 
@@ -218,7 +145,7 @@ def other_noise():
 
 @pytest.mark.parametrize("name", other_noise())
 def test_other_noise_is_not_poisson_like(name):
-    assert not mean_variance_quantum(other_noise()[name])[1]
+    assert not mean_variance_counts_scale(other_noise()[name])[1]
 
 
 def test_fewer_squares_with_counts_than_classes_tell_nothing_and_warn_of_nothing():
@@ -227,7 +154,7 @@ def test_fewer_squares_with_counts_than_classes_tell_nothing_and_warn_of_nothing
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for map in (counts, counts * flat_field(counts.shape)):
-            assert not mean_variance_quantum(map)[1]
+            assert not mean_variance_counts_scale(map)[1]
         assert counts_scales(counts[None])[0] == 1
 
 
@@ -344,7 +271,7 @@ def test_masked_pixels_do_not_change_the_choice():
     assert choose_noise(maps, valid)[0] == "shifted_poisson"
 
 
-def test_a_map_of_zeros_takes_the_quantum_of_the_others():
+def test_a_map_of_zeros_takes_the_counts_scale_of_the_others():
     maps = 0.5 * data.interface((64, 64)).maps.astype(np.float32)
     maps[1] = 0
     np.testing.assert_allclose(counts_scales(maps), 0.5)

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_calibrated import problem_of, scan_of, settings_of
+from calibrated_cases import PENALTIES, calibrated_problem, observe, problem_of, scan_of, settings_of
 
 from hyperspy_fusion.data import core_shell
 from hyperspy_fusion.fusion.haadf import guide
-from hyperspy_fusion.fusion.problems.calibrated import Observation, calibrated_problem
+from hyperspy_fusion.fusion.problems import resampling
+from hyperspy_fusion.fusion.problems.resampling import resampled
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
@@ -16,13 +17,10 @@ from hyperspy_fusion.fusion.uncertainty import trust
 from hyperspy_fusion.fusion.uncertainty.trust import (
     attainable_gain,
     attribution,
-    count_variance,
-    redrawn,
     replicates_of,
 )
 
 SHAPE = (20, 24)
-PENALTIES = ["tv", "directional", "tgv", "guided", None]
 
 
 def fitted(settings, scan=None, **options):
@@ -78,7 +76,7 @@ def test_variance_of_counts_has_the_quantum_and_the_background_and_not_the_shift
     maps, haadf = scan_of(SHAPE)
     settings = settings_of(noise=noise, background=(3.0, 6.0), weights=(14.0, 3.0))
     problem = problem_of((maps * np.array([2.0, 3.0])[:, None, None], haadf), settings)
-    found = count_variance(problem, settings, np.full(maps.shape, 5.0))
+    found = problem.count_variance(np.full(maps.shape, 5.0))
     np.testing.assert_allclose(found[:, 0, 0], [2 * (5 + 3), 3 * (5 + 6)], rtol=1e-6)
 
 
@@ -86,7 +84,7 @@ def test_variance_of_gaussian_maps_is_given_and_nan_where_masked():
     scan, settings = scan_of(SHAPE), settings_of(noise="gaussian", variance=(2.0, 7.0))
     valid = np.ones(scan[0].shape, bool)
     valid[1, 3, 4] = False
-    found = count_variance(problem_of(scan, settings, valid=valid), settings, scan[0])
+    found = problem_of(scan, settings, valid=valid).count_variance(scan[0])
     np.testing.assert_allclose(found[:, 0, 0], [2, 7])
     assert np.isnan(found[1, 3, 4]) and np.isnan(found).sum() == 1
 
@@ -143,7 +141,7 @@ def test_masked_pixels_were_not_moved_from_anything():
 
 def draws(problem, settings, z, number=400):
     rng = np.random.default_rng(1)
-    return [redrawn(problem, settings, z, rng) for _ in range(number)]
+    return [resampled(problem, settings, z * problem.scales[:, None, None], rng) for _ in range(number)]
 
 
 def measured(problem):
@@ -179,7 +177,7 @@ def test_draws_leave_masked_pixels_out():
     valid[0, :3] = False
     settings = settings_of(regularization="tv")
     problem = problem_of(scan, settings, valid=valid, haadf_valid=valid[0])
-    drawn = draws(problem, settings, problem.start.astype(float), 1)[0]
+    drawn = draws(problem, settings, problem.initial_maps.astype(float), 1)[0]
     assert not drawn.data.beta[~valid].any() and not drawn.haadf_term.target[~valid[0]].any()
     assert drawn.data.totals[0] * problem.scales[0] == pytest.approx(measured(drawn)[0][valid[0]].sum(), rel=1e-6)
 
@@ -189,11 +187,15 @@ def test_drawn_images_are_blurred_and_noisy(fit):
 
     settings = replace(fit[1], lambda_haadf=0.25)
     problem = problem_of(scan_of(SHAPE), settings)
-    problem = replace(problem, forward_model=replace(problem.forward_model, blur=1.5), refit_forward_model=None)
+    problem = replace(
+        problem,
+        forward_model=replace(problem.forward_model, blur=1.5),
+        calibration=replace(problem.calibration, refit=None),
+    )
     z = fit[3].maps / problem.scales[:, None, None]
     images = np.array([p.haadf_term.target for p in draws(problem, settings, z)])
     expected = gaussian_filter(np.tensordot(problem.haadf_term.weights, z, 1), 1.5)
-    sigma = 0.5 * problem.haadf_noise / problem.haadf_sigma
+    sigma = 0.5 * problem.calibration.noise / problem.calibration.sigma
     np.testing.assert_allclose(images.mean(axis=0), expected, atol=5 * sigma / 20)
     assert images.std(axis=0).mean() == pytest.approx(sigma, rel=0.02)
 
@@ -209,13 +211,22 @@ def test_the_edges_that_guide_a_replicate_are_those_of_its_image(penalty, lambda
     settings = settings_of(regularization=penalty, lambda_haadf=lambda_haadf, eta=0.8, guide_blur=0.4)
     maps, haadf = scan_of(SHAPE)
     problem = problem_of((maps, haadf), settings, haadf_valid=counts)
-    problem = replace(problem, forward_model=replace(problem.forward_model, blur=1.2), haadf_noise=0.0)
+    problem = replace(
+        problem,
+        forward_model=replace(problem.forward_model, blur=1.2),
+        calibration=replace(problem.calibration, noise=0.0),
+    )
     drawn = draws(problem, settings, maps / problem.scales[:, None, None], 1)[0]
     image = gaussian_filter(problem.forward_model.image(maps), 1.2)
     expected = problem_of((maps, image), settings, haadf_valid=counts)
     np.testing.assert_allclose(drawn.penalty.guide, expected.penalty.guide, atol=1e-12)
     assert np.abs(drawn.penalty.guide - problem.penalty.guide).max() > 0.01
-    noisy = draws(replace(problem, haadf_noise=5.0), settings, maps / problem.scales[:, None, None], 2)
+    noisy = draws(
+        replace(problem, calibration=replace(problem.calibration, noise=5.0)),
+        settings,
+        maps / problem.scales[:, None, None],
+        2,
+    )
     assert not np.array_equal(*(p.penalty.guide for p in noisy))
 
 
@@ -229,13 +240,13 @@ def test_draws_find_their_own_law(weights):
     drawn = draws(problem, settings, scan.truth / problem.scales[:, None, None], 24)
     found = np.array([p.forward_model.weights for p in drawn])
     # around the forward model that they were drawn from, and as far from it as its standard errors say
-    deviations = (found - problem.forward_model.weights)[:, 0] / problem.coefficient_errors[0]
+    deviations = (found - problem.forward_model.weights)[:, 0] / problem.calibration.coefficient_errors[0]
     assert abs(deviations.mean()) < 4 / np.sqrt(24) and 0.6 < deviations.std() < 1.5
     one = drawn[0]
-    factor = np.sqrt(one.lambda_haadf) / one.haadf_sigma
+    factor = np.sqrt(one.lambda_haadf) / one.calibration.sigma
     np.testing.assert_allclose(one.haadf_term.weights, factor * one.forward_model.weights * one.scales, rtol=1e-6)
     assert np.mean(one.haadf_term.target) == pytest.approx(
-        factor * (one.haadf.mean() - one.forward_model.offset), rel=1e-6
+        factor * (one.scan.haadf.mean() - one.forward_model.offset), rel=1e-6
     )
 
 
@@ -245,7 +256,7 @@ def test_all_fits_of_a_mean_have_the_law_of_the_draw(monkeypatch):
 
     def refit_forward_model(*data):
         calls.append(data)
-        return problems[0].refit_forward_model(*data)
+        return problems[0].calibration.refit(*data)
 
     def solved(problem, settings, state, **options):
         drawn.append(problem)
@@ -253,7 +264,10 @@ def test_all_fits_of_a_mean_have_the_law_of_the_draw(monkeypatch):
 
     monkeypatch.setattr(trust, "solved", solved)
     members = [
-        (replace(p, refit_forward_model=refit_forward_model), primal_dual(p, settings_of(max_iter=1))[1])
+        (
+            replace(p, calibration=replace(p.calibration, refit=refit_forward_model)),
+            primal_dual(p, settings_of(max_iter=1))[1],
+        )
         for p in problems
     ]
     trust._refitted(members, settings_of(), scan_of(SHAPE)[0], (0, 1), None)
@@ -272,7 +286,7 @@ def test_all_fits_of_a_mean_have_the_guide_of_the_draw(monkeypatch, guided):
     """Its noise is taken out once for each draw and penalty; where the forward model explains too little, that measured stays."""
     scan = core_shell((24, 24), counts=8.0, haadf_blur=1.0)
     maps = scan.maps.astype(np.float64)
-    observation = Observation.of(maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
+    observation = observe(maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
     kinds = [("guided", 1.0), ("directional", 0.5), ("guided", 0.5), ("tgv", 1.0)]
     problems = [
         observation.problem(CalibratedSettings(regularization=kind, lambda_haadf=weight, guide_blur=None))
@@ -290,7 +304,7 @@ def test_all_fits_of_a_mean_have_the_guide_of_the_draw(monkeypatch, guided):
 
     monkeypatch.setattr(guide, "primal_dual", denoised)
     monkeypatch.setattr(trust, "solved", solved)
-    monkeypatch.setattr(trust, "_is_explained", lambda problem, image: guided)
+    monkeypatch.setattr(resampling, "_explains", lambda problem, image: guided)
     members = [(p, primal_dual(p, settings_of(max_iter=1))[1]) for p in problems]
     for k in range(2):
         trust._refitted(members, CalibratedSettings(guide_blur=None), maps, (0, k), None)
@@ -303,9 +317,9 @@ def test_draws_keep_weights_that_were_given_and_find_their_offset():
     scan = scan_of(SHAPE)
     settings = settings_of(weights=(14.0, 3.0))
     problem = problem_of(scan, settings)
-    for drawn in draws(problem, settings, problem.start, 3):
+    for drawn in draws(problem, settings, problem.initial_maps, 3):
         np.testing.assert_array_equal(drawn.forward_model.weights, (14, 3))
-        rest = drawn.haadf - np.tensordot(drawn.forward_model.weights, measured(drawn), 1)
+        rest = drawn.scan.haadf - np.tensordot(drawn.forward_model.weights, measured(drawn), 1)
         assert drawn.forward_model.offset == pytest.approx(rest.mean())
         assert drawn.forward_model.offset != problem.forward_model.offset
 
@@ -314,7 +328,7 @@ def test_all_fits_of_a_mean_see_the_same_draw():
     maps, haadf = scan_of(SHAPE)
     settings = [settings_of(regularization=p, lambda_haadf=h) for p, h in (("guided", 0.0), ("tv", 1.0))]
     problems = [problem_of((maps, haadf), s) for s in settings]
-    a, b = (redrawn(p, settings[0], maps / p.scales[:, None, None], np.random.default_rng(3)) for p in problems)
+    a, b = (resampled(p, settings[0], maps, 3) for p in problems)
     np.testing.assert_array_equal(measured(a), measured(b))
     np.testing.assert_array_equal(a.haadf, b.haadf)
 
@@ -324,9 +338,9 @@ def test_an_image_that_no_law_explains_guides_as_it_is():
     settings = settings_of(regularization="guided", lambda_haadf=0.0)
     problem = problem_of(scan_of(SHAPE), settings)
     without = replace(problem, forward_model=replace(problem.forward_model, weights=np.zeros(2)))
-    other = replace(problem, haadf=np.random.default_rng(0).normal(size=SHAPE))
+    other = replace(problem, scan=replace(problem.scan, haadf=np.random.default_rng(0).normal(size=SHAPE)))
     for one, is_kept in ((without, True), (other, True), (problem, False)):
-        drawn = draws(one, settings, problem.start, 1)[0]
+        drawn = draws(one, settings, problem.initial_maps, 1)[0]
         assert np.array_equal(drawn.penalty.guide, problem.penalty.guide) is is_kept
 
 
@@ -347,7 +361,7 @@ def test_replicates_are_those_of_their_seed_whatever_their_number(fit):
 def test_drawn_maps_less_fitted_ones_are_error_and_residual(fit):
     problem, settings, state, result = fit
     found = replicates_of(problem, settings, state, result.maps, 2, seed=5)
-    drawn = redrawn(problem, settings, result.maps / problem.scales[:, None, None], np.random.default_rng([5, 1]))
+    drawn = resampled(problem, settings, result.maps, (5, 1))
     noise = measured(drawn) - result.maps
     np.testing.assert_allclose(found.errors[1] + found.residuals[1], noise, atol=1e-4)
     np.testing.assert_allclose(found.maps + found.residual, scan_of(SHAPE)[0], atol=1e-9)

@@ -1,0 +1,96 @@
+"""The measured arrays of one scan, the one container that is handed from the methods to the terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ScanData:
+    """Maps and HAADF image as measured, and their valid pixels; maps that are constant are not in it.
+
+    Attributes
+    ----------
+    elements, atomic_numbers
+        n names, for messages, and n atomic numbers.
+    maps
+        (n, ny, nx), in any units; anything, NaN included, in pixels that are not valid.
+    haadf
+        (ny, nx), in any units; anything in pixels that are not valid.
+    valid, haadf_valid
+        (n, ny, nx) and (ny, nx) bool: valid pixels of the maps and of the HAADF image.
+    background, variance
+        (n, ny, nx) noise metadata of the maps, in their units and in squared units; None where there are none.
+    out_of_window
+        (B, ny, nx) out-of-window counts of the spectra that the maps were made from; None where there are none.
+    """
+
+    elements: list
+    atomic_numbers: list
+    maps: np.ndarray
+    haadf: np.ndarray
+    valid: np.ndarray
+    haadf_valid: np.ndarray
+    background: np.ndarray | None = None
+    variance: np.ndarray | None = None
+    out_of_window: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, maps, haadf, atomic_numbers, *, elements=None, valid=None, haadf_valid=None, **noise_metadata):
+        """From arrays; all pixels are valid and elements are ``map 0``, ``map 1``, ... where they are not given."""
+        return cls(
+            elements=[f"map {i}" for i in range(len(maps))] if elements is None else list(elements),
+            atomic_numbers=list(atomic_numbers),
+            maps=maps,
+            haadf=haadf,
+            valid=np.broadcast_to(True if valid is None else valid, maps.shape),
+            haadf_valid=np.broadcast_to(True if haadf_valid is None else haadf_valid, haadf.shape),
+            **noise_metadata,
+        )
+
+    def filled(self):
+        """The same scan with maps and HAADF image as float64, 0 in pixels that are not valid."""
+        maps = np.where(self.valid, self.maps, 0).astype(np.float64)
+        haadf = np.where(self.haadf_valid, self.haadf, 0).astype(np.float64)
+        return replace(self, maps=maps, haadf=haadf)
+
+    @property
+    def valid_in_all(self):
+        """(ny, nx) bool: pixels that are valid in all maps and in the HAADF image."""
+        return self.valid.all(axis=0) & self.haadf_valid
+
+    def means(self):
+        """(n,) means of the maps over their valid pixels."""
+        return self.means_of(self.maps)
+
+    def means_of(self, values):
+        """(n,) means over the valid pixels of ``values``, (n, 1, 1) or (n, ny, nx)."""
+        return np.mean(np.broadcast_to(values, self.maps.shape), axis=(1, 2), where=self.valid)
+
+    def net(self, background):
+        """(n, ny, nx) maps less a background, (n, 1, 1) or (n, ny, nx), with the mean in pixels that are not valid."""
+        net = self.maps - background
+        return np.where(self.valid, net, column(self.means_of(net)))
+
+    def per_map(self, name, value):
+        """(n,) values of a setting ``name`` that is one number or one per map.
+
+        Raises
+        ------
+        ValueError
+            For another number of values.
+        """
+        value = np.asarray(value, dtype=np.float64)
+        if value.ndim and len(value) != len(self.maps):
+            raise ValueError(
+                f"{name} has {len(value)} values and there are {len(self.maps)} maps to fuse "
+                f"({', '.join(self.elements)}): give one number for all, or one for each in this order."
+            )
+        return np.broadcast_to(value, len(self.maps)).copy()
+
+
+def column(values):
+    """Values (n,) as (n, 1, 1), to go with maps."""
+    return np.asarray(values)[:, None, None]
