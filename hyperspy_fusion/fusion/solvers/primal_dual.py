@@ -12,17 +12,14 @@ the iteration before.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason, Terms
 from hyperspy_fusion.fusion.solvers import kernels
-from hyperspy_fusion.fusion.solvers.proximal_gradient import COMPILING, Interruption, asked_to_stop
+from hyperspy_fusion.fusion.solvers.loop import asked_to_stop, prepared
 from hyperspy_fusion.fusion.terms.haadf_model import blurred
-
-_logger = logging.getLogger(__name__)
 
 _MODES = {
     None: kernels.PLAIN,
@@ -176,12 +173,9 @@ def primal_dual(problem, settings, state=None, callback=None, num_workers=None):
     thousandth per value of the maps, if that is larger). Maps are scaled to their totals before they are judged.
     """
     needed = kernels.CALIBRATED + ((kernels.descend_field,) if problem.penalty.n_fields else ())
-    if not kernels.are_compiled(problem.dtype, needed):
-        _logger.warning(COMPILING, problem.dtype)
     if state is None:
         state = initial_state(problem)
-    quiet = np.errstate(over="ignore", invalid="ignore")
-    with kernels.threads(num_workers) as n_workers, Interruption() as interruption, quiet:
+    with prepared(problem.dtype, needed, num_workers) as (n_workers, interruption):
         iteration = _Iteration(problem, state, n_workers)
         reason = _iterate(iteration, settings, callback, interruption)
         result = iteration.result(reason)

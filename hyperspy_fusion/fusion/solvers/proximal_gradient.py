@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import signal
-import threading
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason, Terms
 from hyperspy_fusion.fusion.solvers import kernels
+from hyperspy_fusion.fusion.solvers.loop import asked_to_stop, prepared
 from hyperspy_fusion.fusion.terms.penalties import fgp_momentum
 
-_logger = logging.getLogger(__name__)
-
-COMPILING = "Compiling the fusion kernels for %s maps, which takes about 15 s; later sessions find them compiled."
 # the four dual arrays of one band stay within a core's second-level cache
 BAND_PIXELS = 80_000
 
@@ -147,13 +142,9 @@ def run(problem, settings, start, tol, state=None, callback=None, num_workers=No
     -------
     FusionResult, State
     """
-    if not kernels.are_compiled(problem.maps.dtype):
-        _logger.warning(COMPILING, problem.maps.dtype)
     if state is None:
         state = initial_state(problem, settings.threshold)
-    # a fit that diverges is reported by its reason, not by floating point warnings on the way
-    quiet = np.errstate(over="ignore", invalid="ignore")
-    with kernels.threads(num_workers) as n_workers, Interruption() as interruption, quiet:
+    with prepared(problem.maps.dtype, kernels.PUBLISHED, num_workers) as (n_workers, interruption):
         work = Workspace(problem, settings, n_workers)
         if np.isnan(state.tv):
             _measure_tv(problem, state, work)
@@ -166,42 +157,6 @@ def run(problem, settings, start, tol, state=None, callback=None, num_workers=No
     if reason is StopReason.INTERRUPTED and state.n_iter == 0:
         raise KeyboardInterrupt
     return result, state
-
-
-class Interruption:
-    """Ctrl-C as a flag: Python raises it between any two statements, and an iteration must not be cut in two.
-
-    The second Ctrl-C is passed on. Outside the main thread, where none arrives, this does nothing.
-    """
-
-    requested = False
-
-    def __enter__(self):
-        self.before = None
-        if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def __exit__(self, *error):
-        if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
-
-    def _note(self, number, frame):
-        if self.requested and callable(self.before):
-            self.before(number, frame)
-        self.requested = True
-
-
-def asked_to_stop(callback, state):
-    """Call the callback with the state; the reason where it stops the fit, else None."""
-    try:
-        if callback is not None:
-            callback(state)
-    except StopIteration:
-        return StopReason.STOPPED
-    except KeyboardInterrupt:
-        return StopReason.INTERRUPTED
-    return None
 
 
 def _iterate(advance, max_iter, tol, state, callback, interruption):

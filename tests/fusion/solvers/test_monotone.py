@@ -338,7 +338,7 @@ def test_ctrl_c_within_an_iteration_leaves_it_whole(scan, monkeypatch, kernel, c
         if len(calls) == call:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(kernels, "are_compiled", lambda dtype: True)
+    monkeypatch.setattr(kernels, "are_compiled", lambda *_: True)
     monkeypatch.setattr(kernels, kernel, interrupted)
     _, result, state = fit(scan)
     monkeypatch.undo()

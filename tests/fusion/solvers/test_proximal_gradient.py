@@ -150,7 +150,7 @@ def test_ctrl_c_within_an_iteration_leaves_it_whole(scan, monkeypatch, kernel, w
         if len(calls) == 5 and when == "after":
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(kernels, "are_compiled", lambda dtype: True)
+    monkeypatch.setattr(kernels, "are_compiled", lambda *_: True)
     monkeypatch.setattr(kernels, kernel, interrupted)
     problem, result, state = fit(scan, **options)
     monkeypatch.undo()
@@ -171,7 +171,7 @@ def test_ctrl_c_before_the_first_iteration_is_passed_on(scan, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         compiled(*args)
 
-    monkeypatch.setattr(kernels, "are_compiled", lambda dtype: True)
+    monkeypatch.setattr(kernels, "are_compiled", lambda *_: True)
     monkeypatch.setattr(kernels, "prox_tv", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(scan)
