@@ -294,14 +294,19 @@ def _found_shift(source, maps, mask, gamma) -> Shift:
     reference = _weighted_sum(maps, gamma)
     if mask is not None:
         reference[mask] = np.nan
-    found = None
-    for sigma in source.smoothings():
+
+    def smoothed_by(sigma):
         sample = source.smooth(sigma)
-        other = find_shift(reference, sample, source.whole(sample), source.slope_noise(sigma))
-        if found is None or len(other.undetermined) < len(found.undetermined):
-            found = other
+        return find_shift(reference, sample, source.whole(sample), source.slope_noise(sigma))
+
+    lightest, *others = source.smoothings()
+    found = smoothed_by(lightest)
+    for sigma in others:
         if not len(found.undetermined):
             break
+        other = smoothed_by(sigma)
+        if len(other.undetermined) < len(found.undetermined):
+            found = other
     if found.is_found:
         return found
     why = f"the two are not alike (correlation {found.correlation:.2f})"

@@ -101,7 +101,7 @@ def filled(image, valid):
 
     if valid.all():
         return image
-    rows, columns = distance_transform_edt(~valid, return_distances=False, return_indices=True)
+    rows, columns = np.asarray(distance_transform_edt(~valid, return_distances=False, return_indices=True))
     return image[rows, columns]
 
 
