@@ -1,19 +1,13 @@
-"""How fast the solvers converge, as tables.
+"""How fast the solver of the calibrated method converges, as a table.
 
     python -m benchmarks.convergence                   # some minutes
-    python -m benchmarks.convergence --data DyScO3     # one data set of the first table
+    python -m benchmarks.convergence --data DyScO3     # one data set
 
-1. The calibrated method on real data, with default settings but for the penalty: iterations, seconds and relative
-   duality gap at ``tol=1e-4``. L2083 (tilt 0) are counts of six elements in the windows of their lines, thinned to a
-   fraction of them by binomial draws; saturated pixels of its HAADF image do not count. Seconds are those of one
-   call from arrays to result, after compilation; of the forward model, the noise and the guide ("set up") and of the solver.
-   Where the seconds of the processor ("cpu", of all threads) are far fewer, something else kept the machine busy.
-2. The published objective of the DyScO3 tutorial against iterations, of the published loop, the same with a warm
-   start, our monotone algorithm and the published C++ code (``multimodal-fusion`` 0.6.0). All maps are judged by
-   the same function in double precision, as the excess over the lowest value that the monotone algorithm reaches in
-   a long run in double precision. The objective is not convex: that is the minimum this start leads to. The monotone
-   algorithm stops by itself, and its last value stands for later iterations; one of them, with its inner iterations,
-   takes longer than one of the others.
+Real data with default settings but for the penalty: iterations, seconds and relative duality gap at ``tol=1e-4``.
+L2083 (tilt 0) are counts of six elements in the windows of their lines, thinned to a fraction of them by binomial
+draws. Saturated pixels of its HAADF image do not count. Seconds are those of one call from arrays to result, after
+compilation: of the HAADF forward model, the noise and the guide ("set up") and of the solver. Where the seconds of the
+processor ("cpu", of all threads) are far fewer, something else kept the machine busy.
 """
 
 from __future__ import annotations
@@ -26,17 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.common import (
-    ELEMENTS,
-    OPTIONS,
-    SHARED,
-    conclude,
-    load_peer,
-    machine,
-    phantom,
-    run_peer,
-    tutorial_scan,
-)
+from benchmarks.common import ELEMENTS, SHARED, conclude, machine, phantom, tutorial_scan
 
 SCAN = "L2083-K-4-1_tilt0.bcf"
 SCAN_ELEMENTS = {"Fe": 26, "Mg": 12, "Si": 14, "O": 8, "S": 16, "Al": 13}
@@ -44,9 +28,6 @@ FRACTIONS = (1.0, 0.2, 0.05)
 PENALTIES = ("tv", "directional", "tgv", "guided", None)
 TOL = 1e-4
 SECONDS_BAR, BAR_PENALTY = 5.0, "directional"
-MARKS = (1, 3, 10, 30, 100)
-# iterations in double precision, after which the objective moves by 1e-8 of itself; the last take seconds each
-LONG = 40
 
 
 # ---- data ----------------------------------------------------------------------------------------
@@ -119,7 +100,7 @@ def sizes(maps):
 DATA = {"L2083": scan_data, **{name: lambda name=name: tutorial_data(name) for name in ELEMENTS}}
 
 
-# ---- the calibrated method -----------------------------------------------------------------------
+# ---- fits ----------------------------------------------------------------------------------------
 
 
 def fit(data, penalty, max_iter=10000):
@@ -166,101 +147,10 @@ def report_calibrated(data, repeats):
     return met
 
 
-# ---- the published objective ---------------------------------------------------------------------
-
-
-def report_published():
-    """Print the excess over the minimum, against iterations, of all who minimise the published objective."""
-    maps, haadf, source = tutorial_scan("DyScO3", 256)
-    exact = published_problem(maps.astype(np.float64), haadf)
-    lowest = monotone_minimum(exact)
-    runs = {
-        "published loop": our_run(maps, haadf),
-        "  with warm start": our_run(maps, haadf, warm_start=True),
-        "monotone": our_run(maps, haadf, algorithm="monotone"),
-        "peer (C++)": peer_run(maps, haadf),
-    }
-    start = excess(exact, exact.normalised_maps(), lowest)
-    print(f"\npublished objective, {source}: excess over its minimum {lowest:.6g}, relative to it (start: {start:.1e})")
-    print(f"  {'after iterations':18s}" + "".join(f"{mark:>10d}" for mark in MARKS) + "    seconds   iterations")
-    for name, run in runs.items():
-        if run is None:
-            print(f"  {name:18s}  left out: multimodal_fusion cannot be imported here (pip install multimodal-fusion)")
-            continue
-        iterates, seconds = run
-        last = max(iterates)
-        values = "".join(f"{excess(exact, iterates[min(mark, last)], lowest):10.1e}" for mark in MARKS)
-        print(f"  {name:18s}{values} {seconds:10.2f}   {last:10d}")
-
-
-def excess(problem, x, lowest):
-    return (problem.objective(x.astype(np.float64)).total - lowest) / abs(lowest)
-
-
-def published_settings(**options):
-    from hyperspy_fusion.fusion.settings import PublishedSettings
-
-    return PublishedSettings(**(OPTIONS["DyScO3"] | {"max_iter": MARKS[-1]} | options))
-
-
-def published_problem(maps, haadf):
-    from hyperspy_fusion.fusion.problems import published as problem
-
-    return problem.published_problem(maps, haadf, tuple(ELEMENTS["DyScO3"].values()), published_settings())
-
-
-def monotone_minimum(problem):
-    """The lowest objective of a long run."""
-    from hyperspy_fusion.fusion.solvers.monotone import monotone_proximal_gradient
-
-    settings = published_settings(algorithm="monotone", max_iter=LONG, tol=1e-6)
-    result, state = monotone_proximal_gradient(problem, settings)
-    print(f"\nminimum: {result.n_iter} monotone iterations in float64, last relative change {state.change:.1e}")
-    return problem.objective(state.x).total
-
-
-def our_run(maps, haadf, **options):
-    """Maps at the marked iterations and at the last, and the seconds of all."""
-    from hyperspy_fusion.fusion.solvers.monotone import solve
-
-    problem, settings = published_problem(maps, haadf), published_settings(**options)
-    solve(problem, published_settings(**(options | {"max_iter": 2})))  # compile
-    iterates = {}
-
-    def keep(state):
-        if state.n_iter in MARKS:
-            iterates[state.n_iter] = state.x.copy()
-
-    start = time.perf_counter()
-    _, state = solve(problem, settings, callback=keep)
-    seconds = time.perf_counter() - start
-    return iterates | {state.n_iter: state.x}, seconds
-
-
-def peer_run(maps, haadf):
-    """The same of the peer; None where it is not installed."""
-    try:
-        peer = load_peer({e: m.copy() for e, m in zip(ELEMENTS["DyScO3"], maps, strict=True)}, haadf.copy())
-    except ImportError:
-        return None
-    iterates = {}
-
-    def keep(iterations):
-        for k in iterations:
-            yield k
-            if k + 1 in MARKS:
-                iterates[k + 1] = peer.xx.reshape(maps.shape).copy()
-
-    start = time.perf_counter()
-    run_peer(peer, OPTIONS["DyScO3"], MARKS[-1], history=False, progress=keep)
-    return iterates, time.perf_counter() - start
-
-
 def arguments():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.convergence", description=__doc__.split("\n")[0])
-    parser.add_argument("--data", nargs="*", choices=list(DATA), default=list(DATA), help="of the first table")
+    parser.add_argument("--data", nargs="*", choices=list(DATA), default=list(DATA))
     parser.add_argument("--repeats", type=int, default=3, help="of the fit that has a bar of time; the best counts")
-    parser.add_argument("--no-published", action="store_true", help="leave the second table out")
     return parser.parse_args()
 
 
@@ -269,10 +159,7 @@ def main():
     print(machine())
     compile_all()
     cases = (data for name in options.data for data in DATA[name]())
-    met = [met for data in cases for met in report_calibrated(data, options.repeats)]
-    if not options.no_published:
-        report_published()
-    return conclude(met)
+    return conclude([met for data in cases for met in report_calibrated(data, options.repeats)])
 
 
 if __name__ == "__main__":

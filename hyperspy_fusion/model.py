@@ -10,6 +10,7 @@ import numpy as np
 
 from hyperspy_fusion._progress import counted, progress
 from hyperspy_fusion._settings_docs import shows_settings
+from hyperspy_fusion.diagnostics import Diagnostic, report
 from hyperspy_fusion.fusion.consistency_checks import alarms
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.scan_data import ScanData
@@ -199,10 +200,12 @@ class FusedMultiModal:
             allow_nan=self._how.takes_gaps,
         )
         mask = mask_array(mask, axis_dicts(self.maps.axes_manager.signal_axes, self.maps))
-        image, self._registration, about_grid = haadf_on_grid(
-            haadf, self.maps, register, resample, mask, self._how.takes_gaps
-        )
-        self._input_warnings = list(self.maps.metadata.get_item("Element_maps.warnings", default=[])) + about_grid
+        on_grid = "shift" if register else "calibration" if resample else False
+        image, self._registration, about_grid = haadf_on_grid(haadf, self.maps, on_grid, mask, self._how.takes_gaps)
+        report(d for d in about_grid if isinstance(d, Diagnostic))
+        self._input_warnings = list(self.maps.metadata.get_item("Element_maps.warnings", default=[])) + [
+            str(d) for d in about_grid
+        ]
         self.haadf = image_signal(image, self.maps, haadf.metadata.General.title)
         self.elements = self.maps.elements
         self._valid, left_out = self._how.find_valid(self.elements, self.maps.data, image, mask)

@@ -3,57 +3,46 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic, report
 from hyperspy_fusion.fusion.registration.resampling import LEAST_COVERAGE, coverage, filled, resampled
-from hyperspy_fusion.fusion.registration.shift import LARGEST_ERROR, find_shift, slopes
-from hyperspy_fusion.fusion.scan_data import ScanData
-from hyperspy_fusion.fusion.settings import CalibratedSettings
+from hyperspy_fusion.fusion.registration.shift import LARGEST_ERROR, Shift, find_shift, slopes
+from hyperspy_fusion.fusion.settings import check_choice
 from hyperspy_fusion.fusion.terms.haadf_model import saturated, z_weights
 from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance
-from hyperspy_fusion.grid.axes import (
-    axis_dicts,
-    check_same_scan,
-    collected_warnings,
-    image_array,
-    placements,
-    spatial_axes,
-    warn,
-)
-from hyperspy_fusion.grid.masks import Valid, is_constant, mask_array
+from hyperspy_fusion.grid.axes import axis_dicts, check_same_scan, image_array, placements, spatial_axes
+from hyperspy_fusion.grid.masks import mask_array
 from hyperspy_fusion.identify.elements import atomic_number
-from hyperspy_fusion.maps.noise_metadata import known_noise
 from hyperspy_fusion.maps.sources import element_maps
-from hyperspy_fusion.methods.base import HOW
 from hyperspy_fusion.results.fused_maps import image_signal
 
 _logger = logging.getLogger(__name__)
 
+# how the image comes to the pixels of the maps: where its calibration puts it, or moved by a measured shift
+CALIBRATION, SHIFT = "calibration", "shift"
 # exponent on the atomic number in the sum of maps that the image is compared with: see docs/scans.md
 REGISTRATION_GAMMA = 1.7
-# Gaussians in pixels of the HAADF image: without the first, interpolation smooths noise more at half a pixel than at
-# whole ones; the others are for images whose noise hides their structure
+# standard deviations in pixels of the HAADF image, tried in turn: the first makes up for interpolation, which smooths
+# noise more at half a pixel than at whole ones; the others are for images whose noise hides their structure
 _SMOOTHINGS = (0.7, 1.5, 3.0)
-# variance of the noise in pixels of the maps over that of white noise
+# variance of the noise in pixels of the maps over that of white noise: above it, the image was magnified
 _CORRELATED = 4.0
-# duality gap of the fits that refine a shift: it moved no shift on phantoms by a tenth of its error
-_FIT_TOL = 1e-2
-# standard errors between the shift by the sum of the maps and the one by fits: beyond, one of the two is wrong
-_PLAUSIBLE = 3.0
 # part of a Gaussian that must lie on pixels of the image: beyond its edges there is nothing to smooth with
 _INSIDE = 0.98
-# what touches a pixel at the ceiling of the detector is too dark by more than this part of it
+# largest part of a pixel that saturated pixels may cover
 _SATURATED_PART = 1e-3
 # pixels in the search for a shift, which takes several arrays of them
 _LARGEST_SEARCH = 2**24
 
 
 class MatchedHaadf(NamedTuple):
-    """A HAADF image on the pixels of the maps, and what was done.
+    """A HAADF image on the pixels of the maps, and how it came there.
 
     Attributes
     ----------
@@ -62,15 +51,17 @@ class MatchedHaadf(NamedTuple):
     shift : numpy.ndarray
         ``(2,)`` along y and x in pixels of the maps, by which the image was moved from where its axes put it.
     shift_error : numpy.ndarray
-        ``(2,)`` standard errors from the counts; infinite along an axis the images say nothing of, NaN where nothing
-        was measured.
+        ``(2,)`` standard errors. Infinite along an axis in which the shift is not determined, NaN where it was not
+        measured.
     overlap : float
         Part of the pixels of the maps that the image covers.
     correlation : float
         Of the Z-weighted sum of the maps with the image, each pixel weighted by its noise. Low where counts are few;
-        NaN where nothing was measured.
+        NaN where no shift was measured.
     sentence : str
         All of this in words.
+    diagnostics : list of Diagnostic
+        Codes ``"haadf-coarser"``, ``"haadf-covers-part"`` and ``"shift-undetermined"``.
     """
 
     haadf: Any
@@ -79,14 +70,24 @@ class MatchedHaadf(NamedTuple):
     overlap: float
     correlation: float
     sentence: str
+    diagnostics: list[Diagnostic]
 
 
-def match_haadf(haadf, maps, elements=None, *, register=True, gamma=REGISTRATION_GAMMA, mask=None):
+def match_haadf(
+    haadf: Any,
+    maps: Any,
+    elements: Sequence[str] | None = None,
+    *,
+    register: str = SHIFT,
+    gamma: float = REGISTRATION_GAMMA,
+    mask: Any = None,
+) -> MatchedHaadf:
     """
     Bring a HAADF image that is finer, coarser, cropped, offset or shifted to the pixels of the maps.
 
-    Where the pixels of the image are finer than those of the maps, they are averaged, weighted by area; else the image
-    is interpolated by a smooth function whose means over its own pixels are what was measured. Nothing is extrapolated.
+    Where the pixels of the image are finer than those of the maps, they are averaged, weighted by area. Else the image
+    is interpolated by a smooth function whose means over its own pixels are the measured values. Nothing is
+    extrapolated.
 
     Parameters
     ----------
@@ -96,24 +97,23 @@ def match_haadf(haadf, maps, elements=None, *, register=True, gamma=REGISTRATION
         As for :func:`hyperspy_fusion.element_maps`; measured, and all of the elements that make contrast.
     elements : list of str, optional
         As for :func:`hyperspy_fusion.element_maps`.
-    register : bool
-        Measure by how much the image is shifted against the maps, from the maximum of its correlation with their sum,
-        weighted by ``Z**gamma``, and from rough fits of the calibrated method, of which the mean is taken; else trust
-        the calibrations.
+    register : {"shift", "calibration"}
+        ``"shift"`` measures by how much the image is shifted against the maps, by its correlation with their sum,
+        weighted by ``Z**gamma``. ``"calibration"`` trusts the axes.
     gamma : float
-        Exponent of that sum. Only the place of the maximum counts, which depends little on it.
+        Exponent of that sum. The shift depends little on it.
     mask : array or BaseSignal of bool, optional
         ``(ny, nx)``, True where a pixel of the maps is left out.
 
     Returns
     -------
     MatchedHaadf
-        Named tuple: haadf, shift, shift_error, overlap, correlation, sentence.
+        Named tuple: haadf, shift, shift_error, overlap, correlation, sentence, diagnostics.
 
     Raises
     ------
     ValueError
-        Nothing tells where the image lies, it does not overlap with the maps, or no shift makes it like them.
+        The position of the image is unknown, it does not overlap with the maps, or no shift makes the two alike.
 
     Examples
     --------
@@ -123,16 +123,59 @@ def match_haadf(haadf, maps, elements=None, *, register=True, gamma=REGISTRATION
     >>> matched.haadf
     <Signal2D, title: HAADF, dimensions: (|128, 128)>
     """
+    check_choice("register", register, (SHIFT, CALIBRATION))
     maps = element_maps(maps, elements, allow_nan=True)
     mask = mask_array(mask, axis_dicts(maps.axes_manager.signal_axes, maps))
-    on_grid = matched(haadf, maps, register, mask, gamma=gamma)
-    signal = image_signal(on_grid.image, maps, haadf.metadata.General.title)
-    return MatchedHaadf(signal, on_grid.shift, on_grid.error, on_grid.overlap, on_grid.correlation, on_grid.sentence)
+    on_grid = _matched(haadf, maps, register, mask, gamma=gamma)
+    report(on_grid.diagnostics)
+    return MatchedHaadf(
+        haadf=image_signal(on_grid.image, maps, haadf.metadata.General.title),
+        shift=on_grid.shift,
+        shift_error=on_grid.error,
+        overlap=on_grid.overlap,
+        correlation=on_grid.correlation,
+        sentence=on_grid.sentence,
+        diagnostics=on_grid.diagnostics,
+    )
+
+
+def haadf_on_grid(
+    haadf: Any, maps: Any, register: bool | str, mask: np.ndarray | None, allow_missing: bool
+) -> tuple[np.ndarray, dict, list[Diagnostic]]:
+    """The HAADF image on the pixels of maps, brought there only where that is asked for.
+
+    Parameters
+    ----------
+    haadf, maps
+        A signal, and an ElementMaps.
+    register : {False, "calibration", "shift"}
+        False takes the image as it is, on the pixels of the maps. For the others see `match_haadf`.
+    mask
+        (ny, nx) bool or None.
+    allow_missing : bool
+        Whether NaN may be in the result.
+
+    Returns
+    -------
+    image : numpy.ndarray
+        (ny, nx), of its own.
+    metadata : dict
+        For ``metadata.Fusion.registration``, empty for False.
+    diagnostics : list of Diagnostic
+    """
+    if not register:
+        axes = axis_dicts(maps.axes_manager.signal_axes, maps)
+        image = image_array(haadf, allow_nan=allow_missing)
+        return image.copy(), {}, check_same_scan(axes, spatial_axes(haadf))
+    on_grid = _matched(haadf, maps, register, mask, keep_saturated=not allow_missing)
+    if not allow_missing:
+        _refuse_missing(on_grid.image)
+    return on_grid.image, on_grid.metadata(), on_grid.diagnostics
 
 
 @dataclass(frozen=True)
-class OnGrid:
-    """`MatchedHaadf` as an array, with what is for the metadata and warnings."""
+class _OnGrid:
+    """`MatchedHaadf` as an array; ``pixel`` is the (2,) size of its own pixels in those of the maps."""
 
     image: np.ndarray
     shift: np.ndarray
@@ -141,7 +184,7 @@ class OnGrid:
     correlation: float
     pixel: np.ndarray
     sentence: str
-    warnings: list
+    diagnostics: list[Diagnostic]
 
     def metadata(self):
         """For ``metadata.Fusion.registration``: flat arrays and Python scalars."""
@@ -155,57 +198,23 @@ class OnGrid:
         }
 
 
-def haadf_on_grid(haadf, maps, register, resample, mask, takes_gaps):
-    """The HAADF image on the pixels of maps, brought there only if asked.
-
-    Parameters
-    ----------
-    haadf, maps
-        A signal, and an ElementMaps.
-    register, resample : bool
-        See `hyperspy_fusion.fuse`.
-    mask
-        (ny, nx) bool or None.
-    takes_gaps : bool
-        Whether NaN may be in the result.
-
-    Returns
-    -------
-    image : numpy.ndarray
-        (ny, nx), of its own.
-    metadata : dict
-        For ``metadata.Fusion.registration``, empty where nothing was asked.
-    warnings : list of str
-    """
-    if not (register or resample):
-        axes = axis_dicts(maps.axes_manager.signal_axes, maps)
-        image = image_array(haadf, allow_nan=takes_gaps)
-        return image.copy(), {}, check_same_scan(axes, spatial_axes(haadf))
-    on_grid = matched(haadf, maps, register, mask, keep_saturated=not takes_gaps)
-    if not takes_gaps:
-        _refuse_gaps(on_grid.image)
-    return on_grid.image, on_grid.metadata(), on_grid.warnings
-
-
-def matched(haadf, maps, register, mask=None, gamma=REGISTRATION_GAMMA, keep_saturated=False):
-    """`OnGrid` of a HAADF image and an ElementMaps; logged."""
+def _matched(haadf, maps, register, mask, gamma=REGISTRATION_GAMMA, keep_saturated=False):
+    """`_OnGrid` of a HAADF image and an ElementMaps; its sentence is logged."""
     image = image_array(haadf, allow_nan=True)
     placed = placements(axis_dicts(maps.axes_manager.signal_axes, maps), spatial_axes(haadf))
     source = _Source(image, placed, maps.data.shape[1:])
-    found = _refined(_found_shift(source, maps, mask, gamma), source, maps, mask, gamma) if register else None
+    found = _found_shift(source, maps, mask, gamma) if register == SHIFT else None
     shift = np.zeros(2) if found is None else found.shift
     result = source.final(shift, keep_saturated)
     covered = np.isfinite(result)
     if not covered.any():
         raise ValueError(
-            "The HAADF image covers no pixel of the maps where their axes put it: pass register=True to find it, or "
+            "The HAADF image covers no pixel of the maps where their axes put it: pass register='shift' to find it, or "
             "correct the offset of one (`axes_manager[...].offset`)."
         )
     sentence = _in_words(source, found, shift, covered.mean())
     _logger.info(sentence)
-    with collected_warnings() as warnings:
-        _warn(source, found, covered)
-    return OnGrid(
+    return _OnGrid(
         image=result,
         shift=shift,
         error=np.full(2, np.nan) if found is None else found.error,
@@ -213,33 +222,33 @@ def matched(haadf, maps, register, mask=None, gamma=REGISTRATION_GAMMA, keep_sat
         correlation=np.nan if found is None else float(found.correlation),
         pixel=np.array([p.step for p in placed]),
         sentence=sentence,
-        warnings=warnings,
+        diagnostics=_diagnostics(source, found, covered),
     )
 
 
 class _Source:
-    """A HAADF image with gaps, to be had on the pixels of the maps at any shift."""
+    """A HAADF image with missing pixels, to be sampled on the pixels of the maps at any shift."""
 
     def __init__(self, image, placed, shape):
         self.ceiling = saturated(image)
-        self.known = np.isfinite(image)
-        self.image = filled(np.asarray(image, dtype=np.float64), self.known)
+        self.present = np.isfinite(image)
+        self.image = filled(np.asarray(image, dtype=np.float64), self.present)
         self.placed, self.shape = placed, shape
 
     def final(self, shift, keep_saturated):
         """The image at a shift; NaN where it does not cover a pixel, or is saturated."""
         placed = self._at(shift)
         result = resampled(self.image, placed, self.shape)
-        result[coverage(self.known, placed, self.shape) < LEAST_COVERAGE] = np.nan
+        result[coverage(self.present, placed, self.shape) < LEAST_COVERAGE] = np.nan
         if self.ceiling.any() and not keep_saturated:
             result[coverage(self.ceiling, placed, self.shape) > _SATURATED_PART] = np.nan
         return result
 
     def smooth(self, sigma, image=None):
-        """A function of the shift that has the smoothed image, NaN where it is unknown or saturated."""
+        """A function of the shift that returns the smoothed image, NaN where it is missing or saturated."""
         from scipy.ndimage import gaussian_filter
 
-        usable = (self.known & ~self.ceiling).astype(np.float64)
+        usable = (self.present & ~self.ceiling).astype(np.float64)
         usable = gaussian_filter(usable, sigma, mode="constant") > _INSIDE
         image = gaussian_filter(self.image if image is None else image, sigma)
         return partial(self._usable, image, usable)
@@ -253,8 +262,8 @@ class _Source:
     def _at(self, shift):
         return [placement.moved(by) for placement, by in zip(self.placed, shift, strict=True)]
 
-    def whole(self, sample):
-        """All of the image in pixels of the size of the maps', and where its first one lies; None where too large."""
+    def whole(self, sample: Callable):
+        """The whole image in pixels of the size of the maps', and the position of the first; None where too large."""
         first = np.floor([p.start for p in self.placed])
         shape = tuple(int(n) for n in np.ceil([p.end for p in self.placed]) - first)
         if np.prod(np.maximum(shape, self.shape)) > _LARGEST_SEARCH:
@@ -262,87 +271,50 @@ class _Source:
         return sample(-first, shape), first
 
     def smoothings(self):
-        """Gaussians, in pixels of the image, to try in turn."""
-        # noise that an image was magnified with is of the pixels that it had before
+        """Standard deviations, in pixels of the image, to try in turn."""
+        # the noise of a magnified image has the size of the pixels that it had before
         steps = np.array([placement.step for placement in self.placed])
-        whole = self.whole(partial(self._usable, self.image, self.known & ~self.ceiling))
+        whole = self.whole(partial(self._usable, self.image, self.present & ~self.ceiling))
         if steps.max() < 1 and whole is not None:
-            white = estimate_variance(self.image, self.known & ~self.ceiling) * steps.prod()
+            white = estimate_variance(self.image, self.present & ~self.ceiling) * steps.prod()
             if estimate_variance(whole[0]) > _CORRELATED * white:
                 return np.outer(_SMOOTHINGS, 1 / steps)
         return _SMOOTHINGS
 
     def slope_noise(self, sigma):
-        """Variance that the noise of the image has in its slopes, by a picture of noise that goes the same way."""
+        """Variance that the noise of the image has in its slopes, from an image of noise treated the same way."""
         noise = np.random.default_rng(0).normal(size=self.image.shape)
         to_maps = -np.array([placement.start for placement in self.placed])
         of_one = [np.nanvar(slope) for slope in slopes(self.smooth(sigma, noise), to_maps)]
-        return np.nan_to_num(of_one) * estimate_variance(self.image, self.known & ~self.ceiling)
+        return np.nan_to_num(of_one) * estimate_variance(self.image, self.present & ~self.ceiling)
 
 
-def _found_shift(source, maps, mask, gamma):
+def _found_shift(source, maps, mask, gamma) -> Shift:
+    """The shift with the lightest smoothing that determines it in both directions, else in one."""
     reference = _weighted_sum(maps, gamma)
     if mask is not None:
         reference[mask] = np.nan
-    found = None
-    for sigma in source.smoothings():
+
+    def smoothed_by(sigma):
         sample = source.smooth(sigma)
-        other = find_shift(reference, sample, source.whole(sample), source.slope_noise(sigma))
-        if found is None or len(other.undetermined) < len(found.undetermined):
-            found = other
+        return find_shift(reference, sample, source.whole(sample), source.slope_noise(sigma))
+
+    lightest, *others = source.smoothings()
+    found = smoothed_by(lightest)
+    for sigma in others:
         if not len(found.undetermined):
             break
-    _refuse_unfound(found)
-    return found
-
-
-def _refined(found, source, maps, mask, gamma):
-    """The mean of the shift found and that by fits of the calibrated method; the former where these are not possible.
-
-    Both are about equally good, and their errors are not the same: the sum of maps is mostly the heaviest element but
-    takes it as the image has it; in a fit all elements take part, smoothed. Over 78 scans of the core-shell phantom at
-    64 to 128 pixels the mean was better than either: docs/scans.md.
-    """
-    if len(found.undetermined):
-        return found
-    from hyperspy_fusion.fusion.registration.by_fits import aligned_by_fits
-
-    settings = CalibratedSettings(gamma=gamma, tol=_FIT_TOL)
-    try:
-        problem_at = partial(_problem, source, maps, mask, settings)
-        shift, error = aligned_by_fits(problem_at, settings, found.shift)
-    except (ValueError, np.linalg.LinAlgError) as error:
-        _logger.info("The shift was not refined by a fit: %s", error)
-        return found
-    if not np.all(np.abs(shift - found.shift) < _PLAUSIBLE * found.error):
-        _logger.info("A fit would have the shift at %s: too far off, not taken.", shift)
-        return found
-    return replace(found, shift=(found.shift + shift) / 2, error=(found.error + error) / 2)
-
-
-def _problem(source, maps, mask, settings, shift):
-    """Of the calibrated method, with the HAADF image at a shift."""
-    image = source.final(shift, keep_saturated=False)
-    keep = True if mask is None else ~mask
-    valid = Valid(np.isfinite(maps.data) & keep, np.isfinite(image) & keep)
-    varied = ~is_constant(maps.data, valid.maps)
-    noise = [None if known is None else known[varied] for known in known_noise(maps)]
-    elements = [element for element, keeps in zip(maps.elements, varied, strict=True) if keeps]
-    numbers = [atomic_number(element) for element in elements]
-    scan = ScanData(elements, numbers, maps.data[varied], image, valid.maps[varied], valid.haadf, *noise)
-    return HOW["calibrated"].build(scan, settings, None, None).problem
-
-
-def _refuse_unfound(found):
+        other = smoothed_by(sigma)
+        if len(other.undetermined) < len(found.undetermined):
+            found = other
     if found.is_found:
-        return
+        return found
     why = f"the two are not alike (correlation {found.correlation:.2f})"
     if found.correlation > 0 and len(found.undetermined) == 2:
         why = "the two have too little structure at these counts"
     raise ValueError(
-        f"No shift of the HAADF image against the maps can be told, for {why}: check that it is the image of this scan "
-        "and that its heavy elements are among the maps, or pass resample=True without register=True, which trusts the "
-        "calibrations."
+        f"No shift of the HAADF image against the maps can be measured, for {why}: check that it is the image of this "
+        "scan and that its heavy elements are among the maps, or pass register='calibration'."
     )
 
 
@@ -352,16 +324,16 @@ def _weighted_sum(maps, gamma):
     return np.tensordot(z_weights(numbers, gamma), maps.data.astype(np.float64), axes=1)
 
 
-def _refuse_gaps(image):
-    known = np.isfinite(image)
-    if known.all():
+def _refuse_missing(image):
+    present = np.isfinite(image)
+    if present.all():
         return
-    (top, bottom), (left, right) = (_extent(known.any(axis=axis)) for axis in (1, 0))
+    (top, bottom), (left, right) = (_extent(present.any(axis=axis)) for axis in (1, 0))
     raise ValueError(
-        f"The HAADF image covers {known.mean():.1%} of the maps, rows {top} to {bottom - 1} and columns {left} to "
+        f"The HAADF image covers {present.mean():.1%} of the maps, rows {top} to {bottom - 1} and columns {left} to "
         f"{right - 1}, and the published method needs every pixel: pass method='calibrated', which leaves the others "
-        f"out, or crop to what is covered, spectra and maps (x, y|) by `.inav[{left}:{right}, {top}:{bottom}]` and "
-        f"maps (|x, y) by `.isig[{left}:{right}, {top}:{bottom}]`."
+        f"out, or crop to the covered part. Crop spectra and maps (x, y|) by "
+        f"`.inav[{left}:{right}, {top}:{bottom}]` and maps (|x, y) by `.isig[{left}:{right}, {top}:{bottom}]`."
     )
 
 
@@ -370,7 +342,7 @@ def _extent(present):
     return (0, 0) if not places.size else (int(places[0]), int(places[-1]) + 1)
 
 
-# ---- in words ------------------------------------------------------------------------------------
+# ---- in words and diagnostics --------------------------------------------------------------------
 
 
 def _in_words(source, found, shift, overlap):
@@ -391,22 +363,26 @@ def _way_in_words(placed):
     return f"interpolated, its pixels being {steps[0]:.3g} x {steps[1]:.3g} (y, x) of those of the maps"
 
 
-def _warn(source, found, covered):
+def _diagnostics(source, found, covered):
+    diagnostics = []
     coarse = max(p.step for p in source.placed)
     if coarse > 1 + 1e-6:
-        warn(
-            f"The HAADF image is coarser than the maps by {coarse:.3g} and was interpolated: it says nothing about "
-            "details finer than its own pixels."
+        sentence = (
+            f"The HAADF image is coarser than the maps by {coarse:.3g} and was interpolated: it has no details finer "
+            "than its own pixels."
         )
+        diagnostics.append(Diagnostic("haadf-coarser", sentence, INFORMATION))
     if not covered.all():
-        warn(
-            f"The HAADF image is known in {covered.mean():.1%} of the pixels of the maps: the others have no image to "
-            "agree with."
+        sentence = (
+            f"The HAADF image covers {covered.mean():.1%} of the pixels of the maps: the others are fused without an "
+            "image."
         )
+        diagnostics.append(Diagnostic("haadf-covers-part", sentence))
     if found is not None and len(found.undetermined):
         y, x = found.undetermined[0]
-        warn(
-            f"The shift of the HAADF image along ({y:+.2f}, {x:+.2f}) (y, x) is known to no better than "
-            f"{LARGEST_ERROR} pixels, for there is no structure in this direction: there it is where its calibration "
-            "puts it."
+        sentence = (
+            f"The shift of the HAADF image along ({y:+.2f}, {x:+.2f}) (y, x) has an error above {LARGEST_ERROR} "
+            "pixels, for lack of structure: in this direction the calibration is kept."
         )
+        diagnostics.append(Diagnostic("shift-undetermined", sentence))
+    return diagnostics

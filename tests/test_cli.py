@@ -208,7 +208,6 @@ def test_every_setting_is_an_option_and_arrives(folder):
         "tv_iter": 4,
         "tv_norm": "anisotropic",
         "tv_solver": "gp",
-        "warm_start": True,
         "dtype": "float64",
     }
     assert {name: parameters[name] for name in expected} == expected
@@ -217,7 +216,7 @@ def test_every_setting_is_an_option_and_arrives(folder):
 def test_settings_not_given_keep_their_defaults(folder):
     cli.main("fuse Fe.hspy O.hspy --haadf HAADF.hspy --max-iter 1".split())
     parameters = hs.load("Fe_fused.hspy").metadata.Fusion.parameters
-    assert (parameters.gamma, parameters.lambda_chem, parameters.warm_start) == (1.6, 0.08, False)
+    assert (parameters.gamma, parameters.lambda_chem, parameters.tv_solver) == (1.6, 0.08, "fgp")
 
 
 def test_nothing_is_overwritten_unasked(folder, capsys):

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 METHODS = {
     "auto": {"method": "auto"},
-    "published": {"method": "published", "lambda_chem": "auto", "lambda_tv": "auto", "background": 0.01},
+    "published": {"method": "published", "lambda_haadf": 0.02, "background": 0.01},
 }
 
 

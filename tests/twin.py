@@ -29,9 +29,9 @@ def tv(u, isotropic=True):
     return np.hypot(p, q).sum() if isotropic else (abs(p) + abs(q)).sum()
 
 
-def prox_tv(b, weight, steps, isotropic=True, accelerated=True, quirks=False, dual=None):
+def prox_tv(b, weight, steps, isotropic=True, accelerated=True, quirks=False):
     """Beck & Teboulle (2009), FGP or GP; returns the image and the dual."""
-    p, q = dual or (np.zeros_like(b), np.zeros_like(b))
+    p, q = np.zeros_like(b), np.zeros_like(b)
     r, s, t = p, q, 1.0
     for _ in range(steps):
         u = np.maximum(b - weight * adjoint(r, s), 0)
@@ -50,22 +50,17 @@ def prox_tv(b, weight, steps, isotropic=True, accelerated=True, quirks=False, du
 
 
 def published(b, h, weights, *, gamma=1.6, chem=0.08, weight_tv=0.15, eps=0.2, iterations=30, tv_iter=3, threshold=0,
-              isotropic=True, accelerated=True, quirks=False, warm=False, lambda_haadf=None):  # fmt: skip
+              isotropic=True, accelerated=True, quirks=False, lambda_haadf=None):  # fmt: skip
     """Normalised maps after the published iteration from normalised data."""
     w = np.asarray(weights, float)[:, None, None]
     lambda_haadf = 1 / len(b) if lambda_haadf is None else lambda_haadf
     x = np.where(b < threshold, 0, b)
-    duals = [None] * len(b)
     for _ in range(iterations):
         f = (w * x**gamma).sum(0)
         x = x - lambda_haadf * gamma * w * x ** (gamma - 1) * (f - h) - chem * (1 - b / (x + eps))
         x = np.maximum(x, 0)
         if weight_tv:
-            proxes = [
-                prox_tv(image, weight_tv, tv_iter, isotropic, accelerated, quirks, dual if warm else None)
-                for image, dual in zip(x, duals, strict=True)
-            ]
-            x, duals = np.stack([image for image, _ in proxes]), [dual for _, dual in proxes]
+            x = np.stack([prox_tv(image, weight_tv, tv_iter, isotropic, accelerated, quirks)[0] for image in x])
     return x
 
 

@@ -17,10 +17,6 @@ class StopReason(Enum):
         "All iterations were run without reaching the tolerance: raise max_iter or tol, or, where the change no "
         "longer falls because the maps swing, raise background or lower lambda_chem."
     )
-    STALLED = (
-        "No step lowers the objective any more, within the rounding of the dtype, although the tolerance is not "
-        "reached: pass dtype='float64', or take the maps as they are."
-    )
     INTERRUPTED = "Interrupted: the maps are those of the last complete iteration."
     STOPPED = "Stopped by the callback: the maps are those of the last complete iteration."
     NOT_FINITE = "The maps became infinite or NaN: lower lambda_chem or lambda_haadf, or raise background."

@@ -21,7 +21,6 @@ MAX_BLUR = 4.0
 ELEMENT_WEIGHTINGS = ("equal", "z_mean", "z_gamma_mean", "z_sum", "z_gamma_sum")
 TV_NORMS = ("isotropic", "anisotropic")
 TV_SOLVERS = ("fgp", "gp")
-ALGORITHMS = ("published", "monotone")
 REGULARIZATIONS = ("guided", "directional", "tgv", "tv", None)
 NOISES = ("auto", "poisson", "shifted_poisson", "gaussian")
 WEIGHTS = ("z_gamma", "fit")
@@ -46,11 +45,10 @@ class PublishedSettings:
     lambda_haadf
         Weight of the HAADF term, > 0. None is 1 / number of fused elements, the published step size.
     lambda_chem
-        Weight of the Poisson term of the maps, > 0, or ``"auto"`` to choose it by data held out. Larger pulls the maps
-        towards ``max(b - background, 0)``, where the term has its minimum; too large oscillates.
+        Weight of the Poisson term of the maps, > 0. Larger pulls the maps towards ``max(b - background, 0)``, where the
+        term has its minimum; too large oscillates.
     lambda_tv
-        Weight of the total variation, > 0, or None for no total variation, or ``"auto"`` to choose it by data held out.
-        Larger is smoother.
+        Weight of the total variation, > 0, or None for no total variation. Larger is smoother.
     background
         The ``eps`` in ``x - b log(x + eps)``, > 0, in units of the normalised maps.
     threshold
@@ -60,23 +58,13 @@ class PublishedSettings:
         Iterations of this call, >= 1.
     tol
         Stop once the relative change of the maps in one iteration, ``||x_new - x|| / ||x||``, is at or below it.
-        None runs ``max_iter`` iterations, or stops at 1e-5 where ``algorithm`` is ``"monotone"``.
+        None runs ``max_iter`` iterations.
     tv_iter
-        Inner iterations of the total variation prox, >= 1; for ``"monotone"`` the first number, raised as needed.
+        Inner iterations of the total variation prox, >= 1.
     tv_norm
         ``"isotropic"`` or ``"anisotropic"``.
     tv_solver
         ``"fgp"`` (fast gradient projection, Beck & Teboulle 2009) or ``"gp"`` (without extrapolation).
-    warm_start
-        Keep the dual of the total variation from one iteration to the next. The published method does not; with it
-        the same weights smooth more, because the inner problem is solved and not stopped early, and the fit
-        takes four more copies of the maps in memory. ``"monotone"`` always keeps it.
-    algorithm
-        ``"published"``, the loop of the paper, or ``"monotone"``, which minimises the same objective: accelerated, with
-        step sizes found by itself and an objective that never rises; for gamma >= 1, and with a ``max_iter`` of
-        some hundred. The published weights are tuned to a loop that stops short of the minimum, and smooth too much
-        at the minimum itself (at lambda_tv 0.15 Sc and O of the DyScO3 tutorial vanish): start from a tenth of the
-        ``lambda_tv``.
     dtype
         ``"float32"`` or ``"float64"``. None solves float64 maps in float64 and anything else in float32.
 
@@ -89,8 +77,8 @@ class PublishedSettings:
     gamma: float = 1.6
     weighting: str = "z_mean"
     lambda_haadf: float | None = None
-    lambda_chem: float | str = 0.08
-    lambda_tv: float | str | None = 0.15
+    lambda_chem: float = 0.08
+    lambda_tv: float | None = 0.15
     background: float = 0.2
     threshold: float | None = None
     max_iter: int = 30
@@ -98,8 +86,6 @@ class PublishedSettings:
     tv_iter: int = 3
     tv_norm: str = "isotropic"
     tv_solver: str = "fgp"
-    warm_start: bool = False
-    algorithm: str = "published"
     dtype: str | None = None
 
     def __post_init__(self):
@@ -107,10 +93,8 @@ class PublishedSettings:
             object.__setattr__(self, name, _as_python(value))
         _check_interval("gamma", self.gamma, 0, 4)
         _check_positive("lambda_haadf", self.lambda_haadf, off="for 1 / number of elements")
-        if not _is_auto(self.lambda_chem):
-            _check_positive("lambda_chem", self.lambda_chem)
-        if not _is_auto(self.lambda_tv):
-            _check_positive("lambda_tv", self.lambda_tv, off="to switch the total variation off")
+        _check_positive("lambda_chem", self.lambda_chem)
+        _check_positive("lambda_tv", self.lambda_tv, off="to switch the total variation off")
         _check_positive("background", self.background)
         _check_interval("threshold", self.threshold, 0, 1, off="for no threshold")
         _check_positive("tol", self.tol, off="to run all iterations")
@@ -119,9 +103,6 @@ class PublishedSettings:
         check_choice("weighting", self.weighting, ELEMENT_WEIGHTINGS)
         check_choice("tv_norm", self.tv_norm, TV_NORMS)
         check_choice("tv_solver", self.tv_solver, TV_SOLVERS)
-        check_choice("warm_start", self.warm_start, (True, False))
-        check_choice("algorithm", self.algorithm, ALGORITHMS)
-        _check_slope(self.algorithm, self.gamma)
         check_choice("dtype", self.dtype, (None, "float32", "float64"))
 
     def as_dict(self):
@@ -498,14 +479,6 @@ def _check_components(components):
         raise ValueError(
             f"components is {components!r}: it must be a whole number of at least 0, or 'auto' for as many as stand "
             "out of the noise."
-        )
-
-
-def _check_slope(algorithm, gamma):
-    if algorithm == "monotone" and gamma < 1:
-        raise ValueError(
-            f"gamma is {gamma!r}: algorithm 'monotone' needs at least 1, for below it the slope of the HAADF forward model is "
-            "infinite at zero; raise gamma or use algorithm 'published'."
         )
 
 

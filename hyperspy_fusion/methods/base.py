@@ -115,21 +115,14 @@ def _all_valid(elements, maps, haadf, mask):
 
 
 def _build_published(scan, settings, num_workers, tick):
-    selection = None
-    if "auto" in (settings.lambda_tv, settings.lambda_chem):
-        from hyperspy_fusion.fusion.selection.published import select_published
-
-        settings, selection = select_published(
-            scan.maps, scan.haadf, scan.atomic_numbers, settings, scan.elements, num_workers, tick
-        )
     problem = published_problem(scan.maps, scan.haadf, scan.atomic_numbers, settings)
-    return Setup(problem, replace(settings, lambda_haadf=problem.lambda_haadf), scan, selection)
+    return Setup(problem, replace(settings, lambda_haadf=problem.lambda_haadf), scan)
 
 
 def _solve_published(problem, settings, state, callback, num_workers):
-    from hyperspy_fusion.fusion.solvers.monotone import solve
+    from hyperspy_fusion.fusion.solvers.proximal_gradient import proximal_gradient
 
-    return solve(problem, settings, state, callback, num_workers)
+    return proximal_gradient(problem, settings, state, callback, num_workers)
 
 
 def _check_threshold(before, after):

@@ -6,7 +6,6 @@ import pytest
 from helpers import assert_untouched, snapshot
 
 import hyperspy_fusion as hf
-from hyperspy_fusion.fusion.selection import published as published_selection
 from hyperspy_fusion.fusion.selection import search as selection
 
 QUICK = {"regularization": "directional", "tol": 1e-2}
@@ -250,33 +249,6 @@ def test_alarms_are_among_the_warnings(scan, fused):
     before, fused = fused, hf.fuse(maps, odd, method="auto", **QUICK)
     assert any("No mapped element explains" in w for w in fused.metadata.Fusion.warnings)
     assert not any("No mapped element explains" in w for w in before.metadata.Fusion.warnings)
-
-
-# ---- the published method ----------------------------------------------------------------------------------
-
-
-def test_published_weights_are_chosen_and_kept(scan, monkeypatch):
-    maps, haadf = scan
-    model = hf.FusedMultiModal(haadf, maps)
-    first = model.fit(lambda_tv="auto", lambda_chem="auto", max_iter=10)
-    found = model.as_signal().metadata.Fusion
-    best = int(np.argmax(np.reshape(found.selection.weights, (-1, 2))[:, 0]))
-    assert found.parameters.lambda_tv == found.selection.lambda_tv[best] > 0
-    assert found.parameters.lambda_chem == found.selection.lambda_chem[best] > 0
-    given = hf.fuse(maps, haadf, lambda_tv=float(found.parameters.lambda_tv), max_iter=10,
-                    lambda_chem=float(found.parameters.lambda_chem))  # fmt: skip
-    np.testing.assert_array_equal(given.data, first.x)
-    assert not given.metadata.Fusion.has_item("selection")
-    monkeypatch.setattr(published_selection, "select_published", None)
-    assert model.fit(max_iter=5).nit == 15
-
-
-def test_published_choice_is_saved(scan, tmp_path):
-    fused = hf.fuse(*scan, lambda_tv="auto", max_iter=10)
-    fused.save(tmp_path / "fused.hspy")
-    loaded = hs.load(tmp_path / "fused.hspy").metadata.Fusion
-    np.testing.assert_array_equal(loaded.selection.score, fused.metadata.Fusion.selection.score)
-    assert loaded.parameters.lambda_chem == 0.08 and not loaded.selection.has_item("lambda_chem")
 
 
 @pytest.mark.parametrize("method", ["published", "calibrated", "auto"])

@@ -1,4 +1,4 @@
-"""The objective: data, terms and weights of one fit, and one honest value of it.
+"""The objective of the published method: data, terms and weights of one fit, and its value.
 
     minimise over x >= 0:  lambda_haadf 1/2 ||h - f(x)||^2 + lambda_chem sum_i D(b_i, x_i) + lambda_tv sum_i TV(x_i)
 
@@ -51,7 +51,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is minimised: data, terms, weights. Nothing of how.
+    """What is minimised: data, terms and weights. How it is minimised is left to the solver.
 
     Attributes
     ----------
@@ -92,11 +92,6 @@ class Problem:
         return Terms(haadf, chem, tv, self.weigh(haadf, chem, tv))
 
 
-def is_constant(maps):
-    """For each map of (n, ny, nx), whether all its pixels are equal: it then says nothing of where its element is."""
-    return maps.min(axis=(1, 2)) == maps.max(axis=(1, 2))
-
-
 def published_problem(maps, haadf, atomic_numbers, settings):
     """The problem of the published method.
 
@@ -114,10 +109,10 @@ def published_problem(maps, haadf, atomic_numbers, settings):
     Raises
     ------
     ValueError
-        For a constant map or HAADF image, which cannot be scaled to [0, 1], and for a map of so little contrast
-        on so high a level that the dtype of the fit does not resolve it.
+        For a constant map or HAADF image, which cannot be scaled to [0, 1]. For a map whose contrast on a high level
+        is too small for the dtype of the fit.
     """
-    if np.any(is_constant(maps)) or haadf.min() == haadf.max():
+    if np.any(maps.min(axis=(1, 2)) == maps.max(axis=(1, 2))) or haadf.min() == haadf.max():
         raise ValueError("A constant map or HAADF image cannot be scaled to [0, 1]: leave it out of the fit.")
     maps = np.ascontiguousarray(maps, dtype=working_dtype(maps, settings.dtype))
     map_range = Range.of(maps, axis=(1, 2))

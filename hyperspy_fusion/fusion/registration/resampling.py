@@ -1,4 +1,4 @@
-"""An image on the pixels of another grid: means over the new pixels of what the old ones hold."""
+"""An image on the pixels of another grid: its means over the new pixels."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-# pixels that are this much smaller than those they go to are averaged, others interpolated
+# relative width below which pixels are averaged; others are interpolated
 _FINER = 1 - 1e-6
-# a mean over less than this of a pixel is not taken for that of the whole
+# smallest covered part of a pixel whose mean stands for the whole pixel
 LEAST_COVERAGE = 0.9
 
 
@@ -52,10 +52,10 @@ class Placement:
 def resampled(image, placements, shape):
     """Means of an image over the pixels of another grid, which lies along the same axes.
 
-    Along each axis the image is taken for a function whose means over its own pixels are the values there, and the
-    means of this function over the new pixels are the result. It is constant in each pixel where these are finer than
-    the new ones, so that the result is the mean weighted by area. Else it is a smooth one, a spline of second degree
-    that interpolates. On its own grid an image stays what it is, and so does its mean over the field.
+    Along each axis the image stands for a function whose means over the old pixels are their values. The result is
+    the mean of this function over the new pixels. Where the old pixels are finer, the function is constant in each of
+    them, and the result is the mean weighted by area. Else it is a spline of second degree. On its own grid an image
+    does not change, and its mean over the field never does.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def filled(image, valid):
 
     if valid.all():
         return image
-    rows, columns = distance_transform_edt(~valid, return_distances=False, return_indices=True)
+    rows, columns = np.asarray(distance_transform_edt(~valid, return_distances=False, return_indices=True))
     return image[rows, columns]
 
 

@@ -1,53 +1,53 @@
-"""By how much one image of a scan is shifted against another, noisy one: from few counts, with its error."""
+"""The shift between two images of a scan, one of few counts, with its standard error."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 # standard deviation in pixels of the Gaussian before the search: noise hides the peak otherwise
 _SEARCH_SIGMA = 2.0
-# and before the first of the refinements from where the axes put the image, which must reach over some pixels
-_REACH_SIGMA = 3.0
-# no two positions are compared that share less of the field than this part of what they could
+# and before the first refinement, which starts where the axes put the image and may have to go over some pixels
+_START_SIGMA = 3.0
+# least overlap of two positions that are compared, as a part of the largest possible one
 _SEARCH_OVERLAP = 0.5
-# a shift that is known worse than this, in pixels, is not taken
+# pixels: a shift with a larger standard error is not determined
 LARGEST_ERROR = 0.5
 # of twice a log-likelihood ratio, for a shift against none and for a position against another
 _EVIDENCE = 30.0
 _MAX_STEP = 1.0
 _SLOPE_STEP = 0.25
 _STEPS = 15
-# a step to end with: absolute, or of the standard error
+# a step to end with: absolute, or as a part of the standard error
 _TOLERANCE, _PART_OF_ERROR = 1e-3, 0.03
-# of the mean variance: no pixel counts for more than its square root says
+# smallest variance of a pixel, as a part of the mean one
 _LEAST_VARIANCE = 0.05
 _FEWEST_PIXELS = 64
-# edge in pixels of the patches whose pulls are compared
+# edge in pixels of the patches whose gradients are compared
 _PATCH = 8
-# information of structure over that of the noise of the image
+# least information of structure, in units of the information that the noise of the image pretends to have
 _LEAST_REAL = 1.0
 
 
 @dataclass(frozen=True)
 class Shift:
-    """A shift with what speaks for it.
+    """A shift, its errors and the evidence for it.
 
     Attributes
     ----------
     shift
         (2,) along y and x in pixels of the reference, positive towards larger indices.
     error
-        (2,) standard errors, infinite along an axis that the images say nothing about.
+        (2,) standard errors, infinite along an axis in which the shift is not determined.
     correlation
-        Of the reference with the shifted image, each pixel weighted by the inverse of its variance, without what
-        varies slowly over the field.
+        Of the reference with the shifted image, each pixel weighted by the inverse of its variance, after slow
+        variations over the field are removed.
     evidence
         Twice the log of the likelihood ratio to no correlation at all.
     undetermined
-        (k, 2) unit vectors (y, x) along which the images do not tell the shift; along them it is 0.
+        (k, 2) unit vectors (y, x) along which the shift is not determined; along them it is 0.
     """
 
     shift: np.ndarray
@@ -58,40 +58,42 @@ class Shift:
 
     @property
     def is_found(self):
-        """Whether the images are alike and tell the shift in one direction at least."""
+        """Whether the images are alike and determine the shift in one direction at least."""
         return self.evidence > _EVIDENCE and self.correlation > 0 and len(self.undetermined) < 2
 
 
-def find_shift(reference, sample: Callable, search=None, slope_noise=(0.0, 0.0)) -> Shift:
-    """Shift of an image that makes it likest to a reference.
+def find_shift(
+    reference: np.ndarray, sample: Callable, search: tuple | None = None, slope_noise: Sequence = (0.0, 0.0)
+) -> Shift:
+    """Shift of an image that makes it most similar to a reference.
 
-    The reference, in each pixel, is ``a * image + c`` and noise, with a and c that vary slowly over the field. The
-    variance of the noise is found from the residuals as a linear function of the mean. Weighted least squares in a, c
-    and the shift by Gauss and Newton, which reaches what the counts allow, starts from no shift and from the maximum of
-    the masked normalised cross-correlation (`skimage.registration.phase_cross_correlation`) of the smoothed images; the
-    latter is taken where it is clearly likelier. A symmetric blur of one of the two, or another power of the same
-    contrast, does not move the result.
+    The model of the reference is ``a * image + c`` and noise, with a and c that vary slowly over the field. The
+    variance of the noise is a linear function of the mean, fitted to the residuals. Weighted least squares in a, c
+    and the shift (Gauss-Newton) starts from no shift, and from the maximum of the masked normalised cross-correlation
+    of the smoothed images (`skimage.registration.phase_cross_correlation`). The latter is taken where it is
+    clearly more likely. A symmetric blur of one of the two, or another power of the same contrast, does not bias the
+    shift.
 
     Parameters
     ----------
     reference
-        (ny, nx) such as the Z-weighted sum of maps; NaN where there is nothing.
+        (ny, nx) such as the Z-weighted sum of maps; NaN where it is missing.
     sample
         Function of a shift (y, x) in pixels that returns the image there on the pixels of the reference, NaN where it
         does not reach.
     search
-        The image on a grid of the same pixel size as a whole, NaN where there is none, and the position (y, x) of its
-        first pixel on the reference, for the search; None searches only near no shift.
+        The whole image on a grid of the same pixel size, NaN where it is missing, and the position (y, x) of its
+        first pixel on the reference. None searches only near no shift.
     slope_noise
-        (2,) variance that the noise of the image has in its `slopes` along y and x. What looks like structure and is
-        no more than that does not tell a shift.
+        (2,) variance that the noise of the image has in its `slopes` along y and x. Structure that is no stronger does
+        not determine a shift.
 
     Returns
     -------
     Shift
     """
-    smooth = _smoothed(reference, _REACH_SIGMA)
-    start, _ = _refined(smooth, lambda t: _smoothed(sample(t), _REACH_SIGMA), np.zeros(2))
+    smooth = _smoothed(reference, _START_SIGMA)
+    start, _ = _refined(smooth, lambda t: _smoothed(sample(t), _START_SIGMA), np.zeros(2))
     starts = [start, np.zeros(2)] + ([] if search is None else [searched_shift(reference, *search)])
     found = [_measured(reference, sample, start, slope_noise) for start in starts]
     best = found[0]
@@ -102,13 +104,13 @@ def find_shift(reference, sample: Callable, search=None, slope_noise=(0.0, 0.0))
 
 
 def slopes(sample, shift):
-    """Derivatives of ``sample`` along y and x at a shift, by moving it: differences of pixels see stairs at an edge."""
+    """Derivatives of ``sample`` along y and x at a shift, by moving it: differences of pixels are coarse at an edge."""
     steps = _SLOPE_STEP * np.eye(2)
     return [(sample(shift - step) - sample(shift + step)) / (2 * _SLOPE_STEP) for step in steps]
 
 
 def searched_shift(reference, image, position):
-    """Whole pixels by which an image, whose first pixel is at ``position``, is likest to a reference."""
+    """Shift in whole pixels that makes an image, with its first pixel at ``position``, most similar to a reference."""
     from skimage.registration import phase_cross_correlation
 
     shape = np.maximum(reference.shape, image.shape)
@@ -129,7 +131,7 @@ def _padded(array, shape):
 
 
 def _smoothed(image, sigma):
-    """A Gaussian over the pixels that are there; NaN where there are none."""
+    """A Gaussian over the pixels that are not NaN, which stay NaN."""
     from scipy.ndimage import gaussian_filter
 
     valid = np.isfinite(image)
@@ -139,7 +141,7 @@ def _smoothed(image, sigma):
 
 
 def _measured(reference, sample, start, slope_noise):
-    """`Shift` from a start; what the images do not determine is set to 0, and the rest found again."""
+    """`Shift` from a start. Its undetermined components are set to 0, and the others found again."""
     shift, state = _refined(reference, sample, start, slope_noise)
     if state is not None and len(state.undetermined):
         free = state.undetermined
@@ -150,7 +152,7 @@ def _measured(reference, sample, start, slope_noise):
 
 
 def _refined(reference, sample, shift, slope_noise=(0.0, 0.0)):
-    """Gauss and Newton from a start; the shift and the `_Fit` there, None where the images share too little."""
+    """Gauss-Newton from a start; the shift and the `_Fit` there, None where the images share too few pixels."""
     fit = None
     for _ in range(_STEPS):
         fit = _Fit.of(reference, sample(shift), slopes(sample, shift), slope_noise)
@@ -167,13 +169,13 @@ def _refined(reference, sample, shift, slope_noise=(0.0, 0.0)):
 class _Fit:
     """The fit ``reference = c + a image - a step . gradient``, linear in c, a and a times the step.
 
-    The offset c is a paraboloid and the scale a is a plane: what varies slowly over the field, as the thickness of a
-    support that is no element of the maps does, is no sign of a shift.
+    The offset c is a paraboloid and the scale a is a plane. So slow variations over the field, as the thickness of an
+    unmapped support, are no sign of a shift.
 
     Attributes
     ----------
     step
-        (2,) to the best shift, 0 in directions in which it is not determined.
+        (2,) to the best shift, 0 along undetermined directions.
     error, correlation, evidence, undetermined
         As of `Shift`, at the present shift.
     """
@@ -194,58 +196,60 @@ class _Fit:
         y, x = (2 * places / (n - 1) - 1 for places, n in zip(np.nonzero(used), image.shape, strict=True))
         plane = np.stack([np.ones_like(y), y, x])
         offsets = np.concatenate([plane, [y * y, x * y, x * x]])
-        known = np.concatenate([offsets, plane * level])
-        deviation = np.sqrt(_variance(known, target))
-        scale = np.linalg.lstsq((known / deviation).T, target / deviation, rcond=None)[0][len(offsets) :] @ plane
+        smooth = np.concatenate([offsets, plane * level])
+        deviation = np.sqrt(_variance(smooth, target))
+        scale = np.linalg.lstsq((smooth / deviation).T, target / deviation, rcond=None)[0][len(offsets) :] @ plane
         slopes = [scale * s[used] / deviation for s in slopes]
-        # without what offset and scale explain of them
-        *slopes, rest = _without(known / deviation, np.stack([*slopes, target / deviation]))
+        # what offset and scale explain is projected out
+        *slopes, rest = _without(smooth / deviation, np.stack([*slopes, target / deviation]))
         slopes = np.stack(slopes)
         of_noise = np.diag(slope_noise) * np.sum((scale / deviation) ** 2)
         step, error, undetermined = _solved(slopes @ slopes.T, of_noise, -slopes @ rest)
         by_offset = np.sum(_without(offsets / deviation, target / deviation) ** 2)
         correlation = np.sqrt(max(1 - np.sum(rest**2) / by_offset, 0.0)) * np.sign(scale.mean())
         if not len(undetermined):
-            error = np.maximum(error, error_of_patches(slopes, rest, used))
+            error = np.maximum(error, _error_of_patches(slopes, rest, used))
         return cls(step, error, correlation, -target.size * np.log1p(-(correlation**2)), undetermined)
 
 
-def _variance(known, target):
-    """Of the noise in each pixel, linear in the mean as that of counts is, from the squared residuals."""
-    rest = _without(known, target)
+def _variance(regressors, target):
+    """Variance of the noise in each pixel, linear in the mean as for counts, from the squared residuals."""
+    rest = _without(regressors, target)
     mean = np.stack([np.ones_like(target), target - rest])
     variance = mean.T @ np.linalg.lstsq(mean.T, rest**2, rcond=None)[0]
     return np.maximum(variance, _LEAST_VARIANCE * np.mean(rest**2))
 
 
-def _without(known, values):
-    """What least squares in the rows of ``known`` leave of values (..., n)."""
-    basis = np.linalg.qr(known.T)[0]
+def _without(regressors, values):
+    """Residuals of values (..., n) after least squares in the rows of ``regressors``."""
+    basis = np.linalg.qr(regressors.T)[0]
     return values - (values @ basis) @ basis.T
 
 
-def error_of_patches(slopes, rest, used):
-    """Standard errors from how the pull of patches scatters: residuals that are no noise pull alike in a patch.
+def _error_of_patches(slopes, rest, used):
+    """Standard errors from the dispersion of the gradients of patches: residuals that are not noise agree in a patch.
 
-    ``used`` is (ny, nx) or (n, ny, nx) bool, slopes (2, k) and rest (k,) are of its k pixels, over the noise.
+    ``used`` is (ny, nx) bool. ``slopes`` (2, k) and ``rest`` (k,) are of its k pixels, over the noise.
     """
-    rows, columns = (places // _PATCH for places in np.nonzero(used)[-2:])
+    rows, columns = (places // _PATCH for places in np.nonzero(used))
     patch = rows * (used.shape[-1] // _PATCH + 1) + columns
-    pulls = np.stack([np.bincount(patch, slope * rest) for slope in slopes])
+    gradients = np.stack([np.bincount(patch, slope * rest) for slope in slopes])
     inverse = np.linalg.inv(slopes @ slopes.T)
-    return np.sqrt(np.diag(inverse @ (pulls @ pulls.T) @ inverse))
+    return np.sqrt(np.diag(inverse @ (gradients @ gradients.T) @ inverse))
 
 
-def _solved(information, of_noise, pull):
-    """Step, standard errors and undetermined directions of a (2, 2) information matrix, in which noise of the image
-    would count for structure: it adds to the variance of the pull and nothing to its slope.
+def _solved(information, of_noise, gradient):
+    """Step, standard errors and undetermined directions of a (2, 2) information matrix.
+
+    ``of_noise`` is the part that comes from the noise of the image. It adds to the variance of the gradient and has
+    no information.
     """
     values, vectors = np.linalg.eigh(information - of_noise)
     false = np.sum(vectors * (of_noise @ vectors), axis=0)
     real = values > _LEAST_REAL * false
     variance = np.divide(values + false, values**2, out=np.full(2, np.inf), where=real & (values > 0))
-    known = variance < LARGEST_ERROR**2
-    step = vectors @ (np.divide(1, values + false, out=np.zeros(2), where=known) * (vectors.T @ pull))
-    # 0 times infinity: the other axis is as well known as before
+    determined = variance < LARGEST_ERROR**2
+    step = vectors @ (np.divide(1, values + false, out=np.zeros(2), where=determined) * (vectors.T @ gradient))
+    # 0 times infinity: the error of the other axis stays finite
     error = np.sqrt(np.sum(np.where(np.abs(vectors) < 1e-12, 0, vectors**2 * variance), axis=1))
-    return step, error, vectors.T[~known]
+    return step, error, vectors.T[~determined]

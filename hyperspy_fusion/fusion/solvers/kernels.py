@@ -1,8 +1,8 @@
 """Every compiled function of the package, in one file: Numba's disk cache does not see edits in other files.
 
-Each kernel states what it computes; NumPy twins in ``problem.py``, ``regularizers.py`` and the tests compute
-the same by other means. Kernels allocate nothing: outputs and workspaces are arguments, and sums are returned as
-one partial sum per row, so that a result does not depend on the number of threads.
+Each kernel states what it computes. NumPy code in ``fusion.terms`` and the tests computes the same by other means.
+Kernels allocate nothing: outputs and workspaces are arguments. Sums are returned as one partial sum per row, so
+that a result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -133,9 +133,9 @@ def gradient_step(
                 for j in range(nx):
                     slope[j] = power(max(xi[j], background), gamma - one)
                     f[j] += weights[i] * power(xi[j], gamma)
-        misfit = zero
+        squares = zero
         for j in range(nx):
-            misfit += (f[j] - h[j]) * (f[j] - h[j])
+            squares += (f[j] - h[j]) * (f[j] - h[j])
         deviance = zero
         for i in range(n):
             xi = x[i, y]
@@ -148,7 +148,7 @@ def gradient_step(
                 deviance += xi[j] - b * log(shifted)
                 moved = xi[j] - step * out[j] * (f[j] - h[j]) - lambda_chem * (one - b / shifted)
                 out[j] = max(moved, zero)
-        sums[y, 0] = 0.5 * misfit
+        sums[y, 0] = 0.5 * squares
         sums[y, 1] = deviance
 
 
@@ -294,24 +294,22 @@ def _finish(v, x, top, first, last, weight, isotropic, p, q, u, u_below, sums):
 
 
 @njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
-def prox_tv(v, x, weight, isotropic, momentum, band, dual, dual_next, work, lines, sums):
+def prox_tv(v, x, weight, isotropic, momentum, band, work, lines, sums):
     """``x_i = argmin_{u >= 0} 1/2 ||u - v_i||^2 + weight TV(u)``, by ``momentum.size`` steps of gradient projection.
 
-    Beck & Teboulle (2009), algorithms GP and FGP, with Neumann edges and dual step ``1/(8 weight)``. Bands of rows are
-    independent: a band is solved together with so many rows around it that what enters from their rim
-    cannot reach it, so all steps run in the cache of one core, and the result is the one without bands.
+    Beck & Teboulle (2009), algorithms GP and FGP, from a dual of zero, with Neumann edges and dual step
+    ``1/(8 weight)``. Bands of rows are independent. A band is solved together with enough rows around it that errors at
+    the rim cannot reach it. So all steps run in the cache of one core, and the result is the one without bands.
 
     v, x : (n, ny, nx), ``x`` holds the previous maps on entry; momentum : (n_steps,), zeros for plain gradient
-    projection; band : rows of a band; dual, dual_next : (2, n, ny, nx) the dual to start from and the one
-    reached, or (2, n, 0, 0) to start at zero and forget; work : (n_workers, 4, rows, nx) with
-    rows > min(band + 2 n_steps + 2, ny), lines : (n_workers, 6, nx); sums : (n, ny, 3) float64, receives of each row
-    TV(x), ||x - previous x||^2 and ||previous x||^2.
+    projection; band : rows of a band; work : (n_workers, 4, rows, nx) with rows > min(band + 2 n_steps + 2, ny),
+    lines : (n_workers, 6, nx); sums : (n, ny, 3) float64, receives of each row TV(x), ||x - previous x||^2 and
+    ||previous x||^2.
     """
     n, ny, nx = v.shape
     steps = momentum.size
     n_bands = (ny + band - 1) // band
     n_workers = work.shape[0]
-    warm = dual.shape[2] > 0
     for worker in prange(n_workers):
         p, q, p_old, q_old = work[worker, 0], work[worker, 1], work[worker, 2], work[worker, 3]
         u, u_below = lines[worker, 0], lines[worker, 1]
@@ -323,25 +321,18 @@ def prox_tv(v, x, weight, isotropic, momentum, band, dual, dual_next, work, line
             bottom = min(last + steps + 1, ny)
             # the row above an image: no edge, no dual
             work[worker, :, 0] = v.dtype.type(0)
-            if warm:
-                p[1 : bottom - top + 1] = dual[0, i, top:bottom]
-                q[1 : bottom - top + 1] = dual[1, i, top:bottom]
-            elif steps == 0:
+            if steps == 0:
                 work[worker, :2, : bottom - top + 1] = v.dtype.type(0)
             for k in range(steps):
                 # what the rim lacks spoils one more row each step
                 low = top if top == 0 else top + k
                 high = bottom if bottom == ny else bottom - k - 1
-                if k == 0 and not warm:
+                if k == 0:
                     _first_ascent(v[i], top, low, high, weight, isotropic, p, q)
                 else:
-                    factor = momentum[k - 1] if k > 0 else v.dtype.type(0)
                     rows = lines[worker]
-                    _ascend(v[i], top, low, high, weight, isotropic, factor, p, q, p_old, q_old, rows)
+                    _ascend(v[i], top, low, high, weight, isotropic, momentum[k - 1], p, q, p_old, q_old, rows)
                     p, q, p_old, q_old = p_old, q_old, p, q
-            if warm:
-                dual_next[0, i, first:last] = p[first - top + 1 : last - top + 1]
-                dual_next[1, i, first:last] = q[first - top + 1 : last - top + 1]
             _finish(v[i], x[i], top, first, last, weight, isotropic, p, q, u, u_below, sums[i])
 
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-# counts that the average takes together: what is left is noise of a fifth of the background in a typical pixel
+# counts per average: the noise left is a fifth of the background in a typical pixel
 COUNTS_TOGETHER = 25
-# and those for the shape of the spectrum, which hardly changes from place to place: a twentieth
+# counts per average of the shape of the spectrum, which hardly changes from place to place: a twentieth
 COUNTS_OF_SHAPE = 400
-# of the shorter side of the image: an average over more knows nothing of the specimen
+# widest average, as a part of the shorter side of the image: a wider one blurs the specimen away
 WIDEST = 1 / 8
 
 
 def smoothed_counts(counts, together=COUNTS_TOGETHER):
-    """What counts in some windows of a spectrum are expected to be, pixel by pixel.
+    """Expected counts in some windows of a spectrum, pixel by pixel.
 
-    A background that is taken for known must not be as noisy as the counts it lies under: its noise would be taken out
-    of them once more, and would pull the fit where it happens to be low. So the counts ``c`` of all windows are added
-    up and averaged by a Gaussian just wide enough to hold some 25 of them, and shared among the windows as
-    they are in a wider neighbourhood: ``G_1(c) (G_2(c_i) + e R_i) / (G_2(c) + e)``, with ``R_i`` the share of window i
-    of all counts, and ``e`` one count per neighbourhood, which stands for regions with none. Edges of the specimen stay
-    as sharp as all windows together show them; the mean of each window is kept.
+    A known background must not be as noisy as the counts above it. Else its noise is subtracted from them once more,
+    and biases the fit where it happens to be low. So the counts ``c`` of all windows are added up and averaged by a
+    Gaussian just wide enough to hold some 25 of them. They are shared among the windows as in a wider neighbourhood:
+    ``G_1(c) (G_2(c_i) + e R_i) / (G_2(c) + e)``. Here ``R_i`` is the share of window i of all counts, and ``e`` is one
+    count per neighbourhood, for regions with none. Edges of the specimen stay as sharp as all windows together show
+    them. The mean of each window is kept.
 
     Parameters
     ----------

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# exponents among which each spectrum finds where to begin, and steps from there: near the minimum each gains digits
+# exponents that are tried first, and Gauss-Newton steps from the best of them
 EXPONENTS = np.linspace(0.0, 8.0, 81)
 STEPS = 3
-# spectra at a time, which bounds the memory
+# spectra per batch, which bounds the memory
 TOGETHER = 4096
 
 
@@ -19,15 +19,14 @@ class JointFit:
 
     minimise over r, a, c:  sum_E w(E) (y(E) - a (E / E_0)^-r - sum_i c_i s_i(E))^2
 
-    At each exponent r, a and c follow by linear algebra, and what is left is a function of r alone (variable
-    projection, Golub and Pereyra, SIAM J. Numer. Anal. 10, 413, 1973). Where it explains most is looked up among
-    `EXPONENTS`, and then found by Gauss-Newton steps. Nothing is kept from being negative, for that would be a bias
-    where there is nothing.
+    At each exponent r, a and c follow by linear algebra, which leaves a function of r alone (variable projection, Golub
+    and Pereyra, SIAM J. Numer. Anal. 10, 413, 1973). The best of `EXPONENTS` is refined by Gauss-Newton steps.
+    Intensities may be negative: a bound would bias them where there is no edge.
 
     Attributes
     ----------
     energy
-        (n,) of the channels that are fitted, above 0; in any order and with gaps.
+        (n,) of the fitted channels, above 0; in any order, and channels may be missing.
     shapes
         (m, n), linearly independent.
     weights
@@ -39,7 +38,7 @@ class JointFit:
     weights: np.ndarray
 
     def exponents(self, spectra):
-        """(p,) of spectra (p, n); NaN where no power law with a positive amplitude goes through."""
+        """(p,) of spectra (p, n); NaN where no power law with a positive amplitude fits."""
         parts = range(0, len(spectra), TOGETHER)
         return np.concatenate([self._exponents(spectra[i : i + TOGETHER]) for i in parts])
 
@@ -50,9 +49,9 @@ class JointFit:
         return np.concatenate(found, axis=1)
 
     def responses(self, exponent):
-        """By how much a count in each channel changes the intensities, two (m, n).
+        """Derivatives of the intensities by the counts of each channel, two (m, n).
 
-        The first with the exponent as it is, the second through the exponent alone.
+        The first at a fixed exponent, the second through the exponent alone.
         """
         (power,), (slope,) = self._power_laws(np.array([exponent]))
         free, slope_free = self._free(power), self._free(slope)
@@ -62,7 +61,7 @@ class JointFit:
         through = -np.outer(self._solved((slope - turn * power)[:, None])[:, 0], along / (along @ along))
         return own * self._root, through * self._root
 
-    # everything below is in units in which all weights are one
+    # from here on, units in which all weights are one
 
     @property
     def _root(self):
@@ -73,7 +72,7 @@ class JointFit:
         return np.linalg.qr((self.shapes * self._root).T)
 
     def _free(self, rows):
-        """What of rows (p, n) no shape explains."""
+        """Residuals of rows (p, n) after a fit of the shapes."""
         basis = self._basis[0]
         return rows - (rows @ basis) @ basis.T
 
@@ -99,7 +98,7 @@ class JointFit:
         return np.where(ends, found, np.nan)
 
     def _step(self, data, exponents):
-        """Of Gauss and Newton along the exponent, no longer than those between `EXPONENTS`."""
+        """A Gauss-Newton step of the exponent, no longer than the distance of two `EXPONENTS`."""
         free, slope = (self._free(rows) for rows in self._power_laws(exponents))
         size = (free**2).sum(axis=1)
         amplitude = (free * data).sum(axis=1) / size

@@ -40,32 +40,31 @@ def test_whole_blocks_are_averaged_and_not_summed():
     np.testing.assert_allclose(result, IMAGE.reshape(3, 4, 5, 4).mean(axis=(1, 3)), atol=1e-14)
 
 
-@pytest.mark.parametrize("step, start", [(0.25, (0.3, -0.7)), (0.4, (-1.1, 0.0)), ((0.9, 0.3), (0.2, 0.6))])
-def test_finer_pixels_are_weighted_by_area(step, start):
-    where = placed(IMAGE, step, start)
-    expected = area_means(IMAGE, where, (5, 7))
-    np.testing.assert_allclose(resampled(IMAGE, where, (5, 7)), expected, atol=1e-13)
-    expected = np.outer(*(overlaps(p, n).sum(axis=1) for p, n in zip(where, (5, 7), strict=True)))
-    np.testing.assert_allclose(coverage(np.ones(IMAGE.shape, bool), where, (5, 7)), expected, atol=1e-13)
+def test_finer_pixels_are_weighted_by_area():
+    for step, start in ((0.25, (0.3, -0.7)), (0.4, (-1.1, 0.0)), ((0.9, 0.3), (0.2, 0.6))):
+        where = placed(IMAGE, step, start)
+        expected = area_means(IMAGE, where, (5, 7))
+        np.testing.assert_allclose(resampled(IMAGE, where, (5, 7)), expected, atol=1e-13)
+        expected = np.outer(*(overlaps(p, n).sum(axis=1) for p, n in zip(where, (5, 7), strict=True)))
+        np.testing.assert_allclose(coverage(np.ones(IMAGE.shape, bool), where, (5, 7)), expected, atol=1e-13)
 
 
-@pytest.mark.parametrize("step, shape, start", [(1.0, (12, 20), (0, 0)), (1.0, (9, 15), (-2, -3))])
-def test_an_image_on_its_own_pixels_stays_what_it_is(step, shape, start):
-    result = resampled(IMAGE, placed(IMAGE, step, start), shape)
-    rows, columns = (slice(-o, -o + n) for o, n in zip(start, shape, strict=True))
-    np.testing.assert_allclose(result, IMAGE[rows, columns], atol=1e-13)
+def test_an_image_on_its_own_pixels_does_not_change():
+    for shape, start in (((12, 20), (0, 0)), ((9, 15), (-2, -3))):
+        result = resampled(IMAGE, placed(IMAGE, 1.0, start), shape)
+        rows, columns = (slice(-o, -o + n) for o, n in zip(start, shape, strict=True))
+        np.testing.assert_allclose(result, IMAGE[rows, columns], atol=1e-13)
 
 
-@pytest.mark.parametrize("step", [1.0, 2.0, 3.0, 2.5])
-def test_coarser_pixels_are_interpolated_and_keep_their_means(step):
-    shape = tuple(int(n * step) for n in IMAGE.shape)
-    result = resampled(IMAGE, placed(IMAGE, step), shape)
-    assert np.isfinite(result).all()
-    np.testing.assert_allclose(result.mean(), IMAGE.mean(), atol=1e-13)
-    if step == int(step):
-        n = int(step)
-        means = result.reshape(shape[0] // n, n, shape[1] // n, n).mean(axis=(1, 3))
-        np.testing.assert_allclose(means, IMAGE, atol=1e-13)
+def test_coarser_pixels_are_interpolated_and_keep_their_means():
+    for step in (1, 2, 3, 2.5):
+        shape = tuple(int(n * step) for n in IMAGE.shape)
+        result = resampled(IMAGE, placed(IMAGE, step), shape)
+        assert np.isfinite(result).all()
+        np.testing.assert_allclose(result.mean(), IMAGE.mean(), atol=1e-13)
+        if step != 2.5:
+            means = result.reshape(shape[0] // step, step, shape[1] // step, step).mean(axis=(1, 3))
+            np.testing.assert_allclose(means, IMAGE, atol=1e-13)
 
 
 @pytest.mark.parametrize("step", [0.25, 1.0, 2.0])
@@ -104,7 +103,7 @@ def test_coverage_leaves_out_what_is_not_valid():
     np.testing.assert_allclose(coverage(valid, placed(IMAGE, 0.25), (3, 5)), expected, atol=1e-13)
 
 
-def test_gaps_are_filled_from_the_nearest():
+def test_missing_pixels_are_filled_from_the_nearest():
     valid = np.ones((3, 4), bool)
     valid[1, 0] = valid[1, 1] = False
     image = np.arange(12.0).reshape(3, 4)
@@ -146,12 +145,12 @@ def scanned(field=FIELD, counts=4.0, seed=0, true=(0, 0)):
 
 
 def test_a_shift_is_found_and_its_error_is_what_it_says():
-    found = [find_shift(scanned(seed=seed), sampler()) for seed in range(12)]
+    found = [find_shift(scanned(seed=seed), sampler()) for seed in range(6)]
     errors = np.array([f.shift - TRUE for f in found])
-    said = np.array([f.error for f in found])
+    claimed = np.array([f.error for f in found])
     assert np.abs(errors).max() < 0.1 + 0.1
-    # 24 standardised errors: chi-squared within its 0.1 and 99.9 %
-    assert 8 < np.sum((errors / said) ** 2) < 52
+    # 12 standardised errors: chi-squared within its 0.1 and 99.9 %
+    assert 2.2 < np.sum((errors / claimed) ** 2) < 33
     assert all(f.is_found and not len(f.undetermined) for f in found)
 
 
@@ -160,16 +159,12 @@ def test_without_noise_the_shift_is_exact():
     np.testing.assert_allclose(find_shift(clean, sampler()).shift, TRUE, atol=0.005)
 
 
-@pytest.mark.parametrize("scale, offset", [(1e-6, 0), (1e6, 1e7), (3.0, -5.0)])
-def test_units_and_offsets_do_not_matter(scale, offset):
+def test_the_shift_is_invariant():
+    """Under units, offsets, transposes and flips."""
     reference = scanned()
     expected = find_shift(reference, sampler()).shift
-    np.testing.assert_allclose(find_shift(reference * scale + offset, sampler()).shift, expected, atol=1e-3)
-
-
-def test_flips_and_transposes_go_along():
-    reference = scanned()
-    expected = find_shift(reference, sampler()).shift
+    for scale, offset in ((1e-6, 0), (1e6, 1e7)):
+        np.testing.assert_allclose(find_shift(reference * scale + offset, sampler()).shift, expected, atol=1e-3)
     np.testing.assert_allclose(find_shift(reference.T, lambda t: sampler()(t[::-1]).T).shift, expected[::-1], atol=2e-3)
     flipped = find_shift(reference[::-1], lambda t: sampler()(t * [-1, 1])[::-1]).shift
     np.testing.assert_allclose(flipped, expected * [-1, 1], atol=2e-3)
@@ -186,7 +181,7 @@ def test_a_large_shift_is_found_by_the_search():
     np.testing.assert_allclose(found.shift, true, atol=0.2)
 
 
-def test_gaps_in_either_are_left_out():
+def test_missing_pixels_in_either_are_left_out():
     reference = scanned()
     reference[10:14, 20:40] = np.nan
 
@@ -207,8 +202,7 @@ def test_along_stripes_the_shift_is_left_alone():
     np.testing.assert_allclose(found.shift[1], TRUE[1], atol=4 * found.error[1])
 
 
-@pytest.mark.parametrize("angle", [20, 70])
-def test_along_a_straight_boundary_the_shift_is_left_alone(angle):
+def test_along_a_straight_boundary_the_shift_is_left_alone(angle=20):
     y, x = np.mgrid[: FIELD.shape[0], : FIELD.shape[1]]
     normal = np.array([np.sin(np.deg2rad(angle)), np.cos(np.deg2rad(angle))])
     distance = (y - 64) * normal[0] + (x - 72) * normal[1]
@@ -220,7 +214,7 @@ def test_along_a_straight_boundary_the_shift_is_left_alone(angle):
 
 
 @pytest.mark.parametrize("what", ["noise", "another area", "inverse"])
-def test_images_that_are_not_alike_are_told(what):
+def test_no_shift_is_found_of_images_that_are_not_alike(what):
     reference = {
         "noise": RNG.poisson(2.0, SHAPE).astype(float),
         "another area": scanned(FIELD[::-1, ::-1]),

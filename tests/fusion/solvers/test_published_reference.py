@@ -108,8 +108,8 @@ def tolerance(tutorial, dtype, options):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"tv_norm": "anisotropic"}, {"tv_solver": "gp"}, {"warm_start": True}, {"lambda_tv": None}],
-    ids=["default", "anisotropic", "gp", "warm", "no tv"],
+    [{}, {"tv_norm": "anisotropic"}, {"tv_solver": "gp"}, {"lambda_tv": None}],
+    ids=["default", "anisotropic", "gp", "no tv"],
 )
 def test_kernels_are_the_twin(name, tutorial, dtype, options):
     """With the options of the tutorial everywhere; with others in the middle of it."""
@@ -117,7 +117,6 @@ def test_kernels_are_the_twin(name, tutorial, dtype, options):
     twin_options = {
         "isotropic": options.get("tv_norm") is None,
         "accelerated": options.get("tv_solver") is None,
-        "warm": options.get("warm_start", False),
     }
     if "lambda_tv" in options:
         twin_options["weight_tv"] = 0

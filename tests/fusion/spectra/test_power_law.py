@@ -51,10 +51,12 @@ def test_noisy_spectra_have_the_weighted_least_squares_of_scipy():
     intensities = fit.intensities(data, exponents)
     for row, r, c in zip(data, exponents, intensities.T, strict=True):
 
-        def misfit(p, row=row):
+        def residuals(p, row=row):
             return (p[0] * (ENERGY / 700) ** -p[1] + p[2:] @ steps() - row) * np.sqrt(weights)
 
-        best = least_squares(misfit, [5e3, 3.0, 0, 0], x_scale=[1e3, 1, 100, 100], xtol=1e-14, ftol=1e-14, gtol=1e-14)
+        best = least_squares(
+            residuals, [5e3, 3.0, 0, 0], x_scale=[1e3, 1, 100, 100], xtol=1e-14, ftol=1e-14, gtol=1e-14
+        )
         np.testing.assert_allclose([r, *c], best.x[1:], rtol=1e-4, atol=1e-2)
 
 

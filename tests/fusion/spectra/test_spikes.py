@@ -24,10 +24,9 @@ def test_the_spikes_that_were_put_in_are_found(gain):
     np.testing.assert_array_equal(spikes(gain * data), put)
 
 
-@pytest.mark.parametrize("mean", [0.05, 1.0, 50.0, 1e4])
-def test_noise_and_structure_are_no_spikes(mean):
-    for seed in range(3):
-        assert not spikes(counts(mean, seed=seed)).any()
+def test_noise_and_structure_are_no_spikes():
+    for mean in (0.05, 1.0, 50.0, 1e4):
+        assert not spikes(counts(mean)).any()
 
 
 def test_what_all_pixels_show_is_no_spike():
