@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from numbers import Real
 
 import numpy as np
 
-_METRES = {"pm": 1e-12, "Å": 1e-10, "nm": 1e-9, "µm": 1e-6, "mm": 1e-3, "m": 1.0}
-_ALIASES = {"um": "µm", "μm": "µm", "micron": "µm", "angstrom": "Å", "Å": "Å"}
+# other names of a unit, in small letters, for those of matplotlib-scalebar; the second is the Greek letter
+_UNITS = {"micron": "µm", "\u03bcm": "µm", "angstrom": "Å", "\u212b": "Å"}
 _UNCALIBRATED = ("", "px", "pixel", "pixels", "none", "<undefined>")
+_BAR = {"location": "lower left", "length_fraction": 0.3, "border_pad": 0.4}
+_BAR |= {"color": "white", "box_color": "black", "box_alpha": 0.4}
 
 # Shot noise puts a few pixels far above the rest; they would darken the whole map, and where counts are few those of
 # the measured map all of the fused one beside it.
@@ -72,7 +73,7 @@ def plot_fusion(
     scale
         Length of a pixel, or (height, width) of it, in ``units``. None is uncalibrated.
     units
-        Of ``scale``. The bar is labelled in pm, nm, µm or mm as fits; other units are used as they are;
+        Of ``scale``. The scale bar is labelled in the metric unit that suits it; other units are used as they are;
         None, ``""`` and ``"px"`` mean pixels.
     offset
         Position (y, x) of the first pixel in ``units``, for a ``crop`` in these.
@@ -244,30 +245,6 @@ def _candidates(selection, name):
     return groups
 
 
-def nice_length(longest: float) -> float:
-    """The largest of 1, 2, 5, 10, 20, ... (times any power of ten) that is not above ``longest`` (> 0)."""
-    power = 10.0 ** math.floor(math.log10(longest))
-    # 1e-9: a longest of 0.5 must give 0.5, although 0.5 / 0.1 may come out as 4.999...
-    step = max(step for step in (1, 2, 5) if step <= longest / power * (1 + 1e-9))
-    return step * power
-
-
-def scale_bar(width: float, units: str) -> tuple:
-    """Length and label of a bar for an image ``width`` wide, both in ``units``: at most 0.3 of the width.
-
-    Metric lengths are labelled in the unit that makes the number easy to read.
-    """
-    units = _ALIASES.get(units, units)
-    if units not in _METRES:
-        length = nice_length(0.3 * width)
-        return length, f"{length:g} {units}"
-    metres = nice_length(0.3 * width * _METRES[units])
-    # below 0.1 nm picometres; ångström only where the axes use it
-    prefixes = {"Å": 1e-10} if units == "Å" and metres < 1e-8 else {"pm": 1e-12, "nm": 1e-10, "µm": 1e-6, "mm": 1e-3}
-    label = max((name for name, low in prefixes.items() if metres >= low * (1 - 1e-9)), key=_METRES.get, default=units)
-    return metres / _METRES[units], f"{metres / _METRES[label]:.6g} {label}"
-
-
 def _checked_images(rows, images, elements):
     """Only what was given, as arrays of the right shape."""
     rows = {name: np.asarray(value) for name, value in rows.items() if value is not None}
@@ -419,27 +396,22 @@ def _extent(shape, pixel):
 
 
 def _scale_bar(ax, units):
-    """Draw a bar, black under white: it shows on any image."""
-    from matplotlib.patheffects import withStroke
+    """Add a scale bar of at most 0.3 of the width: in metres, reciprocal metres or pixels; other units as they are."""
+    from matplotlib_scalebar import dimension
+    from matplotlib_scalebar.scalebar import ScaleBar
 
-    left, right = ax.get_xlim()
-    length, label = scale_bar(right - left, units)
-    start = left + 0.05 * (right - left)
-    ax.set_autoscale_on(False)
-    # x in units of the image, y in fractions of the panel
-    across = ax.get_xaxis_transform()
-    outline = [withStroke(linewidth=4.5, foreground="black", alpha=0.6)]
-    ax.plot(
-        [start, start + length],
-        [0.06, 0.06],
-        color="white",
-        linewidth=3,
-        solid_capstyle="butt",
-        transform=across,
-        path_effects=outline,
-    )
-    outline = [withStroke(linewidth=2, foreground="black", alpha=0.6)]
-    ax.text(start, 0.1, label, color="white", fontsize="small", transform=across, path_effects=outline)
+    units = _UNITS.get(units.lower(), units)
+    dimensions = (dimension.SILengthDimension, dimension.SILengthReciprocalDimension, dimension.PixelLengthDimension)
+    known = [found for found in (make() for make in dimensions) if found.is_valid_units(units)]
+    style = {"font_properties": {"size": "small"}, **_BAR}
+    if not known:
+        # thousandths and less of a unit that has no prefixes here are written as decimals
+        powers = {f"{units} {power}": 10.0**-power for power in (3, 6, 9, 12)}
+        known = [dimension._Dimension(units)]
+        for name, factor in powers.items():
+            known[0].add_units(name, factor)
+        style["scale_formatter"] = lambda value, name: f"{value * powers.get(name, 1):g} {units}"
+    ax.add_artist(ScaleBar(1, units, dimension=known[0], **style))
 
 
 def _total_title(figure, history):
