@@ -322,7 +322,7 @@ def gradient_alloy(
 
     The atomic fraction of Pt goes from 0.1 in the first column to 0.7 in the last; of the other atoms, Pd
     goes from 0.2 in the first row to 0.8 in the last and Ni is the rest. All are face-centred cubic, and
-    atoms take the volume they take in the pure metals (Zen's forward model).
+    atoms take the volume they take in the pure metals (Zen's rule).
 
     Parameters
     ----------

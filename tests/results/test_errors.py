@@ -7,7 +7,7 @@ import pytest
 from helpers import assert_untouched, scan_signals, snapshot
 
 import hyperspy_fusion as hf
-from hyperspy_fusion.results.regions import region_mask
+from hyperspy_fusion.results.rois import region_mask
 
 QUICK = {"method": "calibrated", "regularization": "tv", "tol": 1e-2}
 REGION = np.zeros((12, 15), bool)
