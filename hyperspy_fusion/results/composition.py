@@ -7,6 +7,7 @@ independent: ``var c_i = sum_j (f_j / T)^2 (delta_ij - c_i)^2 var I_j`` with ``T
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 
@@ -32,22 +33,19 @@ _UNITS = ("atomic", "weight")
 VACUUM = 0.05
 # the thick one: not the brightest, which may be an outlier
 _THICK = 99
-# exspy's Cliff-Lorimer takes intensities up to 0.1 for nothing; on this scale it takes none for it
-_LARGE = 1e12
 
 
 def composition(maps, method, factors=None, units="atomic", vacuum=VACUUM, errors=None):
     """Composition of the element maps; see ``ElementMaps.atomic_percent``."""
     method, factors, relative = quantifying(maps, method, factors, units)
-    data, names = np.maximum(np.asarray(maps.data, dtype=np.float64), 0), line_names(maps)
-    total = np.tensordot(relative, data, 1)
-    seen = total > _threshold(total, vacuum)
-    percent = np.full(data.shape, np.nan)
-    percent[:, seen] = _quantified(names, data[:, seen], method, factors, units)
+    counts = np.maximum(np.asarray(maps.data, dtype=np.float64), 0)
+    total = np.tensordot(relative, counts, 1)
+    total[~(total > _threshold(total, vacuum))] = np.nan
+    shares = relative[:, None, None] * counts / total
     variance, found = None, pixel_errors(maps, errors)
     if found is not None:
-        variance = propagated(percent / 100, relative, np.where(seen, total, np.nan), found) * 100**2
-    return _signal(maps, percent, variance, units, {"method": method, "factors": factors, "vacuum": float(vacuum)})
+        variance = propagated(shares, relative, total, found) * 100**2
+    return _signal(maps, 100 * shares, variance, units, {"method": method, "factors": factors, "vacuum": float(vacuum)})
 
 
 def quantifying(maps, method, factors, units):
@@ -67,9 +65,7 @@ def quantifying(maps, method, factors, units):
     if shape[0] < 2 or len(shape) != 3:
         raise ValueError(f"{maps!r} is not a stack of several maps: a composition needs the maps of all its elements.")
     report(_about_totals(maps))
-    # of a pixel with the same intensity of every element
-    same = _quantified(line_names(maps), np.ones((shape[0], 1)), method, factors, units)[:, 0]
-    return method, factors, same / 100
+    return method, factors, np.array(_relative_factors(_line_names(maps), method, tuple(factors), units))
 
 
 def _method(name):
@@ -150,31 +146,32 @@ def _threshold(total, vacuum):
     return vacuum * np.percentile(finite, _THICK) if finite.size else 0.0
 
 
-def _quantified(names, data, method, factors, units):
-    """(n, pixels) percent by exspy of intensities (n, pixels), of X-ray lines with these names."""
-    if not data.size:
-        return data
-    intensities = [_intensity(pixels, name) for pixels, name in zip(data * (_LARGE / data.max()), names, strict=True)]
+@lru_cache
+def _relative_factors(names, method, factors, units):
+    """The composition by exspy of a pixel with the same intensity of X-ray lines with these names.
+
+    Without absorption any composition follows from it, for a share is in proportion to its intensity.
+    """
+    # exspy's Cliff-Lorimer takes intensities up to 0.1 for nothing
+    intensities = [_intensity(name, 1e12) for name in names]
     with np.errstate(divide="ignore", invalid="ignore"):
         result = _spectrum().quantification(
             intensities, method, list(factors), composition_units=units, navigation_mask=None, probe_area=1.0
         )
-    found = result if method == "CL" else result[0]
-    return np.stack([signal.data.ravel() for signal in found])
+    return tuple(float(signal.data.item()) / 100 for signal in (result if method == "CL" else result[0]))
 
 
-def line_names(maps):
+def _line_names(maps):
     """A name of an X-ray line for each map, from which exspy takes the element; made up where the maps have none."""
     lines = metadata_names(maps.metadata, "Element_maps.xray_lines")
-    if len(lines) == len(maps.elements):
-        return [line.split("+")[0] for line in lines]
-    return [f"{element}_Ka" for element in maps.elements]
+    named = len(lines) == len(maps.elements)
+    return tuple(line.split("+")[0] for line in lines) if named else tuple(f"{e}_Ka" for e in maps.elements)
 
 
-def _intensity(pixels, line):
+def _intensity(line, value):
     from hyperspy.signals import BaseSignal
 
-    signal = BaseSignal(pixels[None, :]).T
+    signal = BaseSignal(np.full((1, 1), float(value))).T
     signal.metadata.set_item("Sample.elements", [line.split("_")[0]])
     signal.metadata.set_item("Sample.xray_lines", [line])
     return signal
