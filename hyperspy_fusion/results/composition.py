@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -177,7 +178,7 @@ def _intensity(line, value):
     return signal
 
 
-def _spectrum():
+def _spectrum() -> Any:
     """A spectrum without counts, of which exspy wants the methods; no composition depends on its dose."""
     from exspy.signals import EDSTEMSpectrum
 

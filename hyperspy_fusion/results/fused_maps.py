@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,8 +18,8 @@ from hyperspy_fusion.maps.sources import element_maps
 class Inputs:
     """What maps were fused from: kept by the result in memory, not saved with it; None for what is not known."""
 
-    maps: object = None
-    haadf: object = None
+    maps: Any = None
+    haadf: Any = None
 
 
 def fused_signal(maps, data, fusion, inputs, errors=None):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
 # other names of a unit, in small letters, for those of matplotlib-scalebar; the second is the Greek letter
 _UNITS = {"micron": "µm", "\u03bcm": "µm", "angstrom": "Å", "\u212b": "Å"}
 _UNCALIBRATED = ("", "px", "pixel", "pixels", "none", "<undefined>")
-_BAR = {"location": "lower left", "length_fraction": 0.3, "border_pad": 0.4}
+_BAR: dict[str, Any] = {"location": "lower left", "length_fraction": 0.3, "border_pad": 0.4}
 _BAR |= {"color": "white", "box_color": "black", "box_alpha": 0.4}
 
 # Shot noise puts a few pixels far above the rest; they would darken the whole map, and where counts are few those of
@@ -392,7 +393,7 @@ def _extend(images, low, high):
     return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[below, above]
 
 
-def _scale_bar(ax, units):
+def _scale_bar(ax, units: str):
     """Add a scale bar of at most 0.3 of the width: in metres, reciprocal metres or pixels; other units as they are."""
     from matplotlib_scalebar import dimension
     from matplotlib_scalebar.scalebar import ScaleBar
@@ -400,7 +401,7 @@ def _scale_bar(ax, units):
     units = _UNITS.get(units.lower(), units)
     dimensions = (dimension.SILengthDimension, dimension.SILengthReciprocalDimension, dimension.PixelLengthDimension)
     known = [found for found in (make() for make in dimensions) if found.is_valid_units(units)]
-    style = {"font_properties": {"size": "small"}, **_BAR}
+    style: dict[str, Any] = {"font_properties": {"size": "small"}, **_BAR}
     if not known:
         # thousandths and thousands of a unit that has no prefixes here are written as decimals
         powers = {f"{units} {power}": 10.0**power for power in (-12, -9, -6, -3, 3, 6, 9)}
@@ -408,7 +409,7 @@ def _scale_bar(ax, units):
         for name, factor in powers.items():
             known[0].add_units(name, factor)
         style["scale_formatter"] = lambda value, name: f"{value * powers.get(name, 1):g} {units}"
-    ax.add_artist(ScaleBar(1, units, dimension=known[0], **style))
+    ax.add_artist(ScaleBar(1, **style, **{"units": units, "dimension": known[0]}))
 
 
 def _term_title(title, weight, weights):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from hyperspy_fusion.diagnostics import Diagnostic, report
@@ -61,12 +63,12 @@ def _about_filled(maps, line):
     return [Diagnostic("profile-not-measured", sentence, elements=tuple(shares))] if shares else []
 
 
-def _along(maps, data, line):
+def _along(maps, data, line) -> Any:
     """HyperSpy's profile of `data` on the axes of `maps`, a Signal1D ``(n|distance)``."""
     from hyperspy.roi import Line2DROI
 
     signal = maps._deepcopy_with_new_data(data)
-    profile = Line2DROI(*line)(signal, axes=signal.axes_manager.signal_axes)
+    profile: Any = Line2DROI(*line)(signal, axes=signal.axes_manager.signal_axes)
     profile.set_signal_type("")
     # which HyperSpy has as the length over the number of points
     axis = profile.axes_manager.signal_axes[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,7 +59,8 @@ class Region:
         self.mask = region_mask(roi, maps)
         self.elements = maps.elements
         self.diagnostics = about_roi(roi, maps)
-        self._maps, self._bootstrap = maps, None
+        self._maps = maps
+        self._bootstrap: Any = None
         self._independent = is_independent(maps) if independent is None else independent
         if errors is None and independent is None and maps.metadata.has_item("Fusion"):
             self._find_bootstrap()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy.ndimage import binary_opening
 
@@ -59,15 +61,16 @@ def about_roi(roi, maps):
     return [Diagnostic("roi-beyond-maps", sentence)]
 
 
-def line_ends(start, end, linewidth):
+def line_ends(start: Any, end: Any, linewidth: float):
     """``(x1, y1, x2, y2, linewidth)`` of a line given by its ends (x, y), or by a ``Line2DROI`` as ``start`` alone.
 
     The width is that of the ROI unless another is given. TypeError for what is no line.
     """
     from hyperspy.roi import Line2DROI
 
-    if isinstance(start, Line2DROI) and end is None:
-        return start.x1, start.y1, start.x2, start.y2, float(linewidth or start.linewidth)
+    roi = start
+    if isinstance(roi, Line2DROI) and end is None:
+        return roi.x1, roi.y1, roi.x2, roi.y2, float(linewidth or roi.linewidth)
     if np.shape(start) != (2,) or np.shape(end) != (2,):
         raise TypeError(
             f"The line is given by start={start!r} and end={end!r}: expected a hs.roi.Line2DROI alone, or start and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +24,8 @@ class Errors:
         Symbols of the fitted maps in the order of the ``replicates``; constant maps are not fitted.
     """
 
-    replicates: object
-    maps: object
+    replicates: Any
+    maps: Any
     elements: list
 
     def __repr__(self):
@@ -161,7 +162,9 @@ def located(fused):
 def filled_pixels(maps):
     """(n, ny, nx) bool, pixels without counts, which the fit filled in, of each map; None where they are not known."""
     errors = maps._errors
-    window = None if errors is None else window_of(maps, errors.maps)
+    if errors is None:
+        return None
+    window = window_of(maps, errors.maps)
     if window is None:
         return None
     counted = dict(zip(errors.elements, errors.replicates.counted, strict=True))

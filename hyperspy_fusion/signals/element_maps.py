@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from hyperspy_fusion.results.docstrings import shares_texts
@@ -19,8 +21,8 @@ class ElementMaps(LabelledMaps):
 
     _signal_type = "element_maps"
     # the Inputs and the Errors of a fit, shared by slices and copies but not saved
-    _inputs = None
-    _errors = None
+    _inputs: Any = None
+    _errors: Any = None
 
     fuse = fuse
 
@@ -276,7 +278,7 @@ class ElementMaps(LabelledMaps):
         return export_maps(self, {k: v for k, v in images.items() if v is not None}, folder, overwrite=overwrite)
 
 
-def _in_memory(node):
+def _in_memory(node) -> dict[str, Any]:
     """A metadata dictionary with NumPy arrays for the dask arrays that lazily loaded files have in them."""
     return {
         key: _in_memory(value) if isinstance(value, dict) else np.asarray(value) if hasattr(value, "dask") else value
