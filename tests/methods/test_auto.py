@@ -233,7 +233,7 @@ def test_standard_errors_of_a_mean(phantom, scan):
     assert 0.4 < np.sqrt(np.mean(errors**2)) / made < 2.5
     region = np.zeros((32, 32), bool)
     region[8:24, 2:14] = True
-    mean = fused.region_mean(region, phantom.elements[0])
+    mean = fused.region(region).mean(phantom.elements[0])
     assert mean.error > 0
     assert abs(mean.value - phantom.truth[0][region].mean()) < 5 * mean.error
 
