@@ -109,17 +109,15 @@ class Phantom:
     def _signal(self, data, title, element=None):
         import hyperspy.api as hs
 
-        quantity = "Intensity (a.u.)" if element is None else "X-ray counts ()"
-        metadata = {"General": {"title": title}, "Signal": {"quantity": quantity}}
-        metadata["Sample"] = {"description": self.title}
-        if element is not None:
-            metadata["Sample"]["elements"] = [element]
-        # a copy: what is done to a signal must not reach the phantom
-        return hs.signals.Signal2D(data.copy(), axes=self._axes(), metadata=metadata)
-
-    def _axes(self):
+        metadata = {
+            "General": {"title": title},
+            "Signal": {"quantity": "Intensity (a.u.)" if element is None else "X-ray counts ()"},
+            "Sample": {"description": self.title, **({} if element is None else {"elements": [element]})},
+        }
         sizes = zip("yx", self.haadf.shape, strict=True)
-        return [{"name": name, "size": size, "scale": self.pixel_size_nm, "units": "nm"} for name, size in sizes]
+        axes = [{"name": name, "size": size, "scale": self.pixel_size_nm, "units": "nm"} for name, size in sizes]
+        # a copy: what is done to a signal must not reach the phantom
+        return hs.signals.Signal2D(data.copy(), axes=axes, metadata=metadata)
 
 
 def _acquire(
@@ -167,6 +165,12 @@ def _check_positive(name, value, most=1e9):
         raise ValueError(f"{name} is {value!r}: it must be above 0 and at most {most:g}.")
 
 
+_FRAME_OPTIONS = """Parameters
+----------
+shape
+    ``(ny, nx)`` in pixels, square or not.
+pixel_size_nm
+    Edge of a pixel in nm."""
 _SCAN_OPTIONS = """counts
     Expected counts in the brightest pixel of the strongest map, above 0. Fewer counts, more noise.
 haadf_snr
@@ -180,7 +184,15 @@ haadf_offset
 haadf_gain
     Factor of the HAADF intensity above the offset, and of its noise, above 0.
 seed
-    Of the noise; the truth does not depend on it."""
+    Of the noise; the truth does not depend on it.
+
+Raises
+------
+ValueError
+    For a shape that is not two sizes of at least 8, or an option out of its range."""
+_RAMP_OPTION = """thickness_ramp
+    Fraction of the thickness of the last row that the first one lacks, in [0, 1); 0 for a slab, whose
+    HAADF coefficients cannot be distinguished from its offset."""
 
 
 def _scanned(structure):
@@ -189,7 +201,9 @@ def _scanned(structure):
     scan = [p for p in inspect.signature(_acquire).parameters.values() if p.kind is p.KEYWORD_ONLY]
     kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
     structure.__signature__ = own.replace(parameters=kept + scan)
-    structure.__doc__ = inspect.cleandoc(structure.__doc__).replace("**scan", _SCAN_OPTIONS)
+    text, _, options = inspect.cleandoc(structure.__doc__ or "").partition("Parameters\n----------\n")
+    options = options.replace("<thickness_ramp>", _RAMP_OPTION).rstrip()
+    structure.__doc__ = "\n".join(filter(None, [text.rstrip() + "\n", _FRAME_OPTIONS, options, _SCAN_OPTIONS]))
     return structure
 
 
@@ -199,19 +213,6 @@ def core_shell(shape: tuple = (128, 128), *, pixel_size_nm: float = 0.5, **scan)
 
     Counts are proportional to the number of atoms in the beam, with the same factor for all elements,
     so that count ratios are atomic ratios: where there is oxide, the true Fe/O is 3/4.
-
-    Parameters
-    ----------
-    shape
-        ``(ny, nx)`` in pixels, square or not.
-    pixel_size_nm
-        Edge of a pixel in nm.
-    **scan
-
-    Raises
-    ------
-    ValueError
-        For a shape that is not two sizes of at least 8, or an option out of its range.
     """
     oxide, platinum = _core_shell_thickness(_checked_shape(shape))
     # Fe3O4 has 8 formula units in its cell
@@ -237,19 +238,8 @@ def atomic_columns(
 
     Parameters
     ----------
-    shape
-        ``(ny, nx)`` in pixels, square or not.
-    pixel_size_nm
-        Edge of a pixel in nm, at most ``column_sigma_nm``.
     column_sigma_nm
-        Standard deviation of a column in nm.
-    **scan
-
-    Raises
-    ------
-    ValueError
-        For a shape that is not two sizes of at least 8, pixels larger than ``column_sigma_nm``, or an
-        option out of its range.
+        Standard deviation of a column in nm, at least the edge of a pixel.
     """
     shape = _checked_shape(shape)
     _check_positive("pixel_size_nm", pixel_size_nm)
@@ -285,22 +275,10 @@ def interface(
 
     Parameters
     ----------
-    shape
-        ``(ny, nx)`` in pixels, square or not.
-    pixel_size_nm
-        Edge of a pixel in nm.
     tilt_deg
         Angle of the boundary to the columns of the image in degrees; positive takes its upper end to the
         right.
-    thickness_ramp
-        Fraction of the thickness of the last row that the first one lacks, in [0, 1); 0 for a slab, whose
-        HAADF weights cannot be told from its offset.
-    **scan
-
-    Raises
-    ------
-    ValueError
-        For a shape that is not two sizes of at least 8, or an option out of its range.
+    <thickness_ramp>
     """
     shape = _checked_shape(shape)
     left = _left_of_boundary(shape, tilt_deg)
@@ -322,23 +300,11 @@ def gradient_alloy(
 
     The atomic fraction of Pt goes from 0.1 in the first column to 0.7 in the last; of the other atoms, Pd
     goes from 0.2 in the first row to 0.8 in the last and Ni is the rest. All are face-centred cubic, and
-    atoms take the volume they take in the pure metals (Zen's forward model).
+    atoms take the volume they take in the pure metals (Zen's rule).
 
     Parameters
     ----------
-    shape
-        ``(ny, nx)`` in pixels, square or not.
-    pixel_size_nm
-        Edge of a pixel in nm.
-    thickness_ramp
-        Fraction of the thickness of the last row that the first one lacks, in [0, 1); 0 for a slab, whose
-        HAADF weights cannot be told from its offset.
-    **scan
-
-    Raises
-    ------
-    ValueError
-        For a shape that is not two sizes of at least 8, or an option out of its range.
+    <thickness_ramp>
     """
     shape = _checked_shape(shape)
     elements = ("Pt", "Pd", "Ni")

@@ -40,9 +40,10 @@ class Diagnostic:
 
 
 def report(diagnostics: Iterable[Diagnostic]) -> None:
-    """Log each diagnostic: warnings as warnings, information at the level INFO."""
+    """Log each diagnostic: warnings as warnings, information at the level INFO; records have its ``code``."""
     for diagnostic in diagnostics:
-        _logger.log(logging.WARNING if diagnostic.severity == WARNING else logging.INFO, diagnostic.sentence)
+        level = logging.WARNING if diagnostic.severity == WARNING else logging.INFO
+        _logger.log(level, diagnostic.sentence, extra={"code": diagnostic.code})
 
 
 def warnings_of(diagnostics: Iterable[Diagnostic]) -> list[str]:

@@ -65,3 +65,10 @@ def quiet_fuse(*args, **options):
     import hyperspy_fusion
 
     return hyperspy_fusion.fuse(*args, show_progressbar=False, **options)
+
+
+def codes(caplog):
+    """Codes of the diagnostics that were reported since the last call."""
+    found = [record.code for record in caplog.records if hasattr(record, "code")]
+    caplog.clear()
+    return found

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from hyperspy_fusion.diagnostics import Diagnostic, report
 from hyperspy_fusion.fusion.problems.published import Range
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, PowerHaadfModel, blurred
 from hyperspy_fusion.grid.axes import axis_dicts, image_array, spatial_axes
 from hyperspy_fusion.maps.sources import element_maps
 
-_logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Inputs:
-    """What maps were fused from: kept by the result in memory, not saved with it."""
+    """What maps were fused from: kept by the result in memory, not saved with it; None for what is not known."""
 
-    maps: object
-    haadf: object
+    maps: Any = None
+    haadf: Any = None
 
 
 def fused_signal(maps, data, fusion, inputs, errors=None):
@@ -57,42 +56,30 @@ def modelled_haadf(fused):
         raise ValueError(
             f"{fused!r} has no modelled HAADF image, for {reason}: call modelled_haadf on the result as it was fitted."
         )
-    # constant maps have no weight, and no part in the forward model
+    # constant maps have no HAADF coefficient
     index, data = (np.asarray(a)[fit["haadf_coefficients"][index] > 0] for a in (index, data))
-    return image_signal(_LAWS[fit["method"]](fit, index, data).astype(data.dtype), fused, "Modelled HAADF")
-
-
-def _power_law(fit, index, data):
-    """``f(x)`` of the published method, of the maps ``data`` of the elements at ``index``."""
-    x = Range(fit["map_offsets"][index], fit["map_scales"][index]).normalise(data)
-    # rounding on the way to the units of the input and back can leave a zero below zero
-    image = PowerHaadfModel(fit["haadf_coefficients"][index], fit["parameters"]["gamma"]).image(np.maximum(x, 0))
-    haadf_range = Range(np.asarray(fit["haadf_offset"]), np.asarray(fit["haadf_scale"]))
-    return haadf_range.restore(image.astype(data.dtype))
-
-
-def _linear_law(fit, index, data):
-    """``f(x)`` of the calibrated method, blurred as its HAADF term has it; results of old know no blur."""
-    image = LinearHaadfModel(fit["haadf_coefficients"][index], fit["haadf_offset"]).image(data)
-    return blurred(image, fit.get("haadf_term_blur", 0.0))
-
-
-_LAWS = {"published": _power_law, "calibrated": _linear_law, "auto": _linear_law}
+    coefficients = fit["haadf_coefficients"][index]
+    if fit["method"] == "published":
+        x = Range(fit["map_offsets"][index], fit["map_scales"][index]).normalise(data)
+        # rounding on the way to the units of the input and back can leave a zero below zero
+        image = PowerHaadfModel(coefficients, fit["parameters"]["gamma"]).image(np.maximum(x, 0))
+        haadf_range = Range(np.asarray(fit["haadf_offset"]), np.asarray(fit["haadf_scale"]))
+        image = haadf_range.restore(image.astype(data.dtype))
+    else:
+        image = blurred(LinearHaadfModel(coefficients, fit["haadf_offset"]).image(data), fit["haadf_term_blur"])
+    return image_signal(image.astype(data.dtype), fused, "Modelled HAADF")
 
 
 def _why_not_of_the_fit(fused, fit, data, index):
     """What happened to maps since the fit, as far as they show it; "" where nothing did."""
-    if fused._members() is not None:
+    if fused._stacked_metadata() is not None:
         return "it is a stack of maps, described by the fit of the first only"
     if fit.get("changed"):
         return f"its maps were {fit['changed']} after the fit"
     if tuple(fit.get("grid", ())) != data.shape[1:]:
         # of a crop there is nothing to compare with
-        return (
-            "it is a crop, and the forward model of its fit blurs across its edges"
-            if fit.get("haadf_term_blur")
-            else ""
-        )
+        blurs = fit.get("haadf_term_blur")
+        return "it is a crop, and the forward model of its fit blurs across its edges" if blurs else ""
     return "" if np.allclose(norms(data), fit["map_norms"][index], rtol=1e-5) else "its maps were edited after the fit"
 
 
@@ -114,7 +101,7 @@ def whole_modelled_haadf(fused):
     try:
         return modelled_haadf(fused)
     except ValueError as error:
-        _logger.warning("The modelled HAADF image is left out: %s", error)
+        report([Diagnostic("modelled-haadf-left-out", f"The modelled HAADF image is left out: {error}")])
         return None
 
 
@@ -131,11 +118,11 @@ def inputs_of_part(fused, maps=None, haadf=None):
     Returns
     -------
     Inputs
-        ElementMaps and Signal2D; None where they are not known, or on another grid, which is logged.
+        ElementMaps and Signal2D; None where they are not known, or on another grid, which a warning reports.
     """
-    known = fused._inputs or Inputs(None, None)
-    maps = known.maps if maps is None else element_maps(maps)
-    haadf = known.haadf if haadf is None else _image_on_axes(haadf, maps, fused)
+    kept = fused._inputs or Inputs()
+    maps = kept.maps if maps is None else element_maps(maps)
+    haadf = kept.haadf if haadf is None else _image_on_axes(haadf, maps, fused)
     return Inputs(_part(maps, fused, "measured maps are"), _part(haadf, fused, "HAADF image is"))
 
 
@@ -152,10 +139,12 @@ def _image_on_axes(haadf, *grids):
 
 def _part(whole, fused, what):
     """The crop of ``whole`` that ``fused`` covers, None where it is none."""
-    window = None if whole is None else window_of(fused, whole)
+    if whole is None:
+        return None
+    window = window_of(fused, whole)
     if window is None:
-        if whole is not None:
-            _logger.warning("The %s on another grid than the fused maps and left out.", what)
+        sentence = f"The {what} on another grid than the fused maps and left out."
+        report([Diagnostic("input-on-another-grid", sentence)])
         return None
     return whole.isig[window[::-1]]
 
@@ -168,7 +157,8 @@ def plot_fused(fused, crop=None, maps=None, haadf=None, errors=None, same_limits
     if not is_result:
         maps = fused
     elif maps is None and fused._inputs is None:
-        _logger.warning("Measured maps are not saved with fused ones: pass maps= and haadf= to see them too.")
+        sentence = "Measured maps are not saved with fused ones: pass maps= and haadf= to see them too."
+        report([Diagnostic("measured-maps-not-saved", sentence)])
     measured = inputs_of_part(fused, maps, haadf)
     modelled = whole_modelled_haadf(fused)
     y, x = axis_dicts(fused.axes_manager.signal_axes, fused)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
-_METRES = {"pm": 1e-12, "Å": 1e-10, "nm": 1e-9, "µm": 1e-6, "mm": 1e-3, "m": 1.0}
-_ALIASES = {"um": "µm", "μm": "µm", "micron": "µm", "angstrom": "Å", "Å": "Å"}
+# other names of a unit, in small letters, for those of matplotlib-scalebar; the second is the Greek letter
+_UNITS = {"micron": "µm", "\u03bcm": "µm", "angstrom": "Å", "\u212b": "Å"}
 _UNCALIBRATED = ("", "px", "pixel", "pixels", "none", "<undefined>")
+_BAR: dict[str, Any] = {"location": "lower left", "length_fraction": 0.3, "border_pad": 0.4}
+_BAR |= {"color": "white", "box_color": "black", "box_alpha": 0.4}
 
 # Shot noise puts a few pixels far above the rest; they would darken the whole map, and where counts are few those of
 # the measured map all of the fused one beside it.
@@ -25,6 +27,8 @@ _PUBLISHED_TERMS = {
     "chem": ("chemistry", r"$\sum_i\,[x_i - b_i \log(x_i + \varepsilon)]$", "lambda_chem"),
     "tv": ("total variation", r"$\sum_i\,\mathrm{TV}(x_i)$", "lambda_tv"),
 }
+_SMOOTHING = ("lambda_reg", "lambda_tv")
+_CHOSEN_WEIGHTS = (*_SMOOTHING, "lambda_chem", "lambda_haadf")
 _CALIBRATED_TERMS = {
     "haadf": ("HAADF", r"$\lambda_h\,\Vert h - f(x)\Vert^2 / 2\sigma^2$", "lambda_haadf"),
     "chem": ("maps", r"$\sum_i\,D(b_i, x_i)$", None),
@@ -72,7 +76,7 @@ def plot_fusion(
     scale
         Length of a pixel, or (height, width) of it, in ``units``. None is uncalibrated.
     units
-        Of ``scale``. The bar is labelled in pm, nm, µm or mm as fits; other units are used as they are;
+        Of ``scale``. The scale bar is labelled in the metric unit that suits it; other units are used as they are;
         None, ``""`` and ``"px"`` mean pixels.
     offset
         Position (y, x) of the first pixel in ``units``, for a ``crop`` in these.
@@ -155,25 +159,36 @@ def plot_convergence(history: dict, weights: dict, *, axes=None) -> np.ndarray:
     if axes is None:
         figure = _new_figure((3.5 * number, 3.4))
         axes = figure.subplots(1, number)
-        _total_title(figure, history)
+        if (total := history.get("total")) is not None:
+            figure.suptitle(f"objective (weighted sum): {total[0]:.5g} at the start, {total[-1]:.5g} at the end")
     axes = np.asarray(axes)
     iteration = np.asarray(history.get("iteration", np.arange(len(history["haadf"]))))
     for ax, (name, (title, formula, weight)) in zip(axes.flat, terms.items(), strict=False):
-        _draw_term(ax, iteration, np.asarray(history[name], float), _term_title(title, weight, weights), formula)
+        title = _term_title(title, weight, weights)
+        style = {"color": "0.6", "linestyle": "--"} if title.endswith(": off") else {"color": "C0"}
+        ax.plot(iteration, np.asarray(history[name], float), **style)
+        _label(ax, title, formula)
     if "gap" in history:
-        _draw_gap(axes.flat[len(terms)], iteration, np.asarray(history["gap"], float), weights.get("tol"))
+        ax, gap = axes.flat[len(terms)], np.asarray(history["gap"], float)
+        # nothing else has a logarithm
+        shown = np.isfinite(gap) & (gap > 0)
+        ax.plot(iteration[shown], gap[shown], color="C0")
+        ax.set_yscale("log")
+        if weights.get("tol") is not None:
+            ax.axhline(weights["tol"], color="0.6", linestyle="--")
+        _label(ax, f"duality gap, {gap[-1]:.2g} at the end", "relative gap")
     return axes
 
 
 def plot_selection(selection: dict, *, ax=None):
-    """Scores of the fits that a choice of weights compared, against the weight.
+    """Cross-validation scores of the fits that a choice of weights compared, against the weight.
 
     Parameters
     ----------
     selection
         ``metadata.Fusion.selection``: arrays ``score``, ``score_error`` and ``weights`` (flat, of every candidate those
-        of its maps), and either ``regularization`` with ``lambda_reg``, ``lambda_haadf`` and ``joint``, or
-        ``lambda_tv`` with ``lambda_chem``.
+        of its maps), the weights that were chosen, such as ``lambda_reg`` and ``lambda_haadf``, and ``regularization``
+        and ``joint`` where they differ.
     ax
         Matplotlib axes; None makes a figure.
 
@@ -184,30 +199,45 @@ def plot_selection(selection: dict, *, ax=None):
     Raises
     ------
     ValueError
-        Where nothing was compared.
+        Where nothing was compared, or no weight was left open.
     """
     score = np.asarray(selection["score"])
     if not score.size:
         raise ValueError(f"No fits were compared. {selection['sentence']}")
+    chosen = [name for name in _CHOSEN_WEIGHTS if name in selection]
+    if not chosen:
+        raise ValueError(f"No weight was left open, so that there is none to plot against. {selection['sentence']}")
     if ax is None:
         ax = _new_figure((8.4, 4.2)).subplots()
-    name = _varied(selection)
+    # the weight that was tried at most values
+    name = max(chosen, key=lambda name: np.unique(selection[name]).size)
     weight, error = np.asarray(selection[name], float), np.asarray(selection["score_error"])
-    shares = np.asarray(selection["weights"]).reshape(score.size, -1).max(axis=1)
-    for label, rows in _candidates(selection, name).items():
+    used = np.asarray(selection["weights"]).reshape(score.size, -1).max(axis=1) > 0
+    for label, rows in _candidates(selection, chosen, name).items():
         rows = sorted(rows, key=lambda i: weight[i])
         (line, *_) = ax.errorbar(weight[rows], score[rows], error[rows], fmt=".-", capsize=2, label=label)
-        used = [i for i in rows if shares[i] > 0]
-        ax.plot(weight[used], score[used], "o", color=line.get_color(), markersize=9, fillstyle="none")
+        circled = [i for i in rows if used[i]]
+        ax.plot(weight[circled], score[circled], "o", color=line.get_color(), markersize=9, fillstyle="none")
     ax.set(xscale="log", xlabel=f"{name} (larger is smoother)" if name in _SMOOTHING else name)
-    ax.set_ylabel("gain in the prediction of data held out,\nper pixel (units of log-likelihood)")
-    ax.set_title("how well each fit predicts data held out (higher is better); circles: used", fontsize="medium")
+    ax.set_ylabel("score on held-out counts,\nlog-likelihood per pixel")
+    ax.set_title("cross-validation of the fits (higher is better); circles: used", fontsize="medium")
     _tick_powers_of_two(ax, weight)
-    low = score[shares > 0].max() - 0.25 * np.ptp([0, score[shares > 0].max()])
-    ax.set_ylim(max(score.min(), low) - 0.01 * abs(score.max()), None)
+    best = score[used].max()
+    ax.set_ylim(max(score.min(), best - 0.25 * abs(best)) - 0.01 * abs(score.max()), None)
     # beside the curves, which fill the panel
     ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return ax
+
+
+def _candidates(selection, chosen, name):
+    """``{label: numbers of the candidates}`` that differ in the weight ``name`` alone."""
+    groups = {}
+    for i in range(len(selection["score"])):
+        words = [str(selection["regularization"][i])] if "regularization" in selection else []
+        words += [f"{other} {selection[other][i]:.3g}" for other in chosen if other != name]
+        words += ["each map"] if "joint" in selection and not selection["joint"][i] else []
+        groups.setdefault(", ".join(words) or name, []).append(i)
+    return groups
 
 
 def _tick_powers_of_two(ax, weight):
@@ -217,55 +247,6 @@ def _tick_powers_of_two(ax, weight):
     ax.xaxis.set_major_locator(LogLocator(base=2 if weight.max() <= 64 * weight.min() else 10))
     ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     ax.xaxis.set_minor_locator(NullLocator())
-
-
-_SMOOTHING = ("lambda_reg", "lambda_tv")
-_CHOSEN_WEIGHTS = ("lambda_reg", "lambda_tv", "lambda_chem", "lambda_haadf")
-
-
-def _varied(selection):
-    """The weight that was tried at most values."""
-    names = [name for name in _CHOSEN_WEIGHTS if name in selection]
-    if not names:
-        raise ValueError(f"No weight was left open, so that there is none to plot against. {selection['sentence']}")
-    return max(names, key=lambda name: np.unique(selection[name]).size)
-
-
-def _candidates(selection, name):
-    """``{label: numbers of the candidates}`` that differ in the weight ``name`` alone."""
-    groups = {}
-    for i in range(len(selection["score"])):
-        parts = [str(selection["regularization"][i])] if "regularization" in selection else []
-        parts += [
-            f"{other} {selection[other][i]:.3g}" for other in _CHOSEN_WEIGHTS if other in selection and other != name
-        ]
-        parts += ["each map"] if "joint" in selection and not selection["joint"][i] else []
-        groups.setdefault(", ".join(parts) or name, []).append(i)
-    return groups
-
-
-def nice_length(longest: float) -> float:
-    """The largest of 1, 2, 5, 10, 20, ... (times any power of ten) that is not above ``longest`` (> 0)."""
-    power = 10.0 ** math.floor(math.log10(longest))
-    # 1e-9: a longest of 0.5 must give 0.5, although 0.5 / 0.1 may come out as 4.999...
-    step = max(step for step in (1, 2, 5) if step <= longest / power * (1 + 1e-9))
-    return step * power
-
-
-def scale_bar(width: float, units: str) -> tuple:
-    """Length and label of a bar for an image ``width`` wide, both in ``units``: at most 0.3 of the width.
-
-    Metric lengths are labelled in the unit that makes the number easy to read.
-    """
-    units = _ALIASES.get(units, units)
-    if units not in _METRES:
-        length = nice_length(0.3 * width)
-        return length, f"{length:g} {units}"
-    metres = nice_length(0.3 * width * _METRES[units])
-    # below 0.1 nm picometres; ångström only where the axes use it
-    prefixes = {"Å": 1e-10} if units == "Å" and metres < 1e-8 else {"pm": 1e-12, "nm": 1e-10, "µm": 1e-6, "mm": 1e-3}
-    label = max((name for name, low in prefixes.items() if metres >= low * (1 - 1e-9)), key=_METRES.get, default=units)
-    return metres / _METRES[units], f"{metres / _METRES[label]:.6g} {label}"
 
 
 def _checked_images(rows, images, elements):
@@ -315,15 +296,12 @@ def _window(crop, shape, scale, offset):
 
 
 def _side(ends, size, scale, offset):
-    def index(end, default):
-        if end is None:
-            return default
-        if isinstance(end, float | np.floating):
-            # a position before the first pixel must not count from the end, as a negative index does
-            return max(round((end - offset) / scale), 0)
-        return int(end)
-
-    start, stop, _ = slice(index(ends[0], 0), index(ends[1], size)).indices(size)
+    """A slice between two ends, pixels or positions; None leaves an end where it is."""
+    # a position before the first pixel must not count from the end, as a negative index does
+    first, last = (
+        max(round((end - offset) / scale), 0) if isinstance(end, float | np.floating) else end for end in ends
+    )
+    start, stop, _ = slice(first, last).indices(size)
     return slice(start, stop)
 
 
@@ -336,16 +314,18 @@ def _columns(rows, images, names, elements, window):
     """Per column its title and, row by row, the panel title and the cropped image; None for no image."""
     columns = []
     if images:
-        panels = [(title, images[title][window]) if title in images else None for title in ("HAADF", "modelled HAADF")]
-        by_row = dict(zip(("raw", "fused"), panels, strict=True))
-        columns.append(("HAADF", [by_row.get(name) for name in names]))
+        by_row = {"raw": "HAADF", "fused": "modelled HAADF"}
+        shown = [(by_row.get(name), images.get(by_row.get(name))) for name in names]
+        columns.append(("HAADF", shown))
     for i, element in enumerate(elements):
-        panels = [
-            (f"{element}, {_ROW_TITLES.get(name, name)}", rows[name][i][window]) if name in rows else None
-            for name in names
+        shown = [
+            (f"{element}, {_ROW_TITLES.get(name, name)}", rows[name][i] if name in rows else None) for name in names
         ]
-        columns.append((element, panels))
-    return columns
+        columns.append((element, shown))
+    return [
+        (column, [None if image is None else (title, image[window]) for title, image in shown])
+        for column, shown in columns
+    ]
 
 
 def _panels(names, columns, pixel, figure):
@@ -386,7 +366,7 @@ def _draw_group(drawn, below, label, cmap, pixel):
     low, high = _limits(images, noisy)
     style = {"cmap": cmap, "vmin": low, "vmax": high, "interpolation": "nearest"}
     for ax, title, image in drawn:
-        shown = ax.imshow(image, extent=_extent(image.shape, pixel), **style)
+        shown = ax.imshow(image, extent=(0, image.shape[1] * pixel[1], image.shape[0] * pixel[0], 0), **style)
         ax.set_title(title, fontsize="medium")
     style = {"location": "bottom", "aspect": 14, "pad": 0.02, "ticks": MaxNLocator(4)}
     bar = ax.figure.colorbar(shown, ax=below, extend=_extend(images, low, high), **style)
@@ -399,13 +379,12 @@ def _limits(images, noisy):
     tops = [100 - (_CLIPPED_NOISE_PERCENT if is_noisy else _CLIPPED_PERCENT) for is_noisy in noisy]
     finite = [(image[np.isfinite(image)], top) for image, top in zip(images, tops, strict=True)]
     finite = [(image, top) for image, top in finite if image.size] or [(np.zeros(1), 100)]
-    images = [image for image, _ in finite]
-    ends = [np.percentile(image, (_CLIPPED_PERCENT, top)) for image, top in finite]
-    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
-    if not low < high:
+    ends = np.array([np.percentile(image, (_CLIPPED_PERCENT, top)) for image, top in finite])
+    if not ends[:, 0].min() < ends[:, 1].max():
         # next to nothing but one value, as in a map of a trace element
-        low, high = min(image.min() for image in images), max(image.max() for image in images)
-    return (float(low), float(high)) if low < high else (float(low), float(low) + 1.0)
+        ends = np.array([(image.min(), image.max()) for image, _ in finite])
+    low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
+    return (low, high) if low < high else (low, low + 1.0)
 
 
 def _extend(images, low, high):
@@ -414,38 +393,23 @@ def _extend(images, low, high):
     return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[below, above]
 
 
-def _extent(shape, pixel):
-    return 0, shape[1] * pixel[1], shape[0] * pixel[0], 0
+def _scale_bar(ax, units: str):
+    """Add a scale bar of at most 0.3 of the width: in metres, reciprocal metres or pixels; other units as they are."""
+    from matplotlib_scalebar import dimension
+    from matplotlib_scalebar.scalebar import ScaleBar
 
-
-def _scale_bar(ax, units):
-    """Draw a bar, black under white: it shows on any image."""
-    from matplotlib.patheffects import withStroke
-
-    left, right = ax.get_xlim()
-    length, label = scale_bar(right - left, units)
-    start = left + 0.05 * (right - left)
-    ax.set_autoscale_on(False)
-    # x in units of the image, y in fractions of the panel
-    across = ax.get_xaxis_transform()
-    outline = [withStroke(linewidth=4.5, foreground="black", alpha=0.6)]
-    ax.plot(
-        [start, start + length],
-        [0.06, 0.06],
-        color="white",
-        linewidth=3,
-        solid_capstyle="butt",
-        transform=across,
-        path_effects=outline,
-    )
-    outline = [withStroke(linewidth=2, foreground="black", alpha=0.6)]
-    ax.text(start, 0.1, label, color="white", fontsize="small", transform=across, path_effects=outline)
-
-
-def _total_title(figure, history):
-    total = history.get("total")
-    if total is not None:
-        figure.suptitle(f"objective (weighted sum): {total[0]:.5g} at the start, {total[-1]:.5g} at the end")
+    units = _UNITS.get(units.lower(), units)
+    dimensions = (dimension.SILengthDimension, dimension.SILengthReciprocalDimension, dimension.PixelLengthDimension)
+    known = [found for found in (make() for make in dimensions) if found.is_valid_units(units)]
+    style: dict[str, Any] = {"font_properties": {"size": "small"}, **_BAR}
+    if not known:
+        # thousandths and thousands of a unit that has no prefixes here are written as decimals
+        powers = {f"{units} {power}": 10.0**power for power in (-12, -9, -6, -3, 3, 6, 9)}
+        known = [dimension._Dimension(units)]
+        for name, factor in powers.items():
+            known[0].add_units(name, factor)
+        style["scale_formatter"] = lambda value, name: f"{value * powers.get(name, 1):g} {units}"
+    ax.add_artist(ScaleBar(1, **style, **{"units": units, "dimension": known[0]}))
 
 
 def _term_title(title, weight, weights):
@@ -457,22 +421,6 @@ def _term_title(title, weight, weights):
         return f"{title}: off"
     values = ", ".join(f"{value:.4g}" for value in np.atleast_1d(weights[weight]))
     return f"{title}{f' {kind!r}' if kind else ''}, weight {values}"
-
-
-def _draw_term(ax, iteration, values, title, formula):
-    off = title.endswith(": off")
-    ax.plot(iteration, values, color="0.6" if off else "C0", linestyle="--" if off else "-")
-    _label(ax, title, formula)
-
-
-def _draw_gap(ax, iteration, gap, tol):
-    # nothing else has a logarithm
-    shown = np.isfinite(gap) & (gap > 0)
-    ax.plot(iteration[shown], gap[shown], color="C0")
-    ax.set_yscale("log")
-    if tol is not None:
-        ax.axhline(tol, color="0.6", linestyle="--")
-    _label(ax, f"duality gap, {gap[-1]:.2g} at the end", "relative gap")
 
 
 def _label(ax, title, ylabel):

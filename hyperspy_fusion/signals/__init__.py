@@ -1,8 +1,11 @@
-"""Registered signal classes, and the ``fuse`` method of every HyperSpy signal.
+"""The registered signal classes, which may be imported from here, and the ``fuse`` method of every HyperSpy signal.
 
 The classes are imported when HyperSpy or the user first asks for one: they bring dask with them.
 """
 
+from importlib import import_module as _import_module
+
+_MODULES = {"ElementMaps": "element_maps", "LazyElementMaps": "lazy_element_maps"}
 __all__ = ["ElementMaps", "LazyElementMaps"]
 
 
@@ -11,8 +14,6 @@ def __dir__():
 
 
 def __getattr__(name):
-    if name in __all__:
-        from hyperspy_fusion.signals import element_maps
-
-        return getattr(element_maps, name)
+    if name in _MODULES:
+        return getattr(_import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

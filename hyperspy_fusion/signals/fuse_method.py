@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from hyperspy_fusion._settings_docs import shows_settings
 
@@ -93,9 +94,10 @@ def attach_fuse():
     """
     from hyperspy.signal import BaseSignal
 
-    present = getattr(BaseSignal, "fuse", None)
+    base: Any = BaseSignal
+    present = getattr(base, "fuse", None)
     if present is None:
-        BaseSignal.fuse = fuse
+        base.fuse = fuse
     elif getattr(present, "__module__", None) != __name__:
         _logger.warning(
             "HyperSpy signals have a method fuse of %s already; it is kept. Use hyperspy_fusion.fuse(signal, haadf).",

@@ -452,7 +452,7 @@ def test_a_background_in_the_model_does_not_bias_regions_of_an_element_within_ot
             off = []
             for element, mean, of in zip(fused.elements, net, truth, strict=True):
                 where = of > 0.5 * of.max()
-                value = fused.region_means(where, errors=errors)[element].value
+                value = fused.region(where, errors=errors).mean(element).value
                 off.append((value - mean[where].mean()) / of[where].mean())
             into.append(off)
     found, pixels = np.mean(found, axis=0), np.mean(pixels, axis=0)

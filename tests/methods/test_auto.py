@@ -232,7 +232,7 @@ def test_standard_errors_of_a_mean(phantom, scan):
     assert 0.4 < np.sqrt(np.mean(errors**2)) / made < 2.5
     region = np.zeros((32, 32), bool)
     region[8:24, 2:14] = True
-    mean = fused.region_mean(region, phantom.elements[0])
+    mean = fused.region(region).mean(phantom.elements[0])
     assert mean.error > 0
     assert abs(mean.value - phantom.truth[0][region].mean()) < 5 * mean.error
 
@@ -337,13 +337,13 @@ def test_an_image_without_anything_of_the_maps_is_said_and_not_used(phantom, mon
 def test_the_bar_of_the_choice_names_no_number_of_fits(monkeypatch):
     """How many there will be is not known: those of components and of the mean come on top."""
 
-    class ScanArrays(Exception):
+    class Seen(Exception):
         pass
 
     def bar(title, unit, show):
-        raise ScanArrays(f"{title}: 9{unit}")
+        raise Seen(f"{title}: 9{unit}")
 
     monkeypatch.setattr("hyperspy_fusion.model.counted", bar)
     maps, haadf = hf.data.core_shell((16, 20)).signals()
-    with pytest.raises(ScanArrays, match="^Choosing weights: 9 fits$"):
+    with pytest.raises(Seen, match="^Choosing weights: 9 fits$"):
         hf.fuse(maps, haadf, method="auto")

@@ -1,23 +1,46 @@
-"""Figures: what they are labelled with, what they show and in which colours; no pixel is compared."""
+"""Figures: what they show, in which colours, with which labels; a few are compared with images in ``baseline``.
+
+After a change that is meant, ``pytest tests/results/test_plot.py --mpl-generate-path=tests/results/baseline`` draws
+these anew.
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib_scalebar.scalebar import ScaleBar
 
-from hyperspy_fusion.results.plot import nice_length, plot_convergence, plot_fusion, plot_selection, scale_bar
+from hyperspy_fusion.results.plot import plot_convergence, plot_fusion, plot_selection
 
 FUSED = np.arange(48.0).reshape(2, 4, 6)
 HAADF = np.linspace(100, 200, 24).reshape(4, 6)
+BOTH = ["Fe", "O"]
+HISTORY = {
+    "haadf": np.array([4.0, 2.0, 1.0]),
+    "chem": np.array([9.0, 8.0, 8.5]),
+    "tv": np.array([3.0, 2.0, 1.0]),
+    "total": np.array([10.0, 7.0, 6.0]),
+}
+PUBLISHED = {"lambda_haadf": 1 / 3, "lambda_chem": 0.08, "lambda_tv": 0.15}
+CALIBRATED = {"regularization": "tgv", "lambda_reg": 2.0, "lambda_haadf": 0.5, "tol": 1e-4}
+GAP = {"iteration": np.array([0, 50, 100]), "gap": np.array([np.inf, 1e-2, 1e-5])}
+CHOICE = {
+    "regularization": ["tv", "tv", "guided"],
+    "lambda_reg": np.array([2.0, 1.0, 1.0]),
+    "lambda_haadf": np.array([0.0, 0.0, 1.0]),
+    "joint": np.array([True, True, False]),
+    "score": np.array([0.9, 1.0, 1.2]),
+    "score_error": np.array([0.1, 0.1, 0.0]),
+    "weights": np.array([0.0, 0.0, 0.0, 0.3, 1.0, 0.7]),
+    "sentence": "Chosen.",
+}
+# fonts and their rendering differ from one matplotlib to the next
+compared = pytest.mark.mpl_image_compare(style="default", remove_text=True, tolerance=12, savefig_kwargs={"dpi": 45})
 
 
 def titles(axes):
     return [[ax.get_title() for ax in row] for row in axes]
-
-
-def bar_of(ax):
-    (line,) = ax.lines
-    start, end = line.get_xdata()
-    return end - start, ax.texts[0].get_text()
 
 
 def shown(ax):
@@ -29,13 +52,45 @@ def limits(ax):
 
 
 def colour_bars(axes):
-    figure = axes.flat[0].figure
-    return [ax for ax in figure.axes if ax not in set(axes.flat)]
+    return [ax for ax in axes.flat[0].figure.axes if ax not in set(axes.flat)]
+
+
+def bar_of(ax):
+    """Length in units of the axes, and label, of the scale bar as it is drawn."""
+    (bar,) = [artist for artist in ax.get_children() if isinstance(artist, ScaleBar)]
+    ax.figure.canvas.draw()
+    return bar.info.length_px, bar.info.scale_text
+
+
+# ---- whole figures ---------------------------------------------------------------------------------------
+
+
+@compared
+def test_figure_of_a_result():
+    y, x = np.mgrid[:24, :30]
+    maps = np.stack([np.exp(-((y - 12) ** 2 + (x - c) ** 2) / 40) * 9 for c in (10, 20)])
+    noisy = np.random.default_rng(0).poisson(maps)
+    haadf = maps[0] + maps[1] / 3
+    rows = {"raw": noisy, "errors": 0.3 * np.sqrt(maps), "haadf": haadf, "modelled_haadf": haadf / 2}
+    return plot_fusion(maps, BOTH, **rows, scale=(0.5, 0.4), units="nm", quantity="X-ray counts")[0, 0].figure
+
+
+@compared
+def test_figure_of_a_convergence():
+    return plot_convergence({**HISTORY, **GAP}, CALIBRATED)[0].figure
+
+
+@compared
+def test_figure_of_a_selection():
+    return plot_selection(CHOICE).figure
+
+
+# ---- what is shown ----------------------------------------------------------------------------------------
 
 
 def test_raw_over_fused_beside_haadf_over_modelled_haadf():
     raw = FUSED + 1
-    axes = plot_fusion(FUSED, ["Fe", "O"], raw=raw, haadf=HAADF, modelled_haadf=HAADF - 1)
+    axes = plot_fusion(FUSED, BOTH, raw=raw, haadf=HAADF, modelled_haadf=HAADF - 1)
     assert titles(axes) == [["HAADF", "Fe, measured", "O, measured"], ["modelled HAADF", "Fe, fused", "O, fused"]]
     np.testing.assert_array_equal(shown(axes[0, 0]), HAADF)
     np.testing.assert_array_equal(shown(axes[1, 0]), HAADF - 1)
@@ -43,37 +98,39 @@ def test_raw_over_fused_beside_haadf_over_modelled_haadf():
     np.testing.assert_array_equal(shown(axes[1, 1]), FUSED[0])
 
 
-def test_loaded_result_without_raw_maps_shows_one_row():
-    axes = plot_fusion(FUSED, ["Fe", "O"], modelled_haadf=HAADF)
-    assert titles(axes) == [["modelled HAADF", "Fe, fused", "O, fused"]]
-    assert titles(plot_fusion(FUSED, ["Fe", "O"])) == [["Fe, fused", "O, fused"]]
-
-
-def test_panels_without_an_image_are_empty():
-    axes = plot_fusion(FUSED, ["Fe", "O"], truth=FUSED, haadf=HAADF)
+def test_rows_are_those_that_were_given():
+    assert titles(plot_fusion(FUSED, BOTH, modelled_haadf=HAADF)) == [["modelled HAADF", "Fe, fused", "O, fused"]]
+    assert titles(plot_fusion(FUSED, BOTH)) == [["Fe, fused", "O, fused"]]
+    assert titles(plot_fusion(None, BOTH, raw=FUSED, haadf=HAADF)) == [["HAADF", "Fe, measured", "O, measured"]]
+    assert plot_fusion(FUSED[:1], ["Fe"], raw=FUSED[:1]).shape == (2, 1)
+    axes = plot_fusion(FUSED, BOTH, truth=FUSED, haadf=HAADF)
     assert titles(axes) == [["HAADF", "", ""], ["", "Fe, fused", "O, fused"], ["", "Fe, truth", "O, truth"]]
-    assert [[bool(ax.images) for ax in row] for row in axes] == [
-        [True, False, False],
-        [False, True, True],
-        [False, True, True],
-    ]
+    assert [[len(ax.images) for ax in row] for row in axes] == [[1, 0, 0], [0, 1, 1], [0, 1, 1]]
     assert not any(ax.axison for ax in axes.flat)
 
 
-def test_one_element():
-    axes = plot_fusion(FUSED[:1], ["Fe"], raw=FUSED[:1])
-    assert axes.shape == (2, 1)
+def test_draws_into_a_given_figure_and_leaves_arrays_alone():
+    raw, haadf = FUSED.astype(np.uint16), HAADF.copy()
+    raw.flags.writeable = haadf.flags.writeable = False
+    figures = plt.figure(layout="constrained").subfigures(1, 2)
+    axes = plot_fusion(raw, BOTH, raw=raw, haadf=haadf, modelled_haadf=haadf, crop=(0, 3, 0, 3), figure=figures[1])
+    assert axes[0, 0].figure is figures[1]
+
+
+# ---- colours -----------------------------------------------------------------------------------------------
 
 
 def test_equal_colours_are_equal_values():
-    raw = 2 * FUSED
-    axes = plot_fusion(FUSED, ["Fe", "O"], raw=raw, haadf=HAADF, modelled_haadf=HAADF / 2)
+    axes = plot_fusion(FUSED, BOTH, raw=2 * FUSED, haadf=HAADF, modelled_haadf=HAADF / 2, quantity="X-ray counts ()")
     for column in axes.T:
         assert limits(column[0]) == limits(column[1])
     # 0.2 and 99.8 % of 0..23, and 98 % of 2 * (0..23), which are measured: the wider of both
     assert limits(axes[0, 1]) == pytest.approx((0.046, 2 * 22.54))
     assert limits(axes[0, 0])[0] < 60 and limits(axes[0, 0])[1] > 190
-    assert len(colour_bars(axes)) == 3
+    assert [ax.get_xlabel() for ax in colour_bars(axes)] == ["intensity", "X-ray counts", "X-ray counts"]
+    axes = plot_fusion(FUSED, BOTH, raw=2 * FUSED, same_limits=False)
+    assert limits(axes[0, 0])[1] == pytest.approx(2 * limits(axes[1, 0])[1])
+    assert len(colour_bars(axes)) == 4
 
 
 def test_few_counts_leave_the_fused_map_its_colours():
@@ -86,251 +143,168 @@ def test_few_counts_leave_the_fused_map_its_colours():
     assert limits(plot_fusion(None, ["Al"], raw=sparse)[0, 0]) == (0, 2)
 
 
-def test_every_panel_can_have_its_own_colours():
-    axes = plot_fusion(FUSED, ["Fe", "O"], raw=2 * FUSED, same_limits=False)
-    assert limits(axes[0, 0])[1] == pytest.approx(2 * limits(axes[1, 0])[1])
-    assert len(colour_bars(axes)) == 4
+def with_values(shape, **values):
+    image = np.zeros((1, *shape))
+    for value in values.values():
+        image[0][value[0]] = value[1]
+    return image
 
 
-def test_hot_pixel_does_not_darken_the_map_and_is_announced():
-    noisy = np.zeros((1, 50, 50))
-    noisy[0, 10:40, 10:40] = 5.0
-    noisy[0, 0, 0] = 1000.0
-    axes = plot_fusion(noisy, ["Fe"])
-    assert limits(axes[0, 0]) == (0, 5)
-    assert axes[0, 0].images[0].colorbar.extend == "max"
+@pytest.mark.parametrize(
+    "image, expected, ends",
+    [
+        (np.zeros((1, 4, 4)), (0, 1), "neither"),
+        (np.full((1, 4, 4), 7.0), (7, 8), "neither"),
+        (np.full((1, 4, 4), np.nan), (0, 1), "neither"),
+        # a hot pixel does not darken the map, and the few counts of a trace element are not cut off
+        (with_values((50, 50), block=(np.s_[10:40, 10:40], 5.0), hot=((0, 0), 1000.0)), (0, 5), "max"),
+        (with_values((100, 100), trace=((3, 4), 2.0)), (0, 2), "neither"),
+        (with_values((50, 50), block=(np.s_[10:40, 10:40], 5.0), damage=((0, 0), np.inf)), (0, 5), "max"),
+    ],
+    ids=["zeros", "constant", "no numbers", "hot pixel", "trace", "infinite"],
+)
+def test_unusual_maps_are_drawn(image, expected, ends):
+    ax = plot_fusion(image, ["Fe"])[0, 0]
+    assert limits(ax) == expected and ax.images[0].colorbar.extend == ends
 
 
-@pytest.mark.parametrize("value, expected", [(0.0, (0, 1)), (7.0, (7, 8))])
-def test_constant_map_is_drawn(value, expected):
-    axes = plot_fusion(np.full((1, 4, 4), value), ["Fe"])
-    assert limits(axes[0, 0]) == expected
-    assert axes[0, 0].images[0].colorbar.extend == "neither"
-
-
-def test_map_of_a_few_counts_is_not_flattened_to_zero():
-    trace = np.zeros((1, 100, 100))
-    trace[0, 3, 4] = 2.0
-    assert limits(plot_fusion(trace, ["Fe"])[0, 0]) == (0, 2)
-
-
-def test_colour_bars_carry_the_quantity():
-    axes = plot_fusion(FUSED, ["Fe", "O"], haadf=HAADF, raw=FUSED, quantity="X-ray counts ()")
-    labels = [ax.get_xlabel() for ax in colour_bars(axes)]
-    assert labels == ["intensity", "X-ray counts", "X-ray counts"]
-
-
-def test_scale_bar_of_every_panel():
-    axes = plot_fusion(FUSED, ["Fe", "O"], raw=FUSED, haadf=HAADF, scale=0.5, units="nm")
-    drawn = [bar_of(ax) for ax in axes.flat if ax.images]
-    # 6 pixels of 0.5 nm: at most 0.9 nm
-    assert len(drawn) == 5
-    assert all(length == pytest.approx(0.5) and label == "0.5 nm" for length, label in drawn)
-
-
-@pytest.mark.parametrize("units", [None, "", "px", "pixels", "None", "<undefined>", object()])
-def test_uncalibrated_scale_bar_is_in_pixels(units):
-    axes = plot_fusion(np.zeros((1, 40, 80)), ["Fe"], scale=3.0, units=units)
-    assert bar_of(axes[0, 0]) == (20, "20 px")
+# ---- axes, units and crops ---------------------------------------------------------------------------------
 
 
 def test_pixels_that_are_not_square_are_drawn_so():
-    axes = plot_fusion(FUSED, ["Fe", "O"], scale=(2.0, 1.0), units="nm")
+    axes = plot_fusion(FUSED, BOTH, scale=(2.0, 1.0), units="nm")
     left, right, bottom, top = axes[0, 0].images[0].get_extent()
     assert (right - left, bottom - top) == (6, 8)
 
 
 @pytest.mark.parametrize(
-    "width, units, length, label",
+    "pixel, units, length, label",
     [
-        (64, "nm", 10, "10 nm"),
-        (3.35, "µm", 1, "1 µm"),
-        (3.35, "um", 1, "1 µm"),
-        (0.256, "µm", 0.05, "50 nm"),
-        (2000, "nm", 500, "500 nm"),
-        (4000, "nm", 1000, "1 µm"),
-        (1.0, "nm", 0.2, "0.2 nm"),
-        (0.1, "nm", 0.02, "20 pm"),
-        (40, "Å", 10, "10 Å"),
-        (5, "1/nm", 1, "1 1/nm"),
-        (2e-6, "m", 5e-7, "500 nm"),
+        (1.0, "nm", 15, "15 nm"),
+        (64, "nm", 1000, "1 $\\mathregular{\\mu}$m"),
+        (0.004, "\u00b5m", 0.05, "50 nm"),
+        (0.004, "\u03bcm", 0.05, "50 nm"),
+        (0.004, "micron", 0.05, "50 nm"),
+        (0.6, "Å", 10, "10 Å"),
+        (0.1, "1/nm", 1, "1 nm$^{-1}$"),
+        (3.0, "eV", 50, "50 eV"),
+        (1e-4, "arb. u.", 1e-3, "0.001 arb. u."),
+        (1e3, "arb. u.", 15e3, "15000 arb. u."),
+        *[(3.0, units, 15, "15 px") for units in (None, "", "pixels", "None", "<undefined>", object())],
     ],
 )
-def test_scale_bar_is_a_round_length_in_a_readable_unit(width, units, length, label):
-    assert scale_bar(width, units) == (pytest.approx(length), label)
+def test_scale_bars_are_round_and_in_readable_units(pixel, units, length, label):
+    axes = plot_fusion(np.zeros((1, 40, 60)), ["Fe"], scale=pixel, units=units)
+    assert bar_of(axes[0, 0]) == (pytest.approx(length), label)
 
 
-@pytest.mark.parametrize("longest, nice", [(1, 1), (1.99, 1), (2, 2), (4.9, 2), (0.5, 0.5), (0.07, 0.05), (730, 500)])
-def test_nice_length(longest, nice):
-    assert nice_length(longest) == pytest.approx(nice)
+@settings(max_examples=10, deadline=None)
+@given(st.floats(1e-6, 1e6), st.sampled_from(["nm", "px", "1/nm", "Å"]), st.integers(8, 2000))
+def test_scale_bars_are_at_most_a_third_of_the_width(pixel, units, nx):
+    axes = plot_fusion(np.zeros((1, 4, nx)), ["Fe"], scale=pixel, units=units, figure=plt.figure())
+    width = nx if units == "px" else nx * pixel
+    assert 0.1 * width < bar_of(axes[0, 0])[0] <= 0.3 * width * (1 + 1e-9)
+    plt.close("all")
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.data(), st.floats(0.01, 50), st.floats(-100, 100))
+def test_crops_in_pixels_and_in_units_are_the_same(data, scale, offset):
+    ny, nx = FUSED.shape[1:]
+    (left, right), (top, bottom) = (
+        sorted(data.draw(st.lists(st.integers(0, n), min_size=2, max_size=2, unique=True))) for n in (nx, ny)
+    )
+    expected = FUSED[0, top:bottom, left:right]
+    options = {"scale": (scale, 2 * scale), "units": "nm", "offset": (offset, -offset)}
+    positions = (
+        *(-offset + 2 * scale * end for end in (left, right)),
+        *(offset + scale * end for end in (top, bottom)),
+    )
+    for crop in ((left, right, top, bottom), (left or None, right, top, bottom), positions):
+        axes = plot_fusion(FUSED[:1], ["Fe"], crop=crop, figure=plt.figure(), **options)
+        np.testing.assert_array_equal(shown(axes[0, 0]), expected)
+        plt.close("all")
+
+
+def test_crops_from_the_end_and_before_the_start():
+    for crop, window in (((None, None, 1, -1), np.s_[1:3, :]), ((0.0, 12.0, 1, 3), np.s_[1:3, :4])):
+        axes = plot_fusion(FUSED, BOTH, haadf=HAADF, scale=0.5, offset=(20, 10), crop=crop)
+        np.testing.assert_array_equal(shown(axes[0, 0]), HAADF[window])
 
 
 @pytest.mark.parametrize(
-    "crop, rows, columns",
-    [
-        ((1, 4, 0, 2), slice(0, 2), slice(1, 4)),
-        ((None, None, 1, -1), slice(1, 3), slice(0, 6)),
-        # 0.5 nm pixels, the first at x = 10, y = 20
-        ((10.5, 12.0, 20.0, 21.5), slice(0, 3), slice(1, 4)),
-        ((0.0, 12.0, 1, 3), slice(1, 3), slice(0, 4)),
-    ],
-)
-def test_crop_in_pixels_and_in_units(crop, rows, columns):
-    axes = plot_fusion(FUSED, ["Fe", "O"], raw=FUSED, haadf=HAADF, scale=0.5, units="nm", offset=(20, 10), crop=crop)
-    np.testing.assert_array_equal(shown(axes[1, 1]), FUSED[0][rows, columns])
-    np.testing.assert_array_equal(shown(axes[0, 0]), HAADF[rows, columns])
-
-
-def test_crop_in_positions_does_not_need_units():
-    axes = plot_fusion(FUSED, ["Fe", "O"], scale=0.5, offset=(20, 10), crop=(10.5, 12.0, None, None))
-    np.testing.assert_array_equal(shown(axes[0, 0]), FUSED[0][:, 1:4])
-
-
-def test_arrays_are_left_alone():
-    raw, haadf = FUSED.astype(np.uint16), HAADF.copy()
-    raw.flags.writeable = haadf.flags.writeable = False
-    plot_fusion(raw, ["Fe", "O"], raw=raw, haadf=haadf, modelled_haadf=haadf, crop=(0, 3, 0, 3))
-
-
-def test_draws_into_a_given_figure():
-    figure = plt.figure(layout="constrained")
-    axes = plot_fusion(FUSED, ["Fe", "O"], figure=figure)
-    assert axes[0, 0].figure is figure
-    parts = figure.subfigures(1, 2)
-    assert plot_fusion(FUSED, ["Fe", "O"], figure=parts[1])[0, 0].figure is parts[1]
-
-
-@pytest.mark.parametrize(
-    "options, sentence",
+    "options, words",
     [
         ({"elements": ["Fe"]}, r"fused has shape \(2, 4, 6\) for 1 elements"),
         ({"raw": FUSED[:1]}, r"raw has shape \(1, 4, 6\), expected \(2, 4, 6\)"),
         ({"haadf": HAADF.T}, r"HAADF has shape \(6, 4\), expected \(4, 6\)"),
+        ({"fused": None}, "no maps to plot"),
         ({"crop": (3, 3, 0, 2)}, r"crop \(3, 3, 0, 2\) leaves no pixel.*6 x 4"),
-        ({"crop": (0, 3)}, r"crop is \(0, 3\): it must be four numbers"),
+        *[({"crop": crop}, "must be four numbers") for crop in ("5 nm", ("5", None, None, None), 7, (1, 2, 3))],
     ],
 )
-def test_what_does_not_fit_is_refused(options, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        plot_fusion(FUSED, **{"elements": ["Fe", "O"], **options})
+def test_what_does_not_fit_is_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        plot_fusion(**{"fused": FUSED, "elements": BOTH, **options})
 
 
-HISTORY = {
-    "haadf": np.array([4.0, 2.0, 1.0]),
-    "chem": np.array([9.0, 8.0, 8.5]),
-    "tv": np.array([3.0, 2.0, 1.0]),
-    "total": np.array([10.0, 7.0, 6.0]),
-}
-WEIGHTS = {"lambda_haadf": 1 / 3, "lambda_chem": 0.08, "lambda_tv": 0.15}
+# ---- convergence and selection -----------------------------------------------------------------------------
 
 
-def test_convergence_has_three_labelled_panels():
-    axes = plot_convergence(HISTORY, WEIGHTS)
+def test_convergence_has_a_labelled_panel_for_each_term():
+    axes = plot_convergence(HISTORY, PUBLISHED)
     assert [ax.get_title() for ax in axes] == [
         "HAADF, weight 0.3333",
         "chemistry, weight 0.08",
         "total variation, weight 0.15",
     ]
     for ax, name in zip(axes, ("haadf", "chem", "tv"), strict=True):
-        x, y = ax.lines[0].get_data()
-        np.testing.assert_array_equal(x, [0, 1, 2])
-        np.testing.assert_array_equal(y, HISTORY[name])
-        assert ax.get_xlabel() == "iteration (0 = start)"
-        assert ax.get_ylabel()
+        np.testing.assert_array_equal(ax.lines[0].get_data(), [[0, 1, 2], HISTORY[name]])
+        assert ax.get_xlabel() == "iteration (0 = start)" and ax.get_ylabel()
     assert axes[0].figure._suptitle.get_text() == "objective (weighted sum): 10 at the start, 6 at the end"
-
-
-def test_convergence_says_that_total_variation_was_off():
-    axes = plot_convergence(HISTORY, {**WEIGHTS, "lambda_tv": None})
-    assert axes[2].get_title() == "total variation: off"
-    assert axes[2].lines[0].get_linestyle() == "--"
-
-
-def test_convergence_takes_axes():
     given = plt.figure().subplots(3, 1)
-    assert plot_convergence(HISTORY, WEIGHTS, axes=given)[2] is given[2]
+    assert plot_convergence(HISTORY, PUBLISHED, axes=given)[2] is given[2]
+    with pytest.raises(ValueError, match="history has no chem, tv"):
+        plot_convergence({"haadf": [1, 2]}, PUBLISHED)
 
 
-def test_convergence_needs_its_terms():
-    with pytest.raises(ValueError, match="history has no chem, tv: it must hold haadf, chem and tv"):
-        plot_convergence({"haadf": [1, 2]}, WEIGHTS)
-
-
-def test_measured_maps_alone_are_called_so():
-    axes = plot_fusion(None, ["Fe", "O"], raw=FUSED, haadf=HAADF)
-    assert titles(axes) == [["HAADF", "Fe, measured", "O, measured"]]
-    with pytest.raises(ValueError, match="no maps to plot"):
-        plot_fusion(None, ["Fe"])
-
-
-@pytest.mark.parametrize("crop", ["5 nm", ("5 nm", None, None, None), ("5", None, None, None), 7, (1, 2, 3)])
-def test_crop_that_is_not_four_numbers(crop):
-    with pytest.raises(ValueError, match="must be four numbers"):
-        plot_fusion(FUSED, ["Fe", "O"], crop=crop)
-
-
-CALIBRATED = {"regularization": "tgv", "lambda_reg": 2.0, "lambda_haadf": 0.5, "tol": 1e-4}
-
-
-def test_gap_has_a_panel_with_a_logarithmic_scale():
-    gap = np.array([np.inf, 1e-2, 1e-5])
-    axes = plot_convergence({**HISTORY, "iteration": np.array([0, 50, 100]), "gap": gap}, CALIBRATED)
+def test_the_gap_has_a_panel_with_a_logarithmic_scale():
+    axes = plot_convergence({**HISTORY, **GAP}, CALIBRATED)
     assert [ax.get_title() for ax in axes] == [
         "HAADF, weight 0.5",
         "maps",
         "penalty 'tgv', weight 2",
         "duality gap, 1e-05 at the end",
     ]
-    for ax, name in zip(axes[:3], ("haadf", "chem", "tv"), strict=True):
-        np.testing.assert_array_equal(ax.lines[0].get_data(), [[0, 50, 100], HISTORY[name]])
-    np.testing.assert_array_equal(axes[3].lines[0].get_data(), [[50, 100], gap[1:]])
+    np.testing.assert_array_equal(axes[0].lines[0].get_data(), [[0, 50, 100], HISTORY["haadf"]])
+    np.testing.assert_array_equal(axes[3].lines[0].get_data(), [[50, 100], [1e-2, 1e-5]])
     assert axes[3].get_yscale() == "log" and list(axes[3].lines[1].get_ydata()) == [1e-4, 1e-4]
 
 
-def test_convergence_says_that_the_penalty_was_off():
-    axes = plot_convergence(HISTORY, {**CALIBRATED, "regularization": None})
-    assert len(axes) == 3 and axes[2].get_title() == "penalty: off"
-    assert axes[2].lines[0].get_linestyle() == "--"
+def test_a_penalty_that_was_off_is_dashed():
+    for weights, title in (
+        ({**PUBLISHED, "lambda_tv": None}, "total variation: off"),
+        ({**CALIBRATED, "regularization": None}, "penalty: off"),
+    ):
+        ax = plot_convergence(HISTORY, weights)[2]
+        assert ax.get_title() == title and ax.lines[0].get_linestyle() == "--"
 
 
-@pytest.mark.parametrize("damage", [np.nan, np.inf])
-def test_pixels_that_are_no_numbers_do_not_count_for_colours(damage):
-    image = FUSED.copy()
-    image[0, 1, 1] = damage
-    axes = plot_fusion(image, ["Fe", "O"])
-    assert limits(axes[0, 0]) == pytest.approx((0.046, 22.954), abs=0.1)
-    assert limits(plot_fusion(np.full((1, 4, 4), damage), ["Fe"])[0, 0]) == (0, 1)
-
-
-CHOICE = {
-    "regularization": ["tv", "tv", "guided"],
-    "lambda_reg": np.array([2.0, 1.0, 1.0]),
-    "lambda_haadf": np.array([0.0, 0.0, 1.0]),
-    "joint": np.array([True, True, False]),
-    "score": np.array([0.9, 1.0, 1.2]),
-    "score_error": np.array([0.1, 0.1, 0.0]),
-    "weights": np.array([0.0, 0.0, 0.0, 0.3, 1.0, 0.7]),
-    "sentence": "Chosen.",
-}
-
-
-def test_selection_has_a_line_for_each_penalty_and_circles_what_was_used():
+def test_selection_has_a_line_for_each_penalty():
     ax = plot_selection(CHOICE)
     assert ax.get_xscale() == "log" and ax.get_xlabel() == "lambda_reg (larger is smoother)"
-    assert " ".join(ax.get_ylabel().split()).endswith("held out, per pixel (units of log-likelihood)")
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels == ["tv, lambda_haadf 0", "guided, lambda_haadf 1, each map"]
+    # what was used is circled
     circles = [line for line in ax.lines if line.get_marker() == "o"]
     np.testing.assert_allclose(np.concatenate([c.get_xydata() for c in circles]), [[1, 1], [1, 1.2]])
-
-
-def test_selection_of_one_weight_is_against_that_weight():
-    choice = {name: CHOICE[name] for name in ("score", "score_error", "sentence")}
-    ax = plot_selection({**choice, "lambda_chem": np.array([0.1, 0.2, 0.4]), "weights": np.array([0.0, 1.0, 0.0])})
-    assert ax.get_xlabel() == "lambda_chem"
+    one = {name: CHOICE[name] for name in ("score", "score_error", "sentence")}
+    one |= {"lambda_haadf": np.array([0.1, 0.2, 0.4]), "weights": np.array([0.0, 1.0, 0.0])}
+    assert plot_selection(one).get_xlabel() == "lambda_haadf"
 
 
 def test_selection_without_candidates_says_why():
-    nothing = {**CHOICE, "score": np.zeros(0), "sentence": "Too few counts."}
-    with pytest.raises(ValueError, match="Too few counts"):
-        plot_selection(nothing)
+    for lost in ({"score": np.zeros(0)}, {"lambda_reg": None, "lambda_haadf": None}):
+        choice = {k: v for k, v in {**CHOICE, **lost, "sentence": "Too few counts."}.items() if v is not None}
+        with pytest.raises(ValueError, match="Too few counts"):
+            plot_selection(choice)

@@ -4,7 +4,7 @@ import h5py
 import hyperspy.api as hs
 import numpy as np
 import pytest
-from helpers import assert_untouched, scan_signals, snapshot
+from helpers import assert_untouched, codes, quiet_fuse, scan_signals, snapshot
 
 import hyperspy_fusion as hf
 
@@ -14,7 +14,7 @@ ELEMENTS = ["Fe", "O", "Si", "S"]
 @pytest.fixture(scope="module")
 def result():
     maps, haadf = scan_signals(elements=ELEMENTS)
-    return hf.fuse(maps, haadf, max_iter=3)
+    return quiet_fuse(maps, haadf, method="published", max_iter=3)
 
 
 @pytest.fixture
@@ -25,38 +25,33 @@ def fused(result):
 # ---- labels ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "part", [slice(1, None), slice(None, None, 2), slice(None, None, -1), slice(1, 3), slice(2, 3)]
-)
-def test_slices_know_their_elements(fused, part):
-    cut = fused.inav[part]
-    assert cut.elements == ELEMENTS[part]
-    for element, data in zip(cut.elements, cut.data, strict=True):
-        np.testing.assert_array_equal(data, fused.get_map(element).data)
-    assert [m.metadata.General.title for m in cut.split()] == ELEMENTS[part]
-    assert [m.metadata.Sample.elements for m in cut.split()] == [[e] for e in ELEMENTS[part]]
-    assert cut.isig[2:5, 1:].inav[::-1].elements == ELEMENTS[part][::-1]
+@pytest.mark.parametrize("first", [np.s_[:], np.s_[1:], np.s_[::2], np.s_[::-1], np.s_[1:3], np.s_[2:3]])
+def test_slices_of_slices_know_their_elements(fused, first):
+    for second in (np.s_[:], np.s_[-1:], np.s_[::-1]):
+        expected, cut = ELEMENTS[first][second], fused.inav[first].isig[2:5, 1:].inav[second]
+        assert cut.elements == expected == [m.metadata.General.title for m in cut.split()]
+        assert [m.metadata.Sample.elements for m in cut.split()] == [[e] for e in expected]
+        for element, data in zip(cut.elements, cut.data, strict=True):
+            np.testing.assert_array_equal(data, fused.get_map(element).data[1:, 2:5])
 
 
 @pytest.mark.parametrize("index", [0, 2, -1, 1.0])
 def test_one_map_knows_its_element(fused, index):
-    one = fused.inav[index]
-    expected = ELEMENTS[int(index)]
+    one = fused.inav[1:].inav[::-1].inav[index] if index == 2 else fused.inav[index]
+    expected = "O" if index == 2 else ELEMENTS[int(index)]
     assert one.elements == [expected] == one.metadata.Sample.elements and one.metadata.General.title == expected
-    np.testing.assert_array_equal(one.data, fused.data[int(index)])
-    assert one.get_map(expected).data.shape == one.data.shape
+    np.testing.assert_array_equal(one.data, fused.data[ELEMENTS.index(expected)])
+    np.testing.assert_array_equal(one.get_map(expected).data, one.data)
 
 
-def test_slice_of_a_slice(fused):
-    assert fused.inav[1:].inav[1].elements == ["Si"]
-    assert fused.inav[::-1].inav[0].elements == ["S"]
-
-
-def test_unknown_map_is_refused(fused):
-    with pytest.raises(ValueError, match="no map of 'Pt': the maps are of Fe, O, Si, S"):
-        fused.get_map("Pt")
-    with pytest.raises(ValueError, match="no map of 'Fe'"):
-        fused.inav[1:].get_map("Fe")
+def test_an_unknown_map_is_refused_with_its_symbol(fused):
+    for maps, name, words in (
+        (fused, "Pt", "the maps are of Fe, O, Si, S"),
+        (fused.inav[1:], "Fe", "the maps are of O"),
+        *[(fused, name, "did you mean 'O'") for name in ("o", "O_K", "oxygen")],
+    ):
+        with pytest.raises(ValueError, match=f"no map of {name!r}: {words}"):
+            maps.get_map(name)
 
 
 def test_sums_over_elements_have_no_element(fused):
@@ -119,10 +114,10 @@ def test_stacked_maps_know_their_elements(fused):
             np.testing.assert_array_equal(part.get_map(element).data, one.data)
 
 
-def test_stack_that_does_not_tell_its_elements_says_so(fused):
+def test_stacks_that_mix_elements_have_none(fused):
     iron, oxygen = fused.get_map("Fe"), fused.get_map("O")
     stack = hs.stack([iron, oxygen])
-    for untold in (
+    for mixed in (
         stack.sum(0),
         hs.stack([iron, oxygen], stack_metadata=False),
         hs.stack([iron, oxygen], stack_metadata=False).inav[1],
@@ -135,13 +130,13 @@ def test_stack_that_does_not_tell_its_elements_says_so(fused):
         oxygen / iron,
     ):
         with pytest.raises(ValueError, match="has no map for each of the elements"):
-            untold.elements  # noqa: B018
+            mixed.elements  # noqa: B018
     assert stack.mean("x").metadata.Sample.elements == ["Fe"]  # HyperSpy's, and no longer ElementMaps
     with pytest.raises(ValueError, match="2 maps of 'Fe'"):
         hs.stack([iron, iron]).get_map("Fe")
 
 
-def test_members_of_a_stack_of_results(fused):
+def test_a_stack_of_results(fused):
     stack = hs.stack([fused, fused * 2])
     for turned in (stack, stack.transpose(navigation_axes=(1, 0))):
         assert turned.elements == ELEMENTS
@@ -225,12 +220,12 @@ def test_metadata_are_flat_arrays_and_python_scalars(fused):
 def test_loaded_maps_can_be_plotted_and_fused_again(fused, tmp_path, caplog):
     fused.save(tmp_path / "f.hspy")
     loaded = hs.load(tmp_path / "f.hspy")
-    axes = loaded.plot_fusion()
-    assert axes.size and "not saved" in caplog.text
+    codes(caplog)
+    assert loaded.plot_fusion().size and codes(caplog) == ["measured-maps-not-saved"]
     assert loaded.plot_convergence().size == 3
     maps, haadf = scan_signals(elements=ELEMENTS)
     assert loaded.plot_fusion(maps=maps, haadf=haadf).shape[0] == 2
-    assert loaded.fuse(haadf, max_iter=2).metadata.Fusion.n_iter == 2
+    assert loaded.fuse(haadf, method="published", max_iter=2).metadata.Fusion.n_iter == 2
 
 
 def test_maps_without_a_fit_have_nothing_to_show():
@@ -255,9 +250,9 @@ def test_modelled_haadf_of_a_crop_is_the_crop_of_it(fused, tmp_path):
         np.testing.assert_allclose(crop.modelled_haadf().data, whole.data[1:, 2:8], rtol=1e-6)
 
 
-def test_member_of_a_stack_of_results_has_its_own_fit(fused):
+def test_one_of_a_stack_of_results_has_its_own_fit(fused):
     maps, haadf = scan_signals(elements=ELEMENTS, seed=1)
-    other = hf.fuse(maps, haadf, max_iter=2, gamma=1)
+    other = quiet_fuse(maps, haadf, method="published", max_iter=2, gamma=1)
     stack = hs.stack([fused, other])
     for i, fit in enumerate((fused, other)):
         np.testing.assert_array_equal(stack.inav[:, i].modelled_haadf().data, fit.modelled_haadf().data)
@@ -292,7 +287,8 @@ def test_changed_maps_have_no_modelled_haadf(fused, reason, tmp_path, caplog):
         changed.modelled_haadf()
     if changed.elements == ELEMENTS and changed.axes_manager.navigation_dimension == 1:
         names = {path.name for path in changed.export(tmp_path / "out")}
-        assert "Fe.tif" in names and "HAADF_modelled.tif" not in names and "modelled HAADF image is left" in caplog.text
+        assert "Fe.tif" in names and "HAADF_modelled.tif" not in names
+        assert "modelled-haadf-left-out" in codes(caplog)
 
 
 def test_arithmetic_in_place_is_noticed(fused):
@@ -329,7 +325,7 @@ def test_plot_of_a_slice_shows_the_same_pixels_of_the_input(fused):
 
 def test_plot_of_rebinned_maps_leaves_the_input_out(fused, caplog):
     fused.rebin(scale=(1, 3, 3)).plot_fusion()
-    assert "on another grid" in caplog.text
+    assert codes(caplog) == ["input-on-another-grid", "input-on-another-grid", "modelled-haadf-left-out"]
 
 
 def test_plot_of_a_loaded_crop_takes_whole_and_cropped_images(fused, tmp_path):
@@ -399,14 +395,17 @@ def test_export_leaves_out_what_does_not_belong(fused, tmp_path, caplog):
     with h5py.File(tmp_path / "some" / "fused.h5") as file:
         assert set(file) == {"maps", "haadf", "cost_history", "parameters"}
     names = {p.name for p in fused.rebin(scale=(1, 3, 3)).export(tmp_path / "rebinned")}
-    assert names == {*(f"{e}.tif" for e in ELEMENTS), "fused.h5"} and "HAADF image is on another grid" in caplog.text
+    assert names == {*(f"{e}.tif" for e in ELEMENTS), "fused.h5"} and "input-on-another-grid" in codes(caplog)
 
 
 def test_export_of_swapped_axes_has_no_unswapped_haadf(tmp_path):
     maps, haadf = scan_signals(12, 12)
     for axis in (axis for signal in (*maps, haadf) for axis in signal.axes_manager.signal_axes):
         axis.scale, axis.offset = 1, 0
-    names = {p.name for p in hf.fuse(maps, haadf, max_iter=1).swap_axes("x", "y").export(tmp_path / "out")}
+    names = {
+        p.name
+        for p in quiet_fuse(maps, haadf, method="published", max_iter=1).swap_axes("x", "y").export(tmp_path / "out")
+    }
     assert "Fe.tif" in names and "HAADF.tif" not in names
 
 
@@ -415,11 +414,11 @@ def test_export_without_a_constant_map_has_the_modelled_image(tmp_path):
     flat = maps[0].deepcopy()
     flat.data[:] = 3
     flat.metadata.set_item("Sample.elements", ["S"])
-    fused = hf.fuse([*maps, flat], haadf, max_iter=2)
+    fused = quiet_fuse([*maps, flat], haadf, method="published", max_iter=2)
     assert tmp_path / "HAADF_modelled.tif" in fused.inav[:2].export(tmp_path, overwrite=True)
 
 
-def test_export_overwrites_only_when_told(fused, tmp_path):
+def test_export_overwrites_only_on_request(fused, tmp_path):
     folder = tmp_path / "maps"
     fused.export(folder)
     (folder / "notes.txt").write_text("mine")
@@ -456,26 +455,3 @@ def test_measured_maps_are_plotted_as_measured(caplog):
     axes = hf.element_maps(maps).plot_fusion(haadf=haadf)
     assert [ax.get_title() for ax in axes.flat if ax.images] == ["HAADF", "Fe, measured", "O, measured"]
     assert not caplog.text
-
-
-def test_a_profile_is_along_a_line_roi_as_along_its_ends(fused):
-    roi = hs.roi.Line2DROI(4.0, -1.0, 8.0, 1.5, linewidth=1.0)
-    expected = fused.line_profile((4.0, -1.0), (8.0, 1.5), 1.0)
-    np.testing.assert_array_equal(fused.line_profile(roi).data, expected.data)
-    np.testing.assert_array_equal(
-        fused.line_profile(roi, linewidth=0.5).data, fused.line_profile((4.0, -1.0), (8.0, 1.5), 0.5).data
-    )
-
-
-@pytest.mark.parametrize("line", [((0, 1),), (0.5, 2.0), (hs.roi.RectangularROI(0, 0, 1, 1),), ((0, 1), (1, 2, 3))])
-def test_what_is_no_line_is_told_what_is_expected(fused, line):
-    with pytest.raises(TypeError, match=r"expected a hs\.roi\.Line2DROI alone, or start and end as \(x, y\)"):
-        fused.line_profile(*line)
-
-
-@pytest.mark.parametrize("name, symbol", [("fe", "Fe"), ("Fe_Ka", "Fe"), ("oxygen", "O")])
-def test_a_misspelt_map_is_answered_with_its_symbol(fused, name, symbol):
-    with pytest.raises(ValueError, match=f"no map of {name!r}: did you mean '{symbol}'\\?$"):
-        fused.get_map(name)
-    with pytest.raises(ValueError, match="no map of 'Al': the maps are of Fe"):
-        fused.get_map("Al")

@@ -1,0 +1,82 @@
+"""Profiles of maps along lines, with errors, by HyperSpy's ``Line2DROI``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hyperspy_fusion.diagnostics import Diagnostic, report
+from hyperspy_fusion.results.rois import blocks_of, extent_of, line_ends
+from hyperspy_fusion.results.uncertainty import filled_pixels, is_independent, pixel_errors
+
+
+def line_profile(maps, start, end=None, linewidth=0.0, errors=None, independent=None):
+    """Profile of each map along a line; see ``ElementMaps.line_profile``."""
+    line = line_ends(start, end, linewidth)
+    independent = is_independent(maps) if independent is None else independent
+    errors = pixel_errors(maps, errors)
+    bare = maps._deepcopy_with_new_data(np.asarray(maps.data, dtype=float))
+    report([*_about_outside(bare, line), *([] if errors is None else _about_filled(maps, line))])
+    valid = np.isfinite(bare.data)
+    # HyperSpy's mean across the line, of the valid pixels in the image
+    share = _along(bare, valid.astype(float), line).data
+    profile = _along(bare, np.where(valid, bare.data, 0), line)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        profile.data = profile.data / share
+        if errors is not None:
+            mean = _along(bare, np.where(valid, errors**2 if independent else errors, 0), line).data / share
+            # of independent pixels the variance falls with their number, else all err in one direction
+            variance = mean / (share * _pixels_across(maps, line[-1])) if independent else mean**2
+            noise = profile._deepcopy_with_new_data(variance)
+            noise.metadata.General.title = "Variance"
+            profile.set_noise_variance(noise)
+    profile.metadata.General.title = f"Profile of {maps.metadata.General.title}"
+    return profile
+
+
+def _about_outside(maps, line):
+    """The diagnostic of a profile that lies beyond the maps in part; ValueError where all of it does."""
+    inside = _along(maps, np.ones(maps.data.shape), line).data.reshape(len(maps.elements), -1)[0] > 0
+    where, extent = f"the line from {line[:2]} to {line[2:4]}", f"{extent_of(maps)}"
+    if not inside.any():
+        raise ValueError(f"All of {where} lies beyond {extent}: give (x, y) in the units of the axes.")
+    if inside.all():
+        return []
+    sentence = f"{np.mean(~inside):.0%} of {where} lies beyond {extent}: the profile is NaN there."
+    return [Diagnostic("profile-beyond-maps", sentence)]
+
+
+def _about_filled(maps, line):
+    """The diagnostic of a profile through blocks of pixels that a fit filled in."""
+    filled = filled_pixels(maps)
+    if filled is None:
+        return []
+    crossed = _along(maps, blocks_of(filled).reshape(maps.data.shape).astype(float), line).data > 0
+    shares = dict(zip(maps.elements, crossed.reshape(len(maps.elements), -1).mean(axis=1), strict=True))
+    shares = {element: share for element, share in shares.items() if share}
+    listed = ", ".join(f"{element} {share:.0%}" for element, share in shares.items())
+    sentence = (
+        f"The line crosses pixels without counts ({listed} of it), which the fit filled in: no error covers what "
+        "is wrong there."
+    )
+    return [Diagnostic("profile-not-measured", sentence, elements=tuple(shares))] if shares else []
+
+
+def _along(maps, data, line) -> Any:
+    """HyperSpy's profile of `data` on the axes of `maps`, a Signal1D ``(n|distance)``."""
+    from hyperspy.roi import Line2DROI
+
+    signal = maps._deepcopy_with_new_data(data)
+    profile: Any = Line2DROI(*line)(signal, axes=signal.axes_manager.signal_axes)
+    profile.set_signal_type("")
+    # which HyperSpy has as the length over the number of points
+    axis = profile.axes_manager.signal_axes[0]
+    axis.scale *= axis.size / max(axis.size - 1, 1)
+    profile.metadata.set_item("Sample.elements", maps.elements)
+    return profile
+
+
+def _pixels_across(maps, linewidth):
+    """How many pixels HyperSpy takes the mean of across the line."""
+    return max(round(linewidth / min(axis.scale for axis in maps.axes_manager.signal_axes)), 1)

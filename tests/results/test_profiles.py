@@ -1,0 +1,89 @@
+"""Profiles along lines: means across them, their errors, and what lies outside or was not measured."""
+
+import hyperspy.api as hs
+import numpy as np
+import pytest
+from helpers import codes
+from results_data import ELEMENTS, count_maps, fused_with_holes, random_maps
+
+
+def test_profiles_along_rows_are_means_across_them():
+    maps = random_maps(shape=(9, 12))
+    errors = np.sqrt(maps.data)
+    profile = maps.line_profile((0.5, 2.0), (5.0, 2.0), linewidth=1.5, errors=errors)
+    assert isinstance(profile, hs.signals.Signal1D)
+    assert list(profile.metadata.Sample.elements) == ELEMENTS
+    axis = profile.axes_manager.signal_axes[0]
+    assert (axis.units, axis.scale) == ("nm", pytest.approx(0.5))
+    across = np.s_[:, 3:6, 1:11]
+    np.testing.assert_allclose(profile.data, maps.data[across].mean(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(profile.get_noise_variance().data, (errors[across] ** 2).sum(axis=1) / 9, rtol=1e-9)
+    alike = maps.line_profile((0.5, 2.0), (5.0, 2.0), 1.5, errors=errors, independent=False)
+    np.testing.assert_allclose(alike.get_noise_variance().data, errors[across].mean(axis=1) ** 2, rtol=1e-9)
+    assert maps.line_profile((0.5, 2.0), (5.0, 2.0)).get_noise_variance() is None
+
+
+def test_profiles_leave_out_what_has_no_value_and_what_is_outside(caplog):
+    maps = random_maps(shape=(9, 12))
+    maps.data[:, 3, 4], maps.data[:, 3:6, 7] = np.nan, np.nan
+    profile = maps.line_profile((0.5, 2.0), (5.0, 2.0), linewidth=1.5, errors=np.ones(maps.data.shape))
+    np.testing.assert_allclose(profile.data[:, 3], maps.data[:, 4:6, 4].mean(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(profile.get_noise_variance().data[:, [2, 3]], [[1 / 3, 1 / 2]] * 3, rtol=1e-9)
+    assert np.isnan(profile.data[:, 6]).all()
+    border = maps.line_profile((0.5, 0.0), (5.0, 0.0), linewidth=1.5)
+    np.testing.assert_allclose(border.data, maps.data[:, :2, 1:11].mean(axis=1), rtol=1e-9)
+    # NaN within the maps are no diagnostic
+    assert not codes(caplog)
+
+
+def test_profiles_beyond_the_maps_are_reported(caplog):
+    maps = random_maps(shape=(9, 12))  # x from 0 to 5.5 nm
+    maps.line_profile((0.5, 0.0), (5.5, 4.0), linewidth=1.5)
+    assert not codes(caplog)
+    profile = maps.line_profile((3.5, 2.0), (7.5, 2.0))
+    np.testing.assert_array_equal(np.isnan(profile.data), np.tile(np.arange(9) > 4, (3, 1)))
+    assert "44% of the line" in caplog.text and codes(caplog) == ["profile-beyond-maps"]
+    with pytest.raises(ValueError, match="All of the line from .* lies beyond the maps"):
+        maps.line_profile((10, 2), (40, 2))
+    one = count_maps(np.ones((1, 4, 6)), ["Fe"]).get_map("Fe")
+    assert np.isnan(one.line_profile((0.0, 1.0), (4.0, 1.0)).data).sum() == 3
+
+
+def test_profiles_of_compositions():
+    data = np.stack([np.full((8, 10), 30.0), np.full((8, 10), 10.0)])
+    percent = count_maps(data, ["Fe", "O"]).atomic_percent("cross_section", 1.0, errors=np.sqrt(data))
+    profile = percent.line_profile((0.5, 0.5), (3.0, 3.0))
+    np.testing.assert_allclose(profile.data[0], 75, rtol=1e-9)
+    np.testing.assert_allclose(profile.get_noise_variance().data[0], 100**2 * (100 * 30 + 900 * 10) / 40**4, rtol=1e-9)
+    assert profile.metadata.Signal.quantity == "Atomic percent"
+
+
+def test_a_line_is_a_roi_or_its_two_ends():
+    maps = random_maps(shape=(9, 12))
+    roi = hs.roi.Line2DROI(0.5, 1.0, 4.0, 3.5, linewidth=1.0)
+    for width, expected in ((0.0, 1.0), (0.5, 0.5)):
+        ends = maps.line_profile((0.5, 1.0), (4.0, 3.5), expected)
+        np.testing.assert_array_equal(maps.line_profile(roi, linewidth=width).data, ends.data)
+    for line in (((0, 1),), (0.5, 2.0), (hs.roi.RectangularROI(0, 0, 1, 1),), ((0, 1), (1, 2, 3))):
+        with pytest.raises(TypeError, match=r"expected a hs\.roi\.Line2DROI alone, or start and end"):
+            maps.line_profile(*line)
+
+
+def test_a_profile_through_filled_pixels_is_reported(caplog):
+    fused = fused_with_holes()
+    codes(caplog)
+
+    def shares(signal, row, left=3.0, right=10.0):
+        y = -2 + 0.4 * row
+        signal.line_profile((left, y), (right, y))
+        text = caplog.text
+        assert codes(caplog) == ["profile-not-measured"] * bool(text)
+        return text.partition("counts (")[2].partition(" of it")[0]
+
+    # 15 pixels, of which 3 are masked, and 3 more NaN in the map of iron
+    assert shares(fused, 5) == "Fe 40%, O 20%" == shares(fused.atomic_percent("cross_section", 1), 5)
+    assert shares(fused.get_map("O"), 5) == "O 20%"
+    assert shares(fused.isig[8:, :], 4, 7.0, 9.5) == "Fe 50%"
+    # a row of dead pixels is known from both sides; changed maps have no errors
+    for signal, row in ((fused, 10), (fused, 8), (fused * 2, 5)):
+        assert not shares(signal, row)

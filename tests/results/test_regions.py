@@ -1,0 +1,270 @@
+"""Regions: which pixels they are, and their means, ratios and composition with errors."""
+
+import hyperspy.api as hs
+import numpy as np
+import pytest
+from helpers import codes, quiet_fuse, scan_signals
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from results_data import ELEMENTS, QUICK, count_maps, fused_with_holes, random_maps
+
+import hyperspy_fusion as hf
+
+REGION = np.zeros((12, 15), bool)
+REGION[3:9, 4:11] = True
+
+
+@pytest.fixture(scope="module")
+def fused():
+    return quiet_fuse(*scan_signals(), errors=4, **QUICK)
+
+
+def codes_of(region):
+    return [diagnostic.code for diagnostic in region.diagnostics]
+
+
+# ---- which pixels ------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data(), st.floats(0.01, 50), st.floats(0.01, 50), st.floats(-100, 100), st.floats(-100, 100))
+def test_a_rectangle_is_the_pixels_in_it_on_any_axes(data, dy, dx, y0, x0):
+    ny, nx = 6, 7
+    top, left = data.draw(st.integers(0, ny - 1)), data.draw(st.integers(0, nx - 1))
+    bottom, right = data.draw(st.integers(top + 1, ny)), data.draw(st.integers(left + 1, nx))
+    axes = [{"name": n, "size": s, "scale": d, "offset": o, "units": "nm"} for n, s, d, o in
+            (("y", ny, dy, y0), ("x", nx, dx, x0))]  # fmt: skip
+    maps = hf.element_maps({"Fe": hs.signals.Signal2D(np.arange(42.0).reshape(6, 7), axes=axes)})
+    # corners at the edges of pixels, whose coordinates are those of their centres
+    ends = x0 + (left - 0.4) * dx, x0 + (right - 0.4) * dx, y0 + (top - 0.4) * dy, y0 + (bottom - 0.4) * dy
+    region = maps.region(hs.roi.RectangularROI(left=ends[0], right=ends[1], top=ends[2], bottom=ends[3]))
+    expected = np.zeros((ny, nx), bool)
+    expected[top:bottom, left:right] = True
+    np.testing.assert_array_equal(region.mask, expected)
+    assert region.mean("Fe").value == pytest.approx(np.arange(42.0).reshape(6, 7)[expected].mean())
+    assert not region.diagnostics
+
+
+def test_regions_are_masks_signals_rois_and_everything():
+    maps = random_maps()
+    inside = np.zeros((6, 7), bool)
+    inside[1:3, 2:5] = True
+    roi = hs.roi.RectangularROI(left=1.0, right=2.5, top=0.5, bottom=1.5)
+    for region in (inside, hs.signals.Signal2D(inside), roi):
+        np.testing.assert_array_equal(maps.region(region).mask, inside)
+    assert maps.region().mask.all()
+    # a circle is the pixels that HyperSpy leaves in it
+    roi = hs.roi.CircleROI(cx=1.5, cy=1.2, r=1.1)
+    region, cut = maps.region(roi), roi(maps.get_map("Fe")).data
+    assert 5 < region.mask.sum() == np.isfinite(cut).sum() < cut.size
+    assert region.mean("Fe").value == pytest.approx(np.nanmean(cut))
+
+
+@pytest.mark.parametrize(
+    "roi, expected",
+    [
+        (hs.roi.RectangularROI(left=2.0, right=9.0, top=1.0, bottom=2.0), np.s_[2:4, 4:]),
+        (hs.roi.RectangularROI(left=-3.0, right=1.0, top=1.0, bottom=2.0), np.s_[2:4, :2]),
+        (hs.roi.CircleROI(cx=0.0, cy=0.0, r=1.6), None),
+        (hs.roi.PolygonROI([(1.0, 0.6), (8.0, 0.6), (8.0, 1.6), (1.0, 1.6)]), None),
+    ],
+)
+def test_regions_beyond_the_maps_are_reported(roi, expected, caplog):
+    maps = random_maps()  # x from 0 to 3, y from 0 to 2.5 nm
+    region = maps.region(roi)
+    assert "from x = 0 to 3 nm and y = 0 to 2.5 nm" in caplog.text
+    assert codes(caplog) == codes_of(region) == ["roi-beyond-maps"]
+    if expected is not None:
+        assert region.mask[expected].all() and region.mask.sum() == region.mask[expected].size
+
+
+@pytest.mark.parametrize("roi, error, words", [
+    (REGION.astype(float), TypeError, "float64: .* that another image chose, such as haadf.data > 30000, or"),
+    (REGION[:-1], ValueError, "shape \\(11, 15\\), expected \\(12, 15\\)"),
+    (REGION & False, ValueError, "no pixel of the maps, which are from x = 3 to 10 nm and y = -2 to 2.4 nm\\.$"),
+    (hs.roi.Line2DROI(3, -2, 6, 1, 1), TypeError, "covers no area"),
+    (hs.roi.SpanROI(4, 5), TypeError, "covers no area"),
+    (hs.roi.Point2DROI(5, 0), TypeError, "covers no area"),
+    (hs.roi.RectangularROI(100, 100, 101, 101), ValueError, "not lie on the maps, which are from x = 3 to 10 nm and y"),
+    (hs.roi.CircleROI(40, 60, 5), ValueError, "the maps, which are from x = 3 to 10 nm and y = -2 to 2.4 nm: .* axes"),
+])  # fmt: skip
+def test_what_is_no_region_is_refused(fused, roi, error, words):
+    with pytest.raises(error, match=words):
+        fused.region(roi)
+
+
+# ---- plain means ---------------------------------------------------------------------------------------
+
+
+def test_plain_means_have_the_errors_of_their_pixels():
+    maps = random_maps(mean=400.0, shape=(40, 50))
+    errors = np.sqrt(maps.data)
+    found = maps.region(errors=errors).mean("Fe")
+    assert found.error == pytest.approx(np.sqrt(maps.data[1].sum()) / 2000)
+    assert abs(found.value - 400) < 4 * found.error
+    assert maps.region(errors=errors, independent=False).mean("Fe").error == pytest.approx(errors[1].mean())
+    assert np.isnan(maps.region().mean("Fe").error)
+
+
+def test_pixels_without_a_value_do_not_count():
+    maps = random_maps()
+    maps.data[:, 0] = np.nan
+    found = maps.region(errors=np.ones(maps.data.shape)).mean("Al")
+    assert found.value == pytest.approx(maps.data[0, 1:].mean()) and found.error == pytest.approx(1 / np.sqrt(35))
+    empty = np.zeros((6, 7), bool)
+    empty[0] = True
+    with pytest.raises(ValueError, match="no pixel with a value"):
+        maps.region(empty).mean("Al")
+
+
+def test_the_plain_composition_is_that_of_the_sums():
+    maps = random_maps()
+    half = np.zeros((6, 7), bool)
+    half[:, :2] = True
+    sums = count_maps(maps.data[:, half].sum(axis=1)[:, None, None])
+    for units, whole in (("atomic", sums.atomic_percent), ("weight", sums.weight_percent)):
+        found = maps.region(half).percent("CL", [1, 2, 3], units=units)
+        np.testing.assert_allclose([v for v, _ in found.values()], whole("CL", [1, 2, 3]).data.ravel())
+    assert list(found) == ELEMENTS and np.isnan([e for _, e in found.values()]).all()
+    # of the pixels that all maps have
+    hole = maps.deepcopy()
+    hole.data[1, :, 0] = np.nan
+    one = half & (np.arange(7) > 0)
+    assert hole.region(half).percent("CL", 1)["Fe"].value == pytest.approx(
+        maps.region(one).percent("CL", 1)["Fe"].value
+    )
+
+
+def test_plain_ratios_are_those_of_the_means():
+    region = random_maps().region(errors=np.ones((3, 6, 7)))
+    (iron, error), (aluminium, same) = region.mean("Fe"), region.mean("Al")
+    value, found = region.ratio("Fe", "Al")
+    assert value == pytest.approx(iron / aluminium)
+    assert found == pytest.approx(np.hypot(error / iron, same / aluminium) * value)
+    assert region.ratio("Fe", "Fe") == (1, 0)
+    assert count_maps(np.zeros((3, 4, 4))).region().ratio("Fe", "Al")[1] == np.inf
+
+
+# ---- estimates by the bootstrap --------------------------------------------------------------------------
+
+
+def test_means_of_a_fit_are_estimates(fused):
+    region = fused.region(REGION)
+    replicates = fused._errors.replicates
+    for i, element in enumerate(fused.elements):
+        found = region.estimate(element)
+        assert found == replicates.region_mean(REGION, i)
+        assert region.mean(element) == (found.value, found.error) == region.means()[element] and found.error > 0
+        assert found.fused == pytest.approx(fused.data[i][REGION].mean())
+    # of all pixels, where totals are kept
+    whole = fused.region().mean("Fe")
+    assert whole.value == pytest.approx(fused.data[0].mean(), rel=1e-3) and np.isfinite(whole.error)
+    # a crop and a single map are the same region of the fit
+    crop = fused.isig[2:12, 1:11]
+    for maps in (crop, crop.get_map("O")):
+        assert maps.region(REGION[1:11, 2:12]).estimate("O") == region.estimate("O")
+    assert repr(region) == "<Region of 42 pixels: Fe, O; errors from 4 bootstrap replicates>"
+
+
+def test_ratios_and_composition_follow_from_the_estimates(fused):
+    region, factors = fused.region(REGION), {"Fe": 2.0, "O": 0.5}
+    ratio, (iron, oxygen) = region.ratio("Fe", "O"), (region.mean(e) for e in ("Fe", "O"))
+    assert ratio.value == pytest.approx(iron.value / oxygen.value)
+    apart = ratio.value * np.hypot(iron.error / iron.value, oxygen.error / oxygen.value)
+    assert 0.3 * apart < ratio.error < 2 * apart
+    found = region.percent("cross_section", factors)
+    values = {e: region.mean(e).value / factors[e] for e in fused.elements}
+    for element in fused.elements:
+        assert found[element].value == pytest.approx(100 * values[element] / sum(values.values()))
+    # of two elements what one gains the other loses; and as the ratio has it
+    assert found["Fe"].error == pytest.approx(found["O"].error) and found["Fe"].error > 0
+    times = factors["O"] / factors["Fe"]
+    assert found["Fe"].error == pytest.approx(100 * times * ratio.error / (1 + times * ratio.value) ** 2, rel=1e-6)
+    turned = fused.inav[::-1].region(REGION).percent("cross_section", factors)
+    assert list(turned) == ["O", "Fe"] and turned["Fe"].value == pytest.approx(found["Fe"].value)
+
+
+def test_given_errors_take_the_place_of_the_estimates(fused):
+    region = fused.region(REGION, errors=np.full(fused.data.shape, 2.0))
+    assert region.mean("Fe").value == pytest.approx(fused.data[0][REGION].mean())
+    assert region.mean("Fe").error == pytest.approx(2)  # all err in one direction
+    assert region.percent("CL", 1)["Fe"].error > 0
+    with pytest.raises(ValueError, match="leave them out"):
+        region.estimate("Fe")
+    alike = fused.region(REGION, independent=False)
+    assert alike.mean("O").error == pytest.approx(fused.standard_errors().data[1][REGION].mean())
+
+
+@pytest.mark.parametrize("name, symbol", [("fe", "Fe"), ("Fe_Ka", "Fe"), ("O_K", "O"), ("oxygen", "O")])
+def test_a_misspelt_element_is_answered_with_its_symbol(fused, name, symbol):
+    for region in (fused.region(REGION), (fused * 2).region(REGION)):
+        for ask in (lambda r=region: r.mean(name), lambda r=region: r.ratio("Fe", name)):
+            with pytest.raises(ValueError, match=f"no map of {name!r}: did you mean '{symbol}'\\?$"):
+                ask()
+    with pytest.raises(ValueError, match="There is no map of 'Al': the maps are of Fe, O\\.$"):
+        fused.region(REGION).estimate("Al")
+
+
+def test_constant_maps_have_plain_means_without_errors():
+    maps, haadf = scan_signals()
+    three = {"Fe": maps[0], "O": maps[1], "Pt": maps[0].deepcopy()}
+    three["Pt"].data[:] = 0
+    fused = quiet_fuse(three, haadf, errors=2, **QUICK)
+    region, two = fused.region(REGION), fused.inav[:2].region(REGION)
+    assert region.mean("Pt").value == 0 and np.isnan(region.mean("Pt").error)
+    assert np.isnan(fused.standard_errors().data).all(axis=(1, 2)).tolist() == [False, False, True]
+    assert list(fused.metadata.Fusion.errors.bias_scales)[2] == 0
+    with pytest.raises(ValueError, match="no errors of 'Pt'.*Fe, O.*constant maps are not fitted"):
+        region.estimate("Pt")
+    # and no share of a composition
+    found, expected = (r.percent("cross_section", 1) for r in (region, two))
+    assert found["Pt"].value == 0 and np.isnan(found["Pt"].error)
+    np.testing.assert_allclose([found[e] for e in expected], list(expected.values()), rtol=1e-9)
+
+
+# ---- what is doubtful ------------------------------------------------------------------------------------
+
+
+def test_lost_errors_are_reported_and_means_are_plain(fused, caplog, tmp_path):
+    fused.save(tmp_path / "fused.hspy")
+    loaded = hs.load(tmp_path / "fused.hspy")
+    edited = fused.deepcopy()
+    edited.data = edited.data * 2
+    caplog.clear()
+    for maps in (loaded, loaded.isig[1:], edited, fused * 2, fused.rebin(scale=(1, 3, 2))):
+        region = maps.region()
+        assert codes(caplog) == codes_of(region) == ["errors-lost"]
+        value, error = region.mean("Fe")
+        assert value == pytest.approx(np.mean(maps.data[0])) and np.isnan(error)
+        assert np.isnan(region.percent("CL", 1)["Fe"].error)
+    # with errors that were saved too, and of what never had errors of a fit
+    percent, never = fused.atomic_percent("cross_section", 1), hf.element_maps(scan_signals()[0])
+    for region in (loaded.region(REGION, errors=fused.standard_errors()), percent.region(), never.region()):
+        assert not region.diagnostics
+    for crop in (percent, percent.isig[2:6, 2:6]):
+        assert all(error > 0 for _, error in crop.region().means().values())
+
+
+def test_a_composition_is_answered_with_the_way_to_that_of_a_region(fused):
+    percent = fused.atomic_percent("cross_section", 1)
+    region = percent.isig[1:9, 2:9].region()
+    for ask in (percent.standard_errors, lambda: region.estimate("Fe"), lambda: region.ratio("Fe", "O")):
+        with pytest.raises(ValueError, match=r"region\(roi\)\.percent\(\.\.\.\) of the fused maps"):
+            ask()
+    with pytest.raises(ValueError, match="is a composition already"):
+        region.percent("CL", 1)
+
+
+def test_regions_that_were_not_measured_are_reported(caplog):
+    fused = fused_with_holes()
+    masked, half, tenth, scattered, beside = (np.zeros((12, 15), bool) for _ in range(5))
+    masked[3:6, 3:6] = half[3:7, 3:9] = tenth[1:9, 1:9] = beside[8:10] = True
+    scattered[9:12, 2:14] = True  # a third of it in a row, nowhere a square of 3 pixels
+    for region, listed in ((masked, "Fe 100%, O 100%"), (half, "Fe 50%, O 50%"), (tenth, "Fe 19%, O 19%")):
+        caplog.clear()
+        assert codes_of(fused.region(region)) == ["region-not-measured"]
+        assert f"({listed})" in caplog.text
+    (iron,) = fused.region(np.roll(masked, 7, axis=1)).diagnostics
+    assert iron.elements == ("Fe",)
+    for region in (scattered, beside):
+        assert not fused.region(region).diagnostics
