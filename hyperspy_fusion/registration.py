@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hyperspy_fusion.diagnostics import Diagnostic, report, warnings_of
 from hyperspy_fusion.fusion.registration.resampling import LEAST_COVERAGE, coverage, filled, resampled
 from hyperspy_fusion.fusion.registration.shift import LARGEST_ERROR, find_shift, slopes
 from hyperspy_fusion.fusion.settings import CalibratedSettings
@@ -17,15 +18,13 @@ from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance
 from hyperspy_fusion.grid.axes import (
     axis_dicts,
     check_same_scan,
-    collected_warnings,
-    image_array,
     placements,
     spatial_axes,
-    warn,
 )
+from hyperspy_fusion.grid.images import image_array
 from hyperspy_fusion.grid.masks import Valid, is_constant, mask_array
 from hyperspy_fusion.identify.elements import atomic_number
-from hyperspy_fusion.maps.noise_metadata import known_noise
+from hyperspy_fusion.maps.noise_metadata import noise_metadata
 from hyperspy_fusion.maps.sources import element_maps
 from hyperspy_fusion.methods.base import HOW, Scan
 from hyperspy_fusion.results.fused_maps import image_signal
@@ -179,7 +178,9 @@ def haadf_on_grid(haadf, maps, register, resample, mask, takes_gaps):
     if not (register or resample):
         axes = axis_dicts(maps.axes_manager.signal_axes, maps)
         image = image_array(haadf, allow_nan=takes_gaps)
-        return image.copy(), {}, check_same_scan(axes, spatial_axes(haadf))
+        found = check_same_scan(axes, spatial_axes(haadf))
+        report(found)
+        return image.copy(), {}, warnings_of(found)
     on_grid = matched(haadf, maps, register, mask, keep_saturated=not takes_gaps)
     if not takes_gaps:
         _refuse_gaps(on_grid.image)
@@ -202,8 +203,8 @@ def matched(haadf, maps, register, mask=None, gamma=REGISTRATION_GAMMA, keep_sat
         )
     sentence = _in_words(source, found, shift, covered.mean())
     _logger.info(sentence)
-    with collected_warnings() as warnings:
-        _warn(source, found, covered)
+    diagnostics = _diagnostics(source, found, covered)
+    report(diagnostics)
     return OnGrid(
         image=result,
         shift=shift,
@@ -212,7 +213,7 @@ def matched(haadf, maps, register, mask=None, gamma=REGISTRATION_GAMMA, keep_sat
         correlation=np.nan if found is None else float(found.correlation),
         pixel=np.array([p.step for p in placed]),
         sentence=sentence,
-        warnings=warnings,
+        warnings=warnings_of(diagnostics),
     )
 
 
@@ -325,7 +326,7 @@ def _problem(source, maps, mask, settings, shift):
     keep = True if mask is None else ~mask
     valid = Valid(np.isfinite(maps.data) & keep, np.isfinite(image) & keep)
     varied = ~is_constant(maps.data, valid.maps)
-    noise = [None if known is None else known[varied] for known in known_noise(maps)]
+    noise = [None if known is None else known[varied] for known in noise_metadata(maps)]
     elements = [element for element, keeps in zip(maps.elements, varied, strict=True) if keeps]
     numbers = [atomic_number(element) for element in elements]
     scan = Scan(elements, numbers, maps.data[varied], image, valid.of(varied), *noise)
@@ -390,22 +391,27 @@ def _way_in_words(placed):
     return f"interpolated, its pixels being {steps[0]:.3g} x {steps[1]:.3g} (y, x) of those of the maps"
 
 
-def _warn(source, found, covered):
+def _diagnostics(source, found, covered):
     coarse = max(p.step for p in source.placed)
+    diagnostics = []
     if coarse > 1 + 1e-6:
-        warn(
+        sentence = (
             f"The HAADF image is coarser than the maps by {coarse:.3g} and was interpolated: it says nothing about "
             "details finer than its own pixels."
         )
+        diagnostics.append(Diagnostic("haadf-coarser-than-maps", sentence))
     if not covered.all():
-        warn(
+        sentence = (
             f"The HAADF image is known in {covered.mean():.1%} of the pixels of the maps: the others have no image to "
             "agree with."
         )
+        diagnostics.append(Diagnostic("haadf-covers-part", sentence))
     if found is not None and len(found.undetermined):
         y, x = found.undetermined[0]
-        warn(
+        sentence = (
             f"The shift of the HAADF image along ({y:+.2f}, {x:+.2f}) (y, x) is known to no better than "
             f"{LARGEST_ERROR} pixels, for there is no structure in this direction: there it is where its calibration "
             "puts it."
         )
+        diagnostics.append(Diagnostic("shift-undetermined", sentence))
+    return diagnostics

@@ -14,7 +14,7 @@ import numpy as np
 
 from hyperspy_fusion.fusion.settings import check_choice
 from hyperspy_fusion.grid.axes import warn
-from hyperspy_fusion.identify.elements import metadata_names
+from hyperspy_fusion.identify.map_identity import metadata_names
 from hyperspy_fusion.methods.fit_checks import TOTAL_TOLERANCE
 from hyperspy_fusion.results.fused_maps import window_of
 from hyperspy_fusion.results.regions import UNCHECKED, blocks_of, extent_of, region_mask

@@ -6,7 +6,8 @@ import numpy as np
 from hyperspy.signals import LazySignal2D, Signal2D
 
 from hyperspy_fusion.grid.axes import STACK_AXES
-from hyperspy_fusion.identify.elements import identify_stack, metadata_names, no_map_of
+from hyperspy_fusion.identify.elements import no_map_of
+from hyperspy_fusion.identify.map_identity import identify_stack, metadata_names
 from hyperspy_fusion.signals.fuse_method import fuse
 
 # of this package, and of hyperspy.api.stack
@@ -96,7 +97,7 @@ class ElementMaps(Signal2D):
         """One symbol for each map along `_map_axis`; None where the metadata do not tell."""
         names, axis = metadata_names(self.metadata, "Sample.elements"), self._map_axis()
         if axis is not None and axis.name == STACK_AXIS:
-            found = [element for element, _ in identify_stack(self, axis)] if self._members() else [None]
+            found = [identity.element for identity in identify_stack(self, axis)] if self._members() else [None]
             return None if None in found else found
         if not self._members_agree():
             return None
