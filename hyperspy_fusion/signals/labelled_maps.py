@@ -6,7 +6,8 @@ import numpy as np
 from hyperspy.signals import Signal2D
 
 from hyperspy_fusion.grid.axes import STACK_AXES
-from hyperspy_fusion.identify.elements import identify_stack, metadata_names, no_map_of
+from hyperspy_fusion.identify.elements import no_map_of
+from hyperspy_fusion.identify.map_identity import identify_stack, metadata_names
 
 # of this package, and of hyperspy.api.stack
 ELEMENT_AXIS, STACK_AXIS = STACK_AXES
