@@ -126,7 +126,7 @@ def test_noise_does_not_bias_the_shift_to_whole_pixels(scene):
     assert np.abs(np.mean(errors, axis=0)).max() < 0.04
 
 
-def test_an_image_that_was_magnified_is_registered_as_it_was_before(scene):
+def test_a_magnified_image_is_registered_as_it_was_before(scene):
     haadf = scene.aligned(snr=20)
     large = scene.signal(np.kron(haadf.data, np.ones((4, 4))), scale=0.125)
     matched = [hf.match_haadf(image, scene.maps) for image in (haadf, large)]
@@ -245,7 +245,7 @@ def test_units_are_converted():
     assert np.isnan(result[:2]).all()
 
 
-def test_without_calibration_proportional_shapes_are_the_same_field():
+def test_uncalibrated_proportional_shapes_are_the_same_field():
     data = np.random.default_rng(0).random((16, 16))
     for units in ("", "px"):
         result = placed(image_of(data, 1.0, units=units), maps_of())
@@ -328,7 +328,7 @@ def test_what_was_done_is_in_the_metadata_and_is_saved(signals, tmp_path):
     assert not hf.fuse(maps, haadf, max_iter=1).metadata.Fusion.has_item("registration")
 
 
-def test_the_published_method_needs_every_pixel_and_says_how_to_crop(signals):
+def test_the_published_method_needs_every_pixel_or_a_crop(signals):
     maps, haadf = signals
     part = haadf.isig[2:, 1:]
     with pytest.raises(ValueError, match=r"rows 1 to 31 and columns 2 to 31.* pass method='calibrated'") as error:

@@ -68,21 +68,21 @@ def find_shift(
     """Shift of an image that makes it most similar to a reference.
 
     The model of the reference is ``a * image + c`` and noise, with a and c that vary slowly over the field. The
-    variance of the noise is a linear function of the mean, fitted to the residuals. Weighted least squares in a, c
-    and the shift (Gauss-Newton) starts from no shift, and from the maximum of the masked normalised cross-correlation
-    of the smoothed images (`skimage.registration.phase_cross_correlation`). The latter is taken where it is
-    clearly more likely. A symmetric blur of one of the two, or another power of the same contrast, does not bias the
-    shift.
+    variance of the noise is a linear function of the mean, fitted to the residuals. The fit is weighted least
+    squares in a, c and the shift (Gauss-Newton). It starts from no shift, and from the maximum of the masked normalised
+    cross-correlation of the smoothed images (`skimage.registration.phase_cross_correlation`). The latter is taken
+    where it is clearly more likely. A symmetric blur of one of the two does not bias the shift, nor does another power
+    of the same contrast.
 
     Parameters
     ----------
     reference
         (ny, nx) such as the Z-weighted sum of maps; NaN where it is missing.
     sample
-        Function of a shift (y, x) in pixels that returns the image there on the pixels of the reference, NaN where it
-        does not reach.
+        Function of a shift (y, x) in pixels. It returns the shifted image on the pixels of the reference, NaN where
+        it does not reach.
     search
-        The whole image on a grid of the same pixel size, NaN where it is missing, and the position (y, x) of its
+        The whole image on a grid of the same pixel size, NaN where it is missing. Then the position (y, x) of its
         first pixel on the reference. None searches only near no shift.
     slope_noise
         (2,) variance that the noise of the image has in its `slopes` along y and x. Structure that is no stronger does

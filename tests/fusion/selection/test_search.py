@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from calibrated_cases import observe
+from hyperspy_fusion.fusion.selection.published import select_published
 
 from hyperspy_fusion.data import atomic_columns, core_shell, interface
 from hyperspy_fusion.fusion.selection import paired_comparison as race
@@ -13,7 +14,6 @@ from hyperspy_fusion.fusion.selection import published as published_selection
 from hyperspy_fusion.fusion.selection import search as selection
 from hyperspy_fusion.fusion.selection.cross_validation import HeldOutCounts, HeldOutPixels, count_parts
 from hyperspy_fusion.fusion.selection.paired_comparison import Race, indistinct, stack
-from hyperspy_fusion.fusion.selection.published import select_published
 from hyperspy_fusion.fusion.selection.search import Choice, Selection, select
 from hyperspy_fusion.fusion.settings import AutoSettings, CalibratedSettings, PublishedSettings
 
