@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -254,7 +254,7 @@ class _Estimate:
     weights: np.ndarray
     blur: float
     scale: np.ndarray
-    covariance: np.ndarray = None
+    covariance: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     determined: tuple = ()
     prior_scale: float = np.inf
 
@@ -397,7 +397,7 @@ def _with_errors(scan, way, weight, start, blur):
     at_bound = not 0 < found < MAX_BLUR
     slope[-1] = (abs(slope[-1]) if at_bound else slope[-1]) + 1 / BLUR_PRIOR**2
     jacobian = np.column_stack([matrix, slope])
-    free = block_diag(1, known, 1 if blur is None else np.zeros((1, 0)))
+    free = np.asarray(block_diag(1, known, 1 if blur is None else np.zeros((1, 0))))
     scores = free.T @ block_scores(scan, denoised, weight, moments, start.weights, estimate)
     inverse = np.linalg.inv(free.T @ jacobian @ free)
     covariance = inverse @ _noise(scores) @ inverse.T
@@ -432,7 +432,7 @@ def _pooled(scan, way, weight, start, blur, prior_scale):
         return _with_errors(scan, way, weight, start, blur)
     slope = moments.slope(start.blur) @ np.concatenate([[start.offset], start.weights])
     # the estimating equation of the offset in units of the image's own, as the others are
-    free = block_diag(scan.haadf[scan.haadf_valid].std(), _kept(known, unknown, rough.scale), 1)
+    free = np.asarray(block_diag(scan.haadf[scan.haadf_valid].std(), _kept(known, unknown, rough.scale), 1))
     jacobian = free.T @ np.column_stack([matrix, slope]) @ free
     noise = _noise(free.T @ block_scores(scan, denoised, weight, moments, start.weights, start))
     whitening = _whitening(noise, jacobian, free.T @ information_of(moments, weight) @ free) @ free.T

@@ -142,7 +142,7 @@ class Guide:
         KeyboardInterrupt
             Where Ctrl-C was pressed.
         """
-        if self.noise < _NO_NOISE:
+        if self.noise is None or self.noise < _NO_NOISE:
             return self.scaled
         if weight not in self._denoised:
             self._denoised[weight] = self._without_noise(weight)
@@ -247,4 +247,4 @@ def _filled(image, valid):
     if valid.all():
         return image
     nearest = distance_transform_edt(~valid, return_distances=False, return_indices=True)
-    return image[tuple(nearest)]
+    return image[tuple(np.asarray(nearest))]

@@ -74,7 +74,7 @@ def correlation_data(maps, haadf, variance, shape, valid, haadf_valid):
     binning = -(-max(haadf.shape) // _MAX_SIZE)
     maps, variance = np.where(valid, maps, 0), np.where(valid, variance, 0)
     arrays = maps, variance, np.where(haadf_valid, haadf, 0) / binning**2, valid, haadf_valid
-    maps, variance, haadf, valid, haadf_valid = (_binned(array, binning) for array in arrays)
+    maps, variance, haadf, valid, haadf_valid = (_binned(np.asarray(array), binning) for array in arrays)
     means = maps.sum(axis=(1, 2)) / np.maximum(valid.sum(axis=(1, 2)), 1)
     maps = np.where(valid, maps - means[:, None, None], 0)
     variance = np.where(valid, variance, 0)
@@ -86,7 +86,7 @@ def _per_element(variance):
     return variance[:, None, None] if variance.ndim == 1 else variance
 
 
-def _binned(array, factor):
+def _binned(array: np.ndarray, factor: int) -> np.ndarray:
     """Sums over squares (of bool: whether all are True), the remainder at the far edges left out."""
     if factor == 1:
         return array
@@ -208,7 +208,7 @@ class Torus:
         from scipy.fft import irfft2
 
         ny, nx = self.size
-        return irfft2(transformed * self.transform(kernel), self.shape)[..., :ny, :nx]
+        return np.asarray(irfft2(transformed * self.transform(kernel), self.shape))[..., :ny, :nx]
 
     def correlate(self, first, second):
         """``sum_q first(q) second(q + d)`` of two transforms, for all lags d up to the reach."""
@@ -236,8 +236,8 @@ class Denoised:
     maps: np.ndarray
     curvature: np.ndarray
     power: float
-    kernel: np.ndarray = None
-    norm: np.ndarray = None
+    kernel: np.ndarray | None = None
+    norm: np.ndarray | None = None
 
 
 def denoisers(scan):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class WhitenedEquations:
     which the data have no information.
     """
 
-    moments: object
+    moments: Any
     whitening: np.ndarray
     scale: np.ndarray
     unknown: np.ndarray
