@@ -93,7 +93,7 @@ def _binned(array: np.ndarray, factor: int) -> np.ndarray:
     ny, nx = (size // factor for size in array.shape[-2:])
     cropped = array[..., : ny * factor, : nx * factor]
     squares = cropped.reshape(*array.shape[:-2], ny, factor, nx, factor)
-    return squares.all(axis=(-3, -1)) if array.dtype == bool else squares.sum(axis=(-3, -1))
+    return np.asarray(squares.all(axis=(-3, -1)) if array.dtype == bool else squares.sum(axis=(-3, -1)))
 
 
 def summed(scan):
