@@ -10,7 +10,7 @@ import numpy as np
 
 from hyperspy_fusion._progress import counted, progress
 from hyperspy_fusion._settings_docs import shows_settings
-from hyperspy_fusion.diagnostics import Diagnostic, report
+from hyperspy_fusion.diagnostics import report, warnings_of
 from hyperspy_fusion.fusion.consistency_checks import alarms
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.scan_data import ScanData
@@ -18,9 +18,9 @@ from hyperspy_fusion.fusion.settings import METHODS, check_seed, settings_for
 from hyperspy_fusion.grid.axes import axis_dicts
 from hyperspy_fusion.grid.masks import is_constant, mask_array
 from hyperspy_fusion.identify.elements import atomic_number
-from hyperspy_fusion.maps.eds_bands import rest_of_spectra
-from hyperspy_fusion.maps.eds_lines import WINDOW_WIDTH
-from hyperspy_fusion.maps.noise_metadata import known_noise
+from hyperspy_fusion.maps.base import WINDOW_WIDTH
+from hyperspy_fusion.maps.eds_bands import out_of_window_counts
+from hyperspy_fusion.maps.noise_metadata import noise_metadata
 from hyperspy_fusion.maps.sources import element_maps
 from hyperspy_fusion.methods.base import HOW
 from hyperspy_fusion.methods.fit_checks import (
@@ -202,9 +202,9 @@ class FusedMultiModal:
         mask = mask_array(mask, axis_dicts(self.maps.axes_manager.signal_axes, self.maps))
         on_grid = "shift" if register else "calibration" if resample else False
         image, self._registration, about_grid = haadf_on_grid(haadf, self.maps, on_grid, mask, self._how.takes_gaps)
-        report(d for d in about_grid if isinstance(d, Diagnostic))
+        report(about_grid)
         self._input_warnings = list(self.maps.metadata.get_item("Element_maps.warnings", default=[])) + [
-            str(d) for d in about_grid
+            *warnings_of(about_grid)
         ]
         self.haadf = image_signal(image, self.maps, haadf.metadata.General.title)
         self.elements = self.maps.elements
@@ -214,9 +214,10 @@ class FusedMultiModal:
                 f"The HAADF image {haadf} is constant and says nothing about the maps: pass that of the scan."
             )
         self._constant = is_constant(self.maps.data, self._valid.maps)
-        self._background, self._variance = known_noise(self.maps)
-        self._rest = rest_of_spectra(maps, self.maps) if self._how.takes_spectra else None
-        self._input_warnings += left_out + self._about_maps()
+        self._background, self._variance = noise_metadata(self.maps)
+        self._rest = out_of_window_counts(maps, self.maps) if self._how.takes_spectra else None
+        report(left_out)
+        self._input_warnings += warnings_of(left_out) + self._about_maps()
         self.settings = METHODS[method]()
         self._forget()
 

@@ -16,7 +16,8 @@ from hyperspy_fusion.fusion.registration.shift import LARGEST_ERROR, Shift, find
 from hyperspy_fusion.fusion.settings import check_choice
 from hyperspy_fusion.fusion.terms.haadf_model import saturated, z_weights
 from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance
-from hyperspy_fusion.grid.axes import axis_dicts, check_same_scan, image_array, placements, spatial_axes
+from hyperspy_fusion.grid.axes import axis_dicts, check_same_scan, placements, spatial_axes
+from hyperspy_fusion.grid.images import image_array
 from hyperspy_fusion.grid.masks import mask_array
 from hyperspy_fusion.identify.elements import atomic_number
 from hyperspy_fusion.maps.sources import element_maps

@@ -1,15 +1,18 @@
-"""Images of HyperSpy signals as plain arrays, and whether two of them lie on the same scan."""
+"""Axes of HyperSpy signals as dictionaries, and whether two images lie on the same scan."""
+
+from __future__ import annotations
 
 import logging
-import os
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
 from hyperspy_fusion.fusion.registration.resampling import Placement
 
-_logger = logging.getLogger(__name__)
+#: of y, then of x: what `axes=` of a signal takes
+Axes = Sequence[dict]
 
 # half a pixel over the field of view is what an unregistered scan cannot show anyway
 SILENT_PIXELS = 0.5
@@ -31,117 +34,21 @@ UNCALIBRATED = {"", "px", "pixel", "pixels", "<undefined>", "None"}
 # to pint "A" is the ampere, which no scan is measured in
 _UNIT_NAMES = {"A": "angstrom", "Ang": "angstrom", "Angstrom": "angstrom"}
 
-# a warning arises deep in the reading of a source, and belongs to what is read
-_found = ContextVar("warnings of the source that is read", default=None)
+
+_logger = logging.getLogger(__name__)
 
 
-def warn(sentence):
-    """Log a warning, and keep it where `collected_warnings` waits for it."""
+def warn(sentence: str) -> None:
+    """Log a warning: for the rooms above that do not return diagnostics yet."""
     _logger.warning(sentence)
-    found = _found.get()
-    if found is not None:
-        found.append(sentence)
 
 
-@contextmanager
-def collected_warnings():
-    """Context that gives a list, to which each sentence of `warn` is added."""
-    token = _found.set([])
-    try:
-        yield _found.get()
-    finally:
-        _found.reset(token)
-
-
-def capital(sentence):
+def capital(sentence: str) -> str:
     """`sentence` with a capital letter at its start."""
     return sentence[:1].upper() + sentence[1:]
 
 
-def image_array(signal, allow_nan=False):
-    """
-    The pixels of a 2-D signal, the HAADF image, in memory, as they are.
-
-    Parameters
-    ----------
-    signal : hyperspy.api.signals.BaseSignal
-        An image ``(|x, y)`` or a map ``(x, y|)``; lazy ones are computed.
-    allow_nan : bool
-        Whether to pass pixels that are NaN, infinite or masked, all as NaN in a floating dtype.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (ny, nx), in the dtype of the signal and the byte order of the machine. It may share memory
-        with the signal: do not write to it.
-
-    Raises
-    ------
-    TypeError
-        Not a signal; complex, RGB or ragged data.
-    ValueError
-        Not two-dimensional, empty, or with NaN, infinite or masked pixels that are not allowed.
-    NotImplementedError
-        A spatial axis is not uniform.
-    """
-    check_signal(signal)
-    if is_spectrum_image(signal) or (signal._signal_type == "element_maps" and signal.axes_manager.navigation_size):
-        what = "a spectrum image" if is_spectrum_image(signal) else "a stack of element maps"
-        raise ValueError(f"{signal} is {what}, and the HAADF image is needed: haadf and maps look swapped.")
-    check_image(signal)
-    data = signal.data.compute() if hasattr(signal.data, "compute") else signal.data
-    return checked_pixels(data, str(signal), allow_nan)
-
-
-def check_image(signal):
-    """Raise unless `signal` is one real 2-D image on uniform axes; the pixels are not looked at."""
-    check_signal(signal)
-    check_real(signal)
-    spatial_axes(signal)
-
-
-def check_signal(signal):
-    """Raise TypeError unless `signal` is a HyperSpy signal."""
-    from hyperspy.signal import BaseSignal
-
-    if isinstance(signal, BaseSignal):
-        return
-    got, remedy = type(signal).__name__, "wrap an array as hyperspy.api.signals.Signal2D(array)"
-    if isinstance(signal, str | os.PathLike):
-        got, remedy = f"the path {os.fspath(signal)!r}", "load it first with hyperspy.api.load"
-    elif isinstance(signal, list | tuple):
-        got, remedy = f"a {got} of {len(signal)}", "pass one of its signals"
-    raise TypeError(f"A HyperSpy signal is needed, got {got}: {remedy}.")
-
-
-def is_spectrum_image(signal):
-    """Whether `signal` is a signal ``(x, y|E)``."""
-    manager = getattr(signal, "axes_manager", None)
-    return bool(manager) and (manager.navigation_dimension, manager.signal_dimension) == (2, 1)
-
-
-def is_spectra(source):
-    """Whether `source` is a spectrum image; a model of one, which has its axes, is none."""
-    return is_spectrum_image(source) and hasattr(source, "data")
-
-
-def check_real(signal):
-    """Raise TypeError for complex, RGB, ragged and other data that are not real numbers."""
-    dtype = signal.data.dtype
-    if signal.ragged or dtype.kind == "O":
-        problem = "is ragged: every pixel must hold one number"
-    elif dtype.names:
-        problem = "is an RGB picture, whose colours are not intensities: pass the map it was drawn from"
-    elif dtype.kind == "c":
-        problem = "is complex: pass one real part of it, such as `signal.amplitude`"
-    elif dtype.kind not in "biuf":
-        problem = f"has dtype {dtype}: real numbers are needed"
-    else:
-        return
-    raise TypeError(f"{signal} {problem}.")
-
-
-def spatial_axes(signal):
+def spatial_axes(signal: Any) -> list[dict]:
     """
     The axes of an image, in array order.
 
@@ -170,7 +77,7 @@ def spatial_axes(signal):
     return axis_dicts(manager.signal_axes or manager.navigation_axes, signal)
 
 
-def axis_dicts(axes, signal):
+def axis_dicts(axes: Any, signal: Any) -> list[dict]:
     """`spatial_axes` of the given axes of `signal`."""
     return [_axis_dict(axis, signal) for axis in sorted(axes, key=lambda axis: axis.index_in_array)]
 
@@ -186,7 +93,7 @@ def _axis_dict(axis, signal):
     return {key: getattr(axis, key) for key in ("size", "name", "scale", "offset", "units")}
 
 
-def stack_axes(signal):
+def stack_axes(signal: Any) -> tuple[Any, Any]:
     """The axis that counts the maps, and the two of the scan; stacked ``(x, y|)`` maps navigate all three."""
     manager = signal.axes_manager
     if manager.signal_dimension == 2:
@@ -196,44 +103,23 @@ def stack_axes(signal):
     return axis, [other for other in axes if other is not axis]
 
 
-def checked_pixels(data, what, allow_nan=False):
-    """`finite_pixels` or `with_gaps` in native byte order, copied only if need be."""
-    data = with_gaps(data) if allow_nan else finite_pixels(data, what)
-    return data if data.dtype.isnative else data.astype(data.dtype.newbyteorder("="))
-
-
-def finite_pixels(data, what):
-    """`data` without its mask, never copied; ValueError for NaN, inf or masked pixels."""
-    mask, data = np.ma.getmask(data), np.ma.getdata(data)
-    bad = np.count_nonzero(~np.isfinite(data) | mask)
-    if bad:
-        raise ValueError(
-            f"{capital(what)} has {bad} of {data.size} pixels that are NaN, infinite or masked, and every pixel must "
-            "be a number: fuse with method='calibrated', which leaves them out, or replace them first, e.g. by "
-            "numpy.nan_to_num."
-        )
-    return data
-
-
-def with_gaps(data):
-    """`data` with NaN for its NaN, infinite and masked pixels, in a floating dtype; not copied where there are none."""
-    mask, data = np.ma.getmask(data), np.ma.getdata(data)
-    bad = ~np.isfinite(data) | mask
-    if not bad.any():
-        return data
-    return np.where(bad, np.float32(np.nan), data)
-
-
-def check_same_scan(map_axes, haadf_axes, *, maps="the maps", haadf="the HAADF image", one_map=False):
+def check_same_scan(
+    map_axes: Axes,
+    haadf_axes: Axes,
+    *,
+    maps: str = "the maps",
+    haadf: str = "the HAADF image",
+    both_are_maps: bool = False,
+) -> list[Diagnostic]:
     """
     Compare the axes of two images that should come from the same scan.
 
-    Shapes must be the same. Pixel sizes are compared in common units where both are calibrated: a difference
-    below half a pixel over the field of view is silent, up to 5 % it is a warning (vendor files carry a
-    slightly different calibration per detector), above it is an error. So are offsets, which tell two areas of
-    one scan apart: above half a pixel there is a warning, since some files give the detectors of one scan different
-    positions, and an error for two maps that lie a pixel or more apart in the same units. Names are not compared,
-    "px" and undefined units are no calibration, and "A" is read as angstrom.
+    Shapes must be the same. Pixel sizes are compared in common units where both are calibrated. A difference below
+    half a pixel over the field of view is silent, up to 5 % it is information, and above it is an error. Vendor files
+    carry a slightly different calibration for each detector. Offsets distinguish two areas of one scan: above half a
+    pixel there is a warning, since some files give the detectors of one scan different positions. Two maps that lie a
+    pixel or more apart in the same units are an error. Names are not compared, "px" and undefined units are no
+    calibration, and "A" is read as angstrom.
 
     Parameters
     ----------
@@ -241,30 +127,29 @@ def check_same_scan(map_axes, haadf_axes, *, maps="the maps", haadf="the HAADF i
         What `spatial_axes` returns.
     maps, haadf : str
         What to call the two in messages.
-    one_map : bool
-        Whether both are maps of one list. Without it the advice is for maps in every form, spectra too.
+    both_are_maps : bool
+        Whether both are maps of one list. Without it the remedies are for maps in every form, spectra too.
 
     Returns
     -------
-    list of str
-        Sentences, which are logged as warnings too.
+    list of Diagnostic
+        Codes ``"units-differ"``, ``"pixel-size-differs"`` and ``"offset-differs"``.
 
     Raises
     ------
     ValueError
         Other shapes, pixel sizes that differ by more than 5 %, and two maps of different areas.
     """
-    check_same_shape(map_axes, haadf_axes, maps, haadf, one_map, by_keyword=not one_map)
+    check_same_shape(map_axes, haadf_axes, maps, haadf, both_are_maps, by_keyword=not both_are_maps)
     found = [_compare_pixel(m, h, maps, haadf) for m, h in zip(map_axes, haadf_axes, strict=True)]
-    found.append(_compare_areas(map_axes, haadf_axes, maps, haadf, one_map))
-    # y and x usually say the same
-    warnings = list(dict.fromkeys(sentence for sentence in found if sentence))
-    for sentence in warnings:
-        warn(sentence)
-    return warnings
+    found.append(_compare_areas(map_axes, haadf_axes, maps, haadf, both_are_maps))
+    # y and x usually agree
+    return list(dict.fromkeys(diagnostic for diagnostic in found if diagnostic))
 
 
-def check_same_shape(map_axes, haadf_axes, maps, haadf, one_map=False, by_keyword=True):
+def check_same_shape(
+    map_axes: Axes, haadf_axes: Axes, maps: str, haadf: str, both_are_maps: bool = False, by_keyword: bool = True
+) -> None:
     """Raise ValueError, with the keyword or line of code that helps, unless both have the same numbers of pixels."""
     expected, got = (tuple(axis["size"] for axis in axes) for axes in (map_axes, haadf_axes))
     if expected == got:
@@ -279,7 +164,7 @@ def check_same_shape(map_axes, haadf_axes, maps, haadf, one_map=False, by_keywor
     if way == "transpose":
         remedy = f"{haadf} looks transposed, which `.swap_axes(0, 1)` undoes; if it is rotated, turn its data back"
     elif way == "rebin":
-        larger, only_images = (haadf, True) if np.prod(got) > np.prod(expected) else (maps, one_map)
+        larger, only_images = (haadf, True) if np.prod(got) > np.prod(expected) else (maps, both_are_maps)
         remedy = _how_to_rebin(larger, *(expected if larger == haadf else got)[::-1], only_images)
     else:
         remedy = _how_to_crop(expected, got, maps, haadf)
@@ -292,7 +177,7 @@ def check_same_shape(map_axes, haadf_axes, maps, haadf, one_map=False, by_keywor
 
 
 def _way_to_same_shape(map_axes, haadf_axes, expected, got):
-    """One of "transpose", "rebin" and "crop"; None where pixel sizes and fields of view tell of two scans."""
+    """One of "transpose", "rebin" and "crop"; None where pixel sizes and fields of view are of two scans."""
     if got == expected[::-1] and _largest_difference(map_axes[::-1], haadf_axes, (1, 1)) <= SAME_SCAN_RTOL:
         return "transpose"
     if not all(map(_comparable, map_axes, haadf_axes)):
@@ -316,7 +201,7 @@ def _in_words(axes):
 
 
 def _how_to_rebin(what, nx, ny, only_images):
-    """Advice that can be run as it stands: HyperSpy wants a size for every axis, of spectra and stacks too."""
+    """A remedy that can be run as it stands: HyperSpy wants a size for every axis, of spectra and stacks too."""
     image = f"`.rebin(new_shape=({nx}, {ny}))`"
     if only_images:
         return f"rebin {what} by {image}, which adds up pixels"
@@ -340,7 +225,9 @@ def _how_to_crop(expected, got, maps, haadf):
     )
 
 
-def placements(map_axes, haadf_axes, maps="the maps", haadf="the HAADF image"):
+def placements(
+    map_axes: Axes, haadf_axes: Axes, maps: str = "the maps", haadf: str = "the HAADF image"
+) -> list[Placement]:
     """
     Where the pixels of an image lie on those of the maps.
 
@@ -364,7 +251,7 @@ def placements(map_axes, haadf_axes, maps="the maps", haadf="the HAADF image"):
     Raises
     ------
     ValueError
-        Nothing tells where the pixels lie, the image is mirrored or looks transposed.
+        The place of the pixels is not known, the image is mirrored, or it looks transposed.
     """
     pairs = list(zip(map_axes, haadf_axes, strict=True))
     expected, got = (tuple(axis["size"] for axis in axes) for axes in (map_axes, haadf_axes))
@@ -402,51 +289,53 @@ def _is_same_field(expected, got, step):
     return abs(step * got - expected) <= SILENT_PIXELS or (whole and abs(step * got / expected - 1) <= SAME_SCAN_RTOL)
 
 
-def is_calibrated(axis):
+def is_calibrated(axis: dict) -> bool:
     """Whether an axis dict has a scale in units that are a unit: not undefined and not pixels."""
     return str(axis["units"]).strip() not in UNCALIBRATED and axis["scale"] != 0
 
 
 def _compare_pixel(m, h, maps, haadf):
-    """Sentence about two axes of one size, "" where they agree; ValueError where they clearly differ."""
+    """Diagnostic about two axes of one size, None where they agree; ValueError where they clearly differ."""
     if not (is_calibrated(m) and is_calibrated(h)):
-        return ""
+        return None
     if not _comparable(m, h):
-        return capital(
-            f"the units of {maps} ({m['units']}) and of {haadf} ({h['units']}) cannot be compared; "
-            "it is taken for granted that both come from the same scan."
+        return Diagnostic(
+            "units-differ",
+            f"The units of {maps} ({m['units']}) and of {haadf} ({h['units']}) cannot be compared: correct one of "
+            "them, if both come from the same scan.",
         )
     ratio = _ratio(h, m)
     if abs(ratio - 1) * m["size"] <= SILENT_PIXELS:
-        return ""
-    sizes = f"{haadf} has pixels of {h['scale']:.5g} {h['units']} and {maps} of {m['scale']:.5g} {m['units']}"
+        return None
+    sizes = capital(f"{haadf} has pixels of {h['scale']:.5g} {h['units']} and {maps} of {m['scale']:.5g} {m['units']}")
     if abs(ratio - 1) <= SAME_SCAN_RTOL:
-        return capital(f"{sizes}, {abs(ratio - 1):.1%} apart; both are taken for the same scan, on the axes of {maps}.")
+        sentence = f"{sizes}, {abs(ratio - 1):.1%} apart: both are taken for one scan, on the axes of {maps}."
+        return Diagnostic("pixel-size-differs", sentence, INFORMATION)
     raise ValueError(
-        f"{capital(sizes)}, a factor of {ratio:.4g}, so they are not the same scan: correct the scale of one "
+        f"{sizes}, a factor of {ratio:.4g}, so they are not the same scan: correct the scale of one "
         "(`axes_manager[...].scale`) or crop and rebin it to the field of view of the other."
     )
 
 
 def _compare_areas(map_axes, haadf_axes, maps, haadf, both_are_maps):
-    """Sentence about the offsets of axes of like scales, "" where they agree; ValueError for maps of other areas."""
+    """Diagnostic about offsets of axes of like scales, None where they agree; ValueError for maps of other areas."""
     if not all(map(_comparable, map_axes, haadf_axes)):
-        return ""
+        return None
     apart = max(map(_pixels_apart, map_axes, haadf_axes))
     if apart <= SILENT_PIXELS + _ROUNDING:
-        return ""
+        return None
     starts = [
         f"({axes[0]['offset']:.5g} {axes[0]['units']}, {axes[1]['offset']:.5g} {axes[1]['units']})"
         for axes in (haadf_axes, map_axes)
     ]
-    where = f"{haadf} begins at {starts[0]} and {maps} at {starts[1]} (y, x), {apart:.3g} pixels apart"
+    where = capital(f"{haadf} begins at {starts[0]} and {maps} at {starts[1]} (y, x), {apart:.3g} pixels apart")
     if both_are_maps and all(map(_is_same_pixel, map_axes, haadf_axes)) and apart >= 1 - _ROUNDING:
         raise ValueError(
-            f"{capital(where)}, so they show different areas: pass maps of one area, or correct the offset of one "
+            f"{where}, so they show different areas: pass maps of one area, or correct the offset of one "
             "(`axes_manager[...].offset`)."
         )
-    by_keyword = "" if both_are_maps else ", or pass register=True to find the shift"
-    return capital(f"{where}; they are taken for the same area: check that they are{by_keyword}.")
+    by_keyword = "" if both_are_maps else ", or pass register=True"
+    return Diagnostic("offset-differs", f"{where}: check that they show the same area{by_keyword}.")
 
 
 def _is_same_pixel(m, h):

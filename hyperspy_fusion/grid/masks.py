@@ -1,13 +1,17 @@
-"""Which pixels of a scan count: numbers that no mask leaves out and that the detector could measure."""
+"""Validity masks: finite, unmasked, unsaturated pixels."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.terms.haadf_model import saturated
-from hyperspy_fusion.grid.axes import check_same_shape, image_array, spatial_axes, warn
+from hyperspy_fusion.grid.axes import Axes, check_same_shape, spatial_axes
+from hyperspy_fusion.grid.images import image_array
 
 # a mask that leaves out more is likely meant the other way round
 _MUCH = 0.5
@@ -15,7 +19,7 @@ _MUCH = 0.5
 
 @dataclass(frozen=True)
 class Valid:
-    """True where a pixel counts.
+    """True where a pixel is valid.
 
     Attributes
     ----------
@@ -38,7 +42,7 @@ class Valid:
         return Valid(self.maps[chosen], self.haadf)
 
 
-def mask_array(mask, axes):
+def mask_array(mask: Any, axes: Axes) -> np.ndarray | None:
     """A mask as an array (ny, nx) of its own, True where a pixel is left out; None stays None.
 
     Parameters
@@ -69,8 +73,10 @@ def mask_array(mask, axes):
     return mask
 
 
-def find_valid(elements, maps, haadf, mask=None):
-    """Pixels that count, and sentences about those that do not, logged.
+def find_valid(
+    elements: Sequence[str], maps: np.ndarray, haadf: np.ndarray, mask: np.ndarray | None = None
+) -> tuple[Valid, list[Diagnostic]]:
+    """Valid pixels, and diagnostics of those that are not.
 
     Parameters
     ----------
@@ -83,31 +89,38 @@ def find_valid(elements, maps, haadf, mask=None):
 
     Returns
     -------
-    Valid, list of str
+    Valid, list of Diagnostic
+        Codes ``"mask-leaves-out-most"``, ``"missing-map-pixels"``, ``"missing-haadf-pixels"`` and
+        ``"saturated-haadf-pixels"``.
 
     Raises
     ------
     ValueError
-        Where nothing is left of a map or of the HAADF image.
+        Where no pixel of a map or of the HAADF image is valid.
     """
     keep = np.ones(haadf.shape, dtype=bool) if mask is None else ~mask
-    numbers, ceiling = np.isfinite(haadf), saturated(haadf)
-    valid = Valid(np.isfinite(maps) & keep, numbers & keep & ~ceiling)
+    finite, ceiling = np.isfinite(haadf), saturated(haadf)
+    valid = Valid(np.isfinite(maps) & keep, finite & keep & ~ceiling)
     _refuse_empty(elements, valid)
-    sentences = [
-        _about_mask(keep),
-        _about_maps(elements, np.count_nonzero(keep & ~np.isfinite(maps), axis=(1, 2))),
-        _about_haadf(np.count_nonzero(keep & ~numbers), "NaN or infinite"),
-        _about_haadf(np.count_nonzero(keep & ceiling), "saturated"),
-    ]
-    sentences = [sentence for sentence in sentences if sentence]
-    for sentence in sentences:
-        warn(sentence)
-    return valid, sentences
+    found = []
+    if (left_out := 1 - keep.mean()) > _MUCH:
+        sentence = f"The mask leaves out {left_out:.0%} of the pixels: check that True is where a pixel is left out."
+        found.append(Diagnostic("mask-leaves-out-most", sentence))
+    numbers = np.count_nonzero(keep & ~np.isfinite(maps), axis=(1, 2))
+    if missing := {e: number for e, number in zip(elements, numbers, strict=True) if number}:
+        listed = ", ".join(f"{element} ({number})" for element, number in missing.items())
+        sentence = f"Pixels that are NaN or infinite are left out and filled in from those around them, in the map of {listed}."
+        found.append(Diagnostic("missing-map-pixels", sentence, elements=tuple(missing)))
+    for code, kind, bad in (("missing", "NaN or infinite", ~finite), ("saturated", "saturated", ceiling)):
+        if number := np.count_nonzero(keep & bad):
+            pixels = "1 pixel" if number == 1 else f"{number} pixels"
+            sentence = f"The HAADF image is {kind} in {pixels}, where it is left out and the maps are not."
+            found.append(Diagnostic(f"{code}-haadf-pixels", sentence))
+    return valid, found
 
 
-def is_constant(maps, valid):
-    """For each map, whether all its valid pixels are equal: it then says nothing of where its element is."""
+def is_constant(maps: Any, valid: Any) -> np.ndarray:
+    """For each map, whether all its valid pixels are equal: it then shows nothing of where its element is."""
     return np.array([image[keep].min() == image[keep].max() for image, keep in zip(maps, valid, strict=True)])
 
 
@@ -116,29 +129,6 @@ def _refuse_empty(elements, valid):
     what = f"map of {', '.join(empty)}" if empty else "" if valid.haadf.any() else "HAADF image"
     if what:
         raise ValueError(
-            f"No pixel of the {what} is left to count, all being masked, NaN or saturated: leave it out or correct the "
-            "mask, in which True leaves a pixel out."
+            f"No pixel of the {what} is left to count, all being masked, NaN or saturated: leave it out or correct the mask, "
+            "in which True leaves a pixel out."
         )
-
-
-def _about_mask(keep):
-    part = 1 - keep.mean()
-    if part <= _MUCH:
-        return ""
-    return f"The mask leaves out {part:.0%} of the pixels: check that True is where a pixel is to be left out."
-
-
-def _about_maps(elements, numbers):
-    listed = ", ".join(f"{e} ({number})" for e, number in zip(elements, numbers, strict=True) if number)
-    if not listed:
-        return ""
-    return f"Pixels that are NaN or infinite are left out and filled in from those around them, in the map of {listed}."
-
-
-def _about_haadf(number, what):
-    if not number:
-        return ""
-    return (
-        f"The HAADF image is {what} in {number} pixel{'s' if number > 1 else ''}, where it is left out and the maps "
-        "are not."
-    )

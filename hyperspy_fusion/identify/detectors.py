@@ -46,7 +46,7 @@ _SURVEY = re.compile(r"survey|overview|navigation|before|after|drift|reference",
 
 
 def detector_of(*names):
-    """The `Detector` that the first name to tell one tells; None where none does, or where it is of another kind."""
+    """The `Detector` of the first name of a detector; None where there is none, or where it is of another kind."""
     for name in names:
         found = next((detector for detector in DETECTORS if detector.pattern.search(name)), None)
         if found is not None or _BRIGHT.search(name) or _OTHER.search(name):
@@ -55,7 +55,7 @@ def detector_of(*names):
 
 
 def is_survey(title):
-    """Whether a title says that the image was taken beside the scan."""
+    """Whether the title is that of an image taken beside the scan."""
     return bool(_SURVEY.search(title))
 
 

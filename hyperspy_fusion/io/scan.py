@@ -12,9 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.grid import axes as grids
+from hyperspy_fusion.grid.axes import (
+    SAME_SCAN_RTOL,
+    SILENT_PIXELS,
+    STACK_AXES,
+    axis_dicts,
+    capital,
+    is_calibrated,
+    placements,
+    spatial_axes,
+    stack_axes,
+)
+from hyperspy_fusion.grid.images import check_signal, is_spectrum_image
 from hyperspy_fusion.identify.detectors import DETECTORS, Detector, detector_of, is_detector_title, is_survey
-from hyperspy_fusion.identify.elements import identify_map, title_of
+from hyperspy_fusion.identify.map_identity import identify_map, title_of
+from hyperspy_fusion.maps.sources import element_maps
 
 _logger = logging.getLogger(__name__)
 
@@ -27,39 +39,49 @@ _SOURCES = ((_EDS, _EELS), (_SPECTRA,), (_STACK,), (_MAP,))
 
 
 @dataclass(frozen=True)
-class Scan:
-    """What was chosen of a file: ``haadf, spectrum = scan("scan.emd")``.
+class ChosenSignals:
+    """What was chosen of a file: ``haadf, source = scan("scan.emd")``.
 
     Attributes
     ----------
     haadf : BaseSignal
         The elastic image.
-    spectrum : BaseSignal or list
-        What to fuse with it: a spectrum image, a list of those asked for, a stack of maps or a list of maps.
+    source : BaseSignal, ElementMaps or SeveralSources
+        What to fuse with it, by ``source.fuse(haadf)``: a spectrum image, maps, or a list of those asked for.
     reasons : tuple of str
         Why, a sentence for each choice.
     """
 
     haadf: Any
-    spectrum: Any
+    source: Any
     reasons: tuple = field(repr=False)
 
     def __iter__(self):
-        return iter((self.haadf, self.spectrum))
+        return iter((self.haadf, self.source))
 
     @property
-    def sentence(self):
+    def sentence(self) -> str:
         """All reasons."""
         return " ".join(self.reasons)
 
 
-def scan(signals_or_path, haadf=None, spectrum=None, *, lazy=False):
+class SeveralSources(list):
+    """Spectra and maps of one scan, of which :func:`hyperspy_fusion.element_maps` makes one set of maps."""
+
+    def fuse(self, haadf: Any, **options: Any) -> Any:
+        """As :func:`hyperspy_fusion.fuse` with this list as its first argument."""
+        from hyperspy.signal import BaseSignal
+
+        return getattr(BaseSignal, "fuse")(self, haadf, **options)  # noqa: B009, the package gives it to the class
+
+
+def scan(signals_or_path: Any, haadf: Any = None, spectrum: Any = None, *, lazy: bool = False) -> ChosenSignals:
     """
     Find the spectrum image and the elastic image of the same scan.
 
     The spectrum image is EDS or EELS. EDS detectors that one file has apart are added up, unless their sum is among
     them, which is known by its counts. Of a low-loss and a core-loss scan the latter is taken. Where there are no
-    spectra, a stack of maps, or the maps that tell their element, take their place. The elastic image is that of a
+    spectra, a stack of maps, or the maps of known elements, take their place. The elastic image is that of a
     HAADF detector, else of one for backscattered electrons, MAADF or ADF, known by its title or by the detector in
     its metadata; on the same pixels if there is one, else of the same field of view; surveys are left out.
 
@@ -76,8 +98,9 @@ def scan(signals_or_path, haadf=None, spectrum=None, *, lazy=False):
 
     Returns
     -------
-    Scan
-        Unpacks as ``haadf, spectrum``; its `sentence`, which is logged too, says what was chosen and why.
+    ChosenSignals
+        Unpacks as ``haadf, source``, for ``source.fuse(haadf)``. Its `sentence`, which is logged too, has what was
+        chosen and why.
 
     Raises
     ------
@@ -103,7 +126,7 @@ def scan(signals_or_path, haadf=None, spectrum=None, *, lazy=False):
         image, because = _elastic_image(candidates, sources[0].axes)
     else:
         because = f"{image.name} is the elastic image, as asked."
-    found = Scan(image.signal, *_as_one(sources, why, because, candidates))
+    found = ChosenSignals(image.signal, *_as_one(sources, why, because, candidates))
     _logger.info(found.sentence)
     return found
 
@@ -124,7 +147,7 @@ class _Candidate:
 
     @classmethod
     def of(cls, number, signal):
-        grids.check_signal(signal)
+        check_signal(signal)
         title = title_of(signal.metadata)
         names = [str(signal.original_metadata.get_item(key, "")) for key in _DETECTOR_NAMES]
         detector = detector_of(title, *names)
@@ -140,7 +163,7 @@ class _Candidate:
         if self.axes is None:
             return f"{self.number}: {self.title!r}, {what}, {self.signal.axes_manager.shape}"
         y, x = self.axes
-        pixel = f"{x['scale']:.4g} {x['units']}" if grids.is_calibrated(x) else "unknown size"
+        pixel = f"{x['scale']:.4g} {x['units']}" if is_calibrated(x) else "unknown size"
         begins = f", from ({x['offset']:.4g}, {y['offset']:.4g})" if x["offset"] or y["offset"] else ""
         return f"{self.number}: {self.title!r}, {what}, {x['size']} x {y['size']} pixels (x, y) of {pixel}{begins}"
 
@@ -153,24 +176,24 @@ def _kind(signal, title, detector):
     if signal.ragged or signal.data.dtype.kind not in "biuf" or not all(axis.is_uniform for axis in axes):
         return ""
     if dimensions in ((1, 2), (3, 0)):
-        named = manager.navigation_axes[0].name in grids.STACK_AXES
+        named = manager.navigation_axes[0].name in STACK_AXES
         return _STACK if named or signal.original_metadata.has_item("stack_elements") else ""
-    if grids.is_spectrum_image(signal):
+    if is_spectrum_image(signal):
         kind = signal._signal_type
         return _EDS if kind.startswith("EDS") else _EELS if kind == "EELS" else _SPECTRA
     if dimensions not in ((0, 2), (2, 0)):
         return ""
-    is_map = detector is None and not is_detector_title(title) and identify_map(signal)[0] is not None
+    is_map = detector is None and not is_detector_title(title) and identify_map(signal).element is not None
     return _MAP if is_map else _IMAGE
 
 
 def _scan_axes(signal):
     manager = signal.axes_manager
-    if grids.is_spectrum_image(signal):
-        return grids.axis_dicts(manager.navigation_axes, signal)
+    if is_spectrum_image(signal):
+        return axis_dicts(manager.navigation_axes, signal)
     if manager.navigation_dimension in (1, 3):
-        return grids.axis_dicts(grids.stack_axes(signal)[1], signal)
-    return grids.spatial_axes(signal)
+        return axis_dicts(stack_axes(signal)[1], signal)
+    return spatial_axes(signal)
 
 
 def _signals(source, lazy):
@@ -206,7 +229,7 @@ def _asked(hint, candidates, keyword):
         found = [c for c in candidates if c.title == hint]
         found = found or [c for c in candidates if c.title.strip().lower() == hint.strip().lower()]
     else:
-        grids.check_signal(hint)
+        check_signal(hint)
         found = [c for c in candidates if c.signal is hint] or [_Candidate.of(len(candidates), hint)]
     if len(found) == 1:
         return found[0]
@@ -217,7 +240,7 @@ def _asked(hint, candidates, keyword):
 def _refuse(why, candidates, keyword):
     listed = "\n".join(f"  {candidate}" for candidate in candidates)
     of = "one, or of several in a list," if keyword == "spectrum" else "one"
-    raise ValueError(f"{grids.capital(why)}: pass the number or the title of {of} as {keyword}=. There are\n{listed}")
+    raise ValueError(f"{capital(why)}: pass the number or the title of {of} as {keyword}=. There are\n{listed}")
 
 
 # ---- what to fuse --------------------------------------------------------------------------------
@@ -245,7 +268,7 @@ def _of_one_kind(found):
     kind = found[0].kind
     if kind == _MAP:
         _refuse_other_grids(found)
-        return found, "the images that tell an element"
+        return found, "the images of known elements"
     if len(found) == 1:
         return found, f"the only {kind}"
     if any(c.kind != kind for c in found):
@@ -304,11 +327,15 @@ def _as_one(sources, why, because, candidates):
     names = ", ".join(c.name for c in sources)
     verb = "is" if len(sources) == 1 else "are"
     reasons = [f"Of {len(candidates)} signals, {names} {verb} what to fuse: {why}."]
-    source = sources[0].signal if len(sources) == 1 else [c.signal for c in sources]
-    if len(sources) > 1 and all(c.kind == _EDS for c in sources):
+    if len(sources) == 1 and sources[0].kind != _MAP:
+        return sources[0].signal, (*reasons, because)
+    if all(c.kind == _EDS for c in sources):
         _refuse_other_grids(sources)
-        source = _added_up(sources)
         reasons.append(f"The counts of these {len(sources)} detectors were added up.")
+        return _added_up(sources), (*reasons, because)
+    source = SeveralSources(c.signal for c in sources)
+    if all(c.kind in (_MAP, _STACK) for c in sources):
+        source = element_maps(source, allow_nan=True)
     return source, (*reasons, because)
 
 
@@ -323,7 +350,7 @@ def _added_up(sources):
     return total
 
 
-def has_spectra(signals):
+def has_spectra(signals: Any) -> bool:
     """Whether there is a spectrum image or a stack of maps among `signals`."""
     return any(_Candidate.of(i, signal).kind in (_EDS, _EELS, _SPECTRA, _STACK) for i, signal in enumerate(signals))
 
@@ -331,7 +358,7 @@ def has_spectra(signals):
 # ---- the elastic image ---------------------------------------------------------------------------
 
 
-def elastic_image(signals, haadf=None, axes=None):
+def elastic_image(signals: Any, haadf: Any = None, axes: Any = None) -> Any:
     """The elastic image among `signals`, on the scan with these `axes`, if given; see `scan`."""
     candidates = [_Candidate.of(i, signal) for i, signal in enumerate(signals)]
     if haadf is not None:
@@ -365,8 +392,8 @@ def _why_elastic(image, relation):
         sentence += " (resample=True or register=True brings it to those of the maps)"
     if detector is DETECTORS[0]:
         return f"{sentence}."
-    advice = "weights='fit'" if detector.gamma is None else f"gamma about {detector.gamma}"
-    return f"{sentence}. It is no HAADF image: {advice} of method='calibrated' suits it better."
+    remedy = "weights='fit'" if detector.gamma is None else f"gamma about {detector.gamma}"
+    return f"{sentence}. It is no HAADF image: {remedy} of method='calibrated' suits it better."
 
 
 def _relation(axes, other):
@@ -375,15 +402,15 @@ def _relation(axes, other):
         return "pixels"
     sizes = [tuple(axis["size"] for axis in of) for of in (axes, other)]
     try:
-        placed = grids.placements(axes, other)
+        placed = placements(axes, other)
     except ValueError:
         return ""
     if sizes[0] == sizes[1]:
-        return "pixels" if all(abs(p.step - 1) <= grids.SAME_SCAN_RTOL for p in placed) else ""
+        return "pixels" if all(abs(p.step - 1) <= SAME_SCAN_RTOL for p in placed) else ""
     fields = [p.step * p.size / axis["size"] for p, axis in zip(placed, axes, strict=True)]
-    return "field" if all(abs(field - 1) <= grids.SAME_SCAN_RTOL for field in fields) else ""
+    return "field" if all(abs(field - 1) <= SAME_SCAN_RTOL for field in fields) else ""
 
 
 def _is_at_same_place(axes, other):
-    """Whether the fields begin at the same place, where calibrations tell."""
-    return axes is not None and all(abs(p.start) <= grids.SILENT_PIXELS for p in grids.placements(axes, other))
+    """Whether the fields begin at the same place, as far as they are calibrated."""
+    return axes is not None and all(abs(p.start) <= SILENT_PIXELS for p in placements(axes, other))

@@ -1,4 +1,4 @@
-"""Sources of element maps and what they know of their noise.
+"""Element maps from every kind of source, with the noise metadata of the maps.
 
 The rooms above import ``element_maps`` and the noise metadata of maps.
 """

@@ -1,12 +1,19 @@
-"""Counts under the X-ray lines of an EDS spectrum image that are not of the lines."""
+"""Background counts under the X-ray lines of an EDS spectrum image."""
+
+from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 
+from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.spectra.background import smoothed_counts
-from hyperspy_fusion.grid import axes as grids
-from hyperspy_fusion.maps import eds_lines as spectra
+from hyperspy_fusion.grid.images import is_spectrum_image
+from hyperspy_fusion.identify.elements import by_element
+from hyperspy_fusion.maps.base import SourceRequest
+from hyperspy_fusion.maps.eds_lines import LineCounts, line_counts, line_windows, lines_within, window_sums
+from hyperspy_fusion.maps.fitted_models import refuse_unfitted
 
 _logger = logging.getLogger(__name__)
 
@@ -21,59 +28,53 @@ _ALLOWED = (
 )
 
 
-def counts_over_background(signal, elements, xray_lines, background, width):
+def counts_over_background(signal: Any, request: SourceRequest) -> LineCounts:
     """
-    Counts of X-ray lines, and those among them that are expected of the background.
+    Counts of X-ray lines, and those among them that are expected of the background; see `element_maps`.
 
     Parameters
     ----------
-    signal, elements, xray_lines, width
-        As for `spectra.line_counts`.
-    background : str, array, EDSModel or BaseSignal
-        As for `hyperspy_fusion.element_maps`.
-
-    Returns
-    -------
-    lines : dict
-        The X-ray lines of each element.
-    counts : numpy.ndarray
-        (ny, nx, n).
-    under : numpy.ndarray
-        (ny, nx, n) float32, >= 0.
+    signal : exspy.signals.EDSSpectrum
+        ``(x, y|E)``, lazy or not.
+    request : SourceRequest
+        Whose `background` is a str, an array, an EDSModel or a spectrum image.
     """
-    lines, counts = spectra.line_counts(signal, elements, xray_lines, width)
+    found, background = line_counts(signal, request), request.background
     if isinstance(background, str | list | tuple | np.ndarray) and not _is_model(background):
-        return lines, *_from_windows(signal, lines, counts, background, width)
+        return _from_windows(signal, found, background, request.integration_windows)
     expected = _expected_spectra(signal, background)
-    under = spectra.window_sums(expected, [spectra.line_windows(signal, names, width) for names in lines.values()])
-    return lines, *_in_memory(counts, under)
+    windows = [line_windows(signal, names, request.integration_windows) for names in found.lines.values()]
+    counts, under = _in_memory(found.counts, window_sums(expected, windows))
+    return found._replace(counts=counts, background=under)
 
 
-def _in_memory(counts, *others):
-    """All computed in one pass over lazy spectra; background not below 0."""
+def _in_memory(counts, background):
+    """Both computed in one pass over lazy spectra; background not below 0."""
     import dask
 
-    counts, *others = dask.compute(counts, *others)
-    return counts, *(np.maximum(other, 0).astype(np.float32) for other in others)
+    counts, background = dask.compute(counts, background)
+    return counts, np.maximum(background, 0).astype(np.float32)
 
 
 # ---- from windows beside the lines ------------------------------------------------------------------
 
 
-def _from_windows(signal, lines, counts, background, width):
+def _from_windows(signal, found, background, width):
+    lines = found.lines
     names = [name for own in lines.values() for name in own]
     sides = _sides(signal, names, background, width)
     measured = list(dict.fromkeys(side for own in sides.values() for side in own))
-    counts, beside = _in_memory(counts, spectra.window_sums(signal, [[side] for side in measured]))
-    images = np.moveaxis(beside, -1, 0)
-    per_channel = {side: image / _size([side]) for side, image in zip(measured, images, strict=True)}
+    counts, beside = _in_memory(found.counts, window_sums(signal, [[side] for side in measured]))
+    per_channel = {side: beside[..., i] / _size([side]) for i, side in enumerate(measured)}
+    diagnostics = list(found.diagnostics)
     if isinstance(background, str):
-        sides = {name: _clean(signal, name, own, per_channel) for name, own in sides.items()}
-    _warn_of_high(signal, lines, counts, sides, per_channel, width)
+        sides, about = _clean_sides(signal, sides, per_channel)
+        diagnostics += about
+    diagnostics += _about_high(signal, lines, counts, sides, per_channel, width)
     _logger.info("Channels of the background: %s", sides)
     expected = _expected(sides, per_channel)
     under = [sum(_under(signal, own, name, expected, width) for name in own) for own in lines.values()]
-    return counts, np.stack(under, axis=-1).astype(np.float32)
+    return LineCounts(lines, counts, np.stack(under, axis=-1).astype(np.float32), diagnostics)
 
 
 def _sides(signal, names, background, width):
@@ -109,32 +110,41 @@ def _within(axis, row):
     return tuple(pair for pair in pairs if pair[1] > pair[0])
 
 
-def _clean(signal, name, sides, per_channel):
-    """The sides that hold no line of the sample; where both do, the one with fewer counts, and a warning."""
-    lines = {side: spectra.lines_within(signal, *_energies(signal, side)) for side in sides}
-    totals = {side: per_channel[side].sum(dtype=float) for side in sides}
-    clean = tuple(side for side in sides if not lines[side])
-    if clean:
+def _clean_sides(signal, sides, per_channel):
+    """For each line the sides that hold no line of the sample, else the one with fewer counts; and diagnostics."""
+    totals = {side: image.sum(dtype=float) for side, image in per_channel.items()}
+    clean, dirty = {}, []
+    for name, own in sides.items():
+        kept = [side for side in own if not lines_within(signal, *_energies(signal, side))]
+        if not kept:
+            dirty.append(name)
+            kept = [min(own, key=lambda side: totals[side])]
         # a line that nobody named is in a window that holds far more than the other
-        most = STEEPEST * min(totals[side] for side in clean)
-        return tuple(side for side in clean if totals[side] <= most + 5 * np.sqrt(most / _size([side])))
-    lowest = min(sides, key=totals.get)
-    grids.warn(
-        f"Both background windows of {name} hold lines of the sample ({', '.join(sum(lines.values(), []))}), and the "
-        "lower one is taken, which may be too high: pass windows of your own as background, or a fitted model."
+        most = STEEPEST * min(totals[side] for side in kept)
+        clean[name] = tuple(side for side in kept if totals[side] <= most + 5 * np.sqrt(most / _size([side])))
+    if not dirty:
+        return clean, []
+    sentence = (
+        f"Both background windows of {', '.join(dirty)} hold lines of the sample, so the background may be too high: "
+        "pass windows of your own as background, or a fitted model."
     )
-    return (lowest,)
+    return clean, [Diagnostic("background-windows-hold-lines", sentence, elements=tuple(by_element(dirty)))]
 
 
-def _warn_of_high(signal, lines, counts, sides, per_channel, width):
-    """Warn where there is more beside the lines of an element than in them."""
+def _about_high(signal, lines, counts, sides, per_channel, width):
+    """Whether there is more beside the lines of an element than in them."""
+    high = []
     for (element, own), total in zip(lines.items(), counts.sum(axis=(0, 1), dtype=float), strict=True):
         means = [np.mean([per_channel[side].sum(dtype=float) for side in sides[name]]) for name in own]
-        if total < np.mean(means) * _size(spectra.line_windows(signal, own, width)):
-            grids.warn(
-                f"The background windows of {', '.join(own)} hold more counts than that of the line: {element} is not "
-                "seen above them, or they hold other lines; pass windows of your own as background, or a fitted model."
-            )
+        if total < np.mean(means) * _size(line_windows(signal, own, width)):
+            high.append(element)
+    if not high:
+        return []
+    sentence = (
+        f"The background windows of {', '.join(high)} hold more counts than the windows of the lines: leave the "
+        "element out, or pass windows of your own as background, or a fitted model."
+    )
+    return [Diagnostic("background-above-lines", sentence, elements=tuple(high))]
 
 
 def _energies(signal, side):
@@ -158,7 +168,7 @@ def _expected(sides, per_channel):
 
 def _under(signal, own, name, expected, width):
     """Counts expected under the line `name`: lines that share a window of their element share its channels."""
-    for window in spectra.line_windows(signal, own, width):
+    for window in line_windows(signal, own, width):
         inside = [other for other in own if _is_inside(signal, other, window, width)]
         if name in inside:
             return expected[name] * (_size([window]) / len(inside))
@@ -166,7 +176,7 @@ def _under(signal, own, name, expected, width):
 
 
 def _is_inside(signal, name, window, width):
-    start, stop = spectra.line_windows(signal, [name], width)[0]
+    start, stop = line_windows(signal, [name], width)[0]
     return window[0] <= start and stop <= window[1]
 
 
@@ -181,9 +191,9 @@ def _is_model(background):
 def _expected_spectra(signal, background):
     """The spectrum image of expected background counts: given, or that of a fitted model."""
     if _is_model(background):
-        spectra.refuse_unfitted(background, [p for c in background.background_components for p in c.free_parameters])
+        refuse_unfitted(background, [p for c in background.background_components for p in c.free_parameters])
         background = background.as_signal(component_list=background.background_components, show_progressbar=False)
-    if not grids.is_spectrum_image(background):
+    if not is_spectrum_image(background):
         raise TypeError(f"background is {background!r}: {_ALLOWED}")
     if background.data.shape != signal.data.shape:
         raise ValueError(

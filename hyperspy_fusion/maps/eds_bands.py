@@ -1,12 +1,16 @@
 """Counts of an EDS spectrum image outside of the windows of its maps, in bands of channels."""
 
+from __future__ import annotations
+
 import logging
+from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.grid import axes as grids
-from hyperspy_fusion.identify.elements import metadata_names
-from hyperspy_fusion.maps import eds_lines as spectra
+from hyperspy_fusion.grid.images import is_spectrum_image
+from hyperspy_fusion.identify.map_identity import metadata_names
+from hyperspy_fusion.maps.base import WINDOW_WIDTH
+from hyperspy_fusion.maps.eds_lines import line_windows, window_sums
 
 _logger = logging.getLogger(__name__)
 
@@ -18,7 +22,7 @@ FEWEST_IN_BAND = 1000
 LOWEST_KEV = 0.1
 
 
-def rest_of_spectra(source, maps):
+def out_of_window_counts(source: Any, maps: Any) -> np.ndarray | None:
     """
     Counts of the channels that are in no window of the maps.
 
@@ -27,26 +31,25 @@ def rest_of_spectra(source, maps):
     source : object
         What the maps were made from by `hyperspy_fusion.element_maps`.
     maps : ElementMaps
-        Whose ``xray_lines`` and ``integration_windows`` in ``metadata.Element_maps`` say which windows are theirs.
+        With the ``xray_lines`` and ``integration_windows`` of their windows in ``metadata.Element_maps``.
 
     Returns
     -------
     numpy.ndarray or None
         (bands, ny, nx) of whole numbers, each of consecutive channels but for those of the windows. None where the
-        source is no EDS spectrum image of counts, where two maps share channels, so that no counts are outside of one
-        and not of the other, and where nothing is left.
+        source is no EDS spectrum image of counts, where two maps share channels, and where nothing is left.
     """
     lines = metadata_names(maps.metadata, "Element_maps.xray_lines")
-    is_eds = grids.is_spectrum_image(source) and hasattr(source, "estimate_integration_windows")
+    is_eds = is_spectrum_image(source) and hasattr(source, "estimate_integration_windows")
     if not (is_eds and hasattr(source, "data") and len(lines) == len(maps.elements)):
         return None
-    width = maps.metadata.get_item("Element_maps.integration_windows", spectra.WINDOW_WIDTH)
-    windows = [spectra.line_windows(source, names.split("+"), width) for names in lines]
+    width = maps.metadata.get_item("Element_maps.integration_windows", WINDOW_WIDTH)
+    windows = [line_windows(source, names.split("+"), width) for names in lines]
     used = np.zeros(source.axes_manager[-1].size, int)
     for start, stop in (limits for own in windows for limits in own):
         used[start:stop] += 1
     if used.max() > 1:
-        _logger.info("Windows of two elements share channels: the rest of the spectra is not made use of.")
+        _logger.info("Windows of two elements share channels: out-of-window counts are not used.")
         return None
     return _in_bands(source, used == 0)
 
@@ -65,7 +68,7 @@ def _in_bands(source, free):
     # each channel to the band in which its middle lies
     band = np.minimum(((np.cumsum(total) - total / 2) * number / total.sum()).astype(int), number - 1)
     ranges = [_ranges(free & (band == k)) for k in range(number)]
-    sums = np.moveaxis(np.asarray(spectra.window_sums(source, [r for r in ranges if r])), -1, 0)
+    sums = np.moveaxis(np.asarray(window_sums(source, [r for r in ranges if r])), -1, 0)
     if sums.dtype.kind == "f" and not np.array_equal(sums, np.rint(sums)):
         return None
     return None if sums.min() < 0 or sums.max() > np.iinfo(np.uint32).max else np.ascontiguousarray(sums, np.uint32)

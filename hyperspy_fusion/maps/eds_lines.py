@@ -1,40 +1,70 @@
-"""Counts of the X-ray lines in an EDS spectrum image, and which lines and edges make the maps of a model."""
+"""Counts of the X-ray lines in an EDS spectrum image."""
+
+from __future__ import annotations
 
 import logging
+from itertools import combinations
 from numbers import Real
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from hyperspy_fusion.grid import axes as grids
+from hyperspy_fusion.diagnostics import Diagnostic
+from hyperspy_fusion.grid.axes import STACK_AXES
+from hyperspy_fusion.grid.images import check_real
 from hyperspy_fusion.identify.elements import (
     by_element,
     checked_elements,
     checked_lines,
     element_of,
     is_detectable,
-    known_lines,
-    metadata_names,
+    lines_of_exspy,
     of_element,
     refuse_repeats,
     refuse_unasked_lines,
     refuse_undetectable,
 )
+from hyperspy_fusion.identify.map_identity import metadata_names
+from hyperspy_fusion.maps.base import WINDOW_WIDTH, SourceRequest
 
 _logger = logging.getLogger(__name__)
 
-# full width of an integration window in units of the line's FWHM, as exspy's get_lines_intensity has it
-WINDOW_WIDTH = 2.0
 # outside of these it is a width in eV, or in keV
 _WIDTHS = (0.2, 10.0)
 # two windows that share more than this of the narrower one show each other's counts
 SHARED_CHANNELS = 0.1
 # lines weaker than this part of the strongest of their family do not matter to others
 STRONG = 0.1
+# pairs of lines or elements that a sentence lists
+LISTED = 3
 
 _ACCUMULATOR = {"b": np.uint64, "u": np.uint64, "i": np.int64, "f": np.float64}
 
 
-def checked_width(width):
+class LineCounts(NamedTuple):
+    """Counts in the windows of X-ray lines.
+
+    Attributes
+    ----------
+    lines
+        The X-ray lines of each element, in the order of the elements.
+    counts
+        (ny, nx, n), maybe a dask array. 64-bit integers for integer spectra, else their float dtype, of 32 bits at
+        least.
+    background
+        (ny, nx, n) float32, >= 0, of those that are not of the lines; None where it was not asked for.
+    diagnostics
+        Codes ``"element-not-in-file"``, ``"line-out-of-range"``, ``"windows-share-channels"``, ``"lines-overlap"``,
+        ``"background-windows-hold-lines"`` and ``"background-above-lines"``.
+    """
+
+    lines: dict[str, list[str]]
+    counts: Any
+    background: np.ndarray | None
+    diagnostics: list[Diagnostic]
+
+
+def checked_width(width: Any) -> float:
     """Width of integration windows as a float; TypeError or ValueError for what is none in units of the FWHM."""
     if isinstance(width, bool) or not isinstance(width, Real):
         raise TypeError(
@@ -49,7 +79,7 @@ def checked_width(width):
     return float(width)
 
 
-def line_counts(signal, elements=None, xray_lines=None, width=WINDOW_WIDTH):
+def line_counts(signal: Any, request: SourceRequest) -> LineCounts:
     """
     Counts of the X-ray lines of each element, without the background being subtracted.
 
@@ -57,17 +87,8 @@ def line_counts(signal, elements=None, xray_lines=None, width=WINDOW_WIDTH):
     ----------
     signal : exspy.signals.EDSSpectrum
         ``(x, y|E)``, lazy or not.
-    elements, xray_lines : list of str, optional
-        As in `hyperspy_fusion.element_maps`, known to exist.
-    width : float
-        Full width of the windows in units of the FWHM of their line.
-
-    Returns
-    -------
-    lines : dict
-        The X-ray lines of each element, in the order of the elements.
-    counts : numpy.ndarray or dask.array.Array
-        Shape (ny, nx, n). 64-bit integers for integer spectra, else their float dtype, of 32 bits at least.
+    request : SourceRequest
+        Of which elements, X-ray lines and width of the windows are used.
 
     Raises
     ------
@@ -79,80 +100,26 @@ def line_counts(signal, elements=None, xray_lines=None, width=WINDOW_WIDTH):
         The energy axis is not uniform.
     """
     _check_spectra(signal)
-    _check_asked(signal, elements, xray_lines)
-    lines = _choose_lines(signal, elements, xray_lines)
+    lines, found = _choose_lines(signal, request.elements, request.xray_lines)
     _logger.info("X-ray lines: %s", lines)
+    width = request.integration_windows
     windows = {element: line_windows(signal, names, width) for element, names in lines.items()}
-    _warn_of_lines(signal, lines, width, _warn_of_overlaps(windows))
-    return lines, window_sums(signal, list(windows.values()))
-
-
-def fitted_lines(model, elements=None, xray_lines=None):
-    """
-    Which of the X-ray lines that an EDS model fits make the maps.
-
-    Parameters
-    ----------
-    model : exspy.models.EDSModel
-        Its ``Sample.xray_lines`` are preferred to the other lines of an element.
-    elements, xray_lines : list of str, optional
-        As in `hyperspy_fusion.element_maps`, known to exist.
-
-    Returns
-    -------
-    list of str
-        Empty where the model has no lines of the `elements`.
-
-    Raises
-    ------
-    ValueError
-        One of the `xray_lines` is of another element, or has no component in the model.
-    """
-    in_model = [component.name for component in model.xray_lines]
-    if xray_lines is None:
-        preferred = set(metadata_names(model.signal.metadata, "Sample.xray_lines"))
-        lines = []
-        for own in by_element(in_model).values():
-            lines += [line for line in own if line in preferred] or own
-    else:
-        lines = xray_lines
-        refuse_unasked_lines(lines, elements)
-    for line in lines:
-        if line not in in_model:
-            raise ValueError(f"{line} is not fitted in {model}: expected some of {', '.join(in_model)}.")
-    return [line for line in lines if elements is None or element_of(line) in elements]
-
-
-def main_edges(model):
-    """One core-loss edge per element, by symbol: the lowest independent one; exspy twins the rest to it."""
-    edges = [c for c in model if hasattr(c, "subshell") and c.active and c.intensity.twin is None]
-    edges.sort(key=lambda edge: (edge.element, edge.onset_energy.value))
-    main = {}
-    for edge in edges:
-        if main.setdefault(edge.element, edge) is not edge:
-            _logger.info("%s is left out, the %s map is %s.", edge.name, edge.element, main[edge.element].name)
-    return list(main.values())
-
-
-def refuse_unfitted(model, parameters):
-    """Raise ValueError unless the `parameters` of `model` are fitted everywhere."""
-    if not all(parameter.map["is_set"].all() for parameter in parameters):
-        raise ValueError(f"{model} is not fitted at every pixel: call `m.multifit()` first.")
+    shared = _shared_channels(windows)
+    found = [
+        *_asked_diagnostics(signal, request),
+        *found,
+        *_about_shared(shared),
+        *_about_near(signal, lines, width, shared),
+    ]
+    return LineCounts(lines, window_sums(signal, list(windows.values())), None, found)
 
 
 def _check_spectra(signal):
-    grids.check_real(signal)
+    check_real(signal)
     if hasattr(signal, "estimate_integration_windows"):
         return _check_energy_axis(signal)
-    axis = signal.axes_manager.signal_axes[0]
-    if axis.name in grids.STACK_AXES:
+    if signal.axes_manager.signal_axes[0].name in STACK_AXES:
         raise ValueError(f"{signal} is a transposed stack of maps: pass it as (n|x, y), which its `.T` gives.")
-    if signal.metadata.get_item("Signal.signal_type", "") == "EELS":
-        raise ValueError(
-            f"{signal} is an EELS spectrum image, whose edges lie on a background: fit a model "
-            "(`m = s.create_model(); m.multifit()`) and pass the model, or subtract the background, "
-            "integrate a window per edge, and pass the maps with elements=[...]."
-        )
     raise ValueError(f"{signal} is not known to be EDS: call `s.set_signal_type('EDS_TEM')` if it is, or pass maps.")
 
 
@@ -167,55 +134,67 @@ def _check_energy_axis(signal):
         )
 
 
-def _check_asked(signal, elements, xray_lines):
-    """Refuse elements that no detector sees, and warn of those that the file does not name."""
-    asked = dict.fromkeys([*(elements or []), *map(element_of, xray_lines or [])])
+def _asked_diagnostics(signal, request):
+    """Refuse elements that no detector can measure, and report those that the file does not name."""
+    asked = dict.fromkeys([*(request.elements or []), *map(element_of, request.xray_lines or [])])
     refuse_undetectable(asked)
-    known = metadata_names(signal.metadata, "Sample.elements")
-    unknown = [element for element in asked if element not in known]
-    if known and unknown:
-        grids.warn(
-            f"{', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} not among the elements that the file names "
-            f"({', '.join(known)}): check for a typo."
-        )
+    named = metadata_names(signal.metadata, "Sample.elements")
+    unknown = tuple(element for element in asked if element not in named)
+    if not (named and unknown):
+        return []
+    sentence = (
+        f"{', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} not among the elements that the file names "
+        f"({', '.join(named)}): check for a typo."
+    )
+    return [Diagnostic("element-not-in-file", sentence, elements=unknown)]
 
 
 def _choose_lines(signal, elements, xray_lines):
-    """Dict of each element's X-ray lines, all within the energy range, in the order of the maps."""
+    """Dict of each element's X-ray lines, all within the energy range, in the order of the maps, and diagnostics."""
     if xray_lines is not None:
-        lines = xray_lines
-        _refuse_out_of_range(signal, lines)
-        refuse_unasked_lines(lines, elements)
+        _refuse_out_of_range(signal, xray_lines)
+        refuse_unasked_lines(xray_lines, elements)
+        lines, left_out = xray_lines, []
     else:
-        lines = _lines_in_range(signal, checked_lines(metadata_names(signal.metadata, "Sample.xray_lines")))
+        listed = checked_lines(metadata_names(signal.metadata, "Sample.xray_lines"))
+        lines = [line for line in listed if _in_range(signal, line)]
+        left_out = [line for line in listed if line not in lines]
     if elements is not None:
         refuse_repeats(elements)
         chosen = {e: of_element(lines, e) or _default_lines(signal, e) for e in elements}
         _refuse_lineless(signal, chosen)
-        return chosen
-    return by_element(lines) or _default_choice(signal)
+        # what the file lists of other elements was not asked for
+        return chosen, _about_left_out([line for line in left_out if element_of(line) in elements])
+    if lines:
+        return by_element(lines), _about_left_out(left_out)
+    chosen = _default_choice(signal)
+    without = [element for element, own in chosen.items() if not own]
+    if len(without) == len(chosen):
+        _refuse_lineless(signal, chosen)
+    return {e: own for e, own in chosen.items() if own}, _about_left_out(left_out + without)
+
+
+def _about_left_out(names):
+    if not names:
+        return []
+    sentence = f"The spectra do not reach the X-ray lines of {', '.join(names)}, which are left out: name other lines."
+    return [Diagnostic("line-out-of-range", sentence, elements=tuple(dict.fromkeys(map(element_of, names))))]
 
 
 def _default_choice(signal):
-    """Lines of ``Sample.elements`` by exspy's rule; ValueError where there are no elements with lines."""
+    """Lines of ``Sample.elements`` by exspy's rule; ValueError where there are no elements."""
     elements = checked_elements(metadata_names(signal.metadata, "Sample.elements"))
     if not elements:
         raise ValueError(
             f"The metadata of {signal} name no elements: pass elements=[...] or xray_lines=[...], or call "
             "`s.set_elements([...])`."
         )
-    chosen = {element: _default_lines(signal, element) for element in dict.fromkeys(elements)}
-    for element in [e for e, lines in chosen.items() if not lines]:
-        grids.warn(f"{element} has no X-ray line within the spectra and is left out.")
-    chosen = {element: lines for element, lines in chosen.items() if lines}
-    if not chosen:
-        _refuse_lineless(signal, dict.fromkeys(elements))
-    return chosen
+    return {element: _default_lines(signal, element) for element in dict.fromkeys(elements)}
 
 
 def _default_lines(signal, element):
     """What exspy takes of `element`: the alpha line in the energy range that this beam excites well."""
-    if not (is_detectable(element) and known_lines(element)):
+    if not (is_detectable(element) and lines_of_exspy(element)):
         return []
     probe = signal.inav[0, 0]  # a copy, so that the caller's metadata stay as they are
     probe.metadata.set_item("Sample.xray_lines", [])
@@ -243,13 +222,6 @@ def _refuse_out_of_range(signal, lines):
             )
 
 
-def _lines_in_range(signal, lines):
-    inside = [line for line in lines if _in_range(signal, line)]
-    for line in [line for line in lines if line not in inside]:
-        grids.warn(f"{line} of Sample.xray_lines is not within the spectra and is left out.")
-    return inside
-
-
 def _in_range(signal, line):
     if not is_detectable(element_of(line)):
         return False
@@ -258,7 +230,7 @@ def _in_range(signal, line):
     return axis.low_value < energy < axis.high_value
 
 
-def line_windows(signal, lines, width):
+def line_windows(signal: Any, lines: list[str], width: float) -> list[tuple[int, int]]:
     """Disjoint channel ranges ``(start, stop)`` of the lines of one element, as `isig` would cut them."""
     axis = signal.axes_manager.signal_axes[0]
     limits = np.clip(signal.estimate_integration_windows(width, lines), axis.low_value, axis.high_value)
@@ -270,50 +242,61 @@ def line_windows(signal, lines, width):
     return merged
 
 
-def _warn_of_overlaps(windows):
-    """Warn of windows that share channels; the pairs of elements that do."""
-    told = set()
-    channels = {e: {c for r in ranges for c in range(*r)} for e, ranges in windows.items()}
-    names = list(channels)
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            shared = len(channels[first] & channels[second])
-            share = shared / min(len(channels[first]), len(channels[second]))
-            if share > SHARED_CHANNELS:
-                grids.warn(
-                    f"The windows of {first} and {second} share {100 * share:.0f} % of the narrower one, so each map "
-                    "shows counts of the other; choose other lines by xray_lines, or fit a model."
-                )
-                told |= {(first, second), (second, first)}
-    return told
+def _shared_channels(windows):
+    """``{(element, other): part}`` of the narrower window, of those that share more than a tenth."""
+    channels = {e: {c for limits in ranges for c in range(*limits)} for e, ranges in windows.items()}
+    parts = {
+        (first, second): len(channels[first] & channels[second]) / min(len(channels[first]), len(channels[second]))
+        for first, second in combinations(channels, 2)
+    }
+    return {pair: part for pair, part in parts.items() if part > SHARED_CHANNELS}
 
 
-def _warn_of_lines(signal, lines, width, told):
-    """Warn of lines of other elements of the sample in a window, and within one FWHM of a mapped line in any case.
+def _about_shared(shared):
+    if not shared:
+        return []
+    pairs = _listed(f"{first} and {second} ({100 * part:.0f} %)" for (first, second), part in shared.items())
+    sentence = (
+        f"Integration windows share channels, so each map shows counts of the other: {pairs}. Choose other lines by "
+        "xray_lines, or fit a model."
+    )
+    return [Diagnostic("windows-share-channels", sentence, elements=tuple(dict.fromkeys(e for p in shared for e in p)))]
 
-    But not of pairs already told.
+
+def _about_near(signal, lines, width, shared):
+    """Lines of other elements of the sample in a window, and within one FWHM of a mapped line in any case.
+
+    But not of pairs that share channels.
     """
     # a line at one FWHM has a sixth of its counts in a window of 1.2
-    width = max(width, 2.0)
-    reach = "one" if width == 2.0 else f"{width / 2:g}"
+    width = max(width, WINDOW_WIDTH)
+    near = {}
     for name in [name for own in lines.values() for name in own]:
+        element = element_of(name)
+        skipped = {element, *(other for pair in shared if element in pair for other in pair)}
         ((low, high),) = signal.estimate_integration_windows(width, [name])
-        near = lines_within(signal, low, high, lines)
-        skipped = {element_of(name)} | {second for first, second in told if first == element_of(name)}
-        others = [line for line in near if element_of(line) not in skipped]
+        others = [line for line in lines_within(signal, low, high, lines) if element_of(line) not in skipped]
         if others:
-            grids.warn(
-                f"{name} overlaps with {', '.join(others)}, within {reach} FWHM: the map of {element_of(name)} shows "
-                f"counts of {_and(map(element_of, others))} where there is any; choose other lines by xray_lines, or "
-                "fit a model."
-            )
+            near[name] = others
+    if not near:
+        return []
+    _logger.info("X-ray lines that overlap: %s", near)
+    pairs = _listed(f"{name} ({', '.join(by_element(others))})" for name, others in near.items())
+    reach = "one" if width == WINDOW_WIDTH else f"{width / 2:g}"
+    sentence = (
+        f"Lines of other elements of the sample are within {reach} FWHM, so maps show counts of these: {pairs}. Choose "
+        "other lines by xray_lines, or fit a model."
+    )
+    return [Diagnostic("lines-overlap", sentence, elements=tuple(by_element(list(near))))]
 
 
-def _and(names):
-    return " and ".join(dict.fromkeys(names))
+def _listed(pairs):
+    pairs = list(pairs)
+    more = f" and {len(pairs) - LISTED} more" if len(pairs) > LISTED else ""
+    return ", ".join(pairs[:LISTED]) + more
 
 
-def lines_within(signal, low, high, mapped=()):
+def lines_within(signal: Any, low: float, high: float, mapped: Any = ()) -> list[str]:
     """X-ray lines between two energies, in units of the axis, of the elements of the sample and of those `mapped`."""
     from exspy.material import elements
     from exspy.utils.eds import get_xray_lines_near_energy
@@ -329,7 +312,7 @@ def lines_within(signal, low, high, mapped=()):
     ]
 
 
-def window_sums(signal, windows):
+def window_sums(signal: Any, windows: list) -> Any:
     """Counts in the `windows` of each element, (ny, nx, n); lazy spectra are read once for all windows."""
     axis = signal.axes_manager.signal_axes[0]
     data = np.moveaxis(signal.data, axis.index_in_array, -1)
@@ -340,14 +323,14 @@ def window_sums(signal, windows):
 def _sum_lazily(data, windows):
     n, blocks = len(windows), data.numblocks[-1]
     dtype = _ACCUMULATOR[data.dtype.kind]
-    parts = data.map_blocks(
+    sums = data.map_blocks(
         _sum_channels,
         windows,
         dtype=dtype,
         chunks=(*data.chunks[:-1], (n,) * blocks),
         meta=np.empty((0, 0, 0), dtype),
     )
-    return sum(parts[..., k * n : (k + 1) * n] for k in range(blocks))
+    return sum(sums[..., k * n : (k + 1) * n] for k in range(blocks))
 
 
 def _sum_channels(spectra, windows, block_info=None):

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
+from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.spectra.background import gaussian
 from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance
-from hyperspy_fusion.grid import axes as grids
 from hyperspy_fusion.identify.elements import (
     atomic_number,
     checked_elements,
-    listed,
-    meant,
-    metadata_names,
-    parted,
+    list_of_names,
+    nearest_names,
     refuse_repeats,
+    split_shell,
 )
+from hyperspy_fusion.identify.map_identity import metadata_names
 
 # widths of the windows relative to the onset energy: before the edge, and after it unless another edge comes
 BEFORE, AFTER = 0.2, 0.1
@@ -30,7 +31,7 @@ ROOM = 0.05
 # eV after an onset that a fit of cross-sections leaves out where there is room, for it shows bonds: the width that
 # exspy gives the fine structure of an edge
 NEAR_EDGE = 30.0
-# change of the mean of a map by half the window, relative to it and in standard errors, that is told
+# change of the mean of a map by half the window, relative to it and in standard errors, that is reported
 NO_POWER_LAW, CHANCE = 0.05, 4.0
 # pixels: standard deviation of the Gaussian over which the exponent of the background is taken, and how many pixels it
 # averages over
@@ -40,7 +41,7 @@ TOGETHER = max(4 * np.pi * SHAPE_BLUR**2, 1.0)
 VARIANCE_BLUR = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Edge:
     """One edge and its windows, energies in eV.
 
@@ -70,41 +71,25 @@ class Edge:
         return self.name.split("_")[0]
 
 
-@dataclass(frozen=True)
-class Edges:
-    """The edges in the order in which they were asked for."""
-
-    edges: list
-
-    def described(self):
-        """What the metadata of maps have of the edges, by element."""
-        known = {e.element: e.cross_section for e in self.edges if np.isfinite(e.cross_section)}
-        described = {
-            "edges": {e.element: e.name for e in self.edges},
-            "windows": {e.element: np.array([*e.before, *e.after], dtype=float) for e in self.edges},
-        }
-        return described | ({"cross_sections": known} if len(known) == len(self.edges) else {})
-
-
 # ---- which edges ------------------------------------------------------------------------------------
 
 
-def asked_edges(signal, elements, edges):
+def asked_edges(signal: Any, elements: list[str] | None, edges: Any) -> dict[str, tuple | None]:
     """Dict of the edges and the windows that are given for them, None for the default ones."""
     if edges is None and elements is None:
         raise ValueError(
-            f"{signal} is an EELS spectrum image, whose edges lie on a background: fit a model "
-            "(`m = s.create_model(); m.multifit()`) and pass the model, or make maps of edges: "
-            "`element_maps(s, edges=['Fe_L3', ...])`."
+            f"{signal} is an EELS spectrum image, whose edges lie on a background: make maps of edges by "
+            "element_maps(s, edges=['Fe_L3', ...]), or fit a model (`m = s.create_model(); m.multifit()`) and pass it."
         )
     if edges is None:
-        refuse_repeats(checked_elements(elements))
+        elements = checked_elements(elements)
+        refuse_repeats(elements)
         return {_main_edge(signal, element): None for element in elements}
-    asked = dict(edges) if isinstance(edges, dict) else dict.fromkeys(listed(edges, "edges", "['Fe_L3', 'O_K']"))
+    asked = dict(edges) if isinstance(edges, dict) else dict.fromkeys(list_of_names(edges, "edges", "['Fe_L3', 'O_K']"))
     own = [_checked_edge(name).split("_")[0] for name in asked]
     refuse_repeats(own)
     if elements is not None and list(elements) != own:
-        raise ValueError(f"elements is {elements} and edges are of {own}: leave elements out, for the edges tell them.")
+        raise ValueError(f"elements is {elements} and edges are of {own}: leave elements out, for edges name them.")
     return {name: _checked_windows(name, windows) for name, windows in asked.items()}
 
 
@@ -119,10 +104,10 @@ def _onsets(element):
 
 
 def _checked_edge(name):
-    element, _ = parted(name)
+    element, _ = split_shell(name)
     known = _onsets(element)
     if name not in known:
-        raise ValueError(f"{name!r} is not an edge of {element} that exspy knows: {meant(name, list(known))}")
+        raise ValueError(f"{name!r} is not an edge of {element} that exspy knows: {nearest_names(name, list(known))}")
     return name
 
 
@@ -142,15 +127,10 @@ def _checked_windows(name, windows):
             "expected a window that reaches beyond it; give its limits as the last two of the four, or None for the "
             "default windows."
         )
-    if limits[1] > onset:
-        grids.warn(
-            f"The background window of {name}, {limits[0]:g} to {limits[1]:g} eV, reaches beyond its onset at "
-            f"{onset:g} eV: what it has of the edge is taken for background; let it end before the onset."
-        )
     return limits
 
 
-def onset_energy(name):
+def onset_energy(name: str) -> float:
     """Onset energy of an edge in eV, by exspy."""
     from exspy.utils.eels import get_info_from_edges
 
@@ -174,7 +154,7 @@ def _main_edge(signal, element):
 # ---- windows ----------------------------------------------------------------------------------------
 
 
-def with_windows(asked, axis, fitted=False):
+def with_windows(asked: dict[str, tuple | None], axis: Any, fitted: bool = False) -> list[Edge]:
     """
     `Edge` of each name in ``asked``, by onset energy.
 
@@ -183,7 +163,7 @@ def with_windows(asked, axis, fitted=False):
     shows in the window of this one is taken off by its cross-section. The signal window ends 10 % above the onset,
     or before the next edge. Both keep 5 eV, or a channel, away from the edge that they come before.
 
-    To be ``fitted``, the signal window ends 20 % above the onset, for a shape is told by its length, and begins 30 eV
+    To be ``fitted``, the signal window ends 20 % above the onset, for a shape shows by its length, and begins 30 eV
     after it where this leaves as much.
     """
     margin = max(MARGIN, axis.scale)
@@ -233,33 +213,44 @@ def _within(edge, axis):
     return replace(edge, before=limits[0], after=limits[1])
 
 
-def warn_of_other_edges(signal, edges):
-    """Warn of major edges of other elements of the sample in the windows, which no map takes account of."""
+def window_diagnostics(signal: Any, edges: list[Edge]) -> list[Diagnostic]:
+    """Codes ``"background-window-beyond-onset"`` and ``"other-edges-in-window"``: what else is in the windows.
+
+    The latter are major edges of other elements of the sample, which no map takes account of.
+    """
     from exspy.utils.eels import get_edges_near_energy
 
-    mapped = {edge.element for edge in edges}
-    others = set(metadata_names(signal.metadata, "Sample.elements")) - mapped
+    found = []
+    others = set(metadata_names(signal.metadata, "Sample.elements")) - {edge.element for edge in edges}
     for edge in edges:
+        if edge.before[1] > edge.onset:
+            sentence = (
+                f"The background window of {edge.name}, {edge.before[0]:g} to {edge.before[1]:g} eV, holds counts of "
+                f"the edge: let it end before the onset at {edge.onset:g} eV."
+            )
+            found.append(Diagnostic("background-window-beyond-onset", sentence, elements=(edge.element,)))
         low, high = edge.before[0], edge.after[1]
         near = get_edges_near_energy((low + high) / 2, high - low, only_major=True, order="ascending")
-        found = [name for name in near if name.split("_")[0] in others]
-        if found:
-            grids.warn(
-                f"{', '.join(found)} of the sample lie in the windows of {edge.name} ({low:g} to {high:g} eV), and the "
-                f"map of {edge.element} shows them too: name them among the edges, or give other windows."
+        names = [name for name in near if name.split("_")[0] in others]
+        if names:
+            sentence = (
+                f"{', '.join(names)} of the sample lie in the windows of {edge.name} ({low:g} to {high:g} eV), whose "
+                "map shows them too: name them among the edges, or give other windows."
             )
+            found.append(Diagnostic("other-edges-in-window", sentence, elements=(edge.element,)))
+    return found
 
 
 # ---- channels and cross-sections ----------------------------------------------------------------------
 
 
-def channels(signal, window):
+def channels(signal: Any, window: tuple) -> slice:
     """Slice of the channels of a window."""
     axis = signal.axes_manager.signal_axes[0]
     return slice(axis.value2index(window[0]), min(axis.value2index(window[1]), axis.size))
 
 
-def inside_windows(signal, edges):
+def inside_windows(signal: Any, edges: list[Edge]) -> np.ndarray:
     """Numbers of the channels that are in any window of the edges."""
     used = np.zeros(signal.axes_manager.signal_axes[0].size, bool)
     for edge in edges:
@@ -268,27 +259,38 @@ def inside_windows(signal, edges):
     return np.flatnonzero(used)
 
 
-def sums(signal, data, window):
+def sums(signal: Any, data: np.ndarray, window: tuple) -> np.ndarray:
     """Sum over the channels of a window; the energy axis of `data` is the last."""
     return data[..., channels(signal, window)].sum(axis=-1)
 
 
-def blurred(data, sigma):
+def blurred_spectra(data: np.ndarray, sigma: float) -> np.ndarray:
     """Spectra (ny, nx, n), each with those of its neighbours."""
     return np.moveaxis(gaussian(np.moveaxis(data, -1, 0), sigma), 0, -1)
 
 
-def never_none(variance):
-    """The variance of a pixel, never below a hundredth of the usual: one without counts has noise of its own."""
+def floored(variance: np.ndarray) -> np.ndarray:
+    """The variance of a pixel, never below a hundredth of the mean: one without counts has noise of its own."""
     return np.maximum(variance, 0.01 * variance.mean(axis=(-2, -1), keepdims=True))
 
 
-def is_told(change, chance, amount):
+def is_significant(change: float, chance: float, amount: float) -> bool:
     """Whether half a window changes the mean of a map by more than chance may, and by enough to matter."""
     return abs(change) > max(CHANCE * chance, NO_POWER_LAW * abs(amount))
 
 
-def noise_of_mean(data, inside):
+def power_law_diagnostics(changes: dict[Edge, float]) -> list[Diagnostic]:
+    """Code ``"no-power-law"``, from the changes of the means of maps, relative to them, by part of the background."""
+    if not changes:
+        return []
+    listed = ", ".join(f"{edge.name} (map {change:+.0%} by the nearer half of it)" for edge, change in changes.items())
+    sentence = (
+        f"No power law goes through the background of {listed}: compare with other windows and with background='model'."
+    )
+    return [Diagnostic("no-power-law", sentence, elements=tuple(edge.element for edge in changes))]
+
+
+def variance_of_mean(data: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Variances of the mean of spectra (ny, nx, n) in the channels `inside`, in squared units of theirs.
 
     From what neighbouring channels differ by, pixel by pixel: neither the value of a count nor the noise of the camera
@@ -300,7 +302,7 @@ def noise_of_mean(data, inside):
     return of_count * mean / data[..., 0].size
 
 
-def shapes(signal, edges):
+def shapes(signal: Any, edges: list[Edge]) -> np.ndarray:
     """
     exspy's hydrogenic cross-sections of the `edges` in all channels, ``(n, channels)``, as its models have them.
 

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.spectra.power_law import JointFit
-from hyperspy_fusion.grid import axes as grids
 from hyperspy_fusion.maps.eels_edges import (
     SHAPE_BLUR,
     TOGETHER,
     VARIANCE_BLUR,
-    blurred,
+    Edge,
+    blurred_spectra,
     channels,
+    floored,
     inside_windows,
-    is_told,
-    never_none,
-    noise_of_mean,
+    is_significant,
+    power_law_diagnostics,
     shapes,
+    variance_of_mean,
 )
 
 # channels that a fit needs beyond its parameters
 SPARE = 4
 
 
-def fitted_edges(signal, edges):
+def fitted_edges(signal: Any, edges: list[Edge]) -> tuple[list[Edge], list[Diagnostic]]:
     """
     The `edges` with their intensities, as those of exspy's ``EELSCLEdge``, and the variances of these if counts are
     electrons.
@@ -42,14 +45,14 @@ def fitted_edges(signal, edges):
     fit = _joint_fit(signal, edges, inside)
     data = signal.data[..., inside]
     flat, shape = data.reshape(-1, len(inside)), data.shape[:2]
-    exponents = _plausible(fit.exponents(blurred(data, SHAPE_BLUR).reshape(flat.shape)), fit, flat)
+    exponents = _plausible(fit.exponents(blurred_spectra(data, SHAPE_BLUR).reshape(flat.shape)), fit, flat)
     net = fit.intensities(flat, exponents).reshape(-1, *shape)
     white, shared = _noise(fit, data, float(np.median(exponents)))
-    _warn_of_background(signal, edges, fit, inside)
-    return [
+    fitted = [
         replace(edge, net=one, variance=own + of_all, white=own, cross_section=1.0)
         for edge, one, own, of_all in zip(edges, net, white, shared, strict=True)
     ]
+    return fitted, _about_background(signal, edges, fit, inside)
 
 
 def _joint_fit(signal, edges, inside):
@@ -85,32 +88,30 @@ def _plausible(exponents, fit, flat):
 
 def _noise(fit, data, exponent):
     """Variances (m, ny, nx) of the intensities if counts are of Poisson noise: of each pixel, and shared by some."""
-    smooth = np.maximum(blurred(data, VARIANCE_BLUR), 0)
+    smooth = np.maximum(blurred_spectra(data, VARIANCE_BLUR), 0)
     own, through = fit.responses(exponent)
     white, shared = (np.moveaxis(smooth @ (r**2).T, -1, 0) for r in (own, through))
-    return never_none(white), shared / TOGETHER
+    return floored(white), shared / TOGETHER
 
 
-def _warn_of_background(signal, edges, fit, inside):
-    """Warn where the fit without the farther half of the first background window says something else of the mean."""
+def _about_background(signal, edges, fit, inside):
+    """Whether the fit without the farther half of the first background window changes the mean of a map."""
     first = min(edges, key=lambda edge: edge.before[0])
     near = inside >= channels(signal, (sum(first.before) / 2, first.before[1])).start
     if near.all() or near.sum() < len(edges) + 2 + SPARE:
-        return
+        return []
     less = JointFit(fit.energy[near], fit.shapes[:, near], fit.weights[near])
     spectrum = signal.data[..., inside].mean(axis=(0, 1))[None]
     exponents = [fit.exponents(spectrum), less.exponents(spectrum[:, near])]
     if not np.isfinite(exponents).all():
-        return
+        return []
     whole = fit.intensities(spectrum, exponents[0])[:, 0]
     change = less.intensities(spectrum[:, near], exponents[1])[:, 0] - whole
-    noise = noise_of_mean(signal.data, inside[near])
+    noise = variance_of_mean(signal.data, inside[near])
     chance = np.sqrt(sum(less.responses(exponents[1][0])) ** 2 @ noise)
-    for edge, amount, by, error in zip(edges, whole, change, chance, strict=True):
-        if is_told(by, error, amount):
-            grids.warn(
-                f"No power law goes through the background of {edge.name}: fitted from {fit.energy[near].min():g} eV "
-                f"on alone, the mean of the map is {abs(by / amount):.0%} {'larger' if by > 0 else 'smaller'}. Where "
-                f"there is little {edge.element}, the map may be off by as much as what is there: compare with other "
-                "windows."
-            )
+    changes = {
+        edge: by / amount
+        for edge, amount, by, error in zip(edges, whole, change, chance, strict=True)
+        if is_significant(by, error, amount)
+    }
+    return power_law_diagnostics(changes)

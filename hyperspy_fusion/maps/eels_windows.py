@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
 from hyperspy_fusion.fusion.spectra.background import gaussian
-from hyperspy_fusion.grid import axes as grids
 from hyperspy_fusion.maps.eels_edges import (
     SHAPE_BLUR,
     TOGETHER,
     VARIANCE_BLUR,
-    blurred,
+    Edge,
+    blurred_spectra,
     channels,
-    is_told,
-    never_none,
-    noise_of_mean,
+    floored,
+    is_significant,
+    power_law_diagnostics,
     shapes,
     sums,
+    variance_of_mean,
 )
 
 _logger = logging.getLogger(__name__)
 
 
-def window_counts(signal, edges):
+def window_counts(signal: Any, edges: list[Edge]) -> tuple[list[Edge], list[Diagnostic]]:
     """
     The `edges` with their counts above the power law before each, and the variances of these if counts are electrons.
 
@@ -36,9 +39,10 @@ def window_counts(signal, edges):
     ValueError
         Of an edge that lies on another one the cross-sections are not known.
     """
-    for edge in edges:
-        _warn_of_background(signal, edge)
-    return _stripped(signal, [_measured(signal, edge) for edge in edges])
+    stripped, about_edges = _stripped(signal, [_measured(signal, edge) for edge in edges])
+    changes = {edge: _change_by_near_half(signal, edge) for edge in edges}
+    about_background = power_law_diagnostics({edge: change for edge, change in changes.items() if change})
+    return stripped, [*about_background, *about_edges]
 
 
 def _measured(signal, edge):
@@ -51,7 +55,7 @@ def _measured(signal, edge):
 
 def _extrapolation(signal, edge):
     """(ny, nx): the power law through the surroundings of a pixel, its sum after the edge over that before."""
-    around = signal._deepcopy_with_new_data(blurred(signal.data, SHAPE_BLUR))
+    around = signal._deepcopy_with_new_data(blurred_spectra(signal.data, SHAPE_BLUR))
     ratio, (usual, correction) = _ratio(around, edge), _of_mean(around.mean(), edge)
     # no power law goes through counts of zero: there that of the mean spectrum
     plausible = np.isfinite(ratio) & (ratio > 0) & (ratio < 10 * usual)
@@ -106,7 +110,7 @@ def _counts_of_noise(signal, edge, gross, beside):
     shape = np.sum(slopes**2 * np.maximum(data[inside], 0)) / max(data[inside].sum(), 1e-30) / TOGETHER
     smooth = [np.maximum(gaussian(image, VARIANCE_BLUR), 0) for image in (gross, beside)]
     white = smooth[0] + ratio**2 * smooth[1]
-    return never_none(white), shape * smooth[1]
+    return floored(white), shape * smooth[1]
 
 
 def _derivatives(mean, edge, inside):
@@ -120,8 +124,8 @@ def _derivatives(mean, edge, inside):
     return (after[:-1] - after[-1]) / step
 
 
-def _warn_of_background(signal, edge):
-    """Warn where the nearer half of the window before an edge says something else of the mean spectrum than all of it.
+def _change_by_near_half(signal, edge):
+    """By how much the nearer half of the window before an edge alone changes the mean of its map, 0 by chance.
 
     Where no power law goes through the background, the map is off by a part of the background, everywhere.
     """
@@ -129,19 +133,11 @@ def _warn_of_background(signal, edge):
     near = replace(edge, before=(sum(edge.before) / 2, edge.before[1]))
     inside = np.arange(mean.data.size)[channels(mean, near.before)]
     if len(inside) < 4:
-        return
+        return 0.0
     under, by_near = (_under(mean, one) for one in (edge, near))
     net, change = sums(mean, mean.data, edge.after) - under, under - by_near
-    chance = np.sqrt(np.sum(_derivatives(mean, near, inside) ** 2 * noise_of_mean(signal.data, inside)))
-    if is_told(change, chance, net):
-        way, low, high = "larger" if change > 0 else "smaller", *near.before
-        grids.warn(
-            f"No power law goes through the background before {edge.name}, or the edge begins in it: by the nearer "
-            f"half of its window, {low:g} to {high:g} eV, alone the mean of the map is {abs(change / net):.0%} {way}, "
-            f"which is {abs(change / under):.1%} of the background under the edge. Where there is little "
-            f"{edge.element}, the map may be off by as much as what is there: compare with other windows and "
-            "with background='model'; where they differ, neither is known."
-        )
+    chance = np.sqrt(np.sum(_derivatives(mean, near, inside) ** 2 * variance_of_mean(signal.data, inside)))
+    return change / net if is_significant(change, chance, net) else 0.0
 
 
 def _under(mean, edge):
@@ -157,7 +153,7 @@ def _stripped(signal, edges):
     """The edges, each less what the ones before it show in its window where its background does not hold them."""
     curves = shapes(signal, edges)
     sections = [[float(sums(signal, curve, edge.after)) for edge in edges] for curve in curves]
-    clean = []
+    clean, found = [], []
     for i, edge in enumerate(edges):
         net, variance, white = edge.net, edge.variance, edge.white
         for j in range(i):
@@ -168,19 +164,19 @@ def _stripped(signal, edges):
                 raise ValueError(_no_tail(edges[j], edge))
             net = net - tail * clean[j].net
             variance, white = variance + tail**2 * clean[j].variance, white + tail**2 * clean[j].white
-            grids.warn(
+            sentence = (
                 f"{edge.name} lies on {edges[j].name}, of which {tail:.2f} times the counts are taken off in its "
-                "window, by exspy's hydrogenic cross-sections: compare with background='model', a fit of both edges "
-                "and their background."
+                "window by hydrogenic cross-sections: compare with background='model'."
             )
+            found.append(Diagnostic("edge-on-edge", sentence, INFORMATION, (edge.element, edges[j].element)))
         clean.append(replace(edge, net=net, variance=variance, white=white, cross_section=sections[i][i]))
-    return clean
+    return clean, found
 
 
 def _no_tail(first, second):
     return (
-        f"{second.name} lies on {first.name}, too near for a background window between them, and its share cannot be "
-        "told without the cross-sections of exspy, which need beam energy, convergence and collection angle "
+        f"{second.name} lies on {first.name}, too near for a background window between them, and its share is not "
+        "known without the cross-sections of exspy, which need beam energy, convergence and collection angle "
         "(`s.set_microscope_parameters(...)`) and K or L edges: give windows of your own by "
         f"edges={{{second.name!r}: (b0, b1, s0, s1), ...}}, or fit a model of your own."
     )

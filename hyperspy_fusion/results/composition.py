@@ -14,7 +14,7 @@ import numpy as np
 
 from hyperspy_fusion.diagnostics import Diagnostic, report
 from hyperspy_fusion.fusion.settings import check_choice
-from hyperspy_fusion.identify.elements import metadata_names
+from hyperspy_fusion.identify.map_identity import metadata_names
 from hyperspy_fusion.methods.fit_checks import TOTAL_TOLERANCE
 from hyperspy_fusion.results.uncertainty import pixel_errors
 

@@ -10,7 +10,8 @@ import numpy as np
 from hyperspy_fusion.diagnostics import Diagnostic, report
 from hyperspy_fusion.fusion.problems.published import Range
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, PowerHaadfModel, blurred
-from hyperspy_fusion.grid.axes import axis_dicts, image_array, spatial_axes
+from hyperspy_fusion.grid.axes import axis_dicts, spatial_axes
+from hyperspy_fusion.grid.images import image_array
 from hyperspy_fusion.maps.sources import element_maps
 
 

@@ -6,7 +6,8 @@ import numpy as np
 from hyperspy.signals import Signal2D
 
 from hyperspy_fusion.grid.axes import STACK_AXES
-from hyperspy_fusion.identify.elements import identify_stack, metadata_names, no_map_of
+from hyperspy_fusion.identify.elements import no_map_of
+from hyperspy_fusion.identify.map_identity import identify_stack, metadata_names
 
 # of this package, and of hyperspy.api.stack
 ELEMENT_AXIS, STACK_AXIS = STACK_AXES
@@ -73,7 +74,7 @@ class LabelledMaps(Signal2D):
         """One symbol for each map along `_map_axis`; None where the metadata do not name them."""
         names, axis = metadata_names(self.metadata, "Sample.elements"), self._map_axis()
         if axis is not None and axis.name == STACK_AXIS:
-            found = [element for element, _ in identify_stack(self, axis)] if self._stacked_metadata() else [None]
+            found = [identity.element for identity in identify_stack(self, axis)] if self._stacked_metadata() else [None]
             return None if None in found else found
         # the metadata of a stack are those of its first signal
         stacked = self._stacked_metadata()

@@ -263,7 +263,7 @@ def test_negative_maps_are_fused_by_every_method(phantom, method):
 
 @pytest.mark.parametrize("method", ["published", "calibrated", "auto"])
 def test_negative_values_that_are_known_to_be_noise_are_not_told(method):
-    from hyperspy_fusion.maps.noise_metadata import with_noise
+    from hyperspy_fusion.maps.noise_metadata import with_noise_metadata
 
     def told(maps):
         return [w for w in hf.FusedMultiModal(haadf, maps, method=method).warnings if "negative values" in w]
@@ -276,7 +276,7 @@ def test_negative_values_that_are_known_to_be_noise_are_not_told(method):
     assert "The map of Pt (down to -3) and O (down to -2) has" in sentence
     assert "add a constant" not in sentence
     for m in maps:
-        with_noise(m, None, np.full(m.data.shape, 4.0))
+        with_noise_metadata(m, None, np.full(m.data.shape, 4.0))
     assert len(told(maps)) == (method == "published")
 
 

@@ -16,7 +16,7 @@ from hyperspy_fusion.fusion.selection import search as selection
 from hyperspy_fusion.fusion.selection import spectral_components as components
 from hyperspy_fusion.fusion.selection.spectral_components import Components, number_of_components, solved, thinned
 from hyperspy_fusion.fusion.settings import AutoSettings, CalibratedSettings
-from hyperspy_fusion.maps.eds_bands import rest_of_spectra
+from hyperspy_fusion.maps.eds_bands import out_of_window_counts
 
 ELEMENTS = ("Fe", "Si")
 LINES_KEV = {"Fe": 6.404, "Si": 1.740, "Ni": 7.478, "Cu": 8.046}
@@ -57,7 +57,7 @@ def maps(scan):
 
 @pytest.fixture(scope="module")
 def rest(scan, maps):
-    return rest_of_spectra(scan[0], maps)
+    return out_of_window_counts(scan[0], maps)
 
 
 @pytest.fixture(scope="module")
@@ -86,37 +86,37 @@ def test_every_count_is_in_a_map_or_in_one_band_of_the_rest(scan, maps, rest):
 def test_the_rest_is_what_windows_of_any_width_leave(scan, width):
     spectra = scan[0]
     maps = hf.element_maps(spectra, ELEMENTS, integration_windows=width)
-    rest = rest_of_spectra(spectra, maps)
+    rest = out_of_window_counts(spectra, maps)
     np.testing.assert_array_equal(maps.data.sum(0) + rest.sum(0), spectra.data[..., 5:].sum(-1))
     model = hf.FusedMultiModal(scan[1], spectra, ELEMENTS, integration_windows=width, method="auto")
     np.testing.assert_array_equal(model._rest, rest)
 
 
 def test_the_rest_of_lazy_spectra_is_the_same(scan, maps, rest):
-    np.testing.assert_array_equal(rest_of_spectra(scan[0].as_lazy(), maps), rest)
+    np.testing.assert_array_equal(out_of_window_counts(scan[0].as_lazy(), maps), rest)
 
 
 def test_the_rest_of_energies_in_ev_is_the_same(scan, maps, rest):
     signal = scan[0].deepcopy()
     signal.axes_manager[-1].scale, signal.axes_manager[-1].units = 20.0, "eV"
-    np.testing.assert_array_equal(rest_of_spectra(signal, hf.element_maps(signal, ELEMENTS)), rest)
+    np.testing.assert_array_equal(out_of_window_counts(signal, hf.element_maps(signal, ELEMENTS)), rest)
 
 
 def test_spectra_that_are_no_counts_have_no_rest(scan, maps):
     signal = scan[0].deepcopy()
     signal.data = signal.data * 0.7
-    assert rest_of_spectra(signal, maps) is None
+    assert out_of_window_counts(signal, maps) is None
     signal.data = scan[0].data.astype(np.float32)
-    assert rest_of_spectra(signal, maps) is not None
+    assert out_of_window_counts(signal, maps) is not None
     signal.data = signal.data - 1
-    assert rest_of_spectra(signal, maps) is None
+    assert out_of_window_counts(signal, maps) is None
     signal.data = scan[0].data.astype(np.float32)
     signal.data[3, 4] = np.nan
-    assert rest_of_spectra(signal, maps) is None
+    assert out_of_window_counts(signal, maps) is None
     signal.data = scan[0].data * 1e10  # more than 32 bits hold
-    assert rest_of_spectra(signal, maps) is None
+    assert out_of_window_counts(signal, maps) is None
     signal.data = np.zeros_like(scan[0].data)
-    assert rest_of_spectra(signal, maps) is None
+    assert out_of_window_counts(signal, maps) is None
 
 
 def test_spectra_whose_counts_are_not_one_are_fused_as_their_maps(scan):
@@ -128,15 +128,15 @@ def test_spectra_whose_counts_are_not_one_are_fused_as_their_maps(scan):
 
 
 def test_maps_alone_have_no_rest(maps):
-    assert rest_of_spectra(maps, maps) is None
-    assert rest_of_spectra([maps], maps) is None
+    assert out_of_window_counts(maps, maps) is None
+    assert out_of_window_counts([maps], maps) is None
 
 
 def test_windows_that_share_channels_leave_no_rest(scan, caplog):
     names = ["Fe_Ka", "Mn_Kb"]
     both = hf.element_maps(scan[0], xray_lines=names)
     with caplog.at_level(logging.INFO, "hyperspy_fusion"):
-        assert rest_of_spectra(scan[0], both) is None
+        assert out_of_window_counts(scan[0], both) is None
     assert "share channels" in caplog.text
 
 

@@ -1,0 +1,187 @@
+"""Which element a map shows: by the lists in its metadata, by its title, and by the names that the user gives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hyperspy_fusion.diagnostics import Diagnostic
+from hyperspy_fusion.identify.detectors import is_detector_title
+from hyperspy_fusion.identify.elements import element_of, periodic_table
+
+# "Cu_L3", "Fe_Ka"; with a space or hyphen only when a family follows ("Fe Kα1"): "C K" may be two elements
+_LINE_IN_TITLE = re.compile(
+    r"(?<![A-Za-z])([A-Z][a-z]?)(?:_[KLMNO][a-zαβ\d]*|[ -][KLM](?:[abαβ]\d*|\d+))(?![A-Za-z\d])"
+)
+
+
+class Identity(NamedTuple):
+    """What a map shows: its element, None where nothing names it, and its X-ray line, "" where there is none."""
+
+    element: str | None
+    line: str = ""
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+
+def metadata_names(metadata: Any, key: str) -> list[str]:
+    """List of str at `key`; old files have a str, bytes or an array there."""
+    value = metadata.get_item(key, default=[])
+    value = [value] if isinstance(value, str | bytes) else value
+    return [v.decode() if isinstance(v, bytes) else str(v) for v in value]
+
+
+def title_of(metadata: Any) -> str:
+    """Title of a signal, "" where it has none."""
+    return str(metadata.get_item("General.title", ""))
+
+
+def identify_map(signal: Any, element: str | None = None) -> Identity:
+    """
+    Identity of one map.
+
+    An `element` by the user is stronger than the metadata, whose line is kept if it is one of this element.
+    """
+    if _has_metadata_of_first(signal):
+        return Identity(element)
+    if element is None:
+        return _identity(signal.metadata)
+    line = _listed_identity(signal.metadata).line
+    return Identity(element, line if element_of(line) == element else "")
+
+
+def identify_stack(signal: Any, axis: Any) -> list[Identity]:
+    """Identity of each map of a stack along `axis`, also after slicing."""
+    metadata = signal.metadata
+    names = metadata_names(metadata, "Sample.elements")
+    nodes = metadata_of_maps(signal, axis)
+    if any(node is not None for node in nodes):
+        return [Identity(None) if node is None else _identity(node) for node in nodes]
+    if signal._signal_type == "element_maps":
+        return [Identity(names[k] if 0 <= k < len(names) else None) for k in _places(axis)]
+    # exspy orders the elements of EELS spectra by the hashes of their symbols
+    is_eels = metadata.get_item("Signal.signal_type", "") == "EELS"
+    if len(names) == axis.size and not is_eels and not _has_metadata_of_first(signal):
+        return [Identity(name) for name in names]
+    return [Identity(None)] * axis.size
+
+
+def metadata_of_maps(signal: Any, axis: Any = None) -> list:
+    """List of the metadata of the one map `signal`, or of each map of a stack; None where they are of another."""
+    inputs = signal.original_metadata.get_item("stack_elements")
+    if axis is not None and inputs is not None:
+        return [inputs.get_item(f"element{k}.metadata") for k in _places(axis)]
+    n = 1 if axis is None else axis.size
+    of_stack = axis is not None and signal._signal_type == "element_maps"
+    return [None if n > 1 or of_stack or _has_metadata_of_first(signal) else signal.metadata] * n
+
+
+def name_diagnostics(names: Sequence[str], nodes: Sequence[Any]) -> list[Diagnostic]:
+    """
+    Compare the names that the user gives to maps with what the metadata of these name.
+
+    Parameters
+    ----------
+    names : list of str
+        One per map.
+    nodes : list of DictionaryTreeBrowser or None
+        `metadata_of_maps`.
+
+    Returns
+    -------
+    list of Diagnostic
+        Code ``"name-conflicts"``.
+
+    Raises
+    ------
+    ValueError
+        The metadata of a map name another of the `names`, which is given to a map without it: the order is wrong.
+    """
+    claims = [{} if node is None else _claims(node) for node in nodes]
+    found = []
+    for i, (name, own) in enumerate(zip(names, claims, strict=True)):
+        if not own or name in own:
+            continue
+        exchanged = [e for e in own if any(n == e and e not in c for n, c in zip(names, claims, strict=True))]
+        sentence = (
+            f"Map {i + 1} {own[(exchanged or list(own))[0]]} but is named {name}: check the order of elements, or set "
+            "its title and metadata."
+        )
+        if exchanged:
+            raise ValueError(sentence)
+        found.append(Diagnostic("name-conflicts", sentence, elements=(name,)))
+    return found
+
+
+def refuse_detector_images(nodes: Sequence[Any], alone: bool) -> None:
+    """Raise ValueError where one of the maps is titled like a HAADF image, and its metadata do not name an element."""
+    for i, node in enumerate(nodes):
+        if node is None or _claims(node) or not is_detector_title(title_of(node)):
+            continue
+        problem = "haadf and maps look swapped" if alone else "the HAADF image looks to be among the maps"
+        raise ValueError(
+            f"Map {i + 1} is titled {title_of(node)!r}, so {problem}: pass it as haadf, or set "
+            "`metadata.General.title` to its element if it is a map."
+        )
+
+
+def _identity(metadata):
+    """By the lists of the metadata, else by the title; a title that contradicts the lists is a diagnostic."""
+    found = _listed_identity(metadata)
+    title = title_of(metadata)
+    named = _element_of_title(title)
+    if found.element is None:
+        return Identity(named)
+    # a symbol or a line and nothing else can only mean the element
+    is_only_a_name = title.strip() in periodic_table().keys() or _LINE_IN_TITLE.fullmatch(title.strip()) is not None
+    if not is_only_a_name or named in (None, found.element):
+        return found
+    sentence = (
+        f"The map titled {title!r} is taken for {found.element} by its metadata.Sample."
+        f"{'xray_lines' if found.line else 'elements'}: if the title is right, pass elements=['{named}', ...]."
+    )
+    return found._replace(diagnostics=(Diagnostic("title-conflicts", sentence, elements=(found.element,)),))
+
+
+def _listed_identity(metadata):
+    """By the one entry of ``Sample.xray_lines``, else of ``Sample.elements``."""
+    lines, elements = (metadata_names(metadata, f"Sample.{key}") for key in ("xray_lines", "elements"))
+    if len(lines) == 1:
+        return Identity(element_of(lines[0]), lines[0])
+    return Identity(elements[0] if len(elements) == 1 else None)
+
+
+def _element_of_title(title):
+    symbols = set(periodic_table().keys())
+    if title.strip() in symbols:
+        return title.strip()
+    found = set(_LINE_IN_TITLE.findall(title)) & symbols
+    return found.pop() if len(found) == 1 else None
+
+
+def _claims(metadata):
+    """Dict of the elements that metadata name for a map, and how they do."""
+    title = title_of(metadata)
+    claims = {_element_of_title(title): f"is titled {title!r}"}
+    for key in ("xray_lines", "elements"):
+        found = metadata_names(metadata, f"Sample.{key}")
+        if len(found) == 1:
+            claims.setdefault(element_of(found[0]), f"has {found[0]} as its metadata.Sample.{key}")
+    claims.pop(None, None)
+    return claims
+
+
+def _places(axis):
+    """Indices of the maps before slicing, which keeps the axis calibrated and the lists in the metadata whole."""
+    return [int(v) if float(v).is_integer() else -1 for v in np.round(axis.axis, 6)]
+
+
+def _has_metadata_of_first(signal):
+    """Whether `signal` is, or was cut from, a stack made by HyperSpy, which describes its first map only."""
+    return (
+        signal.original_metadata.has_item("stack_elements")
+        or title_of(signal.metadata).startswith("Stack of")
+        or any(axis.name == "stack_element" for axis in signal.axes_manager.navigation_axes)
+    )

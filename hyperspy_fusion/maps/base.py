@@ -1,0 +1,121 @@
+"""What every source of maps is asked for and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from hyperspy_fusion.diagnostics import Diagnostic
+from hyperspy_fusion.identify.elements import refuse_repeats
+
+#: full width of an integration window in units of the FWHM of its line, as in exspy's ``get_lines_intensity``
+WINDOW_WIDTH = 2.0
+
+
+@dataclass(frozen=True)
+class SourceRequest:
+    """The arguments of `element_maps`, checked; see there."""
+
+    elements: list[str] | None = None
+    xray_lines: list[str] | None = None
+    integration_windows: float = WINDOW_WIDTH
+    edges: Any = None
+    background: Any = None
+    allow_nan: bool = False
+
+
+class SourceMap(NamedTuple):
+    """One 2-D map on its way into the stack.
+
+    Attributes
+    ----------
+    element, line
+        Symbol, None where it is not known; X-ray lines such as "Fe_Ka+Fe_La", "" for none.
+    data
+        (ny, nx), maybe a dask array.
+    axes, metadata
+        Of y and x, as :func:`~hyperspy_fusion.grid.axes.spatial_axes` returns them; of the signal it is from.
+    name
+        For messages.
+    background, variance
+        As ``data``; None where they are not known.
+    allows_nan
+        Whether its pixels may be NaN anyway, with a diagnostic.
+    """
+
+    element: str | None
+    line: str
+    data: Any
+    axes: list[dict]
+    metadata: Any
+    name: str
+    background: Any = None
+    variance: Any = None
+    allows_nan: bool = False
+
+
+@dataclass(frozen=True)
+class SourceMaps:
+    """The maps of a source, the title of what they were made from ("" where their elements name it), and findings."""
+
+    maps: list[SourceMap]
+    title: str = ""
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+
+
+class MapSource(Protocol):
+    """One kind of source.
+
+    Attributes
+    ----------
+    kind
+        For messages.
+    takes
+        Which of ``"xray_lines"``, ``"edges"``, ``"background"`` and ``"integration_windows"`` it takes.
+    """
+
+    kind: str
+    takes: frozenset[str]
+
+    @staticmethod
+    def matches(source: Any) -> bool:
+        """Whether `source` is of this kind."""
+        ...
+
+    @staticmethod
+    def read(source: Any, request: SourceRequest) -> SourceMaps:
+        """Its maps with identity, grid and noise metadata."""
+        ...
+
+
+# ---- which of the maps -------------------------------------------------------------------------------
+
+
+def is_selection(elements: Sequence[str] | None, n: int) -> bool:
+    """Whether so few `elements` can only select from `n` maps."""
+    return elements is not None and 0 < len(elements) < n
+
+
+def check_count(elements: Sequence[str], n: int) -> None:
+    """Raise ValueError unless there are `n` elements, a name for each map."""
+    if len(elements) != n:
+        names = f"{len(elements)} element{'s' * (len(elements) != 1)}"
+        raise ValueError(
+            f"elements names {names} for {n} map{'s' * (n != 1)}: name every map, in the order of the maps."
+        )
+
+
+def selected(maps: list[SourceMap], elements: list[str] | None, *, all_named: bool = True) -> list[SourceMap]:
+    """Maps of the `elements` in their order, all where None; unless `all_named`, each map must know its element."""
+    if elements is None:
+        return maps
+    known = {m.element for m in maps}
+    if not all_named and (None in known or not known.issuperset(elements)):
+        check_count(elements, len(maps))
+    refuse_repeats(elements)
+    for symbol in elements:
+        if symbol not in known:
+            listed = ", ".join(dict.fromkeys(str(m.element) for m in maps))
+            raise ValueError(f"There is no map of {symbol}: the source has {listed}.")
+    return [m for symbol in elements for m in maps if m.element == symbol]
