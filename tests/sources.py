@@ -6,7 +6,7 @@ import exspy
 import hyperspy.api as hs
 import numpy as np
 
-from hyperspy_fusion.maps.sources import element_maps
+from hyperspy_fusion import element_maps
 
 FE = np.arange(12.0).reshape(3, 4)
 O = 20.0 - FE  # noqa: E741
@@ -82,6 +82,15 @@ def assert_element_maps(result, data, names):
     assert list(result.metadata.Sample.elements) == list(names)
     axis = result.axes_manager.navigation_axes[0]
     assert (axis.name, axis.scale, axis.offset, axis.size) == ("element", 1, 0, len(names))
+
+
+def codes(maps):
+    """Codes of the diagnostics that maps keep."""
+    return list(maps.metadata.get_item("Element_maps.diagnostics.codes", default=[]))
+
+
+def warnings_of(maps):
+    return list(maps.metadata.get_item("Element_maps.warnings", default=[]))
 
 
 def lines_of(signal, lines):

@@ -17,7 +17,7 @@ class Detector:
     pattern
         Of the names that instruments give it.
     gamma
-        Exponent on the atomic number for one atom, to begin with; None where no power@forward model holds. Sources are in
+        Exponent on the atomic number for one atom, to begin with; None where no power law holds. Sources are in
         docs/scans.md.
     """
 

@@ -1,4 +1,4 @@
-"""The periodic table: symbols of elements and names of X-ray lines and edges, checked, with the remedy for wrong ones."""
+"""The periodic table: symbols of elements, and names of X-ray lines and edges, checked."""
 
 from __future__ import annotations
 

@@ -100,17 +100,13 @@ def line_counts(signal: Any, request: SourceRequest) -> LineCounts:
         The energy axis is not uniform.
     """
     _check_spectra(signal)
-    lines, found = _choose_lines(signal, request.elements, request.xray_lines)
+    found = _asked_diagnostics(signal, request)
+    lines, left_out = _choose_lines(signal, request.elements, request.xray_lines)
     _logger.info("X-ray lines: %s", lines)
     width = request.integration_windows
     windows = {element: line_windows(signal, names, width) for element, names in lines.items()}
     shared = _shared_channels(windows)
-    found = [
-        *_asked_diagnostics(signal, request),
-        *found,
-        *_about_shared(shared),
-        *_about_near(signal, lines, width, shared),
-    ]
+    found += [*left_out, *_about_shared(shared), *_about_near(signal, lines, width, shared)]
     return LineCounts(lines, window_sums(signal, list(windows.values())), None, found)
 
 

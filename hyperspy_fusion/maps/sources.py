@@ -263,8 +263,8 @@ def _refuse_shared(elements_of_each):
     for elements in elements_of_each:
         for element in seen.intersection(elements):
             raise ValueError(
-                f"{element} is repeated by two of the sources in the list: select the elements of each by element_maps, "
-                "and pass these in the list."
+                f"{element} is repeated by two of the sources in the list: select the elements of each by "
+                "element_maps, and pass these in the list."
             )
         seen.update(elements)
 
