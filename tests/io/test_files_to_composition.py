@@ -117,11 +117,8 @@ def scan():
 @pytest.mark.parametrize(
     "spectra_file, image_file",
     [
-        ("s.hspy", "h.hspy"),
-        ("s.zspy", "h.zspy"),
-        ("s.rpl", "h.rpl"),
-        ("s.hspy", "h.tif"),
-        ("s.hspy", "h.emd"),
+        ("s.zspy", "h.tif"),
+        ("s.rpl", "h.emd"),
     ],
 )
 def test_files_of_other_formats(tmp_path, spectra_file, image_file):
@@ -131,11 +128,9 @@ def test_files_of_other_formats(tmp_path, spectra_file, image_file):
         signal.save(tmp_path / name)
     spectra, haadf = hs.load(tmp_path / spectra_file, signal_type="EDS_TEM"), hs.load(tmp_path / image_file)
     maps = hf.element_maps(spectra, ["Fe", "O"])
-    fused = maps.fuse(haadf, **FAST)
-    percent = fused.atomic_percent("CL", K)
+    percent = maps.fuse(haadf, **FAST).atomic_percent("CL", K)
     assert_composition(percent, ["Fe", "O"], ("nm",), 0.5)
-    expected = hf.element_maps(scan()[0])
-    np.testing.assert_array_equal(maps.data, expected.data)
+    np.testing.assert_array_equal(maps.data, hf.element_maps(scan()[0]).data)
 
 
 def test_a_file_that_does_not_say_which_axis_is_energy(tmp_path):

@@ -73,22 +73,17 @@ def bruker():
 # ---- right without hints ----------------------------------------------------------------------------
 
 
-def test_velox_list():
+def test_it_unpacks_and_gives_its_reasons(caplog):
     signals = velox()
     before = [snapshot(signal) for signal in signals]
-    scan = hf.scan(signals)
-    assert scan.haadf is signals[1] and scan.spectrum is signals[-1]
-    for signal, was in zip(signals, before, strict=True):
-        assert_untouched(signal, was)
-
-
-def test_it_unpacks_and_says_what_was_chosen_and_why(caplog):
     with caplog.at_level(logging.INFO, "hyperspy_fusion"):
-        haadf, spectrum = scan = hf.scan(velox())
-    assert haadf is scan.haadf and spectrum is scan.spectrum
+        haadf, source = scan = hf.scan(signals)
+    assert haadf is scan.haadf is signals[1] and source is scan.source is signals[-1]
     assert "Of 10 signals, 'EDS' (9) is what to fuse: the only EDS spectrum image." in scan.sentence
     assert "'HAADF' (1) is the elastic image: HAADF by its name, and on the pixels of the scan." in scan.sentence
     assert scan.sentence in caplog.text
+    for signal, was in zip(signals, before, strict=True):
+        assert_untouched(signal, was)
 
 
 def test_velox_list_in_any_order():
@@ -108,18 +103,32 @@ def test_gatan_files_with_a_survey_and_two_ranges_of_energy():
     survey = image("ADF Image (SI Survey)")
     adf, low, core = image("ADF Image"), eels("EELS LL SI", -20.0), eels("EELS HL SI")
     scan = hf.scan([survey, low, core, adf])
-    assert scan.haadf is adf and scan.spectrum is core
+    assert scan.haadf is adf and scan.source is core
     assert "the only EELS spectrum image without the zero-loss peak" in scan.sentence
     assert "It is no HAADF image: weights='fit'" in scan.sentence
 
 
 def test_maps_where_there_are_no_spectra():
     signals = velox()[:-1]
-    scan = hf.scan(signals)
-    assert scan.haadf is signals[1]
-    assert [s.metadata.General.title for s in scan.spectrum] == ["Fe", "O"]
-    stack = hf.element_maps(scan.spectrum)
-    assert hf.scan([signals[1], stack]).spectrum is stack
+    haadf, source = hf.scan(signals)
+    assert haadf is signals[1] and source.elements == ["Fe", "O"]
+    assert hf.scan([haadf, source]).source is source
+    assert hf.scan([haadf, image("Fe")]).source.elements == ["Fe"]
+
+
+@pytest.mark.parametrize(
+    "make, hint, elements",
+    [
+        (lambda: [spectra()], None, None),
+        (lambda: [image("Fe"), image("O")], None, None),
+        (lambda: [image("a"), image("b")], ["a", "b"], ["Fe", "O"]),
+        (lambda: [spectra(), image("Pt")], ["EDS", "Pt"], ["Fe", "Pt"]),
+    ],
+    ids=["spectra", "maps", "unnamed maps", "spectra and a map"],
+)
+def test_every_source_can_be_fused(make, hint, elements):
+    haadf, source = hf.scan([image("HAADF"), *make()], spectrum=hint)
+    assert source.fuse(haadf, elements=elements, max_iter=1).elements == (elements or ["Fe", "O"])
 
 
 def test_the_haadf_image_of_the_scan_is_on_its_pixels_or_of_its_field():
@@ -157,31 +166,30 @@ def test_detectors_are_added_up_without_overflow():
     parts = detectors()
     before = [snapshot(signal) for signal in parts]
     scan = hf.scan([image("HAADF"), *parts])
-    np.testing.assert_array_equal(scan.spectrum.data, 50 + 90 + 130 + 170)
-    assert scan.spectrum._signal_type == "EDS_TEM" and scan.spectrum.metadata.Sample.elements == ["Fe", "O"]
-    assert scan.spectrum.axes_manager[0].scale == 2.0
+    np.testing.assert_array_equal(scan.source.data, 50 + 90 + 130 + 170)
+    assert scan.source._signal_type == "EDS_TEM" and scan.source.metadata.Sample.elements == ["Fe", "O"]
+    assert scan.source.axes_manager[0].scale == 2.0
     assert "EDS detectors of one scan" in scan.sentence and "4 detectors were added up" in scan.sentence
     for signal, was in zip(parts, before, strict=True):
         assert_untouched(signal, was)
 
 
-@pytest.mark.parametrize("place", [0, 2, 4])
-def test_a_sum_that_is_there_is_taken_instead(place):
+def test_a_sum_that_is_there_is_taken_instead():
     parts = detectors()
     total = spectra("EDS", data=sum(part.data.astype("u2") for part in parts))
-    parts.insert(place, total)
-    scan = hf.scan([image("HAADF"), *parts])
-    assert scan.spectrum is total and "the sum of the other 4" in scan.sentence
+    for place in (0, 4):
+        scan = hf.scan([image("HAADF"), *parts[:place], total, *parts[place:]])
+        assert scan.source is total and "the sum of the other 4" in scan.sentence
 
 
 def test_lazy_detectors_stay_lazy():
     scan = hf.scan([image("HAADF"), *(part.as_lazy() for part in detectors(2))])
-    assert scan.spectrum._lazy
-    np.testing.assert_array_equal(scan.spectrum.data.compute(), 140)
+    assert scan.source._lazy
+    np.testing.assert_array_equal(scan.source.data.compute(), 140)
 
 
 def test_detectors_asked_for_are_added_up():
-    np.testing.assert_array_equal(hf.scan([image("HAADF"), *detectors()], spectrum=[1, 2]).spectrum.data, 140)
+    np.testing.assert_array_equal(hf.scan([image("HAADF"), *detectors()], spectrum=[1, 2]).source.data, 140)
 
 
 # ---- refusals ---------------------------------------------------------------------------------------
@@ -250,9 +258,9 @@ def test_hints_settle_it():
     for haadf in (1, "HAADF 2", "haadf 2", signals[1]):
         for spectrum in (3, "EELS", signals[3]):
             scan = hf.scan(signals, haadf=haadf, spectrum=spectrum)
-            assert scan.haadf is signals[1] and scan.spectrum is signals[3]
+            assert scan.haadf is signals[1] and scan.source is signals[3]
             assert "as asked" in scan.sentence
-    both = hf.scan(signals, haadf=0, spectrum=["EDS", "EELS"]).spectrum
+    both = hf.scan(signals, haadf=0, spectrum=["EDS", "EELS"]).source
     assert both[0] is signals[2] and both[1] is signals[3]
 
 
@@ -301,7 +309,7 @@ def test_hspy_files_of_eels():
     haadf, spectrum = hf.scan([shared(f"data/{name}.hspy") for name in names])
     assert haadf.metadata.General.title == "Gatan HAADF" and spectrum._signal_type == "EELS"
     _, maps = hf.scan([shared(f"data/{name}.hspy") for name in names if "EELS" not in name])
-    assert hf.element_maps(maps).elements == ["Cu", "Zn"]
+    assert maps.elements == ["Cu", "Zn"]
 
 
 def test_one_file_of_several_signals_is_fused(tmp_path):
@@ -311,58 +319,22 @@ def test_one_file_of_several_signals_is_fused(tmp_path):
     assert hf.fuse(eds, haadf, max_iter=1).elements == ["Fe", "O"]
 
 
-# ---- EDS and EELS together ---------------------------------------------------------------------------
-
-
-def test_spectra_and_maps_of_one_scan_make_one_set_of_maps():
-    eds, oxygen = spectra(), image("O")
-    maps = hf.element_maps([eds, oxygen], ["Fe", "O"])
-    np.testing.assert_array_equal(maps.get_map("Fe").data, hf.element_maps(eds, ["Fe"]).get_map("Fe").data)
-    np.testing.assert_array_equal(maps.get_map("O").data, oxygen.data)
-    assert hf.element_maps([oxygen, eds], ["O"]).elements == ["O"]
-    both = hf.element_maps([hf.element_maps(eds, ["Fe"]), hf.element_maps([oxygen])])
-    assert both.elements == ["Fe", "O"]
-    fused = hf.fuse([eds, oxygen], image("HAADF"), elements=["Fe", "O"], max_iter=2)
-    assert fused.elements == ["Fe", "O"]
-
-
-def test_an_element_of_two_sources_is_not_added_up():
-    with pytest.raises(ValueError, match="Fe is repeated by"):
-        hf.element_maps([spectra(), image("Fe")])
-    with pytest.raises(ValueError, match="Fe could be of any of the 2 spectrum images"):
-        hf.element_maps([spectra(), spectra()], ["Fe"])
-
-
 # ---- names of detectors -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "title, name",
-    [
-        ("HAADF", "HAADF"),
-        ("Gatan HAADF", "HAADF"),
-        ("High-angle annular dark field", "HAADF"),
-        ("STEM_HAADF_4", "HAADF"),
-        ("BSE", "BSE"),
-        ("AsB", "BSE"),
-        ("backscattered electrons", "BSE"),
-        ("MAADF", "MAADF"),
-        ("DF4", "ADF"),
-        ("ADF Image", "ADF"),
-        ("LAADF", "ADF"),
-        ("BF", None),
-        ("ABF", None),
-        ("iDPC", None),
-        ("SE", None),
-        ("Se", None),
-        ("Fe", None),
-        ("adfs", None),
-        ("", None),
-    ],
-)
-def test_detectors_by_their_names(title, name):
-    detector = detector_of(title)
-    assert (detector and detector.name) == name
+NAMES = {
+    "HAADF": ["HAADF", "Gatan HAADF", "High-angle annular dark field", "STEM_HAADF_4"],
+    "BSE": ["BSE", "AsB", "backscattered electrons"],
+    "MAADF": ["MAADF"],
+    "ADF": ["DF4", "ADF Image", "LAADF"],
+    None: ["BF", "ABF", "iDPC", "SE", "Se", "Fe", "adfs", ""],
+}
+
+
+def test_detectors_by_their_names():
+    for name, titles in NAMES.items():
+        for title in titles:
+            assert getattr(detector_of(title), "name", None) == name, title
 
 
 def test_the_first_name_that_tells_one_counts():
