@@ -251,10 +251,10 @@ def _shared_channels(windows):
 def _about_shared(shared):
     if not shared:
         return []
-    pairs = _listed(f"{first} and {second} ({100 * part:.0f} %)" for (first, second), part in shared.items())
+    pairs = _listed(f"{first}/{second} ({part:.0%})" for (first, second), part in shared.items())
     sentence = (
-        f"Integration windows share channels, so each map shows counts of the other: {pairs}. Choose other lines by "
-        "xray_lines, or fit a model."
+        f"Integration windows share channels, so maps show counts of both elements: {pairs}: choose other xray_lines, "
+        "or fit a model."
     )
     return [Diagnostic("windows-share-channels", sentence, elements=tuple(dict.fromkeys(e for p in shared for e in p)))]
 
@@ -280,8 +280,7 @@ def _about_near(signal, lines, width, shared):
     pairs = _listed(f"{name} ({', '.join(by_element(others))})" for name, others in near.items())
     reach = "one" if width == WINDOW_WIDTH else f"{width / 2:g}"
     sentence = (
-        f"Lines of other elements of the sample are within {reach} FWHM, so maps show counts of these: {pairs}. Choose "
-        "other lines by xray_lines, or fit a model."
+        f"Lines of other elements within {reach} FWHM add counts to {pairs}: choose other xray_lines, or fit a model."
     )
     return [Diagnostic("lines-overlap", sentence, elements=tuple(by_element(list(near))))]
 

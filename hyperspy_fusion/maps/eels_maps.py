@@ -107,7 +107,7 @@ def _cropped(signal, edges):
 def _without_invalid(spectra, edges):
     """The spectra, invalid ones replaced by their nearest neighbours; where these are (ny, nx); and diagnostics."""
     inside = spectra.data[..., inside_windows(spectra, edges)]
-    invalid = _invalid(inside)
+    invalid = np.asarray(_invalid(inside))
     if invalid.all():
         raise ValueError(
             f"Every spectrum of {spectra} has NaN, infinite or masked channels between "
