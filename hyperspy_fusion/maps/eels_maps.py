@@ -107,7 +107,7 @@ def _cropped(signal, edges):
 def _without_invalid(spectra, edges):
     """The spectra, invalid ones replaced by their nearest neighbours; where these are (ny, nx); and diagnostics."""
     inside = spectra.data[..., inside_windows(spectra, edges)]
-    invalid = np.asarray(_invalid(inside))
+    invalid = _invalid(inside)
     if invalid.all():
         raise ValueError(
             f"Every spectrum of {spectra} has NaN, infinite or masked channels between "
@@ -135,7 +135,7 @@ def _invalid(data):
 
     stuck = (data == data[..., :1]).all(axis=-1)
     empty = stuck & (data[..., 0] == 0)
-    thin = empty & ~binary_opening(empty, np.ones((2, 2)))
+    thin = empty & ~np.asarray(binary_opening(empty, np.ones((2, 2))), bool)
     among_many = median_filter(np.count_nonzero(data, axis=-1), 3) >= MANY
     return ~np.isfinite(data).all(axis=-1) | (stuck & ~empty) | (thin & among_many)
 

@@ -45,9 +45,9 @@ def common_axes(maps: Sequence[SourceMap]) -> tuple[list[dict], list[Diagnostic]
 
 def computed(maps: Sequence[SourceMap], allow_nan: bool) -> list[SourceMap]:
     """The maps in memory, lazy ones in one computation, with pixels that are finite or, where allowed, NaN."""
-    import dask
+    from dask.base import compute
 
-    images = dask.compute(*(m.data for m in maps))
+    images = compute(*(m.data for m in maps))
     return [
         m._replace(data=nan_pixels(image) if allow_nan or m.allows_nan else finite_pixels(image, m.name))
         for m, image in zip(maps, images, strict=True)
