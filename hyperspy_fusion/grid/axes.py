@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,14 +32,6 @@ STACK_AXES = ("element", "stack_element")
 UNCALIBRATED = {"", "px", "pixel", "pixels", "<undefined>", "None"}
 # to pint "A" is the ampere, which no scan is measured in
 _UNIT_NAMES = {"A": "angstrom", "Ang": "angstrom", "Angstrom": "angstrom"}
-
-
-_logger = logging.getLogger(__name__)
-
-
-def warn(sentence: str) -> None:
-    """Log a warning: for the rooms above that do not return diagnostics yet."""
-    _logger.warning(sentence)
 
 
 def capital(sentence: str) -> str:
