@@ -7,11 +7,10 @@ import hyperspy.api as hs
 import numpy as np
 import pytest
 from helpers import assert_untouched, shared, snapshot
-from skimage.filters import threshold_otsu
 from sources import codes, warnings_of
 
-from hyperspy_fusion import FusedMultiModal, element_maps, fuse
-from hyperspy_fusion.maps.eels_edges import Edge, onset_energy, shapes, with_windows
+from hyperspy_fusion import FusedMultiModal, element_maps
+from hyperspy_fusion.maps.eels_edges import onset_energy, with_windows
 from hyperspy_fusion.maps.eels_model import fitted_edges
 from hyperspy_fusion.maps.eels_windows import window_counts
 
@@ -539,14 +538,10 @@ def test_a_variance_of_zeros_is_none():
 # ---- a real scan ----------------------------------------------------------------------------------------
 
 
-def real():
+def test_window_maps_of_a_real_scan_are_those_of_its_model():
+    """What its regions show, and the fit too, is measured by benchmarks/eels_regions.py."""
     signal = hs.load(shared("data/CuZn_EELS_mapping_tutorial.hspy"))
     models = [hs.load(shared(f"data/{e}_map.hspy")) for e in ("Cu", "Zn")]
-    return signal, models, hs.load(shared("data/CuZn_HAADF.hspy"))
-
-
-def test_window_maps_of_a_real_scan_are_those_of_its_model():
-    signal, models, _ = real()
     maps = element_maps(signal, edges=["Cu_L3", "Zn_L3"])
     for data, model in zip(maps.data, models, strict=True):
         assert np.corrcoef(data.ravel(), model.data.ravel())[0, 1] > 0.95
@@ -556,88 +551,6 @@ def test_window_maps_of_a_real_scan_are_those_of_its_model():
     assert spike.startswith("2 pixels with a spike in the windows of Cu, Zn")
     assert "Cu_L3 (map +9% by" in background and "Zn_L3 (map +6% by" in background
     np.testing.assert_array_equal(element_maps(signal, ["Zn", "Cu"]).data, maps.data[::-1])
-
-
-def fifths(haadf):
-    """Masks of five parts of a size, from the darkest to the brightest of an image."""
-    levels = np.quantile(haadf.data, np.linspace(0, 1, 6))
-    number = np.clip(np.digitize(haadf.data, levels[1:-1]), 0, 4)
-    return [number == k for k in range(5)]
-
-
-def beyond_the_darkest(signal, parts):
-    """Net counts of Cu and Zn in the mean spectra of parts, with that of the darkest for their background.
-
-    Times a power law, fitted before 915 eV. What bends the background of all spectra, and the pattern of the camera,
-    are in both, and it does not matter that they are no power law. Returns ``(4, 2)``, what there is more than the
-    darkest has, for as much background, and the factors of that.
-    """
-    energy = signal.axes_manager[-1].axis
-    before, copper, zinc = energy < 915, (energy >= 931) & (energy < 1012), (energy >= 1020) & (energy < 1122)
-    cu_shape = shapes(signal, [Edge("Cu_L3", 931.0, (), ())])[0]
-    tail = cu_shape[zinc].sum() / cu_shape[copper].sum()
-    darkest = signal.data[parts[0]].mean(axis=0)
-    net, factors = [], []
-    for part in parts[1:]:
-        ratio = signal.data[part].mean(axis=0) / darkest
-        fitted = np.exp(np.polyval(np.polyfit(np.log(energy[before]), np.log(ratio[before]), 1), np.log(energy)))
-        rest = darkest * (ratio - fitted)
-        assert np.std(rest[before] / (darkest * fitted)[before]) < 0.003
-        net.append([rest[copper].sum(), rest[zinc].sum() - tail * rest[copper].sum()])
-        factors.append(fitted[np.searchsorted(energy, 1000)])
-    return np.array(net), np.array(factors)
-
-
-def test_maps_of_a_real_scan_differ_as_its_spectra_do():
-    """To 10 % of each region mean, over the brightest; which the fit over the whole range is not."""
-    signal, models, haadf = real()
-    parts = fifths(haadf)
-    net, factors = beyond_the_darkest(signal, parts)
-    edges = ["Cu_L3", "Zn_L3"]
-
-    def error(maps):
-        means = np.array([[image[part].mean() for image in maps] for part in parts])
-        more = means[1:] - factors[:, None] * means[0]
-        return np.abs((more / more[-1]) / (net / net[-1]) - 1).max(axis=0)
-
-    windowed = error(element_maps(signal, edges=edges).data)
-    assert (windowed < 0.03).all()
-    fitted = error(element_maps(signal, edges=edges, background="model").data)
-    assert (fitted < [0.2, 0.11]).all()
-    modelled = error([m.data for m in models])
-    assert (modelled > [0.4, 0.15]).all()
-    everything = {"Cu_L3": (700, 923, 931, 1988), "Zn_L3": (700, 923, 1020, 1988)}
-    assert error(element_maps(signal, edges=everything, background="model").data)[0] > 0.4
-
-
-@pytest.mark.slow
-def test_fused_maps_of_a_real_scan_agree_in_region_means():
-    """Of windows, of a fit to the same windows, and of the model over the whole range.
-
-    One scale for each element, for an intensity is no count. By the HAADF image: particle and support (Otsu), and five
-    parts of a size. Of the whole model only the particle, and of each part the share of the brightest: where there is
-    little, a power law through the whole range is off by more than what is there, which the test above shows.
-    """
-    signal, models, haadf = real()
-    options = {"method": "calibrated", "tol": 1e-3, "show_progressbar": False}
-    edges = ["Cu_L3", "Zn_L3"]
-    windowed = element_maps(signal, edges=edges).fuse(haadf, **options).data
-    fitted = element_maps(signal, edges=edges, background="model").fuse(haadf, **options).data
-    modelled = fuse(models, haadf, **options).data
-    particle = haadf.data > threshold_otsu(haadf.data)
-
-    def means(maps, parts, like):
-        scales = (maps * like).sum(axis=(1, 2)) / (like**2).sum(axis=(1, 2))
-        return np.array([[image[part].mean() for part in parts] for image in maps]) / scales[:, None]
-
-    for other, reference in ((windowed, fitted), (windowed, modelled), (fitted, modelled)):
-        np.testing.assert_allclose(
-            means(other, [particle], reference), means(reference, [particle], reference), rtol=0.1
-        )
-    whole = [particle, ~particle, *fifths(haadf)]
-    np.testing.assert_allclose(means(windowed, whole, fitted), means(fitted, whole, fitted), rtol=0.1)
-    found, expected = (means(maps, fifths(haadf), modelled) for maps in (windowed, modelled))
-    assert (np.abs(found - expected) < 0.1 * expected.max(axis=1, keepdims=True)).all()
 
 
 # ---- maps put together ----------------------------------------------------------------------------------
