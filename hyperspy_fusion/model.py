@@ -202,9 +202,9 @@ class FusedMultiModal:
         mask = mask_array(mask, axis_dicts(self.maps.axes_manager.signal_axes, self.maps))
         on_grid = "shift" if register else "calibration" if resample else False
         image, self._registration, about_grid = haadf_on_grid(haadf, self.maps, on_grid, mask, self._how.takes_gaps)
-        report(d for d in about_grid if isinstance(d, Diagnostic))
+        report(about_grid)
         self._input_warnings = list(self.maps.metadata.get_item("Element_maps.warnings", default=[])) + [
-            str(d) for d in about_grid
+            *warnings_of(about_grid)
         ]
         self.haadf = image_signal(image, self.maps, haadf.metadata.General.title)
         self.elements = self.maps.elements

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,14 +32,6 @@ STACK_AXES = ("element", "stack_element")
 UNCALIBRATED = {"", "px", "pixel", "pixels", "<undefined>", "None"}
 # to pint "A" is the ampere, which no scan is measured in
 _UNIT_NAMES = {"A": "angstrom", "Ang": "angstrom", "Angstrom": "angstrom"}
-
-
-_logger = logging.getLogger(__name__)
-
-
-def warn(sentence: str) -> None:
-    """Log a warning: for the rooms above that do not return diagnostics yet."""
-    _logger.warning(sentence)
 
 
 def capital(sentence: str) -> str:
@@ -165,7 +156,8 @@ def check_same_shape(
         remedy = f"{haadf} looks transposed, which `.swap_axes(0, 1)` undoes; if it is rotated, turn its data back"
     elif way == "rebin":
         larger, only_images = (haadf, True) if np.prod(got) > np.prod(expected) else (maps, both_are_maps)
-        remedy = _how_to_rebin(larger, *(expected if larger == haadf else got)[::-1], only_images)
+        ny, nx = expected if larger == haadf else got
+        remedy = _how_to_rebin(larger, nx, ny, only_images)
     else:
         remedy = _how_to_crop(expected, got, maps, haadf)
     if by_keyword and way != "transpose":
@@ -231,10 +223,10 @@ def placements(
     """
     Where the pixels of an image lie on those of the maps.
 
-    By scales and offsets, which are of the centres of pixels, where both are calibrated. Where the fields of view are
-    the same (within half a pixel, or within 5 % and with numbers of pixels in a whole proportion) and the offsets
-    too, the edges of the fields are taken for the same: a file may have the offset of the edge or none. Without
-    calibrations the fields are taken for the same if the shapes are in proportion.
+    By scales and offsets, which are of the centres of pixels, where both are calibrated. Fields of view are the same
+    within half a pixel, or within 5 % with numbers of pixels in a whole proportion. Where the offsets are the same too,
+    so are the edges of the fields: a file may have the offset of the edge or none. Without calibrations the fields are
+    taken for the same if the shapes are in proportion.
 
     Parameters
     ----------

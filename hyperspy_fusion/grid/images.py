@@ -98,7 +98,7 @@ def is_eels(source: Any) -> bool:
 
 
 def finite_pixels(data: np.ndarray, name: str) -> np.ndarray:
-    """`data` without its mask, never copied; ValueError, with the `name` of the image, for NaN, inf or masked pixels."""
+    """`data` without its mask, never copied; ValueError, which has the `name`, for NaN, inf or masked pixels."""
     mask, data = np.ma.getmask(data), np.ma.getdata(data)
     bad = np.count_nonzero(~np.isfinite(data) | mask)
     if bad:

@@ -109,7 +109,10 @@ def find_valid(
     numbers = np.count_nonzero(keep & ~np.isfinite(maps), axis=(1, 2))
     if missing := {e: number for e, number in zip(elements, numbers, strict=True) if number}:
         listed = ", ".join(f"{element} ({number})" for element, number in missing.items())
-        sentence = f"Pixels that are NaN or infinite are left out and filled in from those around them, in the map of {listed}."
+        sentence = (
+            "Pixels that are NaN or infinite are left out and filled in from those around them, in the map of "
+            f"{listed}."
+        )
         found.append(Diagnostic("missing-map-pixels", sentence, elements=tuple(missing)))
     for code, kind, bad in (("missing", "NaN or infinite", ~finite), ("saturated", "saturated", ceiling)):
         if number := np.count_nonzero(keep & bad):
@@ -129,6 +132,6 @@ def _refuse_empty(elements, valid):
     what = f"map of {', '.join(empty)}" if empty else "" if valid.haadf.any() else "HAADF image"
     if what:
         raise ValueError(
-            f"No pixel of the {what} is left to count, all being masked, NaN or saturated: leave it out or correct the mask, "
-            "in which True leaves a pixel out."
+            f"No pixel of the {what} is left to count, all being masked, NaN or saturated: leave it out or correct the "
+            "mask, in which True leaves a pixel out."
         )

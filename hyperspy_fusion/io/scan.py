@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -206,12 +206,12 @@ def _signals(source, lazy):
 
 
 def _loaded(path, lazy):
-    import hyperspy.api as hs
+    from hyperspy.io import load
 
     if not Path(path).exists():
         raise FileNotFoundError(f"There is no file {os.fspath(path)!r} to find a scan in: check its path.")
     try:
-        loaded = hs.load(os.fspath(path), lazy=lazy, escape_square_brackets=True)
+        loaded = load(os.fspath(path), lazy=lazy, escape_square_brackets=True)
     # a file of no known format, or a broken one, raises whatever its reader stumbles over
     except Exception as error:
         raise ValueError(
@@ -237,7 +237,7 @@ def _asked(hint, candidates, keyword):
     _refuse(why, found or candidates, keyword)
 
 
-def _refuse(why, candidates, keyword):
+def _refuse(why: str, candidates: list, keyword: str) -> NoReturn:
     listed = "\n".join(f"  {candidate}" for candidate in candidates)
     of = "one, or of several in a list," if keyword == "spectrum" else "one"
     raise ValueError(f"{capital(why)}: pass the number or the title of {of} as {keyword}=. There are\n{listed}")

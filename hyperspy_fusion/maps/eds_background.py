@@ -50,9 +50,9 @@ def counts_over_background(signal: Any, request: SourceRequest) -> LineCounts:
 
 def _in_memory(counts, background):
     """Both computed in one pass over lazy spectra; background not below 0."""
-    import dask
+    from dask.base import compute
 
-    counts, background = dask.compute(counts, background)
+    counts, background = compute(counts, background)
     return counts, np.maximum(background, 0).astype(np.float32)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from itertools import combinations
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,7 +65,7 @@ class LineCounts(NamedTuple):
 
 def checked_width(width: Any) -> float:
     """Width of integration windows as a float; TypeError or ValueError for what is none in units of the FWHM."""
-    if isinstance(width, bool) or not isinstance(width, Real):
+    if isinstance(width, bool) or not isinstance(width, int | float | np.integer | np.floating):
         raise TypeError(
             f"integration_windows is {width!r}: give one number, the width of all windows in units of the FWHM of "
             "their line, such as exspy's 2.0; for windows in keV pass the maps of get_lines_intensity."
@@ -132,7 +131,8 @@ def _check_energy_axis(signal):
 
 def _asked_diagnostics(signal, request):
     """Refuse elements that no detector can measure, and report those that the file does not name."""
-    asked = dict.fromkeys([*(request.elements or []), *map(element_of, request.xray_lines or [])])
+    asked: list[str] = [*(request.elements or []), *by_element(request.xray_lines or [])]
+    asked = list(dict.fromkeys(asked))
     refuse_undetectable(asked)
     named = metadata_names(signal.metadata, "Sample.elements")
     unknown = tuple(element for element in asked if element not in named)
@@ -251,10 +251,10 @@ def _shared_channels(windows):
 def _about_shared(shared):
     if not shared:
         return []
-    pairs = _listed(f"{first} and {second} ({100 * part:.0f} %)" for (first, second), part in shared.items())
+    pairs = _listed(f"{first}/{second} ({part:.0%})" for (first, second), part in shared.items())
     sentence = (
-        f"Integration windows share channels, so each map shows counts of the other: {pairs}. Choose other lines by "
-        "xray_lines, or fit a model."
+        f"Integration windows share channels, so maps show counts of both elements: {pairs}: choose other xray_lines, "
+        "or fit a model."
     )
     return [Diagnostic("windows-share-channels", sentence, elements=tuple(dict.fromkeys(e for p in shared for e in p)))]
 
@@ -280,8 +280,7 @@ def _about_near(signal, lines, width, shared):
     pairs = _listed(f"{name} ({', '.join(by_element(others))})" for name, others in near.items())
     reach = "one" if width == WINDOW_WIDTH else f"{width / 2:g}"
     sentence = (
-        f"Lines of other elements of the sample are within {reach} FWHM, so maps show counts of these: {pairs}. Choose "
-        "other lines by xray_lines, or fit a model."
+        f"Lines of other elements within {reach} FWHM add counts to {pairs}: choose other xray_lines, or fit a model."
     )
     return [Diagnostic("lines-overlap", sentence, elements=tuple(by_element(list(near))))]
 
@@ -312,7 +311,7 @@ def window_sums(signal: Any, windows: list) -> Any:
     """Counts in the `windows` of each element, (ny, nx, n); lazy spectra are read once for all windows."""
     axis = signal.axes_manager.signal_axes[0]
     data = np.moveaxis(signal.data, axis.index_in_array, -1)
-    sums = _sum_lazily(data, windows) if signal._lazy else _sum_channels(data, windows)
+    sums: Any = _sum_lazily(data, windows) if signal._lazy else _sum_channels(data, windows)
     return sums.astype(np.result_type(data.dtype, np.float32)) if data.dtype.kind == "f" else sums
 
 

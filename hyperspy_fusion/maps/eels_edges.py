@@ -148,7 +148,7 @@ def _main_edge(signal, element):
             f"{element} has no major edge within the spectra, {axis.low_value:g} to {axis.high_value:g} eV (its edges: "
             f"{listed_edges}): leave it out, or name an edge by edges=[...]."
         )
-    return min(low, key=low.get)
+    return min(low, key=lambda name: low[name])
 
 
 # ---- windows ----------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def shapes(signal: Any, edges: list[Edge]) -> np.ndarray:
 def _shape(name, angles, axis):
     from exspy.components import EELSCLEdge
 
-    component = EELSCLEdge(name, GOS="hydrogenic")
+    component: Any = EELSCLEdge(name, GOS="hydrogenic")
     component.fine_structure_active = False
     component.set_microscope_parameters(*map(float, angles), axis.scale)
     component.intensity.value = 1.0

@@ -135,7 +135,7 @@ def _invalid(data):
 
     stuck = (data == data[..., :1]).all(axis=-1)
     empty = stuck & (data[..., 0] == 0)
-    thin = empty & ~binary_opening(empty, np.ones((2, 2)))
+    thin = empty & ~np.asarray(binary_opening(empty, np.ones((2, 2))), bool)
     among_many = median_filter(np.count_nonzero(data, axis=-1), 3) >= MANY
     return ~np.isfinite(data).all(axis=-1) | (stuck & ~empty) | (thin & among_many)
 

@@ -137,7 +137,7 @@ def _change_by_near_half(signal, edge):
     under, by_near = (_under(mean, one) for one in (edge, near))
     net, change = sums(mean, mean.data, edge.after) - under, under - by_near
     chance = np.sqrt(np.sum(_derivatives(mean, near, inside) ** 2 * variance_of_mean(signal.data, inside)))
-    return change / net if is_significant(change, chance, net) else 0.0
+    return float(change / net) if is_significant(change, chance, float(net)) else 0.0
 
 
 def _under(mean, edge):

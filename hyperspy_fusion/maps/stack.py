@@ -45,9 +45,9 @@ def common_axes(maps: Sequence[SourceMap]) -> tuple[list[dict], list[Diagnostic]
 
 def computed(maps: Sequence[SourceMap], allow_nan: bool) -> list[SourceMap]:
     """The maps in memory, lazy ones in one computation, with pixels that are finite or, where allowed, NaN."""
-    import dask
+    from dask.base import compute
 
-    images = dask.compute(*(m.data for m in maps))
+    images = compute(*(m.data for m in maps))
     return [
         m._replace(data=nan_pixels(image) if allow_nan or m.allows_nan else finite_pixels(image, m.name))
         for m, image in zip(maps, images, strict=True)
@@ -56,12 +56,12 @@ def computed(maps: Sequence[SourceMap], allow_nan: bool) -> list[SourceMap]:
 
 def stacked(maps: Sequence[SourceMap], axes: list[dict], title: str) -> tuple[Any, list[Diagnostic]]:
     """ElementMaps of `maps` in memory, those of different X-ray lines of one element added up, and what was found."""
-    groups = {m.element: [other for other in maps if other.element == m.element] for m in maps}
+    groups = {str(m.element): [other for other in maps if other.element == m.element] for m in maps}
     maps = [_added(element, group) for element, group in groups.items()]
-    metadata, found = stack_metadata({m.element: (m.line, m.metadata) for m in maps}, title)
+    metadata, found = stack_metadata({str(m.element): (m.line, m.metadata) for m in maps}, title)
     background = _stacked_or_zero(maps, [m.background for m in maps])
     variance = _stacked_or_zero(maps, [m.variance for m in maps])
-    missing = [m.element for m in maps if m.variance is None]
+    missing = [str(m.element) for m in maps if m.variance is None]
     if variance is not None and missing:
         variance = None
         sentence = f"No variance of the map of {', '.join(missing)}, so that of the others is not used: give it to all."

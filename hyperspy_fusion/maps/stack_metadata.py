@@ -44,7 +44,7 @@ def stack_metadata(maps: dict[str, tuple[str, Any]], title: str) -> tuple[dict, 
     dict, list of Diagnostic
         Codes ``"compositions"``, ``"quantities-differ"``, ``"window-widths-differ"`` and ``"fit-among-counts"``.
     """
-    lines, nodes = ([one[i] for one in maps.values()] for i in (0, 1))
+    lines, nodes = [line for line, _ in maps.values()], [node for _, node in maps.values()]
     tree = type(nodes[0])()
     for key in _COPIED:
         value = nodes[0].get_item(key)

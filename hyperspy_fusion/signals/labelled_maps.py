@@ -74,7 +74,7 @@ class LabelledMaps(Signal2D):
         """One symbol for each map along `_map_axis`; None where the metadata do not name them."""
         names, axis = metadata_names(self.metadata, "Sample.elements"), self._map_axis()
         if axis is not None and axis.name == STACK_AXIS:
-            found = [element for element, _ in identify_stack(self, axis)] if self._stacked_metadata() else [None]
+            found = [one.element for one in identify_stack(self, axis)] if self._stacked_metadata() else [None]
             return None if None in found else found
         # the metadata of a stack are those of its first signal
         stacked = self._stacked_metadata()

@@ -6,13 +6,13 @@ import hyperspy.api as hs
 import numpy as np
 import pytest
 from helpers import shared
-from sources import FE, NAMES, PT, assert_element_maps, eds, eels, image, lines_of
+from sources import FE, NAMES, PT, assert_element_maps, codes, eds, image, lines_of, warnings_of
 
 import hyperspy_fusion
-from hyperspy_fusion.maps.sources import element_maps
+from hyperspy_fusion import element_maps
 
 
-@pytest.mark.parametrize("dtype", ["u1", ">u2", "i2", "f4", "f8"])
+@pytest.mark.parametrize("dtype", ["u1", ">u2", "i2", "f4"])
 def test_windows_are_those_of_exspy_and_counts_stay_integer(dtype):
     signal = eds(dtype, lines=["Fe_Ka", "O_Ka", "Pt_La"])
     result = element_maps(signal)
@@ -61,96 +61,83 @@ def test_a_channel_in_two_windows_of_one_element_counts_once():
     assert np.all(element_maps(signal, xray_lines=["Si_Ka", "Si_Kb"]).data == 5)
 
 
-def test_windows_of_two_elements_that_overlap_warn(caplog):
-    element_maps(eds(), ["Fe", "O"])
-    assert not caplog.records
-    element_maps(eds(), xray_lines=["S_Ka", "Mo_La"])
-    assert "The windows of S and Mo share" in caplog.text
+def test_windows_of_two_elements_that_overlap_warn():
+    assert not codes(element_maps(eds(), ["Fe", "O"]))
+    maps = element_maps(eds(), xray_lines=["S_Ka", "Mo_La", "Si_Ka", "Al_Ka"])
+    assert codes(maps) == ["windows-share-channels"]
+    assert list(maps.metadata.Element_maps.diagnostics.elements) == ["S,Mo"]
 
 
 # ---- the width of windows --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lazy", [False, True], ids=["in memory", "lazy"])
-@pytest.mark.parametrize("width", [0.5, 1.2, 2, 3.3])
-def test_windows_of_any_width_are_those_of_exspy(width, lazy):
+@pytest.mark.parametrize("width", [0.5, 1.2, 3.3])
+def test_windows_of_any_width_are_those_of_exspy(width):
     signal = eds("u2", lines=["Fe_Ka", "O_Ka", "Pt_La"])
     expected = [m.data for m in signal.get_lines_intensity(integration_windows=width)]
-    result = element_maps(signal.as_lazy() if lazy else signal, integration_windows=width)
-    assert_element_maps(result, expected, NAMES)
-    assert result.metadata.Element_maps.integration_windows == width
+    for source in (signal, signal.as_lazy()):
+        result = element_maps(source, integration_windows=width)
+        assert_element_maps(result, expected, NAMES)
+        assert result.metadata.Element_maps.integration_windows == width
 
 
-def test_narrower_windows_keep_what_a_wide_one_shares(caplog):
+def test_narrower_windows_keep_what_a_wide_one_shares():
     """S Ka at 2.307 and Mo La at 2.293 keV are one at any width, Si Ka and Al Ka at 1.740 and 1.487 are two at 2."""
-    for width, pair, shared_channels in ((2.0, "S Mo", True), (0.5, "S Mo", True), (2.0, "Si Al", False)):
-        caplog.clear()
-        lines = ["S_Ka", "Mo_La"] if pair == "S Mo" else ["Si_Ka", "Al_Ka"]
-        element_maps(eds(), xray_lines=lines, integration_windows=width)
-        assert ("share" in caplog.text) is shared_channels
-    caplog.clear()
-    element_maps(eds(), xray_lines=["Si_Ka", "Al_Ka"], integration_windows=4)
-    assert "The windows of Si and Al share" in caplog.text
+    lines = ["S_Ka", "Mo_La", "Si_Ka", "Al_Ka"]
+    for width, pairs in ((0.5, "S,Mo"), (2.0, "S,Mo"), (4.0, "S,Mo,Si,Al")):
+        maps = element_maps(eds(), xray_lines=lines, integration_windows=width)
+        assert list(maps.metadata.Element_maps.diagnostics.elements)[0] == pairs
 
 
-def test_lines_nearby_are_reported_as_far_as_windows_reach(caplog):
-    signal = eds(elements=["O", "Cr", "Mn"])  # Cr La is 0.8 and Mn La 1.6 FWHM above O Ka
-    for width, reach, others in ((1.2, "one", "Cr_La"), (2.0, "one", "Cr_La"), (4.0, "2", "Mn_La")):
-        caplog.clear()
-        element_maps(signal, ["O"], integration_windows=width)
-        assert f"within {reach} FWHM" in caplog.text and others in caplog.text
-        assert ("Mn_La" in caplog.text) is (others == "Mn_La")
+def test_lines_nearby_are_reported_as_far_as_windows_reach():
+    signal = eds(elements=["O", "Cr", "N"])  # Cr La is 0.8 FWHM above and N Ka below O Ka
+    for width, reach, others in ((1.2, "one", "O_Ka (Cr)"), (2.0, "one", "O_Ka (Cr)"), (6.0, "3", "O_Ka (N, Cr)")):
+        maps = element_maps(signal, ["O"], integration_windows=width)
+        assert codes(maps) == ["lines-overlap"]
+        assert f"within {reach} FWHM" in warnings_of(maps)[0] and others in warnings_of(maps)[0]
+
+
+def test_lines_that_overlap_are_one_sentence():
+    signal = eds(elements=["O", "Cr", "S", "Mo", "Ti", "Ba", "N", "Fe", "Mn", "F"])
+    (sentence,) = warnings_of(element_maps(signal, ["O", "S", "Ti", "N", "Mn"]))
+    assert len(sentence.split()) <= 30 and "and 2 more" in sentence
 
 
 def test_all_that_makes_maps_of_spectra_takes_the_width():
     signal, haadf = eds("u2", lines=["Fe_Ka", "O_Ka"]), image(FE + 1)
     expected = element_maps(signal, integration_windows=1.2)
     assert not np.array_equal(expected.data, element_maps(signal).data)
-    options = {"integration_windows": 1.2, "max_iter": 1, "show_progressbar": False}
-    for fused in (hyperspy_fusion.fuse(signal, haadf, **options), signal.fuse(haadf, **options)):
-        np.testing.assert_array_equal(fused._inputs.maps.data, expected.data)
-        assert fused.metadata.Element_maps.integration_windows == 1.2
+    fused = signal.fuse(haadf, integration_windows=1.2, max_iter=1, show_progressbar=False)
+    np.testing.assert_array_equal(fused._inputs.maps.data, expected.data)
+    assert fused.metadata.Element_maps.integration_windows == 1.2
     model = hyperspy_fusion.FusedMultiModal(haadf, signal, integration_windows=1.2)
     np.testing.assert_array_equal(model.maps.data, expected.data)
     in_list = element_maps([signal, image(PT, "Pt")], ["Fe", "O", "Pt"], integration_windows=1.2)
     np.testing.assert_array_equal(in_list.data[:2], expected.data)
 
 
-def test_the_width_stays_with_maps_and_two_widths_are_told(tmp_path, caplog):
+def test_the_width_stays_with_maps_and_two_widths_warn(tmp_path):
     wide, narrow = element_maps(eds(), ["Fe"]), element_maps(eds(), ["O"], integration_windows=1.2)
     narrow.save(tmp_path / "narrow.hspy")
     for maps in (hs.load(tmp_path / "narrow.hspy"), narrow.inav[:1], element_maps(narrow), element_maps([narrow])):
-        assert maps.metadata.Element_maps.integration_windows == 1.2
-    assert not caplog.records
+        assert maps.metadata.Element_maps.integration_windows == 1.2 and not codes(maps)
     mixed = element_maps([wide, narrow])
-    assert "The maps are of windows of 2 and 1.2 FWHM, which hold different parts" in caplog.text
+    assert codes(mixed) == ["window-widths-differ"]
     assert not mixed.metadata.Element_maps.has_item("integration_windows")
-    caplog.clear()
-    element_maps([narrow, image(PT, "Pt")])
-    assert "of windows of 1.2 FWHM and of no known width, which" in caplog.text
-    caplog.clear()
-    element_maps([wide, image(PT, "Pt")])
-    assert not caplog.records
+    assert codes(element_maps([narrow, image(PT, "Pt")])) == ["window-widths-differ"]
+    assert not codes(element_maps([wide, image(PT, "Pt")]))
 
 
-@pytest.mark.parametrize("width", [0, -1.2, 130, 0.13, np.nan, np.inf])
+@pytest.mark.parametrize("width", [-1.2, 130, 0.13, np.nan])
 def test_a_width_that_is_no_number_of_fwhm_is_refused(width):
     with pytest.raises(ValueError, match="in units of the FWHM of their line, no energy, .* between 0.2 and 10, such"):
         element_maps(eds(), ["Fe"], integration_windows=width)
 
 
-@pytest.mark.parametrize("width", ["auto", None, True, [[6.3, 6.5]]])
+@pytest.mark.parametrize("width", ["auto", True, [[6.3, 6.5]]])
 def test_a_width_that_is_no_number_is_refused(width):
     with pytest.raises(TypeError, match="give one number, .* for windows in keV pass the maps of get_lines_intensity"):
         element_maps(eds(), ["Fe"], integration_windows=width)
-
-
-def test_a_width_is_refused_where_there_are_no_windows():
-    sources = [image(FE, "Fe"), [image(FE, "Fe")], {"Fe": image(FE)}, eels(), eds(elements=["Fe"]).create_model()]
-    for source in sources:
-        with pytest.raises(ValueError, match="integration_windows is 1.2, but the maps are made already or of no EDS"):
-            element_maps(source, integration_windows=1.2)
-    assert element_maps([image(FE, "Fe")], integration_windows=2).elements == ["Fe"]
 
 
 def test_lazy_spectra_are_read_once_for_all_maps():
@@ -188,10 +175,9 @@ def test_energies_in_ev_are_the_same_energies():
     assert_element_maps(element_maps(signal), expected, NAMES[:2])
 
 
-def test_metadata_lines_outside_the_spectra_are_left_out_and_said(caplog):
-    result = element_maps(eds(lines=["Fe_Ka", "Ag_Ka"]))
-    assert list(result.metadata.Sample.elements) == ["Fe"]
-    assert "Ag_Ka of Sample.xray_lines is not within the spectra" in caplog.text
+def test_metadata_lines_outside_the_spectra_are_left_out():
+    maps = element_maps(eds(lines=["Fe_Ka", "Ag_Ka"]))
+    assert maps.elements == ["Fe"] and codes(maps) == ["line-out-of-range"] and "Ag_Ka" in warnings_of(maps)[0]
 
 
 @pytest.mark.parametrize(
@@ -215,10 +201,8 @@ def test_metadata_lines_outside_the_spectra_are_left_out_and_said(caplog):
         (eds(), {"xray_lines": ["He_Ka"]}, "He has no X-ray line that a detector sees"),
         (eds(elements=["H"]), {}, "H has no X-ray line within"),
         (eds(), {"elements": ["Fe", "Fe"]}, "names Fe 2 times"),
-        (eels(), {}, "EELS spectrum image, whose edges lie on a background: fit a model"),
         (hs.signals.Signal1D(np.ones((3, 4, 9))), {}, r"not known to be EDS: call `s.set_signal_type\("),
         (eds().inav[0], {}, "cannot be read as element maps"),
-        (eds().inav[0, 0], {}, "cannot be read as element maps"),
     ],
 )
 def test_spectra_that_cannot_be_mapped_are_refused(signal, kwargs, sentence):
@@ -234,10 +218,9 @@ def test_an_uncalibrated_energy_axis_is_refused():
 
 
 @pytest.mark.parametrize("where", [{"elements": ["Fe", "H"]}, {"lines": ["Fe_Ka", "H_Ka"]}], ids=["elements", "lines"])
-def test_hydrogen_that_the_file_names_is_left_out_and_said(where, caplog):
-    signal = from_below_zero(**where)
-    assert element_maps(signal).elements == ["Fe"]
-    assert "is left out" in caplog.text
+def test_hydrogen_that_the_file_names_is_left_out(where):
+    maps = element_maps(from_below_zero(**where))
+    assert maps.elements == ["Fe"] and codes(maps) == ["line-out-of-range"]
 
 
 def from_below_zero(**kwargs):
@@ -271,33 +254,25 @@ def test_elements_that_the_file_does_not_name_warn(caplog):
     signal = eds(elements=["Fe", "O"])
     for asked in ({"elements": ["Pt", "Fe"]}, {"xray_lines": ["Fe_Ka", "Pt_La"]}):
         caplog.clear()
-        kept = element_maps(signal, **asked).metadata.Element_maps.warnings
+        kept = warnings_of(element_maps(signal, **asked))
         assert kept == ["Pt is not among the elements that the file names (Fe, O): check for a typo."]
         assert [record.getMessage() for record in caplog.records] == kept
-    element_maps(signal, ["Al", "Pt"])
-    assert "Al, Pt are not among" in caplog.text
-
-
-def test_elements_of_a_file_that_names_them_or_none_are_silent(caplog):
-    element_maps(eds(elements=["Fe", "O"]), ["O"])
-    element_maps(eds(), ["O"])
-    assert not caplog.records
+    for silent in (signal, eds()):
+        assert not codes(element_maps(silent, ["O"]))
 
 
 # ---- real files -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lazy", [False, True], ids=["in memory", "lazy"])
-def test_real_spectra_give_the_counts_of_exspy(lazy, caplog):
+def test_real_spectra_give_the_counts_of_exspy():
     elements = ["Fe", "Mg", "Si", "O", "S", "Al"]
-    signal = hs.load(shared("data/L2083-K-4-1_tilt0.bcf"), lazy=lazy)[1]
+    signal = hs.load(shared("data/L2083-K-4-1_tilt0.bcf"), lazy=True)[1]
     result = element_maps(signal, elements)
     expected = lines_of(signal, [f"{e}_Ka" for e in elements])
     assert_element_maps(result, [np.asarray(e) for e in expected], elements)
     # of the elements that the file names, those with a line within one FWHM of one of these
-    (overlap,) = result.metadata.Element_maps.warnings
-    assert overlap.startswith("O_Ka overlaps with Ti_Lb3, Cr_Ln, Cr_Ll, Cr_La, within one FWHM")
-    assert [record.getMessage() for record in caplog.records] == [overlap]
+    (overlap,) = warnings_of(result)
+    assert codes(result) == ["lines-overlap"] and "O_Ka (Ti, Cr)" in overlap and len(overlap.split()) <= 30
     assert result.data.dtype == np.uint32
     axis = result.axes_manager.signal_axes[0]
     assert (axis.name, axis.units, axis.size) == ("width", "µm", 256)

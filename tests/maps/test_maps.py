@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import tracemalloc
-from pathlib import Path
 
 import exspy
 import hyperspy.api as hs
@@ -20,6 +19,7 @@ from sources import (
     TRUTH,
     O,
     assert_element_maps,
+    codes,
     eds,
     eels,
     image,
@@ -29,41 +29,36 @@ from sources import (
     ragged,
     rgb,
     stacked,
+    warnings_of,
 )
 
-from hyperspy_fusion.maps.sources import element_maps
+from hyperspy_fusion import element_maps
 
 # ---- one stack from every source ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
-@pytest.mark.parametrize("lazy", [False, True], ids=["in memory", "lazy"])
-def test_every_source_gives_the_same_maps_on_the_same_axes(source, lazy):
-    result = element_maps(lazily(source()) if lazy else source())
-    assert_element_maps(result, TRUTH, NAMES)
-    for axis, expected in zip(result.axes_manager.signal_axes[::-1], SCAN, strict=True):
-        assert {key: getattr(axis, key) for key in expected} == expected
+def test_every_source_gives_the_same_maps_on_the_same_axes(source):
+    for result in (element_maps(source()), element_maps(lazily(source()))):
+        assert_element_maps(result, TRUTH, NAMES)
+        assert not codes(result) and not warnings_of(result)
+        for axis, expected in zip(result.axes_manager.signal_axes[::-1], SCAN, strict=True):
+            assert {key: getattr(axis, key) for key in expected} == expected
 
 
-@pytest.mark.parametrize("make", [lambda m: m, lambda m: [m], lambda m: stacked([m, m]).inav[:1]])
-def test_one_element_keeps_the_element_axis(make):
-    assert_element_maps(element_maps(make(images()[0])), TRUTH[:1], ["Fe"])
-    assert_element_maps(element_maps(make(images()[0].as_lazy())), TRUTH[:1], ["Fe"])
+def test_one_element_keeps_the_element_axis():
+    one = images()[0]
+    for source in (one, one.as_lazy(), [one], stacked([one, one]).inav[:1]):
+        assert_element_maps(element_maps(source), TRUTH[:1], ["Fe"])
 
 
-@pytest.mark.parametrize("dtype", ["u1", ">u2", ">f4", "f2"])
-def test_maps_come_in_native_byte_order_and_uncast(dtype):
-    data = TRUTH.astype(dtype)
-    data.flags.writeable = False
-    result = element_maps([image(d) for d in data], NAMES)
-    np.testing.assert_array_equal(result.data, data)
-    assert result.data.dtype == np.dtype(dtype).newbyteorder("=")
-    assert result.data.flags.writeable
-
-
-def test_strided_maps_are_read():
-    wide = np.repeat(TRUTH, 2, axis=2)[:, :, ::2]
-    assert_element_maps(element_maps([image(d) for d in wide], NAMES), TRUTH, NAMES)
+def test_maps_come_in_native_byte_order_and_uncast():
+    strided = np.repeat(TRUTH, 2, axis=2)[:, :, ::2]
+    for data in [strided, *(TRUTH.astype(dtype) for dtype in ("u1", ">u2", ">f4", "f2"))]:
+        data.flags.writeable = False
+        result = element_maps([image(d) for d in data], NAMES)
+        np.testing.assert_array_equal(result.data, data)
+        assert result.data.dtype == data.dtype.newbyteorder("=") and result.data.flags.writeable
 
 
 def test_maps_without_calibration_take_the_axes_of_one_with():
@@ -97,13 +92,12 @@ def test_the_stack_survives_saving(tmp_path):
     assert list(loaded.metadata.Element_maps.xray_lines) == ["Fe_Ka", "O_Ka", "Pt_La"]
 
 
-def test_compositions_warn_and_lose_the_label_of_counts(caplog):
+def test_compositions_warn_and_lose_the_label_of_counts():
     source = [image(d, f"atomic percent of {n}", [n]) for d, n in zip(TRUTH, NAMES, strict=True)]
     for m in source:
         m.metadata.Signal.quantity = "X-rays (Counts)"
     result = element_maps(source)
-    assert "are compositions" in caplog.text
-    assert not result.metadata.has_item("Signal.quantity")
+    assert codes(result) == ["compositions"] and not result.metadata.has_item("Signal.quantity")
 
 
 def test_elements_select_from_what_knows_its_elements():
@@ -114,9 +108,8 @@ def test_elements_select_from_what_knows_its_elements():
             element_maps(source, ["Cu"])
 
 
-@pytest.mark.parametrize("dtype", ["u2", "u8", "f4", "f8"])
-@pytest.mark.parametrize("elements", [None, NAMES], ids=["all", "all by name"])
-def test_whole_element_maps_in_memory_share_their_pixels_with_a_signal_of_its_own(dtype, elements):
+@pytest.mark.parametrize("dtype, elements", [("u2", None), ("u8", NAMES), ("f4", NAMES)])
+def test_whole_element_maps_in_memory_share_their_pixels(dtype, elements):
     made = element_maps(images())
     made.data = TRUTH.astype(dtype)
     made.metadata.set_item("General.notes", "kept")
@@ -129,7 +122,7 @@ def test_whole_element_maps_in_memory_share_their_pixels_with_a_signal_of_its_ow
     assert result.axes_manager.as_dictionary() == made.axes_manager.as_dictionary()
 
 
-def test_what_is_done_to_element_maps_later_does_not_reach_maps_taken_before():
+def test_maps_taken_before_do_not_change_with_their_source():
     made = element_maps(images())
     taken = element_maps(made)
     before = picture(taken)
@@ -141,7 +134,7 @@ def test_what_is_done_to_element_maps_later_does_not_reach_maps_taken_before():
     assert picture(taken) == before
 
 
-@pytest.mark.parametrize("dtype", ["u4", "i8", ">u2", ">f4"])
+@pytest.mark.parametrize("dtype", ["i8", ">f4"])
 def test_a_list_of_maps_is_copied_once(dtype):
     names = ["C", "N", "O", "Fe", "Co", "Ni", "Cu", "Zn"]
     source = [hs.signals.Signal2D(np.ones((400, 400), dtype)) for _ in names]
@@ -174,20 +167,13 @@ def fused(title="Fused maps of grain"):
     ],
     ids=["whole", "twice", "untitled", "renamed", "slice", "lazy", "split", "one map"],
 )
-def test_the_result_of_a_fit_warns_once_and_leaves_the_fit_behind(make, title, caplog):
+def test_the_result_of_a_fit_warns_once_and_leaves_the_fit(make, title):
     source = make()
     result = element_maps(source)
-    assert [r.getMessage().count("are the result of a fit already") for r in caplog.records] == [1]
-    assert "uses the HAADF image twice" in caplog.text
+    assert codes(result) == ["fused-already"]
     assert result.metadata.General.title == title
     assert not result.metadata.has_item("Fusion")
     assert all(signal.metadata.has_item("Fusion") for signal in signals_of(source))
-
-
-@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
-def test_measured_maps_do_not_warn(source, caplog):
-    element_maps(source())
-    assert not caplog.records
 
 
 def test_loaded_element_maps_are_not_copied(tmp_path):
@@ -261,7 +247,7 @@ def test_an_eels_model_gives_one_edge_per_element_in_the_order_of_the_symbols():
 def test_models_that_are_not_fitted_or_have_no_elements_are_refused():
     with pytest.raises(ValueError, match=r"not fitted at every pixel: call `m.multifit\(\)`"):
         element_maps(eels().create_model(GOS="hydrogenic", auto_background=False))
-    with pytest.raises(ValueError, match="no components that know their element"):
+    with pytest.raises(ValueError, match="no components of known elements"):
         element_maps(hs.signals.Signal1D(np.ones((3, 4, 9))).create_model())
     with pytest.raises(ValueError, match="Cu_Ka is not fitted in"):
         element_maps(eds_model(), xray_lines=["Cu_Ka"])
@@ -271,7 +257,7 @@ def test_models_that_are_not_fitted_or_have_no_elements_are_refused():
 
 HASH_SCRIPT = """
 import numpy as np, hyperspy.api as hs, exspy
-from hyperspy_fusion.maps.sources import element_maps
+from hyperspy_fusion import element_maps
 s = exspy.signals.EELSSpectrum(np.ones((2, 2, 150)))
 s.axes_manager[-1].scale, s.axes_manager[-1].offset = 8.0, 500.0
 s.set_microscope_parameters(beam_energy=200, convergence_angle=29, collection_angle=36)
@@ -288,14 +274,9 @@ print(list(maps.metadata.Sample.elements), maps.data[:, 0, 0].tolist())
 def test_maps_of_eels_models_do_not_depend_on_hashes():
     answers = []
     for seed in ("0", "1"):
+        command = [sys.executable, "-W", "ignore", "-c", HASH_SCRIPT]
         environment = {**os.environ, "PYTHONHASHSEED": seed}
-        run = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", HASH_SCRIPT],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         answers.append(run.stdout.splitlines()[-2:])
     assert len({order for order, _ in answers}) > 1, "exspy's order no longer depends on hashes"
     assert {maps for _, maps in answers} == {
@@ -334,9 +315,7 @@ def rescaled(factor):
         ([], None, ValueError, "There are no maps"),
         ({}, None, ValueError, "There are no maps"),
         (None, None, TypeError, "HyperSpy signal is needed, got NoneType"),
-        (FE, ["Fe"], TypeError, "HyperSpy signal is needed, got ndarray"),
         ([FE], ["Fe"], TypeError, r"wrap an array as hyperspy.api.signals.Signal2D\(array\)"),
-        ({"Fe": FE}, None, TypeError, "got ndarray"),
         (
             [image(FE), image(FE).isig[:3]],
             ["Fe", "O"],
@@ -363,14 +342,12 @@ def rescaled(factor):
         ),
         ([image(FE, lines=["Fe_Ka"])] * 2, None, ValueError, "Fe is repeated"),
         ([image(FE)] * 2, ["Fe", "Fe"], ValueError, "Fe is repeated"),
-        (hs.signals.Signal2D(TRUTH), ["Fe", "O", "Fe"], ValueError, "Fe is repeated"),
         (images(), ["Fe", "Cu"], ValueError, "names 2 elements for 3 maps"),
         (images()[:2] + [image(PT)], ["Fe"], ValueError, "names 1 element for 3 maps: name every map"),
         (images(), [], ValueError, "names 0 elements for 3 maps"),
         (images()[0], NAMES, ValueError, "names 3 elements for 1 map: name"),
         (images(), ["Fe", "Fe"], ValueError, "names Fe 2 times"),
         ("maps.hspy", None, TypeError, "got the path 'maps.hspy': load it first with hyperspy.api.load"),
-        ([Path("Fe.hspy")], None, TypeError, "got the path 'Fe.hspy': load it first"),
         ([images()], None, TypeError, "got a list of 3: pass one of its signals"),
         ([image(FE).isig[:2], image(O).isig[2:]], NAMES[:2], ValueError, AREAS),
         (hs.signals.Signal2D(TRUTH), ["Fe", "O"], ValueError, "names 2 elements for 3 maps"),
@@ -384,8 +361,6 @@ def rescaled(factor):
         ([with_pixel(-np.inf).as_lazy()], ["Fe"], ValueError, "Map 1 has 1 of 12 pixels"),
         ([image(FE * 1j)], ["Fe"], TypeError, "is complex"),
         ([rgb()], ["Fe"], TypeError, "RGB picture"),
-        (rgb(), ["Fe"], TypeError, "RGB picture"),
-        ([ragged()], ["Fe"], TypeError, "is ragged"),
         (ragged(), ["Fe"], TypeError, "is ragged"),
         ([hs.signals.Signal1D(FE[0])], ["Fe"], ValueError, "is not one image"),
         (hs.signals.Signal1D(FE), ["Fe"], ValueError, "cannot be read as element maps"),
@@ -402,14 +377,14 @@ def test_bad_input_is_refused_with_one_sentence(source, elements, error, sentenc
     assert "\n" not in str(raised.value)
 
 
-def test_fewer_names_than_maps_select_from_maps_that_tell_their_elements():
+def test_fewer_names_than_maps_select_from_identified_maps():
     for source in (images(), line_images(), stacked(images()), stacked(line_images())):
         assert_element_maps(element_maps(source, ["Pt", "O"]), TRUTH[[2, 1]], ["Pt", "O"])
     lines = [image(FE, lines=["Fe_Ka"]), image(O, lines=["O_Ka"]), image(PT, lines=["Fe_Kb"])]
     assert_element_maps(element_maps(lines, ["Fe"]), [FE + PT], ["Fe"])
 
 
-@pytest.mark.parametrize("title", ["HAADF", "Gatan HAADF", "CuZn_HAADF", "BF", "DF4", "adf image", "LAADF 1"])
+@pytest.mark.parametrize("title", ["Gatan HAADF", "BF", "DF4", "adf image"])
 def test_a_haadf_image_is_no_map(title):
     haadf = image(FE, title)
     for source in (haadf, haadf.T):
@@ -422,69 +397,104 @@ def test_a_haadf_image_is_no_map(title):
             element_maps(source)
 
 
-@pytest.mark.parametrize("title", ["Fe_Ka beside HAADF", "BFO film", "DFT", "SADF_x", "Fe"])
-def test_other_titles_are_no_haadf_image(title):
-    assert element_maps([image(FE, title)], ["Fe"]).elements == ["Fe"]
+def test_other_titles_are_no_haadf_image():
+    for title in ("Fe_Ka beside HAADF", "BFO film", "DFT", "SADF_x", "Fe"):
+        assert element_maps([image(FE, title)], ["Fe"]).elements == ["Fe"]
 
 
-# ---- warnings -----------------------------------------------------------------------------------------
+# ---- lists of several kinds --------------------------------------------------------------------------
+
+
+def spectra():
+    return eds(elements=["Fe", "O"], lines=["Fe_Ka", "O_Ka"])
+
+
+def test_spectra_and_maps_of_one_scan_make_one_set_of_maps():
+    fe, o = element_maps(spectra()).data
+    assert_element_maps(element_maps([spectra(), image(PT, "Pt")]), [fe, o, PT], NAMES)
+    assert_element_maps(element_maps([spectra(), image(PT, "Pt")], ["Pt", "Fe"]), [PT, fe], ["Pt", "Fe"])
+    assert element_maps([image(O, "O"), spectra()], ["O"]).elements == ["O"]
+    stacks = [element_maps(spectra(), ["Fe"]), element_maps([image(O, "O")]), image(PT, "Pt")]
+    assert_element_maps(element_maps(stacks), [fe, O, PT], NAMES)
+
+
+def test_edges_and_xray_lines_go_to_their_spectra():
+    maps = element_maps([spectra(), eels()], xray_lines=["Fe_La"], edges=["Cu_L3"])
+    assert maps.elements == ["Fe", "Cu"]
+    np.testing.assert_array_equal(maps.data[1], element_maps(eels(), edges=["Cu_L3"]).data[0])
+    np.testing.assert_array_equal(maps.data[0], element_maps(spectra(), xray_lines=["Fe_La"]).data[0])
+    with pytest.raises(ValueError, match="edges could be of any of the 2 EELS"):
+        element_maps([eels(), eels()], edges=["Cu_L3"])
+    with pytest.raises(ValueError, match="edges is for an EELS spectrum image, and the source is a list"):
+        element_maps([spectra(), image(PT, "Pt")], edges=["Cu_L3"])
+
+
+def test_an_element_of_two_sources_is_not_added_up():
+    with pytest.raises(ValueError, match="Fe is repeated by two"):
+        element_maps([spectra(), image(FE, "Fe")])
+    with pytest.raises(ValueError, match="Fe could be of any of the 2 spectrum images"):
+        element_maps([spectra(), spectra()], ["Fe"])
+
+
+def test_arguments_of_another_kind_of_source_are_refused():
+    for arguments in ({"xray_lines": ["Fe_Ka"]}, {"edges": ["Fe_L3"]}, {"integration_windows": 1.2}):
+        (keyword,) = arguments
+        for source in (images(), images()[0], SOURCES["dict"](), element_maps(images())):
+            with pytest.raises(ValueError, match=f"{keyword} is for an E.*, and the source is .*: leave it out"):
+                element_maps(source, **arguments)
+    with pytest.raises(ValueError, match="edges is for an EELS spectrum image"):
+        element_maps(spectra(), edges=["Fe_L3"])
+    with pytest.raises(ValueError, match="xray_lines is for .*edges by edges="):
+        element_maps(eels(), xray_lines=["Cu_Ka"])
+    with pytest.raises(ValueError, match="background is for spectra or maps, and the source is a fitted EDS model"):
+        element_maps(eds_model(), background="windows")
+
+
+# ---- diagnostics --------------------------------------------------------------------------------------
 
 
 def test_each_warning_is_logged_and_kept_once(caplog):
-    source = [image(FE, "O", ["Fe"]), image(O, "Fe", ["O"])]
-    kept = element_maps(source).metadata.Element_maps.warnings
-    assert len(kept) == 2 and all("' is taken for " in sentence for sentence in kept)
-    assert [record.getMessage() for record in caplog.records] == kept
+    maps = element_maps([image(FE, "O", ["Fe"]), image(O, "Fe", ["O"])])
+    kept = maps.metadata.Element_maps.diagnostics
+    assert codes(maps) == ["title-conflicts"] * 2 and list(kept.severities) == ["warning"] * 2
+    assert list(kept.elements) == ["Fe", "O"] and list(kept.sentences) == warnings_of(maps)
+    assert [record.getMessage() for record in caplog.records] == warnings_of(maps)
 
 
-def test_warnings_of_every_kind_are_kept():
-    made = element_maps(eds(lines=["Mo_La", "S_Ka", "Ag_Ka"]))
-    overlap, outside = sorted(made.metadata.Element_maps.warnings, reverse=True)
-    assert overlap.startswith("The windows of Mo and S share") and outside.startswith("Ag_Ka of Sample.xray_lines")
-    moved = [image(FE, "Fe"), shifted(image(O, "O"), 0.8)]
-    assert "0.8 pixels apart" in element_maps(moved).metadata.Element_maps.warnings[0]
+def test_information_is_kept_but_is_no_warning(caplog):
+    axes = [[{"size": n, "scale": scale, "units": "nm"} for n in (40, 40)] for scale in (0.5, 0.52)]
+    maps = element_maps(
+        {e: hs.signals.Signal2D(np.ones((40, 40)), axes=a) for e, a in zip(("Fe", "O"), axes, strict=True)}
+    )
+    assert codes(maps) == ["pixel-size-differs"] and not warnings_of(maps) and not caplog.records
 
 
-def test_element_maps_without_warnings_keep_none():
-    assert not element_maps(images()).metadata.has_item("Element_maps.warnings")
-
-
-def test_warnings_of_element_maps_stay_with_maps_made_of_them(caplog, tmp_path):
+def test_diagnostics_stay_with_maps_made_of_maps(caplog, tmp_path):
     made = element_maps([image(FE, "O", ["Fe"]), image(PT, "Pt", ["Pt"])])
-    (sentence,) = made.metadata.Element_maps.warnings
+    sentences = warnings_of(made)
     made.save(tmp_path / "maps.hspy")
     caplog.clear()
-    for source in (made, made.inav[:1], made.as_lazy(), hs.load(tmp_path / "maps.hspy")):
-        assert list(element_maps(source).metadata.Element_maps.warnings) == [sentence]
+    for source in (made, made.inav[:1], made.as_lazy(), hs.load(tmp_path / "maps.hspy"), [made, image(O, "O")]):
+        again = element_maps(source)
+        assert codes(again) == ["title-conflicts"] and warnings_of(again) == sentences
     assert not caplog.records
     made.metadata.set_item("Fusion.method", "published")
-    first, second = element_maps(made).metadata.Element_maps.warnings
-    assert first == sentence and "result of a fit already" in second
-    assert list(made.metadata.Element_maps.warnings) == [sentence]
+    assert codes(element_maps(made)) == ["title-conflicts", "fused-already"]
+    assert codes(made) == ["title-conflicts"]
 
 
-def test_a_sentence_that_is_said_of_several_maps_is_kept_once():
+def test_a_sentence_of_several_maps_is_kept_once():
     source = [image(FE, "O", ["Fe"], ["Fe_Ka"]), image(PT, "O", ["Fe"], ["Fe_Kb"])]
-    assert len(element_maps(source).metadata.Element_maps.warnings) == 1
+    assert codes(element_maps(source)) == ["title-conflicts"]
 
 
-def with_quantities(*quantities):
-    source = images()
-    for m, quantity in zip(source, quantities, strict=True):
-        m.metadata.Signal.quantity = quantity
-    return source
-
-
-def test_maps_of_different_quantities_warn_once(caplog):
-    result = element_maps(with_quantities("X-rays (Counts)", "at.%", "at.%"))
-    (record,) = caplog.records
-    assert "are of different quantities (X-rays (Counts), at.%)" in record.getMessage()
-    assert not result.metadata.has_item("Signal.quantity")
-
-
-def test_maps_that_do_not_tell_their_quantity_do_not_warn(caplog):
-    element_maps(with_quantities("X-rays (Counts)", "", "X-rays (Counts)"))
-    assert not caplog.records
+def test_maps_of_different_quantities_warn_once():
+    for quantities, expected in ((["Counts", "at.%", "at.%"], ["quantities-differ"]), (["Counts", "", "Counts"], [])):
+        source = images()
+        for m, quantity in zip(source, quantities, strict=True):
+            m.metadata.Signal.quantity = quantity
+        maps = element_maps(source)
+        assert codes(maps) == expected and not maps.metadata.has_item("Signal.quantity")
 
 
 def test_different_areas_of_one_scan_are_refused():
@@ -492,28 +502,16 @@ def test_different_areas_of_one_scan_are_refused():
     with pytest.raises(ValueError, match=AREAS) as raised:
         element_maps([wide[0].isig[:2], wide[1].isig[2:]])
     assert "begins at (3 nm, 0 nm) and map 1 ('Fe') at (3 nm, -1 nm) (y, x), 2 pixels apart" in str(raised.value)
-    with pytest.raises(ValueError, match="1 pixels apart, so they show different areas"):
-        element_maps([wide[0].isig[:, :2], wide[1].isig[:, 1:]])
     assert_element_maps(element_maps([m.isig[2:] for m in wide]), TRUTH[:, :, 2:], NAMES)
 
 
-def shifted(signal, pixels, units="nm"):
-    for axis in signal.axes_manager.signal_axes:
+@pytest.mark.parametrize("units, pixels", [("nm", 0.6), ("pm", 3)])
+def test_maps_less_than_a_pixel_apart_or_in_other_units_warn(units, pixels):
+    other = image(O, "O")
+    for axis in other.axes_manager.signal_axes:
         axis.offset += pixels * axis.scale
         axis.convert_to_units(units)
-    return signal
-
-
-@pytest.mark.parametrize("units", ["nm", "pm"])
-def test_maps_that_lie_less_than_a_pixel_apart_or_in_other_units_warn(units, caplog):
-    element_maps([image(FE, "Fe"), shifted(image(O, "O"), 0.6 if units == "nm" else 3, units)])
-    (record,) = caplog.records
-    assert "pixels apart; they are taken for the same area" in record.getMessage()
-
-
-def test_xray_lines_are_for_spectra_only():
-    with pytest.raises(ValueError, match="xray_lines selects from an EDS spectrum image or model"):
-        element_maps(images(), xray_lines=["Fe_Ka"])
+    assert codes(element_maps([image(FE, "Fe"), other])) == ["offset-differs"]
 
 
 def test_damaged_element_maps_are_refused():
@@ -570,9 +568,12 @@ UNTOUCHED = {
 
 
 @pytest.mark.parametrize("make", UNTOUCHED.values(), ids=UNTOUCHED)
-@pytest.mark.parametrize("lazy", [False, True], ids=["in memory", "lazy"])
-def test_the_source_is_not_changed(make, lazy):
-    source = lazily(make()) if lazy else make()
+def test_the_source_is_not_changed(make):
+    for lazy in (False, True):
+        _assert_not_changed(lazily(make()) if lazy else make(), lazy)
+
+
+def _assert_not_changed(source, lazy):
     for signal in signals_of(source):
         signal.metadata.set_item("Acquisition_instrument.TEM.currents", np.zeros(2))
     before = [picture(signal) for signal in signals_of(source)]
@@ -625,8 +626,3 @@ def test_swapped_arguments_from_a_real_file_are_told(name):
         element_maps(haadf, ["Fe", "Mg", "Si", "O"])
     with pytest.raises(ValueError, match="haadf and maps look swapped"):
         element_maps([haadf, spectra])
-
-
-def test_real_eels_spectra_are_answered_with_what_to_do():
-    with pytest.raises(ValueError, match="fit a model"):
-        element_maps(hs.load(shared("data/CuZn_EELS_mapping_tutorial.hspy")))
