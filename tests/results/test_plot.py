@@ -36,7 +36,7 @@ CHOICE = {
     "sentence": "Chosen.",
 }
 # fonts and their rendering differ from one matplotlib to the next
-compared = pytest.mark.mpl_image_compare(style="default", remove_text=True, tolerance=12, savefig_kwargs={"dpi": 45})
+compared = pytest.mark.mpl_image_compare(style="default", remove_text=True, tolerance=8, savefig_kwargs={"dpi": 45})
 
 
 def titles(axes):

@@ -7,6 +7,7 @@ import pytest
 from helpers import assert_untouched, codes, quiet_fuse, scan_signals, snapshot
 
 import hyperspy_fusion as hf
+from hyperspy_fusion.diagnostics import Diagnostic, as_metadata
 
 ELEMENTS = ["Fe", "O", "Si", "S"]
 
@@ -441,11 +442,16 @@ def test_export_with_lists_and_dictionaries_in_the_metadata(fused, tmp_path, loa
     choice = {"score": np.array([0.5, 0.25]), "regularization": ["guided", "tv"], "seed": 0, "sentence": "Of 2 fits."}
     fused.metadata.set_item("Fusion.selection", choice)
     fused.metadata.set_item("Fusion.warnings", ["one", "two"])
+    found = [Diagnostic("totals-changed", "One.", elements=("Fe", "O")), Diagnostic("noise-shared", "Two.")]
+    fused.metadata.set_item("Fusion.diagnostics", as_metadata(found))
+    fused.metadata.set_item("Fusion.nothing", as_metadata([]))
     fused.save(tmp_path / "f.hspy")
     result = hs.load(tmp_path / "f.hspy") if loaded else fused
     result.export(tmp_path / "out")
     with h5py.File(tmp_path / "out" / "fused.h5") as file:
         assert list(file["parameters"].attrs["warnings"]) == ["one", "two"]
+        assert list(file["diagnostics"].attrs["codes"]) == ["totals-changed", "noise-shared"]
+        assert list(file["diagnostics"].attrs["elements"]) == ["Fe,O", ""] and "nothing" in file
         assert list(file["selection"].attrs["regularization"]) == choice["regularization"]
         assert list(file["selection"].attrs["score"]) == [0.5, 0.25] and file["selection"].attrs["sentence"]
 
