@@ -27,7 +27,6 @@ from hyperspy_fusion.methods.fit_checks import (
     about_maps,
     about_unused_background,
     correlation,
-    logged,
     totals_over_measured,
 )
 from hyperspy_fusion.registration import haadf_on_grid

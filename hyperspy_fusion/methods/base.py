@@ -175,7 +175,9 @@ def _about_noise(scan, selection):
 
 
 def _about_calibrated(elements, result, total_ratios, haadf_correlation, problem, settings):
-    units = about_units(problem.of_largest_weight.noise.counts_scale, settings) + about_weight(problem.of_largest_weight.penalty, settings)
+    units = about_units(problem.of_largest_weight.noise.counts_scale, settings) + about_weight(
+        problem.of_largest_weight.penalty, settings
+    )
     return [
         *logged([str(d) for d in problem.diagnostics]),
         *units,

@@ -412,8 +412,8 @@ def _about_smooth_data(best):
     if np.min(best.lambda_reg) > FIRST_WEIGHTS.get(best.regularization, np.inf) / SMOOTH_DATA:
         return []
     sentence = (
-        f"Hardly any smoothing was chosen (lambda_reg={best.lambda_reg:.2g}): neighbouring pixels share their noise, as "
-        "after smoothing or interpolation. Start from counts, or give lambda_reg."
+        f"Hardly any smoothing was chosen (lambda_reg={best.lambda_reg:.2g}): neighbouring pixels share their noise, "
+        "as after smoothing or interpolation. Start from counts, or give lambda_reg."
     )
     return [Diagnostic("noise-shared-by-neighbours", sentence)]
 

@@ -84,7 +84,7 @@ class ConsistencyChecks:
         return np.where(self.valid, (self.maps - self.fused) / np.sqrt(self.variance), 0)
 
     def diagnostics(self) -> list[Diagnostic]:
-        """Findings with the codes ``"map-contradicts-counts"``, ``"map-without-structure"``, ``"haadf-unexplained"``."""
+        """Findings: ``"map-contradicts-counts"``, ``"map-without-structure"`` and ``"haadf-unexplained"``."""
         return [*self._about_counts(), *self._about_structure(), *self._about_haadf()]
 
     # ---- counts against fused maps -----------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Errors of pixels, region means, ratios and shares of fused maps from their bootstrap replicates.
 
 With the fitted maps x and the maps ``x_r`` of R bootstrap replicates, ``e_r = x_r - x`` is an error of the method,
-noise and smoothing alike. Fitted maps are smoother than the truth, so that smoothing changes replicates too little:
-``a`` (``bias_scales``), a slope of the measured residual on ``-mean(e)``, is how many times as much it changes the maps.
+noise and smoothing alike. Fitted maps are smoother than the truth, so that smoothing changes replicates too little.
+It changes the maps ``a`` times as much (``bias_scales``), the slope of the measured residual on ``-mean(e)``.
 
 *Pixels*: ``error**2 = var(e) + a**2 bias**2`` with ``bias**2 = mean(e)**2 - var(e) / R``.
 

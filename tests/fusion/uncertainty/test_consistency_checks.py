@@ -220,8 +220,8 @@ def test_squares_are_larger_than_the_blur():
     truth[0] += 60 * bump(24, 24, 1.0) + 60 * bump(40, 40, 1.0)
     model = replace(MODEL, weights=MODEL.weights / 4, blur=3.0)
     extra = gaussian_filter(model.image(truth), 3.0) - model.image(truth)
-    assert HAADF not in codes(checks_of(truth, forward_model=model, extra=extra))
-    assert HAADF in codes(checks_of(truth, forward_model=replace(model, blur=0.0), extra=extra))
+    assert HAADF not in codes(checks_of(truth, forward_model=model, extra=extra, noise=0.5))
+    assert HAADF in codes(checks_of(truth, forward_model=replace(model, blur=0.0), extra=extra, noise=0.5))
 
 
 # ---- masks and units -----------------------------------------------------------------------------------
@@ -285,7 +285,9 @@ def test_checks_of_a_fit_of_counts():
 
 def test_checks_of_a_fit_of_numbers():
     scan = core_shell((16, 20), counts=15.0)
-    settings = CalibratedSettings(regularization="tv", noise="gaussian", variance=(4.0, 9.0, 1.0), background=1.0, tol=1e-2)
+    settings = CalibratedSettings(
+        regularization="tv", noise="gaussian", variance=(4.0, 9.0, 1.0), background=1.0, tol=1e-2
+    )
     problem = calibrated_problem(scan.truth, scan.haadf, scan.atomic_numbers, settings)
     fused = primal_dual(problem, settings)[0].maps
     valid = np.ones(fused.shape, bool)

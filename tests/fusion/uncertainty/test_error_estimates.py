@@ -73,7 +73,9 @@ def test_unsmoothed_maps_have_the_errors_of_the_measured_ones():
 def test_region_mean_by_hand():
     # a map that never moves, counts that scatter by 0.1 in the mean of the region, and 0.3 above the map as measured
     noise = 0.1 * np.resize([1.0, -1.0], 40)[:, None, None, None] * np.ones((40, 1, 8, 8))
-    found = replicates_of(np.zeros_like(noise), noise, residual=np.full((1, 8, 8), 0.3), variance=0.1, counts_scale=np.nan)
+    found = replicates_of(
+        np.zeros_like(noise), noise, residual=np.full((1, 8, 8), 0.3), variance=0.1, counts_scale=np.nan
+    )
     mean = found.region_mean(REGION, 0)
     unseen = 0.3**2 - 2.5**2 * 0.1**2
     # the least mean square error would be at a weight of 0.73, and leave more bias than a third of the scatter
@@ -85,7 +87,9 @@ def test_region_mean_by_hand():
 
 def test_bias_that_counts_cannot_exclude_is_in_the_error():
     noise = 0.1 * np.resize([1.0, -1.0], 40)[:, None, None, None] * np.ones((40, 1, 8, 8))
-    found = replicates_of(np.zeros_like(noise), noise, variance=0.1, residual=np.full((1, 8, 8), 0.2), counts_scale=np.nan)
+    found = replicates_of(
+        np.zeros_like(noise), noise, variance=0.1, residual=np.full((1, 8, 8), 0.2), counts_scale=np.nan
+    )
     mean, unseen = found.region_mean(REGION, 0), 0.05 * 0.1**2
     # two standard deviations are no contradiction
     weight = 1 / (1 + 0.1 / (3 * np.sqrt(unseen)))
@@ -273,7 +277,9 @@ def test_no_counts_have_the_error_of_about_one():
     zeros = np.zeros((8, 1, 8, 8))
     mean = replicates_of(zeros, zeros, maps=zeros[0], counts_scale=3.0).region_mean(REGION, 0)
     assert mean.value == 0 and mean.error == pytest.approx(1.14 * 3 / 10)
-    assert replicates_of(zeros, zeros, maps=zeros[0], counts_scale=np.nan, variance=0.0).region_mean(REGION, 0).error == 0
+    assert (
+        replicates_of(zeros, zeros, maps=zeros[0], counts_scale=np.nan, variance=0.0).region_mean(REGION, 0).error == 0
+    )
     # what is left of none in single precision is none
     rounded = replicates_of(zeros, zeros, maps=zeros[0] + 1e-7, counts_scale=3.0).region_mean(REGION, 0)
     assert rounded.error == pytest.approx(1.14 * 3 / 10) == rounded.measured_error
@@ -284,7 +290,9 @@ def test_draws_without_counts_have_no_slope():
     rng, shape = np.random.default_rng(0), (16, 1, 8, 8)
     errors = rng.normal(0, 0.01, shape).astype(np.float32)
     maps = np.full((1, 8, 8), 0.02)
-    found = replicates_of(errors, np.float32(-0.02) - errors, maps=maps, variance=0.02, residual=np.full((1, 8, 8), 0.18))
+    found = replicates_of(
+        errors, np.float32(-0.02) - errors, maps=maps, variance=0.02, residual=np.full((1, 8, 8), 0.18)
+    )
     mean = found.region_mean(REGION, 0)
     # two counts, of which 0.2 were expected
     assert 0 < mean.value < 0.25 and 0.03 < mean.error < 0.2
