@@ -1,4 +1,4 @@
-"""Scans made to mislead: what HAADF image and counts show is not what a fusion is tempted to make of it."""
+"""Misleading scans: structure of the HAADF image or the counts that must not appear in fused maps."""
 
 from dataclasses import dataclass
 

@@ -268,7 +268,7 @@ def test_a_replicate_has_counts_guide_and_blur_of_its_draw(scan, maps, rest, is_
     assert (of_maps.guide is not observation.guide) == is_guided
     drawn = problem.resample(settings, state, fitted, (0, 1), (of_maps,))
     assert (drawn.inner.guide is of_maps.guide) and drawn.inner.haadf_term.blur == 0.8 * is_guided
-    assert np.any(drawn.inner.penalty.guide != problem.inner.penalty.guide) == is_guided
+    assert np.array_equal(drawn.inner.penalty.guide, problem.inner.penalty.guide) != is_guided
     # the components have the drawn counts of the maps, and other out-of-window counts
     totals = drawn.components.maps(drawn.inner.measured()).sum((1, 2))
     np.testing.assert_allclose(totals, of_maps.measured().sum((1, 2)), rtol=1e-6)
