@@ -28,15 +28,15 @@ def choose(maps, haadf, numbers, haadf_valid=None, seed=0):
     """Fused maps, the sentence about the choice, number of fits and seconds."""
     from hyperspy_fusion.fusion.problems.calibrated import Observation
     from hyperspy_fusion.fusion.scan_data import ScanData
-    from hyperspy_fusion.fusion.selection.model_averaging import MeanProblem, mean_of_fits
+    from hyperspy_fusion.fusion.selection.model_averaging import AveragedProblem
     from hyperspy_fusion.fusion.selection.search import select
     from hyperspy_fusion.fusion.settings import AutoSettings
 
     start, settings = time.perf_counter(), AutoSettings(seed=seed)
     observation = Observation.of(ScanData.of(maps, haadf, numbers, haadf_valid=haadf_valid), settings)
-    members, selection = select(observation, settings)
-    result, _ = mean_of_fits(MeanProblem.of(observation, members), settings)
-    return result.maps, selection.sentence, int(selection.parts.sum()), time.perf_counter() - start
+    ensemble, selection = select(observation, settings)
+    result, _ = AveragedProblem.of(ensemble).solve(settings)
+    return result.maps, selection.sentence, int(selection.n_folds.sum()), time.perf_counter() - start
 
 
 def report_phantom(name, counts, seeds):

@@ -95,32 +95,33 @@ def fit_calibrated(scan, options, start):
     """By one penalty with default weights; the start is the state of the first fit."""
     from hyperspy_fusion.fusion.settings import CalibratedSettings
     from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
-    from hyperspy_fusion.fusion.uncertainty.trust import replicates_of
+    from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
 
     names = ("regularization", "haadf_blur", "tol", "max_iter")
     settings = CalibratedSettings(**{name: getattr(options, name) for name in names})
     problem = observed(scan, settings).problem(settings)
     result, state = primal_dual(problem, settings, start and start.restarted(problem))
-    return replicates_of(problem, settings, state, result.maps, options.replicates), start or state
+    return bootstrap(problem, settings, state, result.maps, options.replicates), start or state
 
 
 def fit_auto(scan, options, start):
-    """By the mean that is chosen; the start is the mean of the first scan if it is to be chosen once."""
-    from hyperspy_fusion.fusion.selection.model_averaging import MeanProblem, mean_of_fits
+    """By the ensemble that is chosen; the start is that of the first scan if it is to be chosen once."""
+    from hyperspy_fusion.fusion.selection.model_averaging import AveragedProblem
     from hyperspy_fusion.fusion.selection.search import select
     from hyperspy_fusion.fusion.settings import AutoSettings
-    from hyperspy_fusion.fusion.uncertainty.trust import replicates_of
+    from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
 
     settings = AutoSettings(tol=options.tol, max_iter=options.max_iter)
     observation = observed(scan, settings)
-    members = start
-    if members is None:
-        members, selection = select(observation, settings)
+    if start is None:
+        ensemble, selection = select(observation, settings)
         print(f"  {selection.sentence}", flush=True)
-    problem, run = MeanProblem.of(observation, members), members[0][0]
-    result, state = mean_of_fits(problem, run)
-    found = replicates_of(problem, run, state, result.maps, options.replicates)
-    chosen = [(*member[:2], one) for member, one in zip(members, state.states, strict=True)]
+    else:
+        ensemble = [fit._replace(source=observation) for fit in start]
+    problem, run = AveragedProblem.of(ensemble), ensemble[0].settings
+    result, state = problem.solve(run)
+    found = bootstrap(problem, run, state, result.maps, options.replicates)
+    chosen = [fit._replace(start=one, source=None) for fit, one in zip(ensemble, state.states, strict=True)]
     return found, start or (chosen if options.choose == "once" else None)
 
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from hyperspy_fusion._progress import counted, progress
 from hyperspy_fusion._settings_docs import shows_settings
-from hyperspy_fusion.diagnostics import Diagnostic, report, warnings_of
-from hyperspy_fusion.fusion.consistency_checks import alarms
+from hyperspy_fusion.diagnostics import Diagnostic, as_metadata, report, warnings_of
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.scan_data import ScanData
 from hyperspy_fusion.fusion.settings import METHODS, check_seed, settings_for
@@ -28,7 +27,6 @@ from hyperspy_fusion.methods.fit_checks import (
     about_maps,
     about_unused_background,
     correlation,
-    logged,
     totals_over_measured,
 )
 from hyperspy_fusion.registration import haadf_on_grid
@@ -323,12 +321,15 @@ class FusedMultiModal:
         self._fit_sentences = self._how.about_fit(
             self.elements, result, ratios, agreement, setup.problem, setup.settings
         )
+        self._diagnostics = []
         if setup.selection is not None:
-            self._fit_sentences += logged(setup.selection.warnings)
+            self._diagnostics += setup.selection.diagnostics
         self._fit_sentences += self._how.about_noise(setup.scan, setup.selection)
-        evidence = self._how.evidence(setup.scan, setup.problem, result)
-        if evidence is not None:
-            self._fit_sentences += logged(alarms(evidence))
+        checks = self._how.consistency_checks(setup.scan, setup.problem, result)
+        if checks is not None:
+            self._diagnostics += checks.diagnostics()
+        report(self._diagnostics)
+        self._fit_sentences += warnings_of(self._diagnostics)
 
     # ---- what comes out -----------------------------------------------------------------------
 
@@ -356,12 +357,12 @@ class FusedMultiModal:
         ValueError
             Before a fit, and for the published method, which has no model of the noise.
         """
-        evidence = self._how.evidence(self._setup.scan, self._setup.problem, self._fitted()) if self._result else None
-        if evidence is None:
-            self._fitted()
+        result, setup = self._fitted(), self._setup
+        checks = self._how.consistency_checks(setup.scan, setup.problem, result)
+        if checks is None:
             raise ValueError(f"method={self.method!r} has no model of the noise: fit by method='calibrated'.")
         data = np.zeros(self.maps.data.shape)
-        data[~self._constant] = evidence.residuals()
+        data[~self._constant] = checks.residuals()
         residuals = self.maps._deepcopy_with_new_data(data)
         residuals.metadata.General.title = "Normalised residuals"
         return residuals
@@ -510,6 +511,7 @@ class FusedMultiModal:
             "converged": bool(result.converged),
             "stop_reason": result.message,
             "warnings": list(self.warnings),
+            "diagnostics": as_metadata(self._diagnostics),
             "haadf_title": str(self.haadf.metadata.General.title),
         }
 

@@ -1,4 +1,4 @@
-"""Scans made to mislead: what HAADF image and counts show is not what a fusion is tempted to make of it."""
+"""Misleading scans: structure of the HAADF image or the counts that must not appear in fused maps."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class Scene:
 
 
 def _scene(elements, truth, trap, extra=0.0, seed=0, factor=1.0):
-    """Poisson maps; a HAADF image by the forward model Z^1.7 times ``factor``, plus what no map shows, with 2 % of noise."""
+    """Poisson maps; a HAADF image of Z^1.7 times ``factor``, plus ``extra`` that no map shows, with 2 % of noise."""
     rng = np.random.default_rng(seed)
     weights = np.array([NUMBERS[e] ** 1.7 for e in elements])
     image = np.tensordot(weights, truth, 1) * factor

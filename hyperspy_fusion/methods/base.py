@@ -77,9 +77,8 @@ class Method:
         State and new problem to the state that starts it from the present maps.
     background
         Settings to what a pixel of the maps holds that is not in the fused ones: a number or one per map.
-    evidence
-        Scan, problem and result to the :class:`~.consistency_checks.Evidence` that alarms are raised by; None
-        where there is none.
+    consistency_checks
+        Scan, problem and result to the :class:`~.consistency_checks.ConsistencyChecks`; None where there are none.
     about_noise
         Scan and choice of weights, None for none, to sentences about the noise of the maps.
     about_fit
@@ -99,7 +98,7 @@ class Method:
     check_refit: Callable
     restart: Callable
     background: Callable
-    evidence: Callable
+    consistency_checks: Callable
     about_noise: Callable
     about_fit: Callable
     describe: Callable
@@ -158,36 +157,36 @@ def _build_calibrated(scan, settings, num_workers, tick):
 
 
 def _solve_calibrated(problem, settings, state, callback, num_workers):
-    from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
-
-    return primal_dual(problem, settings, state, callback, num_workers)
+    return problem.solve(settings, state, callback, num_workers)
 
 
-def _calibrated_evidence(scan, problem, result):
-    from hyperspy_fusion.fusion.consistency_checks import Evidence
+def _consistency_checks(scan, problem, result):
+    from hyperspy_fusion.fusion.uncertainty.consistency_checks import ConsistencyChecks
 
-    return Evidence.of(scan, result.maps, problem)
+    return ConsistencyChecks.of(scan, result.maps, problem)
 
 
 def _about_noise(scan, selection):
     """Noise that neighbouring pixels share, which nothing else shows; no more where the choice of weights told it."""
-    if selection is not None and any(sentence != selection.sentence for sentence in selection.warnings):
+    if selection is not None and any(d.code == "noise-shared-by-neighbours" for d in selection.diagnostics):
         return []
     pairs = zip(scan.elements, scan.maps, scan.valid, strict=True)
     return about_shared_noise([element for element, image, valid in pairs if shares_noise(image, valid)])
 
 
 def _about_calibrated(elements, result, total_ratios, haadf_correlation, problem, settings):
-    units = about_units(problem.first.noise.counts_scale, settings) + about_weight(problem.first.penalty, settings)
+    units = about_units(problem.of_largest_weight.noise.counts_scale, settings) + about_weight(
+        problem.of_largest_weight.penalty, settings
+    )
     return [
-        *logged([str(d) for d in problem.first.diagnostics]),
+        *logged([str(d) for d in problem.diagnostics]),
         *units,
         *about_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings),
     ]
 
 
 def _describe_calibrated(problem, result, spread):
-    problem = problem.first
+    problem = problem.of_largest_weight
     return {
         "haadf_coefficients": spread(problem.forward_model.weights),
         "haadf_coefficient_errors": spread(problem.calibration.coefficient_errors),
@@ -213,18 +212,12 @@ def _describe_calibrated(problem, result, spread):
 
 
 def _build_auto(scan, settings, num_workers, tick):
-    from hyperspy_fusion.fusion.selection.model_averaging import MeanProblem
+    from hyperspy_fusion.fusion.selection.model_averaging import AveragedProblem
     from hyperspy_fusion.fusion.selection.search import select
 
     observation = _observe(scan, settings, num_workers)
-    members, selection = select(observation, settings, num_workers, tick, scan.out_of_window)
-    return Setup(MeanProblem.of(observation, members), members[0][0], scan, selection)
-
-
-def _solve_auto(problem, settings, state, callback, num_workers):
-    from hyperspy_fusion.fusion.selection.model_averaging import mean_of_fits
-
-    return mean_of_fits(problem, settings, state, callback, num_workers)
+    ensemble, selection = select(observation, settings, num_workers, tick, scan.out_of_window)
+    return Setup(AveragedProblem.of(ensemble), ensemble[0].settings, scan, selection)
 
 
 _CALIBRATED = Method(
@@ -238,7 +231,7 @@ _CALIBRATED = Method(
     check_refit=lambda before, after: None,
     restart=lambda state, problem: state.restarted(problem),
     background=lambda settings: np.asarray(settings.background),
-    evidence=_calibrated_evidence,
+    consistency_checks=_consistency_checks,
     about_noise=_about_noise,
     about_fit=_about_calibrated,
     describe=_describe_calibrated,
@@ -255,7 +248,7 @@ HOW = {
         check_refit=_check_threshold,
         restart=lambda state, problem: state.restarted(problem.maps.dtype),
         background=lambda settings: 0.0,
-        evidence=lambda scan, problem, result: None,
+        consistency_checks=lambda scan, problem, result: None,
         about_noise=lambda scan, selection: [],
         about_fit=lambda *about: about_published_fit(*about[:4]),
         describe=_describe_published,
@@ -265,7 +258,6 @@ HOW = {
         _CALIBRATED,
         takes_spectra=True,
         build=_build_auto,
-        solve=_solve_auto,
         # another choice has starts of its own
         restart=lambda state, problem: None,
     ),

@@ -35,14 +35,14 @@ class Errors:
 
 
 def replicated(problem, settings, state, maps, replicates, seed, show_progressbar, num_workers):
-    """Bootstrap replicates of a fit with a progress bar; see :func:`~.fusion.uncertainty.trust.replicates_of`."""
+    """Bootstrap replicates of a fit with a progress bar; see :func:`~.fusion.uncertainty.bootstrap.bootstrap`."""
     from types import SimpleNamespace
 
     from hyperspy_fusion._progress import progress
-    from hyperspy_fusion.fusion.uncertainty.trust import replicates_of
+    from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
 
     with progress(replicates, show_progressbar, desc="Replicates", unit="replicate") as update:
-        return replicates_of(
+        return bootstrap(
             problem,
             settings,
             state,
@@ -188,17 +188,15 @@ def maps_like(maps, data, title):
 
 
 def attainable_gain(problem, settings, maps, haadf_valid):
-    """(n, ny, nx) attainable gain of the fitted maps; see :func:`~.fusion.uncertainty.trust.attainable_gain`."""
-    from hyperspy_fusion.fusion.uncertainty import trust
+    """(n, ny, nx) gain of the fitted maps; see :func:`~.fusion.uncertainty.fisher.attainable_gain`."""
+    from hyperspy_fusion.fusion.uncertainty import fisher
 
-    problem = problem.first
+    problem = problem.of_largest_weight
     sigma = np.where(haadf_valid, problem.calibration.sigma, np.inf)
     variance = problem.count_variance(maps)
-    return trust.attainable_gain(variance, problem.forward_model.weights, sigma, problem.haadf_term.blur)
+    return fisher.attainable_gain(variance, problem.forward_model.weights, sigma, problem.haadf_term.blur)
 
 
 def attribution(problem, state, maps):
-    """What moved the fitted maps; see :func:`~.fusion.uncertainty.trust.attribution`."""
-    from hyperspy_fusion.fusion.uncertainty import trust
-
-    return trust.attribution(problem, state, maps)
+    """What moved the fitted maps; see :meth:`~.fusion.problems.base.FusionProblem.attribution`."""
+    return problem.attribution(state, maps)

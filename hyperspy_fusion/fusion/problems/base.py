@@ -22,7 +22,7 @@ class FusionProblem(Protocol):
     """
 
     @property
-    def first(self) -> CalibratedProblem:
+    def of_largest_weight(self) -> CalibratedProblem:
         """The problem of the measured maps with the largest weight: noise and HAADF forward model are those of all."""
         ...
 

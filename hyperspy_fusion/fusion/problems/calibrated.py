@@ -102,7 +102,7 @@ class CalibratedProblem(Objective):
     diagnostics: list = field(default_factory=list)
 
     @property
-    def first(self):
+    def of_largest_weight(self):
         """The problem itself."""
         return self
 
@@ -250,7 +250,7 @@ class Observation:
         """The observation without the held-out counts, or pixels of the maps; the forward model scaled to it."""
         scan = replace(self.scan, maps=np.where(held_out.valid, held_out.maps, 0), valid=held_out.valid)
         model = self.calibration.forward_model
-        model = replace(model, weights=model.weights / held_out.part)
+        model = replace(model, weights=model.weights / held_out.fraction)
         calibration = replace(self.calibration, forward_model=model, refit=None)
         return replace(self, scan=scan, noise=self.noise.of_part(scan, held_out), calibration=calibration)
 

@@ -1,16 +1,15 @@
-"""Data that a fit has not seen: counts split by thinning, or pixels left out of the maps.
+"""Cross-validation: counts split by binomial thinning, or pixels left out of the maps, and the score of a prediction.
 
-Poisson counts split at random into parts are independent Poisson counts of known ratio (Neufeld et al., JMLR 25, 2024),
-so that one part is an honest judge of a fit to the others. Its log-likelihood would be decided in the darkest pixels,
-where an error of a hundredth of a count is a large fraction of what is expected, and squared errors in the brightest.
-The score is the term of the shifted Poisson fits,
+Poisson counts split at random into folds are independent Poisson counts of known ratio (Neufeld et al., JMLR 25, 2024).
+A fit to all folds but one is judged by the held-out counts ``b``. With the expected mean ``x`` the score of a pixel is
 
-    (b + s) log(x + s) - (x + s),
+    s(x) = (b + o) log(x + o) - (x + o),    o = POISSON_OFFSET * mean(b),
 
-expected to be largest where x is the mean of b, whatever s: no estimate is preferred to the truth. It is the
-log-likelihood for s = 0, a scaled squared error for large s, and in between with s a part of the mean of each map.
-Where there are no counts, pixels are held out and judged by least squares, which is honest if the noise of a pixel says
-nothing of that of its neighbours (Batson & Royer, ICML 97, 524, 2019).
+less that of the mean of the map. Its expectation is largest where x is the mean of b, whatever the offset o. It is the
+log-likelihood for o = 0, which the darkest pixels would decide, and a scaled squared error for large o.
+
+Where there are no counts, pixels are held out and judged by least squares. This is valid if the noise of a pixel is
+independent of that of its neighbours (Batson & Royer, ICML 97, 524, 2019).
 """
 
 from __future__ import annotations
@@ -20,113 +19,114 @@ from functools import cached_property
 
 import numpy as np
 
-# parts, each of which is held out once: a fit sees four fifths of the counts, or nine tenths of the pixels
-COUNT_PARTS, PIXEL_PARTS = 5, 10
-# of the score of counts, as a part of the mean of their map
-SHIFT = 0.3
+# each fold is held out once: a fit sees four fifths of the counts, or nine tenths of the pixels
+N_COUNT_FOLDS, N_PIXEL_FOLDS = 5, 10
+# of the score of counts, as a fraction of the mean of the held-out counts
+POISSON_OFFSET = 0.3
 
 
 @dataclass(frozen=True)
 class HeldOutCounts:
-    """Counts in two parts, one of which is held out.
+    """Counts without one fold, and the counts of that fold.
 
     Attributes
     ----------
     maps
-        (n, ny, nx) the part seen, in units of the input.
+        (n, ny, nx) the counts that are fitted, in units of the input.
     valid
-        (n, ny, nx) bool, pixels that count.
-    rest
-        (n, ny, nx) counts held out.
-    part
-        Of all counts, that is seen.
+        (n, ny, nx) bool, valid pixels.
+    held_out
+        (n, ny, nx) counts of the fold.
+    fraction
+        Of all counts, that is fitted.
     counts_scale
         (n,) value of one count.
     background
-        (n,) or (n, ny, nx), what a pixel of the part seen holds that is not in fused maps.
+        (n,) or (n, ny, nx), background of a pixel of ``maps``, which fused maps do not have.
     """
 
     maps: np.ndarray
     valid: np.ndarray
-    rest: np.ndarray
-    part: float
+    held_out: np.ndarray
+    fraction: float
     counts_scale: np.ndarray
     background: np.ndarray
 
-    def size(self):
-        """(n,) counts held out."""
-        return np.sum(self.rest, axis=(1, 2), where=self.valid)
+    def size(self) -> np.ndarray:
+        """(n,) held-out counts."""
+        return np.sum(self.held_out, axis=(1, 2), where=self.valid)
 
-    def gains(self, fused):
-        """(n, ny, nx) score of the counts held out over that of flat maps; 0 where pixels do not count.
+    def scores(self, fused: np.ndarray) -> np.ndarray:
+        """(n, ny, nx) score of the held-out counts less that of flat maps; 0 in pixels that are not valid.
 
         Parameters
         ----------
         fused
-            (n, ny, nx) of a fit to the part seen.
+            (n, ny, nx) maps of a fit to ``maps``.
         """
-        flat, shift = self._flat, SHIFT * self._flat
+        flat, offset = self._flat, POISSON_OFFSET * self._flat
         mean = np.maximum(self._mean(fused), 0)
-        return np.where(self.valid, (self.rest + shift) * np.log((mean + shift) / (flat + shift)) - (mean - flat), 0)
+        scores = (self.held_out + offset) * np.log((mean + offset) / (flat + offset)) - (mean - flat)
+        return np.where(self.valid, scores, 0)
 
-    def slopes(self, fused):
-        """Derivative of :meth:`gains` with respect to ``fused``."""
-        mean, shift = self._mean(fused), SHIFT * self._flat
-        per_count = (1 - self.part) / self.part / _column(self.counts_scale)
-        slopes = (self.rest - mean) / (np.maximum(mean, 0) + shift) * per_count
-        return np.where(self.valid & (mean > 0), slopes, 0)
+    def gradient(self, fused: np.ndarray) -> np.ndarray:
+        """Derivative of :meth:`scores` with respect to ``fused``."""
+        mean, offset = self._mean(fused), POISSON_OFFSET * self._flat
+        per_count = (1 - self.fraction) / self.fraction / _column(self.counts_scale)
+        gradient = (self.held_out - mean) / (np.maximum(mean, 0) + offset) * per_count
+        return np.where(self.valid & (mean > 0), gradient, 0)
 
     def _mean(self, fused):
-        """Counts expected in the rest."""
+        """Expected held-out counts."""
         net = (fused.astype(np.float64) + _column(self.background)) / _column(self.counts_scale)
-        return net * (1 - self.part) / self.part
+        return net * (1 - self.fraction) / self.fraction
 
     @cached_property
     def _flat(self):
-        """(n, 1, 1) mean of the rest."""
-        flat = np.sum(self.rest, axis=(1, 2), where=self.valid) / self.valid.sum(axis=(1, 2))
+        """(n, 1, 1) mean of the held-out counts."""
+        flat = np.sum(self.held_out, axis=(1, 2), where=self.valid) / self.valid.sum(axis=(1, 2))
         return _column(np.maximum(flat, 1e-30))
 
 
 @dataclass(frozen=True)
 class HeldOutPixels:
-    """Maps with some pixels held out.
+    """Maps without one fold of their pixels.
 
     Attributes
     ----------
     maps
         (n, ny, nx) as measured.
     valid
-        (n, ny, nx) bool, pixels that are seen.
-    out
-        (n, ny, nx) bool, pixels that are held out.
+        (n, ny, nx) bool, pixels that are fitted.
+    held_out
+        (n, ny, nx) bool, pixels of the fold.
     variance, background
-        (n,) or (n, ny, nx) of the noise of a pixel, and what it holds that is not in fused maps.
+        (n,) or (n, ny, nx), noise variance and background of a pixel.
     """
 
     maps: np.ndarray
     valid: np.ndarray
-    out: np.ndarray
+    held_out: np.ndarray
     variance: np.ndarray
     background: np.ndarray
-    part: float = 1.0  # of the counts that are seen where any are
+    fraction: float = 1.0  # of the counts of a fitted pixel
 
-    def size(self):
-        """(n,) pixels held out."""
-        return self.out.sum(axis=(1, 2))
+    def size(self) -> np.ndarray:
+        """(n,) held-out pixels."""
+        return self.held_out.sum(axis=(1, 2))
 
-    def gains(self, fused):
-        """(n, ny, nx) log-likelihood at the pixels held out over that of flat maps; 0 elsewhere."""
-        gain = (self.maps - self._flat) ** 2 - self._residual(fused) ** 2
-        return np.where(self.out, gain / (2 * _column(self.variance)), 0)
+    def scores(self, fused: np.ndarray) -> np.ndarray:
+        """(n, ny, nx) log-likelihood of the held-out pixels less that of flat maps; 0 elsewhere."""
+        score = (self.maps - self._flat) ** 2 - self._residual(fused) ** 2
+        return np.where(self.held_out, score / (2 * _column(self.variance)), 0)
 
-    def slopes(self, fused):
-        """Derivative of :meth:`gains` with respect to ``fused``."""
-        return np.where(self.out, self._residual(fused) / _column(self.variance), 0)
+    def gradient(self, fused: np.ndarray) -> np.ndarray:
+        """Derivative of :meth:`scores` with respect to ``fused``."""
+        return np.where(self.held_out, self._residual(fused) / _column(self.variance), 0)
 
     @cached_property
     def _flat(self):
-        """(n, 1, 1) mean of what is seen."""
+        """(n, 1, 1) mean of the fitted pixels."""
         number = np.maximum(self.valid.sum(axis=(1, 2)), 1)
         return _column(np.sum(self.maps, axis=(1, 2), where=self.valid) / number)
 
@@ -134,8 +134,29 @@ class HeldOutPixels:
         return self.maps - fused.astype(np.float64) - _column(self.background)
 
 
-def count_parts(maps, valid, counts_scale, background, rng, number=COUNT_PARTS, limit=None):
-    """Counts split into as many parts, each of which is held out once.
+def thinned(counts, rng, n_folds, limit=None):
+    """Yield the counts of each fold; binomial thinning leaves them independent.
+
+    Parameters
+    ----------
+    counts
+        Array of integers.
+    rng
+        A ``numpy.random.Generator``.
+    n_folds
+        Into which the counts are split.
+    limit
+        Yield the first ones only; None for all.
+    """
+    left = counts.copy()
+    for remaining in range(n_folds, 0, -1)[:limit]:
+        fold = rng.binomial(left, 1 / remaining).astype(counts.dtype)
+        left -= fold
+        yield fold
+
+
+def count_folds(maps, valid, counts_scale, background, rng, n_folds=N_COUNT_FOLDS, limit=None):
+    """Split counts into folds, each of which is held out once.
 
     Parameters
     ----------
@@ -146,42 +167,35 @@ def count_parts(maps, valid, counts_scale, background, rng, number=COUNT_PARTS, 
     counts_scale
         (n,) value of one count.
     background
-        (n,) or (n, ny, nx), what a pixel holds that is not in fused maps.
-    rng
-        A ``numpy.random.Generator``.
-    number
-        Of parts.
-    limit
-        Parts that are wanted, the first ones; None for all.
+        (n,) or (n, ny, nx), background of a pixel.
+    rng, n_folds, limit
+        As for :func:`thinned`.
 
     Returns
     -------
     list of HeldOutCounts
     """
-    counts = np.rint(maps / _column(counts_scale)).astype(np.int64)
-    left, seen = counts.copy(), 1 - 1 / number
-    background, parts = np.asarray(background) * seen, []
-    for share in range(number, 0, -1)[:limit]:
-        rest = rng.binomial(left, 1 / share)
-        left -= rest
-        parts.append(
-            HeldOutCounts((counts - rest) * _column(counts_scale), valid, rest, seen, counts_scale, background)
-        )
-    return parts
+    scale, fraction = _column(counts_scale), 1 - 1 / n_folds
+    counts = np.rint(maps / scale).astype(np.int64)
+    background = np.asarray(background) * fraction
+    return [
+        HeldOutCounts((counts - fold) * scale, valid, fold, fraction, counts_scale, background)
+        for fold in thinned(counts, rng, n_folds, limit)
+    ]
 
 
-def pixel_parts(maps, valid, variance, background, rng, number=PIXEL_PARTS, limit=None):
-    """Pixels dealt at random into as many parts, each of which is held out of all maps once; ``limit`` as above.
+def pixel_folds(maps, valid, variance, background, rng, n_folds=N_PIXEL_FOLDS, limit=None):
+    """Assign pixels at random to folds, each of which is held out of all maps once; ``limit`` as for :func:`thinned`.
 
     Returns
     -------
     list of HeldOutPixels
     """
     ny, nx = maps.shape[1:]
-    part = rng.permutation(np.arange(ny * nx) % number).reshape(ny, nx)
+    fold = rng.permutation(np.arange(ny * nx) % n_folds).reshape(ny, nx)
     return [
-        HeldOutPixels(maps, valid & (part != k), valid & (part == k), variance, np.asarray(background))
-        for k in range(number)[:limit]
+        HeldOutPixels(maps, valid & (fold != k), valid & (fold == k), variance, np.asarray(background))
+        for k in range(n_folds)[:limit]
     ]
 
 

@@ -1,30 +1,66 @@
-"""The mean of several fits of the calibrated method to the same data, with weights for each map."""
+"""Model averaging: the weighted mean of an ensemble of fits to the same data, with weights for each map.
+
+With the weights ``w_ji`` of fit j for map i, >= 0 and of sum 1 over the fits, the averaged map is
+``x_i = sum_j w_ji x_ji``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hyperspy_fusion.fusion.result import FusionResult, StopReason
-from hyperspy_fusion.fusion.selection.spectral_components import ComponentFit, solved, started
 
 _WORST_FIRST = (StopReason.NOT_FINITE, StopReason.INTERRUPTED, StopReason.STOPPED, StopReason.NOT_CONVERGED)
 
 
+class EnsembleFit(NamedTuple):
+    """A fit of an ensemble: its settings, its weights (n,) in each map, a state to start from or None, and its data.
+
+    ``source.problem(settings)`` makes the problem: an :class:`~hyperspy_fusion.fusion.problems.calibrated.Observation`
+    or :class:`~hyperspy_fusion.fusion.selection.spectral_components.Components`.
+    """
+
+    settings: Any
+    weights: np.ndarray
+    start: Any
+    source: Any
+
+
+@dataclass
+class EnsembleState:
+    """States of the fits that were reached, and the maps (n, ny, nx) of each."""
+
+    states: list = field(default_factory=list)
+    maps: list = field(default_factory=list)
+
+    @property
+    def n_iter(self):
+        """Iterations of all fits."""
+        return sum(state.n_iter for state in self.states)
+
+    @property
+    def gap(self):
+        """The relative duality gap of the running fit."""
+        return self.states[-1].gap if self.states else np.inf
+
+
 @dataclass(frozen=True)
-class MeanProblem:
-    """Problems whose solutions are averaged.
+class AveragedProblem:
+    """Problems whose solutions are averaged; a :class:`~hyperspy_fusion.fusion.problems.base.FusionProblem`.
 
     Attributes
     ----------
     problems
-        List of :class:`~.CalibratedProblem`, the heaviest first, of one observation,
-        and after them of :class:`~.ComponentProblem` of the same counts.
+        List of :class:`~.CalibratedProblem` of one observation, that of the largest weight first, followed by
+        :class:`~.ComponentProblem` of the same counts.
     weights
         (problems, n), >= 0, of sum 1 over the problems.
     starts
-        A :class:`~hyperspy_fusion.fusion.solvers.primal_dual.PrimalDualState` or None for each.
+        A state or None for each.
     """
 
     problems: list
@@ -32,101 +68,91 @@ class MeanProblem:
     starts: list
 
     @classmethod
-    def of(cls, observation, members):
+    def of(cls, ensemble: Sequence[EnsembleFit]):
         """From what :func:`~hyperspy_fusion.fusion.selection.search.select` returns."""
-        settings, weights, starts = zip(*members, strict=True)
-        problems = [s.problem() if isinstance(s, ComponentFit) else observation.problem(s) for s in settings]
-        return cls(problems, np.array(weights), list(starts))
-
-    def members(self, state):
-        """(problem, state) of those that were reached, and their weights (members, n) of sum 1."""
-        weights = self.weights[: len(state.states)] + np.finfo(float).tiny
-        pairs = list(zip(self.problems, state.states, strict=False))
-        return pairs, weights / weights.sum(axis=0)
+        problems = [fit.source.problem(fit.settings) for fit in ensemble]
+        return cls(problems, np.array([fit.weights for fit in ensemble]), [fit.start for fit in ensemble])
 
     @property
-    def first(self):
-        """The problem of the largest weight: noise and HAADF forward model are the same in all."""
+    def of_largest_weight(self):
+        """The problem of the maps of the largest weight: noise and HAADF forward model are the same in all."""
         return self.problems[0]
 
     @property
+    def penalty(self):
+        """That of the largest weight."""
+        return self.of_largest_weight.penalty
+
+    @property
     def uses_haadf(self):
-        """Whether the image has a say in any of the fits."""
+        """Whether the HAADF image contributes to any of the fits."""
         return any(problem.uses_haadf for problem in self.problems)
 
-
-@dataclass
-class MeanState:
-    """States of all problems, and the maps (n, ny, nx) that each has come to."""
-
-    states: list = field(default_factory=list)
-    maps: list = field(default_factory=list)
-
     @property
-    def n_iter(self):
-        """Iterations of all."""
-        return sum(state.n_iter for state in self.states)
+    def diagnostics(self):
+        """Those of all problems, each once."""
+        return list(dict.fromkeys(d for problem in self.problems for d in problem.diagnostics))
 
-    @property
-    def gap(self):
-        """The relative duality gap of the one at work."""
-        return self.states[-1].gap if self.states else np.inf
+    def solve(self, settings, state=None, callback=None, num_workers=None):
+        """Solve all problems, one after the other, and average their solutions.
 
+        Parameters
+        ----------
+        settings
+            ``max_iter``, of each problem, and ``tol``.
+        state
+            An :class:`EnsembleState` to continue from; None starts anew.
+        callback
+            Called with the :class:`EnsembleState` at every evaluation of a gap; may raise ``StopIteration`` to stop.
+        num_workers
+            Threads; None for all.
 
-def mean_of_fits(problem, settings, state=None, callback=None, num_workers=None):
-    """Solve all problems, one after the other, and average their solutions.
-
-    Parameters
-    ----------
-    problem
-        A :class:`MeanProblem`.
-    settings
-        ``max_iter``, of each problem, and ``tol``.
-    state
-        Of an earlier call, to go on from; None starts anew.
-    callback
-        Called with the :class:`MeanState` at every evaluation of a gap; may raise ``StopIteration`` to stop.
-    num_workers
-        Threads; None for all.
-
-    Returns
-    -------
-    FusionResult, MeanState
-        The gap is the largest of all, the history that of the problem of the largest weight. Where the fit is stopped,
-        problems that were not reached are left out of the mean.
-    """
-    before = [] if state is None else state.states
-    state, results = MeanState(), []
-    for k, one in enumerate(problem.problems):
-        state.states.append(before[k] if k < len(before) else started(one, problem.starts[k]))
+        Returns
+        -------
+        FusionResult, EnsembleState
+            The gap is the largest of all, the history that of the problem of the largest weight. Where the fit is
+            stopped, the average is that of the problems that were reached.
+        """
+        before = [] if state is None else state.states
+        state, results = EnsembleState(), []
         call = None if callback is None else lambda _: callback(state)
-        try:
-            result, state.states[k] = solved(one, settings, state.states[k], call, num_workers)
-        except KeyboardInterrupt:  # before its first iteration
-            if not results:
-                raise
-            state.states.pop()
-            results[-1] = replace(results[-1], reason=StopReason.INTERRUPTED)
-            break
-        results.append(result)
-        problem.starts[k] = None  # its memory is needed no more
-        if result.reason in (StopReason.INTERRUPTED, StopReason.STOPPED, StopReason.NOT_FINITE):
-            break
-    state.maps = [r.maps for r in results]
-    return _mean(problem, state, results), state
+        for k, problem in enumerate(self.problems):
+            state.states.append(before[k] if k < len(before) else problem.start(self.starts[k]))
+            try:
+                result, state.states[k] = problem.solve(settings, state.states[k], call, num_workers)
+            except KeyboardInterrupt:  # before its first iteration
+                if not results:
+                    raise
+                state.states.pop()
+                results[-1] = replace(results[-1], reason=StopReason.INTERRUPTED)
+                break
+            results.append(result)
+            self.starts[k] = None  # frees its memory
+            if result.reason in (StopReason.INTERRUPTED, StopReason.STOPPED, StopReason.NOT_FINITE):
+                break
+        state.maps = [r.maps for r in results]
+        maps, reasons = weighted_mean(self.fits(state)[1], state.maps), [r.reason for r in results]
+        result = FusionResult(
+            maps=maps,
+            modelled_haadf=self.of_largest_weight.modelled_haadf(maps),
+            history=results[0].history,
+            n_iter=sum(r.n_iter for r in results),
+            reason=next((reason for reason in _WORST_FIRST if reason in reasons), reasons[0]),
+            gap=max(r.gap for r in results),
+        )
+        return result, state
 
+    def fits(self, state):
+        """(problem, state) of the fits that were reached, and their weights (fits, n) of sum 1."""
+        weights = self.weights[: len(state.states)] + np.finfo(float).tiny
+        return list(zip(self.problems, state.states, strict=False)), weights / weights.sum(axis=0)
 
-def _mean(problem, state, results):
-    maps = weighted_mean(problem.members(state)[1], state.maps)
-    reasons = [r.reason for r in results]
-    return FusionResult(
-        maps=maps,
-        modelled_haadf=problem.first.modelled_haadf(maps),
-        history=results[0].history,
-        n_iter=sum(r.n_iter for r in results),
-        reason=next((reason for reason in _WORST_FIRST if reason in reasons), reasons[0]),
-        gap=max(r.gap for r in results),
-    )
+    def attribution(self, state, maps):
+        """The averages of those of the fits; terms that a fit does not have are 0."""
+        fits, weights = self.fits(state)
+        each = [problem.attribution(one, fitted) for (problem, one), fitted in zip(fits, state.maps, strict=True)]
+        names, nothing = dict.fromkeys(name for terms in each for name in terms), np.zeros_like(each[0]["bound"])
+        return {name: weighted_mean(weights, [terms.get(name, nothing) for terms in each]) for name in names}
 
 
 def weighted_mean(weights, maps):

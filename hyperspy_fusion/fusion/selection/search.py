@@ -1,6 +1,22 @@
-"""Weights chosen by evidence: counts, or pixels, that a fit has not seen decide how it is done.
+"""Search for the penalty and its weight by cross-validation on held-out counts, or pixels.
 
-Natural weights mean the same at any dose, so that what is best for four fifths of the counts is used for all of them.
+Weights are in natural units, which mean the same at any dose: what is best for four fifths of the counts is used for
+all of them. The candidates are fits of low accuracy to all folds but one. In pseudo-code::
+
+    split the data into folds                               (cross_validation)
+    for each penalty, at lambda_haadf = 0 and joint = True:
+        climb in lambda_reg by factors of 2                 (paired_comparison)
+    best = the best of these, after a climb by factors of the root of 2
+    for each change in (lambda_haadf = 1, joint = False):
+        if best with the change is better: best = that, after a climb by factors of the root of 2
+    for each other penalty:
+        replace its fit by that with lambda_haadf and joint of best, if it is better
+    candidates = the fit of each penalty, best with the other lambda_haadf,
+                 and fits to components of the spectra      (spectral_components)
+    weights = stacking weights of the candidates, if their average is better than the best candidate by more
+              than two standard errors, else pseudo-BMA+ weights                              (stacking)
+
+The result is the weighted mean of the candidates, fitted to all data (model_averaging).
 """
 
 from __future__ import annotations
@@ -12,53 +28,74 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.result import StopReason
-from hyperspy_fusion.fusion.selection.cross_validation import COUNT_PARTS, HeldOutCounts, count_parts, pixel_parts
-from hyperspy_fusion.fusion.selection.model_averaging import weighted_mean
-from hyperspy_fusion.fusion.selection.paired_comparison import SURE, Race, in_errors, indistinct, stack
-from hyperspy_fusion.fusion.selection.spectral_components import ComponentFit, Components, solved, started, thinned
+from hyperspy_fusion.fusion.selection.cross_validation import (
+    N_COUNT_FOLDS,
+    HeldOutCounts,
+    count_folds,
+    pixel_folds,
+    thinned,
+)
+from hyperspy_fusion.fusion.selection.model_averaging import EnsembleFit, weighted_mean
+from hyperspy_fusion.fusion.selection.paired_comparison import SIGNIFICANT, PairedComparison, in_standard_errors
+from hyperspy_fusion.fusion.selection.spectral_components import Components
+from hyperspy_fusion.fusion.selection.stacking import pseudo_bma_weights, stacking_weights
 
 _logger = logging.getLogger(__name__)
 
-# penalties to compare, with the weight at which each is tried first; a penalty that wins ties stands before the others
+# penalties to compare, with the weight at which each is tried first; the former wins a tie
 FIRST_WEIGHTS = {"guided": 1.0, "directional": 2**0.5, "tgv": 2.0, "tv": 1.0}
-# of them, those with slopes: they take two to four times as many iterations
-SLOW = ("guided", "tgv")
+# second-order penalties take two to four times as many iterations
+SECOND_ORDER = ("guided", "tgv")
 LARGEST_WEIGHT, SMALLEST_WEIGHT = 100.0, 1e-4
 # between two weights, first and in the end
 COARSE, FINE = 2.0, np.sqrt(2)
-# a penalty so many standard errors behind another, in one part, has its weight from that part
+# a penalty so many standard errors behind another, in one fold, has its weight from that fold
 FAR_BEHIND = 5.0
-# gap of fits that are only compared, and pixels times iterations after which they end, within limits: large scans tell
-# more by each fit, and take longer for it
-ROUGH_TOL, ROUGH_WORK, ROUGH_ITERATIONS = 6e-3, 5e7, (500, 1500)
-# parts are held out until they have so many pixels: large scans tell more by each
-RACE_PIXELS = 2**17
-# data of which so many times less smoothing than usual is chosen have been smoothed before
+# gap of low-accuracy fits, and pixels times iterations after which they end, within limits
+LOW_ACCURACY_TOL, LOW_ACCURACY_WORK, LOW_ACCURACY_ITERATIONS = 6e-3, 5e7, (500, 1500)
+# folds are held out until they have so many pixels: large scans need fewer
+HELD_OUT_PIXELS = 2**17
+# so many times less smoothing than usual is chosen for data that were smoothed before
 SMOOTH_DATA = 20
-# with fewer counts in a map than this, nothing can be held out of it
+# with fewer counts in a map, none can be held out
 FEWEST_COUNTS = 50
+
+
+# what the method "auto" may choose
+OPEN = ("regularization", "lambda_reg", "lambda_haadf", "joint")
+
+
+class Choice(NamedTuple):
+    """A candidate: a fit to the maps, or to so many components of the spectra."""
+
+    regularization: str | None
+    lambda_reg: float
+    lambda_haadf: float
+    joint: bool
+    components: int = 0
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What was tried and what was chosen.
+    """The candidates that were compared, and the choice.
 
     Attributes
     ----------
-    tried
-        Settings of the candidates that were left open: {name: list of values}.
-    scores, errors, parts
-        Of the candidates: mean score per pixel of the data held out (heldout.py) over that of flat maps, the standard
-        error of its difference from that of the candidate of the largest weight, and on how many parts.
-    weights
-        (candidates, n) in the means that are the result, one per element; 0 for most.
     seed
-        Of the split.
+        Of the folds.
     sentence
         The choice in words.
-    warnings
-        Sentences about why it should not be trusted.
+    tried
+        Settings of the candidates that were left open: {name: list of values}.
+    scores, errors, n_folds
+        Of the candidates: mean score per pixel of held-out data (see ``cross_validation``), the standard error of its
+        difference from that of the candidate of the largest weight, and the number of folds.
+    weights
+        (candidates, n) in the average, for each map; 0 for most.
+    diagnostics
+        Reasons to doubt the choice.
     """
 
     seed: int
@@ -66,19 +103,9 @@ class Selection:
     tried: dict = field(default_factory=dict)
     scores: np.ndarray = field(default_factory=lambda: np.zeros(0))
     errors: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    parts: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    n_folds: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     weights: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
-    warnings: list = field(default_factory=list)
-
-    @classmethod
-    def of(cls, race, chosen, open_names, seed, sentence):
-        """From a race of candidates that are named tuples, {chosen ones: weights}, and the names that were open."""
-        candidates, best = list(race.gains), next(iter(chosen))
-        scores, errors = np.transpose([race.score(c, best) for c in candidates])
-        tried = {name: [getattr(c, name) for c in candidates] for name in open_names}
-        parts = np.array([len(gains) for gains in race.gains.values()])
-        none = np.zeros_like(next(iter(chosen.values())))
-        return cls(seed, sentence, tried, scores, errors, parts, np.array([chosen.get(c, none) for c in candidates]))
+    diagnostics: list = field(default_factory=list)
 
     def as_dict(self):
         """Flat arrays, lists of strings and Python scalars for metadata."""
@@ -86,7 +113,7 @@ class Selection:
             **{name: _flat(values) for name, values in self.tried.items()},
             "score": self.scores,
             "score_error": self.errors,
-            "n_parts": self.parts,
+            "n_folds": self.n_folds,
             "weights": self.weights.ravel(),
             "seed": int(self.seed),
             "sentence": self.sentence,
@@ -97,76 +124,8 @@ def _flat(values):
     return [str(v) for v in values] if any(isinstance(v, str) or v is None for v in values) else np.array(values)
 
 
-# ---- the parts -------------------------------------------------------------------------------------
-
-
-def held_out(maps, valid, counts_scale, variance, background, rng):
-    """Counts where the maps hold whole numbers of them, pixels where they do not."""
-    enough = -(-RACE_PIXELS // maps[0].size)
-    if _are_counts(maps, counts_scale):
-        return count_parts(maps, valid, counts_scale, background, rng, limit=enough)
-    return pixel_parts(maps, valid, variance, background, rng, limit=enough)
-
-
-def _are_counts(maps, counts_scale):
-    """Whether all maps are whole numbers of counts, none of them negative."""
-    if not np.all(counts_scale > 0):
-        return False
-    counts = maps / counts_scale[:, None, None]
-    return bool(counts.min() >= 0 and np.allclose(counts, np.rint(counts), rtol=0, atol=1e-3))
-
-
-def poor_elements(maps, counts_scale, elements):
-    """Elements with too few counts to hold some out."""
-    if not _are_counts(maps, counts_scale):
-        return []
-    counts = maps.sum(axis=(1, 2)) / counts_scale
-    return [e for e, total in zip(elements, counts, strict=True) if total < FEWEST_COUNTS]
-
-
-def too_few(poor, taken):
-    """What is taken instead of a choice, as a sentence."""
-    return (
-        f"There are fewer than {FEWEST_COUNTS} counts in the map of {', '.join(poor)}, too few to hold some out and "
-        f"choose by them: {taken} were taken. Leave the map out, or bin the scan."
-    )
-
-
-def in_words(race, parts, chosen):
-    what = "counts" if isinstance(parts[0], HeldOutCounts) else "pixels"
-    mean = "the mean of " if len(chosen) > 1 else ""
-    return f"Of {len(race.gains)} fits compared by {what} held out, {mean}{'; '.join(chosen)} predicts them best."
-
-
-# ---- the calibrated method -------------------------------------------------------------------------
-
-
-class Choice(NamedTuple):
-    """What the method ``"auto"`` chooses."""
-
-    regularization: str | None
-    lambda_reg: float
-    lambda_haadf: float
-    joint: bool
-
-
-class ComponentChoice(NamedTuple):
-    """The same of a fit to components of the spectra, and how many there are in the one to all counts."""
-
-    regularization: str | None
-    lambda_reg: float
-    lambda_haadf: float
-    joint: bool
-    components: int
-
-
-def select(observation, settings, num_workers=None, tick=lambda: None, rest=None):
-    """Choose what the settings leave open.
-
-    Penalties are compared without the HAADF term, each at the best weight found by factors of 2; the best one then
-    with it, and with its edges of each element for themselves, by finer steps of the weight. The result is the mean of
-    the best fits of each penalty, weighted so that it predicts best. Where more of the spectra is known than the maps,
-    one of them is a fit to their components.
+def select(observation, settings, num_workers=None, tick=lambda: None, out_of_window=None):
+    """Choose the settings that are left open.
 
     Parameters
     ----------
@@ -178,112 +137,116 @@ def select(observation, settings, num_workers=None, tick=lambda: None, rest=None
         Threads; None for all.
     tick
         Called after every fit.
-    rest
-        (B, ny, nx) counts of the spectra that are in no map, or None.
+    out_of_window
+        (B, ny, nx) out-of-window counts of the spectra, or None.
 
     Returns
     -------
-    members : list of (CalibratedSettings or ComponentFit, ndarray, PrimalDualState or None)
-        The fits to make, with their weights (n,) in the mean of each map, the heaviest first, and what to start from.
-        Those to components follow those to the maps.
+    ensemble : list of EnsembleFit
+        The fits to all data. Fits to maps come first, those to components follow, each in the order of falling weight.
     selection : Selection
     """
     scan, noise = observation.scan, observation.noise
-    poor = poor_elements(scan.maps, noise.counts_scale, scan.elements)
+    poor = _poor_elements(scan.maps, noise.counts_scale, scan.elements)
     if poor:
-        return _fallback(observation, settings, poor)
+        return _defaults(observation, settings, poor)
     rng = np.random.default_rng(settings.seed)
-    parts = held_out(scan.maps, scan.valid, noise.counts_scale, noise.variances, noise.background, rng)
+    folds = folds_of(scan.maps, scan.valid, noise.counts_scale, noise.variances, noise.background, rng)
     spectra = None
-    if rest is not None and isinstance(parts[0], HeldOutCounts):
-        spectra = _Spectra.of(observation, rest, settings, len(parts), rng)
-    fits = _Fits(observation, settings, parts, num_workers, spectra)
-    race = Race(parts, fits, tick)
-    chosen = _Search(race, settings).run()
-    sentence = in_words(race, parts, [_one_in_words(c, weights) for c, weights in chosen.items() if weights.any()])
-    _logger.info(sentence)
-    members = [(fits.member(c), weight, fits.state(c)) for c, weight in chosen.items()]
-    open_names = [name for name in Choice._fields if getattr(settings, name) == "auto"]
-    selection = Selection.of(race, chosen, open_names, settings.seed, sentence)
-    if spectra is not None:
-        selection.tried["components"] = [getattr(c, "components", 0) for c in race.gains]
-    return members, replace(selection, warnings=_about_smooth_data(parts, chosen))
+    if out_of_window is not None and isinstance(folds[0], HeldOutCounts):
+        spectra = _Spectra.of(observation, out_of_window, settings, len(folds), rng)
+    fits = _LowAccuracyFits(observation, settings, folds, num_workers, spectra)
+    comparison = PairedComparison(folds, fits, tick)
+    weights = _Search(comparison, settings).run()
+    selection = _record(comparison, weights, settings, spectra is not None)
+    _logger.info(selection.sentence)
+    return [fits.final(choice, weight) for choice, weight in weights.items()], selection
 
 
-def _about_smooth_data(parts, chosen):
-    """Pixels that tell of their neighbours' noise make any smoothing seem too much."""
-    heaviest = next(iter(chosen))
-    usual = FIRST_WEIGHTS.get(heaviest.regularization, np.inf)
-    if isinstance(parts[0], HeldOutCounts) or np.min(heaviest.lambda_reg) > usual / SMOOTH_DATA:
+# ---- the folds -------------------------------------------------------------------------------------
+
+
+def folds_of(maps, valid, counts_scale, variance, background, rng):
+    """Folds of counts where the maps are whole numbers of counts, else folds of pixels."""
+    enough = -(-HELD_OUT_PIXELS // maps[0].size)
+    if _are_counts(maps, counts_scale):
+        return count_folds(maps, valid, counts_scale, background, rng, limit=enough)
+    return pixel_folds(maps, valid, variance, background, rng, limit=enough)
+
+
+def _are_counts(maps, counts_scale):
+    """Whether all maps are whole numbers of counts, none of them negative."""
+    if not np.all(counts_scale > 0):
+        return False
+    counts = maps / counts_scale[:, None, None]
+    return bool(counts.min() >= 0 and np.allclose(counts, np.rint(counts), rtol=0, atol=1e-3))
+
+
+def _poor_elements(maps, counts_scale, elements):
+    """Elements with too few counts to hold some out."""
+    if not _are_counts(maps, counts_scale):
         return []
-    return [
-        f"Hardly any smoothing was chosen (lambda_reg={heaviest.lambda_reg:.2g}): the noise of neighbouring pixels is "
-        "alike, as after smoothing, interpolation or registration of the maps, and says nothing of how much is needed. "
-        "Start from counts, or give lambda_reg."
-    ]
+    counts = maps.sum(axis=(1, 2)) / counts_scale
+    return [e for e, total in zip(elements, counts, strict=True) if total < FEWEST_COUNTS]
 
 
-def _fallback(observation, settings, poor):
+def _defaults(observation, settings, poor):
+    """The default settings, where there are too few counts for a choice."""
     chosen = settings.chosen()
-    penalty = f"regularization={chosen.regularization!r} and lambda_reg={chosen.lambda_reg!r}"
-    sentence = too_few(poor, penalty)
-    selection = Selection(settings.seed, sentence, warnings=[sentence])
-    return [(chosen, np.ones(len(observation.scan.maps)), None)], selection
+    sentence = (
+        f"{', '.join(poor)} has fewer than {FEWEST_COUNTS} counts, too few for cross-validation: "
+        f"regularization={chosen.regularization!r} and lambda_reg={chosen.lambda_reg!r} were used. "
+        "Leave the map out, or bin the scan."
+    )
+    found = Diagnostic("too-few-counts-for-selection", sentence, elements=tuple(poor))
+    weights = np.ones(len(observation.scan.maps))
+    return [EnsembleFit(chosen, weights, None, observation)], Selection(settings.seed, sentence, diagnostics=[found])
 
 
-def _one_in_words(choice, weights):
-    weight = ", ".join(f"{value:.3g}" for value in np.atleast_1d(choice.lambda_reg))
-    penalty = f"{choice.regularization!r} with lambda_reg={weight}"
-    if isinstance(choice, ComponentChoice):
-        return f"{penalty} of {choice.components} components of the spectra ({_percent(weights)})"
-    return f"{penalty}, lambda_haadf={choice.lambda_haadf:g} and joint={choice.joint} ({_percent(weights)})"
-
-
-def _percent(weights):
-    low, high = (f"{100 * w:.0f}" for w in (weights.min(), weights.max()))
-    return f"{low} %" if low == high else f"{low} to {high} %"
+# ---- the fits --------------------------------------------------------------------------------------
 
 
 @dataclass
 class _Spectra:
-    """What is known of the spectra beside the maps: components of all counts, and the rest without each part."""
+    """Components of all counts, and out-of-window counts without each fold."""
 
     components: Components
-    rest: list
+    training: list
     number: int | None
-    of_parts: dict = field(default_factory=dict)
+    of_folds: dict = field(default_factory=dict)
 
     @classmethod
-    def of(cls, observation, rest, settings, parts, rng):
-        """None where there is no use for it: too few counts, or in another unit, or settings that are of maps alone."""
+    def of(cls, observation, out_of_window, settings, n_folds, rng):
+        """None where they cannot be used: few counts, another unit, or a ``lambda_reg`` for each map."""
         number = None if settings.components == "auto" else settings.components
-        if number == 0 or rest.sum() < FEWEST_COUNTS or isinstance(settings.lambda_reg, tuple):
+        if number == 0 or out_of_window.sum() < FEWEST_COUNTS or isinstance(settings.lambda_reg, tuple):
             return None
         if not np.allclose(observation.noise.counts_scale, 1, rtol=1e-6):
-            _logger.info("The maps are not in counts: the rest of the spectra is not made use of.")
+            _logger.info("The maps are not in counts: out-of-window counts are not used.")
             return None
-        components = Components.of(observation, rest, settings.chosen(), number)
-        return cls(components, thinned(rest, rng, COUNT_PARTS, parts), number)
+        components = Components.of(observation, out_of_window, settings.chosen(), number)
+        counts = out_of_window.astype(np.uint32)
+        return cls(components, [counts - fold for fold in thinned(counts, rng, N_COUNT_FOLDS, n_folds)], number)
 
-    def part(self, k, observation, settings):
-        """Components of the counts without part k, whose number is found without it too."""
-        if k not in self.of_parts:
-            self.of_parts[k] = Components.of(observation, self.rest[k], settings, self.number)
-        return self.of_parts[k]
+    def without(self, k, observation, settings):
+        """Components of the counts without fold k, of which their number too is independent."""
+        if k not in self.of_folds:
+            self.of_folds[k] = Components.of(observation, self.training[k], settings, self.number)
+        return self.of_folds[k]
 
 
-class _Fits:
-    """Rough fits to all data but one part, each from the last one of its part and kind."""
+class _LowAccuracyFits:
+    """Fits to all data but one fold, each started from the last one of its fold and kind."""
 
-    def __init__(self, observation, settings, parts, num_workers, spectra=None):
-        # single precision is enough to compare by
-        self.observation = replace(observation, dtype=np.dtype(np.float32))
-        self.settings, self.parts, self.num_workers, self.spectra = settings, parts, num_workers, spectra
+    def __init__(self, observation, settings, folds, num_workers, spectra=None):
+        # single precision is enough for a comparison
+        self.observation, self.single = observation, replace(observation, dtype=np.dtype(np.float32))
+        self.settings, self.folds, self.num_workers, self.spectra = settings, folds, num_workers, spectra
         self.states, self.maps = {}, {}
 
     @property
-    def components(self):
-        """How many components of the spectra there are, 0 where these are not known."""
+    def n_components(self):
+        """The number of components of the spectra, 0 where there are none."""
         return len(self.spectra.components.strengths) if self.spectra else 0
 
     def __call__(self, choice, k):
@@ -292,141 +255,174 @@ class _Fits:
         return self.maps[choice, k]
 
     def _fit(self, choice, k):
-        iterations = int(np.clip(ROUGH_WORK / self.parts[k].valid[0].size, *ROUGH_ITERATIONS))
-        settings = replace(self._chosen(choice), tol=ROUGH_TOL, max_iter=iterations)
-        observation = self.observation.part(self.parts[k])
-        if isinstance(choice, ComponentChoice):
-            observation = self.spectra.part(k, observation, settings)
-        problem = observation.problem(settings)
-        kind = (k, type(choice), choice.regularization, choice.joint)
-        start = started(problem, self.states[kind]) if kind in self.states else None
-        result, self.states[kind] = solved(problem, settings, start, num_workers=self.num_workers)
+        iterations = int(np.clip(LOW_ACCURACY_WORK / self.folds[k].valid[0].size, *LOW_ACCURACY_ITERATIONS))
+        settings = replace(self._settings(choice), tol=LOW_ACCURACY_TOL, max_iter=iterations)
+        source = self.single.part(self.folds[k])
+        if choice.components:
+            source = self.spectra.without(k, source, settings)
+        problem = source.problem(settings)
+        kind = (k, choice.components > 0, choice.regularization, choice.joint)
+        start = problem.start(self.states.get(kind))
+        result, self.states[kind] = problem.solve(settings, start, num_workers=self.num_workers)
         if result.reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt
-        _logger.debug("%s, part %d: %d iterations", choice, k, result.n_iter)
+        _logger.debug("%s, fold %d: %d iterations", choice, k, result.n_iter)
         return result.maps
 
-    def _chosen(self, choice):
-        return self.settings.chosen(*choice[: len(Choice._fields)])
+    def _settings(self, choice):
+        return self.settings.chosen(*choice[: len(OPEN)])
 
-    def member(self, choice):
-        """What to fit to all data."""
-        settings = self._chosen(choice)
-        return ComponentFit(self.spectra.components, settings) if isinstance(choice, ComponentChoice) else settings
+    def final(self, choice, weights):
+        """The :class:`EnsembleFit` to all data.
 
-    def state(self, choice):
-        """To start the fit to all data from, for penalties that take long; None starts anew.
-
-        A fit to four fifths of few counts has noise that a fit to all does not lose on the way to its tolerance.
-        Components of a part are others than those of all.
+        Second-order penalties take long, and start from the fit without the first fold; others start anew. A fit to
+        four fifths of few counts has noise that a fit to all does not lose on the way to its tolerance.
         """
-        if type(choice) is not Choice or choice.regularization not in SLOW:
-            return None
-        return self.states.get((0, Choice, choice.regularization, choice.joint))
+        start = None
+        if not choice.components and choice.regularization in SECOND_ORDER:
+            start = self.states.get((0, False, choice.regularization, choice.joint))
+        source = self.spectra.components if choice.components else self.observation
+        return EnsembleFit(self._settings(choice), weights, start, source)
+
+
+# ---- the search ------------------------------------------------------------------------------------
 
 
 class _Search:
-    """What is open in the settings, in a race."""
+    """The search of the module's docstring, over the settings that are left open."""
 
-    def __init__(self, race, settings):
-        self.race, self.settings = race, settings
+    def __init__(self, comparison, settings):
+        self.comparison, self.settings = comparison, settings
 
     def run(self):
-        """{choice: weight}, the heaviest first."""
-        race, by_kind = self.race, {}
-        for kind in self._kinds():
-            first = self._first(kind)
-            by_kind[kind] = self._climb(first, COARSE, self._parts_for(first, by_kind.values()))
-        best = functools.reduce(lambda a, b: b if race.is_better(b, a) else a, by_kind.values())
+        """{choice: weights (n,)}, fits to maps first, each kind in the order of falling weight."""
+        is_better, by_penalty = self.comparison.is_better, {}
+        for penalty in self._penalties():
+            first = self._first(penalty)
+            by_penalty[penalty] = self._climb(first, COARSE, self._n_folds(first, by_penalty.values()))
+        best = functools.reduce(lambda a, b: b if is_better(b, a) else a, by_penalty.values())
         best = self._climb(best, FINE)
-        for change in self._changes():
-            best = self._better(best._replace(**change), best)
-        # what is best for one penalty is tried with the others
-        for kind, choice in by_kind.items():
-            alike = best._replace(regularization=kind, lambda_reg=choice.lambda_reg)
-            alike = best if kind == best.regularization else alike
-            parts = self._parts_for(choice, by_kind.values())
-            by_kind[kind] = alike if alike == choice or race.is_better(alike, choice, parts) else choice
-        of_maps = list(dict.fromkeys([*by_kind.values(), *self._turned(best)]))
-        return _maps_first(self._stacked([*of_maps, *self._of_components(best)]), best)
+        for name, value in (("lambda_haadf", 1.0), ("joint", False)):
+            if getattr(self.settings, name) == "auto" and is_better(other := best._replace(**{name: value}), best):
+                best = self._climb(other, FINE)
+        for penalty, choice in by_penalty.items():
+            alike = best._replace(regularization=penalty, lambda_reg=choice.lambda_reg)
+            alike = best if penalty == best.regularization else alike
+            n_folds = self._n_folds(choice, by_penalty.values())
+            by_penalty[penalty] = alike if alike == choice or is_better(alike, choice, n_folds) else choice
+        candidates = list(by_penalty.values())
+        if self.settings.lambda_haadf == "auto":
+            # what one element loses by it another may gain
+            candidates.append(best._replace(lambda_haadf=1 - best.lambda_haadf))
+        weights = self._average([*dict.fromkeys(candidates), *self._of_components(best)])
+        of_maps = {c: w for c, w in weights.items() if not c.components}
+        # a fit to the maps comes first, with zero weight if need be
+        return (of_maps or {best: np.zeros_like(next(iter(weights.values())))}) | weights
 
-    def _parts_for(self, choice, others):
-        """On how many parts to settle the weight of a penalty that others beat by far: one; None is for all."""
-        gain = self.race.gain
-        behind = min((in_errors(gain(choice, 0) - gain(other, 0)) for other in others), default=0.0)
-        return 1 if behind < -FAR_BEHIND else None
-
-    def _of_components(self, best):
-        """Fits to components of the spectra; each also less smooth, for a mean smooths what its fits do not share."""
-        number, given = self.race.fit.components, self.settings.regularization
-        if not number:
-            return []
-        # "guided" takes several times as long, and did not predict better in any case that was tried
-        kinds = {"directional", best.regularization} - {"guided"} if given == "auto" else {given}
-        first = [ComponentChoice(*self._first(kind)[:2], 0.0, True, number) for kind in sorted(kinds, key=str)]
-        found = [self._climb(choice, COARSE) for choice in first]
-        return found + [less for choice in found if (less := self._less(choice)) is not None]
-
-    def _less(self, choice):
-        smooths = self.settings.lambda_reg == "auto" and choice.regularization is not None
-        return step(choice, 1 / FINE) if smooths else None
-
-    def _turned(self, best):
-        """The best with the HAADF term turned off, or on: what one element loses by it another may gain."""
-        return [best._replace(lambda_haadf=1 - best.lambda_haadf)] if self.settings.lambda_haadf == "auto" else []
-
-    def _kinds(self):
+    def _penalties(self):
         given = self.settings.regularization
         return list(FIRST_WEIGHTS) if given == "auto" else [given]
 
-    def _first(self, kind):
+    def _first(self, penalty):
         settings = self.settings
-        weight = FIRST_WEIGHTS.get(kind, 1.0) if settings.lambda_reg == "auto" else settings.lambda_reg
-        coupling = 0.0 if settings.lambda_haadf == "auto" else settings.lambda_haadf
-        return Choice(kind, weight, coupling, True if settings.joint == "auto" else settings.joint)
+        weight = FIRST_WEIGHTS.get(penalty, 1.0) if settings.lambda_reg == "auto" else settings.lambda_reg
+        lambda_haadf = 0.0 if settings.lambda_haadf == "auto" else settings.lambda_haadf
+        return Choice(penalty, weight, lambda_haadf, True if settings.joint == "auto" else settings.joint)
 
-    def _changes(self):
-        """The HAADF term, and the edges of each element for themselves."""
-        changes = {"lambda_haadf": 1.0, "joint": False}
-        return [{name: value} for name, value in changes.items() if getattr(self.settings, name) == "auto"]
+    def _n_folds(self, choice, others):
+        """The number of folds for the weight of a penalty: one if it is far behind another, else None for all."""
+        score = self.comparison.score
+        behind = min((in_standard_errors(score(choice, 0) - score(other, 0)) for other in others), default=0.0)
+        return 1 if behind < -FAR_BEHIND else None
 
-    def _better(self, other, best):
-        return self._climb(other, FINE) if self.race.is_better(other, best) else best
-
-    def _climb(self, choice, factor, parts=None):
+    def _climb(self, choice, factor, n_folds=None):
         if self.settings.lambda_reg != "auto" or choice.regularization is None:
             return choice
-        return self.race.climb(choice, step, (factor, 1 / factor), parts)
+        return self.comparison.climb(choice, scaled_weight, (factor, 1 / factor), n_folds)
 
-    def _stacked(self, choices):
-        """The mean that predicts better than the best fit for sure, or that of what cannot be told from the best."""
-        race = self.race
-        # by one part first: what is out of the question there is not fitted to the others
-        weights = stack(race.parts[:1], [[race.fit(choice, 0) for choice in choices]])
-        likely = indistinct([race.gain(choice, 0) for choice in choices])
-        choices = [choices[j] for j in range(len(choices)) if weights[j].any() or likely[j] > 0]
-        members = [[race.fit(choice, k) for choice in choices] for k in range(len(race.parts))]
-        gains = [sum(race.gain(choice, k).astype(np.float64) for k in range(len(race.parts))) for choice in choices]
-        weights = stack(race.parts, members)
-        mean = sum(p.gains(weighted_mean(weights, m)).sum(axis=0) for p, m in zip(race.parts, members, strict=True))
-        # by chance each free weight gains up to one unit, as of log-likelihood (Akaike)
+    def _of_components(self, best):
+        """Fits to components of the spectra; each also with less smoothing, for an average smooths further."""
+        number, given = self.comparison.fit.n_components, self.settings.regularization
+        if not number:
+            return []
+        # "guided" takes several times as long, and did not predict better in any case that was tried
+        penalties = {"directional", best.regularization} - {"guided"} if given == "auto" else {given}
+        first = [Choice(*self._first(p)[:2], 0.0, True, number) for p in sorted(penalties, key=str)]
+        found = [self._climb(choice, COARSE) for choice in first]
+        if self.settings.lambda_reg != "auto" or given is None:
+            return found
+        return found + [less for choice in found if (less := scaled_weight(choice, 1 / FINE)) is not None]
+
+    def _average(self, choices):
+        """{choice: weights (n,)}, in the order of falling weight: see the module's docstring."""
+        comparison = self.comparison
+        fit, score, folds = comparison.fit, comparison.score, comparison.folds
+        # by the first fold alone: what is out of the question there is not fitted to the others
+        stacked = stacking_weights(folds[:1], [[fit(choice, 0) for choice in choices]])
+        likely = pseudo_bma_weights([score(choice, 0) for choice in choices])
+        choices = [choices[j] for j in range(len(choices)) if stacked[j].any() or likely[j] > 0]
+        ensembles = [[fit(choice, k) for choice in choices] for k in range(len(folds))]
+        scores = [sum(score(choice, k).astype(np.float64) for k in range(len(folds))) for choice in choices]
+        weights = stacking_weights(folds, ensembles)
+        pairs = zip(folds, ensembles, strict=True)
+        of_average = sum(fold.scores(weighted_mean(weights, maps)).sum(axis=0) for fold, maps in pairs)
+        # each free weight gains up to one unit of log-likelihood by chance (Akaike)
         own = np.unique(weights, axis=1)
-        chance = (np.count_nonzero(own) - own.shape[1]) / mean.size
-        if in_errors(mean - max(gains, key=np.sum) - chance) <= SURE:
-            weights = np.repeat(indistinct(gains)[:, None], weights.shape[1], axis=1)
-        heaviest_first = np.argsort(-weights.sum(axis=1), kind="stable")
-        return {choices[j]: weights[j] for j in heaviest_first if weights[j].any()}
+        by_chance = (np.count_nonzero(own) - own.shape[1]) / of_average.size
+        if in_standard_errors(of_average - max(scores, key=np.sum) - by_chance) <= SIGNIFICANT:
+            weights = np.repeat(pseudo_bma_weights(scores)[:, None], weights.shape[1], axis=1)
+        order = np.argsort(-weights.sum(axis=1), kind="stable")
+        return {choices[j]: weights[j] for j in order if weights[j].any()}
 
 
-def _maps_first(chosen, best):
-    """{choice: weight} with a fit to the maps themselves before all others, of no weight if need be."""
-    of_maps = {c: w for c, w in chosen.items() if isinstance(c, Choice)}
-    if not of_maps:
-        of_maps = {best: np.zeros_like(next(iter(chosen.values())))}
-    return of_maps | chosen
+def scaled_weight(choice, factor):
+    """The choice with ``lambda_reg`` times a factor, on powers of the root of 2; None beyond the limits."""
+    weight = 2.0 ** (np.round(2 * np.log2(choice.lambda_reg * factor)) / 2)
+    return choice._replace(lambda_reg=weight) if SMALLEST_WEIGHT < weight < LARGEST_WEIGHT else None
 
 
-def step(choice, factor, name="lambda_reg"):
-    # on powers of the root of 2, that there and back is the same
-    weight = 2.0 ** (np.round(2 * np.log2(getattr(choice, name) * factor)) / 2)
-    return choice._replace(**{name: weight}) if SMALLEST_WEIGHT < weight < LARGEST_WEIGHT else None
+# ---- the record ------------------------------------------------------------------------------------
+
+
+def _record(comparison, weights, settings, has_spectra):
+    """The :class:`Selection` of a finished comparison and {choice: weights (n,)}."""
+    candidates, best = list(comparison.scores), next(iter(weights))
+    names = [name for name in OPEN if getattr(settings, name) == "auto"]
+    tried = {name: [getattr(c, name) for c in candidates] for name in names}
+    if has_spectra:
+        tried["components"] = [c.components for c in candidates]
+    scores, errors = np.transpose([comparison.mean_score(c, best) for c in candidates])
+    of_counts = isinstance(comparison.folds[0], HeldOutCounts)
+    averaged = [_in_words(choice, weight) for choice, weight in weights.items() if weight.any()]
+    return Selection(
+        settings.seed,
+        f"Of {len(candidates)} fits compared by held-out {'counts' if of_counts else 'pixels'}, "
+        f"{'the mean of ' if len(averaged) > 1 else ''}{'; '.join(averaged)} predicts them best.",
+        tried,
+        scores,
+        errors,
+        np.array([len(of_folds) for of_folds in comparison.scores.values()]),
+        np.array([weights.get(c, np.zeros_like(weights[best])) for c in candidates]),
+        [] if of_counts else _about_smooth_data(best),
+    )
+
+
+def _about_smooth_data(best):
+    """Noise that neighbouring pixels share makes any smoothing seem too much."""
+    if np.min(best.lambda_reg) > FIRST_WEIGHTS.get(best.regularization, np.inf) / SMOOTH_DATA:
+        return []
+    sentence = (
+        f"Hardly any smoothing was chosen (lambda_reg={best.lambda_reg:.2g}): neighbouring pixels share their noise, "
+        "as after smoothing or interpolation. Start from counts, or give lambda_reg."
+    )
+    return [Diagnostic("noise-shared-by-neighbours", sentence)]
+
+
+def _in_words(choice, weights):
+    weight = ", ".join(f"{value:.3g}" for value in np.atleast_1d(choice.lambda_reg))
+    low, high = (f"{100 * w:.0f}" for w in (weights.min(), weights.max()))
+    percent = f"{low} %" if low == high else f"{low} to {high} %"
+    penalty = f"{choice.regularization!r} with lambda_reg={weight}"
+    if choice.components:
+        return f"{penalty} of {choice.components} components of the spectra ({percent})"
+    return f"{penalty}, lambda_haadf={choice.lambda_haadf:g} and joint={choice.joint} ({percent})"

@@ -1,12 +1,13 @@
-"""Fits to the components of whole spectra, from which the maps of the elements follow.
+"""Fits to the principal components of whole spectra, from which the maps of the elements follow.
 
-The counts outside of the windows of the elements say what is where as well. Window counts ``c_i`` and those of further
-bands, whitened by the noise that they have on average, ``y_i = c_i / sqrt(q_i mean c_i)``, lie near a space of few
-dimensions wherever few phases are mixed (Keenan & Kotula, Surf. Interface Anal. 36, 203, 2004). Its directions
-U are found from products of *neighbouring* pixels, whose noise is independent, so that none of it is taken for signal.
-The components ``t = U^T y`` of all pixels are fused as maps are, by the same penalties, and ``U x`` is the mean of all
-bands, the windows among them: less noise, for it is that of the directions alone, and less detail, for what only one
-element shows is lost. The mean with fits to the maps themselves has both.
+Out-of-window counts carry information about the phases too. Window counts ``c_i`` and those of further bands, whitened
+by their mean noise, ``y_i = c_i / sqrt(q_i mean c_i)``, lie near a space of few dimensions where few phases are mixed
+(Keenan & Kotula, Surf. Interface Anal. 36, 203, 2004). Its axes U are the eigenvectors of the mean product of
+*neighbouring* pixels. Their noise is independent, so that the product has none.
+
+The components ``t = U^T y`` are fused as maps are, by the same penalties. With the result x, ``U x`` is the estimate of
+all bands, those of the windows among them. It has only the noise along U, but it loses what a single element shows.
+The average with fits to the maps has both.
 """
 
 from __future__ import annotations
@@ -17,26 +18,17 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem, Observation
+from hyperspy_fusion.fusion.problems.resampling import guided_by
 from hyperspy_fusion.fusion.scan_data import ScanData
 
-# pixels over which neighbours are compared, and over which counts are averaged for their variance
+# standard deviation in pixels of the Gaussian over neighbours, and of that by which variances are averaged
 _WIDTH = 3.0
-# part of the mean of a band that is its variance where it has no counts
+# variance of a band where it has no counts, as a fraction of its mean
 _LEAST_VARIANCE = 0.1
-# components are as many as have eigenvalues so many times the largest that is of noise, within limits
-_SURE, MOST_COMPONENTS = 2.0, 8
-# a component of p times the variance of signal is smoothed p**-0.25 times as much; tried on held-out counts
+# eigenvalues so many times the largest one of noise are components, within limits
+_SIGNIFICANT, MOST_COMPONENTS = 2.0, 8
+# a component of p times the signal variance is smoothed p**-0.25 times as much; found by held-out counts
 _EXPONENT = 0.25
-
-
-def thinned(counts, rng, number, limit=None):
-    """The counts without each of so many random parts of them, the first ``limit``: a list of (B, ny, nx) uint32."""
-    left, without = counts.astype(np.uint32), []
-    for share in range(number, 0, -1)[:limit]:
-        part = rng.binomial(left, 1 / share).astype(np.uint32)
-        left -= part
-        without.append(counts.astype(np.uint32) - part)
-    return without
 
 
 @dataclass(frozen=True)
@@ -48,21 +40,19 @@ class Components:
     observation
         r components as Gaussian maps.
     strengths
-        (r,) variance of their signal, falling.
+        (r,) signal variance, falling.
     directions
-        (r, n) what one unit of each map adds to them.
+        (r, n) components of one unit of each map.
     readout
-        (n, r) maps of components.
+        (n, r) maps of one unit of each component.
     offset
         (r,) added to components, which the solver keeps above 0.
-    background
-        (n, 1, 1) or (n, ny, nx) of the maps, which is not of the elements.
-    rest_variance
-        (r, ny, nx) of components by the bands that are no maps.
-    counted
-        (n, ny, nx) bool, pixels of the maps that are not masked.
+    of_maps
+        The observation of the maps.
+    out_of_window_variance
+        (r, ny, nx) variance of components from the out-of-window counts.
     totals
-        (n,) of the maps over these, less their background, to be kept; NaN for none.
+        (n,) of the maps over valid pixels, less their background, to be kept; NaN for none.
     """
 
     observation: Observation
@@ -70,53 +60,52 @@ class Components:
     directions: np.ndarray
     readout: np.ndarray
     offset: np.ndarray
-    background: np.ndarray
-    rest_variance: np.ndarray
-    counted: np.ndarray
+    of_maps: Observation
+    out_of_window_variance: np.ndarray
     totals: np.ndarray
 
     @classmethod
-    def of(cls, observation, rest, settings, number=None):
-        """Components of maps and rest of the spectra.
+    def of(cls, observation, out_of_window, settings, number=None):
+        """Components of maps and out-of-window counts.
 
         Parameters
         ----------
         observation
             Of the maps, counts.
-        rest
+        out_of_window
             (B, ny, nx) counts of other channels.
         settings
-            A :class:`~hyperspy_fusion.fusion.settings.CalibratedSettings`, of the HAADF image and precision.
+            A :class:`~hyperspy_fusion.fusion.settings.CalibratedSettings`: those of HAADF image and precision are used.
         number
-            Of components; None for as many as stand out of the noise.
+            Of components; None for all above the noise.
         """
         scan, noise = observation.scan, observation.noise
-        used = scan.valid.all(axis=0)
-        rest = rest[np.any(rest, axis=(1, 2), where=used)]
-        bands = np.concatenate([scan.maps, rest])
+        used, n = scan.valid.all(axis=0), len(scan.maps)
+        out_of_window = out_of_window[np.any(out_of_window, axis=(1, 2), where=used)]
+        bands = np.concatenate([scan.maps, out_of_window])
         means = np.mean(bands, axis=(1, 2), where=used)
         bands[:, ~used] = means[:, None]
-        whitening = np.sqrt(np.concatenate([noise.counts_scale, np.ones(len(rest))]) * means)
+        whitening = np.sqrt(np.concatenate([noise.counts_scale, np.ones(len(out_of_window))]) * means)
         bands /= whitening[:, None, None]
         strengths, axes = _signal_axes(bands)
         r = number_of_components(strengths) if number is None else min(number, len(strengths))
-        axes, n = axes[:, :r], len(scan.maps)
+        axes = axes[:, :r]
         components = np.tensordot(axes.T, bands, 1)
-        of_maps, of_rest = (_variance(axes[part], bands[part]) for part in (slice(n), slice(n, None)))
-        of_all = of_maps + of_rest
+        out_of_window_variance = _variance(axes[n:], bands[n:])
+        variance = _variance(axes[:n], bands[:n]) + out_of_window_variance
         # far above what noise takes it to
         offset = 5 + 2 * np.array([max(-gaussian_filter(c, _WIDTH / 2).min(), 0.0) for c in components])
-        offset += 5 * np.sqrt(of_all.mean(axis=(1, 2)))
+        offset += 5 * np.sqrt(variance.mean(axis=(1, 2)))
+        totals = np.sum(scan.maps - noise.background, axis=(1, 2), where=scan.valid)
         return cls(
-            _observed(components + offset[:, None, None], of_all, used, observation, settings),
-            np.maximum(strengths[:r], 1e-4 * strengths[0]),
-            axes[:n].T / whitening[:n],
-            axes[:n] * whitening[:n, None],
-            offset,
-            noise.background,
-            of_rest,
-            scan.valid,
-            np.where(settings.keep_totals, np.sum(scan.maps - noise.background, axis=(1, 2), where=scan.valid), np.nan),
+            observation=_observed(components + offset[:, None, None], variance, used, observation, settings),
+            strengths=np.maximum(strengths[:r], 1e-4 * strengths[0]),
+            directions=axes[:n].T / whitening[:n],
+            readout=axes[:n] * whitening[:n, None],
+            offset=offset,
+            of_maps=observation,
+            out_of_window_variance=out_of_window_variance,
+            totals=np.where(settings.keep_totals, totals, np.nan),
         )
 
     def problem(self, settings):
@@ -127,15 +116,15 @@ class Components:
     def maps(self, components):
         """(n, ny, nx) maps of components (r, ny, nx) as they are fitted, with their offset."""
         counts = np.tensordot(self.readout, components - self.offset[:, None, None], 1)
-        maps = np.maximum(counts - self.background, 0)
-        totals = np.sum(maps, axis=(1, 2), where=self.counted)
+        maps = np.maximum(counts - self.of_maps.noise.background, 0)
+        totals = np.sum(maps, axis=(1, 2), where=self.of_maps.scan.valid)
         kept = (self.totals > 0) & (totals > 0)
         factors = np.divide(self.totals, totals, out=np.ones_like(totals), where=kept)
         return (maps * factors[:, None, None]).astype(components.dtype)
 
 
 def _component_settings(settings, weights):
-    """Of Gaussian maps whose variance is known, and which the HAADF image is no sum of."""
+    """Settings for Gaussian maps of known variance, without a HAADF term."""
     ones = (1.0,) * len(weights)
     known = {"noise": "gaussian", "variance": None, "background": 0.0, "weights": ones, "k_factors": None}
     known["haadf_blur"] = 0.0
@@ -157,7 +146,7 @@ def _signal_axes(bands):
     at_itself = gaussian_filter(np.eye(1, 81, 40), (0, _WIDTH), mode="constant").max() ** 2
     product = np.empty((len(bands), len(bands)))
     for k, band in enumerate(bands):
-        # nothing comes from beyond the edges, so that no pixel is its own neighbour
+        # zeros beyond the edges, so that no pixel is its own neighbour
         around = gaussian_filter(band, _WIDTH, mode="constant") - at_itself * band
         product[k] = np.tensordot(bands, around, ((1, 2), (0, 1))) / band.size
     values, vectors = np.linalg.eigh((product + product.T) / 2)
@@ -165,12 +154,12 @@ def _signal_axes(bands):
 
 
 def number_of_components(strengths):
-    """How many eigenvalues are above those of noise, which are as often negative as positive."""
-    return int(np.clip(np.count_nonzero(strengths > _SURE * -strengths.min()), 1, MOST_COMPONENTS))
+    """The number of eigenvalues above those of noise, which are as often negative as positive."""
+    return int(np.clip(np.count_nonzero(strengths > _SIGNIFICANT * -strengths.min()), 1, MOST_COMPONENTS))
 
 
 def _variance(axes, bands):
-    """(r, ny, nx) of components by some of the whitened bands, in proportion to the averaged counts of each."""
+    """(r, ny, nx) variance of components from some whitened bands, proportional to the averaged counts of each."""
     variance = np.zeros((axes.shape[1], *bands.shape[1:]))
     for axis, band in zip(axes, bands, strict=True):
         mean = band.mean()
@@ -181,7 +170,7 @@ def _variance(axes, bands):
 
 @dataclass(frozen=True)
 class ComponentProblem:
-    """A problem of components, whose solution is maps.
+    """A problem of components, whose solution is maps: part of an ensemble, after the problems of the maps themselves.
 
     Attributes
     ----------
@@ -193,72 +182,46 @@ class ComponentProblem:
 
     components: Components
     inner: CalibratedProblem
-
-    @property
-    def penalty(self):
-        """Of the components."""
-        return self.inner.penalty
+    diagnostics = ()
 
     @property
     def uses_haadf(self):
-        """Whether the image has a say in the components."""
+        """Whether the HAADF image contributes to the components."""
         return self.inner.uses_haadf
 
-    def redrawn(self, state, maps, drawn, rng):
-        """The problem of one more measurement: of the counts that were ``drawn`` for the maps, and of others.
+    def start(self, state=None):
+        """The state of the measured components, or of those of ``state``."""
+        return self.inner.start(state)
 
-        Parameters
-        ----------
-        state
-            Of the fit.
-        maps
-            (n, ny, nx) from which counts were drawn.
-        drawn
-            (n, ny, nx) counts less background, in units of the maps.
-        rng
-            For the bands that are no maps.
+    def solve(self, settings, state=None, callback=None, num_workers=None):
+        """Result, with maps of the elements, and state."""
+        result, state = self.inner.solve(settings, state, callback, num_workers)
+        return replace(result, maps=self.components.maps(result.maps)), state
+
+    def resample(self, settings, state, maps, seed, earlier=()):
+        """The problem of one bootstrap replicate; see :meth:`~.problems.base.FusionProblem.resample`.
+
+        The components move by the counts that were drawn for the maps, and by the noise of the out-of-window counts.
         """
-        inner, components = self.inner, self.components
+        inner, components, of_maps = self.inner, self.components, earlier[0]
+        drawn, rng = np.where(of_maps.valid, of_maps.measured(), maps), np.random.default_rng((*seed, 1))
         fitted = state.z * inner.scales[:, None, None].astype(np.float64)
-        # the truth of a replicate has the maps that it was drawn from, and the noise of their counts
+        # the truth of a bootstrap replicate has the maps that it was drawn from, and the noise of their counts
         moved = np.tensordot(components.directions, drawn - components.maps(fitted), 1)
-        noise = np.sqrt(components.rest_variance) * rng.standard_normal(fitted.shape)
+        noise = np.sqrt(components.out_of_window_variance) * rng.standard_normal(fitted.shape)
         z = (fitted + moved + noise) / inner.scales[:, None, None]
-        beta = np.where(inner.data.slope > 0, inner.data.slope * z, 0)
-        totals = np.sum(z, axis=(1, 2), where=np.broadcast_to(inner.data.slope > 0, z.shape))
-        totals = np.where(np.isfinite(inner.data.totals), totals, np.nan)
-        data = replace(inner.data, beta=beta.astype(inner.dtype), totals=totals)
-        of_maps = np.where(np.isfinite(components.totals), drawn.sum(axis=(1, 2), where=components.counted), np.nan)
-        return ComponentProblem(replace(components, totals=of_maps), replace(inner, data=data))
+        totals = np.where(np.isfinite(inner.data.totals), np.sum(z, axis=(1, 2), where=inner.valid), np.nan)
+        beta = np.where(inner.data.slope > 0, inner.data.slope * z, 0).astype(inner.dtype)
+        new = replace(inner, data=replace(inner.data, beta=beta, totals=totals))
+        if of_maps.guide is not inner.guide:
+            new = replace(new, haadf_term=replace(new.haadf_term, blur=of_maps.haadf_term.blur))
+            new = guided_by(of_maps.scan.haadf, new, settings, [of_maps])
+        valid = components.of_maps.scan.valid
+        totals = np.where(np.isfinite(components.totals), drawn.sum(axis=(1, 2), where=valid), np.nan)
+        return ComponentProblem(replace(components, totals=totals), new)
 
-
-@dataclass(frozen=True)
-class ComponentFit:
-    """Components with the settings under which they are fitted."""
-
-    components: Components
-    settings: object
-
-    def problem(self):
-        """The problem."""
-        return self.components.problem(self.settings)
-
-
-def solved(problem, settings, state=None, callback=None, num_workers=None):
-    """A problem, of maps or of components, by :func:`~hyperspy_fusion.fusion.solvers.primal_dual.primal_dual`.
-
-    Returns
-    -------
-    FusionResult, PrimalDualState
-        With the maps of elements of either.
-    """
-    if not isinstance(problem, ComponentProblem):
-        return problem.solve(settings, state, callback, num_workers)
-    result, state = problem.inner.solve(settings, state, callback, num_workers)
-    return replace(result, maps=problem.components.maps(result.maps)), state
-
-
-def started(problem, state=None):
-    """The state to start a problem from, with that of another one of the same kind where it is known."""
-    inner = problem.inner if isinstance(problem, ComponentProblem) else problem
-    return inner.start(state)
+    def attribution(self, state, maps):
+        """``{"spectrum": (n, ny, nx)}``, the whole change from the measured to the fused maps; NaN in masked pixels."""
+        of_maps = self.components.of_maps
+        change = maps - (of_maps.scan.maps - of_maps.noise.background)
+        return {"spectrum": np.where(of_maps.scan.valid, change, np.nan)}

@@ -106,7 +106,7 @@ class Counts:
 
     def of_part(self, scan, held_out):
         """The noise of the counts that are left where some are held out."""
-        background = self.background * held_out.part
+        background = self.background * held_out.fraction
         return replace(self, background=background, unit=_unit(scan, self.counts_scale, self.shift))
 
     def noise_variance(self, scan):

@@ -1,4 +1,4 @@
-"""Errors of fused maps: bootstrap replicates, Fisher information, attribution.
+"""Errors of fused maps by the bootstrap, Fisher information, and consistency checks of a fit.
 
-``results`` imports it.
+``results`` and ``methods`` import it.
 """

@@ -14,7 +14,7 @@ from hyperspy_fusion.data import interface
 from hyperspy_fusion.fusion.haadf import guide as module
 from hyperspy_fusion.fusion.haadf.guide import DENOISED_EDGE, SMOOTHED_EDGE, Guide
 from hyperspy_fusion.fusion.result import StopReason
-from hyperspy_fusion.fusion.selection.search import held_out
+from hyperspy_fusion.fusion.selection.search import folds_of
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.terms.haadf_model import haadf_noise
@@ -236,11 +236,11 @@ def counted(monkeypatch):
     return calls
 
 
-def test_noise_is_taken_out_once_for_all_weights_and_parts(monkeypatch):
+def test_noise_is_taken_out_once_for_all_weights_and_folds(monkeypatch):
     calls, scan = counted(monkeypatch), interface((24, 24), counts=4.0)
     observation = observe(scan.maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
     assert not calls
-    parts = held_out(
+    folds = folds_of(
         observation.scan.maps,
         observation.scan.valid,
         observation.noise.counts_scale,
@@ -248,7 +248,7 @@ def test_noise_is_taken_out_once_for_all_weights_and_parts(monkeypatch):
         0.0,
         np.random.default_rng(0),
     )
-    for one in (observation, observation.part(parts[0])):
+    for one in (observation, observation.part(folds[0])):
         for kind in ("guided", "directional", "tv"):
             one.problem(CalibratedSettings(regularization=kind, lambda_reg=0.7, guide_blur=None))
     assert calls == [(1, 24, 24)] * 2  # one for each of the two penalties that have a guide

@@ -1,7 +1,6 @@
 """Claims about a HAADF image that is blurred more than the maps: its term, the edges of its guide, who knows of it."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,14 +17,14 @@ from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur,
 from hyperspy_fusion.fusion.problems.calibrated import LEAST_BLUR
 from hyperspy_fusion.fusion.problems.resampling import resampled
 from hyperspy_fusion.fusion.scan_data import ScanData
-from hyperspy_fusion.fusion.selection.spectral_components import ComponentProblem, _component_settings
+from hyperspy_fusion.fusion.selection.spectral_components import _component_settings
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers import kernels
 from hyperspy_fusion.fusion.solvers.primal_dual import PrimalDualState, _Iteration, primal_dual
 from hyperspy_fusion.fusion.terms.data_fidelity import noise_of
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, blurred
 from hyperspy_fusion.fusion.terms.objective import HaadfTerm
-from hyperspy_fusion.fusion.uncertainty import trust
+from hyperspy_fusion.fusion.uncertainty.fisher import attainable_gain
 
 SHAPE = (9, 12)
 
@@ -336,29 +335,10 @@ def test_replicates_have_the_blur_of_their_own_law(haadf_blur, found_anew):
 def test_the_pull_of_the_image_is_minus_the_derivative_of_its_term():
     scan, settings = small_scan((12, 14), counts=8.0), tight(regularization="tv", haadf_blur=1.2, tol=1e-8)
     problem, result, state = fit(scan, settings)
-    parts = trust.attribution(problem, state, result.maps)
+    parts = problem.attribution(state, result.maps)
     inside = result.maps > 0.05 * result.maps.max()
     assert np.sqrt(np.mean(parts["bound"][inside] ** 2)) < 5e-3 * np.sqrt(np.mean(scan[0]))
     assert_allclose(sum(parts.values()), result.maps - scan[0], atol=1e-9)
-
-
-def test_components_of_a_replicate_are_guided_by_its_blur(monkeypatch):
-    scan = particles(4.0)
-    options = {"regularization": "directional", "haadf_blur": "fit"}
-    settings, problem = CalibratedSettings(**options), problem_of(scan, **options)
-    other = ComponentProblem(None, problem_of(scan, **options | {"haadf_blur": 1.5}))
-    drawn = []
-
-    def solved(problem, settings, state, **_):
-        drawn.append(problem)
-        return SimpleNamespace(reason=None, maps=scan.truth), state
-
-    monkeypatch.setattr(ComponentProblem, "redrawn", lambda self, *_: self)
-    monkeypatch.setattr(trust, "solved", solved)
-    monkeypatch.setattr(trust, "started", lambda problem, state: state)
-    trust._refitted([(problem, None), (other, None)], settings, scan.truth, (0, 0), None)
-    assert drawn[1].inner.haadf_term.blur == drawn[0].haadf_term.blur != problem.haadf_term.blur
-    assert_array_equal(drawn[1].inner.penalty.guide, drawn[0].penalty.guide)
 
 
 def test_the_gain_of_a_fit_is_that_of_its_blurred_image():
@@ -390,9 +370,9 @@ def test_the_gain_that_can_be_attained_is_that_of_a_blurred_image():
     gaussian = np.stack([gaussian_filter(e, blur, mode="wrap").ravel() for e in np.eye(n * n).reshape(-1, n, n)])
     information = np.eye(n * n) / v + w**2 / sigma**2 * gaussian @ gaussian.T
     expected = v / np.linalg.inv(information)[0, 0]
-    found = trust.attainable_gain(np.full((1, 2, 2), v), np.array([w]), sigma, blur)
+    found = attainable_gain(np.full((1, 2, 2), v), np.array([w]), sigma, blur)
     assert_allclose(found, expected, rtol=0.01)
-    assert trust.attainable_gain(np.full((1, 1, 1), v), np.array([w]), sigma)[0, 0, 0] > 3 * expected
+    assert attainable_gain(np.full((1, 1, 1), v), np.array([w]), sigma)[0, 0, 0] > 3 * expected
 
 
 def test_no_weight_changes_what_was_found():

@@ -1,4 +1,4 @@
-"""Components of whole spectra: what they are made of, what they add to maps, and that they leave no trace but that."""
+"""Components of whole spectra: how they are found, their fits, and the record that they leave."""
 
 import logging
 from dataclasses import replace
@@ -12,11 +12,13 @@ from scipy.ndimage import gaussian_filter
 
 import hyperspy_fusion as hf
 from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem
-from hyperspy_fusion.fusion.selection import search as selection
+from hyperspy_fusion.fusion.problems.resampling import guided_by
+from hyperspy_fusion.fusion.selection import search
 from hyperspy_fusion.fusion.selection import spectral_components as components
-from hyperspy_fusion.fusion.selection.spectral_components import Components, number_of_components, solved, thinned
+from hyperspy_fusion.fusion.selection.search import Choice
+from hyperspy_fusion.fusion.selection.spectral_components import Components, number_of_components
 from hyperspy_fusion.fusion.settings import AutoSettings, CalibratedSettings
-from hyperspy_fusion.maps.eds_bands import out_of_window_counts
+from hyperspy_fusion.maps.eds_bands import rest_of_spectra
 
 ELEMENTS = ("Fe", "Si")
 LINES_KEV = {"Fe": 6.404, "Si": 1.740, "Ni": 7.478, "Cu": 8.046}
@@ -57,7 +59,7 @@ def maps(scan):
 
 @pytest.fixture(scope="module")
 def rest(scan, maps):
-    return out_of_window_counts(scan[0], maps)
+    return rest_of_spectra(scan[0], maps)
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +70,10 @@ def model(scan):
     return model
 
 
-# ---- the rest of the spectra -----------------------------------------------------------------------------
+# ---- out-of-window counts -----------------------------------------------------------------------------
 
 
-def test_every_count_is_in_a_map_or_in_one_band_of_the_rest(scan, maps, rest):
+def test_every_count_is_in_a_map_or_out_of_window(scan, maps, rest):
     spectra = scan[0]
     noise = spectra.data[..., : int(0.1 / 0.02)].sum(dtype=int)
     assert maps.data.sum(dtype=int) + rest.sum(dtype=int) + noise == spectra.data.sum(dtype=int)
@@ -83,43 +85,43 @@ def test_every_count_is_in_a_map_or_in_one_band_of_the_rest(scan, maps, rest):
 
 
 @pytest.mark.parametrize("width", [1.2, 3.0])
-def test_the_rest_is_what_windows_of_any_width_leave(scan, width):
+def test_out_of_window_counts_of_any_width(scan, width):
     spectra = scan[0]
     maps = hf.element_maps(spectra, ELEMENTS, integration_windows=width)
-    rest = out_of_window_counts(spectra, maps)
+    rest = rest_of_spectra(spectra, maps)
     np.testing.assert_array_equal(maps.data.sum(0) + rest.sum(0), spectra.data[..., 5:].sum(-1))
     model = hf.FusedMultiModal(scan[1], spectra, ELEMENTS, integration_windows=width, method="auto")
     np.testing.assert_array_equal(model._rest, rest)
 
 
-def test_the_rest_of_lazy_spectra_is_the_same(scan, maps, rest):
-    np.testing.assert_array_equal(out_of_window_counts(scan[0].as_lazy(), maps), rest)
+def test_out_of_window_counts_of_lazy_spectra(scan, maps, rest):
+    np.testing.assert_array_equal(rest_of_spectra(scan[0].as_lazy(), maps), rest)
 
 
-def test_the_rest_of_energies_in_ev_is_the_same(scan, maps, rest):
+def test_out_of_window_counts_of_energies_in_ev(scan, maps, rest):
     signal = scan[0].deepcopy()
     signal.axes_manager[-1].scale, signal.axes_manager[-1].units = 20.0, "eV"
-    np.testing.assert_array_equal(out_of_window_counts(signal, hf.element_maps(signal, ELEMENTS)), rest)
+    np.testing.assert_array_equal(rest_of_spectra(signal, hf.element_maps(signal, ELEMENTS)), rest)
 
 
-def test_spectra_that_are_no_counts_have_no_rest(scan, maps):
+def test_spectra_that_are_no_counts_have_none(scan, maps):
     signal = scan[0].deepcopy()
     signal.data = signal.data * 0.7
-    assert out_of_window_counts(signal, maps) is None
+    assert rest_of_spectra(signal, maps) is None
     signal.data = scan[0].data.astype(np.float32)
-    assert out_of_window_counts(signal, maps) is not None
+    assert rest_of_spectra(signal, maps) is not None
     signal.data = signal.data - 1
-    assert out_of_window_counts(signal, maps) is None
+    assert rest_of_spectra(signal, maps) is None
     signal.data = scan[0].data.astype(np.float32)
     signal.data[3, 4] = np.nan
-    assert out_of_window_counts(signal, maps) is None
+    assert rest_of_spectra(signal, maps) is None
     signal.data = scan[0].data * 1e10  # more than 32 bits hold
-    assert out_of_window_counts(signal, maps) is None
+    assert rest_of_spectra(signal, maps) is None
     signal.data = np.zeros_like(scan[0].data)
-    assert out_of_window_counts(signal, maps) is None
+    assert rest_of_spectra(signal, maps) is None
 
 
-def test_spectra_whose_counts_are_not_one_are_fused_as_their_maps(scan):
+def test_spectra_in_another_unit_are_fused_as_their_maps(scan):
     """Their bands would be thinned and whitened as if each count were many."""
     signal = scan[0].deepcopy()
     signal.data = signal.data * 100
@@ -127,16 +129,16 @@ def test_spectra_whose_counts_are_not_one_are_fused_as_their_maps(scan):
     assert not fused.metadata.Fusion.selection.has_item("components")
 
 
-def test_maps_alone_have_no_rest(maps):
-    assert out_of_window_counts(maps, maps) is None
-    assert out_of_window_counts([maps], maps) is None
+def test_maps_alone_have_no_out_of_window_counts(maps):
+    assert rest_of_spectra(maps, maps) is None
+    assert rest_of_spectra([maps], maps) is None
 
 
-def test_windows_that_share_channels_leave_no_rest(scan, caplog):
+def test_windows_that_share_channels_leave_none(scan, caplog):
     names = ["Fe_Ka", "Mn_Kb"]
     both = hf.element_maps(scan[0], xray_lines=names)
     with caplog.at_level(logging.INFO, "hyperspy_fusion"):
-        assert out_of_window_counts(scan[0], both) is None
+        assert rest_of_spectra(scan[0], both) is None
     assert "share channels" in caplog.text
 
 
@@ -149,8 +151,8 @@ def observed(maps, haadf, **options):
     return found, settings
 
 
-def test_two_phases_are_two_components_with_the_noise_of_all_counts(scan, maps, rest):
-    """Eleven times as many counts as in the windows: an eleventh of the variance, exactly if all bands had as many."""
+def test_two_phases_are_two_components(scan, maps, rest):
+    """With eleven times as many counts as in the windows: an eleventh of the variance if all bands had as many."""
     observation, settings = observed(maps, scan[1])
     found = Components.of(observation, rest, settings)
     assert len(found.strengths) == 2 and np.all(np.diff(found.strengths) < 0)
@@ -175,14 +177,13 @@ def test_as_many_components_as_bands_are_the_bands(scan, maps, rest):
     np.testing.assert_allclose(found.maps(found.observation.scan.maps), maps.data, atol=1e-9)
 
 
-def test_a_count_moves_components_as_they_say(scan, maps, rest):
+def test_directions_and_readout_are_inverse(scan, maps, rest):
     observation, settings = observed(maps, scan[1])
     found = Components.of(observation, rest, settings, number=99)
-    # their directions and their readout are inverse where there are as many components as bands
     np.testing.assert_allclose(found.readout @ found.directions, np.eye(2), atol=1e-9)
 
 
-def test_known_background_is_taken_off(scan, maps, rest):
+def test_background_is_subtracted(scan, maps, rest):
     plain, settings = observed(maps, scan[1])
     over, _ = observed(maps, scan[1], background=0.05)
     one, other = (Components.of(o, rest, settings) for o in (plain, over))
@@ -192,7 +193,7 @@ def test_known_background_is_taken_off(scan, maps, rest):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_totals_are_kept_where_they_are_to_be(scan, maps, rest, keep):
+def test_totals_are_kept_if_asked(scan, maps, rest, keep):
     observation, settings = observed(maps, scan[1], keep_totals=keep, background=0.02)
     found = Components.of(observation, rest, settings)
     totals = found.maps(found.observation.scan.maps + 1).sum((1, 2))
@@ -210,25 +211,25 @@ def test_masked_pixels_do_not_matter(scan, maps, rest):
         spoiled = np.where(valid, maps.data, wrong).astype(float)
         others = np.where(valid[0], rest, wrong)
         image = np.asarray(scan[1].data, float)
-        seen = observe(spoiled, image, [26, 14], settings, valid=valid, elements=list(ELEMENTS))
-        problem = Components.of(seen, others, settings).problem(settings)
-        results.append(solved(problem, settings, num_workers=1)[0].maps)
+        observation = observe(spoiled, image, [26, 14], settings, valid=valid, elements=list(ELEMENTS))
+        problem = Components.of(observation, others, settings).problem(settings)
+        results.append(problem.solve(settings, num_workers=1)[0].maps)
     np.testing.assert_array_equal(*results)
 
 
-def test_a_fit_to_components_is_nearer_to_the_truth_than_one_to_maps(scan, maps, rest):
+def test_components_are_nearer_to_the_truth_than_maps(scan, maps, rest):
     observation, settings = observed(maps, scan[1], tol=1e-3)
     problem = Components.of(observation, rest, settings).problem(settings)
     errors = []
     for one in (problem, observation.problem(settings)):
-        result, _ = solved(one, settings, num_workers=1)
+        result, _ = one.solve(settings, num_workers=1)
         assert result.success and result.maps.shape == maps.data.shape and result.maps.min() >= 0
         np.testing.assert_allclose(result.maps.sum((1, 2)), maps.data.sum((1, 2)), rtol=1e-4)
         errors.append(np.mean((result.maps - scan[2]) ** 2))
     assert errors[0] < 0.75 * errors[1]
 
 
-def test_components_that_are_stronger_are_smoothed_less(scan, maps, rest):
+def test_stronger_components_are_smoothed_less(scan, maps, rest):
     observation, settings = observed(maps, scan[1])
     found = Components.of(observation, rest, settings)
     inner = found.problem(settings).inner
@@ -247,42 +248,52 @@ def test_noise_alone_has_one_component():
 
 
 def components_kernel_mass():
-    """Mean weight of a pixel's neighbours where nothing comes from beyond the edges."""
+    """Mean weight of the neighbours of a pixel, with zeros beyond the edges."""
     inside = gaussian_filter(np.ones((64, 64)), components._WIDTH, mode="constant").mean()
     centre = np.zeros((81, 81))
     centre[40, 40] = 1
     return inside - gaussian_filter(centre, components._WIDTH).max()
 
 
-def test_parts_of_the_rest_are_independent_and_add_up():
-    counts = np.random.default_rng(0).poisson(5.0, (3, 80, 80))
-    without = thinned(counts, np.random.default_rng(1), 5)
-    out = [counts - w for w in without]
-    np.testing.assert_array_equal(np.sum(out, axis=0), counts)
-    for held_out, seen in zip(out, without, strict=True):
-        assert held_out.min() >= 0 and abs(held_out.sum() / counts.sum() - 0.2) < 0.01
-        assert abs(np.corrcoef(held_out.ravel(), seen.ravel())[0, 1]) < 0.03
+@pytest.mark.parametrize("is_guided", [True, False])
+def test_a_replicate_has_counts_guide_and_blur_of_its_draw(scan, maps, rest, is_guided):
+    observation, settings = observed(maps, scan[1])
+    problem = Components.of(observation, rest, settings).problem(settings)
+    result, state = problem.solve(replace(settings, tol=1e-2), num_workers=1)
+    fitted = result.maps.astype(float)
+    of_maps = observation.problem(settings).resample(settings, None, fitted, (0, 1))
+    if is_guided:
+        term = replace(of_maps.haadf_term, blur=0.8)
+        of_maps = guided_by(scan[2].sum(axis=0), replace(of_maps, haadf_term=term), settings)
+    assert (of_maps.guide is not observation.guide) == is_guided
+    drawn = problem.resample(settings, state, fitted, (0, 1), (of_maps,))
+    assert (drawn.inner.guide is of_maps.guide) and drawn.inner.haadf_term.blur == 0.8 * is_guided
+    assert np.array_equal(drawn.inner.penalty.guide, problem.inner.penalty.guide) != is_guided
+    # the components have the drawn counts of the maps, and other out-of-window counts
+    totals = drawn.components.maps(drawn.inner.measured()).sum((1, 2))
+    np.testing.assert_allclose(totals, of_maps.measured().sum((1, 2)), rtol=1e-6)
+    again, other = (problem.resample(settings, state, fitted, (0, k), (of_maps,)) for k in (1, 2))
+    np.testing.assert_array_equal(again.inner.data.beta, drawn.inner.data.beta)
+    assert np.any(other.inner.data.beta != drawn.inner.data.beta)
 
 
 # ---- the choice ------------------------------------------------------------------------------------------
 
 
-def test_no_count_held_out_is_seen(scan, maps, rest):
-    """Another measurement with the same counts in what is left without part 0 has the same fit to them."""
+def test_held_out_counts_are_in_no_fit(scan, maps, rest):
+    """Another measurement with the same counts but those of fold 0 has the same fit without that fold."""
     settings = AutoSettings(regularization="directional", lambda_haadf=0.0)
     one, _ = observed(maps, scan[1])
     noise, rng = one.noise, np.random.default_rng(0)
-    parts = selection.held_out(
-        one.scan.maps, one.scan.valid, noise.counts_scale, noise.variances, noise.background, rng
-    )
-    spectra = selection._Spectra.of(one, rest, settings, len(parts), rng)
-    assert not np.array_equal(spectra.rest[0], rest)
-    other = replace(one, scan=replace(one.scan, maps=parts[0].maps + rng.poisson(1.0, maps.data.shape)))
+    folds = search.folds_of(one.scan.maps, one.scan.valid, noise.counts_scale, noise.variances, noise.background, rng)
+    spectra = search._Spectra.of(one, rest, settings, len(folds), rng)
+    assert not np.array_equal(spectra.training[0], rest)
+    other = replace(one, scan=replace(one.scan, maps=folds[0].maps + rng.poisson(1.0, maps.data.shape)))
     strange = Components.of(other, rest + rng.poisson(3.0, rest.shape).astype(np.uint32), settings.chosen(), 5)
-    choice = selection.ComponentChoice("directional", 1.0, 0.0, True, 2)
+    choice = Choice("directional", 1.0, 0.0, True, 2)
     found = [
-        selection._Fits(observation, settings, parts, 1, s)(choice, 0)
-        for observation, s in ((one, spectra), (other, replace(spectra, components=strange, of_parts={})))
+        search._LowAccuracyFits(observation, settings, folds, 1, s)(choice, 0)
+        for observation, s in ((one, spectra), (other, replace(spectra, components=strange, of_folds={})))
     ]
     np.testing.assert_array_equal(*found)
 
@@ -297,7 +308,7 @@ def test_spectra_are_better_than_their_maps(scan, maps, model):
     assert weights.sum() > 1
 
 
-def test_components_leave_no_trace_but_in_the_record(scan, maps, model):
+def test_components_are_in_the_record_alone(scan, maps, model):
     fused = model.as_signal()
     assert fused.elements == list(ELEMENTS) and fused.data.shape == maps.data.shape
     np.testing.assert_allclose(fused.metadata.Fusion.total_ratios, 1, rtol=1e-4)
@@ -320,7 +331,7 @@ def test_without_a_penalty_there_is_one_fit_of_components(scan):
     assert np.count_nonzero(fused.metadata.Fusion.selection.components) == 1
 
 
-def test_errors_and_what_moved_the_maps_know_of_components(scan, model):
+def test_errors_and_attribution_include_components(scan, model):
     errors = model.standard_errors(4).data
     assert errors.shape == scan[2].shape and np.isfinite(errors).all()
     true = np.sqrt(np.mean((model.as_signal().data - scan[2]) ** 2, axis=(1, 2)))
@@ -333,16 +344,13 @@ def test_errors_and_what_moved_the_maps_know_of_components(scan, model):
     np.testing.assert_allclose(sum(parts.values()), moved, atol=1e-4 * np.abs(moved).max())
 
 
-def test_an_image_that_guides_components_alone_has_had_a_say(model):
-    from hyperspy_fusion.methods.base import HOW
-
-    setup, result = model._setup, model._result
-    for with_spectra in (True, False):
-        of_maps = [p for p in setup.problem.problems if isinstance(p, CalibratedProblem)]
-        others = setup.problem.problems[len(of_maps) :]
-        of_maps = [replace(p, penalty=replace(p.penalty, guide=None), lambda_haadf=0.0) for p in of_maps]
-        problem = replace(setup.problem, problems=of_maps + (others if with_spectra else []))
-        assert HOW["auto"].evidence(setup.scan, problem, result).uses_haadf is with_spectra
+def test_an_image_that_guides_components_alone_is_used(model):
+    problem = model._setup.problem
+    of_maps = [p for p in problem.problems if isinstance(p, CalibratedProblem)]
+    others = problem.problems[len(of_maps) :]
+    of_maps = [replace(p, penalty=replace(p.penalty, guide=None), lambda_haadf=0.0) for p in of_maps]
+    assert replace(problem, problems=of_maps + others).uses_haadf
+    assert not replace(problem, problems=of_maps).uses_haadf
 
 
 def test_a_fit_with_components_goes_on(scan):
@@ -353,13 +361,17 @@ def test_a_fit_with_components_goes_on(scan):
     assert again.nit == 2 * first.nit and again.fun < first.fun
 
 
-def test_maps_come_first_even_without_weight():
-    of_map, of_spectra = selection.Choice("tv", 1.0, 0.0, True), selection.ComponentChoice("tv", 1.0, 0.0, True, 3)
-    ones, halves = np.ones(2), np.full(2, 0.5)
-    found = selection._maps_first({of_spectra: halves, of_map: halves}, of_map)
-    assert list(found) == [of_map, of_spectra]
-    found = selection._maps_first({of_spectra: ones}, of_map)
-    assert list(found) == [of_map, of_spectra] and not found[of_map].any()
+def test_maps_come_first_even_without_weight(scan, monkeypatch):
+    """Noise and forward model of the result are those of the maps."""
+
+    def components_alone(self, choices):
+        return {next(c for c in choices if c.components): np.ones(2)}
+
+    monkeypatch.setattr(search._Search, "_average", components_alone)
+    fused = hf.fuse(scan[0], scan[1], elements=ELEMENTS, **QUICK)
+    found = fused.metadata.Fusion.selection
+    assert np.count_nonzero(found.weights) == 2 and "mean of" not in found.sentence
+    assert len(fused.metadata.Fusion.counts_scale) == 2
 
 
 @pytest.mark.parametrize("components", [-1, 1.5, True, "all", None])

@@ -1,0 +1,197 @@
+"""Consistency checks of a fit: do its maps agree with the counts, and the HAADF image with the measured maps?
+
+Sums over squares of pixels are compared with the standard deviation that the noise alone gives them. The counts are
+compared with the fused maps. The HAADF image is compared with the forward model of the *measured* maps, whose noise is
+known and which no penalty has smoothed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
+
+# sides of the squares in pixels
+SIDES = (4, 8, 16)
+# standard errors beyond which a sum, or the mean of their squares, is significant
+SIGNIFICANT_SUM, SIGNIFICANT_MEAN = 5.5, 6.0
+# fraction of the contrast of the HAADF image that may be unexplained
+UNEXPLAINED = 0.1
+
+
+@dataclass(frozen=True)
+class ConsistencyChecks:
+    """A fit beside its data.
+
+    Attributes
+    ----------
+    elements
+        n names.
+    maps, valid
+        (n, ny, nx) measured maps without background, and their valid pixels.
+    variance
+        (n, ny, nx) of the measured maps.
+    fused
+        (n, ny, nx).
+    haadf, haadf_valid, haadf_noise
+        (ny, nx), (ny, nx) bool, and the standard deviation of its noise.
+    forward_model
+        The :class:`~hyperspy_fusion.fusion.terms.haadf_model.LinearHaadfModel`, of maps in these units.
+    counts_scale
+        (n,) value of one count, NaN where there are none.
+    """
+
+    elements: list
+    maps: np.ndarray
+    valid: np.ndarray
+    variance: np.ndarray
+    fused: np.ndarray
+    haadf: np.ndarray
+    haadf_valid: np.ndarray
+    haadf_noise: float
+    forward_model: object
+    counts_scale: np.ndarray
+
+    @classmethod
+    def of(cls, scan, fused, problem):
+        """From a :class:`~hyperspy_fusion.fusion.scan_data.ScanData`, the fused maps, and the problem of the fit."""
+        problem = problem.of_largest_weight
+        background = problem.background[:, None, None] if scan.background is None else scan.background
+        counts_scale = problem.noise.counts_scale[:, None, None]
+        mean = np.maximum(fused + background, 0) * counts_scale
+        # of Gaussian noise, pixel by pixel where it is known so
+        slope = np.where(problem.data.slope > 0, problem.data.slope, 1).astype(np.float64)
+        known = np.broadcast_to(problem.scales[:, None, None] ** 2 / slope, mean.shape)
+        # a single count is no contradiction of an expectation near 0
+        variance = np.where(np.isfinite(counts_scale), np.maximum(mean, 1e-3 * counts_scale**2), known)
+        return cls(
+            elements=scan.elements,
+            maps=np.where(scan.valid, scan.maps - background, 0).astype(np.float64),
+            valid=scan.valid,
+            variance=variance,
+            fused=fused,
+            haadf=scan.haadf,
+            haadf_valid=scan.haadf_valid,
+            haadf_noise=float(problem.calibration.noise),
+            forward_model=problem.forward_model,
+            counts_scale=problem.noise.counts_scale,
+        )
+
+    def residuals(self) -> np.ndarray:
+        """(n, ny, nx) measured minus fused maps in standard deviations of the noise; 0 in pixels that are not valid."""
+        return np.where(self.valid, (self.maps - self.fused) / np.sqrt(self.variance), 0)
+
+    def diagnostics(self) -> list[Diagnostic]:
+        """Findings: ``"map-contradicts-counts"``, ``"map-without-structure"`` and ``"haadf-unexplained"``."""
+        return [*self._about_counts(), *self._about_structure(), *self._about_haadf()]
+
+    # ---- counts against fused maps -----------------------------------------------------------------
+
+    def _about_counts(self):
+        """Maps that are smoother than their counts, or have structure that these do not have."""
+        worst = [self._worst_square(i) for i in range(len(self.maps))]
+        found = [e for e, (size, *_) in zip(self.elements, worst, strict=True) if size > SIGNIFICANT_SUM]
+        if not found:
+            return []
+        size, side, (y, x) = max(worst)
+        sentence = (
+            f"The fused map of {', '.join(found)} contradicts its counts, most in {side} x {side} pixels at x = {x}, "
+            f"y = {y} ({size:.1f} standard deviations): lower lambda_reg, and see normalised_residuals()."
+        )
+        return [Diagnostic("map-contradicts-counts", sentence, elements=tuple(found))]
+
+    def _worst_square(self, i):
+        """Largest deviation of a square of map i in standard deviations, the side, and its middle (y, x)."""
+        residual, q, worst = self.maps[i] - self.fused[i], self.counts_scale[i], (0.0, 0, (0, 0))
+        for side in (side for side in SIDES if side <= min(self.haadf.shape)):
+            total, variance = (square_sums(np.where(self.valid[i], a, 0), side) for a in (residual, self.variance[i]))
+            if np.isfinite(q):
+                size = _poisson_deviation(total / q, variance / q**2)
+            else:
+                size = np.abs(total) / np.sqrt(np.where(variance > 0, variance, np.inf))
+            y, x = np.unravel_index(np.argmax(size), size.shape)
+            worst = max(worst, (float(size[y, x]), side, (_middle(y, side), _middle(x, side))), key=lambda w: w[0])
+        return worst
+
+    # ---- maps without structure ----------------------------------------------------------------------
+
+    def _about_structure(self):
+        """Maps whose squares vary no more than their noise."""
+        each = zip(self.elements, self.maps, self.variance, self.valid, strict=True)
+        flat = [element for element, *arrays in each if _is_flat(*arrays)]
+        if not flat:
+            return []
+        sentence = (
+            f"The counts of {', '.join(flat)} are too few, or too even, to show any structure beyond their noise: use "
+            "only the mean of the map."
+        )
+        return [Diagnostic("map-without-structure", sentence, elements=tuple(flat))]
+
+    # ---- the HAADF image against the forward model ---------------------------------------------------
+
+    def _about_haadf(self):
+        """Contrast that no mapped element explains: the root mean square of the residual over that of the image."""
+        # blur of the image moves intensity between small squares
+        side = next((s for s in SIDES[1:] if s >= 4 * self.forward_model.blur), SIDES[-1])
+        if not np.any(self.forward_model.weights > 0) or 2 * side > min(self.haadf.shape):
+            return []
+        used = self.haadf_valid & self.valid.all(axis=0)
+        residual = self.haadf - self.forward_model.image(self.maps)
+        variance = self.haadf_noise**2 + np.tensordot(self.forward_model.weights**2, self.variance, 1)
+        arrays = residual, variance, 1.0, self.haadf
+        total, noise, number, haadf = (square_sums(np.where(used, a, 0), side) for a in arrays)
+        full = number > 0
+        if np.count_nonzero(full) < 4:
+            return []
+        squares, noise = total[full] ** 2, noise[full]
+        significance = np.mean(squares / noise - 1) / np.sqrt(2 / squares.size)
+        unexplained = np.mean((squares - noise) / number[full] ** 2)
+        part = np.sqrt(max(unexplained, 0) / max(np.var(haadf[full] / number[full]), 1e-300))
+        if significance < SIGNIFICANT_MEAN or part < UNEXPLAINED:
+            return []
+        y, x = np.unravel_index(np.argmax(np.where(full, np.abs(total), 0)), total.shape)
+        sentence = (
+            f"HAADF contrast not explained by the mapped elements: {part:.0%} rms, most at x = {_middle(x, side)}, "
+            f"y = {_middle(y, side)}. Causes: an unmapped element, diffraction, thickness, or a misaligned image "
+            "(register=True)."
+        )
+        return [Diagnostic("haadf-unexplained", sentence, INFORMATION)]
+
+
+def _is_flat(image, variance, used):
+    """Whether squares of a map, of any side, vary within their noise."""
+    sides = [side for side in SIDES if 2 * side <= min(image.shape)]
+    found = [_significance_of_structure(image, variance, used, side) for side in sides]
+    return bool(found) and max(found) < SIGNIFICANT_MEAN
+
+
+def _significance_of_structure(image, variance, used, side):
+    """Variance of the squares of a map beyond noise, in standard errors."""
+    total, noise, number = (square_sums(np.where(used, a, 0), side) for a in (image, variance, 1.0))
+    full = number > 0.5 * side**2
+    if np.count_nonzero(full) < 4:
+        return 0.0
+    level, noise = total[full] / number[full], np.mean(noise[full] / number[full] ** 2)
+    return float((np.mean((level - level.mean()) ** 2) - noise) / (noise * np.sqrt(2 / level.size)))
+
+
+def _poisson_deviation(excess, mean):
+    """Root of the deviance of counts, ``mean + excess``, which is near to normal at any mean."""
+    counts = np.maximum(mean + excess, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        deviance = np.where(counts > 0, counts * np.log(counts / mean), 0) - (counts - mean)
+    return np.sqrt(2 * np.maximum(np.where(mean > 0, deviance, 0), 0))
+
+
+def _middle(number, side):
+    """Pixel in the middle of a square."""
+    return int(number * side + side // 2)
+
+
+def square_sums(image, side):
+    """Sums over squares of ``side`` pixels; pixels beyond the last whole square are left out."""
+    ny, nx = (size // side for size in image.shape[-2:])
+    cut = image[..., : ny * side, : nx * side]
+    return cut.reshape(*image.shape[:-2], ny, side, nx, side).sum(axis=(-3, -1))

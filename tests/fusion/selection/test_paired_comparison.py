@@ -1,0 +1,97 @@
+"""Paired comparison: how many folds it takes, and where a climb ends."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hyperspy_fusion.fusion.selection.paired_comparison import PairedComparison
+
+
+class Scored:
+    """Folds whose score is the fit itself, and fits that are written down."""
+
+    def __init__(self, table, n_folds=3):
+        self.table, self.asked, self.ticks = table, [], 0
+        fold = SimpleNamespace(scores=lambda fused: fused[None])
+        self.comparison = PairedComparison([fold] * n_folds, self.fit, self.tick)
+
+    def fit(self, candidate, k):
+        self.asked.append((candidate, k))
+        return self.table(candidate, k)
+
+    def tick(self):
+        self.ticks += 1
+
+
+def noisy(difference, shape=(10, 10)):
+    """Scores of "a" above those of "b" by a difference, with noise of 1 and common noise of 50."""
+
+    def scores(candidate, k):
+        rng = np.random.default_rng(k)
+        common, noise = 50 * rng.normal(size=shape), rng.normal(size=shape)
+        return common + (candidate == "a") * (difference + noise - noise.mean())
+
+    return Scored(scores)
+
+
+@pytest.mark.parametrize("difference, n_folds", [(2.0, 1), (-2.0, 1), (0.25, 1), (0.1, 3), (-0.1, 3)])
+def test_a_significant_difference_takes_one_fold(difference, n_folds):
+    """Of 100 pixels with noise of 1: 0.25 is 2.4 standard errors, 0.1 is one, and 1.7 of three folds."""
+    scored = noisy(difference)
+    assert scored.comparison.is_better("a", "b") is (difference > 0)
+    assert sorted(scored.asked) == [(c, k) for c in "ab" for k in range(n_folds)]
+    # the other way round it is the other one, by the same fits
+    assert scored.comparison.is_better("b", "a") is (difference < 0)
+    assert scored.ticks == len(scored.asked) == 2 * n_folds
+
+
+@pytest.mark.parametrize("limit, n_folds", [(None, 3), (2, 2), (1, 1)])
+def test_no_more_folds_are_used_than_allowed(limit, n_folds):
+    scored = noisy(0.1)
+    assert scored.comparison.is_better("a", "b", limit)
+    assert sorted(scored.asked) == [(c, k) for c in "ab" for k in range(n_folds)]
+
+
+def test_the_second_fold_decides_with_the_first():
+    scored = Scored(lambda c, k: (c == "a") * np.tile([-0.6, 0.4] if k == 0 else [1.0, 1.6], (5, 5)))
+    assert scored.comparison.is_better("a", "b")
+    assert max(k for _, k in scored.asked) == 1
+
+
+def test_neither_of_two_equal_ones_is_better():
+    compared = Scored(lambda c, k: np.ones((4, 4))).comparison
+    assert not compared.is_better("a", "b") and not compared.is_better("b", "a")
+
+
+def test_mean_score_is_compared_on_the_same_folds():
+    rng = np.random.default_rng(0)
+    tables = {c: rng.normal(1, 2, (3, 10, 10)) for c in "ab"}
+    compared = Scored(lambda c, k: tables[c][k]).comparison
+    compared.score("a", 1)
+    difference = (tables["a"] - tables["b"])[:2].mean(axis=0)
+    expected = tables["b"].mean() + difference.mean(), np.sqrt(np.mean(difference**2)) / 10
+    assert compared.mean_score("a", "b") == pytest.approx(expected)
+    assert compared.mean_score("b", "b") == pytest.approx((tables["b"].mean(), 0))
+
+
+def hill(top):
+    """Significant scores that fall off on both sides of the top."""
+    return Scored(lambda c, k: np.full((4, 4), -((c - top) ** 2.0)))
+
+
+@pytest.mark.parametrize("start", [-7, 2, 3, 4, 12])
+def test_a_climb_ends_at_the_top(start):
+    scored = hill(3)
+    assert scored.comparison.climb(start, lambda c, factor: c + factor, (1, -1)) == 3
+    # no further than one step over the top, on one fold, each fit once
+    assert len(set(scored.asked)) == len(scored.asked) <= abs(start - 3) + 3
+    assert {k for _, k in scored.asked} == {0}
+
+
+def test_a_climb_ends_where_the_steps_do():
+    def step(candidate, factor):
+        return candidate + factor if abs(candidate + factor) <= 5 else None
+
+    assert hill(30).comparison.climb(0, step, (1, -1)) == 5
+    assert hill(-30).comparison.climb(0, step, (1, -1)) == -5
