@@ -10,7 +10,7 @@ import numpy as np
 
 from hyperspy_fusion._progress import counted, progress
 from hyperspy_fusion._settings_docs import shows_settings
-from hyperspy_fusion.diagnostics import Diagnostic, as_metadata, report, warnings_of
+from hyperspy_fusion.diagnostics import as_metadata, report, warnings_of
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.scan_data import ScanData
 from hyperspy_fusion.fusion.settings import METHODS, check_seed, settings_for

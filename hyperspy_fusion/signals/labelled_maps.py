@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hyperspy.signals import Signal2D
 
@@ -70,7 +72,7 @@ class LabelledMaps(Signal2D):
             )
         return elements
 
-    def _named_elements(self):
+    def _named_elements(self) -> Any:
         """One symbol for each map along `_map_axis`; None where the metadata do not name them."""
         names, axis = metadata_names(self.metadata, "Sample.elements"), self._map_axis()
         if axis is not None and axis.name == STACK_AXIS:

@@ -18,7 +18,7 @@ from hyperspy_fusion.fusion.selection import spectral_components as components
 from hyperspy_fusion.fusion.selection.search import Choice
 from hyperspy_fusion.fusion.selection.spectral_components import Components, number_of_components
 from hyperspy_fusion.fusion.settings import AutoSettings, CalibratedSettings
-from hyperspy_fusion.maps.eds_bands import rest_of_spectra
+from hyperspy_fusion.maps.eds_bands import out_of_window_counts
 
 ELEMENTS = ("Fe", "Si")
 LINES_KEV = {"Fe": 6.404, "Si": 1.740, "Ni": 7.478, "Cu": 8.046}
@@ -59,7 +59,7 @@ def maps(scan):
 
 @pytest.fixture(scope="module")
 def rest(scan, maps):
-    return rest_of_spectra(scan[0], maps)
+    return out_of_window_counts(scan[0], maps)
 
 
 @pytest.fixture(scope="module")
@@ -88,37 +88,37 @@ def test_every_count_is_in_a_map_or_out_of_window(scan, maps, rest):
 def test_out_of_window_counts_of_any_width(scan, width):
     spectra = scan[0]
     maps = hf.element_maps(spectra, ELEMENTS, integration_windows=width)
-    rest = rest_of_spectra(spectra, maps)
+    rest = out_of_window_counts(spectra, maps)
     np.testing.assert_array_equal(maps.data.sum(0) + rest.sum(0), spectra.data[..., 5:].sum(-1))
     model = hf.FusedMultiModal(scan[1], spectra, ELEMENTS, integration_windows=width, method="auto")
     np.testing.assert_array_equal(model._rest, rest)
 
 
 def test_out_of_window_counts_of_lazy_spectra(scan, maps, rest):
-    np.testing.assert_array_equal(rest_of_spectra(scan[0].as_lazy(), maps), rest)
+    np.testing.assert_array_equal(out_of_window_counts(scan[0].as_lazy(), maps), rest)
 
 
 def test_out_of_window_counts_of_energies_in_ev(scan, maps, rest):
     signal = scan[0].deepcopy()
     signal.axes_manager[-1].scale, signal.axes_manager[-1].units = 20.0, "eV"
-    np.testing.assert_array_equal(rest_of_spectra(signal, hf.element_maps(signal, ELEMENTS)), rest)
+    np.testing.assert_array_equal(out_of_window_counts(signal, hf.element_maps(signal, ELEMENTS)), rest)
 
 
 def test_spectra_that_are_no_counts_have_none(scan, maps):
     signal = scan[0].deepcopy()
     signal.data = signal.data * 0.7
-    assert rest_of_spectra(signal, maps) is None
+    assert out_of_window_counts(signal, maps) is None
     signal.data = scan[0].data.astype(np.float32)
-    assert rest_of_spectra(signal, maps) is not None
+    assert out_of_window_counts(signal, maps) is not None
     signal.data = signal.data - 1
-    assert rest_of_spectra(signal, maps) is None
+    assert out_of_window_counts(signal, maps) is None
     signal.data = scan[0].data.astype(np.float32)
     signal.data[3, 4] = np.nan
-    assert rest_of_spectra(signal, maps) is None
+    assert out_of_window_counts(signal, maps) is None
     signal.data = scan[0].data * 1e10  # more than 32 bits hold
-    assert rest_of_spectra(signal, maps) is None
+    assert out_of_window_counts(signal, maps) is None
     signal.data = np.zeros_like(scan[0].data)
-    assert rest_of_spectra(signal, maps) is None
+    assert out_of_window_counts(signal, maps) is None
 
 
 def test_spectra_in_another_unit_are_fused_as_their_maps(scan):
@@ -130,15 +130,15 @@ def test_spectra_in_another_unit_are_fused_as_their_maps(scan):
 
 
 def test_maps_alone_have_no_out_of_window_counts(maps):
-    assert rest_of_spectra(maps, maps) is None
-    assert rest_of_spectra([maps], maps) is None
+    assert out_of_window_counts(maps, maps) is None
+    assert out_of_window_counts([maps], maps) is None
 
 
 def test_windows_that_share_channels_leave_none(scan, caplog):
     names = ["Fe_Ka", "Mn_Kb"]
     both = hf.element_maps(scan[0], xray_lines=names)
     with caplog.at_level(logging.INFO, "hyperspy_fusion"):
-        assert rest_of_spectra(scan[0], both) is None
+        assert out_of_window_counts(scan[0], both) is None
     assert "share channels" in caplog.text
 
 
