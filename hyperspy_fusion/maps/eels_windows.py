@@ -175,8 +175,8 @@ def _stripped(signal, edges):
 
 def _no_tail(first, second):
     return (
-        f"{second.name} lies on {first.name}, too near for a background window between them, and its share is not "
-        "known without the cross-sections of exspy, which need beam energy, convergence and collection angle "
-        "(`s.set_microscope_parameters(...)`) and K or L edges: give windows of your own by "
+        f"{second.name} lies on {first.name}, too near for a background window between them, and its share needs the "
+        "cross-sections of K or L edges by exspy: set beam energy, convergence and collection angle "
+        "(`s.set_microscope_parameters(...)`), give windows of your own by "
         f"edges={{{second.name!r}: (b0, b1, s0, s1), ...}}, or fit a model of your own."
     )

@@ -91,7 +91,7 @@ def test_narrower_windows_keep_what_a_wide_one_shares():
 
 def test_lines_nearby_are_reported_as_far_as_windows_reach():
     signal = eds(elements=["O", "Cr", "N"])  # Cr La is 0.8 FWHM above and N Ka below O Ka
-    for width, reach, others in ((1.2, "one", "O_Ka (Cr)"), (2.0, "one", "O_Ka (Cr)"), (6.0, "3", "O_Ka (N, Cr)")):
+    for width, reach, others in ((1.2, "one", "O_Ka (Cr)"), (2.0, "one", "O_Ka (Cr)"), (6.0, "3", "O_Ka (Cr, N)")):
         maps = element_maps(signal, ["O"], integration_windows=width)
         assert codes(maps) == ["lines-overlap"]
         assert f"within {reach} FWHM" in warnings_of(maps)[0] and others in warnings_of(maps)[0]

@@ -448,7 +448,7 @@ def test_the_tail_of_another_edge_is_taken_off():
 
 def test_a_tail_needs_cross_sections():
     copper = np.full((4, 4), 20.0)
-    with pytest.raises(ValueError, match="Zn_L3 lies on Cu_L3, too near .* need beam energy"):
+    with pytest.raises(ValueError, match="Zn_L3 lies on Cu_L3, too near .*: set beam energy"):
         element_maps(brass(copper, copper, angles=False), edges=["Cu_L3", "Zn_L3"])
     given = {"Cu_L3": None, "Zn_L3": (975.0, 1012.0, 1020.0, 1100.0)}
     maps = element_maps(brass(copper, copper, angles=False), edges=given)
