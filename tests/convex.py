@@ -1,7 +1,7 @@
 """The calibrated objective in plain NumPy and as a problem for CVXPY, written from the formulas and not from the code.
 
-Maps x are in units of the input throughout. Of the code it takes only what is estimated from the data: the HAADF forward model
-and the spread of the HAADF image about it.
+Maps x are in units of the input throughout. Only estimates from the data are taken from the code: the HAADF forward
+model and the standard deviation of the HAADF image about it.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 SECOND_ORDER = {"guided": 0.03, "tgv": 0.5}
-# what two opposite differences of a square differ by
-TWIST = np.array([-0.5, 0.5, -0.5, 0.5])
+# the mixed difference of a square: what its opposite differences differ by
+MIXED = np.array([-0.5, 0.5, -0.5, 0.5])
 
 
 def differences(u):
@@ -46,11 +46,11 @@ def guide(haadf, blur):
 def directions(g, eta, haadf_blur):
     """(4, 4, ...) what ``"directional"`` takes of the differences of each cell, from those g of its guide (4, ...)."""
     if haadf_blur:
-        g = g - np.multiply.outer(TWIST, np.tensordot(TWIST, g, 1))
+        g = g - np.multiply.outer(MIXED, np.tensordot(MIXED, g, 1))
     xi = np.sqrt(eta) * g / np.sqrt((g**2).sum(0) + 0.003**2)
     part = (1 - 1 / np.sqrt(1 + (haadf_blur / 0.4) ** 2)) * (xi**2).sum(0)
     outer = np.multiply.outer
-    return outer(np.eye(4), np.ones(g.shape[1:])) - xi[:, None] * xi[None] - outer(outer(TWIST, TWIST), part)
+    return outer(np.eye(4), np.ones(g.shape[1:])) - xi[:, None] * xi[None] - outer(outer(MIXED, MIXED), part)
 
 
 def blur_matrix(shape, blur):

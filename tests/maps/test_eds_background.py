@@ -353,7 +353,7 @@ def test_a_constant_background_is_that_of_the_setting():
     np.testing.assert_allclose(found.metadata.Fusion.background, [0.5, 1.0], rtol=1e-6)
     np.testing.assert_allclose(found.metadata.Fusion.total_ratios, 1, rtol=1e-4)
     assert found.known_background is None and not found.metadata.has_item("Element_maps.background")
-    with pytest.raises(ValueError, match="the maps have a known background of their own: leave the setting out"):
+    with pytest.raises(ValueError, match="the maps have a background in their metadata: leave the setting out"):
         calibrated(element_maps(maps, background=flat), haadf, background=0.1)
 
 

@@ -521,7 +521,7 @@ def test_fusing_takes_the_variance_of_the_maps():
         axis.scale, axis.units, axis.name = same.scale, same.units, same.name
     fused = maps.fuse(haadf, method="calibrated", regularization="tv", tol=1e-3)
     fit = fused.metadata.Fusion
-    assert fit.noise == "gaussian" and fit.noise_sentence.startswith("The variance of the maps is known")
+    assert fit.noise == "gaussian" and fit.noise_sentence.startswith("The maps have a variance")
     np.testing.assert_allclose(fit.variance, 1 / (1 / maps.get_noise_variance().data).mean(axis=(1, 2)), rtol=1e-6)
     assert fused.get_noise_variance() is None
     # a variance that is given is stronger, and so is another noise

@@ -293,7 +293,7 @@ def _penalty(scan, guide, settings, dtype, blur):
             f"The maps have {ny} x {nx} pixels and regularization={kind!r} needs at least two along both axes: pass "
             "regularization=None, or fuse by method='published'."
         )
-    second_order = settings.second_order or SECOND_ORDER.get(kind, 0.0)
+    second_order = settings.second_order or SECOND_ORDER.get(kind or "", 0.0)
     return CellPenalty(kind, len(scan.maps), settings.joint, second_order, guide.of(kind, settings, dtype, blur))
 
 

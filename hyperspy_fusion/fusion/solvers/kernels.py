@@ -336,18 +336,18 @@ def prox_tv(v, x, weight, isotropic, momentum, band, work, lines, sums):
             _finish(v[i], x[i], top, first, last, weight, isotropic, p, q, u, u_below, sums[i])
 
 
-# ---- the calibrated engine: differences of cells -------------------------------------------------------------------
+# ---- calibrated method: differences in 2x2 cells ---------------------------------------------------------------------
 #
-# A cell is a square of four neighbouring pixels; its four differences, over sqrt(2), are those of its left, right, top
-# and bottom edge: D u, shape (4, n, ny - 1, nx - 1) for u of shape (n, ny, nx). Unlike forward differences, the length
-# of D u is that of the flipped and transposed image. ``mode`` says what is taken of them:
+# A 2x2 cell has four neighbouring pixels. Its four differences, over sqrt(2), are those of its left, right, top and
+# bottom edge: D u, shape (4, n, ny - 1, nx - 1) for u of shape (n, ny, nx). Unlike forward differences, D u has the
+# same length for the flipped and for the transposed image. ``mode`` is the operator on them:
 
 PLAIN = 0  # D u
 # P D u with P = I - xi xi^T, xi = guide (4, ny - 1, nx - 1), shorter than 1; or P = I - xi xi^T - c t t^T, (xi, c) =
 # guide (5, ny - 1, nx - 1), c below 1, and t = (-1, 1, -1, 1) / 2 orthogonal to xi where c is not 0
 DIRECTIONAL = 1
-GUIDED = 2  # D u - field * guide, one field (n, ny - 1, nx - 1) per map
-VECTOR = 3  # D u - lift field, two fields per map: its slopes along y and along x
+GUIDED = 2  # D u - v * guide, one slope v (n, ny - 1, nx - 1) per map
+VECTOR = 3  # D u - L v, two slopes v per map: along y and along x
 
 
 @njit(fastmath=FASTMATH)
@@ -376,12 +376,12 @@ def _cell_row(u, v, guide, mode, c, row, t):
 
 
 @njit(inline="always")
-def _twist(t, j, twist):
-    """Add twice a twist to cell ``j``."""
-    t[0, j] -= twist
-    t[1, j] += twist
-    t[2, j] -= twist
-    t[3, j] += twist
+def _add_mixed(t, j, mixed):
+    """Add twice a mixed difference to cell ``j``."""
+    t[0, j] -= mixed
+    t[1, j] += mixed
+    t[2, j] -= mixed
+    t[3, j] += mixed
 
 
 @njit(fastmath=FASTMATH)
@@ -397,7 +397,7 @@ def _project_row(guide, row, t):
     if guide.shape[0] > 4:
         minus, part = t.dtype.type(-0.25), guide[4, row]
         for j in range(t.shape[1]):
-            _twist(t, j, minus * part[j] * (t[1, j] - t[0, j] + t[3, j] - t[2, j]))
+            _add_mixed(t, j, minus * part[j] * (t[1, j] - t[0, j] + t[3, j] - t[2, j]))
 
 
 @njit(fastmath=FASTMATH)
@@ -416,7 +416,7 @@ def _unproject_row(guide, row, y, c, t, sigma):
     if guide.shape[0] > 4:
         quarter, part = t.dtype.type(0.25), guide[4, row]
         for j in range(t.shape[1]):
-            _twist(t, j, quarter * part[j] / (one - part[j]) * (y1[j] - y0[j] + y3[j] - y2[j]))
+            _add_mixed(t, j, quarter * part[j] / (one - part[j]) * (y1[j] - y0[j] + y3[j] - y2[j]))
 
 
 @njit(fastmath=FASTMATH)
@@ -447,9 +447,9 @@ def _ascended_row(u, v, y, guide, mode, c, row, sigma, t, squares):
 def ascend_dual(u, v, y, guide, mode, group, sigma, radius, relax, work):
     """One step of the dual of ``radius sum |differences of u|``: ascent, then projection onto balls of ``radius``.
 
-    ``relax`` times the way from y to there is gone: 1 ends in the balls, more may leave them.
+    ``y`` moves ``relax`` times the step: 1 ends in the balls, more may leave them.
     ``group`` maps that follow each other share one length per cell: 1 for each for itself, n for all together.
-    u : (n, ny, nx), extrapolated; v : field or (1, 1, 1); y : (4, n, ny - 1, nx - 1), of the directional mode the dual
+    u : (n, ny, nx), extrapolated; v : slopes or (1, 1, 1); y : (4, n, ny - 1, nx - 1), of the directional mode the dual
     times P, so that the adjoint is that of D for every mode; guide : (4 or 5, ny - 1, nx - 1) or (4, 1, 1);
     sigma : (1 or ny - 1, nx - 1), step of each cell; work : (n_workers, 4 group + 1, nx - 1).
     """
@@ -476,7 +476,7 @@ def ascend_dual(u, v, y, guide, mode, group, sigma, radius, relax, work):
 def variation(u, v, guide, mode, group, factors, work, sums):
     """Sum over each row of cells of the lengths whose sum :func:`ascend_dual` penalises.
 
-    factors : (n,), multiply the maps (and their fields); work : (n_workers, >= 5, nx - 1); sums : (ny - 1,).
+    factors : (n,), multiply the maps (and their slopes); work : (n_workers, >= 5, nx - 1); sums : (ny - 1,).
     """
     n, n_rows = u.shape[0], sums.size
     n_workers = work.shape[0]
@@ -518,16 +518,16 @@ def _adjoint_row(y, c, row, out):
         out[j] *= half
 
 
-# ---- the calibrated engine: fields and maps ------------------------------------------------------------------------
+# ---- calibrated method: slopes and maps ------------------------------------------------------------------------------
 
 
 @njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
 def descend_field(v, v_bar, q, y, guide, mode, tau, relax, work, sums):
-    """``v <- v - relax tau (D^T q - lift^T y)`` and ``v_bar`` twice as far as by tau, for the modes GUIDED and VECTOR.
+    """``v <- v - relax tau (D^T q - L^T y)`` and ``v_bar`` twice as far as by tau, for the modes GUIDED and VECTOR.
 
     v, v_bar : (m, ny, nx); q : (4, m, ny - 1, nx - 1) dual of the differences of v; y : (4, n, ny, nx);
     tau : (1 or ny, nx), step of each cell; work : (n_workers, 1, nx); sums : (m, ny) receives of each row
-    ``sum |D^T q - lift^T y|``, 0 at the solution.
+    ``sum |D^T q - L^T y|``, 0 at the solution.
     """
     m, ny, nx = v.shape
     half, two = v.dtype.type(SQRT_HALF), v.dtype.type(2)
@@ -544,7 +544,7 @@ def descend_field(v, v_bar, q, y, guide, mode, tau, relax, work, sums):
                         for j in range(nx):
                             slack[j] -= g[j] * yk[j]
                 else:
-                    # slopes along y pull at the left and right edges, slopes along x at top and bottom
+                    # slopes along y act on the left and right edges, slopes along x on top and bottom
                     ya, yb = y[2 * (c % 2), c // 2, row], y[2 * (c % 2) + 1, c // 2, row]
                     for j in range(nx):
                         slack[j] -= half * (ya[j] + yb[j])
@@ -559,25 +559,25 @@ def descend_field(v, v_bar, q, y, guide, mode, tau, relax, work, sums):
 
 
 @njit(fastmath=FASTMATH)
-def _poisson_row(moved, pull, tau, slope, beta, delta, z):
-    """Minimise ``slope z - beta log(z + delta) + pull z + (z - moved)^2 / (2 tau)`` over z >= 0."""
+def _poisson_row(moved, gradient, tau, slope, beta, delta, z):
+    """Minimise ``slope z - beta log(z + delta) + gradient z + (z - moved)^2 / (2 tau)`` over z >= 0."""
     zero, half = moved.dtype.type(0), moved.dtype.type(0.5)
     for j in range(z.size):
-        b = half * (moved[j] + delta[j] - tau * (slope[j] + pull[j]))
+        b = half * (moved[j] + delta[j] - tau * (slope[j] + gradient[j]))
         z[j] = max(b + np.sqrt(b * b + tau * beta[j]) - delta[j], zero)
 
 
 @njit(fastmath=FASTMATH)
-def _gaussian_row(moved, pull, tau, slope, beta, z):
-    """Minimise ``slope z^2 / 2 - beta z + pull z + (z - moved)^2 / (2 tau)`` over z >= 0."""
+def _gaussian_row(moved, gradient, tau, slope, beta, z):
+    """Minimise ``slope z^2 / 2 - beta z + gradient z + (z - moved)^2 / (2 tau)`` over z >= 0."""
     zero, one = moved.dtype.type(0), moved.dtype.type(1)
     for j in range(z.size):
-        z[j] = max((moved[j] + tau * (beta[j] - pull[j])) / (one + tau * slope[j]), zero)
+        z[j] = max((moved[j] + tau * (beta[j] - gradient[j])) / (one + tau * slope[j]), zero)
 
 
 @njit(fastmath=FASTMATH)
 def _add_poisson_response(moved, r, w, tau, slope, beta, delta, value, fall):
-    """Add ``w z`` and minus its derivative by ``r`` for the pull ``w r`` of the HAADF residual."""
+    """Add ``w z`` and minus its derivative by ``r`` for the gradient ``w r`` of the HAADF residual."""
     zero, half, one = r.dtype.type(0), r.dtype.type(0.5), r.dtype.type(1)
     tiny = r.dtype.type(1e-30)
     for j in range(r.size):
@@ -603,7 +603,7 @@ def _add_gaussian_response(moved, r, w, tau, slope, beta, value, fall):
 
 @njit(fastmath=FASTMATH)
 def _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights, target, counted, r, tau):
-    """The residual ``r = sum_i w_i z_i(r) - target`` of one row of pixels, each map at its prox under the pull w_i r.
+    """The residual ``r = sum_i w_i z_i(r) - target`` of a row of pixels, each map at its prox with the gradient w_i r.
 
     The right side falls with r and is convex, so Newton's steps end left of the root at once and climb to it from
     there: no safeguard is needed as long as no weight is negative. All pixels of the row together, until the last
@@ -638,8 +638,7 @@ def descend_maps(
 ):
     """From z towards x, the prox of the data terms at ``z - tau (D^T y + theta)``, exact in every pixel.
 
-    ``relax`` times the way is gone, ``z <- z + relax (x - z)``: 1 ends at x, more may leave z >= 0; ``z_bar = 2 x - z``
-    goes twice as far.
+    The maps move by ``z <- z + relax (x - z)``: 1 ends at x, more may leave z >= 0; ``z_bar = 2 x - z``.
 
     The data terms of map i are ``slope z - beta log(z + delta)`` or, not Poisson, ``slope z^2 / 2 - beta z``, 0 in
     masked pixels, whose slope and beta are 0; all maps of a pixel share ``1/2 (sum_i weights_i z_i - target)^2``
@@ -654,26 +653,26 @@ def descend_maps(
     zero, two = z.dtype.type(0), z.dtype.type(2)
     n_workers = work.shape[0]
     for worker in prange(n_workers):
-        rows, pull, new = work[worker], work[worker, n], work[worker, n + 1]
+        rows, gradient, new = work[worker], work[worker, n], work[worker, n + 1]
         for row in range(worker, ny, n_workers):
             rs, rd = row % slope.shape[1], row % delta.shape[1]
             for i in range(n):
                 _adjoint_row(y, i, row, rows[i])
                 for j in range(nx):
-                    total_pull = theta[i] if slope[i, rs, j] > zero else zero
-                    rows[i, j] = z[i, row, j] - tau * (rows[i, j] + total_pull)
+                    constant = theta[i] if slope[i, rs, j] > zero else zero
+                    rows[i, j] = z[i, row, j] - tau * (rows[i, j] + constant)
             if weights.size > 0:
-                seen, r = counted[row % counted.shape[0]], residual[row]
-                _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights, target[row], seen, r, tau)
-            pull[:] = zero
+                valid, r = counted[row % counted.shape[0]], residual[row]
+                _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights, target[row], valid, r, tau)
+            gradient[:] = zero
             for i in range(n):
                 if weights.size > 0:
                     for j in range(nx):
-                        pull[j] = weights[i] * residual[row, j]
+                        gradient[j] = weights[i] * residual[row, j]
                 if is_poisson:
-                    _poisson_row(rows[i], pull, tau, slope[i, rs], beta[i, row], delta[i, rd], new)
+                    _poisson_row(rows[i], gradient, tau, slope[i, rs], beta[i, row], delta[i, rd], new)
                 else:
-                    _gaussian_row(rows[i], pull, tau, slope[i, rs], beta[i, row], new)
+                    _gaussian_row(rows[i], gradient, tau, slope[i, rs], beta[i, row], new)
                 old, bar, used = z[i, row], z_bar[i, row], slope[i, rs]
                 total = zero
                 for j in range(nx):
@@ -691,11 +690,13 @@ def _deviance(mean, count):
 
 
 @njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
-def data_terms(z, y, beta, slope, delta, is_poisson, theta, upper, weights, target, counted, factors, pull, work, sums):
+def data_terms(
+    z, y, beta, slope, delta, is_poisson, theta, upper, weights, target, counted, factors, gradient, work, sums
+):
     """Values of the data terms at ``factors_i z_i``, and the smallest value of the Lagrangian over all maps.
 
-    Arguments as of :func:`descend_maps`. pull : (ny, nx), slope of a HAADF term that is none of pixels with respect to
-    the image, which takes the place of rho, and then the values of the term in sums are not its own; else (0, 0).
+    Arguments as of :func:`descend_maps`. gradient : (ny, nx) of a blurred HAADF term with respect to the
+    image; it replaces rho, and the values of the term in sums are then not valid; (0, 0) for a term without blur.
     sums : (ny, 4) float64 receives of each row the data terms of the maps (as half deviances, 0 at a perfect fit), the
     HAADF term, the minimum over ``0 <= z <= upper`` of the data terms plus ``z (D^T y + theta + w rho)``, with ``rho``
     the HAADF residual, and ``rho^2 / 2 + rho target``, which is to be subtracted from it.
@@ -708,18 +709,18 @@ def data_terms(z, y, beta, slope, delta, is_poisson, theta, upper, weights, targ
         for row in range(worker, ny, n_workers):
             rs, rd = row % slope.shape[1], row % delta.shape[1]
             rho[:] = zero
-            misfit, linear, data, bound = 0.0, 0.0, 0.0, 0.0
+            squares, linear, data, bound = 0.0, 0.0, 0.0, 0.0
             if weights.size > 0:
-                seen = counted[row % counted.shape[0]]
+                valid = counted[row % counted.shape[0]]
                 for i in range(n):
                     for j in range(nx):
                         rho[j] += weights[i] * factors[i] * z[i, row, j]
                 for j in range(nx):
-                    rho[j] = seen[j] * (rho[j] - target[row, j])
-                    misfit += half * rho[j] * rho[j]
+                    rho[j] = valid[j] * (rho[j] - target[row, j])
+                    squares += half * rho[j] * rho[j]
                     linear += rho[j] * target[row, j]
-                if pull.size > 0:
-                    rho[:] = pull[row]
+                if gradient.size > 0:
+                    rho[:] = gradient[row]
             for i in range(n):
                 _adjoint_row(y, i, row, adjoint)
                 w = weights[i] if weights.size > 0 else zero
@@ -739,9 +740,9 @@ def data_terms(z, y, beta, slope, delta, is_poisson, theta, upper, weights, targ
                         data += half * s * (x - b / s) * (x - b / s)
                         bound += u * best + half * s * (best - b / s) * (best - b / s)
             sums[row, 0] = data
-            sums[row, 1] = misfit
+            sums[row, 1] = squares
             sums[row, 2] = bound
-            sums[row, 3] = misfit + linear
+            sums[row, 3] = squares + linear
 
 
 # ---- threads and compilation ---------------------------------------------------------------------------------------

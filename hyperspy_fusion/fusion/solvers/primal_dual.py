@@ -41,6 +41,7 @@ from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason,
 from hyperspy_fusion.fusion.solvers import kernels
 from hyperspy_fusion.fusion.solvers.loop import asked_to_stop, prepared
 from hyperspy_fusion.fusion.terms.haadf_model import blurred
+from hyperspy_fusion.fusion.terms.objective import Objective
 
 _MODES = {
     None: kernels.PLAIN,
@@ -95,7 +96,7 @@ class PrimalDualState:
         (iteration, Terms, relative gap) of every evaluation.
     """
 
-    problem: object
+    problem: Objective
     z: np.ndarray
     y: np.ndarray
     v: np.ndarray
@@ -161,7 +162,8 @@ class PrimalDualState:
 
 def _totals(problem, z):
     """(n,) totals of maps over valid pixels."""
-    return np.sum(z, axis=(1, 2), where=np.broadcast_to(problem.data.slope > 0, z.shape), dtype=np.float64)
+    valid = np.broadcast_to(problem.data.slope > 0, z.shape)
+    return np.asarray(np.sum(z, axis=(1, 2), where=valid, dtype=np.float64))
 
 
 def primal_dual(problem, settings, state=None, callback=None, num_workers=None):
@@ -361,7 +363,7 @@ class _Iteration:
     def evaluate(self):
         """Record the terms of the objective and the relative gap."""
         state, term, factors = self.state, self.problem.haadf_term, self.state.factors().astype(self.real)
-        gradient = np.zeros((0, 0), self.real)
+        residual = gradient = np.zeros((0, 0), self.real)
         if self.is_blurred:
             residual = term.residual(term.image(state.z * factors[:, None, None])).astype(np.float64)
             # rounded once: what is added for a gradient is subtracted for the same gradient

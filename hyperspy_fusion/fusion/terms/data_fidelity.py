@@ -1,4 +1,4 @@
-"""What was measured of the maps: which pixels count, the noise of each, and the terms that follow for the objective."""
+"""Noise models of the maps, and the data terms of the objective that follow from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hyperspy_fusion.fusion.terms.noise_estimation import (
     find_counts_scales,
 )
 
-# of a pixel, relative to the typical one: fits of spectra that end at a bound leave next to nothing
+# of a pixel, relative to the median: fits of spectra that end at a bound have variances near 0
 LEAST_VARIANCE = 0.01
 
 
@@ -42,9 +42,9 @@ class DataTerms:
     beta, slope, delta
         (n, ny, nx), (n, 1 or ny, nx), (n, 1 or ny, nx). Slope and beta are 0 in masked pixels.
     upper
-        (n,) twice the largest measured value: the duality gap is told among maps below it, or below twice those found.
+        (n,) twice the largest measured value: the duality gap holds for maps below it, or below twice those found.
     totals
-        (n,) totals over pixels that are not masked, to be kept; NaN for none.
+        (n,) totals over valid pixels, to be kept; NaN for none.
     """
 
     is_poisson: bool
@@ -65,7 +65,7 @@ class DataTerms:
         return (z + self.delta) / slope if self.is_poisson else 1 / slope
 
     def value(self, z):
-        """Half the deviance, or half the squares of the residuals, summed over all pixels not masked."""
+        """Half the deviance, or half the squares of the residuals, summed over all valid pixels."""
         beta, slope, delta = (a.astype(np.float64) for a in (self.beta, self.slope, self.delta))
         used = np.broadcast_to(slope > 0, z.shape)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -114,7 +114,7 @@ class Counts:
         return column(self.counts_scale) * np.maximum(scan.maps, 0)
 
     def excess(self, scan, weights):
-        """By what factor the shift overstates the noise of the sum of the maps times ``weights``."""
+        """Factor by which the shift overstates the variance of the sum of the maps times ``weights``."""
         squares = (weights * self.counts_scale) ** 2
         noise = squares @ (scan.means() / self.counts_scale)
         return 1 + self.shift * squares.sum() / noise if noise > 0 else 1.0
@@ -150,7 +150,7 @@ class Gaussian:
     """White noise of one variance per map, or of one per pixel.
 
     ``variances`` and ``background`` are (n, 1, 1) or (n, ny, nx). ``variance`` (n,) is the harmonic mean of the
-    former: a few pixels that say next to nothing do not make a map noisier.
+    former, so that a few pixels of large variance do not make a map noisier.
     """
 
     sentence: str
@@ -158,6 +158,7 @@ class Gaussian:
     variance: np.ndarray
     background: np.ndarray
     kind: str = "gaussian"
+    shift: float = 0.0
     diagnostics: list = field(default_factory=list)
 
     @property
@@ -169,7 +170,7 @@ class Gaussian:
         return np.full(len(self.variance), np.nan)
 
     def of_part(self, scan, held_out):
-        """The same, for pixels are held out."""
+        """The same: pixels are held out, not counts."""
         return self
 
     def noise_variance(self, scan):
@@ -177,7 +178,7 @@ class Gaussian:
         return np.broadcast_to(self.variances, scan.maps.shape)
 
     def excess(self, scan, weights):
-        """The noise is what it is."""
+        """No factor: there is no shift."""
         return 1.0
 
     def evidence(self, total, mean, other, weights):
@@ -216,14 +217,14 @@ def about_totals(scan, data, keep):
 
 
 def noise_of(scan, settings):
-    """The noise that the settings ask for, that is known, or that the data show."""
+    """The noise model of the settings, of the noise metadata, or of the data."""
     background = _background(scan, settings)
     kind, sentence, found = settings.noise, f"noise={settings.noise!r} as given.", None
     if kind == "auto" and scan.variance is not None and settings.variance is None:
-        kind, sentence = "gaussian", "The variance of the maps is known: Gaussian noise."
+        kind, sentence = "gaussian", "The maps have a variance: Gaussian noise."
     elif kind == "auto":
-        found = find_counts_scales(_with_gaps(scan), scan.valid)
-        kind, sentence = choose_noise(_with_gaps(scan), scan.valid, scan.elements, found)
+        found = find_counts_scales(_with_nan(scan), scan.valid)
+        kind, sentence = choose_noise(_with_nan(scan), scan.valid, scan.elements, found)
     if kind == "gaussian":
         variances = _variances(scan, settings)
         return Gaussian(sentence, variances, 1 / scan.means_of(1 / variances), background)
@@ -239,47 +240,48 @@ def _unit(scan, counts_scale, shift):
 
 
 def _background(scan, settings):
-    """Background (n, 1, 1), or (n, ny, nx) with 0 in masked pixels where it is known pixel by pixel."""
+    """Background (n, 1, 1), or (n, ny, nx) with 0 in masked pixels from the noise metadata."""
     given = scan.per_map("background", settings.background)
     if scan.background is None:
         return column(given)
     if given.any():
         raise ValueError(
-            f"background is {settings.background!r}, and the maps have a known background of their own: leave the "
+            f"background is {settings.background!r}, and the maps have a background in their metadata: leave the "
             "setting out, or make the maps with background=None."
         )
-    known = np.where(scan.valid, scan.background, 0).astype(np.float64)
-    if not (np.isfinite(known).all() and known.min() >= 0):
-        raise ValueError(f"The known background goes down to {known.min():.3g}: it must be finite and at least 0.")
-    return known
+    background = np.where(scan.valid, scan.background, 0).astype(np.float64)
+    if not (np.isfinite(background).all() and background.min() >= 0):
+        lowest = background.min()
+        raise ValueError(f"The background of the maps goes down to {lowest:.3g}: it must be finite and at least 0.")
+    return background
 
 
-def _with_gaps(scan):
+def _with_nan(scan):
     return np.where(scan.valid, scan.maps, np.nan)
 
 
 def _variances(scan, settings):
-    """Variance (n, 1, 1) as given or estimated, or (n, ny, nx) as known."""
+    """Variance (n, 1, 1) as given or estimated, or (n, ny, nx) from the noise metadata."""
     if settings.variance is not None:
         return column(scan.per_map("variance", settings.variance))
-    known = scan.variance
-    if known is None:
+    if scan.variance is None:
         return column([estimate_variance(m, v) for m, v in zip(scan.maps, scan.valid, strict=True)])
-    told = scan.valid & np.isfinite(known) & (np.where(np.isfinite(known), known, 0) > 0)
-    if not told.any(axis=(1, 2)).all():
-        raise ValueError("The known variance of a map is nowhere above 0: leave it out, and it is estimated.")
-    # a pixel without a variance gets that of a typical one, and no pixel decides alone
-    typical = np.array([np.median(one[told_here]) for one, told_here in zip(known, told, strict=True)])
-    return np.maximum(np.where(told, known, column(typical)), LEAST_VARIANCE * column(typical)).astype(np.float64)
+    known = np.nan_to_num(scan.variance, nan=0, posinf=0, neginf=0)
+    used = scan.valid & (known > 0)
+    if not used.any(axis=(1, 2)).all():
+        raise ValueError("The variance of a map is nowhere above 0: remove it from the maps, and it is estimated.")
+    # pixels without a variance have the median, and no pixel decides alone
+    typical = column([np.median(values[here]) for values, here in zip(known, used, strict=True)])
+    return np.maximum(np.where(used, known, typical), LEAST_VARIANCE * typical).astype(np.float64)
 
 
 def _counts_scale(scan, found):
-    """Value of one count of every map, and a warning where it had to be assumed."""
-    found = counts_scales(_with_gaps(scan), scan.valid, found)
+    """(n,) counts scale of every map, and a diagnostic where it had to be assumed."""
+    found = counts_scales(_with_nan(scan), scan.valid, found)
     unknown = tuple(e for e, q in zip(scan.elements, found, strict=True) if not q > 0)
     if not unknown:
         return found, []
-    sentence = f"The counts scale of the map of {', '.join(unknown)} was not found and is taken for 1: scale the map to counts."
+    sentence = f"No counts scale was found for the map of {', '.join(unknown)}, and 1 is used: scale the map to counts."
     return np.where(found > 0, found, 1.0), [Diagnostic("counts-scale-unknown", sentence, elements=unknown)]
 
 

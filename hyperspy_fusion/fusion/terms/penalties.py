@@ -1,4 +1,4 @@
-"""Penalties on the maps: value, the operators behind them, and the schedule of their prox.
+"""Penalties on the maps: value, operators, and the schedule of their prox.
 
 The total variation of an image is taken with forward differences and Neumann edges. In the notation of
 Beck & Teboulle (2009), ``L^T u = (u_yx - u_y+1,x, u_yx - u_y,x+1)`` and ``L`` is its adjoint, minus the divergence.
@@ -58,19 +58,19 @@ class TotalVariation:
         return float(np.sum(length, dtype=np.float64))
 
 
-# ---- penalties of the calibrated method: on the differences within cells ---------------------------
+# ---- penalties of the calibrated method: on the differences in 2x2 cells ---------------------------
 
 _SQRT_HALF = np.sqrt(0.5)
-# weight of the slopes relative to that of the differences; tried on phantoms and on held-out counts
+# weight of the slopes relative to that of the differences; from phantoms and held-out counts
 SECOND_ORDER = {"guided": 0.03, "tgv": 0.5}
 
 
 def cell_differences(u):
-    """The four differences of every cell of 2 x 2 pixels over sqrt(2), shape (4, ..., ny - 1, nx - 1).
+    """The four differences of every 2x2 cell over sqrt(2), shape (4, ..., ny - 1, nx - 1).
 
     In the order left (lower minus upper pixel), right, top (right minus left pixel), bottom. The sum of their lengths
-    is an isotropic total variation that is the same for the flipped and for the transposed image; that of a
-    straight edge along an axis is its height times its length.
+    is an isotropic total variation, the same for the flipped and for the transposed image. For a straight edge along
+    an axis it is height times length.
     """
     down, right = u[..., 1:, :] - u[..., :-1, :], u[..., :, 1:] - u[..., :, :-1]
     return _SQRT_HALF * np.stack([down[..., :-1], down[..., 1:], right[..., :-1, :], right[..., 1:, :]])
@@ -91,15 +91,17 @@ def cell_adjoint(y):
 class CellPenalty:
     """Penalty of n maps together; D are the differences of :func:`cell_differences`.
 
-    ``"tv"``: ``sum |D z|``. ``"directional"``: ``sum |P D z|``, ``P = I - xi xi^T``, with xi in ``guide`` along the
-    differences of the HAADF image (Ehrhardt & Betcke, SIAM J. Imaging Sci. 9, 1084, 2016; Bungert et al., Inverse
-    Problems 34, 044003, 2018), and a part c of the twist ``t = (-1, 1, -1, 1) / 2`` of cells taken off as well,
-    ``P = I - xi xi^T - c t t^T``, where xi has none. ``"tgv"``: ``min_w sum |D z - w| + second_order sum |D w|``, w the
-    slope of each map along y and x in every cell (Bredies, Kunisch & Pock, SIAM J. Imaging Sci. 3, 492, 2010), with all
-    of the derivative of w instead of its symmetric part. ``"guided"``: ``min_a sum |D z - a D h| + second_order
-    sum |D a|``, with D h in ``guide`` and one slope a of each map against the HAADF image in every cell: where the maps
-    are locally linear in the image, as the guided filter has it (He, Sun & Tang, IEEE TPAMI 35, 1397, 2013), it costs
-    nothing.
+    - ``"tv"``: ``sum |D z|``.
+    - ``"directional"``: ``sum |P D z|``, ``P = I - xi xi^T``, with xi along the differences of the HAADF image
+      (Ehrhardt & Betcke, SIAM J. Imaging Sci. 9, 1084, 2016; Bungert et al., Inverse Problems 34, 044003, 2018). For a
+      blurred image, ``P = I - xi xi^T - c t t^T`` also takes off a part c of the mixed difference
+      ``t = (-1, 1, -1, 1) / 2`` of cells, which xi then lacks.
+    - ``"tgv"``: ``min_v sum |D z - v| + second_order sum |D v|``, v the slopes of each map along y and x in every cell
+      (Bredies, Kunisch & Pock, SIAM J. Imaging Sci. 3, 492, 2010), with the whole derivative of v instead of its
+      symmetric part.
+    - ``"guided"``: ``min_v sum |D z - v D h| + second_order sum |D v|``, v the slope of each map against the HAADF
+      image h in every cell. Maps that are locally linear in the image, as in the guided filter, cost nothing (He, Sun &
+      Tang, IEEE TPAMI 35, 1397, 2013).
 
     Attributes
     ----------
@@ -108,11 +110,11 @@ class CellPenalty:
     n_maps
         n.
     joint
-        Whether ``|.|`` is the length over all maps of a cell together (vectorial), or of each map.
+        Whether ``|.|`` is the length over all maps of a cell (vectorial total variation), or of each map.
     second_order
         Weight of the slopes.
     guide
-        Of ``"guided"`` D h and of ``"directional"`` xi, (4, ny - 1, nx - 1), or xi and c, (5, ny - 1, nx - 1); or None.
+        (4, ny - 1, nx - 1) D h of ``"guided"``, xi of ``"directional"``, or (5, ny - 1, nx - 1) xi and c; else None.
     """
 
     kind: str | None
@@ -124,7 +126,7 @@ class CellPenalty:
     @property
     def n_fields(self):
         """Slopes per cell, of all maps."""
-        return {"guided": 1, "tgv": 2}.get(self.kind, 0) * self.n_maps
+        return {"guided": 1, "tgv": 2}.get(self.kind or "", 0) * self.n_maps
 
     @property
     def group(self):
@@ -138,9 +140,11 @@ class CellPenalty:
 
     def shares_duals(self, other):
         """Whether a dual of this penalty is also one of another one."""
-        both = self.guide is not None and other.guide is not None
-        same_guide = np.array_equal(self.guide, other.guide) if both else self.guide is other.guide
-        return self.kind == other.kind and self.joint == other.joint and same_guide
+        if (self.kind, self.joint) != (other.kind, other.joint):
+            return False
+        if self.guide is None or other.guide is None:
+            return self.guide is other.guide
+        return np.array_equal(self.guide, other.guide)
 
     def value(self, z, fields=None):
         """The penalty of maps (n, ny, nx), with fields (n_fields, ny - 1, nx - 1) where there are any."""
@@ -153,15 +157,15 @@ class CellPenalty:
 
     def _first(self, z, fields):
         t = cell_differences(z)
-        if self.kind == "directional":
-            xi, part = self.guide[:4, None].astype(np.float64), self.guide[4:].sum(axis=0, dtype=np.float64)
-            twist = 0.25 * part * (t[1] - t[0] + t[3] - t[2])
-            return t - xi * (xi * t).sum(axis=0) - np.stack([-twist, twist, -twist, twist])
-        if self.kind == "guided":
-            return t - fields * self.guide[:, None]
         if self.kind == "tgv":
             return t - _SQRT_HALF * np.stack([fields[k // 2 :: 2] for k in range(4)])
-        return t
+        if self.guide is None:
+            return t
+        if self.kind == "guided":
+            return t - fields * self.guide[:, None]
+        xi, part = self.guide[:4, None].astype(np.float64), self.guide[4:].sum(axis=0, dtype=np.float64)
+        mixed = 0.25 * part * (t[1] - t[0] + t[3] - t[2])
+        return t - xi * (xi * t).sum(axis=0) - np.stack([-mixed, mixed, -mixed, mixed])
 
 
 def _lengths(t, group):

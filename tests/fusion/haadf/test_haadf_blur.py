@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from calibrated_cases import NUMBERS, calibrated_problem, fit, observe, small_scan, tight
-from convex import TWIST, differences, directions
+from convex import MIXED, differences, directions
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
 
@@ -277,7 +277,7 @@ def disc(radius=20.3, size=64, finer=8):
 def test_a_blur_takes_this_part_of_the_twist_of_an_edge(blur):
     def twist_over_slopes(image):
         edges = differences(image)
-        twist = np.tensordot(TWIST, edges, 1)
+        twist = np.tensordot(MIXED, edges, 1)
         return np.sqrt(np.sum(twist**2) / (np.sum(edges**2) - np.sum(twist**2)))
 
     left = twist_over_slopes(gaussian_filter(disc(), blur)) / twist_over_slopes(disc())
@@ -291,13 +291,13 @@ def test_directions_are_those_of_the_formula_and_can_be_inverted(blur, eta):
     found = guides.directions(edges, 0.003, eta, blur)
     assert len(found) == (5 if blur >= 0.7 else 4), "below it the guide has the twist that edges need"
     xi, part = found[:4], found[4:].sum(axis=0)
-    taken = np.multiply.outer(np.multiply.outer(TWIST, TWIST), part) + xi[:, None] * xi[None]
+    taken = np.multiply.outer(np.multiply.outer(MIXED, MIXED), part) + xi[:, None] * xi[None]
     p = np.eye(4)[:, :, None, None] - taken
     assert_allclose(p, directions(edges, eta, blur if blur >= 0.7 else 0), atol=1e-12)
     lowest = np.linalg.eigvalsh(np.moveaxis(p, (0, 1), (-2, -1))).min()
     assert lowest >= 1 - eta - 1e-12
     if part.any():
-        assert_allclose(np.tensordot(TWIST, xi, 1), 0, atol=1e-12)
+        assert_allclose(np.tensordot(MIXED, xi, 1), 0, atol=1e-12)
     if eta == 0:
         assert not found.any(), "no longer the total variation"
 

@@ -228,9 +228,10 @@ def test_history_is_the_objective_that_is_minimised(scan, kind, options):
     settings = tight(regularization=kind, max_iter=60, **options)
     problem, result, state = fit(scan, settings)
     fused, fields = at_totals(state)
-    start = problem.objective(problem.initial_maps * (problem.data.totals / problem.initial_maps.sum((1, 2)))[:, None, None]
-                              if settings.keep_totals else problem.initial_maps,
-                              np.zeros_like(state.v) if fields is not None else None)  # fmt: skip
+    z = problem.initial_maps
+    if settings.keep_totals:
+        z = z * (problem.data.totals / z.sum((1, 2)))[:, None, None]
+    start = problem.objective(z, None if fields is None else np.zeros_like(state.v))
     for index, terms in ((0, start), (-1, problem.objective(fused, fields))):
         for name in ("haadf", "chem", "tv", "total"):
             np.testing.assert_allclose(getattr(result.history, name)[index], getattr(terms, name), rtol=1e-9, atol=1e-9)

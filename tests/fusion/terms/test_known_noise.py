@@ -120,7 +120,7 @@ def test_a_known_variance_is_gaussian_noise_unless_another_is_asked_for():
     maps, haadf, *_ = scan_over_background()
     variance = wedge(maps.shape, 1.0, 3.0)
     known = problem_of((maps, haadf), settings_of(noise="auto"), variance=variance)
-    assert known.noise.kind == "gaussian" and known.noise.sentence.startswith("The variance of the maps is known")
+    assert known.noise.kind == "gaussian" and known.noise.sentence.startswith("The maps have a variance")
     np.testing.assert_allclose(known.noise.variance, 1 / (1 / variance).mean(axis=(1, 2)), rtol=1e-12)
     np.testing.assert_allclose(known.scales, np.sqrt(known.noise.variance) / 0.5, rtol=1e-12)
     counted = problem_of((maps, haadf), settings_of(noise="shifted_poisson"), variance=variance)
@@ -140,14 +140,14 @@ def test_pixels_without_a_variance_have_that_of_the_others():
     variance[0, 5, 5] = 1e-9
     least = problem_of((maps, haadf), settings_of(noise="gaussian"), variance=variance).data
     assert least.slope[0, 5, 5] == pytest.approx(100 * np.median(least.slope[0]), rel=1e-6)
-    with pytest.raises(ValueError, match="The known variance of a map is nowhere above 0"):
+    with pytest.raises(ValueError, match="The variance of a map is nowhere above 0"):
         problem_of((maps, haadf), settings_of(noise="gaussian"), variance=np.zeros(maps.shape))
 
 
 def test_a_background_is_not_below_0_nor_given_twice():
     maps, haadf, _, background = scan_over_background()
     for bad in (background - 1, np.where(background > 1, np.nan, background)):
-        with pytest.raises(ValueError, match="known background goes down to .* it must be finite and at least 0"):
+        with pytest.raises(ValueError, match="background of the maps goes down to .* it must be finite and at least 0"):
             problem_of((maps, haadf), background=bad)
     # but in masked pixels
     valid = np.ones(maps.shape, bool)
@@ -156,7 +156,7 @@ def test_a_background_is_not_below_0_nor_given_twice():
     assert np.isfinite(
         calibrated_problem(maps, haadf, NUMBERS, settings_of(), valid=valid, background=background).initial_maps
     ).all()
-    with pytest.raises(ValueError, match="known background of their own: leave the setting out"):
+    with pytest.raises(ValueError, match="background in their metadata: leave the setting out"):
         problem_of((maps, haadf), settings_of(background=0.1), background=wedge(maps.shape))
 
 

@@ -330,7 +330,7 @@ def test_all_fits_of_a_mean_see_the_same_draw():
     problems = [problem_of((maps, haadf), s) for s in settings]
     a, b = (resampled(p, settings[0], maps, 3) for p in problems)
     np.testing.assert_array_equal(measured(a), measured(b))
-    np.testing.assert_array_equal(a.haadf, b.haadf)
+    np.testing.assert_array_equal(a.scan.haadf, b.scan.haadf)
 
 
 def test_an_image_that_no_law_explains_guides_as_it_is():
