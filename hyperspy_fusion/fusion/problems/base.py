@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hyperspy_fusion.fusion.terms.penalties import CellPenalty
 
 
+@runtime_checkable
 class FusionProblem(Protocol):
     """Fits of one kind to one scan: of the maps, of components of the spectra, or an ensemble of both.
 
@@ -50,7 +51,7 @@ class FusionProblem(Protocol):
         """Result, with maps (n, ny, nx) of elements, and state; from ``state``, which is changed in place, or anew."""
         ...
 
-    def fits(self, state: Any) -> tuple[list[tuple[FusionProblem, Any]], np.ndarray]:
+    def fits(self, state: Any) -> tuple[Sequence[tuple[FusionProblem, Any]], np.ndarray]:
         """The single fits behind a state as (problem, state), and their weights (fits, n) in each map, of sum 1."""
         ...
 

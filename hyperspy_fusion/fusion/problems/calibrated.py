@@ -343,7 +343,10 @@ def _fitted_or_none(scan, noise, variance, settings):
         if settings.lambda_haadf not in (0, "auto") and not isinstance(error, UndeterminedModelError):
             raise
         n, level = len(scan.maps), float(np.mean(scan.haadf, where=scan.haadf_valid))
-        sentence = f"No HAADF forward model was fitted, and the HAADF term has no effect. {error}"
+        sentence = (
+            "No HAADF forward model was fitted, and the HAADF term has no effect: image and maps have too little in "
+            "common, or too few valid pixels."
+        )
         return HaadfCalibration(
             forward_model=LinearHaadfModel(np.zeros(n), level),
             coefficient_errors=np.full(n, np.nan),

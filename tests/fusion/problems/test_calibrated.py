@@ -19,6 +19,7 @@ from calibrated_cases import (
 )  # fmt: skip
 from convex import guide
 
+from hyperspy_fusion.fusion.problems.base import FusionProblem
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.terms import noise_estimation as noises
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, haadf_noise
@@ -103,6 +104,24 @@ def test_weights_of_the_slopes(scan):
     assert problem_of(scan, settings_of(regularization="guided")).penalty.second_order == 0.03
     assert problem_of(scan, settings_of(regularization="tgv")).penalty.second_order == 0.5
     assert problem_of(scan, settings_of(regularization="tgv", second_order=1.2)).penalty.second_order == 1.2
+
+
+def test_problem_satisfies_the_protocol(scan):
+    problem = problem_of(scan)
+    assert isinstance(problem, FusionProblem) and problem.first is problem
+    state = problem.start()
+    (single,), weights = problem.fits(state)
+    assert single == (problem, state) and weights.shape == (1, 2) and np.all(weights == 1)
+    np.testing.assert_array_equal(state.z, problem.initial_maps)
+    result, other = problem.solve(settings_of(max_iter=30))
+    again = problem.start(other)
+    np.testing.assert_array_equal(again.z, other.z)
+    assert again is not other and result.n_iter == 30 and again.n_iter == 0
+
+
+@pytest.mark.parametrize("kind, lambda_haadf, uses", [("tv", 0, False), ("guided", 0, True), ("tv", 1, True)])
+def test_image_is_used_by_its_term_or_as_guide(scan, kind, lambda_haadf, uses):
+    assert problem_of(scan, settings_of(regularization=kind, lambda_haadf=lambda_haadf)).uses_haadf is uses
 
 
 # ---- noise -------------------------------------------------------------------------------------------
