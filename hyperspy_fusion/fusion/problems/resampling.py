@@ -21,7 +21,7 @@ EXPLAINED = 0.5
 
 
 def resampled(problem, settings, maps, seed, earlier=()):
-    """The :class:`~.calibrated.CalibratedProblem` of one replicate; see :meth:`~.base.FusionProblem.resample`.
+    """The :class:`~.calibrated.CalibratedProblem` of a bootstrap replicate; see :meth:`~.base.FusionProblem.resample`.
 
     The forward model is fitted again only where the HAADF term acts. Where the forward model explains too little of
     the measured image, the measured image stays the guide.

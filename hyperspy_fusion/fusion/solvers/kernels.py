@@ -17,7 +17,7 @@ from numba.extending import overload
 
 # no "nnan", no "ninf": NaN and infinity must stay visible to isfinite()
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
-# concurrent first compilations on a shared disk can race (numba issue 4807): clusters may switch the cache off
+# concurrent first compilations on a shared disk can collide (numba issue 4807): clusters may switch the cache off
 CACHE = os.environ.get("HYPERSPY_FUSION_CACHE", "1") != "0"
 
 LOG2_E = 1.4426950408889634
@@ -697,9 +697,10 @@ def data_terms(
 
     Arguments as of :func:`descend_maps`. gradient : (ny, nx) of a blurred HAADF term with respect to the
     image; it replaces rho, and the values of the term in sums are then not valid; (0, 0) for a term without blur.
-    sums : (ny, 4) float64 receives of each row the data terms of the maps (as half deviances, 0 at a perfect fit), the
-    HAADF term, the minimum over ``0 <= z <= upper`` of the data terms plus ``z (D^T y + theta + w rho)``, with ``rho``
-    the HAADF residual, and ``rho^2 / 2 + rho target``, which is to be subtracted from it.
+    sums : (ny, 4) float64 receives four values of each row. The first two are the data terms of the maps (as half
+    deviances, 0 at a perfect fit) and the HAADF term. The third is the minimum over ``0 <= z <= upper`` of the data
+    terms plus ``z (D^T y + theta + w rho)``, with ``rho`` the HAADF residual. From it the fourth is to be subtracted,
+    ``rho^2 / 2 + rho target``.
     """
     n, ny, nx = z.shape
     zero, half = z.dtype.type(0), z.dtype.type(0.5)

@@ -4,15 +4,15 @@ Problem, for maps z >= 0 in natural units (Chambolle & Pock, J. Math. Imaging Vi
 
     min_{z, v} max_{y, q, theta}  F(z) + <D z - L v, y> + <D v, q> + <theta, sum z - totals>,   |y| <= 1, |q| <= radius
 
-F is the data term plus the HAADF term, D the differences in 2x2 cells and L the lift of the slopes v of the penalty.
+F is the data term plus the HAADF term. D are the differences in 2x2 cells, L the lift of the slopes v of the penalty.
 The duals y and q belong to the lengths of the penalty, theta to the totals; radius is ``second_order``.
 
-Iteration, with extrapolated z_bar, v_bar and totals_bar::
+Iteration, with extrapolated z_bar, v_bar and totals_bar:
 
-    y     <- P(y + sigma (D z_bar - L v_bar)),   q <- P(q + sigma_v D v_bar)      P projects onto the balls
-    v     <- v - tau_v (D^T q - L^T y),          v_bar      = 2 v_new - v_old
-    theta <- theta + sigma_theta (totals_bar - totals)
-    z     <- prox_{tau F}(z - tau (D^T y + theta)),   z_bar = 2 z_new - z_old,  totals_bar = sum z_bar
+- ``y <- P(y + sigma (D z_bar - L v_bar))`` and ``q <- P(q + sigma_v D v_bar)``, with P the projection onto the balls;
+- ``v <- v - tau_v (D^T q - L^T y)``, ``v_bar = 2 v_new - v_old``;
+- ``theta <- theta + sigma_theta (totals_bar - totals)``;
+- ``z <- prox_{tau F}(z - tau (D^T y + theta))``, ``z_bar = 2 z_new - z_old``, ``totals_bar = sum z_bar``.
 
 Every update x <- x_hat is over-relaxed, x <- x + rho (x_hat - x) (Condat, J. Optim. Theory Appl. 158, 460, 2013),
 except the two before the gap is evaluated.
@@ -193,8 +193,8 @@ def primal_dual(problem, settings, state=None, callback=None, num_workers=None):
 
     Notes
     -----
-    If maps or slopes of the minimum were k > 2 times the largest found, the gap would, by convexity, still be at most
-    k - 1 times the one given. The gap is relative to the objective, in which a perfect fit of the maps is 0. The HAADF
+    Maps or slopes of the minimum may be k > 2 times the largest found. By convexity the gap is then still at most k - 1
+    times the one given. The gap is relative to the objective, in which a perfect fit of the maps is 0. The HAADF
     term contributes to this size no more than the noise of an image. The size is at least a thousandth per value of the
     maps. Maps are scaled to their totals before the gap is evaluated.
     """
@@ -419,13 +419,13 @@ class _Iteration:
         state, problem = self.state, self.problem
         if state.records[-1][0] != state.n_iter:
             self.evaluate()
-        iterations, terms, gaps = zip(*state.records, strict=True)
+        iterations, terms, all_gaps = zip(*state.records, strict=True)
         history = {name: np.array([getattr(t, name) for t in terms]) for name in ("haadf", "chem", "tv", "total")}
         maps = state.z * (state.factors() * problem.scales).astype(self.real)[:, None, None]
         return FusionResult(
             maps=maps,
             modelled_haadf=problem.modelled_haadf(maps),
-            history=CostHistory(**history, iteration=np.array(iterations), gap=np.array(gaps)),
+            history=CostHistory(**history, iteration=np.array(iterations), gap=np.array(all_gaps)),
             n_iter=state.n_iter,
             reason=reason,
             gap=float(state.gap),

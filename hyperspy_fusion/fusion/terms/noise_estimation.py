@@ -196,8 +196,8 @@ def mean_variance_counts_scale(map, valid=None, block=8):
     """The counts scale from the relation of variance and mean, for maps that lie on no lattice.
 
     Poisson counts times q have a variance of q times their mean. The variance of blocks of ``block`` x ``block``
-    pixels (mean square of second mixed differences, over 36) is compared with their mean, in eight classes of the
-    mean. The median of a class leaves out blocks with edges.
+    pixels is the mean square of second mixed differences, over 36. It is compared with the mean, in eight classes of
+    the mean. The median of a class leaves out blocks with edges.
 
     Parameters
     ----------
@@ -213,9 +213,9 @@ def mean_variance_counts_scale(map, valid=None, block=8):
     q : float
         In units of the map; NaN where there is nothing to compare.
     is_poisson_like : bool
-        True for non-negative values, means that differ by a factor of 3 or more, a variance in proportion to the
-        mean to a power of 0.8 to 1.2, and white noise: the same from neighbours as from pixels two apart. Noise of a
-        smoothed or interpolated map is not white.
+        True where four conditions hold. Values are not negative. Means differ by a factor of 3 or more. The variance
+        goes with the mean to a power of 0.8 to 1.2. The noise is white, with the same variance from neighbours as from
+        pixels two apart, unlike that of smoothed or interpolated maps.
     """
     map, valid = _finite(map, valid)
     mean, variance = _block_moments(map, valid, block, lag=1)
