@@ -157,7 +157,7 @@ class AveragedProblem:
 
 def weighted_mean(weights, maps):
     """Sum over fits of their maps (n, ny, nx) times weights (fits, n), in the dtype of the first."""
-    mean = 0.0
+    mean: Any = 0.0
     for weight, m in zip(weights, maps, strict=True):
         mean = mean + weight[:, None, None] * m
     return mean.astype(maps[0].dtype, copy=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 # a difference of so many standard errors is not compared on further folds
@@ -39,7 +41,7 @@ class PairedComparison:
 
     def is_better(self, a, b, n_folds=None):
         """Whether a predicts better than b, on at most so many folds."""
-        difference = 0.0
+        difference: Any = 0.0
         for k in range(len(self.folds[:n_folds])):
             # the known one first: the fit of the other starts from it
             difference = difference - self.score(b, k) + self.score(a, k)

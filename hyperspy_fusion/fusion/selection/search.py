@@ -24,7 +24,7 @@ from __future__ import annotations
 import functools
 import logging
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -238,7 +238,7 @@ class _Spectra:
 class _LowAccuracyFits:
     """Fits to all data but one fold, each started from the last one of its fold and kind."""
 
-    def __init__(self, observation, settings, folds, num_workers, spectra=None):
+    def __init__(self, observation, settings, folds, num_workers, spectra: Any = None):
         # single precision is enough for a comparison
         self.observation, self.single = observation, replace(observation, dtype=np.dtype(np.float32))
         self.settings, self.folds, self.num_workers, self.spectra = settings, folds, num_workers, spectra
@@ -365,7 +365,7 @@ class _Search:
         scores = [sum(score(choice, k).astype(np.float64) for k in range(len(folds))) for choice in choices]
         weights = stacking_weights(folds, ensembles)
         pairs = zip(folds, ensembles, strict=True)
-        of_average = sum(fold.scores(weighted_mean(weights, maps)).sum(axis=0) for fold, maps in pairs)
+        of_average: Any = sum(fold.scores(weighted_mean(weights, maps)).sum(axis=0) for fold, maps in pairs)
         # each free weight gains up to one unit of log-likelihood by chance (Akaike)
         own = np.unique(weights, axis=1)
         by_chance = (np.count_nonzero(own) - own.shape[1]) / of_average.size

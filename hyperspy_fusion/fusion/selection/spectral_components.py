@@ -133,7 +133,7 @@ def _component_settings(settings, weights):
 
 def _observed(components, variance, used, observation, settings):
     valid = np.broadcast_to(used, components.shape)
-    scan, one = observation.scan, np.ones(len(components))
+    scan, one = observation.scan, [1.0] * len(components)
     names = [f"component {k + 1}" for k in range(len(components))]
     of_components = ScanData(names, one, components, scan.haadf, valid, scan.haadf_valid, variance=variance)
     found = Observation.of(of_components, _component_settings(replace(settings, lambda_reg=1.0), one))

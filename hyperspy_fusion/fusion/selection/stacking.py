@@ -55,7 +55,7 @@ class _StackingLoss:
         self.folds, self.ensembles = folds, ensembles
         self.n_fits = len(ensembles[0])
         # (groups, n) of maps that share weights
-        rich = sum(fold.size() for fold in folds) >= FEWEST_TO_STACK
+        rich = np.sum([fold.size() for fold in folds], axis=0) >= FEWEST_TO_STACK
         groups = np.vstack([~rich, np.eye(len(rich))[rich]])
         self.groups = groups[groups.any(axis=1)]
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
+from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
 
 # sides of the squares in pixels
 SIDES = (4, 8, 16)
@@ -38,7 +39,7 @@ class ConsistencyChecks:
     haadf, haadf_valid, haadf_noise
         (ny, nx), (ny, nx) bool, and the standard deviation of its noise.
     forward_model
-        The :class:`~hyperspy_fusion.fusion.terms.haadf_model.LinearHaadfModel`, of maps in these units.
+        Of maps in these units.
     counts_scale
         (n,) value of one count, NaN where there are none.
     """
@@ -51,7 +52,7 @@ class ConsistencyChecks:
     haadf: np.ndarray
     haadf_valid: np.ndarray
     haadf_noise: float
-    forward_model: object
+    forward_model: LinearHaadfModel
     counts_scale: np.ndarray
 
     @classmethod

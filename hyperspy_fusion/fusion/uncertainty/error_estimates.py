@@ -189,7 +189,7 @@ class BootstrapReplicates:
             return first
         # smoothing moves counts into the region or out of it: the variance of those measured is their estimated mean
         change = first.mean.value - first.fused + first.filled
-        return self.region_with(mask, index, change, np.mean(first.differences**2))
+        return self.region_with(mask, index, change, float(np.mean(first.differences**2)))
 
     def region_with(self, mask, index, change=0.0, doubted=np.inf) -> RegionEstimate:
         """The :class:`RegionEstimate`, with the variance of counts where ``change`` is added to the fused mean."""

@@ -216,11 +216,12 @@ def test_small_or_unknown_contrast_is_not_reported():
 
 def test_squares_are_larger_than_the_blur():
     """A blurred image moves intensity between small squares."""
-    truth = truth_of(4.0)
-    truth[0] += 60 * bump(24, 24, 1.0) + 60 * bump(40, 40, 1.0)
+    truth = np.full((2, *SHAPE), 2.0)
+    truth[0] += 60 * bump(22, 22, 1.0) + 60 * bump(42, 42, 1.0)
     model = replace(MODEL, weights=MODEL.weights / 4, blur=3.0)
     extra = gaussian_filter(model.image(truth), 3.0) - model.image(truth)
     assert HAADF not in codes(checks_of(truth, forward_model=model, extra=extra))
+    assert HAADF in codes(checks_of(truth, forward_model=replace(model, blur=0.0), extra=extra))
 
 
 # ---- masks and units -----------------------------------------------------------------------------------
