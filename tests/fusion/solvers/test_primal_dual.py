@@ -8,7 +8,17 @@ from functools import cache
 import numba
 import numpy as np
 import pytest
-from calibrated_cases import NOISES, NUMBERS, PENALTIES, calibrated_problem, fit, small_scan, small_settings, tight
+from calibrated_cases import (
+    NOISES,
+    NUMBERS,
+    PENALTIES,
+    calibrated_problem,
+    fit,
+    problem_of,
+    small_scan,
+    small_settings,
+    tight,
+)
 from convex import Convex, adjoint, differences, directions, guide
 
 from hyperspy_fusion.fusion.result import StopReason
@@ -166,10 +176,37 @@ def test_duals_stay_in_their_balls(scan, kind, joint, haadf_blur):
         assert np.sqrt((q**2).sum(axis=(0, 1, 2) if joint else (0, 2))).max() <= problem.penalty.second_order + 1e-9
 
 
+def test_iterations_are_those_of_the_equations(small):
+    """Three of them, with the over-relaxation of duals and maps, for least squares, total variation and totals."""
+    settings = tight(regularization="tv", noise="gaussian", variance=4.0, lambda_reg=0.5, lambda_haadf=0, max_iter=3)
+    problem = problem_of(small, settings)
+    b, totals = small[0] / 4, small[0].sum(axis=(1, 2)) / 4  # one unit of z is 2 / 0.5; slope is 4
+    tau, sigma, sigma_theta = 1 / (8 * np.sqrt(0.5)), 1 / np.sqrt(2), 1 / 64
+    y, theta = np.zeros((4, 2, 7, 7)), np.zeros(2)
+    # off the totals, so that their multipliers move
+    start = problem.start()
+    start.z *= 1.1
+    start.z_bar, start.totals, start.totals_bar = 1.2 * b, 1.1 * totals, 1.2 * totals
+    z, z_bar = 1.1 * b, 1.2 * b
+    for rho_duals, rho_maps in ((1, 1.6), (1.6, 1), (1, 1)):
+        y_hat = y + sigma * differences(z_bar)
+        y_hat /= np.maximum(1, np.sqrt((y_hat**2).sum(axis=(0, 1))))
+        y += rho_duals * (y_hat - y)
+        theta += rho_duals * sigma_theta * (z_bar.sum(axis=(1, 2)) - totals)
+        moved = z - tau * (adjoint(y) + theta[:, None, None])
+        z_hat = np.maximum((moved + tau * 4 * b) / (1 + tau * 4), 0)
+        z_bar, z = 2 * z_hat - z, z + rho_maps * (z_hat - z)
+    _, state = primal_dual(problem, settings, start)
+    for found, expected in ((state.z, z), (state.y, y), (state.theta, theta), (state.z_bar, z_bar)):
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
 # ---- the gap -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", [{"second_order": 3.0}, {"lambda_reg": 0.05}, {"joint": False}, {"background": 0.3}])
+@pytest.mark.parametrize("change", [
+    {"second_order": 3.0}, {"second_order": 0.01}, {"lambda_reg": 0.05}, {"joint": False}, {"background": 0.3},
+])  # fmt: skip
 @pytest.mark.parametrize("kind, stopped_at", [("tv", 30), ("tgv", 30), ("guided", 3000)])
 def test_gap_of_a_warm_start_is_a_bound(small, kind, change, stopped_at):
     """Duals of another problem violate the constraints of this one, and the gap says by how much."""
