@@ -108,7 +108,7 @@ def test_weights_of_the_slopes(scan):
 
 def test_problem_satisfies_the_protocol(scan):
     problem = problem_of(scan)
-    assert isinstance(problem, FusionProblem) and problem.first is problem
+    assert isinstance(problem, FusionProblem) and problem.of_largest_weight is problem
     state = problem.start()
     (single,), weights = problem.fits(state)
     assert single == (problem, state) and weights.shape == (1, 2) and np.all(weights == 1)
