@@ -12,8 +12,8 @@ It changes the maps ``a`` times as much (``bias_scales``), the slope of the meas
     error**2 = (1 - w)**2 u**2 + mean((eps_r + w delta_r)**2),
 
 where ``eps_r`` is the error of the fused mean in a bootstrap replicate less B, ``delta_r`` the noise of its measured
-mean less ``eps_r``, and ``u`` the bias that may be left. The weight w gives the least mean square error, or leaves a bias
-``(1 - w) u`` of at most a third of the scatter, whichever is larger.
+mean less ``eps_r``, and ``u`` the bias that may be left. The weight w gives the least mean square error, or leaves a
+bias ``(1 - w) u`` of at most a third of the scatter, whichever is larger.
 
 *Ratios and shares*: to first order, with the covariance of ``eps_r + w delta_r`` of all maps.
 """
@@ -285,7 +285,7 @@ class RegionEstimate:
 
     @cached_property
     def scatter(self) -> np.ndarray:
-        """(R,) errors that may be shared with other maps: less their mean, which is noise beyond bootstrap replicates."""
+        """(R,) errors that may be shared with other maps: less their mean, noise beyond bootstrap replicates."""
         errors = self.error_of(self.mean.weight)
         return errors - errors.mean()
 
