@@ -3,18 +3,19 @@
 Weights are in natural units, which mean the same at any dose: what is best for four fifths of the counts is used for
 all of them. The candidates are fits of low accuracy to all folds but one. In pseudo-code::
 
-    split the data into folds                               (cross_validation)
+    split the data into folds (cross_validation);
     for each penalty, at lambda_haadf = 0 and joint = True:
-        climb in lambda_reg by factors of 2                 (paired_comparison)
-    best = the best of these, after a climb by factors of the root of 2
+        climb in lambda_reg by factors of 2 (paired_comparison);
+    best = the best of these, after a climb by factors of the root of 2;
     for each change in (lambda_haadf = 1, joint = False):
-        if best with the change is better: best = that, after a climb by factors of the root of 2
+        if best with the change is better: best = that, after a climb by factors of the root of 2;
     for each other penalty:
-        replace its fit by that with lambda_haadf and joint of best, if it is better
-    candidates = the fit of each penalty, best with the other lambda_haadf,
-                 and fits to components of the spectra      (spectral_components)
-    weights = stacking weights of the candidates, if their average is better than the best candidate by more
-              than two standard errors, else pseudo-BMA+ weights                              (stacking)
+        replace its fit by that with lambda_haadf and joint of best, if it is better;
+    candidates = the fit of each penalty, best with the other lambda_haadf, fits to components (spectral_components);
+    if the average by stacking weights is better than the best candidate by more than two standard errors:
+        weights = stacking weights (stacking);
+    else:
+        weights = pseudo-BMA+ weights (stacking).
 
 The result is the weighted mean of the candidates, fitted to all data (model_averaging).
 """

@@ -1,6 +1,6 @@
 """Parametric bootstrap of a fit: measurements resampled from the fitted maps, each fitted in the same way.
 
-With the fitted maps ``x``, their background ``beta`` and the value ``q`` of one count, replicate r draws
+With the fitted maps ``x``, their background ``beta`` and the value ``q`` of one count, bootstrap replicate r draws
 
     counts       b_r ~ q Poisson((x + beta) / q)    (or Gaussian maps),
     HAADF image  h_r = G f(x) + noise,              f the forward model, G the blur between maps and image,
@@ -37,9 +37,9 @@ def bootstrap(problem: FusionProblem, settings, state, maps, number=32, seed=0, 
     number
         Of bootstrap replicates, at least 2. The standard errors have a relative error of ``1 / sqrt(2 number)``.
     seed
-        Of the draws, an integer >= 0; replicate k is the same whatever their number.
+        Of the draws, an integer >= 0; bootstrap replicate k is the same whatever their number.
     callback
-        Called with the number of replicates done; may raise ``StopIteration`` to keep these.
+        Called with the number of bootstrap replicates done; may raise ``StopIteration`` to keep these.
     num_workers
         Threads of each refit; None for all.
 

@@ -1,19 +1,19 @@
 """Errors of pixels, region means, ratios and shares of fused maps from their bootstrap replicates.
 
 With the fitted maps x and the maps ``x_r`` of R bootstrap replicates, ``e_r = x_r - x`` is an error of the method,
-noise and smoothing alike. Fitted maps are smoother than the truth, so that smoothing changes replicates too little.
+noise and smoothing alike. Fitted maps are smoother than the truth: smoothing changes bootstrap replicates too little.
 It changes the maps ``a`` times as much (``bias_scales``), the slope of the measured residual on ``-mean(e)``.
 
 *Pixels*: ``error**2 = var(e) + a**2 bias**2`` with ``bias**2 = mean(e)**2 - var(e) / R``.
 
-*Region means*: with the fused mean m, the bias B of its replicates and the measured mean d,
+*Region means*: with the fused mean m, the bias B of its bootstrap replicates and the measured mean d,
 
     value = c + w (d - c),                  c = m - a B,
     error**2 = (1 - w)**2 u**2 + mean((eps_r + w delta_r)**2),
 
-where ``eps_r`` is the error of the fused mean in a replicate less B, ``delta_r`` the noise of its measured mean less
-``eps_r``, and ``u`` the bias that may be left. The weight w gives the least mean square error, or leaves a bias
-``(1 - w) u`` of at most a third of the scatter, whichever is larger.
+where ``eps_r`` is the error of the fused mean in a bootstrap replicate less B, ``delta_r`` the noise of its measured
+mean less ``eps_r``, and ``u`` the bias that may be left. The weight w gives the least mean square error, or leaves a
+bias ``(1 - w) u`` of at most a third of the scatter, whichever is larger.
 
 *Ratios and shares*: to first order, with the covariance of ``eps_r + w delta_r`` of all maps.
 """
@@ -31,11 +31,11 @@ from scipy.special import stdtrit
 _RESIDUAL_WIDTH = 3.0
 # limit of bias_scales, which are at least 1
 _LARGEST_SCALE = 2.0
-# width in pixels of the average of squared errors, for those of few replicates are themselves uncertain
+# width in pixels of the average of squared errors, for those of few bootstrap replicates are themselves uncertain
 _ERROR_WIDTH = 0.7
-# square of a bias that no replicate shows, as a fraction of the variance of the measured mean; found on phantoms
+# square of a bias beyond bootstrap replicates, as a fraction of the variance of the measured mean; from phantoms
 _HIDDEN_BIAS = 0.05
-# counts that contradict a corrected mean by more of their standard deviations show a bias that replicates do not have
+# counts that contradict a corrected mean by more standard deviations show a bias beyond bootstrap replicates
 _CONTRADICTION = 2.5
 # a bias that is a larger fraction of the scatter would change the coverage of intervals
 _HARMLESS = 1 / 3
@@ -43,7 +43,7 @@ _HARMLESS = 1 / 3
 _ONE_SIGMA = 0.8413447460685429
 # an expectation of so many counts gives none in 32 % of the cases; a smaller fraction of a count is rounding
 _COUNTS_OF_NONE, _NONE = 1.14, 1e-3
-# relative noise of replicates that is smaller is rounding
+# relative noise of bootstrap replicates that is smaller is rounding
 _ROUNDING = 1e-4
 
 
@@ -88,7 +88,7 @@ class BootstrapReplicates:
     Attributes
     ----------
     maps
-        (n, ny, nx) the fitted maps, from which the replicates were drawn.
+        (n, ny, nx) the fitted maps, from which the bootstrap replicates were drawn.
     residual
         (n, ny, nx) measured, less background, minus fitted maps; 0 in masked pixels.
     counted
@@ -98,7 +98,7 @@ class BootstrapReplicates:
     counts_scale
         (n,) value of one count, NaN for none.
     errors
-        (R, n, ny, nx) float32, maps fitted to each replicate minus ``maps``.
+        (R, n, ny, nx) float32, maps fitted to each bootstrap replicate minus ``maps``.
     residuals
         (R, n, ny, nx) float32, drawn maps minus the maps fitted to them; 0 in masked pixels.
     """
@@ -116,10 +116,10 @@ class BootstrapReplicates:
 
     @cached_property
     def bias_scales(self) -> np.ndarray:
-        """(n,) how many times as much smoothing changes the maps as it changes the replicates, 1 to 2.
+        """(n,) how many times as much smoothing changes the maps as it changes the bootstrap replicates, 1 to 2.
 
-        The slope of a weighted regression of ``residual`` on minus the mean error of the replicates, both averaged
-        over some pixels.
+        The slope of a weighted regression of ``residual`` on minus the mean error of the bootstrap replicates, both
+        averaged over some pixels.
         """
         lost = _blurred(np.where(self.counted, -self.errors.mean(axis=0), 0), _RESIDUAL_WIDTH)
         shown = _blurred(self.residual, _RESIDUAL_WIDTH)
@@ -176,7 +176,7 @@ class BootstrapReplicates:
             return np.full(len(values), np.nan), np.full(len(values), np.inf)
         values = values / total
         scatter = np.stack([f * region.scatter for f, region in zip(factors, regions, strict=True)]) / total
-        # errors that no replicate shows, such as a bias that may be left, are independent
+        # errors that no bootstrap replicate shows, such as a bias that may be left, are independent
         squares = (factors * [region.mean.error for region in regions] / total) ** 2
         independent = np.maximum(squares - np.mean(scatter**2, axis=1), 0)
         together = np.mean((scatter - np.outer(values, scatter.sum(axis=0))) ** 2, axis=1)
@@ -268,7 +268,7 @@ class RegionEstimate:
         # without a measured pixel there is no measured mean
         weight = _least_weight(unseen, *moments) if np.isfinite(self.measured) else 0.0
         square = (1 - weight) ** 2 * unseen + self.unseen_filled + np.mean(self.error_of(weight) ** 2)
-        # no counts (but for rounding) do not prove that there are none; replicates of none have none
+        # no counts (but for rounding) do not prove that there are none; bootstrap replicates of none have none
         least = _COUNTS_OF_NONE * self.one_count if self.measured <= _NONE * self.one_count else 0.0
         return RegionMean(
             value=self.corrected + weight * self.difference,
@@ -280,18 +280,18 @@ class RegionEstimate:
         )
 
     def error_of(self, weight):
-        """(R,) errors of the estimate in the replicates."""
+        """(R,) errors of the estimate in the bootstrap replicates."""
         return self.errors + weight * self.differences
 
     @cached_property
     def scatter(self) -> np.ndarray:
-        """(R,) the errors that may be shared with other maps: less their mean, for noise that no replicate drew."""
+        """(R,) errors that may be shared with other maps: less their mean, noise beyond bootstrap replicates."""
         errors = self.error_of(self.mean.weight)
         return errors - errors.mean()
 
 
 def _split(errors, noise, variance):
-    """Split errors of replicates into scatter and bias; returns scatter, noise of the measured mean, and bias.
+    """Split errors of bootstrap replicates into scatter and bias; returns scatter, noise of the measured mean, bias.
 
     The noise has a known variance, to which it is scaled with the part of the errors in proportion to it. The mean of
     the remainder is the bias. Its scatter is widened by Student's distribution of one more draw less their mean.
