@@ -5,7 +5,7 @@ import functools
 import honesty
 import numpy as np
 import pytest
-from helpers import quiet_fuse
+from helpers import fuse_with, quiet_fuse
 from scipy.ndimage import binary_dilation, binary_erosion
 
 import hyperspy_fusion as hf
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 METHODS = {
     "auto": {"method": "auto"},
-    "published": {"method": "published", "lambda_haadf": 0.02, "background": 0.01},
+    "published": {"method": "published", "lambda_haadf": 0.02, "eps": 0.01},
 }
 
 
@@ -22,7 +22,7 @@ METHODS = {
 def fused(name, method, counts, **options):
     """Scene, its fused maps scaled to the totals of the truth, and the warnings."""
     scene = getattr(honesty, name)(counts=counts)
-    result = quiet_fuse(*signals(scene), **METHODS[method], **options)
+    result = fuse_with(*signals(scene), **METHODS[method], **options)
     data = np.asarray(result.data, float)
     data *= (scene.truth.sum(axis=(1, 2)) / data.sum(axis=(1, 2)))[:, None, None]
     return scene, data, " ".join(result.metadata.Fusion.warnings)

@@ -5,7 +5,7 @@ import exspy
 import hyperspy.api as hs
 import numpy as np
 import pytest
-from helpers import shared
+from helpers import fuse_with, shared
 from sources import FE, NAMES, PT, assert_element_maps, eds, eels, image, lines_of
 
 import hyperspy_fusion
@@ -107,7 +107,7 @@ def test_all_that_makes_maps_of_spectra_takes_the_width():
     expected = element_maps(signal, integration_windows=1.2)
     assert not np.array_equal(expected.data, element_maps(signal).data)
     options = {"integration_windows": 1.2, "max_iter": 1, "show_progressbar": False}
-    for fused in (hyperspy_fusion.fuse(signal, haadf, **options), signal.fuse(haadf, **options)):
+    for fused in (fuse_with(signal, haadf, **options), fuse_with(signal, haadf, **options)):
         np.testing.assert_array_equal(fused._inputs.maps.data, expected.data)
         assert fused.metadata.Element_maps.integration_windows == 1.2
     model = hyperspy_fusion.FusedMultiModal(haadf, signal, integration_windows=1.2)

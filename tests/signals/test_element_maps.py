@@ -4,7 +4,7 @@ import h5py
 import hyperspy.api as hs
 import numpy as np
 import pytest
-from helpers import assert_untouched, codes, quiet_fuse, scan_signals, snapshot
+from helpers import assert_untouched, codes, fuse_with, quiet_fuse, scan_signals, snapshot
 
 import hyperspy_fusion as hf
 
@@ -252,7 +252,7 @@ def test_modelled_haadf_of_a_crop_is_the_crop_of_it(fused, tmp_path):
 
 def test_one_of_a_stack_of_results_has_its_own_fit(fused):
     maps, haadf = scan_signals(elements=ELEMENTS, seed=1)
-    other = quiet_fuse(maps, haadf, method="published", max_iter=2, gamma=1)
+    other = fuse_with(maps, haadf, method="published", max_iter=2, gamma=1)
     stack = hs.stack([fused, other])
     for i, fit in enumerate((fused, other)):
         np.testing.assert_array_equal(stack.inav[:, i].modelled_haadf().data, fit.modelled_haadf().data)

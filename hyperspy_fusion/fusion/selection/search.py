@@ -368,7 +368,7 @@ class _Search:
         return found + [less for choice in found if (less := self._less(choice)) is not None]
 
     def _less(self, choice):
-        smooths = self.settings.lambda_reg == "auto" and choice.regularization is not None
+        smooths = self.settings.lambda_reg == "auto" and choice.regularization != "none"
         return step(choice, 1 / FINE) if smooths else None
 
     def _turned(self, best):
@@ -394,7 +394,7 @@ class _Search:
         return self._climb(other, FINE) if self.race.is_better(other, best) else best
 
     def _climb(self, choice, factor, parts=None):
-        if self.settings.lambda_reg != "auto" or choice.regularization is None:
+        if self.settings.lambda_reg != "auto" or choice.regularization == "none":
             return choice
         return self.race.climb(choice, step, (factor, 1 / factor), parts)
 

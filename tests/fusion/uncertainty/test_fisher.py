@@ -230,12 +230,12 @@ def test_the_edges_that_guide_a_replicate_are_those_of_its_image(penalty, lambda
     assert not np.array_equal(*(p.penalty.guide for p in noisy))
 
 
-@pytest.mark.parametrize("weights", ["fit", "z_gamma"])
+@pytest.mark.parametrize("weights", ["fit", "z_power"])
 def test_draws_find_their_own_law(weights):
     """Else errors of maps that the image weighs on would lack those of the weights."""
 
     scan = core_shell((48, 48), counts=4.0, haadf_blur=1.0, haadf_offset=0.2)
-    settings = CalibratedSettings(regularization=None, weights=weights)
+    settings = CalibratedSettings(regularization="none", haadf_coefficients=weights)
     problem = calibrated_problem(scan.maps.astype(np.float64), scan.haadf, scan.atomic_numbers, settings)
     drawn = draws(problem, settings, scan.truth / problem.scales[:, None, None], 24)
     found = np.array([p.forward_model.weights for p in drawn])
