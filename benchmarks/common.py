@@ -10,11 +10,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 ELEMENTS = {"DyScO3": {"Sc": 21, "Dy": 66, "O": 8}, "Co3O4_Mn3O4": {"Co": 27, "Mn": 25, "O": 8}}
 # of the tutorial's two notebooks; its threshold of x0 does not exist in the peer
 OPTIONS = {
-    "DyScO3": {"lambda_chem": 0.08, "lambda_tv": 0.15, "background": 0.24, "tv_iter": 3, "max_iter": 30},
+    "DyScO3": {"lambda_chem": 0.08, "lambda_tv": 0.15, "eps": 0.24, "tv_iter": 3, "max_iter": 30},
     "Co3O4_Mn3O4": {
         "lambda_chem": 0.006,
         "lambda_tv": 0.022,
-        "background": 0.01,
+        "eps": 0.01,
         "tv_iter": 6,
         "max_iter": 30,
     },
@@ -81,7 +81,7 @@ def run_peer(peer, options, iterations, history, progress):
         lambdaEDS=options["lambda_chem"],
         lambdaTV=options["lambda_tv"],
         ng=options["tv_iter"],
-        bkg=options["background"],
+        bkg=options["eps"],
         plot_images=False,
         plot_convergence=history,
     )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.common import SHARED
+from hyperspy_fusion import CalibratedSettings, fuse
 
 EDGES = ["Cu_L3", "Zn_L3"]
 WHOLE = {"Cu_L3": (700, 923, 931, 1988), "Zn_L3": (700, 923, 1020, 1988)}
@@ -164,9 +165,9 @@ def main():
     for number, part in enumerate(brass.parts, 1):
         line(f"part {number}", whole_fit(brass, brass.mean(part)))
     print("\nfused: region means over each other, one scale for each element")
-    options = {"method": "calibrated", "tol": 1e-3, "show_progressbar": False}
-    windows, model = (m.fuse(brass.haadf, **options).data for m in list(maps.values())[:2])
-    others = hf.fuse(brass.models, brass.haadf, **options).data
+    options = {"method": "calibrated", "settings": CalibratedSettings(tol=1e-3), "show_progressbar": False}
+    windows, model = (fuse(m, brass.haadf, **options).data for m in list(maps.values())[:2])
+    others = fuse(brass.models, brass.haadf, **options).data
     for name, one, two in (("windows / model", windows, model), ("windows / Cu_map, Zn_map", windows, others)):
         for edge, a, b in zip(EDGES, one, two, strict=True):
             scale = (a * b).sum() / (b * b).sum()

@@ -10,7 +10,7 @@ elements. Every method may pick the weights that score best against the truth, o
 gaussian
     Width of the filter. "per element" may pick one for each, and is what the bar is taken from.
 published
-    All of ``lambda_chem``, ``lambda_tv``, ``background`` and weighting of a grid, 30 iterations; the maps are rescaled
+    All of ``lambda_chem``, ``lambda_tv``, ``eps`` and ``z_weighting`` of a grid, 30 iterations; the maps are rescaled
     to the totals of the measured ones, without which it fares worse.
 calibrated
     ``lambda_reg``, by steps of the fourth root of 2 up to the maximum. Rows are like for like: joint or for each
@@ -40,10 +40,10 @@ GAMMA = 1.7
 SIGMAS = 0.5 * 2 ** (np.arange(25) / 4)
 # that of the held-out counts, and beyond it in both directions
 PUBLISHED = {
-    "weighting": ("equal", "z_mean"),
+    "z_weighting": ("equal", "z_mean"),
     "lambda_chem": (0.003, 0.01, 0.03, 0.1, 0.3),
     "lambda_tv": (0.003, 0.01, 0.03, 0.1, 0.2, 0.4),
-    "background": (0.01, 0.1),
+    "eps": (0.01, 0.1),
 }
 PENALTIES = ("tv", "directional", "tgv", "guided")
 WAYS = tuple({"joint": joint, "lambda_haadf": weight} for weight in (0.0, 1.0) for joint in (True, False))
@@ -203,7 +203,7 @@ def measure(name, counts, is_tuned):
         "figures": figures,
         "tuned": tuned,
         "law": law_errors(scan, "fit"),
-        "gain": law_errors(scan, "z_gamma"),
+        "gain": law_errors(scan, "z_power"),
         "free": law_errors(scan, "fit", np.inf),
         "draws": weights_of_draws(name, counts),
     }
@@ -236,7 +236,7 @@ def weights_of_draws(name, counts):
     found = []
     for seed in range(DRAWS):
         scan = PHANTOMS[name](SHAPE, counts=counts, **SCAN | {"seed": seed})
-        laws = law_errors(scan, "z_gamma"), [row for row in law_errors(scan, "fit") if row[-1]]
+        laws = law_errors(scan, "z_power"), [row for row in law_errors(scan, "fit") if row[-1]]
         found.append([max((abs(row[1]) for row in forward_model), default=np.nan) for forward_model in laws])
     return np.array(found)
 

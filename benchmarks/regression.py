@@ -41,13 +41,26 @@ EXPECTED: dict = {}
 # ---- the calls of this checkout: edit these after a renaming -------------------------------------
 
 
+# setting of the reference -> setting of today, by kind of method
+_RENAMED = {
+    "published": {"background": "eps", "tol": "change_tol", "weighting": "z_weighting"},
+    "calibrated": {"weights": "haadf_coefficients", "gamma": "z_exponent", "shift": "poisson_offset"},
+}
+
+
 def _today():
     """What fuses, makes maps of spectra, and phantoms by name; ``settings`` have the names of the reference."""
-    from hyperspy_fusion import element_maps, fuse
+    from hyperspy_fusion import AutoSettings, CalibratedSettings, PublishedSettings, element_maps, fuse
     from hyperspy_fusion.data import PHANTOMS
 
+    classes = {"published": PublishedSettings, "calibrated": CalibratedSettings, "auto": AutoSettings}
+
     def fuse_today(maps, haadf, method, settings, **options):
-        return fuse(maps, haadf, method=method, **settings, **options)
+        names = _RENAMED["published" if method == "published" else "calibrated"]
+        given = {names.get(name, name): value for name, value in settings.items()}
+        if given.get("regularization", "") is None:
+            given["regularization"] = "none"
+        return fuse(maps, haadf, method=method, settings=classes[method](**given), **options)
 
     return fuse_today, element_maps, PHANTOMS
 

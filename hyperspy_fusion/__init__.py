@@ -5,19 +5,44 @@ Importing this package gives every HyperSpy signal the method ``fuse``; see :fun
 
 from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hyperspy_fusion import data
+    from hyperspy_fusion.api import fuse
+    from hyperspy_fusion.fusion.settings import AutoSettings, CalibratedSettings, PublishedSettings
+    from hyperspy_fusion.io.scan import scan
+    from hyperspy_fusion.maps.sources import element_maps
+    from hyperspy_fusion.model import FusedMultiModal
+    from hyperspy_fusion.registration import match_haadf
+    from hyperspy_fusion.signals.element_maps import ElementMaps
 
 __version__ = _version("hyperspy_fusion")
 
 # name -> module it is fetched from on first use: numba and matplotlib are imported when they are needed
 _PUBLIC = {
+    "AutoSettings": "hyperspy_fusion.fusion.settings",
+    "CalibratedSettings": "hyperspy_fusion.fusion.settings",
     "ElementMaps": "hyperspy_fusion.signals",
     "FusedMultiModal": "hyperspy_fusion.model",
+    "PublishedSettings": "hyperspy_fusion.fusion.settings",
     "element_maps": "hyperspy_fusion.maps.sources",
-    "fuse": "hyperspy_fusion.model",
+    "fuse": "hyperspy_fusion.api",
     "match_haadf": "hyperspy_fusion.registration",
     "scan": "hyperspy_fusion.io.scan",
 }
-__all__ = ["ElementMaps", "FusedMultiModal", "data", "element_maps", "fuse", "match_haadf", "scan"]
+__all__ = [
+    "AutoSettings",
+    "CalibratedSettings",
+    "ElementMaps",
+    "FusedMultiModal",
+    "PublishedSettings",
+    "data",
+    "element_maps",
+    "fuse",
+    "match_haadf",
+    "scan",
+]
 
 
 def __dir__():

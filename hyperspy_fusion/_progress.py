@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+
+
+def _shown(show):
+    """Whether to draw a bar; None follows HyperSpy's preference."""
+    import hyperspy.api as hs
+
+    general: Any = hs.preferences.General
+    return general.show_progressbar if show is None else show
 
 
 @contextmanager
@@ -18,16 +27,14 @@ def progress(total, show, state=None, desc="Fusing", unit="iteration", tol=None)
     show
         Whether to draw it; None follows HyperSpy's preference.
     state
-        That the fit goes on from, or None.
+        State that the fit goes on from, or None.
     desc, unit
-        What is done, and in what steps.
+        Title of the bar, and the unit that it counts.
     tol
-        Gap at which a solver that has one ends, long before ``total``.
+        Relative duality gap at which a solver stops, usually long before ``total``.
     """
-    import hyperspy.api as hs
-
     labels = {"desc": desc, "unit": unit}
-    bar = _Bar(total, hs.preferences.General.show_progressbar if show is None else show, state, labels, tol)
+    bar = _Bar(total, _shown(show), state, labels, tol)
     try:
         yield bar
     finally:
@@ -36,10 +43,8 @@ def progress(total, show, state=None, desc="Fusing", unit="iteration", tol=None)
 
 @contextmanager
 def counted(title, unit, show):
-    """Context that yields a function to call after every ``unit`` of a work of unknown length."""
-    import hyperspy.api as hs
-
-    count = _Count(title, unit, hs.preferences.General.show_progressbar if show is None else show)
+    """Context that yields a function to call after every ``unit``, where their number is not known before."""
+    count = _Count(title, unit, _shown(show))
     try:
         yield count
     finally:
@@ -47,7 +52,7 @@ def counted(title, unit, show):
 
 
 class _Count:
-    """Made with the first call, for most work has nothing to count."""
+    """A bar made with the first call: most fits have nothing to count."""
 
     def __init__(self, title, unit, show):
         self.title, self.unit, self.show, self.bar = title, unit, show, None
@@ -64,12 +69,12 @@ class _Count:
             self.bar.close()
 
 
-# of a solver that ends by its gap: the time that all iterations would take says nothing
+# for solvers that stop at a gap, of which the time for all iterations is no estimate
 _BY_GAP = "{desc}: {n_fmt}/{total_fmt} at most [{elapsed}, {rate_fmt}{postfix}]"
 
 
 class _Bar:
-    """Made with the first iteration, so that compilation neither draws on it nor counts as an iteration."""
+    """A bar made with the first iteration, so that compilation is not part of its time."""
 
     def __init__(self, total, show, state, labels, tol=None):
         self.total, self.show, self.labels, self.tol, self.bar = total, show, labels, tol, None
@@ -81,7 +86,7 @@ class _Bar:
         if self.bar is None:
             ends_by_gap = {"bar_format": _BY_GAP} if np.isfinite(getattr(state, "gap", np.nan)) else {}
             self.bar = progressbar(total=self.total, disable=not self.show, **self.labels, **ends_by_gap)
-        # a solver may report every so many iterations only
+        # solvers may report only every few iterations
         self.bar.update(state.n_iter - self.done)
         self.done = state.n_iter
         gap = getattr(state, "gap", np.nan)

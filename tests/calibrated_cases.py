@@ -51,13 +51,13 @@ def small_scan(shape=(8, 8), counts=1.0, dtype=np.float64, seed=1):
 
 def settings_of(**options):
     """Given coefficients, double precision."""
-    known = {"weights": COEFFICIENTS, "dtype": "float64", "tol": 1e-5, "lambda_reg": 0.5}
+    known = {"haadf_coefficients": COEFFICIENTS, "dtype": "float64", "tol": 1e-5, "lambda_reg": 0.5}
     return CalibratedSettings(**(known | options))
 
 
 def small_settings(**options):
     """Of a :func:`small_scan`, in the dtype of the maps."""
-    known = {"noise": "shifted_poisson", "weights": COEFFICIENTS, "lambda_reg": (0.3, 0.2)}
+    known = {"noise": "shifted_poisson", "haadf_coefficients": COEFFICIENTS, "lambda_reg": (0.3, 0.2)}
     return CalibratedSettings(**(known | options))
 
 

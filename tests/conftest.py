@@ -46,13 +46,15 @@ def kernels_compiled_by_one_process(tmp_path_factory, quiet_hyperspy, one_thread
 
 def _compile_kernels(dtype):
     import hyperspy_fusion
+    from hyperspy_fusion.fusion.settings import SETTINGS
     from hyperspy_fusion.fusion.solvers import kernels
 
     used = (*kernels.PUBLISHED, *kernels.CALIBRATED, kernels.descend_field, kernels.variation)
     if not kernels.are_compiled(dtype, used):
         scan = hyperspy_fusion.data.core_shell((16, 16)).signals()
         for method in ("published", "calibrated"):
-            hyperspy_fusion.fuse(*scan, method=method, max_iter=1, dtype=dtype, show_progressbar=False)
+            settings = SETTINGS[method](max_iter=1, dtype=dtype)
+            hyperspy_fusion.fuse(*scan, method=method, settings=settings, show_progressbar=False)
 
 
 def _wait_for(folder, seconds=180):

@@ -1,10 +1,14 @@
 """What several test files share."""
 
 import copy
+import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from hyperspy_fusion.fusion.settings import SETTINGS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -60,11 +64,24 @@ def assert_untouched(signal, before):
     np.testing.assert_equal(after[1:], before[1:])
 
 
-def quiet_fuse(*args, **options):
-    """``hyperspy_fusion.fuse`` without a progress bar."""
+def fuse_with(maps, haadf, *, method="published", **options):
+    """``hyperspy_fusion.fuse`` without a progress bar, with any setting of the method as a keyword."""
     import hyperspy_fusion
 
-    return hyperspy_fusion.fuse(*args, show_progressbar=False, **options)
+    others = _others(hyperspy_fusion.fuse, options)
+    settings = SETTINGS[method](**others) if others else None
+    return hyperspy_fusion.fuse(maps, haadf, method=method, settings=settings, **{"show_progressbar": False} | options)
+
+
+def fit_with(model, **options):
+    """``model.fit``, with any setting of the method as a keyword."""
+    others = _others(model.fit, options)
+    return model.fit(settings=replace(model.settings, **others) if others else None, **options)
+
+
+def _others(function, options):
+    """Take the settings that are no keywords of ``function`` out of ``options``."""
+    return {name: options.pop(name) for name in set(options) - set(inspect.signature(function).parameters)}
 
 
 def codes(caplog):

@@ -4,7 +4,7 @@ import functools
 
 import hyperspy.api as hs
 import numpy as np
-from helpers import quiet_fuse, scan_signals
+from helpers import fuse_with, scan_signals
 
 from hyperspy_fusion import element_maps
 
@@ -29,7 +29,7 @@ def _fit_with_holes():
     mask[3:7, 3:6] = mask[10, 2:14] = True
     iron = maps[0].deepcopy()
     iron.data[3:7, 10:13] = np.nan
-    return quiet_fuse([iron, maps[1]], haadf, errors=2, mask=mask, **QUICK)
+    return fuse_with([iron, maps[1]], haadf, errors=2, mask=mask, **QUICK)
 
 
 def fused_with_holes():

@@ -54,7 +54,8 @@ def imports(name, source, is_package=False):
     """Yield ``(absolute dotted name, at module level)`` of all imports, ``import_module("...")`` too."""
     tree = ast.parse(source)
     inside = {id(n) for f in functions(tree) for n in ast.walk(f)}
-    for node in ast.walk(tree):
+    for_types = {id(n) for node in ast.walk(tree) if is_for_types(node) for n in ast.walk(node)}
+    for node in (n for n in ast.walk(tree) if id(n) not in for_types):
         top = id(node) not in inside
         if isinstance(node, ast.Import):
             yield from ((alias.name, top) for alias in node.names)
@@ -64,6 +65,11 @@ def imports(name, source, is_package=False):
         elif isinstance(node, ast.Call) and called(node) in ("import_module", "__import__") and node.args:
             if isinstance(node.args[0], ast.Constant):
                 yield str(node.args[0].value), top
+
+
+def is_for_types(node):
+    """Whether a node is ``if TYPE_CHECKING:``, whose imports never run."""
+    return isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
 
 
 def functions(tree):

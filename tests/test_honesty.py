@@ -3,7 +3,7 @@
 import honesty
 import numpy as np
 import pytest
-from helpers import quiet_fuse
+from helpers import fuse_with
 from scipy.ndimage import binary_dilation, binary_erosion
 
 import hyperspy_fusion as hf
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 def fused(name, counts, **options):
     """Scene, its fused maps scaled to the totals of the truth, and the codes of the diagnostics."""
     scene = getattr(honesty, name)(counts=counts)
-    result = quiet_fuse(*signals(scene), method="auto", **options)
+    result = fuse_with(*signals(scene), method="auto", **options)
     np.testing.assert_allclose(result.metadata.Fusion.total_ratios, 1, rtol=1e-3)
     data = np.asarray(result.data, float)
     data *= (scene.truth.sum(axis=(1, 2)) / data.sum(axis=(1, 2)))[:, None, None]
@@ -78,6 +78,6 @@ def test_pure_noise_stays_flat(given):
 def test_a_shifted_image_is_reported_and_a_true_one_not():
     maps, haadf = hf.data.core_shell((64, 64), counts=4, haadf_blur=1.0).signals()
     quick = {"method": "auto", "regularization": "directional", "tol": 1e-2}
-    assert "haadf-unexplained" not in quiet_fuse(maps, haadf, **quick).metadata.Fusion.diagnostics.codes
+    assert "haadf-unexplained" not in fuse_with(maps, haadf, **quick).metadata.Fusion.diagnostics.codes
     haadf.data = np.roll(haadf.data, 9, axis=1)
-    assert "haadf-unexplained" in quiet_fuse(maps, haadf, **quick).metadata.Fusion.diagnostics.codes
+    assert "haadf-unexplained" in fuse_with(maps, haadf, **quick).metadata.Fusion.diagnostics.codes

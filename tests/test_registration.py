@@ -5,7 +5,7 @@ from functools import cache
 import hyperspy.api as hs
 import numpy as np
 import pytest
-from helpers import assert_untouched, scan_signals, shared, snapshot
+from helpers import assert_untouched, fuse_with, scan_signals, shared, snapshot
 
 import hyperspy_fusion as hf
 from hyperspy_fusion.data import core_shell, gradient_alloy, psnr
@@ -87,10 +87,10 @@ def test_a_finer_shifted_cropped_image_is_registered_at_low_cost(scene):
     def score(fused):
         return np.array([psnr(m[known], t[known]) for m, t in zip(fused.data, scene.truth, strict=True)])
 
-    best = score(hf.fuse(scene.maps, aligned, **settings))
-    loss = best - score(hf.fuse(scene.maps, haadf, register=True, **settings))
+    best = score(fuse_with(scene.maps, aligned, **settings))
+    loss = best - score(fuse_with(scene.maps, haadf, register=True, **settings))
     assert loss.mean() < 0.7
-    unregistered = best - score(hf.fuse(scene.maps, haadf, resample=True, **settings))
+    unregistered = best - score(fuse_with(scene.maps, haadf, register="calibration", **settings))
     assert unregistered.mean() > loss.mean() + 1
 
 
@@ -305,18 +305,20 @@ def test_nothing_is_resampled_unasked(signals):
 def test_a_finer_image_of_the_same_field_fuses_as_its_mean(signals):
     maps, haadf = signals
     options = {"max_iter": 3}
-    expected = hf.fuse(maps, haadf, **options)
+    expected = fuse_with(maps, haadf, **options)
     image = finer(haadf)
     before = snapshot(image)
-    fused = hf.fuse(maps, image, resample=True, **options)
+    fused = fuse_with(maps, image, register="calibration", **options)
     np.testing.assert_allclose(fused.data, expected.data, rtol=1e-4, atol=1e-4)
     assert_untouched(image, before)
-    np.testing.assert_allclose(hf.element_maps(maps).fuse(image, resample=True, **options).data, fused.data)
+    np.testing.assert_allclose(
+        fuse_with(hf.element_maps(maps), image, register="calibration", **options).data, fused.data
+    )
 
 
 def test_what_was_done_is_in_the_metadata_and_is_saved(signals, tmp_path):
     maps, haadf = signals
-    fused = hf.fuse(maps, haadf.isig[2:, 1:], register=True, **CALIBRATED)
+    fused = fuse_with(maps, haadf.isig[2:, 1:], register=True, **CALIBRATED)
     fused.save(tmp_path / "fused.hspy")
     for fit in (fused.metadata.Fusion, hs.load(tmp_path / "fused.hspy").metadata.Fusion):
         done = fit.registration
@@ -332,10 +334,10 @@ def test_the_published_method_needs_every_pixel_or_a_crop(signals):
     maps, haadf = signals
     part = haadf.isig[2:, 1:]
     with pytest.raises(ValueError, match=r"rows 1 to 31 and columns 2 to 31.* pass method='calibrated'") as error:
-        hf.fuse(maps, part, resample=True)
+        hf.fuse(maps, part, register="calibration")
     assert "`.isig[2:32, 1:32]`" in str(error.value)
     cropped = [m.isig[2:32, 1:32] for m in maps]
-    assert hf.fuse(cropped, part, resample=True, max_iter=1).data.shape == (3, 31, 30)
+    assert hf.fuse(cropped, part, register="calibration", max_iter=1).data.shape == (3, 31, 30)
 
 
 def test_the_mask_of_the_user_goes_with_it(signals):
@@ -379,8 +381,8 @@ def test_sem_spectra_fuse_with_backscattered_electrons():
     scan = hf.scan([image, spectra])
     assert scan.haadf is image and "gamma about 0.8" in scan.sentence
     bse, eds = scan
-    options = {"method": "calibrated", "gamma": 0.8, "regularization": "directional"}
-    fused = eds.fuse(bse, elements=["Fe", "Al"], resample=True, **options)
+    options = {"method": "calibrated", "z_exponent": 0.8, "regularization": "directional"}
+    fused = fuse_with(eds, bse, elements=["Fe", "Al"], register="calibration", **options)
     assert fused.axes_manager[-1].units == "µm" and fused.elements == ["Fe", "Al"]
     measured = hf.element_maps(eds, ["Fe", "Al"])
     for element, true in zip(fused.elements, truth, strict=True):

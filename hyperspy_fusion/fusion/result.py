@@ -1,4 +1,4 @@
-"""What a fit returns: frozen, with the reason it stopped as a sentence."""
+"""The result of a fit, frozen, with the reason why it stopped as a sentence."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 class StopReason(Enum):
     """Why a fit stopped; each value is a sentence to show."""
 
-    CONVERGED = "The relative change of the maps in one iteration, or its bound, fell to the tolerance."
+    CONVERGED = "The relative change of the maps in one iteration fell to the tolerance."
     MAX_ITER = "All iterations were run."
     NOT_CONVERGED = (
-        "All iterations were run without reaching the tolerance: raise max_iter or tol, or, where the change no "
-        "longer falls because the maps swing, raise background or lower lambda_chem."
+        "All iterations were run without reaching the tolerance: raise max_iter or the tolerance, or, where the maps "
+        "oscillate, raise eps or lower lambda_chem."
     )
     INTERRUPTED = "Interrupted: the maps are those of the last complete iteration."
     STOPPED = "Stopped by the callback: the maps are those of the last complete iteration."
-    NOT_FINITE = "The maps became infinite or NaN: lower lambda_chem or lambda_haadf, or raise background."
+    NOT_FINITE = "The maps became infinite or NaN: lower lambda_chem or lambda_haadf, or raise eps."
 
 
-# with a duality gap the reason can be told by number
+# of solvers with a duality gap
 _WITH_GAP = {
     StopReason.CONVERGED: "The relative duality gap fell to {gap:.2g}, within the tolerance.",
     StopReason.NOT_CONVERGED: (
-        "All iterations were run, and the relative duality gap is {gap:.2g}, which is above the tolerance: raise "
-        "max_iter, fit again to go on, or raise tol where this is near enough."
+        "All iterations were run, and the relative duality gap is {gap:.2g}, above the tolerance: raise max_iter, "
+        "fit again to go on, or raise tol."
     ),
     StopReason.NOT_FINITE: "The maps became infinite or NaN: pass dtype='float64'.",
 }
@@ -73,7 +73,7 @@ class CostHistory:
 
 @dataclass(frozen=True)
 class FusionResult:
-    """Fused maps on the scale of the input maps, and how they came about.
+    """Fused maps on the scale of the input maps, and the record of the fit.
 
     Attributes
     ----------
@@ -110,7 +110,7 @@ class FusionResult:
 
     @property
     def success(self) -> bool:
-        """True where the fit ended as it was asked to: at the tolerance or, without one, after all iterations."""
+        """True where the fit reached its tolerance or, without one, ran all iterations."""
         return self.reason in (StopReason.CONVERGED, StopReason.MAX_ITER)
 
     @property

@@ -8,23 +8,35 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from numbers import Integral, Real
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
-# beyond these, single precision has no room for the squares and quotients of the fit
-SMALLEST, LARGEST = 1e-30, 1e30
-# pixels: a blur of the HAADF image beyond it is not looked for
-MAX_BLUR = 4.0
+from hyperspy_fusion.fusion.checks import (
+    AUTO,
+    as_python,
+    check_background,
+    check_choice,
+    check_components,
+    check_count,
+    check_each,
+    check_factors,
+    check_from,
+    check_haadf_blur,
+    check_haadf_coefficients,
+    check_interval,
+    check_positive,
+    check_seed,
+    is_auto,
+)
 
 ELEMENT_WEIGHTINGS = ("equal", "z_mean", "z_gamma_mean", "z_sum", "z_gamma_sum")
 TV_NORMS = ("isotropic", "anisotropic")
 TV_SOLVERS = ("fgp", "gp")
-REGULARIZATIONS = ("guided", "directional", "tgv", "tv", None)
+REGULARIZATIONS = ("guided", "directional", "tgv", "tv", "none")
+DTYPES = (None, "float32", "float64")
 NOISES = ("auto", "poisson", "shifted_poisson", "gaussian")
-WEIGHTS = ("z_gamma", "fit")
-AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -32,35 +44,35 @@ class PublishedSettings:
     """Settings of the published method (Schwartz et al., npj Comput. Mater. 8, 16, 2022).
 
     The defaults are those of the paper's algorithm box (Manassa et al., Elemental Microscopy EM000003, 2024).
-    All weights act on maps and HAADF scaled to [0, 1].
+    All weights act on maps and HAADF image scaled to [0, 1].
 
     Parameters
     ----------
     gamma
-        Exponent of the HAADF forward model ``f(x) = sum_i w_i x_i**gamma``, in (0, 4]. Published: 1.4 to 2. Below 1 the
-        slope of the forward model is infinite at zero; it is taken at no less than ``background`` then.
-    weighting
+        Exponent of the HAADF forward model ``f(x) = sum_i w_i x_i**gamma``, in (0, 4]. Published: 1.4 to 2. Below 1
+        the slope of the forward model is infinite at zero; it is taken at no less than ``eps`` then.
+    z_weighting
         How the HAADF coefficients ``w_i`` follow from the atomic numbers: ``"equal"``, ``"z_mean"`` (Z / mean Z),
         ``"z_gamma_mean"`` (Z**gamma / mean Z**gamma), ``"z_sum"`` (Z / sum Z), ``"z_gamma_sum"``.
     lambda_haadf
-        Weight of the HAADF term, > 0. None is 1 / number of fused elements, the published step size.
+        Weight of the HAADF term, > 0. None is 1 / number of fused elements, the published step length.
     lambda_chem
-        Weight of the Poisson term of the maps, > 0. Larger pulls the maps towards ``max(b - background, 0)``, where the
-        term has its minimum; too large oscillates.
+        Weight of the Poisson term of the maps, > 0. Larger moves the maps towards ``max(b - eps, 0)``, the minimum of
+        the term. Where it is too large, the maps oscillate.
     lambda_tv
-        Weight of the total variation, > 0, or None for no total variation. Larger is smoother.
-    background
-        The ``eps`` in ``x - b log(x + eps)``, > 0, in units of the normalised maps.
+        Weight of the total variation, >= 0; 0 switches it off. Larger is smoother.
+    eps
+        Offset of the Poisson term ``x - b log(x + eps)``, > 0, in units of the normalised maps.
     threshold
         Normalised map values below it start at zero; they stay in the data. None starts from the maps themselves.
         For the first fit of a model.
     max_iter
         Iterations of this call, >= 1.
-    tol
+    change_tol
         Stop once the relative change of the maps in one iteration, ``||x_new - x|| / ||x||``, is at or below it.
         None runs ``max_iter`` iterations.
     tv_iter
-        Inner iterations of the total variation prox, >= 1.
+        Inner iterations of the proximal operator of the total variation, >= 1.
     tv_norm
         ``"isotropic"`` or ``"anisotropic"``.
     tv_solver
@@ -71,18 +83,18 @@ class PublishedSettings:
     Raises
     ------
     ValueError, TypeError
-        A sentence that names the setting, what it got and what is allowed.
+        With the name of the setting, its value and what is allowed.
     """
 
     gamma: float = 1.6
-    weighting: str = "z_mean"
+    z_weighting: str = "z_mean"
     lambda_haadf: float | None = None
     lambda_chem: float = 0.08
-    lambda_tv: float | None = 0.15
-    background: float = 0.2
+    lambda_tv: float = 0.15
+    eps: float = 0.2
     threshold: float | None = None
     max_iter: int = 30
-    tol: float | None = None
+    change_tol: float | None = None
     tv_iter: int = 3
     tv_norm: str = "isotropic"
     tv_solver: str = "fgp"
@@ -90,20 +102,20 @@ class PublishedSettings:
 
     def __post_init__(self):
         for name, value in asdict(self).items():
-            object.__setattr__(self, name, _as_python(value))
-        _check_interval("gamma", self.gamma, 0, 4)
-        _check_positive("lambda_haadf", self.lambda_haadf, off="for 1 / number of elements")
-        _check_positive("lambda_chem", self.lambda_chem)
-        _check_positive("lambda_tv", self.lambda_tv, off="to switch the total variation off")
-        _check_positive("background", self.background)
-        _check_interval("threshold", self.threshold, 0, 1, off="for no threshold")
-        _check_positive("tol", self.tol, off="to run all iterations")
-        _check_count("max_iter", self.max_iter)
-        _check_count("tv_iter", self.tv_iter)
-        check_choice("weighting", self.weighting, ELEMENT_WEIGHTINGS)
+            object.__setattr__(self, name, as_python(value))
+        check_interval("gamma", self.gamma, 0, 4)
+        check_positive("lambda_haadf", self.lambda_haadf, off="for 1 / number of elements")
+        check_positive("lambda_chem", self.lambda_chem)
+        check_from("lambda_tv", self.lambda_tv, 0)
+        check_positive("eps", self.eps)
+        check_interval("threshold", self.threshold, 0, 1, off="for no threshold")
+        check_positive("change_tol", self.change_tol, off="to run all iterations")
+        check_count("max_iter", self.max_iter)
+        check_count("tv_iter", self.tv_iter)
+        check_choice("z_weighting", self.z_weighting, ELEMENT_WEIGHTINGS)
         check_choice("tv_norm", self.tv_norm, TV_NORMS)
         check_choice("tv_solver", self.tv_solver, TV_SOLVERS)
-        check_choice("dtype", self.dtype, (None, "float32", "float64"))
+        check_choice("dtype", self.dtype, DTYPES)
 
     def as_dict(self):
         """The settings as a plain dictionary."""
@@ -112,87 +124,87 @@ class PublishedSettings:
 
 @dataclass(frozen=True)
 class CalibratedSettings:
-    """Settings of the calibrated method: convex, in the units of the data, solved to a stated accuracy.
+    """Settings of the calibrated method: convex, in the units of the data, solved to a stated duality gap.
 
-    Weights are natural: each map is measured in standard deviations of its typical pixel, so one number means the
-    same at any dose, size, element and scale of the data. What is said to take one value per element takes one
-    for all as well, or a sequence in the order of the maps, constant ones left out.
+    Each map is measured in standard deviations of its typical pixel. A weight therefore means the same at any dose,
+    size, element and scale of the data. Where one value per element is allowed, a number holds for all, and a
+    sequence is in the order of the maps, constant ones left out.
 
     Parameters
     ----------
     regularization
-        What true maps are taken to look like. ``"guided"``: locally linear in the HAADF image, with a slope that varies
-        slowly; ``"directional"``: piecewise constant with edges where the HAADF image has them; ``"tgv"``: piecewise
-        linear, whatever the HAADF image shows (second-order total generalised variation); ``"tv"``: piecewise
-        constant (total variation). None for no penalty.
+        Model of the true maps. ``"guided"``: locally linear in the HAADF image, with a slope that varies slowly.
+        ``"directional"``: piecewise constant, with edges where the HAADF image has them. ``"tgv"``: piecewise linear,
+        without the HAADF image (second-order total generalised variation). ``"tv"``: piecewise constant (total
+        variation). ``"none"``: no penalty.
     lambda_reg
-        Weight of the penalty, > 0; one per element. Larger is smoother.
+        Weight of the penalty, > 0; one per element. Larger is smoother. With ``haadf_blur``, ``"directional"`` takes
+        about twice the weight.
     joint
         Whether edges of all elements are taken to lie at the same places. False treats each map by itself.
     second_order
         Weight of the second derivatives of ``"tgv"``, or of the slope of ``"guided"``, relative to the first, > 0.
         Larger is straighter. None is 0.5 for ``"tgv"`` and 0.03 for ``"guided"``.
     eta
-        How far ``"directional"`` trusts the edges of the HAADF image, in [0, 1): 0 is ``"tv"``.
+        Weight that ``"directional"`` gives to the edges of the HAADF image, in [0, 1): 0 is ``"tv"``.
     guide_blur
         Standard deviation in pixels of the Gaussian that smooths the HAADF image for ``"guided"`` and
-        ``"directional"``, >= 0; its role in the HAADF forward model is not touched. None frees the image of the white noise
-        that it shows by second-order total generalised variation, which keeps its edges.
+        ``"directional"``, >= 0. The HAADF forward model takes the image as it is. If None, the image is denoised by
+        second-order total generalised variation, which keeps its edges.
     noise
-        Of the maps. ``"poisson"``: counts. ``"shifted_poisson"``: counts, few or less their background. ``"gaussian"``:
-        anything else, as quantified maps. ``"auto"`` chooses from the data and says what and why.
-    shift
+        Of the maps. ``"poisson"``: counts. ``"shifted_poisson"``: counts, few or less their background.
+        ``"gaussian"``: anything else, as quantified maps. ``"auto"`` chooses from the data and records why.
+    poisson_offset
         Counts added to both sides of ``"shifted_poisson"``, > 0. Larger is nearer to least squares.
     background
         Known counts per pixel in the maps that are not of the element, in the units of the maps, >= 0; one per
         element. They are not in the fused maps. For one that differs between pixels see ``element_maps``.
     variance
         Of the noise of ``"gaussian"``, in squared units of the maps, > 0; one per element. None takes that of the
-        maps, pixel by pixel, where they have one, and else estimates it.
-    weights
-        Of the HAADF forward model ``f(x) = offset + sum_i w_i x_i``. ``"z_gamma"``: ``w_i`` proportional to
-        ``k_i Z_i**gamma``, gain and offset fitted. ``"fit"``: all fitted, with standard errors, and drawn to the
-        former as far as the data do not contradict it. Numbers, one per element, in HAADF units per unit of the maps:
-        the offset is fitted alone.
-    gamma
-        Exponent on the atomic number in ``"z_gamma"``, and of what ``"fit"`` draws to, in (0, 4].
+        noise metadata of the maps, pixel by pixel, and else estimates it.
+    haadf_coefficients
+        Of the HAADF forward model ``f(x) = offset + sum_i w_i x_i``. ``"z_power"``: ``w_i`` proportional to
+        ``k_i Z_i**z_exponent``, gain and offset fitted. ``"fit"``: all fitted, with standard errors, and shrunk
+        towards the former. Numbers, one per element, in HAADF units per unit of the maps: the offset alone is fitted.
+    z_exponent
+        Exponent on the atomic number in ``"z_power"``, and in the prior of ``"fit"``, in (0, 4].
     k_factors
-        Composition per unit of the maps, > 0, one per element: the k-factors ``k_i`` of ``"z_gamma"``. They enter the
-        HAADF forward model, not the maps. None is 1 for all.
+        Composition per unit of the maps, > 0, one per element: the k-factors ``k_i`` of ``"z_power"``. They enter the
+        HAADF forward model and not the maps. None is 1 for all.
     lambda_haadf
-        Weight of the HAADF term, >= 0. At 1 its noise and the misfit of the forward model decide; 0 switches it off.
+        Weight of the HAADF term, >= 0. At 1 it follows from the noise and the model discrepancy; 0 switches it off.
     haadf_blur
         Standard deviation in pixels, 0 to 4, of the Gaussian by which the HAADF image is blurred more than the maps,
-        as its term and the edges of ``"directional"`` are to have it; ``"fit"`` is what the HAADF forward model finds. At 0
+        for its term and for the edges of ``"directional"``. ``"fit"`` is the blur of the fitted forward model. At 0,
         each pixel of the image is one of the maps, whatever blur the forward model is fitted with.
     keep_totals
         Whether each fused map keeps the total of the measured one, less its background.
     tol
-        Stop once the relative duality gap, which bounds how far the objective is from its minimum, is at or below
-        it, > 0.
+        Stop once the relative duality gap is at or below it, > 0. The gap bounds how far the objective is from its
+        minimum.
     max_iter
-        Iterations of this call at the most, >= 1.
+        Iterations of this call at most, >= 1.
     dtype
         ``"float32"`` or ``"float64"``. None solves float64 maps in float64 and anything else in float32.
 
     Raises
     ------
     ValueError, TypeError
-        A sentence that names the setting, what it got and what is allowed.
+        With the name of the setting, its value and what is allowed.
     """
 
-    regularization: str | None = "guided"
+    regularization: str = "guided"
     lambda_reg: float | Sequence = 1.0
     joint: bool = True
     second_order: float | None = None
     eta: float = 0.95
     guide_blur: float | None = 0.7
     noise: str = "auto"
-    shift: float = 0.3
+    poisson_offset: float = 0.3
     background: float | Sequence = 0.0
     variance: float | Sequence | None = None
-    weights: str | Sequence = "z_gamma"
-    gamma: float = 1.7
+    haadf_coefficients: str | Sequence = "z_power"
+    z_exponent: float = 1.7
     k_factors: Sequence | None = None
     lambda_haadf: float = 1.0
     haadf_blur: float | str = 0.0
@@ -203,31 +215,31 @@ class CalibratedSettings:
 
     def __post_init__(self):
         for name, value in asdict(self).items():
-            object.__setattr__(self, name, _as_python(value))
+            object.__setattr__(self, name, as_python(value))
         self._check_data()
         self._check_penalty()
-        _check_positive("tol", self.tol)
-        _check_count("max_iter", self.max_iter)
-        check_choice("dtype", self.dtype, (None, "float32", "float64"))
+        check_positive("tol", self.tol)
+        check_count("max_iter", self.max_iter)
+        check_choice("dtype", self.dtype, DTYPES)
 
     def _check_penalty(self):
         check_choice("regularization", self.regularization, REGULARIZATIONS)
-        _check_each("lambda_reg", self.lambda_reg, _check_positive)
+        check_each("lambda_reg", self.lambda_reg, check_positive)
         check_choice("joint", self.joint, (True, False))
-        _check_positive("second_order", self.second_order, off="for the default of the penalty")
-        _check_from("eta", self.eta, 0, 1)
-        _check_from("guide_blur", self.guide_blur, 0, off="to free the image of its noise")
+        check_positive("second_order", self.second_order, off="for the default of the penalty")
+        check_from("eta", self.eta, 0, 1)
+        check_from("guide_blur", self.guide_blur, 0, off="to denoise the image")
 
     def _check_data(self):
         check_choice("noise", self.noise, NOISES)
-        _check_positive("shift", self.shift)
-        _check_background(self.background)
-        _check_each("variance", self.variance, _check_positive, off="to estimate it")
-        _check_weights(self.weights)
-        _check_interval("gamma", self.gamma, 0, 4)
-        _check_factors(self.k_factors)
-        _check_from("lambda_haadf", self.lambda_haadf, 0)
-        _check_haadf_blur(self.haadf_blur, self.weights)
+        check_positive("poisson_offset", self.poisson_offset)
+        check_background(self.background)
+        check_each("variance", self.variance, check_positive, off="to estimate it")
+        check_haadf_coefficients(self.haadf_coefficients)
+        check_interval("z_exponent", self.z_exponent, 0, 4)
+        check_factors(self.k_factors)
+        check_from("lambda_haadf", self.lambda_haadf, 0)
+        check_haadf_blur(self.haadf_blur, self.haadf_coefficients)
         check_choice("keep_totals", self.keep_totals, (True, False))
 
     def as_dict(self):
@@ -237,11 +249,11 @@ class CalibratedSettings:
 
 @dataclass(frozen=True)
 class AutoSettings(CalibratedSettings):
-    """Settings of the calibrated method with its weights chosen by evidence.
+    """Settings of the calibrated method with penalty and weights chosen by cross-validation.
 
-    What is ``"auto"`` is chosen: rough fits to four fifths of the counts are judged by how well they predict the last
-    fifth, or, of maps that are no counts, fits to nine tenths of the pixels by the last tenth. All else is as for the
-    calibrated method.
+    What is ``"auto"`` is chosen: low-accuracy fits to four fifths of the counts are compared by how well they predict
+    the last fifth. Maps that are no counts are compared by nine and one tenth of the pixels. All other settings are
+    those of :class:`CalibratedSettings`.
 
     Parameters
     ----------
@@ -256,21 +268,21 @@ class AutoSettings(CalibratedSettings):
     tol
         Stop each fit once its relative duality gap is at or below it, > 0.
     components
-        How many components of the whole spectra take part, of a spectrum image of counts: 0 for none, or ``"auto"`` for
-        as many as stand out of the noise. Maps alone have none.
+        Number of spectral components, of a spectrum image of counts: 0 for none, or ``"auto"`` for as many as exceed
+        the noise. Maps alone have none.
     seed
-        Of the split, a whole number >= 0: with the same one the choice is the same.
+        Of the folds, a whole number >= 0: with the same one the choice is the same.
 
     Raises
     ------
     ValueError, TypeError
-        A sentence that names the setting, what it got and what is allowed.
+        With the name of the setting, its value and what is allowed.
     """
 
-    regularization: str | None = AUTO
+    regularization: str = AUTO
     lambda_reg: float | str | Sequence = AUTO
-    lambda_haadf: float | str = AUTO
-    joint: bool | str = AUTO
+    lambda_haadf: Any = AUTO  # float or "auto"
+    joint: Any = AUTO  # bool or "auto"
     tol: float = 3e-4
     components: int | str = AUTO
     seed: int = 0
@@ -279,11 +291,11 @@ class AutoSettings(CalibratedSettings):
         # what is given is checked as it is without a choice
         checked = self.chosen()
         for name, given in self.as_dict().items():
-            if not _is_auto(given) and hasattr(checked, name):
+            if not is_auto(given) and hasattr(checked, name):
                 object.__setattr__(self, name, getattr(checked, name))
         for name in ("components", "seed"):
-            object.__setattr__(self, name, _as_python(getattr(self, name)))
-        _check_components(self.components)
+            object.__setattr__(self, name, as_python(getattr(self, name)))
+        check_components(self.components)
         check_seed(self.seed)
 
     def chosen(self, regularization="guided", lambda_reg=1.0, lambda_haadf=1.0, joint=True):
@@ -292,69 +304,75 @@ class AutoSettings(CalibratedSettings):
             "regularization": regularization, "lambda_reg": lambda_reg, "lambda_haadf": lambda_haadf, "joint": joint,
         }  # fmt: skip
         given = {f.name: getattr(self, f.name) for f in fields(CalibratedSettings)}
-        return CalibratedSettings(**given | {name: v for name, v in choice.items() if _is_auto(given[name])})
+        return CalibratedSettings(**given | {name: v for name, v in choice.items() if is_auto(given[name])})
 
 
-def _is_auto(value):
-    return isinstance(value, str) and value == AUTO
-
-
-METHODS = {"published": PublishedSettings, "calibrated": CalibratedSettings, "auto": AutoSettings}
-# what a setting of one method is called in the other, as near as there is one
+#: The class of settings of each method.
+SETTINGS = {"published": PublishedSettings, "calibrated": CalibratedSettings, "auto": AutoSettings}
+# what a setting of one method is called in the others, as near as there is one
 _COUNTERPARTS = {
     "lambda_tv": "lambda_reg",
     "lambda_reg": "lambda_tv",
-    "weighting": "weights",
-    "weights": "weighting",
-}
-# given elsewhere than to a fit, and where
-_ELSEWHERE = dict.fromkeys(
-    ("method", "mask", "elements", "xray_lines", "integration_windows", "register", "resample"),
-    "pass it to FusedMultiModal or fuse",
-) | {
-    "errors": "pass it to fuse, or call standard_errors() of the fitted model",
-    "edges": "pass it to element_maps, and fuse the maps that it returns",
+    "z_weighting": "haadf_coefficients",
+    "haadf_coefficients": "z_weighting",
+    "tol": "change_tol",
+    "change_tol": "tol",
+    "eps": "poisson_offset",
+    "poisson_offset": "eps",
+    "gamma": "z_exponent",
+    "z_exponent": "gamma",
 }
 
 
-def settings_for(method, options, base=None):
-    """Settings of ``method`` from a dictionary of options, on top of ``base`` where it is given.
+def settings_for(method, settings=None, base=None, **given):
+    """The validated settings of a fit.
+
+    Parameters
+    ----------
+    method : str
+        Name of the method.
+    settings : PublishedSettings, CalibratedSettings or AutoSettings, optional
+        Of the class of the method. None takes ``base``, else the defaults.
+    base
+        Settings of the fit before, of the class of the method.
+    **given
+        Fields that override those of ``settings``, as far as they are not None.
 
     Raises
     ------
     ValueError
-        For a method that does not exist.
+        For a method that does not exist, and for a value that is not allowed.
     TypeError
-        For an option the method does not have, with the nearest name or the method that has it.
+        For settings of another class, and for a field that the method does not have.
     """
-    check_choice("method", method, tuple(METHODS))
-    cls = METHODS[method]
-    for name in options:
+    check_choice("method", method, tuple(SETTINGS))
+    cls = SETTINGS[method]
+    if settings is not None and type(settings) is not cls:
+        raise TypeError(f"settings is of {type(settings).__name__}: method={method!r} takes {cls.__name__}(...).")
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
         if name not in setting_names(method):
             raise TypeError(_why_not(name, method))
-    return cls(**{**(base.as_dict() if base is not None else {}), **options})
+    start = next((s for s in (settings, base) if s is not None), cls())
+    return replace(start, **given)
 
 
 def setting_names(method):
     """The names of the settings of a method."""
-    return [f.name for f in fields(METHODS[method])]
+    return [f.name for f in fields(SETTINGS[method])]
 
 
 def _why_not(name, method):
     """Sentence about a setting that ``method`` does not have."""
-    names = setting_names(method)
-    owner = next((other for other in METHODS if name in setting_names(other)), None)
-    if owner and name in _COUNTERPARTS:
-        # the published method is what those get who name none
-        other = f" Or pass method={owner!r}." if method == "published" else ""
-        return f"{name} belongs to method={owner!r}; with {method!r} it is {_COUNTERPARTS[name]}.{other}"
-    if owner:
-        return f"{name} belongs to method={owner!r}; leave it out with {method!r}, or pass method={owner!r}."
-    if name in _ELSEWHERE:
-        return f"{name} is no setting of a fit: {_ELSEWHERE[name]}."
-    near = difflib.get_close_matches(name, [*names, *_ELSEWHERE], n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(names)}."
-    return f"method {method!r} has no option {name!r}; {hint}"
+    owner = next((other for other in SETTINGS if name in setting_names(other)), None)
+    if owner is None:
+        names = setting_names(method)
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the settings are {', '.join(names)}."
+        return f"method={method!r} has no setting {name!r}; {hint}"
+    counterpart = _COUNTERPARTS.get(name)
+    here = f"is called {counterpart}" if counterpart in setting_names(method) else "has no counterpart"
+    return f"{name} belongs to method={owner!r}; with method={method!r} it {here}."
 
 
 def working_dtype(maps, dtype=None):
@@ -362,132 +380,3 @@ def working_dtype(maps, dtype=None):
     if dtype is not None:
         return np.dtype(dtype)
     return np.dtype(np.float64 if maps.dtype == np.float64 else np.float32)
-
-
-def _as_python(value):
-    """NumPy scalars as the Python ones that metadata keep, and sequences as tuples of them."""
-    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim):
-        return tuple(_as_python(v) for v in value)
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
-
-
-def _is_number(value):
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _remedy(off):
-    return f", or None {off}" if off else ""
-
-
-def _about_auto(value):
-    return " method='auto' chooses it for you." if isinstance(value, str) and value == "auto" else ""
-
-
-def _check_positive(name, value, off=""):
-    if value is None and off:
-        return
-    if not _is_number(value) or not SMALLEST <= value <= LARGEST:
-        raise ValueError(
-            f"{name} is {value!r}: it must be a number above 0 ({SMALLEST:g} to {LARGEST:g}){_remedy(off)}."
-            f"{_about_auto(value)}"
-        )
-
-
-def _check_interval(name, value, low, high, off=""):
-    if value is None and off:
-        return
-    if not _is_number(value) or not low < value <= high:
-        raise ValueError(f"{name} is {value!r}: it must lie above {low} and at most at {high}{_remedy(off)}.")
-
-
-def _check_from(name, value, low, below=None, off=""):
-    """``low <= value``, and ``value < below`` where that is given."""
-    if value is None and off:
-        return
-    end = LARGEST if below is None else below
-    if not _is_number(value) or not low <= value <= end or value == below:
-        raise ValueError(f"{name} is {value!r}: it must be at least {low} and {_end(below)}{_remedy(off)}.")
-
-
-def _end(below):
-    return f"at most {LARGEST:g}" if below is None else f"below {below}"
-
-
-def _check_each(name, value, check, *args, **options):
-    """Check a number, or those of a sequence with one for each element, of which none may be None."""
-    if not _is_filled(value):
-        check(name, value, *args, **options)
-        return
-    for one in value:
-        check(name, one, *args)
-
-
-def _is_filled(value):
-    return isinstance(value, tuple) and len(value) > 0
-
-
-def _check_background(background):
-    if isinstance(background, str):
-        raise ValueError(
-            f"background is {background!r}, and here it is numbers: make the maps with their background, "
-            f"element_maps(spectra, background={background!r}), and fuse these."
-        )
-    _check_each("background", background, _check_from, 0)
-
-
-def _check_weights(weights):
-    if not _is_filled(weights):
-        check_choice("weights", weights, WEIGHTS, also="numbers, one per element")
-        return
-    _check_each("weights", weights, _check_from, 0)
-    if not any(weights):
-        raise ValueError(f"weights is {weights!r}: one of them must be above 0, for else no element shows in HAADF.")
-
-
-def _check_haadf_blur(blur, weights):
-    if blur == "fit":
-        if _is_filled(weights):
-            raise ValueError(
-                "haadf_blur is 'fit', and with given weights no HAADF forward model is fitted that could find it: pass pixels, "
-                "or weights='z_gamma'."
-            )
-    elif not _is_number(blur) or not 0 <= blur <= MAX_BLUR:
-        raise ValueError(f"haadf_blur is {blur!r}: it must be 0 to {MAX_BLUR:g} pixels, or 'fit' to find it.")
-
-
-def _check_factors(factors):
-    if factors is not None and not _is_filled(factors):
-        raise ValueError(f"k_factors is {factors!r}: it must hold one number per element, or be None for 1.")
-    for factor in factors or ():
-        _check_positive("k_factors", factor)
-
-
-def _check_count(name, value):
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} is {value!r}: it must be a whole number of at least 1.")
-
-
-def check_seed(seed):
-    """ValueError for a seed that is no whole number of at least 0."""
-    if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"seed is {seed!r}: it must be a whole number of at least 0.")
-
-
-def _check_components(components):
-    is_whole = isinstance(components, Integral) and not isinstance(components, bool) and components >= 0
-    if not (_is_auto(components) or is_whole):
-        raise ValueError(
-            f"components is {components!r}: it must be a whole number of at least 0, or 'auto' for as many as stand "
-            "out of the noise."
-        )
-
-
-def check_choice(name, value, allowed, also=""):
-    """ValueError for a value that is none of those allowed; `also` says what else would be."""
-    # identity for None and booleans, equality for strings: 1 == True must not pass
-    if not any(value is a or (isinstance(a, str) and isinstance(value, str) and value == a) for a in allowed):
-        others = f", or {also}" if also else ""
-        words = [a for a in allowed if isinstance(a, str)]
-        near = difflib.get_close_matches(value.lower(), words, n=1) if isinstance(value, str) else []
-        hint = f" The nearest is {near[0]!r}." if near else ""
-        raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, allowed))}{others}.{hint}")

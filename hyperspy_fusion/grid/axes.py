@@ -21,7 +21,7 @@ SAME_SCAN_RTOL = 0.05
 # of a distance in pixels
 _ROUNDING = 1e-6
 _BY_KEYWORD = (
-    "pass resample=True to bring the HAADF image to the pixels of the maps, or register=True to find its shift as "
+    "pass register='calibration' to bring the HAADF image to the pixels of the maps, or register='shift' to find its shift as "
     "well; or "
 )
 

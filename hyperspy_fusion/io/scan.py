@@ -389,10 +389,10 @@ def _why_elastic(image, relation):
     where = "on the pixels of the scan" if relation == "pixels" else "of its field of view, on other pixels"
     sentence = f"{image.name} is the elastic image: {detector.name} by its name, and {where}"
     if relation == "field":
-        sentence += " (resample=True or register=True brings it to those of the maps)"
+        sentence += " (register='calibration' or 'shift' brings it to those of the maps)"
     if detector is DETECTORS[0]:
         return f"{sentence}."
-    remedy = "weights='fit'" if detector.gamma is None else f"gamma about {detector.gamma}"
+    remedy = "haadf_coefficients='fit'" if detector.gamma is None else f"z_exponent about {detector.gamma}"
     return f"{sentence}. It is no HAADF image: {remedy} of method='calibrated' suits it better."
 
 

@@ -6,9 +6,9 @@ import h5py
 import hyperspy.api as hs
 import numpy as np
 import pytest
-from helpers import shared
+from helpers import fuse_with, shared
 
-from hyperspy_fusion import element_maps, fuse
+from hyperspy_fusion import element_maps
 
 
 def maps_of(arrays):
@@ -19,7 +19,9 @@ def maps_of(arrays):
 
 
 def calibrated(arrays, haadf, **options):
-    fused = fuse(maps_of(arrays), hs.signals.Signal2D(haadf), method="calibrated", show_progressbar=False, **options)
+    fused = fuse_with(
+        maps_of(arrays), hs.signals.Signal2D(haadf), method="calibrated", show_progressbar=False, **options
+    )
     assert fused.metadata.Fusion.converged and fused.metadata.Fusion.gap <= 1e-4
     return fused
 

@@ -6,7 +6,7 @@ import h5py
 import hyperspy.api as hs
 import numpy as np
 import pytest
-from helpers import shared
+from helpers import fuse_with, shared
 from sources import eds
 
 import hyperspy_fusion as hf
@@ -37,7 +37,7 @@ def test_super_x(tilt):
     path = shared(f"data/L2083-K-4-1_tilt{tilt}.bcf")
     haadf, eds = hs.load(path)
     maps = hf.element_maps(eds, ["Fe", "Si", "O", "S"])
-    fused = maps.fuse(haadf, **FAST)
+    fused = fuse_with(maps, haadf, **FAST)
     percent = fused.atomic_percent("CL", K)
     assert_composition(percent, ["Fe", "Si", "O", "S"], ("um", "µm"), 0.01308)
 
@@ -46,7 +46,7 @@ def test_super_x_with_its_background():
     path = shared("data/bruker_test_TEM.bcf")
     haadf, eds = hs.load(path)
     maps = hf.element_maps(eds, background="windows")
-    fused = maps.fuse(haadf, **FAST)
+    fused = fuse_with(maps, haadf, **FAST)
     percent = fused.atomic_percent("CL", K)
     assert_composition(percent, ["Cu", "O", "Pd", "Ti"], ("um", "µm"), 0.000771)
 
@@ -55,7 +55,7 @@ def test_eels_by_windows():
     path = str(shared("data/CuZn_EELS_mapping_tutorial.hspy").parent)
     eels, haadf = hs.load([path + "/CuZn_EELS_mapping_tutorial.hspy", path + "/CuZn_HAADF.hspy"])
     maps = hf.element_maps(eels, edges=["Cu_L3", "Zn_L3"])
-    fused = maps.fuse(haadf, **FAST)
+    fused = fuse_with(maps, haadf, **FAST)
     percent = fused.atomic_percent("cross_section")
     assert_composition(percent, ["Cu", "Zn"], ("nm",), 0.92139)
 
@@ -63,7 +63,7 @@ def test_eels_by_windows():
 def test_eels_maps_of_a_model():
     path = str(shared("data/Cu_map.hspy").parent)
     copper, zinc, haadf = hs.load([path + "/Cu_map.hspy", path + "/Zn_map.hspy", path + "/CuZn_HAADF.hspy"])
-    fused = hf.fuse([copper, zinc], haadf, **FAST)
+    fused = fuse_with([copper, zinc], haadf, **FAST)
     percent = fused.atomic_percent("cross_section", 1)
     assert_composition(percent, ["Cu", "Zn"], ("nm",), 0.92139)
 
@@ -74,7 +74,7 @@ def test_tutorial_of_fractions():
     axes = [{"name": name, "size": 256, "scale": 0.0262, "units": "nm"} for name in "yx"]
     images = {name: hs.signals.Signal2D(image, axes=axes) for name, image in np.load(path).items()}
     haadf = images.pop("HAADF")
-    fused = hf.fuse(images, haadf, **FAST)
+    fused = fuse_with(images, haadf, **FAST)
     percent = fused.atomic_percent("cross_section", 1)
     assert_composition(percent, list(images), ("nm",), 0.0262)
 
@@ -85,7 +85,7 @@ def test_tutorial_of_counts():
     axes = [{"name": name, "size": 400, "scale": 0.1, "units": "nm"} for name in "yx"]
     images = {name: hs.signals.Signal2D(image[()], axes=axes) for name, image in h5py.File(path).items()}
     haadf = images.pop("HAADF")
-    fused = hf.fuse(images, haadf, **FAST)
+    fused = fuse_with(images, haadf, **FAST)
     percent = fused.atomic_percent("cross_section", 1)
     assert_composition(percent, ["Co", "Mn", "O"], ("nm",), 0.1)
 
@@ -128,7 +128,7 @@ def test_files_of_other_formats(tmp_path, spectra_file, image_file):
         signal.save(tmp_path / name)
     spectra, haadf = hs.load(tmp_path / spectra_file, signal_type="EDS_TEM"), hs.load(tmp_path / image_file)
     maps = hf.element_maps(spectra, ["Fe", "O"])
-    percent = maps.fuse(haadf, **FAST).atomic_percent("CL", K)
+    percent = fuse_with(maps, haadf, **FAST).atomic_percent("CL", K)
     assert_composition(percent, ["Fe", "O"], ("nm",), 0.5)
     np.testing.assert_array_equal(maps.data, hf.element_maps(scan()[0]).data)
 
@@ -142,7 +142,7 @@ def test_a_file_that_does_not_say_which_axis_is_energy(tmp_path):
         hf.element_maps(block, ["Fe", "O"])
     spectra = block.as_signal1D("Energy")
     spectra.set_signal_type("EDS_TEM")
-    percent = hf.element_maps(spectra, ["Fe", "O"]).fuse(haadf, **FAST).atomic_percent("CL", K)
+    percent = fuse_with(hf.element_maps(spectra, ["Fe", "O"]), haadf, **FAST).atomic_percent("CL", K)
     assert_composition(percent, ["Fe", "O"], ("nm",), 0.5)
 
 
@@ -153,6 +153,6 @@ def test_maps_of_tif_files(tmp_path):
         image.save(tmp_path / f"{image.metadata.General.title}.tif")
     haadf.save(tmp_path / "HAADF.tif")
     maps = {element: hs.load(tmp_path / f"{element}.tif") for element in ("Fe", "O")}
-    fused = hf.fuse(maps, hs.load(tmp_path / "HAADF.tif"), **FAST)
+    fused = fuse_with(maps, hs.load(tmp_path / "HAADF.tif"), **FAST)
     percent = fused.atomic_percent("CL", K)
     assert_composition(percent, ["Fe", "O"], ("nm",), 0.5)

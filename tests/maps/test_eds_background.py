@@ -4,11 +4,11 @@ import exspy
 import hyperspy.api as hs
 import numpy as np
 import pytest
-from helpers import assert_untouched, scan_signals, shared, snapshot
+from helpers import assert_untouched, fuse_with, scan_signals, shared, snapshot
 from sources import assert_element_maps, codes, eds, lines_of
 
 import hyperspy_fusion as hf
-from hyperspy_fusion import element_maps, fuse
+from hyperspy_fusion import element_maps
 from hyperspy_fusion.fusion.spectra.background import smoothed_counts, width_for
 
 LINES = ["Ni_Ka", "Pd_La", "Pt_La"]
@@ -343,7 +343,7 @@ def test_a_variance_that_a_map_lacks_is_not_used():
 
 def calibrated(maps, haadf, **options):
     options = {"method": "calibrated", "regularization": "tv", "tol": 1e-3, "show_progressbar": False} | options
-    return fuse(maps, haadf, **options)
+    return fuse_with(maps, haadf, **options)
 
 
 def test_a_constant_background_is_that_of_the_setting():
@@ -379,7 +379,7 @@ def test_the_published_method_warns_that_it_does_not_use_it():
 def test_fusing_does_not_change_the_maps():
     maps, haadf = known()
     before = snapshot(maps)[:3], pair(maps)
-    maps.fuse(haadf, method="calibrated", noise="shifted_poisson", regularization="tv", max_iter=25)
+    fuse_with(maps, haadf, method="calibrated", noise="shifted_poisson", regularization="tv", max_iter=25)
     np.testing.assert_equal((snapshot(maps)[:3], pair(maps)), before)
     s, *_ = alloy()
     before = snapshot(s)
@@ -462,7 +462,7 @@ def test_a_real_scan_keeps_its_background():
     haadf, s = hs.load(shared("data/bruker_test_TEM.bcf"))
     maps = element_maps(s, background="windows")
     np.testing.assert_array_equal(maps.data, element_maps(s).data)
-    fused = maps.fuse(haadf, method="calibrated", regularization="tv", tol=1e-2)
+    fused = fuse_with(maps, haadf, method="calibrated", regularization="tv", tol=1e-2)
     net = (maps.data - maps.known_background.data).sum(axis=(1, 2))
     assert np.all(net > 0)
     np.testing.assert_allclose(fused.data.sum(axis=(1, 2), dtype=float), net, rtol=1e-3)

@@ -6,7 +6,7 @@ import exspy
 import hyperspy.api as hs
 import numpy as np
 import pytest
-from helpers import assert_untouched, shared, snapshot
+from helpers import assert_untouched, fuse_with, shared, snapshot
 from sources import codes, warnings_of
 
 from hyperspy_fusion import FusedMultiModal, element_maps
@@ -296,7 +296,7 @@ def test_maps_with_dead_pixels_are_fused_by_the_calibrated_method():
     haadf = hs.signals.Signal2D(8.0**1.7 * edges["O_K"] + 25**1.7 * edges["Mn_L3"])
     for axis, same in zip(haadf.axes_manager.signal_axes, signal.axes_manager.navigation_axes, strict=True):
         axis.scale, axis.units, axis.name = same.scale, same.units, same.name
-    fused = maps.fuse(haadf, method="calibrated", regularization="tv", tol=1e-2, show_progressbar=False)
+    fused = fuse_with(maps, haadf, method="calibrated", regularization="tv", tol=1e-2, show_progressbar=False)
     assert np.isfinite(fused.data).all()
     with pytest.raises(ValueError, match="fuse with method='calibrated', which leaves them out"):
         maps.fuse(haadf)
@@ -474,21 +474,23 @@ def test_fusing_takes_the_variance_of_the_maps():
     haadf = hs.signals.Signal2D(8.0**1.7 * edges["O_K"] + 25**1.7 * edges["Mn_L3"])
     for axis, same in zip(haadf.axes_manager.signal_axes, signal.axes_manager.navigation_axes, strict=True):
         axis.scale, axis.units, axis.name = same.scale, same.units, same.name
-    fused = maps.fuse(haadf, method="calibrated", regularization="tv", tol=1e-3)
+    fused = fuse_with(maps, haadf, method="calibrated", regularization="tv", tol=1e-3)
     fit = fused.metadata.Fusion
     assert fit.noise == "gaussian" and fit.noise_sentence.startswith("The maps have a variance")
     np.testing.assert_allclose(fit.variance, 1 / (1 / maps.get_noise_variance().data).mean(axis=(1, 2)), rtol=1e-6)
     assert fused.get_noise_variance() is None
     # a variance that is given is stronger, and so is another noise
-    given = maps.fuse(haadf, method="calibrated", regularization="tv", tol=1e-2, variance=(3e3, 3e3)).metadata.Fusion
+    given = fuse_with(
+        maps, haadf, method="calibrated", regularization="tv", tol=1e-2, variance=(3e3, 3e3)
+    ).metadata.Fusion
     np.testing.assert_allclose(given.variance, 3e3)
     # the noise of a pixel counts: where it is small the maps are believed
     variance = maps.get_noise_variance().data.copy()
     variance[:, :, 12:] *= 100
     uneven = maps.deepcopy()
     uneven.get_noise_variance().data = variance
-    found = uneven.fuse(haadf, method="calibrated", regularization="tv", tol=1e-3, lambda_haadf=0).data
-    even = maps.fuse(haadf, method="calibrated", regularization="tv", tol=1e-3, lambda_haadf=0).data
+    found = fuse_with(uneven, haadf, method="calibrated", regularization="tv", tol=1e-3, lambda_haadf=0).data
+    even = fuse_with(maps, haadf, method="calibrated", regularization="tv", tol=1e-3, lambda_haadf=0).data
     noise = [np.std(x[0, :, 14:] - x[0, :, 14:].mean()) for x in (found, even)]
     assert noise[0] < noise[1]
 

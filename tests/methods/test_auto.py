@@ -3,7 +3,7 @@
 import hyperspy.api as hs
 import numpy as np
 import pytest
-from helpers import assert_untouched, snapshot
+from helpers import assert_untouched, fit_with, fuse_with, snapshot
 
 import hyperspy_fusion as hf
 from hyperspy_fusion.fusion.selection import search
@@ -60,11 +60,11 @@ def test_the_result_is_a_fusion_and_nearer_to_the_truth(phantom, fused):
 def test_a_choice_of_one_is_the_fit_of_its_settings():
     maps, haadf = hf.data.atomic_columns((32, 32), counts=4.0).signals()
     given = {"regularization": "directional", "lambda_haadf": 1.0, "joint": True, "show_progressbar": False}
-    auto = hf.fuse(maps, haadf, method="auto", **given)
+    auto = fuse_with(maps, haadf, method="auto", **given)
     chosen = auto.metadata.Fusion.parameters.as_dictionary()
     assert auto.metadata.Fusion.selection.weights.any(axis=-1).sum() == 1
     found = {name: chosen[name] for name in ("lambda_reg", "tol")}
-    alone = hf.fuse(maps, haadf, method="calibrated", **given, **found)
+    alone = fuse_with(maps, haadf, method="calibrated", **given, **found)
     np.testing.assert_array_equal(auto.data, alone.data)
 
 
@@ -77,7 +77,7 @@ def test_it_is_better_than_any_penalty_at_its_default():
         scan, mean = phantom.signals(), phantom.truth.mean(axis=(1, 2), keepdims=True)
         for name in errors:
             one = {"method": "calibrated", "regularization": name, "tol": 1e-3}
-            found = hf.fuse(*scan, **({"method": "auto"} if name == "auto" else one))
+            found = fuse_with(*scan, **({"method": "auto"} if name == "auto" else one))
             errors[name] += np.sum((found.data - phantom.truth) ** 2 / mean)
     assert min(errors, key=errors.get) == "auto", errors
 
@@ -110,7 +110,7 @@ def test_the_record_is_saved_and_loaded(fused, tmp_path):
 
 def test_given_settings_are_kept_and_the_seed_is_recorded(scan):
     given = QUICK | {"lambda_reg": 0.9, "lambda_haadf": 0.5, "joint": False, "seed": 5}
-    found = hf.fuse(*scan, method="auto", **given).metadata.Fusion
+    found = fuse_with(*scan, method="auto", **given).metadata.Fusion
     assert found.parameters.as_dictionary().items() >= {k: v for k, v in given.items() if k != "seed"}.items()
     assert not found.selection.has_item("regularization") and not found.selection.has_item("joint")
     assert found.selection.seed == 5
@@ -122,7 +122,7 @@ def test_given_settings_are_kept_and_the_seed_is_recorded(scan):
 ])  # fmt: skip
 def test_wrong_settings_get_a_sentence(scan, wrong, words):
     with pytest.raises(ValueError, match=words):
-        hf.fuse(*scan, method="auto", **wrong)
+        fuse_with(*scan, method="auto", **wrong)
 
 
 def codes(fused):
@@ -133,7 +133,7 @@ def test_too_few_counts_are_a_warning(scan, caplog):
     maps = [m.deepcopy() for m in scan[0]]
     maps[0].data[:] = 0
     maps[0].data[4:9, 6:13] = 1
-    fused = hf.fuse(maps, scan[1], method="auto", tol=1e-2)
+    fused = fuse_with(maps, scan[1], method="auto", tol=1e-2)
     assert "too-few-counts-for-selection" in codes(fused)
     assert fused.metadata.Fusion.selection.sentence in fused.metadata.Fusion.warnings
     assert fused.metadata.Fusion.selection.sentence in caplog.text
@@ -151,13 +151,13 @@ def test_masks_and_nan_and_constant_maps(scan):
 
     def fused(value, mask):
         holed = [m._deepcopy_with_new_data(np.where(hole, value, m.data)) for m in maps]
-        return hf.fuse(holed, haadf, method="auto", mask=mask, joint=True, **QUICK)
+        return fuse_with(holed, haadf, method="auto", mask=mask, joint=True, **QUICK)
 
     masked = fused(1000.0, hole)
     np.testing.assert_array_equal(masked.data, fused(np.nan, hole).data)
     assert np.isfinite(fused(np.nan, None).data).all()
-    with_flat = hf.fuse([maps[0], flat, maps[1]], haadf, method="auto", joint=True, **QUICK)
-    without = hf.fuse(maps, haadf, method="auto", joint=True, **QUICK)
+    with_flat = fuse_with([maps[0], flat, maps[1]], haadf, method="auto", joint=True, **QUICK)
+    without = fuse_with(maps, haadf, method="auto", joint=True, **QUICK)
     np.testing.assert_array_equal(with_flat.data[[0, 2]], without.data)
     np.testing.assert_array_equal(with_flat.data[1], 3)
 
@@ -176,7 +176,7 @@ def test_a_fit_goes_on_without_choosing_again(scan, monkeypatch):
     assert second.success and second.nit > first.nit and second.gap <= 1e-4
     np.testing.assert_equal(model.as_signal().metadata.Fusion.selection.as_dictionary(), record)
     # with another seed there is another choice
-    model.fit(seed=1)
+    fit_with(model, seed=1)
     assert model.as_signal().metadata.Fusion.selection.seed == 1
 
 
@@ -235,7 +235,7 @@ def test_an_unmapped_particle_is_an_information(scan, fused):
     maps, haadf = scan
     odd = haadf.deepcopy()
     odd.data[4:12, 4:12] += np.ptp(haadf.data)
-    found = hf.fuse(maps, odd, method="auto", **QUICK)
+    found = fuse_with(maps, odd, method="auto", **QUICK)
     assert "haadf-unexplained" in codes(found) and "haadf-unexplained" not in codes(fused)
     index = codes(found).index("haadf-unexplained")
     assert found.metadata.Fusion.diagnostics.sentences[index] not in found.metadata.Fusion.warnings
@@ -276,7 +276,7 @@ def test_maps_that_were_smoothed_before_are_a_warning(phantom):
     maps, haadf = phantom.signals()
     for m in maps:
         m.data = gaussian_filter(m.data.astype(float), 0.8)
-    fused = hf.fuse(maps, haadf, method="auto", regularization="tv", lambda_haadf=0, joint=True)
+    fused = fuse_with(maps, haadf, method="auto", regularization="tv", lambda_haadf=0, joint=True)
     warnings = fused.metadata.Fusion.warnings
     assert sum("share their noise" in sentence for sentence in warnings) == 1
     assert "noise-shared-by-neighbours" in codes(fused)
@@ -301,9 +301,9 @@ def test_an_image_without_the_maps_is_not_used(phantom, monkeypatch):
 
     monkeypatch.setattr("hyperspy_fusion.fusion.problems.calibrated.fit_haadf_model", undetermined)
     maps, haadf = phantom.signals()
-    fused = hf.fuse(maps, haadf, method="calibrated", regularization="tv", tol=1e-2)
-    assert any("No HAADF forward model was fitted" in sentence for sentence in fused.metadata.Fusion.warnings)
-    without = hf.fuse(maps, haadf, method="calibrated", regularization="tv", tol=1e-2, lambda_haadf=0)
+    fused = fuse_with(maps, haadf, method="calibrated", regularization="tv", tol=1e-2)
+    assert any("No HAADF forward model was fitted" in s for s in fused.metadata.Fusion.diagnostics.sentences)
+    without = fuse_with(maps, haadf, method="calibrated", regularization="tv", tol=1e-2, lambda_haadf=0)
     np.testing.assert_allclose(fused.data, without.data, rtol=1e-3, atol=1e-3)
 
 

@@ -7,14 +7,14 @@ from types import ModuleType, SimpleNamespace
 import hyperspy.api as hs
 import numpy as np
 import pytest
-from helpers import assert_untouched, scan_signals, shared, snapshot
+from helpers import assert_untouched, fuse_with, scan_signals, snapshot
 
 import hyperspy_fusion as hf
 from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
-from hyperspy_fusion.methods.fit_checks import about_units
+from hyperspy_fusion.methods.fit_checks import diagnostics_of_units
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ class Problem:
 
 
 def build(scan, settings, num_workers=None):
-    forward_model = LinearHaadfModel(np.asarray(scan.atomic_numbers, float) ** settings.gamma, 7.0)
+    forward_model = LinearHaadfModel(np.asarray(scan.atomic_numbers, float) ** settings.z_exponent, 7.0)
     return Problem(scan.maps, scan.haadf, scan.valid, scan.haadf_valid, settings, forward_model, scan.elements)
 
 
@@ -132,7 +132,7 @@ def engine(monkeypatch):
 
 
 def fuse(maps, haadf, **settings):
-    return hf.fuse(maps, haadf, method="calibrated", **settings)
+    return fuse_with(maps, haadf, method="calibrated", **settings)
 
 
 # ---- the result -------------------------------------------------------------------------------------------
@@ -140,7 +140,9 @@ def fuse(maps, haadf, **settings):
 
 def test_metadata_tell_the_fit(scan, engine):
     maps, haadf = scan
-    fit = fuse(maps, haadf, tol=0.1, lambda_reg=(1, 2), gamma=2, mask=haadf.data == haadf.data.max()).metadata.Fusion
+    fit = fuse(
+        maps, haadf, tol=0.1, lambda_reg=(1, 2), z_exponent=2, mask=haadf.data == haadf.data.max()
+    ).metadata.Fusion
     assert (fit.method, fit.version, fit.elements) == ("calibrated", hf.__version__, ["Fe", "O"])
     assert (fit.n_iter, fit.converged, fit.gap) == (8, True, 1 / 16)
     assert fit.stop_reason == "The relative duality gap fell to 0.062, within the tolerance."
@@ -150,7 +152,7 @@ def test_metadata_tell_the_fit(scan, engine):
     np.testing.assert_array_equal(fit.haadf_coefficient_errors, [0.1, 0.1])
     assert fit.haadf_prior_scale == 0.3
     np.testing.assert_array_equal(fit.parameters.lambda_reg, [1, 2])
-    assert fit.parameters.regularization == "guided" and fit.parameters.weights == "z_gamma"
+    assert fit.parameters.regularization == "guided" and fit.parameters.haadf_coefficients == "z_power"
     np.testing.assert_array_equal(fit.n_masked, [1, 1])
     assert fit.haadf_n_masked == 1
     np.testing.assert_array_equal(fit.cost_history.iteration, [0, 2, 4, 6, 8])
@@ -164,7 +166,7 @@ def leaves(node):
 
 
 def test_metadata_are_flat_and_survive_saving(scan, engine, tmp_path):
-    fused = fuse(*scan, lambda_reg=[1, 2], weights=np.array([3.0, 1.0]), k_factors=(1, 2))
+    fused = fuse(*scan, lambda_reg=[1, 2], haadf_coefficients=np.array([3.0, 1.0]), k_factors=(1, 2))
     for value in leaves(fused.metadata.Fusion.as_dictionary()):
         if isinstance(value, np.ndarray):
             assert value.ndim == 1 and value.dtype.kind in "if"
@@ -175,7 +177,7 @@ def test_metadata_are_flat_and_survive_saving(scan, engine, tmp_path):
         loaded = hs.load(tmp_path / "fused.hspy", lazy=lazy)
         np.testing.assert_allclose(loaded.modelled_haadf().data, fused.modelled_haadf().data, rtol=1e-6)
         assert loaded.plot_convergence().size == 4
-    np.testing.assert_array_equal(loaded.metadata.Fusion.parameters.weights, [3, 1])
+    np.testing.assert_array_equal(loaded.metadata.Fusion.parameters.haadf_coefficients, [3, 1])
 
 
 def test_modelled_haadf_is_the_linear_law(scan, engine):
@@ -194,7 +196,7 @@ def test_fit_output_has_the_gap(scan, engine):
     model = hf.FusedMultiModal(scan[1], scan[0], method="calibrated")
     output = model.fit(max_iter=4)
     assert (output.gap, output.nit, output.success) == (0.25, 4, False) and np.isnan(output.change)
-    assert "gap is 0.25, which is above the tolerance: raise max_iter" in output.message
+    assert "gap is 0.25, above the tolerance: raise max_iter" in output.message
     assert model.fit(tol=0.2).success
     assert np.isnan(hf.FusedMultiModal(scan[1], scan[0]).fit(max_iter=1).gap)
 
@@ -224,9 +226,9 @@ def test_advice_names_settings_of_the_method(scan, engine, caplog, monkeypatch, 
     lost = [with_data(m, m.data - 1) for m in maps]
     changed(monkeypatch, maps=np.ones((2, 12, 15), "float32"))
     fuse(lost, with_data(haadf, noise), max_iter=2, **settings)
-    for sentence in ("negative values", "explain little", "totals of the fused", "duality gap"):
-        assert sentence in caplog.text
-    for name in ("lambda_tv", "lambda_chem", "background", "published", "clip at zero"):
+    reported = {getattr(record, "code", "") for record in caplog.records}
+    assert reported >= {"negative-values", "haadf-poorly-explained", "totals-changed", "not-converged"}
+    for name in ("lambda_tv", "lambda_chem", "eps", "published", "clip at zero"):
         assert name not in caplog.text
 
 
@@ -267,16 +269,6 @@ def test_refit_with_other_settings_starts_from_the_present_maps(scan, engine):
     output = model.fit(max_iter=1, lambda_reg=3)
     assert output.nit == 1 and model.settings.max_iter == 1 and engine[-1].settings.lambda_reg == 3
     np.testing.assert_array_equal(output.x, reached)
-
-
-def test_maps_changed_between_fits_are_refused(scan, engine):
-    stack = hf.element_maps([with_gap(scan[0][0], (0, 0)), scan[0][1]], allow_nan=True)
-    model = hf.FusedMultiModal(scan[1], stack, method="calibrated")
-    model.fit(max_iter=2)
-    model.fit(max_iter=2)
-    stack.data *= 3
-    with pytest.raises(ValueError, match="have changed since the last fit"):
-        model.fit()
 
 
 def test_divergence_names_settings_of_the_method(scan, engine, monkeypatch):
@@ -327,13 +319,8 @@ def test_the_published_method_names_the_one_that_takes_gaps(scan):
     for damaged in ((maps, with_gap(haadf, (0, 0))), ([with_gap(maps[0], (0, 0)), maps[1]], haadf)):
         with pytest.raises(ValueError, match="NaN, infinite or masked.*fuse with method='calibrated'"):
             hf.fuse(*damaged)
-    with pytest.raises(ValueError, match="mask is for method='calibrated'"):
+    with pytest.raises(ValueError, match="pass method='calibrated'"):
         hf.fuse(maps, haadf, mask=np.zeros((12, 15), bool))
-
-
-def test_whole_scans_are_not_masked(scan, engine):
-    fuse(*scan)
-    assert engine[0].valid.all() and engine[0].haadf_valid.all()
 
 
 def test_saturated_pixels_are_left_out_of_the_haadf_image_alone(engine, caplog):
@@ -432,24 +419,11 @@ def test_mask_that_leaves_out_most_is_said(scan, engine, caplog):
     assert "The mask leaves out 70% of the pixels: check that True is where" in caplog.text
 
 
-def test_nothing_of_the_users_is_changed(scan, engine):
-    maps, haadf = scan
-    maps = [with_gap(m, (1, 2)) for m in maps]
-    before = [snapshot(s) for s in (*maps, haadf)]
-    mask = np.zeros((12, 15), bool)
-    for array in (*(s.data for s in (*maps, haadf)), mask):
-        array.flags.writeable = False
-    fuse(maps, haadf, mask=mask)
-    fuse(hf.element_maps(maps, allow_nan=True), haadf, mask=mask)
-    for signal, state in zip((*maps, haadf), before, strict=True):
-        assert_untouched(signal, state)
-
-
 # ---- settings ---------------------------------------------------------------------------------------------------
 
 
 def test_wrong_settings_are_told_before_anything_is_read():
-    with pytest.raises(TypeError, match="lambda_tv belongs to method='published'; with 'calibrated' it is lambda_reg"):
+    with pytest.raises(TypeError, match="it is called lambda_reg"):
         fuse("no maps", "no image", lambda_tv=0.1)
     with pytest.raises(ValueError, match="eta is 1: it must be at least 0 and below 1"):
         fuse("no maps", "no image", eta=1)
@@ -491,7 +465,7 @@ def test_fuse_fit_and_method_are_one(particles):
     assert expected.metadata.Fusion.converged and expected.metadata.Fusion.gap <= 1e-2
     stack = hf.element_maps(maps)
     np.testing.assert_array_equal(
-        stack.fuse(haadf, method="calibrated", tol=1e-2, regularization="directional").data, expected.data
+        fuse_with(stack, haadf, method="calibrated", tol=1e-2, regularization="directional").data, expected.data
     )
     model = hf.FusedMultiModal(haadf, maps, method="calibrated")
     np.testing.assert_array_equal(model.fit(tol=1e-2, regularization="directional").x, expected.data)
@@ -550,32 +524,17 @@ def test_refit_with_another_penalty_starts_from_the_maps(particles):
     assert output.cost_history["total"][0] < cold
 
 
-def test_one_value_per_element_is_asked_for(particles):
-    maps, haadf, _ = particles
-    with pytest.raises(ValueError, match="lambda_reg has 2 values and there are 3 maps to fuse .Pt, Fe, O."):
-        fuse(maps, haadf, lambda_reg=(1, 2))
-
-
-def test_eels_maps_of_a_fitted_model():
-    maps = [hs.load(shared(f"data/{e}_map.hspy")) for e in ("Cu", "Zn")]
-    haadf = hs.load(shared("data/CuZn_HAADF.hspy"))
-    fused = fuse(maps, haadf, regularization="tv", tol=1e-2)
-    fit = fused.metadata.Fusion
-    assert fused.elements == ["Cu", "Zn"] and fit.converged and fit.noise == "gaussian"
-    assert np.isfinite(fused.data).all() and fused.data.min() >= 0
-
-
 @pytest.mark.parametrize(
-    "counts scale, settings, said",
+    "counts_scale, settings, number",
     [
-        ([0.1, 0.11, np.nan], {}, True),
-        ([1.0, 1.0, np.nan], {}, False),
-        ([0.1, np.nan, np.nan], {}, False),
-        ([0.1, 0.11], {"weights": "fit"}, False),
-        ([0.1, 0.11], {"k_factors": (1.0, 2.0)}, False),
-        ([0.1, 0.11], {"lambda_haadf": 0}, False),
+        ([0.1, 0.11, np.nan], {}, 1),
+        ([1.0, 1.0, np.nan], {}, 0),
+        ([0.1, np.nan, np.nan], {}, 0),
+        ([0.1, 0.11], {"haadf_coefficients": "fit"}, 0),
+        ([0.1, 0.11], {"k_factors": (1.0, 2.0)}, 0),
+        ([0.1, 0.11], {"lambda_haadf": 0}, 0),
     ],
 )
-def test_maps_in_units_of_their_own_are_said_to_be(counts_scale, settings, said):
-    sentences = about_units(np.array(counts_scale), CalibratedSettings(**settings))
-    assert len(sentences) == said and all("in all maps (0.1 to 0.11)" in sentence for sentence in sentences)
+def test_maps_in_units_of_their_own_are_reported(counts_scale, settings, number):
+    found = diagnostics_of_units(np.array(counts_scale), CalibratedSettings(**settings))
+    assert [d.code for d in found] == ["unequal-units"] * number

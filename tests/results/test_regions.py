@@ -3,7 +3,7 @@
 import hyperspy.api as hs
 import numpy as np
 import pytest
-from helpers import codes, quiet_fuse, scan_signals
+from helpers import codes, fuse_with, scan_signals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from results_data import ELEMENTS, QUICK, count_maps, fused_with_holes, random_maps
@@ -16,7 +16,7 @@ REGION[3:9, 4:11] = True
 
 @pytest.fixture(scope="module")
 def fused():
-    return quiet_fuse(*scan_signals(), errors=4, **QUICK)
+    return fuse_with(*scan_signals(), errors=4, **QUICK)
 
 
 def codes_of(region):
@@ -209,7 +209,7 @@ def test_constant_maps_have_plain_means_without_errors():
     maps, haadf = scan_signals()
     three = {"Fe": maps[0], "O": maps[1], "Pt": maps[0].deepcopy()}
     three["Pt"].data[:] = 0
-    fused = quiet_fuse(three, haadf, errors=2, **QUICK)
+    fused = fuse_with(three, haadf, errors=2, **QUICK)
     region, two = fused.region(REGION), fused.inav[:2].region(REGION)
     assert region.mean("Pt").value == 0 and np.isnan(region.mean("Pt").error)
     assert np.isnan(fused.standard_errors().data).all(axis=(1, 2)).tolist() == [False, False, True]

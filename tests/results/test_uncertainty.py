@@ -4,7 +4,7 @@ import h5py
 import hyperspy.api as hs
 import numpy as np
 import pytest
-from helpers import assert_untouched, quiet_fuse, scan_signals, snapshot
+from helpers import assert_untouched, fuse_with, scan_signals, snapshot
 from results_data import QUICK
 
 import hyperspy_fusion as hf
@@ -17,7 +17,7 @@ def scan():
 
 @pytest.fixture(scope="module")
 def fused(scan):
-    return quiet_fuse(*scan, errors=4, **QUICK)
+    return fuse_with(*scan, errors=4, **QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_standard_errors_are_maps_on_the_same_axes(fused):
 
 def test_errors_are_in_the_units_of_the_maps(scan, fused):
     maps, haadf = scan
-    hundred = quiet_fuse([m * 100 for m in maps], haadf, errors=4, **QUICK)
+    hundred = fuse_with([m * 100 for m in maps], haadf, errors=4, **QUICK)
     np.testing.assert_allclose(hundred.standard_errors().data, 100 * fused.standard_errors().data, rtol=1e-2)
 
 
@@ -125,7 +125,7 @@ def test_maps_without_replicates_say_how_to_get_them(scan):
         ({"method": "published", "max_iter": 1}, "no model of the noise"),
     ):
         with pytest.raises(ValueError, match=words):
-            quiet_fuse(*scan, **options).standard_errors()
+            fuse_with(*scan, **options).standard_errors()
     with pytest.raises(ValueError, match="not the result of a fit"):
         hf.element_maps(scan[0]).standard_errors()
 
@@ -147,13 +147,13 @@ def test_exported_errors_are_data_sets_or_none(fused, tmp_path):
 @pytest.mark.parametrize("errors", [1, -3, 2.5, "many"])
 def test_a_number_of_replicates_that_is_none(scan, errors):
     with pytest.raises(ValueError, match="at least 2"):
-        quiet_fuse(*scan, errors=errors, **QUICK)
+        fuse_with(*scan, errors=errors, **QUICK)
 
 
 def test_the_published_method_refuses_errors_before_it_fits(scan, monkeypatch):
     monkeypatch.setattr(hf.FusedMultiModal, "fit", None)
     with pytest.raises(ValueError, match="no model of the noise.*calibrated"):
-        quiet_fuse(*scan, errors=True, method="published")
+        fuse_with(*scan, errors=True, method="published")
     model = hf.FusedMultiModal(scan[1], scan[0], method="published")
     for call in (model.standard_errors, model.attainable_gain, model.attribution):
         with pytest.raises(ValueError, match="calibrated"):

@@ -4,7 +4,7 @@ import h5py
 import hyperspy.api as hs
 import numpy as np
 import pytest
-from helpers import assert_untouched, codes, quiet_fuse, scan_signals, snapshot
+from helpers import assert_untouched, codes, fuse_with, scan_signals, snapshot
 
 import hyperspy_fusion as hf
 from hyperspy_fusion.diagnostics import Diagnostic, as_metadata
@@ -15,7 +15,7 @@ ELEMENTS = ["Fe", "O", "Si", "S"]
 @pytest.fixture(scope="module")
 def result():
     maps, haadf = scan_signals(elements=ELEMENTS)
-    return quiet_fuse(maps, haadf, method="published", max_iter=3)
+    return fuse_with(maps, haadf, method="published", max_iter=3)
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ def test_modelled_haadf_of_a_crop_is_the_crop_of_it(fused, tmp_path):
 
 def test_one_of_a_stack_of_results_has_its_own_fit(fused):
     maps, haadf = scan_signals(elements=ELEMENTS, seed=1)
-    other = quiet_fuse(maps, haadf, method="published", max_iter=2, gamma=1)
+    other = fuse_with(maps, haadf, method="published", max_iter=2, gamma=1)
     stack = hs.stack([fused, other])
     for i, fit in enumerate((fused, other)):
         np.testing.assert_array_equal(stack.inav[:, i].modelled_haadf().data, fit.modelled_haadf().data)
@@ -405,7 +405,7 @@ def test_export_of_swapped_axes_has_no_unswapped_haadf(tmp_path):
         axis.scale, axis.offset = 1, 0
     names = {
         p.name
-        for p in quiet_fuse(maps, haadf, method="published", max_iter=1).swap_axes("x", "y").export(tmp_path / "out")
+        for p in fuse_with(maps, haadf, method="published", max_iter=1).swap_axes("x", "y").export(tmp_path / "out")
     }
     assert "Fe.tif" in names and "HAADF.tif" not in names
 
@@ -415,7 +415,7 @@ def test_export_without_a_constant_map_has_the_modelled_image(tmp_path):
     flat = maps[0].deepcopy()
     flat.data[:] = 3
     flat.metadata.set_item("Sample.elements", ["S"])
-    fused = quiet_fuse([*maps, flat], haadf, method="published", max_iter=2)
+    fused = fuse_with([*maps, flat], haadf, method="published", max_iter=2)
     assert tmp_path / "HAADF_modelled.tif" in fused.inav[:2].export(tmp_path, overwrite=True)
 
 

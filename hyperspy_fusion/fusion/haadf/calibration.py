@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from hyperspy_fusion.fusion.checks import MAX_BLUR
 from hyperspy_fusion.fusion.haadf.moment_equations import (
     block_scores,
     correlation_data,
@@ -17,7 +18,6 @@ from hyperspy_fusion.fusion.haadf.moment_equations import (
     summed,
 )
 from hyperspy_fusion.fusion.haadf.partial_pooling import BLUR_PRIOR, WhitenedEquations, pooled
-from hyperspy_fusion.fusion.settings import MAX_BLUR
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
 
 # standard errors from a weight that the data determine at which the shape of the weights is given up: it is then so far
@@ -108,7 +108,7 @@ def fit_haadf_model(
         Of the noise of the maps, white, in their squared units: (n,) or (n, ny, nx). For counts the map itself
         times its counts scale.
     weights
-        ``"fit"``: all weights. ``"z_gamma"``: the common factor of ``shape_weights`` alone.
+        ``"fit"``: all weights. ``"z_power"``: the common factor of ``shape_weights`` alone.
     shape_weights
         (n,) ratios of the weights, > 0, e.g. of :func:`z_weights`. With ``"fit"``, the weights are shrunk towards it.
         All equal by default, without shrinkage then.
@@ -141,8 +141,8 @@ def fit_haadf_model(
     Where all structure has one size, as atomic columns have, blur and weights are hard to separate: give
     ``blur`` if it is known.
     """
-    if weights not in ("fit", "z_gamma"):
-        raise ValueError(f"weights is {weights!r}: it must be 'fit' or 'z_gamma'.")
+    if weights not in ("fit", "z_power"):
+        raise ValueError(f"weights is {weights!r}: it must be 'fit' or 'z_power'.")
     if blur is not None and not 0 <= blur <= MAX_BLUR:
         raise ValueError(f"blur is {blur!r}: it must be 0 to {MAX_BLUR:g} pixels, or None to find it.")
     if prior_scale is not None and not prior_scale > 0:

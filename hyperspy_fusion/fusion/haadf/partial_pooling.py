@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.fusion.settings import MAX_BLUR
+from hyperspy_fusion.fusion.checks import MAX_BLUR
 
 # prior scales that are compared: from the best agreement with the shape to maps in unrelated units
 PRIOR_SCALES = np.geomspace(0.02, 1e4, 56)

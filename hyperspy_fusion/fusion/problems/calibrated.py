@@ -286,12 +286,12 @@ class Observation:
 
 
 def _penalty(scan, guide, settings, dtype, blur):
-    kind = settings.regularization
+    kind = None if settings.regularization == "none" else settings.regularization
     ny, nx = scan.haadf.shape
     if kind is not None and min(ny, nx) < 2:
         raise ValueError(
             f"The maps have {ny} x {nx} pixels and regularization={kind!r} needs at least two along both axes: pass "
-            "regularization=None, or fuse by method='published'."
+            "regularization='none', or fuse by method='published'."
         )
     second_order = settings.second_order or SECOND_ORDER.get(kind or "", 0.0)
     return CellPenalty(kind, len(scan.maps), settings.joint, second_order, guide.of(kind, settings, dtype, blur))
@@ -303,7 +303,7 @@ def _penalty(scan, guide, settings, dtype, blur):
 def _calibrated(scan, noise, settings):
     """The forward model, fitted as far as it is not given, and the dispersion of the HAADF image about it."""
     variance = noise.noise_variance(scan)
-    if isinstance(settings.weights, str):
+    if isinstance(settings.haadf_coefficients, str):
         found = _fitted_or_none(scan, noise, variance, settings)
     else:
         found = _given(scan, noise, settings)
@@ -358,7 +358,7 @@ def _fitted_or_none(scan, noise, variance, settings):
 
 def _given(scan, noise, settings):
     """The forward model of given coefficients, whose offset alone is fitted."""
-    coefficients = scan.per_map("weights", settings.weights)
+    coefficients = scan.per_map("haadf_coefficients", settings.haadf_coefficients)
     refit = partial(_model_of_coefficients, coefficients, float(settings.haadf_blur), scan.valid_in_all)
     return HaadfCalibration(
         forward_model=refit(scan.maps - noise.background, scan.haadf),
@@ -380,7 +380,7 @@ def _model_of_coefficients(coefficients, blur, both, maps, haadf, variance=None)
 def _shape_weights(scan, settings):
     """(n,) HAADF coefficients by atomic numbers, up to a factor."""
     factors = None if settings.k_factors is None else scan.per_map("k_factors", settings.k_factors)
-    return z_weights(scan.atomic_numbers, settings.gamma, factors)
+    return z_weights(scan.atomic_numbers, settings.z_exponent, factors)
 
 
 def _fitted(scan, noise, variance, settings):
@@ -394,10 +394,10 @@ def _fitted(scan, noise, variance, settings):
     # a map without contrast in the image has no finite error
     with np.errstate(divide="ignore", invalid="ignore"):
         net = scan.maps - noise.background
-        free = fit_haadf_model(net, scan.haadf, variance, weights=settings.weights, **options)
+        free = fit_haadf_model(net, scan.haadf, variance, weights=settings.haadf_coefficients, **options)
         fit = free
         if is_given:
-            fit = fit_haadf_model(net, scan.haadf, variance, weights=settings.weights, blur=blur, **options)
+            fit = fit_haadf_model(net, scan.haadf, variance, weights=settings.haadf_coefficients, blur=blur, **options)
     return HaadfCalibration(
         forward_model=fit.forward_model,
         coefficient_errors=fit.standard_errors,

@@ -71,7 +71,7 @@ OPEN = ("regularization", "lambda_reg", "lambda_haadf", "joint")
 class Choice(NamedTuple):
     """A candidate: a fit to the maps, or to so many components of the spectra."""
 
-    regularization: str | None
+    regularization: str
     lambda_reg: float
     lambda_haadf: float
     joint: bool
@@ -337,7 +337,7 @@ class _Search:
         return 1 if behind < -FAR_BEHIND else None
 
     def _climb(self, choice, factor, n_folds=None):
-        if self.settings.lambda_reg != "auto" or choice.regularization is None:
+        if self.settings.lambda_reg != "auto" or choice.regularization == "none":
             return choice
         return self.comparison.climb(choice, scaled_weight, (factor, 1 / factor), n_folds)
 
@@ -350,7 +350,7 @@ class _Search:
         penalties = {"directional", best.regularization} - {"guided"} if given == "auto" else {given}
         first = [Choice(*self._first(p)[:2], 0.0, True, number) for p in sorted(penalties, key=str)]
         found = [self._climb(choice, COARSE) for choice in first]
-        if self.settings.lambda_reg != "auto" or given is None:
+        if self.settings.lambda_reg != "auto" or given == "none":
             return found
         return found + [less for choice in found if (less := scaled_weight(choice, 1 / FINE)) is not None]
 

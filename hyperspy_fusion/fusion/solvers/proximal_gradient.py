@@ -81,7 +81,7 @@ def proximal_gradient(problem, settings, state=None, callback=None, num_workers=
     """
     if state is None:
         state = _start(problem, settings.threshold)
-    reason = StopReason.MAX_ITER if settings.tol is None else StopReason.NOT_CONVERGED
+    reason = StopReason.MAX_ITER if settings.change_tol is None else StopReason.NOT_CONVERGED
     with prepared(problem.maps.dtype, kernels.PUBLISHED, num_workers) as (n_workers, interruption):
         work = _Workspace(problem, settings, n_workers)
         if np.isnan(state.tv):
@@ -96,7 +96,7 @@ def proximal_gradient(problem, settings, state=None, callback=None, num_workers=
             _prox(problem, state, work)
             state.n_iter += 1
             stop = asked_to_stop(callback, state)
-            if stop is None and settings.tol is not None and state.change <= settings.tol:
+            if stop is None and settings.change_tol is not None and state.change <= settings.change_tol:
                 stop = StopReason.CONVERGED
             if stop is not None:
                 reason = stop

@@ -229,7 +229,7 @@ def noise_of(scan, settings):
         variances = _variances(scan, settings)
         return Gaussian(sentence, variances, 1 / scan.means_of(1 / variances), background)
     counts_scale, diagnostics = _counts_scale(scan, found)
-    shift = settings.shift if kind == "shifted_poisson" else 0.0
+    shift = settings.poisson_offset if kind == "shifted_poisson" else 0.0
     _check_counts(scan, counts_scale, shift, kind)
     return Counts(kind, sentence, counts_scale, shift, background, _unit(scan, counts_scale, shift), diagnostics)
 

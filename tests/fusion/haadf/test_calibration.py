@@ -150,7 +150,7 @@ def test_a_given_blur_determines_the_heavy_columns():
     assert result.blur_error == 0
 
 
-@pytest.mark.parametrize("weights", ["fit", "z_gamma"])
+@pytest.mark.parametrize("weights", ["fit", "z_power"])
 def test_another_round_stays_at_the_model_found(weights):
     scan = data.core_shell((600, 64), counts=16, **SCAN)
     options = {"shape_weights": z_weights(scan.atomic_numbers, 1.6)}
@@ -267,7 +267,7 @@ def test_offset_and_weights_are_shrunk_together():
 def test_limits_of_the_prior_scale():
     scan = data.interface((128, 128), counts=4, **SCAN)
     shape = z_weights(scan.atomic_numbers, 1.7)
-    tight, gain = on_law(scan, prior_scale=1e-4), on_law(scan, weights="z_gamma")
+    tight, gain = on_law(scan, prior_scale=1e-4), on_law(scan, weights="z_power")
     np.testing.assert_allclose(tight.weights / tight.weights[0], shape / shape[0], rtol=1e-3)
     np.testing.assert_allclose(tight.weights, gain.weights, atol=gain.standard_errors.max())
     assert (tight.prior_scale, gain.prior_scale, on_law(scan, prior_scale=np.inf).prior_scale) == (
@@ -353,7 +353,7 @@ def test_where_no_weight_is_known_all_have_the_shape():
     np.testing.assert_allclose(found.weights, found.weights[0] * shape / shape[0])
     # and of replicates too: the gain alone is found again
     again = refit_haadf_model(found, scan.maps, scan.haadf, scan.maps, shape_weights=shape)
-    alone = fit_haadf_model(scan.maps, scan.haadf, scan.maps, weights="z_gamma", shape_weights=shape)
+    alone = fit_haadf_model(scan.maps, scan.haadf, scan.maps, weights="z_power", shape_weights=shape)
     same = refit_haadf_model(alone, scan.maps, scan.haadf, scan.maps, shape_weights=shape)
     np.testing.assert_allclose(again.weights, again.weights[0] * shape / shape[0])
     np.testing.assert_allclose([again.weights[0], again.offset], [same.weights[0], same.offset])
@@ -363,7 +363,7 @@ def test_a_blur_at_its_bound_leaves_errors_finite():
     # nothing of the specimen is sharp: where the forward model is found with no blur at all, its slope and that of the prior
     # nearly cancelled, and a gain known to 2 % had an error of 22 %
     scan = data.gradient_alloy((128, 128), counts=4, haadf_blur=1.0, haadf_offset=0.2, haadf_gain=3.0, seed=0)
-    options = {"weights": "z_gamma", "shape_weights": z_weights(scan.atomic_numbers, 1.7)}
+    options = {"haadf_coefficients": "z_power", "shape_weights": z_weights(scan.atomic_numbers, 1.7)}
     found = fit_haadf_model(scan.maps, scan.haadf, scan.maps, **options)
     assert found.weights == pytest.approx(scan.haadf_weights, rel=0.05)
     assert np.all(found.standard_errors < 0.05 * found.weights)
@@ -403,7 +403,7 @@ def test_gain_alone_from_the_exponent():
     for counts in (1, 4):
         scan = data.core_shell((128, 128), counts=counts, **SCAN)
         shape = z_weights(scan.atomic_numbers, data.HAADF_EXPONENT)
-        result = fit(scan, weights="z_gamma", shape_weights=shape)
+        result = fit(scan, weights="z_power", shape_weights=shape)
         np.testing.assert_allclose(result.weights, scan.haadf_weights, rtol=0.05)
         np.testing.assert_allclose(result.weights / shape, result.weights[0] / shape[0])
 

@@ -148,8 +148,7 @@ def test_a_lattice_is_told_with_the_fit():
     maps = np.random.default_rng(0).poisson(5 * image.clip(0, None))[None]
     observation = observe(maps, image, [26], CalibratedSettings())
     codes = [
-        [d.code for d in observation.problem(CalibratedSettings(guide_blur=blur)).diagnostics]
-        for blur in (None, 0.7)
+        [d.code for d in observation.problem(CalibratedSettings(guide_blur=blur)).diagnostics] for blur in (None, 0.7)
     ]
     assert codes[0].count("guide-not-denoised") == 1 and "guide-not-denoised" not in codes[1]
 
@@ -257,7 +256,7 @@ def test_noise_is_taken_out_once_for_all_weights_and_folds(monkeypatch):
 def test_no_noise_is_taken_out_where_no_guide_is_asked_for(monkeypatch):
     calls, scan = counted(monkeypatch), interface((24, 24), counts=4.0)
     observation = observe(scan.maps, scan.haadf, scan.atomic_numbers, CalibratedSettings())
-    for options in ({"regularization": "tgv"}, {"regularization": None}, {"guide_blur": 0.7}):
+    for options in ({"regularization": "tgv"}, {"regularization": "none"}, {"guide_blur": 0.7}):
         observation.problem(CalibratedSettings(**{"guide_blur": None} | options))
     assert not calls
 

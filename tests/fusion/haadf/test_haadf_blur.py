@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from calibrated_cases import NUMBERS, calibrated_problem, fit, observe, small_scan, tight
 from convex import MIXED, differences, directions
+from helpers import fit_with, fuse_with
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
 
@@ -132,7 +133,7 @@ def test_the_gap_of_images_that_are_large_against_their_noise(size):
     clean = gaussian_filter(np.tensordot(weights, truth, 1), 1.0)
     sigma = clean.max() / size
     haadf = clean + sigma * rng.standard_normal(clean.shape)
-    known = {"haadf_blur": 1.0, "weights": tuple(weights), "regularization": "tv", "keep_totals": False}
+    known = {"haadf_blur": 1.0, "haadf_coefficients": tuple(weights), "regularization": "tv", "keep_totals": False}
 
     def problem(dtype):
         found = calibrated_problem(maps, haadf, NUMBERS, CalibratedSettings(**known, dtype=dtype))
@@ -149,7 +150,7 @@ def test_the_gap_of_images_that_are_large_against_their_noise(size):
 
 def test_two_calls_are_one():
     scan = small_scan((12, 14), dtype=np.float32)
-    settings = CalibratedSettings(haadf_blur=1.0, weights=(28.0, 9.0), tol=1e-12, max_iter=100)
+    settings = CalibratedSettings(haadf_blur=1.0, haadf_coefficients=(28.0, 9.0), tol=1e-12, max_iter=100)
     problem, whole, _ = fit(scan, settings)
     _, state = primal_dual(problem, replace(settings, max_iter=50))
     assert_array_equal(primal_dual(problem, replace(settings, max_iter=50), state)[0].maps, whole.maps)
@@ -176,7 +177,7 @@ def test_the_blur_is_that_of_the_law():
 
 
 def test_a_given_law_has_the_blur_that_is_given():
-    problem = problem_of(particles(), haadf_blur=0.8, weights=(9.0, 2.0, 1.0))
+    problem = problem_of(particles(), haadf_blur=0.8, haadf_coefficients=(9.0, 2.0, 1.0))
     assert problem.haadf_term.blur == problem.forward_model.blur == 0.8
 
 
@@ -343,7 +344,7 @@ def test_the_pull_of_the_image_is_minus_the_derivative_of_its_term():
 
 def test_the_gain_of_a_fit_is_that_of_its_blurred_image():
     model = hf.FusedMultiModal(*particles().signals()[::-1], method="calibrated")
-    model.fit(haadf_blur="fit", tol=1e-1, max_iter=25, show_progressbar=False)
+    fit_with(model, haadf_blur="fit", tol=1e-1, max_iter=25, show_progressbar=False)
     gain = model.attainable_gain().get_map("Pt").data
     assert 1 <= gain.min() and 1.1 < gain.max() < 3  # some 50 if each pixel of the image knew its own
 
@@ -387,14 +388,14 @@ def test_the_modelled_image_is_blurred_as_the_term_has_it():
     scan = particles()
     maps, haadf = scan.signals()
     options = {"method": "calibrated", "tol": 1e-2, "show_progressbar": False}
-    fused = hf.fuse(maps, haadf, haadf_blur="fit", **options)
+    fused = fuse_with(maps, haadf, haadf_blur="fit", **options)
     fit = fused.metadata.Fusion
     assert fit.haadf_term_blur == fit.haadf_blur == pytest.approx(1, abs=0.1) and fit.parameters.haadf_blur == "fit"
     forward_model = fit.haadf_offset + np.tensordot(fit.haadf_coefficients, fused.data.astype(float), 1)
     assert_allclose(fused.modelled_haadf().data, gaussian_filter(forward_model, fit.haadf_blur), rtol=1e-5)
     with pytest.raises(ValueError, match="it is a crop, and the forward model of its fit blurs across its edges"):
         fused.isig[5:30, 5:30].modelled_haadf()
-    plain = hf.fuse(maps, haadf, **options)
+    plain = fuse_with(maps, haadf, **options)
     assert plain.isig[5:30, 5:30].modelled_haadf().data.shape == (25, 25)
     assert plain.metadata.Fusion.haadf_term_blur == 0 and plain.metadata.Fusion.haadf_blur == fit.haadf_blur
 
@@ -404,7 +405,7 @@ def test_a_weight_that_leaves_grain_is_told(weight, told):
     maps, haadf = particles().signals()
     options = {"method": "calibrated", "tol": 1e-1, "max_iter": 25, "show_progressbar": False, "lambda_reg": weight}
     for blur, expected in (("fit", told), (0, False)):
-        fused = hf.fuse(maps, haadf, regularization="directional", haadf_blur=blur, **options)
+        fused = fuse_with(maps, haadf, regularization="directional", haadf_blur=blur, **options)
         assert any("leaves grain" in sentence for sentence in fused.metadata.Fusion.warnings) == expected
 
 
@@ -417,7 +418,10 @@ def test_a_weight_that_leaves_grain_is_told(weight, told):
         ({"haadf_blur": True}, "haadf_blur is True: it must be 0 to 4 pixels"),
         ({"haadf_blur": None}, "haadf_blur is None: it must be 0 to 4 pixels, or 'fit' to find it."),
         ({"haadf_blur": float("nan")}, "haadf_blur is nan"),
-        ({"haadf_blur": "fit", "weights": (1.0, 2.0)}, "with given weights no HAADF forward model is fitted"),
+        (
+            {"haadf_blur": "fit", "haadf_coefficients": (1.0, 2.0)},
+            "with given weights no HAADF forward model is fitted",
+        ),
     ],
 )
 def test_bad_values_get_a_sentence(options, sentence):

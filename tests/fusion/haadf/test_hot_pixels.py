@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import quiet_fuse, shared
+from helpers import fuse_with, shared
 
 import hyperspy_fusion as hf
 from hyperspy_fusion.data import HAADF_EXPONENT, PHANTOMS, core_shell
@@ -75,7 +75,7 @@ def test_a_fit_warns_and_a_mask_removes_the_warning():
     haadf.data[20, 30] = 5
     mask = np.zeros((48, 48), bool)
     mask[20, 30] = True
-    warned, masked = (quiet_fuse(maps, haadf, method="calibrated", tol=1e-2, mask=m) for m in (None, mask))
+    warned, masked = (fuse_with(maps, haadf, method="calibrated", tol=1e-2, mask=m) for m in (None, mask))
     assert any("(20, 30)" in warning for warning in warned.metadata.Fusion.warnings)
     assert not any("hot" in warning for warning in masked.metadata.Fusion.warnings)
 

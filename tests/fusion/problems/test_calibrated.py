@@ -47,7 +47,7 @@ def test_unit_is_the_noise_of_a_typical_pixel_over_the_weight(scan, noise, devia
 
 
 @pytest.mark.parametrize("noise, options", [
-    ("poisson", {"background": (0.2, 0.5)}), ("shifted_poisson", {"background": 0.4, "shift": 0.7}),
+    ("poisson", {"background": (0.2, 0.5)}), ("shifted_poisson", {"background": 0.4, "poisson_offset": 0.7}),
     ("gaussian", {"variance": (2.0, 5.0), "background": 0.3}),
 ])  # fmt: skip
 @pytest.mark.parametrize("counts_scale", [1.0, 2.5])
@@ -184,7 +184,7 @@ def test_net_counts_within_the_shift_are_allowed(scan):
 
 @pytest.mark.parametrize("name, options", [
     ("lambda_reg", {}), ("background", {}), ("weights", {}), ("variance", {"noise": "gaussian"}),
-    ("k_factors", {"weights": "z_gamma"}),
+    ("k_factors", {"haadf_coefficients": "z_power"}),
 ])  # fmt: skip
 def test_settings_per_element_must_be_as_many_as_maps(scan, name, options):
     settings = settings_of(**(options | {name: (1.0, 2.0, 3.0)}))
@@ -226,7 +226,7 @@ def test_given_weights_leave_the_offset_to_be_fitted(scan):
 
 @pytest.mark.parametrize("gamma, factors", [(1.7, None), (2.0, None), (1.7, (1.0, 3.0))])
 def test_weights_from_the_atomic_numbers(scan, gamma, factors):
-    problem = problem_of(scan, settings_of(weights="z_gamma", gamma=gamma, k_factors=factors))
+    problem = problem_of(scan, settings_of(weights="z_power", gamma=gamma, k_factors=factors))
     expected = (26 / 8) ** gamma * (factors[0] / factors[1] if factors else 1)
     np.testing.assert_allclose(
         problem.forward_model.weights[0] / problem.forward_model.weights[1], expected, rtol=1e-12
@@ -292,7 +292,7 @@ def test_fit_turns_with_the_scan(scan, kind):
         np.testing.assert_allclose(turned.maps, turn(plain.maps), rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.parametrize("weights", ["z_gamma", "fit"])
+@pytest.mark.parametrize("weights", ["z_power", "fit"])
 @pytest.mark.parametrize("turn", ["mirrored", "transposed"])
 def test_fitted_model_turns_with_the_scan(turn, weights):
     """Within a fraction of its standard error: the fit averages over squares and tiles that begin at a corner."""
@@ -312,7 +312,7 @@ def test_elements_can_be_permuted(scan, kind, joint):
     np.testing.assert_allclose(other.maps[::-1], fused(scan, settings).maps, rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("weights", ["z_gamma", "fit"])
+@pytest.mark.parametrize("weights", ["z_power", "fit"])
 def test_elements_can_be_permuted_with_a_fitted_model(scan, weights):
     settings = settings_of(weights=weights)
     plain, other = problem_of(scan, settings), problem_of((scan[0][::-1], scan[1]), settings, NUMBERS[::-1])
@@ -325,14 +325,14 @@ def test_elements_can_be_permuted_with_a_fitted_model(scan, weights):
 ])  # fmt: skip
 def test_scale_of_the_maps_does_not_matter(scan, kind, noise):
     """Ten times the values and the same settings: the same picture."""
-    settings = settings_of(regularization=kind, noise=noise, weights="z_gamma", max_iter=100)
+    settings = settings_of(regularization=kind, noise=noise, weights="z_power", max_iter=100)
     plain, scaled = fused(scan, settings), fused((10 * scan[0], scan[1]), settings)
     np.testing.assert_allclose(scaled.maps / 10, plain.maps, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(scaled.history.total, plain.history.total, rtol=1e-6)
 
 
 @pytest.mark.parametrize("noise", ["auto", "gaussian"])
-@pytest.mark.parametrize("weights", ["z_gamma", "fit"])
+@pytest.mark.parametrize("weights", ["z_power", "fit"])
 def test_each_map_can_have_a_unit_of_its_own(scan, weights, noise):
     """Where the k-factors know it."""
     units = np.array([10.0, 0.5])
@@ -342,7 +342,7 @@ def test_each_map_can_have_a_unit_of_its_own(scan, weights, noise):
     np.testing.assert_allclose(other.maps / units[:, None, None], plain.maps, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("weights", ["z_gamma", "fit"])
+@pytest.mark.parametrize("weights", ["z_power", "fit"])
 def test_gain_and_level_of_the_image_do_not_matter(scan, weights):
     settings = settings_of(weights=weights, max_iter=100)
     plain, other = fused(scan, settings), fused((scan[0], 0.01 * scan[1] - 3), settings)
@@ -402,7 +402,7 @@ def holes(scan):
 @pytest.mark.parametrize("kind, noise, weights", [
     ("tv", "auto", COEFFICIENTS), ("directional", "poisson", COEFFICIENTS), ("tgv", "gaussian", COEFFICIENTS),
     ("guided", "gaussian", COEFFICIENTS), (None, "auto", COEFFICIENTS),
-    ("guided", "auto", "z_gamma"), ("guided", "auto", "fit"), ("guided", "gaussian", "fit"),
+    ("guided", "auto", "z_power"), ("guided", "auto", "fit"), ("guided", "gaussian", "fit"),
 ])  # fmt: skip
 def test_values_of_masked_pixels_change_nothing(scan, holes, kind, noise, weights):
     settings = settings_of(regularization=kind, noise=noise, weights=weights, max_iter=50)
@@ -423,7 +423,7 @@ def test_data_term_is_over_the_valid_pixels(scan, holes):
         assert not problem.data.beta[masked].any() and not problem.data.slope[masked].any()
         x, other, units = scan[0] + 0.5, scan[0] + 1.5, problem.scales[:, None, None]
         shift = {"shifted_poisson": 0.3}.get(noise, 0.0)
-        options = {"variance": 2.0} if noise == "gaussian" else {"shift": shift}
+        options = {"variance": 2.0} if noise == "gaussian" else {"poisson_offset": shift}
         loss = square_loss if noise == "gaussian" else count_loss
         expected = np.subtract(*(loss(m, scan[0], valid=holes["valid"], **options) for m in (x, other)))
         actual = problem.data.value(x / units) - problem.data.value(other / units)

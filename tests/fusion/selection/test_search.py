@@ -141,7 +141,7 @@ def test_all_that_is_averaged_is_on_record(counts, seed):
 
 GIVEN = {
     "regularization": {"regularization": "tv"},
-    "no penalty": {"regularization": None},
+    "no penalty": {"regularization": "none"},
     "lambda_reg": {"lambda_reg": 0.7},
     "one lambda_reg per element": {"lambda_reg": (0.7, 0.5, 1.0), "regularization": "tv"},
     "lambda_haadf": {"lambda_haadf": 0.5},

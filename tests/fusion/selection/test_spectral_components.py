@@ -8,6 +8,7 @@ import hyperspy.api as hs
 import numpy as np
 import pytest
 from calibrated_cases import observe
+from helpers import fit_with, fuse_with
 from scipy.ndimage import gaussian_filter
 
 import hyperspy_fusion as hf
@@ -66,7 +67,7 @@ def rest(scan, maps):
 def model(scan):
     model = hf.FusedMultiModal(scan[1], scan[0], ELEMENTS, method="auto")
     options = {name: value for name, value in QUICK.items() if name != "method"}
-    model.fit(**options)
+    fit_with(model, **options)
     return model
 
 
@@ -125,7 +126,7 @@ def test_spectra_in_another_unit_are_fused_as_their_maps(scan):
     """Their bands would be thinned and whitened as if each count were many."""
     signal = scan[0].deepcopy()
     signal.data = signal.data * 100
-    fused = signal.fuse(scan[1], elements=list(ELEMENTS), **QUICK)
+    fused = fuse_with(signal, scan[1], elements=list(ELEMENTS), **QUICK)
     assert not fused.metadata.Fusion.selection.has_item("components")
 
 
@@ -299,7 +300,7 @@ def test_held_out_counts_are_in_no_fit(scan, maps, rest):
 
 
 def test_spectra_are_better_than_their_maps(scan, maps, model):
-    fused, alone = model.as_signal(), hf.fuse(maps, scan[1], **QUICK)
+    fused, alone = model.as_signal(), fuse_with(maps, scan[1], **QUICK)
     error, without = (np.mean((f.data - scan[2]) ** 2) for f in (fused, alone))
     assert error < 0.7 * without
     found = fused.metadata.Fusion.selection
@@ -318,8 +319,8 @@ def test_components_are_in_the_record_alone(scan, maps, model):
 
 
 def test_without_components_a_spectrum_image_is_its_maps(scan, maps):
-    of_spectra = hf.fuse(scan[0], scan[1], elements=ELEMENTS, components=0, **QUICK)
-    alone = hf.fuse(maps, scan[1], **QUICK)
+    of_spectra = fuse_with(scan[0], scan[1], elements=ELEMENTS, components=0, **QUICK)
+    alone = fuse_with(maps, scan[1], **QUICK)
     np.testing.assert_array_equal(of_spectra.data, alone.data)
     assert not alone.metadata.Fusion.has_item("selection.components")
     assert of_spectra.metadata.Fusion.selection.sentence == alone.metadata.Fusion.selection.sentence
@@ -327,7 +328,7 @@ def test_without_components_a_spectrum_image_is_its_maps(scan, maps):
 
 def test_without_a_penalty_there_is_one_fit_of_components(scan):
     """No weight makes it another one."""
-    fused = hf.fuse(scan[0], scan[1], elements=ELEMENTS, **(QUICK | {"regularization": None}))
+    fused = fuse_with(scan[0], scan[1], elements=ELEMENTS, **(QUICK | {"regularization": "none"}))
     assert np.count_nonzero(fused.metadata.Fusion.selection.components) == 1
 
 
@@ -356,7 +357,7 @@ def test_an_image_that_guides_components_alone_is_used(model):
 def test_a_fit_with_components_goes_on(scan):
     model = hf.FusedMultiModal(scan[1], scan[0], ELEMENTS, method="auto")
     options = {name: value for name, value in QUICK.items() if name != "method"}
-    first = model.fit(max_iter=25, tol=1e-9, **options)
+    first = fit_with(model, max_iter=25, tol=1e-9, **options)
     again = model.fit(max_iter=25)
     assert again.nit == 2 * first.nit and again.fun < first.fun
 

@@ -508,7 +508,9 @@ def test_extremes_stay_finite(case, dtype):
 
 
 def _stays_finite(case, kind, noise, dtype):
-    settings = CalibratedSettings(regularization=kind, noise=noise, weights=(28.0, 9.0), dtype=dtype, max_iter=150)
+    settings = CalibratedSettings(
+        regularization=kind, noise=noise, haadf_coefficients=(28.0, 9.0), dtype=dtype, max_iter=150
+    )
     maps, haadf = EXTREMES[case]()
     _, result, _ = fit((maps, haadf), settings)
     assert np.isfinite(result.maps).all() and np.isfinite(result.history.total).all()
@@ -519,7 +521,7 @@ def _stays_finite(case, kind, noise, dtype):
 
 @pytest.mark.parametrize("case", EXTREMES)
 def test_extremes_converge(case):
-    settings = CalibratedSettings(regularization="directional", noise="shifted_poisson", weights=(28.0, 9.0),
+    settings = CalibratedSettings(regularization="directional", noise="shifted_poisson", haadf_coefficients=(28.0, 9.0),
                                   dtype="float64", max_iter=20000)  # fmt: skip
     _, result, _ = fit(EXTREMES[case](), settings)
     assert result.converged
@@ -531,7 +533,7 @@ def test_bright_pixel_of_the_image_alone_is_not_cut_at_the_largest_count():
     maps = rng.poisson(0.5, (2, 24, 24)).astype(float)
     haadf = 3 * maps[0] + maps[1] + rng.standard_normal((24, 24))
     haadf[10:12, 10:12] += 400
-    settings = CalibratedSettings(regularization="tv", weights=(3, 1), keep_totals=False, tol=1e-6)
+    settings = CalibratedSettings(regularization="tv", haadf_coefficients=(3, 1), keep_totals=False, tol=1e-6)
     problem = calibrated_problem(maps, haadf, (26, 8), settings)
     # an image taken at its word, where the fitted forward model would be said to lack the bright pixels
     haadf_term = replace(

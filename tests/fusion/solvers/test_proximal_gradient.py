@@ -32,7 +32,7 @@ def fit(scan, state=None, callback=None, num_workers=None, **options):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"tv_norm": "anisotropic"}, {"lambda_tv": None}, {"gamma": 2, "lambda_haadf": 0.1}]
+    "options", [{}, {"tv_norm": "anisotropic"}, {"lambda_tv": 0}, {"gamma": 2, "lambda_haadf": 0.1}]
 )
 def test_history_is_the_objective_that_is_minimised(scan, options):
     problem, result, state = fit(scan, max_iter=7, dtype="float64", **options)
@@ -76,7 +76,7 @@ def test_two_fits_are_one_fit(scan):
 
 @pytest.mark.parametrize("options, twin_options", [
     ({"tv_solver": "gp"}, {"accelerated": False}),
-    ({"tv_norm": "anisotropic"}, {"isotropic": False}), ({"lambda_tv": None}, {"weight_tv": 0}),
+    ({"tv_norm": "anisotropic"}, {"isotropic": False}), ({"lambda_tv": 0}, {"weight_tv": 0}),
     ({"tv_iter": 7}, {"tv_iter": 7}), ({"gamma": 2.2}, {"gamma": 2.2}), ({"lambda_haadf": 0.2}, {"lambda_haadf": 0.2}),
 ])  # fmt: skip
 def test_fit_is_the_twins(scan, options, twin_options):
@@ -266,7 +266,7 @@ def test_elements_can_be_permuted(scan):
     ("z_sum", [26 / 34, 8 / 34]), ("z_gamma_sum", [676 / 740, 64 / 740]),
 ])  # fmt: skip
 def test_haadf_coefficients(scan, weighting, expected):
-    problem = published_problem(*scan, NUMBERS, PublishedSettings(weighting=weighting, gamma=2))
+    problem = published_problem(*scan, NUMBERS, PublishedSettings(z_weighting=weighting, gamma=2))
     np.testing.assert_allclose(problem.haadf_term.weights, expected, rtol=1e-14)
 
 

@@ -27,7 +27,7 @@ def co3o4_mn3o4():
         maps = np.stack([file[e][:] for e in ("Co", "Mn", "O")]).astype(float)
         haadf = file["HAADF"][:].astype(float)
     reference = np.load(shared("reference/published_Co3O4_Mn3O4.npz"))
-    settings = {"background": 0.01, "lambda_chem": 0.006, "lambda_tv": 0.022, "tv_iter": 6, "threshold": 0.2}
+    settings = {"eps": 0.01, "lambda_chem": 0.006, "lambda_tv": 0.022, "tv_iter": 6, "threshold": 0.2}
     return maps, haadf, (27, 25, 8), settings, reference, (1e-4, 0.042)
 
 
@@ -64,7 +64,7 @@ def run_twin(name, part="whole", half_weights=False, **more):
     weights = twin.haadf_coefficients_of(numbers)
     # the tutorial rounds its weights to half precision
     weights = weights.astype(np.float16) if half_weights else weights
-    names = {"background": "eps", "lambda_chem": "chem", "lambda_tv": "weight_tv"}
+    names = {"eps": "eps", "lambda_chem": "chem", "lambda_tv": "weight_tv"}
     options = {names.get(k, k): v for k, v in settings.items()} | more
     b = np.stack([twin.normalise(m) for m in maps])
     return twin.published(b, twin.normalise(haadf), weights, **options)
@@ -108,7 +108,7 @@ def tolerance(tutorial, dtype, options):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"tv_norm": "anisotropic"}, {"tv_solver": "gp"}, {"lambda_tv": None}],
+    [{}, {"tv_norm": "anisotropic"}, {"tv_solver": "gp"}, {"lambda_tv": 0}],
     ids=["default", "anisotropic", "gp", "no tv"],
 )
 def test_kernels_are_the_twin(name, tutorial, dtype, options):

@@ -7,58 +7,20 @@ Bad input ends with status 2 and one sentence.
 from __future__ import annotations
 
 import argparse
+import ast
 import difflib
 import os
 import re
 import sys
-import time
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-import numpy as np
-
-from hyperspy_fusion._settings_docs import add_settings, kinds_of_settings
+from hyperspy_fusion.cli.demo import run_demo
 from hyperspy_fusion.fusion.result import StopReason
-from hyperspy_fusion.fusion.settings import METHODS, settings_for
-
-
-class _Demo(NamedTuple):
-    """Settings of the demo that are no defaults, those to show, and what is said of them in picture and table."""
-
-    settings: dict
-    shown: tuple
-    label: str
-    remark: str
-
-
-# The published defaults lose light elements of this phantom; these were chosen knowing its truth.
-DEMO_SETTINGS = {"lambda_haadf": 0.02, "lambda_chem": 0.08, "lambda_tv": 0.15, "background": 0.005}
-_DEMOS = {
-    "published": _Demo(
-        DEMO_SETTINGS,
-        ("gamma", *DEMO_SETTINGS),
-        "weights chosen\nfor this phantom:",
-        "Weights and filter widths were chosen knowing the truth; on a real scan they have to be judged:\n"
-        "with the published default weights, Fe and O of this phantom end further from the truth than measured.",
-    ),
-    # tighter by ten by default, which changes nothing that a picture shows
-    "calibrated": _Demo(
-        {"tol": 1e-3},
-        ("regularization", "lambda_reg", "lambda_haadf", "gamma"),
-        "default weights:",
-        "Filter widths were chosen knowing the truth, the weights of the fit were not: they are the defaults.",
-    ),
-}
-
-_DEMOS["auto"] = _Demo(
-    {},
-    _DEMOS["calibrated"].shown,
-    "weights chosen\nby the counts:",
-    "Filter widths were chosen knowing the truth, the weights by the counts alone. The maps are a mean of several\n"
-    "fits; the weights given above are of the one that counts most.",
-)
+from hyperspy_fusion.fusion.settings import SETTINGS, settings_for
 
 _PICTURES = (".png", ".pdf", ".svg")
 # what a shell reports of a command that Ctrl-C ended
@@ -71,9 +33,9 @@ class _Refusal(ValueError):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, without repeating the usage."""
+    """Reports an error in one sentence, without repeating the usage."""
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args=None, namespace=None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         namespace, unknown = super().parse_known_args(args, namespace)
         # that of a command, for the one above it knows none of its options
         if unknown:
@@ -146,7 +108,6 @@ def _add_fuse(commands):
         help="fuse the maps and the HAADF image of files",
         description="Fuse a file with a spectrum image and a HAADF image (.bcf, .emd, ...), or files with "
         "one map each. Settings not given keep the defaults of the method.",
-        argument_default=argparse.SUPPRESS,
     )
     fuse.add_argument("files", nargs="+", metavar="FILE", help="any file HyperSpy reads")
     fuse.add_argument(
@@ -163,15 +124,12 @@ def _add_fuse(commands):
     )
     fuse.add_argument(
         "--register",
-        action="store_true",
+        nargs="?",
+        choices=("calibration", "shift"),
+        const="shift",
         default=False,
-        help="find by how much the HAADF image is shifted, and bring it to the pixels of the maps",
-    )
-    fuse.add_argument(
-        "--resample",
-        action="store_true",
-        default=False,
-        help="bring the HAADF image to the pixels of the maps, where its calibration puts it",
+        help="bring the HAADF image to the pixels of the maps: by the calibration of the axes, or with its shift "
+        "measured as well (default where no value is given)",
     )
     fuse.add_argument(
         "--elements",
@@ -190,12 +148,27 @@ def _add_fuse(commands):
         help="X-ray lines to map, such as Fe_Ka Pt_La",
     )
     fuse.add_argument(
+        "--edges",
+        nargs="+",
+        type=_without_comma,
+        metavar="EDGE",
+        default=None,
+        help="edges of an EELS spectrum image to map, such as Mn_L3 O_K",
+    )
+    fuse.add_argument(
         "--integration-windows",
         type=float,
         metavar="X",
         default=2.0,
-        help="width of the windows of X-ray lines in units of their FWHM: 1.2 hold less of the background than exspy's "
-        "%(default)s, the default",
+        help="width of the windows of X-ray lines in units of their FWHM (default: %(default)s)",
+    )
+    fuse.add_argument(
+        "--background",
+        type=_value,
+        metavar="X|X,X,...|NAME",
+        default=None,
+        help="known counts per pixel that are not of the elements, one number or one per element, or the name of an "
+        "estimator for spectra, such as windows",
     )
     fuse.add_argument(
         "-o",
@@ -222,8 +195,64 @@ def _add_fuse(commands):
     )
     _add_overwrite(fuse)
     _add_method(fuse)
-    add_settings(fuse)
+    _add_settings(fuse)
     fuse.set_defaults(run=_fuse)
+
+
+# options that are keywords of `fuse`, with the texts of the settings
+_INPUT = ("method", "elements", "xray_lines", "integration_windows", "edges", "background", "register", "errors")
+_FRONT = {
+    "regularization": "penalty of the calibrated method: guided, directional, tgv, tv or none",
+    "lambda_reg": "weight of the penalty, one number or one per element; of the calibrated method",
+    "lambda_haadf": "weight of the HAADF term",
+    "lambda_chem": "weight of the Poisson term; of the published method",
+    "lambda_tv": "weight of the total variation; of the published method",
+    "eps": "offset of the Poisson term; of the published method",
+    "max_iter": "number of iterations at most",
+}
+
+
+def _add_settings(command):
+    group = command.add_argument_group("settings", "Defaults are those of the method; see the classes of settings.")
+    for name, text in _FRONT.items():
+        kind = str if name == "regularization" else _value
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="X", default=None, help=text)
+    group.add_argument(
+        "--set",
+        dest="others",
+        action="append",
+        type=_assignment,
+        metavar="NAME=VALUE",
+        default=[],
+        help="any other setting of the method, such as tol=1e-3; may be repeated",
+    )
+
+
+def _assignment(text):
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is no setting: give NAME=VALUE, such as tol=1e-3")
+    return name.replace("-", "_"), _value(value)
+
+
+def _value(text):
+    """A number, True, False or None, else the text; with commas a tuple."""
+    if "," in text:
+        return tuple(_value(part) for part in text.split(",") if part)
+    words = {"true": True, "false": False, "none": None}
+    try:
+        return words[text.lower()] if text.lower() in words else ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+def _settings(arguments):
+    """The validated settings of ``--set``, and the front keywords of ``fuse``."""
+    others = dict(arguments.others)
+    settings = replace(settings_for(arguments.method, **others), **others)  # the latter for None as well
+    front = {name: getattr(arguments, name) for name in _FRONT}
+    settings_for(arguments.method, settings, **front)
+    return settings, front
 
 
 def _whole_number(text):
@@ -240,7 +269,7 @@ def _without_comma(text):
 
 
 def _add_method(command):
-    command.add_argument("--method", choices=tuple(METHODS), default="published", help="default: %(default)s")
+    command.add_argument("--method", choices=tuple(SETTINGS), default="published", help="default: %(default)s")
 
 
 def _add_overwrite(command):
@@ -248,103 +277,24 @@ def _add_overwrite(command):
 
 
 def _demo(arguments):
-    folder = Path(arguments.output)
-    picture, file = folder / "fusion_demo.png", folder / "fusion_demo.hspy"
-    for path in (picture, file):
-        _refuse_existing(path, arguments.overwrite)
-    # the figure goes to a file: no window system is needed
-    os.environ.setdefault("MPLBACKEND", "agg")
-    from hyperspy_fusion import fuse
-    from hyperspy_fusion.data import core_shell
-
-    phantom = core_shell()
-    maps, haadf = phantom.signals()
-    ny, nx = haadf.data.shape
-    print(f"{phantom.title}: {ny} x {nx} pixels, at most {phantom.truth.max():.0f} expected counts in a pixel.")
-    start = time.perf_counter()
-    fused = fuse(maps, haadf, method=arguments.method, show_progressbar=False, **_DEMOS[arguments.method].settings)
-    seconds = time.perf_counter() - start
-    print(
-        f"Fused in {seconds:.1f} s (compilation included where it was needed) by the {arguments.method} method with "
-        f"{_settings_text(fused)}."
-    )
-    print(_psnr_table(phantom, fused))
-    folder.mkdir(parents=True, exist_ok=True)
-    _demo_figure(phantom, fused).savefig(picture, dpi=130)
-    fused.save(file, overwrite=arguments.overwrite)
-    print(f"Picture: {picture}\nFused maps, for hs.load: {file}")
+    for line in run_demo(Path(arguments.output), arguments.method, arguments.overwrite):
+        print(line)
     return 0
 
 
-def _settings_text(fused):
-    used = fused.metadata.Fusion.parameters.as_dictionary()
-    shown = {name: used[name] for name in _DEMOS[fused.metadata.Fusion.method].shown}
-    return ", ".join(f"{name} {value if isinstance(value, str) else f'{value:g}'}" for name, value in shown.items())
-
-
-def _psnr_table(phantom, fused):
-    """Lines to print: PSNR per element before, after, and by a Gaussian filter for comparison."""
-    from hyperspy_fusion.data import psnr
-
-    lines = ["PSNR in dB against the true maps:", "  element  measured   fused   best Gaussian filter"]
-    for element, raw, new, truth in zip(phantom.elements, phantom.maps, fused.data, phantom.truth, strict=True):
-        values = psnr(raw, truth), psnr(new, truth), _best_gaussian(raw, truth)
-        lines.append("  {:7s}  {:8.1f}   {:5.1f}   {:5.1f}".format(element, *values))
-    return "\n".join([*lines, _DEMOS[fused.metadata.Fusion.method].remark])
-
-
-def _best_gaussian(raw, truth):
-    """PSNR of the Gaussian filter that comes closest to the truth."""
-    from scipy.ndimage import gaussian_filter
-
-    from hyperspy_fusion.data import psnr
-
-    return max(psnr(gaussian_filter(raw.astype(float), sigma), truth) for sigma in np.arange(0.5, 4, 0.1))
-
-
-def _demo_figure(phantom, fused):
-    from hyperspy_fusion.data import psnr
-    from hyperspy_fusion.results.plot import plot_fusion
-
-    axes = plot_fusion(
-        fused.data,
-        phantom.elements,
-        raw=phantom.maps,
-        truth=phantom.truth,
-        haadf=phantom.haadf,
-        modelled_haadf=fused.modelled_haadf().data,
-        scale=phantom.pixel_size_nm,
-        units="nm",
-        quantity="X-ray counts",
-    )
-    for column, truth, *rows in zip(axes.T[1:], phantom.truth, phantom.maps, fused.data, strict=True):
-        for ax, image in zip(column, rows, strict=False):
-            ax.set_title(f"{ax.get_title()}: PSNR {psnr(image, truth):.1f} dB", fontsize="medium")
-    settings, method = _settings_text(fused).replace(", ", "\n"), fused.metadata.Fusion.method
-    text = f"{method} method,\n{_DEMOS[method].label}\n{settings}"
-    axes[2, 0].text(0.5, 0.5, text, transform=axes[2, 0].transAxes, ha="center", va="center", linespacing=1.5)
-    return axes[0, 0].figure
-
-
 def _fuse(arguments):
-    options = {name: getattr(arguments, name) for name in kinds_of_settings() if name in arguments}
-    settings_for(arguments.method, options)  # what is wrong with them is said before files are read
+    settings, front = _settings(arguments)  # refused before files are read
     output = _output_path(arguments)
     errors, picture = _errors_path(arguments, output), _picture_path(arguments)
-    from hyperspy_fusion import fuse
+    from hyperspy_fusion.api import fuse
 
     source, haadf = _find_scan(arguments.files, arguments.haadf, arguments.elements, arguments.spectrum)
-    fused = fuse(
+    fused: Any = fuse(
         source,
         haadf,
-        elements=arguments.elements,
-        xray_lines=arguments.xray_lines,
-        integration_windows=arguments.integration_windows,
-        method=arguments.method,
-        register=arguments.register,
-        resample=arguments.resample,
-        errors=arguments.errors,
-        **options,
+        **{name: getattr(arguments, name) for name in _INPUT},
+        settings=settings,
+        **front,
     )
     fused.save(output, overwrite=arguments.overwrite)
     fit = fused.metadata.Fusion
@@ -422,7 +372,7 @@ def _find_scan(files, haadf, elements, spectrum=None):
     from hyperspy_fusion.io.scan import elastic_image, has_spectra, scan
 
     extra = _load(haadf) if haadf is not None and Path(haadf).exists() else []
-    if extra:
+    if haadf is not None and extra:
         # `*.hspy` names the HAADF file too
         files = [file for file in files if Path(file).resolve() != Path(haadf).resolve()] or files
     signals = [signal for file in files for signal in _load(file)]

@@ -1,0 +1,113 @@
+"""``fuse``: the one door to a fit. ``BaseSignal.fuse`` and ``ElementMaps.fuse`` are made from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hyperspy_fusion.fusion.settings import PublishedSettings
+    from hyperspy_fusion.signals.element_maps import ElementMaps
+
+
+def fuse(
+    maps: Any,
+    haadf: Any,
+    *,
+    method: str = "published",
+    elements: list[str] | None = None,
+    xray_lines: list[str] | None = None,
+    integration_windows: float = 2.0,
+    edges: Any = None,
+    background: Any = None,
+    mask: Any = None,
+    register: bool | str = False,
+    errors: bool | int = False,
+    regularization: str | None = None,
+    lambda_reg: Any = None,
+    lambda_haadf: float | str | None = None,
+    lambda_chem: float | None = None,
+    lambda_tv: float | None = None,
+    eps: float | None = None,
+    max_iter: int | None = None,
+    settings: PublishedSettings | Any = None,
+    show_progressbar: bool | None = None,
+    num_workers: int | None = None,
+) -> ElementMaps:
+    """Fuse element maps with the HAADF image of the same scan.
+
+    Parameters
+    ----------
+    maps : list, dict, BaseSignal or exspy model
+        Maps in any unit, or spectra: see :func:`hyperspy_fusion.element_maps`. Not changed.
+    haadf : BaseSignal
+        The HAADF image, on the pixels of the maps unless `register` is set.
+    method : {"published", "calibrated", "auto"}
+        Of Schwartz et al., npj Comput. Mater. 8, 16 (2022); in the units of the maps; or
+        the latter with penalty and weights chosen by cross-validation.
+    elements, xray_lines, integration_windows, edges
+        What to map, and how: see :func:`hyperspy_fusion.element_maps`.
+    background : str, float, sequence or maps, optional
+        What the maps hold that is not of the element: known counts per pixel, one number or one
+        per element, or an estimator for spectra, as ``"windows"`` of ``element_maps``.
+    mask : array or BaseSignal of bool, optional
+        ``(ny, nx)``, True where a pixel is left out; not for ``"published"``.
+    register : bool or {"calibration", "shift"}
+        Bring the image to the pixels of the maps: by the calibration of the axes, or with its
+        shift measured as well (True).
+    errors : bool or int
+        Number of bootstrap replicates for standard errors, True for 32; not for ``"published"``.
+    regularization, lambda_reg, lambda_haadf : optional
+        Penalty, its weight and that of the HAADF term: see :class:`CalibratedSettings`.
+    lambda_haadf, lambda_chem, lambda_tv, eps : optional
+        Weights and offset of the published method: see :class:`PublishedSettings`.
+    max_iter : int, optional
+        Number of iterations at most.
+    settings : PublishedSettings, CalibratedSettings or AutoSettings, optional
+        All settings of the method. Keywords that are given override its fields.
+    show_progressbar : bool, optional
+        None follows HyperSpy's preference.
+    num_workers : int, optional
+        Number of threads, None for all. It does not change the result.
+
+    Returns
+    -------
+    ElementMaps
+        Fused maps in the units of the input, with the record of the fit in ``metadata.Fusion``.
+
+    Raises
+    ------
+    ValueError, TypeError, NotImplementedError, FloatingPointError
+        For input that cannot be fused, and for a fit that diverges.
+
+    Examples
+    --------
+    >>> import hyperspy_fusion as hf
+    >>> fused = hf.fuse(*hf.data.core_shell().signals(), lambda_haadf=0.02, eps=0.005)
+    """
+    from hyperspy_fusion.fusion.checks import number_of_replicates
+    from hyperspy_fusion.fusion.settings import settings_for
+    from hyperspy_fusion.methods import check_noise_model
+    from hyperspy_fusion.model import FusedMultiModal
+
+    front = {"regularization": regularization, "lambda_reg": lambda_reg, "lambda_haadf": lambda_haadf}
+    front |= {"lambda_chem": lambda_chem, "lambda_tv": lambda_tv, "eps": eps, "max_iter": max_iter}
+    chosen = settings_for(method, settings, **front)  # before spectra are read
+    replicates = number_of_replicates(errors)
+    if replicates:
+        check_noise_model(method)
+    model = FusedMultiModal(
+        haadf,
+        maps,
+        method=method,
+        elements=elements,
+        xray_lines=xray_lines,
+        integration_windows=integration_windows,
+        edges=edges,
+        background=background,
+        mask=mask,
+        register=register,
+    )
+    model.fit(settings=chosen, show_progressbar=show_progressbar, num_workers=num_workers)
+    if replicates:
+        model.standard_errors(replicates, show_progressbar=show_progressbar, num_workers=num_workers)
+    return model._signal(model._data())

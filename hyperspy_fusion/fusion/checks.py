@@ -1,0 +1,168 @@
+"""Checks of settings: each raises ValueError with the setting, its value and what is allowed, in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+# beyond these, single precision has no room for the squares and quotients of the fit
+SMALLEST, LARGEST = 1e-30, 1e30
+# pixels: the largest blur of the HAADF image that is searched for
+MAX_BLUR = 4.0
+AUTO = "auto"
+HAADF_COEFFICIENTS = ("z_power", "fit")
+
+
+def is_auto(value):
+    """Whether a setting is to be chosen by the method."""
+    return isinstance(value, str) and value == AUTO
+
+
+def as_python(value):
+    """NumPy scalars as the Python ones that metadata keep, and sequences as tuples of them."""
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim):
+        return tuple(as_python(v) for v in value)
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+
+
+def _number(value: Any) -> float:
+    """A real number as a float; NaN, which no range holds, for anything else."""
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else np.nan
+
+
+def _remedy(off):
+    return f", or None {off}" if off else ""
+
+
+def _about_auto(value):
+    return " method='auto' chooses it for you." if isinstance(value, str) and value == "auto" else ""
+
+
+def check_positive(name: str, value: Any, off=""):
+    if value is None and off:
+        return
+    if not SMALLEST <= _number(value) <= LARGEST:
+        raise ValueError(
+            f"{name} is {value!r}: it must be a number above 0 ({SMALLEST:g} to {LARGEST:g}){_remedy(off)}."
+            f"{_about_auto(value)}"
+        )
+
+
+def check_interval(name: str, value: Any, low, high, off=""):
+    if value is None and off:
+        return
+    if not low < _number(value) <= high:
+        raise ValueError(f"{name} is {value!r}: it must lie above {low} and at most at {high}{_remedy(off)}.")
+
+
+def check_from(name: str, value: Any, low: float, below: float | None = None, off=""):
+    """``low <= value``, and ``value < below`` where that is given."""
+    if value is None and off:
+        return
+    end = LARGEST if below is None else below
+    if not low <= _number(value) <= end or value == below:
+        raise ValueError(f"{name} is {value!r}: it must be at least {low} and {_end(below)}{_remedy(off)}.")
+
+
+def _end(below):
+    return f"at most {LARGEST:g}" if below is None else f"below {below}"
+
+
+def check_each(name, value, check, *args, **options):
+    """Check a number, or those of a sequence with one for each element, of which none may be None."""
+    if not _is_filled(value):
+        check(name, value, *args, **options)
+        return
+    for one in value:
+        check(name, one, *args)
+
+
+def _is_filled(value):
+    return isinstance(value, tuple) and len(value) > 0
+
+
+def check_background(background):
+    if isinstance(background, str):
+        raise ValueError(
+            f"background is {background!r}, and in the settings it is counts per pixel: pass background={background!r} "
+            "to fuse, FusedMultiModal or element_maps."
+        )
+    check_each("background", background, check_from, 0)
+
+
+def check_haadf_coefficients(coefficients):
+    if not _is_filled(coefficients):
+        check_choice("haadf_coefficients", coefficients, HAADF_COEFFICIENTS, also="numbers, one per element")
+        return
+    check_each("haadf_coefficients", coefficients, check_from, 0)
+    if not any(coefficients):
+        raise ValueError(f"haadf_coefficients is {coefficients!r}: one of them must be above 0.")
+
+
+def check_haadf_blur(blur: Any, coefficients: Any) -> None:
+    if blur == "fit":
+        if _is_filled(coefficients):
+            raise ValueError(
+                "haadf_blur is 'fit', which needs a fit of the HAADF forward model, and haadf_coefficients are given: "
+                "pass pixels, or haadf_coefficients='z_power'."
+            )
+    elif not 0 <= _number(blur) <= MAX_BLUR:
+        raise ValueError(f"haadf_blur is {blur!r}: it must be 0 to {MAX_BLUR:g} pixels, or 'fit' to find it.")
+
+
+def check_factors(factors):
+    if factors is not None and not _is_filled(factors):
+        raise ValueError(f"k_factors is {factors!r}: it must hold one number per element, or be None for 1.")
+    for factor in factors or ():
+        check_positive("k_factors", factor)
+
+
+def check_count(name: str, value: Any) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} is {value!r}: it must be a whole number of at least 1.")
+
+
+def check_seed(seed: Any) -> None:
+    """ValueError for a seed that is no whole number of at least 0."""
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed is {seed!r}: it must be a whole number of at least 0.")
+
+
+def check_workers(num_workers):
+    """For anything but a number of threads, or None for all."""
+    if num_workers is not None:
+        check_count("num_workers", num_workers)
+
+
+def number_of_replicates(errors: Any, default: int = 32) -> int:
+    """``errors`` of a fit as a number of bootstrap replicates, 0 for none."""
+    if errors is False or errors is None:
+        return 0
+    if errors is True:
+        return default
+    if not isinstance(errors, Integral) or errors < 2:
+        raise ValueError(f"errors is {errors!r}: it must be True, False or a whole number of at least 2.")
+    return int(errors)
+
+
+def check_components(components: Any) -> None:
+    is_whole = isinstance(components, Integral) and not isinstance(components, bool) and int(components) >= 0
+    if not (is_auto(components) or is_whole):
+        raise ValueError(
+            f"components is {components!r}: it must be a whole number of at least 0, or 'auto' for as many as stand "
+            "out of the noise."
+        )
+
+
+def check_choice(name, value, allowed, also=""):
+    """ValueError for a value that is none of those allowed; `also` says what else would be."""
+    # identity for None and booleans, equality for strings: 1 == True must not pass
+    if not any(value is a or (isinstance(a, str) and isinstance(value, str) and value == a) for a in allowed):
+        others = f", or {also}" if also else ""
+        words = [a for a in allowed if isinstance(a, str)]
+        near = difflib.get_close_matches(value.lower(), words, n=1) if isinstance(value, str) else []
+        hint = f" The nearest is {near[0]!r}." if near else ""
+        raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, allowed))}{others}.{hint}")

@@ -1,0 +1,34 @@
+"""The calibrated method with its penalty and weights chosen by cross-validation on held-out counts."""
+
+from __future__ import annotations
+
+from hyperspy_fusion.methods.base import Setup
+from hyperspy_fusion.methods.calibrated import Calibrated
+
+
+class Auto(Calibrated):
+    """A :class:`~hyperspy_fusion.methods.base.Method`: a mean of calibrated fits."""
+
+    name = "auto"
+    uses_spectra = True
+
+    def build(self, scan, settings, num_workers, tick):
+        from hyperspy_fusion.fusion.selection.model_averaging import AveragedProblem
+        from hyperspy_fusion.fusion.selection.search import select
+
+        observation = self.observe(scan, settings, num_workers)
+        ensemble, selection = select(observation, settings, num_workers, tick, scan.out_of_window)
+        return Setup(AveragedProblem.of(ensemble), ensemble[0].settings, scan, selection)
+
+    def restart(self, state, problem):
+        """Another choice starts from the measured maps."""
+        return None
+
+    def diagnose(self, setup, result, elements, total_ratios, haadf_correlation):
+        found = super().diagnose(setup, result, elements, total_ratios, haadf_correlation)
+        return [*setup.selection.diagnostics, *found]
+
+    def _diagnose_noise(self, scan, selection):
+        """Not where the selection has reported it already."""
+        is_known = any(d.code == "noise-shared-by-neighbours" for d in selection.diagnostics)
+        return [] if is_known else super()._diagnose_noise(scan, selection)

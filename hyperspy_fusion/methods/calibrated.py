@@ -1,0 +1,86 @@
+"""The calibrated method: convex, in the units of the maps, solved to a stated duality gap."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hyperspy_fusion.fusion.terms.noise_estimation import shares_noise
+from hyperspy_fusion.grid.masks import find_valid
+from hyperspy_fusion.methods.base import Setup
+from hyperspy_fusion.methods.fit_checks import (
+    diagnostics_of_calibrated_fit,
+    diagnostics_of_shared_noise,
+    diagnostics_of_units,
+)
+
+
+class Calibrated:
+    """A :class:`~hyperspy_fusion.methods.base.Method`."""
+
+    name = "calibrated"
+    uses_masks = uses_noise_metadata = has_noise_model = True
+    uses_spectra = False
+
+    def find_valid(self, elements, maps, haadf, mask):
+        return find_valid(elements, maps, haadf, mask)
+
+    def observe(self, scan, settings, num_workers):
+        """Noise model, HAADF forward model and guide of a scan, from which problems of any penalty are built."""
+        from hyperspy_fusion.fusion.problems.calibrated import Observation
+
+        return Observation.of(scan, settings, num_workers)
+
+    def build(self, scan, settings, num_workers, tick):
+        return Setup(self.observe(scan, settings, num_workers).problem(settings), settings, scan)
+
+    def solve(self, problem, settings, state, callback, num_workers):
+        return problem.solve(settings, state, callback, num_workers)
+
+    def check_refit(self, before, after):
+        """Any settings may follow any others."""
+
+    def restart(self, state, problem):
+        return state.restarted(problem)
+
+    def map_background(self, settings):
+        return np.asarray(settings.background)
+
+    def consistency(self, setup, result):
+        from hyperspy_fusion.fusion.uncertainty.consistency_checks import ConsistencyChecks
+
+        return ConsistencyChecks.of(setup.scan, result.maps, setup.problem)
+
+    def diagnose(self, setup, result, elements, total_ratios, haadf_correlation):
+        return [
+            *setup.problem.diagnostics,
+            *diagnostics_of_units(setup.problem.of_largest_weight.noise.counts_scale, setup.settings),
+            *diagnostics_of_calibrated_fit(elements, result, total_ratios, haadf_correlation, setup.settings),
+            *self._diagnose_noise(setup.scan, setup.selection),
+            *self.consistency(setup, result).diagnostics(),
+        ]
+
+    def _diagnose_noise(self, scan, selection):
+        shared = [e for e, *one in zip(scan.elements, scan.maps, scan.valid, strict=True) if shares_noise(*one)]
+        return diagnostics_of_shared_noise(shared)
+
+    def describe(self, problem, result, per_map):
+        problem = problem.of_largest_weight
+        return {
+            "haadf_coefficients": per_map(problem.forward_model.weights),
+            "haadf_coefficient_errors": per_map(problem.calibration.coefficient_errors),
+            "haadf_prior_scale": float(problem.calibration.prior_scale),
+            "haadf_offset": float(problem.forward_model.offset),
+            "haadf_offset_error": float(problem.calibration.offset_error),
+            "haadf_sigma": float(problem.calibration.sigma),
+            "haadf_noise": float(problem.calibration.noise),
+            "haadf_blur": float(problem.calibration.found_blur[0]),
+            "haadf_blur_error": float(problem.calibration.found_blur[1]),
+            "haadf_term_blur": float(problem.haadf_term.blur),
+            "noise": str(problem.noise.kind),
+            "noise_sentence": str(problem.noise.sentence),
+            "counts_scale": per_map(problem.noise.counts_scale),
+            "variance": per_map(problem.noise.variance),
+            "background": per_map(problem.background),
+            "map_scales": per_map(problem.scales),
+            "gap": float(result.gap),
+        }

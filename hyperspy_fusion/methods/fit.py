@@ -1,0 +1,154 @@
+"""The frozen record of a finished fit, made at once and never changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hyperspy_fusion.fusion.result import FusionResult
+from hyperspy_fusion.fusion.scan_data import ScanData
+from hyperspy_fusion.identify.elements import atomic_number
+from hyperspy_fusion.methods.base import Setup
+from hyperspy_fusion.methods.fit_checks import correlation, totals_over_measured
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is measured: the input of every fit of a model.
+
+    Attributes
+    ----------
+    elements
+        n symbols.
+    maps, haadf
+        (n, ny, nx) and (ny, nx).
+    valid
+        Valid pixels of both.
+    is_constant
+        (n,) bool: maps that are not fitted.
+    background, variance
+        (n, ny, nx) counts of the maps that are not of their elements, and variance of the noise; None if not used.
+    out_of_window
+        (B, ny, nx) out-of-window counts, None if not used.
+    """
+
+    elements: list
+    maps: np.ndarray
+    haadf: np.ndarray
+    valid: Any
+    is_constant: np.ndarray
+    background: np.ndarray | None = None
+    variance: np.ndarray | None = None
+    out_of_window: np.ndarray | None = None
+
+    def scan_data(self):
+        """What the methods fuse: all of this without constant maps."""
+        elements, fitted = self.fitted_elements, ~self.is_constant
+        numbers = [atomic_number(e) for e in elements]
+        maps, valid, noise = self.maps, self.valid, (self.background, self.variance)
+        if not fitted.all():  # no copies where none is needed
+            maps, valid = maps[fitted], valid.of(fitted)
+            noise = [None if values is None else values[fitted] for values in noise]
+        return ScanData(elements, numbers, maps, self.haadf, valid.maps, valid.haadf, *noise, self.out_of_window)
+
+    def left_out(self):
+        """For ``metadata.Fusion``: the numbers of invalid pixels."""
+        return {
+            "n_masked": np.count_nonzero(~self.valid.maps, axis=(1, 2)),
+            "haadf_n_masked": int(np.count_nonzero(~self.valid.haadf)),
+        }
+
+    @property
+    def fitted_elements(self):
+        """Symbols of the maps that are not constant."""
+        return [e for e, is_constant in zip(self.elements, self.is_constant, strict=True) if not is_constant]
+
+    def per_map(self, values):
+        """(n,) values of the fitted maps, 0 for constant ones."""
+        full = np.zeros(len(self.elements))
+        full[~self.is_constant] = values
+        return full
+
+    def all_maps(self, fused):
+        """(n, ny, nx) fused maps; constant ones are the measured ones."""
+        if not self.is_constant.any():
+            return fused
+        data = self.maps.astype(fused.dtype)
+        data[~self.is_constant] = fused
+        return data
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A finished fit.
+
+    Attributes
+    ----------
+    setup, state, result
+        Problem and settings, state of the solver to go on from, and fused maps of the fitted elements.
+    total_ratios
+        (n,) totals of the fused maps over those of the measured ones, less their background.
+    haadf_correlation
+        Pearson's correlation of the modelled and the measured HAADF image.
+    norms
+        (n,) of the measured maps, to notice later changes.
+    diagnostics
+        Of the fit.
+    """
+
+    setup: Setup
+    state: Any
+    result: FusionResult
+    total_ratios: np.ndarray
+    haadf_correlation: float
+    norms: np.ndarray
+    diagnostics: list
+
+    @classmethod
+    def of(cls, method, measured, setup, state, result, norms):
+        """Conclude a fit: compare its result with what is measured."""
+        background = measured.background
+        if background is None:
+            background = measured.per_map(method.map_background(setup.settings))
+        fused = measured.all_maps(result.maps)
+        ratios = totals_over_measured(fused, measured.maps, measured.valid.maps, background)
+        agreement = correlation(result.modelled_haadf, measured.haadf, measured.valid.haadf)
+        found = method.diagnose(setup, result, measured.elements, ratios, agreement)
+        return cls(setup, state, result, ratios, agreement, norms, found)
+
+    def output(self, fused):
+        """``fit_output``: the result as SciPy's optimisers have it, with the ``fused`` maps of all elements."""
+        from scipy.optimize import OptimizeResult
+
+        result = self.result
+        return OptimizeResult(
+            x=fused,
+            fun=float(result.history.total[-1]),
+            nit=result.n_iter,
+            success=result.success,
+            message=result.message,
+            change=result.change,
+            gap=result.gap,
+            cost_history=result.history.as_dict(),
+        )
+
+    def metadata(self):
+        """What every method has in ``metadata.Fusion`` after a fit: Python scalars and flat arrays."""
+        result, selection = self.result, self.setup.selection
+        return {
+            "parameters": {name: _flat(value) for name, value in self.setup.settings.as_dict().items()},
+            **({} if selection is None else {"selection": selection.as_dict()}),
+            "cost_history": result.history.as_dict(),
+            "total_ratios": self.total_ratios,
+            "haadf_correlation": self.haadf_correlation,
+            "n_iter": int(result.n_iter),
+            "converged": bool(result.converged),
+            "stop_reason": result.message,
+        }
+
+
+def _flat(value):
+    """Sequences as the flat arrays that metadata keep."""
+    return np.array(value, dtype=float) if isinstance(value, tuple) else value
