@@ -27,10 +27,10 @@ BAR_SECONDS = {256: 30.0, 128: 5.0}
 def choose(maps, haadf, numbers, haadf_valid=None, seed=0):
     """Fused maps, the sentence about the choice, number of fits and seconds."""
     from hyperspy_fusion.fusion.problems.calibrated import Observation
-    from hyperspy_fusion.fusion.scan_data import ScanData
     from hyperspy_fusion.fusion.selection.model_averaging import AveragedProblem
     from hyperspy_fusion.fusion.selection.search import select
     from hyperspy_fusion.fusion.settings import AutoSettings
+    from hyperspy_fusion.fusion.terms.scan_data import ScanData
 
     start, settings = time.perf_counter(), AutoSettings(seed=seed)
     observation = Observation.of(ScanData.of(maps, haadf, numbers, haadf_valid=haadf_valid), settings)

@@ -106,9 +106,9 @@ DATA = {"L2083": scan_data, **{name: lambda name=name: tutorial_data(name) for n
 def fit(data, penalty, max_iter=10000):
     """Seconds of set-up, of the solver and of the processor, and the result."""
     from hyperspy_fusion.fusion.problems.calibrated import Observation
-    from hyperspy_fusion.fusion.scan_data import ScanData
     from hyperspy_fusion.fusion.settings import CalibratedSettings
     from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
+    from hyperspy_fusion.fusion.terms.scan_data import ScanData
 
     settings = CalibratedSettings(regularization=penalty, tol=TOL, max_iter=max_iter)
     start, cpu = time.perf_counter(), time.process_time()

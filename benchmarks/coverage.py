@@ -127,7 +127,7 @@ def fit_auto(scan, options, start):
 
 def observed(scan, settings):
     from hyperspy_fusion.fusion.problems.calibrated import Observation
-    from hyperspy_fusion.fusion.scan_data import ScanData
+    from hyperspy_fusion.fusion.terms.scan_data import ScanData
 
     return Observation.of(ScanData.of(scan.maps.astype(np.float32), scan.haadf, scan.atomic_numbers), settings)
 

@@ -113,8 +113,8 @@ class Calibrated:
 
     def __post_init__(self):
         from hyperspy_fusion.fusion.problems.calibrated import Observation
-        from hyperspy_fusion.fusion.scan_data import ScanData
         from hyperspy_fusion.fusion.settings import CalibratedSettings
+        from hyperspy_fusion.fusion.terms.scan_data import ScanData
 
         scan, blurs = self.scan, (CalibratedSettings.haadf_blur, BLUR["haadf_blur"])
         known = ScanData.of(scan.maps, scan.haadf, scan.atomic_numbers)

@@ -3,8 +3,8 @@
 import numpy as np
 
 from hyperspy_fusion.fusion.problems.calibrated import Observation
-from hyperspy_fusion.fusion.scan_data import ScanData
 from hyperspy_fusion.fusion.settings import CalibratedSettings
+from hyperspy_fusion.fusion.terms.scan_data import ScanData
 
 NUMBERS = (26, 8)
 COEFFICIENTS = (28.0, 9.0)

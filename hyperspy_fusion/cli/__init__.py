@@ -408,7 +408,7 @@ def _load(file):
     import hyperspy.api as hs
 
     try:
-        loaded = hs.load(str(file), escape_square_brackets=True)
+        loaded = hs.load(str(file), escape_square_brackets=True)  # pyright: ignore[reportCallIssue]
     # a broken file raises whatever its reader stumbles over
     except Exception as error:
         raise _Refusal(f"HyperSpy cannot read {file}: {error}") from error

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.result import FusionResult
-from hyperspy_fusion.fusion.scan_data import ScanData
+from hyperspy_fusion.fusion.terms.scan_data import ScanData
 from hyperspy_fusion.grid.masks import Valid
 
 # how long a fit runs; where another setting changes, the cost history begins anew

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hyperspy_fusion.fusion.result import FusionResult
-from hyperspy_fusion.fusion.scan_data import ScanData
+from hyperspy_fusion.fusion.terms.scan_data import ScanData
 from hyperspy_fusion.identify.elements import atomic_number
 from hyperspy_fusion.methods.base import Setup
 from hyperspy_fusion.methods.fit_checks import correlation, totals_over_measured
@@ -47,11 +47,13 @@ class Measured:
         """What the methods fuse: all of this without constant maps."""
         elements, fitted = self.fitted_elements, ~self.is_constant
         numbers = [atomic_number(e) for e in elements]
-        maps, valid, noise = self.maps, self.valid, (self.background, self.variance)
+        maps, valid, background, variance = self.maps, self.valid, self.background, self.variance
         if not fitted.all():  # no copies where none is needed
             maps, valid = maps[fitted], valid.of(fitted)
-            noise = [None if values is None else values[fitted] for values in noise]
-        return ScanData(elements, numbers, maps, self.haadf, valid.maps, valid.haadf, *noise, self.out_of_window)
+            background, variance = (None if v is None else v[fitted] for v in (background, variance))
+        return ScanData(
+            elements, numbers, maps, self.haadf, valid.maps, valid.haadf, background, variance, self.out_of_window
+        )
 
     def left_out(self):
         """For ``metadata.Fusion``: the numbers of invalid pixels."""

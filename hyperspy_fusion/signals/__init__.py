@@ -4,6 +4,11 @@ The classes are imported when HyperSpy or the user first asks for one: they brin
 """
 
 from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hyperspy_fusion.signals.element_maps import ElementMaps
+    from hyperspy_fusion.signals.lazy_element_maps import LazyElementMaps
 
 _MODULES = {"ElementMaps": "element_maps", "LazyElementMaps": "lazy_element_maps"}
 __all__ = ["ElementMaps", "LazyElementMaps"]

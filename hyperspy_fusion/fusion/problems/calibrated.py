@@ -21,13 +21,13 @@ from hyperspy_fusion.fusion.haadf.guide import Guide
 from hyperspy_fusion.fusion.haadf.hot_pixels import about_hot_pixels, hot_pixels
 from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, model_discrepancy
 from hyperspy_fusion.fusion.problems.resampling import resampled
-from hyperspy_fusion.fusion.scan_data import ScanData, column
 from hyperspy_fusion.fusion.settings import working_dtype
 from hyperspy_fusion.fusion.solvers.primal_dual import PrimalDualState, primal_dual
 from hyperspy_fusion.fusion.terms.data_fidelity import Counts, Gaussian, about_totals, noise_of
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, haadf_noise, z_weights
 from hyperspy_fusion.fusion.terms.objective import LEAST_BLUR, HaadfTerm, Objective
 from hyperspy_fusion.fusion.terms.penalties import SECOND_ORDER, CellPenalty, cell_adjoint
+from hyperspy_fusion.fusion.terms.scan_data import ScanData, column
 
 # standard errors by which a given blur may exceed the blur of the image
 _MORE = 3.0
@@ -229,7 +229,7 @@ class Observation:
 
     @classmethod
     def of(cls, scan, settings, num_workers=None):
-        """The observation of a :class:`~hyperspy_fusion.fusion.scan_data.ScanData` as measured.
+        """The observation of a :class:`~hyperspy_fusion.fusion.terms.scan_data.ScanData` as measured.
 
         The weights of the settings are not used.
 

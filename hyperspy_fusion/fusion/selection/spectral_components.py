@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 
 from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem, Observation
 from hyperspy_fusion.fusion.problems.resampling import guided_by
-from hyperspy_fusion.fusion.scan_data import ScanData
+from hyperspy_fusion.fusion.terms.scan_data import ScanData
 
 # standard deviation in pixels of the Gaussian over neighbours, and of that by which variances are averaged
 _WIDTH = 3.0

@@ -753,7 +753,8 @@ def data_terms(
 def threads(num_workers):
     """Run with so many threads, all that Numba has for None, and restore the number afterwards."""
     before = numba.get_num_threads()
-    numba.set_num_threads(before if num_workers is None else min(num_workers, numba.config.NUMBA_NUM_THREADS))
+    most = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue, reportPrivateImportUsage]
+    numba.set_num_threads(before if num_workers is None else min(num_workers, most))
     try:
         yield numba.get_num_threads()
     finally:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from hyperspy_fusion.diagnostics import Diagnostic
-from hyperspy_fusion.fusion.scan_data import column
 from hyperspy_fusion.fusion.terms.noise_estimation import (
     choose_noise,
     counts_scales,
     estimate_variance,
     find_counts_scales,
 )
+from hyperspy_fusion.fusion.terms.scan_data import column
 
 # of a pixel, relative to the median: fits of spectra that end at a bound have variances near 0
 LEAST_VARIANCE = 0.01

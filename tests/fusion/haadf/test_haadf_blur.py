@@ -17,7 +17,6 @@ from hyperspy_fusion.fusion.haadf.guide import Guide
 from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, left_by_blur, model_discrepancy
 from hyperspy_fusion.fusion.problems.calibrated import LEAST_BLUR
 from hyperspy_fusion.fusion.problems.resampling import resampled
-from hyperspy_fusion.fusion.scan_data import ScanData
 from hyperspy_fusion.fusion.selection.spectral_components import _component_settings
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers import kernels
@@ -25,6 +24,7 @@ from hyperspy_fusion.fusion.solvers.primal_dual import PrimalDualState, _Iterati
 from hyperspy_fusion.fusion.terms.data_fidelity import noise_of
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, blurred
 from hyperspy_fusion.fusion.terms.objective import HaadfTerm
+from hyperspy_fusion.fusion.terms.scan_data import ScanData
 from hyperspy_fusion.fusion.uncertainty.fisher import attainable_gain
 
 SHAPE = (9, 12)

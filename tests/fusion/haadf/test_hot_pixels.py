@@ -7,10 +7,10 @@ from helpers import fuse_with, shared
 import hyperspy_fusion as hf
 from hyperspy_fusion.data import HAADF_EXPONENT, PHANTOMS, core_shell
 from hyperspy_fusion.fusion.haadf.hot_pixels import LISTED, about_hot_pixels, hot_pixels
-from hyperspy_fusion.fusion.scan_data import ScanData
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.terms.data_fidelity import noise_of
 from hyperspy_fusion.fusion.terms.haadf_model import saturated, z_weights
+from hyperspy_fusion.fusion.terms.scan_data import ScanData
 from hyperspy_fusion.identify.elements import atomic_number
 
 

@@ -9,10 +9,10 @@ from calibrated_cases import calibrated_problem
 from scipy.ndimage import gaussian_filter
 
 from hyperspy_fusion.data import core_shell, gradient_alloy
-from hyperspy_fusion.fusion.scan_data import ScanData
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
+from hyperspy_fusion.fusion.terms.scan_data import ScanData
 from hyperspy_fusion.fusion.uncertainty.consistency_checks import ConsistencyChecks, square_sums
 
 SHAPE = (64, 64)

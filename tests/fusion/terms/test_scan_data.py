@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hyperspy_fusion.fusion.scan_data import ScanData, column
+from hyperspy_fusion.fusion.terms.scan_data import ScanData, column
 
 
 @pytest.fixture
