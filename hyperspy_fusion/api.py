@@ -84,7 +84,7 @@ def fuse(
     >>> import hyperspy_fusion as hf
     >>> fused = hf.fuse(*hf.data.core_shell().signals(), lambda_haadf=0.02, eps=0.005)
     """
-    from hyperspy_fusion.fusion.checks import number_of_replicates
+    from hyperspy_fusion.fusion.checks import number_of_resamples
     from hyperspy_fusion.fusion.settings import settings_for
     from hyperspy_fusion.methods import check_noise_model
     from hyperspy_fusion.model import FusedMultiModal
@@ -92,8 +92,8 @@ def fuse(
     front = {"regularization": regularization, "lambda_reg": lambda_reg, "lambda_haadf": lambda_haadf}
     front |= {"lambda_chem": lambda_chem, "lambda_tv": lambda_tv, "eps": eps, "max_iter": max_iter}
     chosen = settings_for(method, settings, **front)  # before spectra are read
-    replicates = number_of_replicates(errors)
-    if replicates:
+    n_resamples = number_of_resamples(errors)
+    if n_resamples:
         check_noise_model(method)
     model = FusedMultiModal(
         haadf,
@@ -108,6 +108,6 @@ def fuse(
         register=register,
     )
     model.fit(settings=chosen, show_progressbar=show_progressbar, num_workers=num_workers)
-    if replicates:
-        model.standard_errors(replicates, show_progressbar=show_progressbar, num_workers=num_workers)
+    if n_resamples:
+        model.standard_errors(n_resamples, show_progressbar=show_progressbar, num_workers=num_workers)
     return model._signal(model._data())

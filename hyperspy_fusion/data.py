@@ -212,7 +212,7 @@ def core_shell(shape: tuple = (128, 128), *, pixel_size_nm: float = 0.5, **scan)
     """Iron oxide cores (Fe3O4) in platinum shells, and two small platinum particles, in vacuum.
 
     Counts are proportional to the number of atoms in the beam, with the same factor for all elements,
-    so that count ratios are atomic ratios: where there is oxide, the true Fe/O is 3/4.
+    so that ratios of counts are atomic ratios: where there is oxide, the true Fe/O is 3/4.
     """
     oxide, platinum = _core_shell_thickness(_checked_shape(shape))
     # Fe3O4 has 8 formula units in its cell

@@ -11,7 +11,7 @@ import numpy as np
 
 from hyperspy_fusion._progress import counted, progress
 from hyperspy_fusion.diagnostics import as_metadata, report, warnings_of
-from hyperspy_fusion.fusion.checks import check_choice, check_seed, check_workers, number_of_replicates
+from hyperspy_fusion.fusion.checks import check_choice, check_seed, check_workers, number_of_resamples
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import settings_for
 from hyperspy_fusion.grid.axes import axis_dicts
@@ -245,18 +245,18 @@ class FusedMultiModal:
         residuals.metadata.General.title = "Normalised residuals"
         return residuals
 
-    def standard_errors(self, replicates=32, *, seed=0, show_progressbar=None, num_workers=None):
+    def standard_errors(self, n_resamples=32, *, seed=0, show_progressbar=None, num_workers=None):
         """Standard errors of the fused maps, from bootstrap replicates that are fitted in the same way.
 
-        The model keeps the replicates, and its signals know them: ``m.as_signal().region(roi).mean("Fe")``. They take
-        twice as many copies of the maps in memory as there are replicates. Ctrl-C keeps those that are done.
+        The model keeps the bootstrap replicates, and its signals know them: ``m.as_signal().region(roi).mean("Fe")``. They take
+        twice as many copies of the maps in memory as there are. Ctrl-C keeps those that are done.
 
         Parameters
         ----------
-        replicates : int
-            At least 2. The errors are themselves uncertain, by 13 % with 32 and by 25 % with 8.
+        n_resamples : int
+            Number of bootstrap replicates, at least 2. The errors are themselves uncertain, by 13 % with 32 and by 25 % with 8.
         seed : int
-            Of the replicates, 0 or more: the same seed gives the same errors.
+            Of the resampling, 0 or more: the same seed gives the same errors.
         show_progressbar : bool, optional
             None follows HyperSpy's preference.
         num_workers : int, optional
@@ -267,7 +267,7 @@ class FusedMultiModal:
         ElementMaps
         """
         check_noise_model(self.method)
-        number = number_of_replicates(replicates)
+        number = number_of_resamples(n_resamples)
         check_seed(seed)
         check_workers(num_workers)
         fit = self._fitted()
@@ -286,7 +286,7 @@ class FusedMultiModal:
     def attainable_gain(self):
         """By what factor counts and HAADF image of a pixel, without its neighbours, can lower the variance of counts.
 
-        From the Fisher information of both; 1 where the image says nothing of an element. What a map gains beyond it
+        From the Fisher information of both; 1 where the image has no information on an element. What a map gains beyond it
         comes from neighbouring pixels, that is, from the penalty. Blur of the image, which lowers the gain, is
         not considered.
 
@@ -392,9 +392,9 @@ class FusedMultiModal:
         """How the standard errors were found, where they were."""
         if self._errors is None:
             return {}
-        found = self._errors.replicates
+        found = self._errors.bootstrap
         scales = self._measured.per_map(found.bias_scales)
-        return {"errors": {"replicates": len(found), "seed": int(self._seed), "bias_scales": scales}}
+        return {"errors": {"n_resamples": len(found), "seed": int(self._seed), "bias_scales": scales}}
 
 
 class Components:

@@ -127,10 +127,10 @@ def test_errors_are_saved_beside_the_maps(folder, capsys):
     number = 3
     assert cli.main([*QUICK.split(), "--errors=3"]) == 0
     fused, errors = hs.load("out.hspy"), hs.load("out_errors.hspy")
-    assert fused.metadata.Fusion.errors.replicates == number
+    assert fused.metadata.Fusion.errors.n_resamples == number
     assert errors.elements == ["Fe", "O"] and errors.data.shape == fused.data.shape and errors.data.min() > 0
     said = capsys.readouterr().out
-    assert f"Their standard errors, from {number} replicates: out_errors.hspy" in said
+    assert f"Their standard errors, from {number} bootstrap replicates: out_errors.hspy" in said
     maps, haadf = core_shell(SHAPE).signals()
     options = {"method": "calibrated", "regularization": "tv", "tol": 1e-2, "errors": number}
     expected = fuse_with(maps[1:], haadf, **options).standard_errors()

@@ -190,7 +190,7 @@ def _add_fuse(commands):
         const=True,
         default=False,
         metavar="N",
-        help="find standard errors, from N replicates of the fit or 32, and save them as <stem of OUT>_errors; for "
+        help="find standard errors, from N bootstrap replicates or 32, and save them as <stem of OUT>_errors; for "
         "--method calibrated and auto",
     )
     _add_overwrite(fuse)
@@ -302,7 +302,7 @@ def _fuse(arguments):
     print(f"{fit.stop_reason}\nFused maps, for hs.load: {output}")
     if errors is not None:
         fused.standard_errors().save(errors, overwrite=arguments.overwrite)
-        print(f"Their standard errors, from {fit.errors.replicates} replicates: {errors}")
+        print(f"Their standard errors, from {fit.errors.n_resamples} bootstrap replicates: {errors}")
     if picture is not None:
         fused.plot_fusion(errors=errors is not None)[0, 0].figure.savefig(picture, dpi=130)
         print(f"Picture: {picture}")

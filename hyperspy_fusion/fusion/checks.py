@@ -137,7 +137,7 @@ def check_workers(num_workers):
         check_count("num_workers", num_workers)
 
 
-def number_of_replicates(errors: Any, default: int = 32) -> int:
+def number_of_resamples(errors: Any, default: int = 32) -> int:
     """``errors`` of a fit as a number of bootstrap replicates, 0 for none."""
     if errors is False or errors is None:
         return 0
@@ -158,7 +158,7 @@ def check_components(components: Any) -> None:
 
 
 def check_choice(name, value, allowed, also=""):
-    """ValueError for a value that is none of those allowed; `also` says what else would be."""
+    """ValueError for a value that is none of those allowed; `also` names what else is allowed."""
     # identity for None and booleans, equality for strings: 1 == True must not pass
     if not any(value is a or (isinstance(a, str) and isinstance(value, str) and value == a) for a in allowed):
         others = f", or {also}" if also else ""

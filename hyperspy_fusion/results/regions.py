@@ -80,9 +80,9 @@ class Region:
                 )
                 self.diagnostics.append(Diagnostic("errors-lost", sentence))
             return
-        whole = np.zeros(errors.replicates.maps.shape[1:], bool)
+        whole = np.zeros(errors.bootstrap.maps.shape[1:], bool)
         whole[window] = self.mask
-        self._bootstrap, self._whole, self._fitted = errors.replicates, whole, errors.elements
+        self._bootstrap, self._whole, self._fitted = errors.bootstrap, whole, errors.elements
         self.diagnostics += _about_filled(self._maps, self.mask)
 
     def __repr__(self):
@@ -161,7 +161,7 @@ class Region:
             Where there is no such map, or the maps are a composition.
         """
         if self._maps.metadata.has_item("Composition"):
-            located(self._maps)  # says what to do
+            located(self._maps)  # raises with a remedy
         if self._bootstrap is not None:
             found = self._bootstrap.ratio(self._whole, self._fitted_index(element), self._fitted_index(other))
             return Measured(found.value, found.error)
@@ -243,7 +243,7 @@ class Region:
 
     def _known_bootstrap(self):
         if self._bootstrap is None:
-            located(self._maps)  # says why there is none
+            located(self._maps)  # raises with the reason
             raise ValueError(
                 "Errors of the pixels were given, which take the place of those of the fit: leave them out."
             )

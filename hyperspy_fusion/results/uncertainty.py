@@ -16,38 +16,38 @@ class Errors:
 
     Attributes
     ----------
-    replicates : Replicates
+    bootstrap : BootstrapReplicates
         See :mod:`hyperspy_fusion.fusion.uncertainty.bootstrap`.
     maps : ElementMaps
         The fused maps.
     elements : list of str
-        Symbols of the fitted maps in the order of the ``replicates``; constant maps are not fitted.
+        Symbols of the fitted maps in the order of ``bootstrap``; constant maps are not fitted.
     """
 
-    replicates: Any
+    bootstrap: Any
     maps: Any
     elements: list
 
     def __repr__(self):
-        size = (self.replicates.errors.nbytes + self.replicates.residuals.nbytes) / 2**20
+        size = (self.bootstrap.errors.nbytes + self.bootstrap.residuals.nbytes) / 2**20
         elements = ", ".join(self.elements)
-        return f"<Errors of {elements} from {len(self.replicates)} bootstrap replicates, {size:.0f} MB>"
+        return f"<Errors of {elements} from {len(self.bootstrap)} bootstrap replicates, {size:.0f} MB>"
 
 
-def replicated(problem, settings, state, maps, replicates, seed, show_progressbar, num_workers):
+def replicated(problem, settings, state, maps, n_resamples, seed, show_progressbar, num_workers):
     """Bootstrap replicates of a fit with a progress bar; see :func:`~.fusion.uncertainty.bootstrap.bootstrap`."""
     from types import SimpleNamespace
 
     from hyperspy_fusion._progress import progress
     from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
 
-    with progress(replicates, show_progressbar, desc="Replicates", unit="replicate") as update:
+    with progress(n_resamples, show_progressbar, desc="Bootstrap", unit="fit") as update:
         return bootstrap(
             problem,
             settings,
             state,
             maps,
-            replicates,
+            n_resamples,
             seed,
             callback=lambda done: update(SimpleNamespace(n_iter=done)),
             num_workers=num_workers,
@@ -60,8 +60,8 @@ def replicated(problem, settings, state, maps, replicates, seed, show_progressba
 def standard_errors(fused):
     """Standard errors of the pixels of ``fused``; see ``ElementMaps.standard_errors``."""
     errors, window = located(fused)
-    of_fitted = dict(zip(errors.elements, errors.replicates.standard_errors(), strict=True))
-    constant = np.full(errors.replicates.maps.shape[1:], np.nan)
+    of_fitted = dict(zip(errors.elements, errors.bootstrap.standard_errors(), strict=True))
+    constant = np.full(errors.bootstrap.maps.shape[1:], np.nan)
     data = np.stack([of_fitted.get(element, constant)[window] for element in fused.elements])
     return maps_like(fused, data, "Standard errors of")
 
@@ -144,8 +144,8 @@ def located(fused):
             "The errors of these maps are not known, for the published method has no model of the noise: fuse by "
             'method="calibrated" with errors=True.'
             if fit.get("method") == "published"
-            else "The errors of these maps are not known, for they are not saved with maps and take bootstrap "
-            "replicates of the fit: pass errors=True to fuse, or call FusedMultiModal.standard_errors before as_signal."
+            else "The errors of these maps are not known, for they are not saved with maps and take "
+            "bootstrap replicates: pass errors=True to fuse, or call FusedMultiModal.standard_errors before as_signal."
         )
     window = window_of(fused, errors.maps)
     if window is not None:
@@ -167,8 +167,8 @@ def filled_pixels(maps):
     window = window_of(maps, errors.maps)
     if window is None:
         return None
-    counted = dict(zip(errors.elements, errors.replicates.counted, strict=True))
-    measured = np.ones(errors.replicates.maps.shape[1:], bool)
+    counted = dict(zip(errors.elements, errors.bootstrap.counted, strict=True))
+    measured = np.ones(errors.bootstrap.maps.shape[1:], bool)
     return np.stack([~counted.get(element, measured)[window] for element in maps.elements])
 
 

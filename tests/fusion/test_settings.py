@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hyperspy_fusion import AutoSettings, CalibratedSettings, PublishedSettings
-from hyperspy_fusion.fusion.checks import number_of_replicates
+from hyperspy_fusion.fusion.checks import number_of_resamples
 from hyperspy_fusion.fusion.settings import settings_for
 
 REFUSED = {
@@ -141,7 +141,7 @@ def test_settings_of_another_class_are_refused(method, given):
 
 
 def test_numbers_of_replicates():
-    assert [number_of_replicates(e) for e in (False, None, True, 5)] == [0, 0, 32, 5]
+    assert [number_of_resamples(e) for e in (False, None, True, 5)] == [0, 0, 32, 5]
     for bad in (1, 2.5, "many"):
         with pytest.raises(ValueError, match="^errors is "):
-            number_of_replicates(bad)
+            number_of_resamples(bad)

@@ -150,10 +150,10 @@ def test_plain_ratios_are_those_of_the_means():
 
 def test_means_of_a_fit_are_estimates(fused):
     region = fused.region(REGION)
-    replicates = fused._errors.replicates
+    bootstrap = fused._errors.bootstrap
     for i, element in enumerate(fused.elements):
         found = region.estimate(element)
-        assert found == replicates.region_mean(REGION, i)
+        assert found == bootstrap.region_mean(REGION, i)
         assert region.mean(element) == (found.value, found.error) == region.means()[element] and found.error > 0
         assert found.fused == pytest.approx(fused.data[i][REGION].mean())
     # of all pixels, where totals are kept

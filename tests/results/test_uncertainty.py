@@ -109,10 +109,10 @@ def test_pixels_edited_in_place_are_noticed(fused):
     np.testing.assert_array_equal(copy.standard_errors().data, fused.standard_errors().data)
 
 
-def test_saved_maps_do_not_hold_replicates(fused, tmp_path):
+def test_saved_maps_do_not_hold_errors(fused, tmp_path):
     fused.save(tmp_path / "fused.hspy")
     loaded = hs.load(tmp_path / "fused.hspy")
-    assert loaded.metadata.Fusion.errors.replicates == 4
+    assert loaded.metadata.Fusion.errors.n_resamples == 4
     with pytest.raises(ValueError, match="not saved with maps"):
         loaded.standard_errors()
     fused.standard_errors().save(tmp_path / "errors.hspy")
@@ -133,7 +133,7 @@ def test_maps_without_replicates_say_how_to_get_them(scan):
 def test_exported_errors_are_data_sets_or_none(fused, tmp_path):
     fused.isig[2:9, 1:8].export(tmp_path / "crop")
     with h5py.File(tmp_path / "crop" / "fused.h5") as file:
-        assert set(file["errors"]) == {"Fe", "O"} and file["errors"].attrs["replicates"] == 4
+        assert set(file["errors"]) == {"Fe", "O"} and file["errors"].attrs["n_resamples"] == 4
         np.testing.assert_array_equal(file["errors/O"][:], fused.standard_errors().data[1, 1:8, 2:9])
         np.testing.assert_allclose(file["errors/O"].attrs["offset"], file["maps/O"].attrs["offset"])
     (fused * 2).export(tmp_path / "twice")

@@ -1,4 +1,4 @@
-"""What the HAADF image says of the maps: calibration of its forward model, blur, noise, edges as guide.
+"""What the HAADF image shows of the maps: calibration of its forward model, blur, noise, edges as guide.
 
 ``problems`` imports it.
 """
