@@ -8,7 +8,7 @@ from hyperspy_fusion.fusion.terms.scan_data import ScanData
 
 NUMBERS = (26, 8)
 COEFFICIENTS = (28.0, 9.0)
-PENALTIES = ["tv", "directional", "tgv", "guided", None]
+PENALTIES = ["tv", "directional", "tgv", "guided", "none"]
 NOISES = {
     "poisson": {"background": (0.4, 0.0)},
     "shifted_poisson": {"background": 0.1},

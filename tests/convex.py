@@ -88,7 +88,7 @@ class Convex:
     def __post_init__(self):
         n, s = len(self.maps), self.settings
         self.background = np.broadcast_to(s.background, n)[:, None, None]
-        self.shift = {"shifted_poisson": s.shift}.get(s.noise, 0.0)
+        self.shift = {"shifted_poisson": s.poisson_offset}.get(s.noise, 0.0)
         if s.noise == "gaussian":
             deviation = np.sqrt(np.broadcast_to(s.variance, n))
         else:
@@ -116,7 +116,7 @@ class Convex:
     def penalty(self, x, fields=None):
         """With ``fields`` (n, per map, cells) in units of the penalty, for those that have them."""
         s, t = self.settings, differences(x / self.unit)
-        if s.regularization is None:
+        if s.regularization == "none":
             return 0.0
         if s.regularization == "directional":
             p = directions(guide(self.haadf, s.guide_blur), s.eta, s.haadf_blur)

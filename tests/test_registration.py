@@ -291,9 +291,9 @@ def signals():
 
 def test_nothing_is_resampled_unasked(signals):
     maps, haadf = signals
-    with pytest.raises(ValueError, match="pass resample=True .* or register=True"):
+    with pytest.raises(ValueError, match="pass register='calibration' .* or register='shift'"):
         hf.fuse(maps, finer(haadf))
-    with pytest.raises(ValueError, match="pass resample=True .* or register=True"):
+    with pytest.raises(ValueError, match="pass register='calibration' .* or register='shift'"):
         hf.fuse(maps, haadf.isig[2:, 2:])
     far = haadf.deepcopy()
     far.axes_manager["x"].offset = 10
@@ -344,9 +344,9 @@ def test_the_mask_of_the_user_goes_with_it(signals):
     maps, haadf = signals
     mask = np.zeros((32, 32), bool)
     mask[:5] = True
-    model = hf.FusedMultiModal(haadf.isig[1:], maps, method="calibrated", mask=mask, resample=True)
-    assert not model._valid.haadf[:5].any() and not model._valid.haadf[:, 0].any()
-    assert model._valid.haadf[5:, 1:].all() and model._valid.maps[:, 5:].all()
+    model = hf.FusedMultiModal(haadf.isig[1:], maps, method="calibrated", mask=mask, register="calibration")
+    assert not model._measured.valid.haadf[:5].any() and not model._measured.valid.haadf[:, 0].any()
+    assert model._measured.valid.haadf[5:, 1:].all() and model._valid.maps[:, 5:].all()
 
 
 # ---- other elastic images ---------------------------------------------------------------------------

@@ -369,7 +369,7 @@ def _find_scan(files, haadf, elements, spectrum=None):
     haadf
         A two-dimensional signal.
     """
-    from hyperspy_fusion.io.scan import elastic_image, has_spectra, scan
+    from hyperspy_fusion.io import scan as scans
 
     extra = _load(haadf) if haadf is not None and Path(haadf).exists() else []
     if haadf is not None and extra:
@@ -380,12 +380,12 @@ def _find_scan(files, haadf, elements, spectrum=None):
     if len(extra) == 1:
         hint, extra = extra[0], []
     elif extra:
-        hint = elastic_image(extra)
+        hint = scans.elastic_image(extra)
     with _in_options():
-        if spectrum is not None or has_spectra(signals):
-            image, source = scan(signals, haadf=hint, spectrum=_number_or_title(spectrum))
+        if spectrum is not None or scans.has_spectra(signals):
+            image, source = scans.scan(signals, haadf=hint, spectrum=_number_or_title(spectrum))
             return source, image
-        image = elastic_image(signals, hint)
+        image = scans.elastic_image(signals, hint)
     return _maps([s for s in signals if s is not image and _is_image(s)], elements, several_files=len(files) > 1), image
 
 
@@ -407,8 +407,13 @@ def _load(file):
     _check_readable(Path(file))
     import hyperspy.api as hs
 
+    load: Any = hs.load
     try:
+<<<<<<< ours
         loaded = hs.load(str(file), escape_square_brackets=True)  # pyright: ignore[reportCallIssue]
+=======
+        loaded = load(str(file), escape_square_brackets=True)
+>>>>>>> theirs
     # a broken file raises whatever its reader stumbles over
     except Exception as error:
         raise _Refusal(f"HyperSpy cannot read {file}: {error}") from error

@@ -29,6 +29,6 @@ class Auto(Calibrated):
         return [*setup.selection.diagnostics, *found]
 
     def _diagnose_noise(self, scan, selection):
-        """Not where the selection has reported it already."""
+        """Not where the choice of weights has reported shared noise already."""
         is_known = any(d.code == "noise-shared-by-neighbours" for d in selection.diagnostics)
         return [] if is_known else super()._diagnose_noise(scan, selection)

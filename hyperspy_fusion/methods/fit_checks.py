@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
+from hyperspy_fusion.diagnostics import Diagnostic
 
 # changes of the totals that are within the errors of quantification
 TOTAL_TOLERANCE = 0.1
@@ -159,11 +159,6 @@ def _of_totals(elements, ratios, remedy):
         f"The totals of the fused maps are not those measured ({listed}): read no amounts off them, or pass {remedy}."
     )
     return [Diagnostic("totals-changed", sentence, elements=tuple(np.asarray(elements)[changed].tolist()))]
-
-
-def as_diagnostics(code, found, severity=INFORMATION):
-    """Sentences as diagnostics of a code."""
-    return [Diagnostic(code, sentence, severity) for sentence in found]
 
 
 def totals_over_measured(fused, measured, valid, background=0.0):

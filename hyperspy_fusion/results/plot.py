@@ -417,7 +417,7 @@ def _term_title(title, weight, weights):
     if weight is None:
         return title
     kind = weights.get("regularization") if weight == "lambda_reg" else None
-    if weights.get(weight) is None or (weight == "lambda_reg" and kind is None):
+    if not np.any(weights.get(weight)) or (weight == "lambda_reg" and kind == "none"):
         return f"{title}: off"
     values = ", ".join(f"{value:.4g}" for value in np.atleast_1d(weights[weight]))
     return f"{title}{f' {kind!r}' if kind else ''}, weight {values}"

@@ -135,7 +135,7 @@ def test_the_haadf_image_of_the_scan_is_on_its_pixels_or_of_its_field():
     fine, here = image("HAADF", spatial((4 * NY, 4 * NX), 0.5)), image("HAADF")
     assert hf.scan([fine, here, spectra()]).haadf is here
     scan = hf.scan([fine, spectra()])
-    assert scan.haadf is fine and "resample=True" in scan.sentence
+    assert scan.haadf is fine and "register='calibration'" in scan.sentence
 
 
 def test_of_images_of_one_kind_the_one_at_the_place_of_the_scan():

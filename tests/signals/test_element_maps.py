@@ -394,7 +394,7 @@ def test_export_leaves_out_what_does_not_belong(fused, tmp_path, caplog):
     # the image of some of the elements would look like a bad fit
     assert {p.name for p in fused.inav[:2].export(tmp_path / "some")} == {"Fe.tif", "O.tif", "HAADF.tif", "fused.h5"}
     with h5py.File(tmp_path / "some" / "fused.h5") as file:
-        assert set(file) == {"maps", "haadf", "cost_history", "parameters"}
+        assert set(file) == {"maps", "haadf", "cost_history", "diagnostics", "parameters"}
     names = {p.name for p in fused.rebin(scale=(1, 3, 3)).export(tmp_path / "rebinned")}
     assert names == {*(f"{e}.tif" for e in ELEMENTS), "fused.h5"} and "input-on-another-grid" in codes(caplog)
 

@@ -71,7 +71,7 @@ OPEN = ("regularization", "lambda_reg", "lambda_haadf", "joint")
 class Choice(NamedTuple):
     """A candidate: a fit to the maps, or to so many components of the spectra."""
 
-    regularization: str
+    regularization: str | None
     lambda_reg: float
     lambda_haadf: float
     joint: bool
@@ -350,7 +350,7 @@ class _Search:
         penalties = {"directional", best.regularization} - {"guided"} if given == "auto" else {given}
         first = [Choice(*self._first(p)[:2], 0.0, True, number) for p in sorted(penalties, key=str)]
         found = [self._climb(choice, COARSE) for choice in first]
-        if self.settings.lambda_reg != "auto" or given == "none":
+        if self.settings.lambda_reg != "auto" or given is None:
             return found
         return found + [less for choice in found if (less := scaled_weight(choice, 1 / FINE)) is not None]
 

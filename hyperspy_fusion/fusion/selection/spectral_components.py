@@ -126,7 +126,7 @@ class Components:
 def _component_settings(settings, weights):
     """Settings for Gaussian maps of known variance, without a HAADF term."""
     ones = (1.0,) * len(weights)
-    known = {"noise": "gaussian", "variance": None, "background": 0.0, "weights": ones, "k_factors": None}
+    known = {"noise": "gaussian", "variance": None, "background": 0.0, "haadf_coefficients": ones, "k_factors": None}
     known["haadf_blur"] = 0.0
     return replace(settings, lambda_reg=tuple(weights), lambda_haadf=0.0, joint=True, **known)
 

@@ -44,7 +44,7 @@ def test_change_by_the_image_is_the_gradient_of_its_term(noise):
 
 
 def test_terms_that_are_off_change_nothing():
-    problem, state, result = fitted(settings_of(regularization=None, lambda_haadf=0.0))
+    problem, state, result = fitted(settings_of(regularization="none", lambda_haadf=0.0))
     terms = problem.attribution(state, result.maps)
     assert not terms["haadf"].any() and not terms["penalty"].any()
 

@@ -64,7 +64,7 @@ def test_data_term_is_the_likelihood(scan, noise, options, counts_scale):
     def loss(x):
         if noise == "gaussian":
             return square_loss(x, maps - background[:, None, None], np.broadcast_to(scaled["variance"], 2))
-        return count_loss(x, maps, counts_scale, background / counts_scale, options.get("shift", 0.0))
+        return count_loss(x, maps, counts_scale, background / counts_scale, options.get("poisson_offset", 0.0))
 
     units = problem.scales[:, None, None]
     actual = problem.data.value(x / units) - problem.data.value(other / units)
@@ -174,16 +174,16 @@ def test_counts_without_a_value_of_one_are_warned_of(scan):
 
 def test_net_counts_within_the_shift_are_allowed(scan):
     maps = scan[0] - 0.25
-    problem = problem_of((maps, scan[1]), settings_of(noise="shifted_poisson", shift=0.3))
+    problem = problem_of((maps, scan[1]), settings_of(noise="shifted_poisson", poisson_offset=0.3))
     assert problem.data.beta.min() >= 0
     with pytest.raises(ValueError, match=r"map of map 0, map 1 goes down to -0.25 counts: it must not go below -0.2;"):
-        problem_of((maps, scan[1]), settings_of(noise="shifted_poisson", shift=0.2))
+        problem_of((maps, scan[1]), settings_of(noise="shifted_poisson", poisson_offset=0.2))
     with pytest.raises(ValueError, match=r"noise is 'poisson' and the map of O goes down.*noise='gaussian'"):
         problem_of((np.stack([scan[0][0], maps[1]]), scan[1]), settings_of(noise="poisson"), elements=["Fe", "O"])
 
 
 @pytest.mark.parametrize("name, options", [
-    ("lambda_reg", {}), ("background", {}), ("weights", {}), ("variance", {"noise": "gaussian"}),
+    ("lambda_reg", {}), ("background", {}), ("haadf_coefficients", {}), ("variance", {"noise": "gaussian"}),
     ("k_factors", {"haadf_coefficients": "z_power"}),
 ])  # fmt: skip
 def test_settings_per_element_must_be_as_many_as_maps(scan, name, options):
@@ -206,7 +206,7 @@ def test_one_line_has_no_cells(shape):
     for kind in PENALTIES[:-1]:
         with pytest.raises(ValueError, match=rf"{shape[0]} x {shape[1]} pixels and regularization='{kind}' needs"):
             problem_of(scan, settings_of(regularization=kind))
-    settings = settings_of(regularization=None, max_iter=50)
+    settings = settings_of(regularization="none", max_iter=50)
     assert np.isfinite(fused(scan, settings).maps).all()
     # kernels are compiled anew for arrays that are read-only
     data = problem_of(scan, settings).data
@@ -226,7 +226,7 @@ def test_given_weights_leave_the_offset_to_be_fitted(scan):
 
 @pytest.mark.parametrize("gamma, factors", [(1.7, None), (2.0, None), (1.7, (1.0, 3.0))])
 def test_weights_from_the_atomic_numbers(scan, gamma, factors):
-    problem = problem_of(scan, settings_of(weights="z_power", gamma=gamma, k_factors=factors))
+    problem = problem_of(scan, settings_of(haadf_coefficients="z_power", z_exponent=gamma, k_factors=factors))
     expected = (26 / 8) ** gamma * (factors[0] / factors[1] if factors else 1)
     np.testing.assert_allclose(
         problem.forward_model.weights[0] / problem.forward_model.weights[1], expected, rtol=1e-12
@@ -235,7 +235,7 @@ def test_weights_from_the_atomic_numbers(scan, gamma, factors):
 
 
 def test_fitted_weights_are_those_of_the_image():
-    problem = problem_of(scan_of((64, 80), counts=20), settings_of(weights="fit"))
+    problem = problem_of(scan_of((64, 80), counts=20), settings_of(haadf_coefficients="fit"))
     expected = np.array(COEFFICIENTS) * 2 / 20
     assert np.all(np.abs(problem.forward_model.weights - expected) < 4 * problem.calibration.coefficient_errors)
     np.testing.assert_allclose(problem.forward_model.weights, expected, rtol=0.05)
@@ -245,7 +245,7 @@ def test_fitted_weights_are_those_of_the_image():
 @pytest.mark.parametrize("weights", ["fit", COEFFICIENTS])
 def test_background_is_in_the_offset(scan, weights):
     """The image is explained by maps without it."""
-    plain, net = (problem_of(scan, settings_of(weights=weights, background=b)) for b in (0.0, (0.3, 0.1)))
+    plain, net = (problem_of(scan, settings_of(haadf_coefficients=weights, background=b)) for b in (0.0, (0.3, 0.1)))
     expected = plain.forward_model.offset + 0.3 * plain.forward_model.weights[0] + 0.1 * plain.forward_model.weights[1]
     np.testing.assert_allclose(net.forward_model.weights, plain.forward_model.weights, rtol=1e-12)
     np.testing.assert_allclose(net.forward_model.offset, expected, rtol=1e-12)
@@ -254,13 +254,13 @@ def test_background_is_in_the_offset(scan, weights):
 def test_image_that_the_forward_model_explains_counts_by_its_noise():
     """About: the dispersion is the largest of a few estimates, and the shift is made up for."""
     scan = scan_of((64, 80), counts=40)
-    problem = problem_of(scan, settings_of(weights=tuple(np.array(COEFFICIENTS) / 20), noise="poisson"))
+    problem = problem_of(scan, settings_of(haadf_coefficients=tuple(np.array(COEFFICIENTS) / 20), noise="poisson"))
     assert 9 < problem.calibration.sigma < 20 and problem.calibration.sigma >= haadf_noise(scan[1])
 
 
 def test_image_that_the_forward_model_does_not_explain_counts_for_less():
     maps, haadf = scan_of((64, 80), counts=40)
-    settings = settings_of(weights=tuple(np.array(COEFFICIENTS) / 20), noise="poisson")
+    settings = settings_of(haadf_coefficients=tuple(np.array(COEFFICIENTS) / 20), noise="poisson")
     plain = problem_of((maps, haadf), settings).calibration.sigma
     y, x = np.mgrid[:64, :80]
     for amplitude in (20, 80):
@@ -273,7 +273,7 @@ def test_image_that_the_forward_model_does_not_explain_counts_for_less():
 def test_shift_does_not_let_the_image_gain(scan):
     """Counts of mean m that are made to count as m + shift: the image, too, by the same factor."""
     poisson = problem_of(scan, settings_of(noise="poisson"))
-    shifted = problem_of(scan, settings_of(noise="shifted_poisson", shift=0.5))
+    shifted = problem_of(scan, settings_of(noise="shifted_poisson", poisson_offset=0.5))
     weights, means = np.array(COEFFICIENTS), scan[0].mean((1, 2))
     expected = np.sum(weights**2 * (means + 0.5)) / np.sum(weights**2 * means)
     np.testing.assert_allclose(shifted.calibration.sigma / poisson.calibration.sigma, np.sqrt(expected), rtol=1e-12)
@@ -296,7 +296,7 @@ def test_fit_turns_with_the_scan(scan, kind):
 @pytest.mark.parametrize("turn", ["mirrored", "transposed"])
 def test_fitted_model_turns_with_the_scan(turn, weights):
     """Within a fraction of its standard error: the fit averages over squares and tiles that begin at a corner."""
-    scan, settings = scan_of((48, 64)), settings_of(weights=weights)
+    scan, settings = scan_of((48, 64)), settings_of(haadf_coefficients=weights)
     plain, turned = problem_of(scan, settings), problem_of(tuple(TURNS[turn](a) for a in scan), settings)
     assert np.all(
         np.abs(turned.forward_model.weights - plain.forward_model.weights) < 0.3 * plain.calibration.coefficient_errors
@@ -307,25 +307,25 @@ def test_fitted_model_turns_with_the_scan(turn, weights):
 @pytest.mark.parametrize("kind, joint", [*((kind, True) for kind in PENALTIES), ("tgv", False), ("guided", False)])
 def test_elements_can_be_permuted(scan, kind, joint):
     settings = settings_of(regularization=kind, joint=joint, lambda_reg=(0.5, 0.8), background=(0.1, 0.2), max_iter=150)
-    swapped = replace(settings, lambda_reg=(0.8, 0.5), background=(0.2, 0.1), weights=COEFFICIENTS[::-1])
+    swapped = replace(settings, lambda_reg=(0.8, 0.5), background=(0.2, 0.1), haadf_coefficients=COEFFICIENTS[::-1])
     other = fused((scan[0][::-1], scan[1]), swapped, numbers=NUMBERS[::-1])
     np.testing.assert_allclose(other.maps[::-1], fused(scan, settings).maps, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("weights", ["z_power", "fit"])
 def test_elements_can_be_permuted_with_a_fitted_model(scan, weights):
-    settings = settings_of(weights=weights)
+    settings = settings_of(haadf_coefficients=weights)
     plain, other = problem_of(scan, settings), problem_of((scan[0][::-1], scan[1]), settings, NUMBERS[::-1])
     np.testing.assert_allclose(other.forward_model.weights[::-1], plain.forward_model.weights, rtol=1e-6)
     np.testing.assert_allclose(other.calibration.sigma, plain.calibration.sigma, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind, noise", [
-    ("tv", "auto"), ("directional", "poisson"), ("tgv", "gaussian"), ("guided", "auto"), (None, "poisson"),
+    ("tv", "auto"), ("directional", "poisson"), ("tgv", "gaussian"), ("guided", "auto"), ("none", "poisson"),
 ])  # fmt: skip
 def test_scale_of_the_maps_does_not_matter(scan, kind, noise):
     """Ten times the values and the same settings: the same picture."""
-    settings = settings_of(regularization=kind, noise=noise, weights="z_power", max_iter=100)
+    settings = settings_of(regularization=kind, noise=noise, haadf_coefficients="z_power", max_iter=100)
     plain, scaled = fused(scan, settings), fused((10 * scan[0], scan[1]), settings)
     np.testing.assert_allclose(scaled.maps / 10, plain.maps, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(scaled.history.total, plain.history.total, rtol=1e-6)
@@ -336,7 +336,7 @@ def test_scale_of_the_maps_does_not_matter(scan, kind, noise):
 def test_each_map_can_have_a_unit_of_its_own(scan, weights, noise):
     """Where the k-factors know it."""
     units = np.array([10.0, 0.5])
-    settings = settings_of(noise=noise, weights=weights, max_iter=100)
+    settings = settings_of(noise=noise, haadf_coefficients=weights, max_iter=100)
     plain, other = fused(scan, settings), fused((scan[0] * units[:, None, None], scan[1]),
                                             replace(settings, k_factors=tuple(1 / units)))  # fmt: skip
     np.testing.assert_allclose(other.maps / units[:, None, None], plain.maps, rtol=1e-5, atol=1e-6)
@@ -344,7 +344,7 @@ def test_each_map_can_have_a_unit_of_its_own(scan, weights, noise):
 
 @pytest.mark.parametrize("weights", ["z_power", "fit"])
 def test_gain_and_level_of_the_image_do_not_matter(scan, weights):
-    settings = settings_of(weights=weights, max_iter=100)
+    settings = settings_of(haadf_coefficients=weights, max_iter=100)
     plain, other = fused(scan, settings), fused((scan[0], 0.01 * scan[1] - 3), settings)
     np.testing.assert_allclose(other.maps, plain.maps, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(other.modelled_haadf, 0.01 * plain.modelled_haadf - 3, rtol=1e-5)
@@ -401,11 +401,11 @@ def holes(scan):
 
 @pytest.mark.parametrize("kind, noise, weights", [
     ("tv", "auto", COEFFICIENTS), ("directional", "poisson", COEFFICIENTS), ("tgv", "gaussian", COEFFICIENTS),
-    ("guided", "gaussian", COEFFICIENTS), (None, "auto", COEFFICIENTS),
+    ("guided", "gaussian", COEFFICIENTS), ("none", "auto", COEFFICIENTS),
     ("guided", "auto", "z_power"), ("guided", "auto", "fit"), ("guided", "gaussian", "fit"),
 ])  # fmt: skip
 def test_values_of_masked_pixels_change_nothing(scan, holes, kind, noise, weights):
-    settings = settings_of(regularization=kind, noise=noise, weights=weights, max_iter=50)
+    settings = settings_of(regularization=kind, noise=noise, haadf_coefficients=weights, max_iter=50)
     plain = fused(scan, settings, **holes)
     for value in (np.nan, 1e9, -5.5):
         maps, haadf = np.where(holes["valid"], scan[0], value), np.where(holes["haadf_valid"], scan[1], value)
@@ -459,7 +459,7 @@ def test_hole_is_filled_in_from_around_it(kind, slope):
     mean, valid = ramp_with_a_hole(slope)
     rng = np.random.default_rng(0)
     maps = np.where(valid, rng.poisson(mean)[None], np.nan).astype(float)
-    settings = settings_of(regularization=kind, lambda_haadf=0, noise="poisson", weights=(1.0,), lambda_reg=4.0,
+    settings = settings_of(regularization=kind, lambda_haadf=0, noise="poisson", haadf_coefficients=(1.0,), lambda_reg=4.0,
                            tol=1e-6)  # fmt: skip
     image = mean + rng.normal(0, 0.5, mean.shape) if slope else rng.normal(0, 1, mean.shape)
     result = fused((maps, image), settings, numbers=(26,), valid=valid)
@@ -475,7 +475,7 @@ def test_hole_is_filled_in_from_the_image(scan):
     maps = rng.poisson(np.stack([mean, np.full_like(mean, 300)])).astype(float)
     valid = np.concatenate([valid, np.ones_like(valid)])
     haadf = 10 * mean + 3 * 300 + rng.normal(0, 50, mean.shape)
-    settings = settings_of(weights=(10.0, 3.0), regularization="tv", noise="poisson", tol=1e-6)
+    settings = settings_of(haadf_coefficients=(10.0, 3.0), regularization="tv", noise="poisson", tol=1e-6)
     result = fused((np.where(valid, maps, np.nan), haadf), settings, valid=valid)
     assert np.corrcoef(result.maps[0][~valid[0]], mean[~valid[0]])[0, 1] > 0.9
 
@@ -486,6 +486,6 @@ def test_result_is_of_the_forward_model_without_noise_in_it(dtype):
     rng = np.random.default_rng(2)
     truth = np.stack([1e6 * (1 + rng.random((16, 16))), 2e6 * (1 + rng.random((16, 16)))])
     forward_model = LinearHaadfModel(np.array(COEFFICIENTS), 1e5)
-    settings = settings_of(regularization=None, noise="poisson", dtype=np.dtype(dtype).name)
+    settings = settings_of(regularization="none", noise="poisson", dtype=np.dtype(dtype).name)
     result = fused((np.rint(truth), forward_model.image(truth)), settings)
     np.testing.assert_allclose(result.maps, truth, rtol=1e-2)

@@ -27,7 +27,7 @@ def fit():
 @pytest.mark.parametrize("noise", ["poisson", "shifted_poisson"])
 def test_count_variance_has_the_background_and_not_the_offset(noise):
     maps, haadf = scan_of(SHAPE)
-    settings = settings_of(noise=noise, background=(3.0, 6.0), weights=(14.0, 3.0))
+    settings = settings_of(noise=noise, background=(3.0, 6.0), haadf_coefficients=(14.0, 3.0))
     problem = problem_of((maps * np.array([2.0, 3.0])[:, None, None], haadf), settings)
     found = problem.count_variance(np.full(maps.shape, 5.0))
     np.testing.assert_allclose(found[:, 0, 0], [2 * (5 + 3), 3 * (5 + 6)], rtol=1e-6)
@@ -58,7 +58,7 @@ def measured(problem):
 ])  # fmt: skip
 def test_draws_scatter_as_the_noise_does(noise, variance):
     maps, haadf = scan_of(SHAPE)
-    settings = settings_of(noise=noise, background=(3.0, 6.0), variance=(2.0, 7.0), weights=(14.0, 3.0))
+    settings = settings_of(noise=noise, background=(3.0, 6.0), variance=(2.0, 7.0), haadf_coefficients=(14.0, 3.0))
     problem = problem_of((maps * np.array([2.0, 3.0])[:, None, None], haadf), settings)
     z = np.full(maps.shape, 5.0) / problem.scales[:, None, None]
     found = np.array([measured(p) for p in draws(problem, settings, z, 60)])
@@ -129,11 +129,11 @@ def test_the_drawn_image_guides_the_penalty(penalty, lambda_haadf):
     assert not np.array_equal(*(p.penalty.guide for p in noisy))
 
 
-@pytest.mark.parametrize("weights", ["fit", "z_gamma"])
+@pytest.mark.parametrize("weights", ["fit", "z_power"])
 def test_draws_refit_the_forward_model(weights):
     """Else errors of the maps would lack those of the coefficients."""
     scan = core_shell((48, 48), counts=4.0, haadf_blur=1.0, haadf_offset=0.2)
-    settings = CalibratedSettings(regularization=None, weights=weights)
+    settings = CalibratedSettings(regularization="none", haadf_coefficients=weights)
     problem = calibrated_problem(scan.maps.astype(np.float64), scan.haadf, scan.atomic_numbers, settings)
     drawn = draws(problem, settings, scan.truth / problem.scales[:, None, None], 24)
     found = np.array([p.forward_model.weights for p in drawn])
@@ -189,7 +189,7 @@ def test_an_ensemble_shares_forward_model_and_guide(monkeypatch, guided):
 
 def test_draws_keep_given_coefficients_and_refit_the_offset():
     scan = scan_of(SHAPE)
-    settings = settings_of(weights=(14.0, 3.0))
+    settings = settings_of(haadf_coefficients=(14.0, 3.0))
     problem = problem_of(scan, settings)
     for drawn in draws(problem, settings, problem.initial_maps, 3):
         np.testing.assert_array_equal(drawn.forward_model.weights, (14, 3))

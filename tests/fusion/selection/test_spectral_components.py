@@ -369,7 +369,7 @@ def test_maps_come_first_even_without_weight(scan, monkeypatch):
         return {next(c for c in choices if c.components): np.ones(2)}
 
     monkeypatch.setattr(search._Search, "_average", components_alone)
-    fused = hf.fuse(scan[0], scan[1], elements=ELEMENTS, **QUICK)
+    fused = fuse_with(scan[0], scan[1], elements=ELEMENTS, **QUICK)
     found = fused.metadata.Fusion.selection
     assert np.count_nonzero(found.weights) == 2 and "mean of" not in found.sentence
     assert len(fused.metadata.Fusion.counts_scale) == 2

@@ -101,7 +101,7 @@ def test_the_fit_turns_with_the_maps():
 def test_the_forward_model_of_the_image_is_that_of_the_element_alone():
     """A background that is not constant is not taken for the element: weights and offset as without it."""
     maps, haadf, alone, background = scan_over_background()
-    fitted = settings_of(weights="fit")
+    fitted = settings_of(haadf_coefficients="fit")
     expected = problem_of((alone, haadf), fitted)
     found = problem_of((maps, haadf), fitted, background=background)
     ignored = problem_of((maps, haadf), fitted).forward_model
