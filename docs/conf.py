@@ -22,6 +22,7 @@ myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 numpydoc_show_class_members = False
 autodoc_typehints = "none"
+autodoc_default_options = {"members": True}
 
 # HyperSpy warns of its own imports, tqdm of a missing widget: neither is the reader's
 os.environ["PYTHONWARNINGS"] = "ignore:Importing,ignore:IProgress"

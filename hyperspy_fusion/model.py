@@ -248,13 +248,8 @@ class FusedMultiModal:
     def standard_errors(self, n_resamples=32, *, seed=0, show_progressbar=None, num_workers=None):
         """Standard errors of the fused maps, from bootstrap replicates that are fitted in the same way.
 
-<<<<<<< ours
         The model keeps the bootstrap replicates, and its signals know them: ``m.as_signal().region(roi).mean("Fe")``. They take
         twice as many copies of the maps in memory as there are. Ctrl-C keeps those that are done.
-=======
-        The model keeps the replicates, and its signals know them: ``m.as_signal().region_mean(roi, "Fe")``. They take
-        twice as many copies of the maps in memory as there are replicates. Ctrl-C keeps those that are done.
->>>>>>> theirs
 
         Parameters
         ----------

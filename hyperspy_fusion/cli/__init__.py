@@ -409,11 +409,7 @@ def _load(file):
 
     load: Any = hs.load
     try:
-<<<<<<< ours
         loaded = hs.load(str(file), escape_square_brackets=True)  # pyright: ignore[reportCallIssue]
-=======
-        loaded = load(str(file), escape_square_brackets=True)
->>>>>>> theirs
     # a broken file raises whatever its reader stumbles over
     except Exception as error:
         raise _Refusal(f"HyperSpy cannot read {file}: {error}") from error

@@ -50,24 +50,9 @@ class Measured:
         maps, valid, background, variance = self.maps, self.valid, self.background, self.variance
         if not fitted.all():  # no copies where none is needed
             maps, valid = maps[fitted], valid.of(fitted)
-<<<<<<< ours
             background, variance = (None if v is None else v[fitted] for v in (background, variance))
         return ScanData(
             elements, numbers, maps, self.haadf, valid.maps, valid.haadf, background, variance, self.out_of_window
-=======
-            background = None if background is None else background[fitted]
-            variance = None if variance is None else variance[fitted]
-        return ScanData(
-            elements,
-            numbers,
-            maps,
-            self.haadf,
-            valid.maps,
-            valid.haadf,
-            background=background,
-            variance=variance,
-            out_of_window=self.out_of_window,
->>>>>>> theirs
         )
 
     def left_out(self):
