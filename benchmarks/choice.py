@@ -4,7 +4,8 @@
     python -m benchmarks.choice --no-phantoms
 
 The table of the phantoms is that of ``benchmarks.phantoms``, with the best figure of all penalties and ways at weights
-that know the truth; the bar is 0.5 dB below it. Seconds are those of everything: noise and forward model, choice, and fits.
+that know the truth; the bar is 0.5 dB below it. Seconds are those of everything: noise,
+forward model, choice and fits.
 """
 
 from __future__ import annotations

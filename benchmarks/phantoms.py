@@ -329,7 +329,8 @@ def report_law(case):
     often = [share(draws) for draws in case["draws"].T]
     print(f"  {where(case):24s} {weights_line(case['gain'][:1])}   {verdict(gain)}; {often[0]}")
     print(
-        f"  {'all weights':>24s} {weights_line(case['forward_model'])}   {verdict(forward_model) if known else 'none known'}; {often[1]}"
+        f"  {'all weights':>24s} {weights_line(case['forward_model'])}   "
+        f"{verdict(forward_model) if known else 'none known'}; {often[1]}"
     )
     print(f"  {'data alone':>24s} {weights_line(case['free'])}")
     return gain and forward_model

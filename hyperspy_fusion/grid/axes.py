@@ -21,8 +21,8 @@ SAME_SCAN_RTOL = 0.05
 # of a distance in pixels
 _ROUNDING = 1e-6
 _BY_KEYWORD = (
-    "pass register='calibration' to bring the HAADF image to the pixels of the maps, or register='shift' to find its shift as "
-    "well; or "
+    "pass register='calibration' to bring the HAADF image to the pixels of the maps, or register='shift' to find its "
+    "shift as well; or "
 )
 
 # names of an axis along which one map follows another

@@ -57,7 +57,7 @@ class ConsistencyChecks:
 
     @classmethod
     def of(cls, scan, fused, problem):
-        """From a :class:`~hyperspy_fusion.fusion.terms.scan_data.ScanData`, the fused maps, and the problem of the fit."""
+        """From a :class:`~.terms.scan_data.ScanData`, the fused maps, and the problem of the fit."""
         problem = problem.of_largest_weight
         background = problem.background[:, None, None] if scan.background is None else scan.background
         counts_scale = problem.noise.counts_scale[:, None, None]

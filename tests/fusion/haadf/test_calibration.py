@@ -241,7 +241,7 @@ def test_prior_scale_grows_with_the_distance():
 
 @pytest.mark.parametrize("unit", [0.2, 5.0])
 def test_maps_in_unrelated_units_are_not_shrunk(unit):
-    """Whatever the forward model makes of their ratio. (By a thousand, neither fit finds the weights: give k-factors.)"""
+    """Whatever the forward model makes of their ratio. By a thousand, give k-factors."""
     scan = data.interface((128, 128), counts=16, **SCAN)
     maps, variance = scan.maps * np.array([1, unit])[:, None, None], scan.maps * np.array([1, unit**2])[:, None, None]
     pooled, free = (
@@ -360,7 +360,7 @@ def test_where_no_weight_is_known_all_have_the_shape():
 
 
 def test_a_blur_at_its_bound_leaves_errors_finite():
-    # nothing of the specimen is sharp: where the forward model is found with no blur at all, its slope and that of the prior
+    # nothing of the specimen is sharp: with no blur at all, the slope of the forward model and that of the prior
     # nearly cancelled, and a gain known to 2 % had an error of 22 %
     scan = data.gradient_alloy((128, 128), counts=4, haadf_blur=1.0, haadf_offset=0.2, haadf_gain=3.0, seed=0)
     options = {"haadf_coefficients": "z_power", "shape_weights": z_weights(scan.atomic_numbers, 1.7)}

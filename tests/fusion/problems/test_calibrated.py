@@ -459,8 +459,8 @@ def test_hole_is_filled_in_from_around_it(kind, slope):
     mean, valid = ramp_with_a_hole(slope)
     rng = np.random.default_rng(0)
     maps = np.where(valid, rng.poisson(mean)[None], np.nan).astype(float)
-    settings = settings_of(regularization=kind, lambda_haadf=0, noise="poisson", haadf_coefficients=(1.0,), lambda_reg=4.0,
-                           tol=1e-6)  # fmt: skip
+    settings = settings_of(regularization=kind, lambda_haadf=0, noise="poisson", haadf_coefficients=(1.0,),
+                           lambda_reg=4.0, tol=1e-6)  # fmt: skip
     image = mean + rng.normal(0, 0.5, mean.shape) if slope else rng.normal(0, 1, mean.shape)
     result = fused((maps, image), settings, numbers=(26,), valid=valid)
     np.testing.assert_allclose(result.maps[~valid], mean[~valid[0]], rtol=0.03)
