@@ -21,6 +21,11 @@ def shared(name):
     return path
 
 
+def as_python(kernel):
+    """The Python function of a kernel: the kernel itself where Numba does not compile (``NUMBA_DISABLE_JIT``)."""
+    return getattr(kernel, "py_func", kernel)
+
+
 def scan_signals(ny=12, nx=15, elements=("Fe", "O"), dtype="float32", seed=0):
     """A list of calibrated count maps that name their element, and their HAADF image."""
     import hyperspy.api as hs

@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 from convex import MIXED, adjoint, differences, lengths
+from helpers import as_python
 from scipy.optimize import minimize
 
 from hyperspy_fusion.fusion.solvers import kernels
@@ -30,8 +31,8 @@ def case(request, monkeypatch):
     if shapes is SHAPES:
         return compiled, dtype, shapes
     for name in HELPERS:
-        monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
-    return lambda name: getattr(kernels, name).py_func, dtype, shapes
+        monkeypatch.setattr(kernels, name, as_python(getattr(kernels, name)))
+    return lambda name: as_python(getattr(kernels, name)), dtype, shapes
 
 
 @pytest.fixture(params=DTYPES, ids=["float32", "float64"])
