@@ -150,7 +150,7 @@ def check_same_shape(
         raise ValueError(
             f"{capital(haadf)} has {_in_words(haadf_axes)} and {maps} {_in_words(map_axes)} (y, x), so they are not "
             "the same scan: pass the image that was recorded with the maps, or correct the scale of one "
-            f"(`axes_manager[...].scale`){', or if they overlap pass register=True' if by_keyword else ''}."
+            f"(`axes_manager[...].scale`){', or if they overlap pass register='shift'' if by_keyword else ''}."
         )
     if way == "transpose":
         remedy = f"{haadf} looks transposed, which `.swap_axes(0, 1)` undoes; if it is rotated, turn its data back"
@@ -326,7 +326,7 @@ def _compare_areas(map_axes, haadf_axes, maps, haadf, both_are_maps):
             f"{where}, so they show different areas: pass maps of one area, or correct the offset of one "
             "(`axes_manager[...].offset`)."
         )
-    by_keyword = "" if both_are_maps else ", or pass register=True"
+    by_keyword = "" if both_are_maps else ", or pass register='shift'"
     return Diagnostic("offset-differs", f"{where}: check that they show the same area{by_keyword}.")
 
 

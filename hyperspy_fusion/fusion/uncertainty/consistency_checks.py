@@ -156,7 +156,7 @@ class ConsistencyChecks:
         sentence = (
             f"HAADF contrast not explained by the mapped elements: {part:.0%} rms, most at x = {_middle(x, side)}, "
             f"y = {_middle(y, side)}. Causes: an unmapped element, diffraction, thickness, or a misaligned image "
-            "(register=True)."
+            "(register='shift')."
         )
         return [Diagnostic("haadf-unexplained", sentence, INFORMATION)]
 
