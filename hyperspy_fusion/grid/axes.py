@@ -147,10 +147,11 @@ def check_same_shape(
         return
     way = _way_to_same_shape(map_axes, haadf_axes, expected, got)
     if way is None:
+        overlap = ", or if they overlap pass register='shift'" if by_keyword else ""
         raise ValueError(
             f"{capital(haadf)} has {_in_words(haadf_axes)} and {maps} {_in_words(map_axes)} (y, x), so they are not "
             "the same scan: pass the image that was recorded with the maps, or correct the scale of one "
-            f"(`axes_manager[...].scale`){', or if they overlap pass register='shift'' if by_keyword else ''}."
+            f"(`axes_manager[...].scale`){overlap}."
         )
     if way == "transpose":
         remedy = f"{haadf} looks transposed, which `.swap_axes(0, 1)` undoes; if it is rotated, turn its data back"

@@ -191,7 +191,7 @@ def test_contrast_that_is_not_mapped_is_found(extra, y, x):
 def test_a_misaligned_image_is_reported(moved):
     checks = checks_of()
     (found,) = replace(checks, haadf=moved(checks.haadf)).diagnostics()
-    assert found.code == HAADF and "a misaligned image (register=True)" in found.sentence
+    assert found.code == HAADF and "a misaligned image (register='shift')" in found.sentence
 
 
 def test_the_unexplained_contrast_by_hand():
