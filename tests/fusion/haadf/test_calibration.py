@@ -241,7 +241,7 @@ def test_prior_scale_grows_with_the_distance():
 
 @pytest.mark.parametrize("unit", [0.2, 5.0])
 def test_maps_in_unrelated_units_are_not_shrunk(unit):
-    """Whatever the forward model makes of their ratio. (By a thousand, neither fit finds the weights: give k-factors.)"""
+    """By a thousand, neither fit finds the weights: such maps need k-factors."""
     scan = data.interface((128, 128), counts=16, **SCAN)
     maps, variance = scan.maps * np.array([1, unit])[:, None, None], scan.maps * np.array([1, unit**2])[:, None, None]
     pooled, free = (
@@ -360,10 +360,10 @@ def test_where_no_weight_is_known_all_have_the_shape():
 
 
 def test_a_blur_at_its_bound_leaves_errors_finite():
-    # nothing of the specimen is sharp: where the forward model is found with no blur at all, its slope and that of the prior
-    # nearly cancelled, and a gain known to 2 % had an error of 22 %
+    # nothing of the specimen is sharp: where no blur at all is found, the slope of its equation and that of its prior
+    # nearly cancel, and a gain known to 2 % would have an error of 22 %
     scan = data.gradient_alloy((128, 128), counts=4, haadf_blur=1.0, haadf_offset=0.2, haadf_gain=3.0, seed=0)
-    options = {"haadf_coefficients": "z_power", "shape_weights": z_weights(scan.atomic_numbers, 1.7)}
+    options = {"weights": "z_power", "shape_weights": z_weights(scan.atomic_numbers, 1.7)}
     found = fit_haadf_model(scan.maps, scan.haadf, scan.maps, **options)
     assert found.weights == pytest.approx(scan.haadf_weights, rel=0.05)
     assert np.all(found.standard_errors < 0.05 * found.weights)
@@ -463,7 +463,7 @@ def test_inputs_are_not_touched():
 
 def test_wrong_input_is_refused():
     scan = data.interface((32, 32))
-    with pytest.raises(ValueError, match="weights is 'z': it must be 'fit' or 'z_gamma'"):
+    with pytest.raises(ValueError, match="weights is 'z': it must be 'fit' or 'z_power'"):
         fit(scan, weights="z")
     with pytest.raises(ValueError, match="crop or rebin one"):
         fit_haadf_model(scan.maps[:, 1:], scan.haadf, scan.maps[:, 1:])

@@ -9,8 +9,8 @@ from hyperspy_fusion.fusion.solvers import kernels
 from hyperspy_fusion.fusion.terms.penalties import TotalVariation, differences, fgp_momentum, minus_divergence
 
 SHAPES = [(2, 7, 9), (1, 1, 6), (1, 6, 1), (3, 20, 5)]
-HELPERS = """_primal_row _extrapolated_row _projected _dual_row _first_dual_row _variation_row _replace_row _first_ascent
-_ascend _finish""".split()
+HELPERS = """_primal_row _extrapolated_row _projected _dual_row _first_dual_row _variation_row _replace_row
+_first_ascent _ascend _finish""".split()
 
 
 @pytest.fixture(params=["compiled", "python"])
