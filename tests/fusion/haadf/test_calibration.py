@@ -22,7 +22,7 @@ def small_scan():
     return forward_model, r.random((2, 3, 4)), r.random((3, 4)), r.random((3, 4)) < 0.6
 
 
-def test_the_law_is_an_offset_and_a_weighted_sum():
+def test_the_forward_model_is_an_offset_and_a_weighted_sum():
     forward_model, x, _, _ = small_scan()
     np.testing.assert_allclose(forward_model.image(x), 0.3 + 2 * x[0] + 0.5 * x[1])
     assert forward_model.image(-x).min() < 0  # no clipping
@@ -127,12 +127,11 @@ def relative_errors(scan, result):
     ],
 )
 def test_weights_are_within_five_percent(phantom, size, counts):
-    for seed in range(1):
-        scan = data.PHANTOMS[phantom]((size, size), counts=counts, seed=seed, **SCAN)
-        result = fit(scan)
-        assert np.abs(relative_errors(scan, result)).max() < 0.05
-        assert abs(result.offset - 0.2) < 4 * result.offset_error + 0.003
-        assert abs(result.blur - 1) < 4 * result.blur_error + 0.02
+    scan = data.PHANTOMS[phantom]((size, size), counts=counts, **SCAN)
+    result = fit(scan)
+    assert np.abs(relative_errors(scan, result)).max() < 0.05
+    assert abs(result.offset - 0.2) < 4 * result.offset_error + 0.003
+    assert abs(result.blur - 1) < 4 * result.blur_error + 0.02
 
 
 def test_regression_on_the_noisy_maps_would_miss_by_more():
@@ -190,18 +189,15 @@ def test_standard_errors_cover_the_truth(phantom, counts):
 # ---- weights between the data and the forward model ---------------------------------------------------------
 
 
-def on_law(scan, **options):
+def near_prior(scan, **options):
     return fit(scan, shape_weights=z_weights(scan.atomic_numbers, data.HAADF_EXPONENT), **options)
 
 
-@pytest.mark.parametrize("phantom", ["atomic_columns", "gradient_alloy"])
+@pytest.mark.parametrize("phantom", ["atomic_columns", pytest.param("gradient_alloy", marks=pytest.mark.nightly)])
 def test_the_prior_fills_in_what_the_data_do_not_know(phantom):
-    """Root mean square over seeds: a fit free of the forward model misses by several times as much."""
-    pooled, free = [], []
-    for seed in range(1):
-        scan = data.PHANTOMS[phantom]((96, 96), counts=4, seed=seed, **SCAN)
-        pooled.append(relative_errors(scan, on_law(scan)))
-        free.append(relative_errors(scan, on_law(scan, prior_scale=np.inf)))
+    """Root mean square over elements: a fit free of the forward model misses by several times as much."""
+    scan = data.PHANTOMS[phantom]((96, 96), counts=4, **SCAN)
+    pooled, free = (relative_errors(scan, near_prior(scan, prior_scale=s)) for s in (None, np.inf))
     pooled, free = (np.sqrt(np.mean(np.square(e))) for e in (pooled, free))
     assert pooled < 0.05 and 2 * pooled < free
 
@@ -217,8 +213,7 @@ def test_data_that_contradict_the_exponent_decide(exponent, monkeypatch):
     assert abs((shape[0] / shape[1]) / (scan.haadf_weights[0] / scan.haadf_weights[1]) - 1) > 0.2
 
 
-@pytest.mark.parametrize("factor", [0.5, 1.4])
-@pytest.mark.parametrize("phantom", ["interface", "core_shell"])
+@pytest.mark.parametrize(("phantom", "factor"), [("interface", 0.5), ("interface", 1.4), ("core_shell", 1.4)])
 def test_data_decide_where_one_weight_is_off_the_prior(phantom, factor):
     scan = data.PHANTOMS[phantom]((96, 96), counts=16, **SCAN)
     shape = z_weights(scan.atomic_numbers, 1.7, (factor, *np.ones(len(scan.elements) - 1)))
@@ -227,14 +222,12 @@ def test_data_decide_where_one_weight_is_off_the_prior(phantom, factor):
     # 30 % and more off, and no further from a fit free of the forward model than by its error
     known = np.array(scan.weights_determined)
     assert np.all(np.abs(result.weights - free.weights)[known] < 1.5 * free.standard_errors[known])
-    assert result.prior_scale > on_law(scan).prior_scale
+    assert result.prior_scale > near_prior(scan).prior_scale
 
 
 def test_prior_scale_grows_with_the_distance():
     scan = data.interface((96, 96), counts=16, **SCAN)
-    found = [
-        fit(scan, shape_weights=z_weights(scan.atomic_numbers, 1.7, (f, 1.0))).prior_scale for f in (1, 1.5, 4, 20)
-    ]
+    found = [fit(scan, shape_weights=z_weights(scan.atomic_numbers, 1.7, (f, 1.0))).prior_scale for f in (1, 2, 20)]
     assert found == sorted(found) and found[0] < 0.1 and found[-1] > 0.5
 
 
@@ -256,7 +249,7 @@ def test_offset_and_weights_are_shrunk_together():
     scan = data.gradient_alloy((96, 96), counts=4, **SCAN)
     means = scan.maps.mean(axis=(1, 2))
     inner = np.s_[8:-8, 8:-8]  # of which the fit knows the blur
-    pooled, free = on_law(scan), on_law(scan, prior_scale=np.inf)
+    pooled, free = near_prior(scan), near_prior(scan, prior_scale=np.inf)
     for result in (pooled, free):
         explained = result.offset + result.weights @ scan.maps[(slice(None), *inner)].mean(axis=(1, 2))
         assert explained == pytest.approx(scan.haadf[inner].mean(), rel=0.01)
@@ -266,10 +259,10 @@ def test_offset_and_weights_are_shrunk_together():
 def test_limits_of_the_prior_scale():
     scan = data.interface((96, 96), counts=4, **SCAN)
     shape = z_weights(scan.atomic_numbers, 1.7)
-    tight, gain = on_law(scan, prior_scale=1e-4), on_law(scan, weights="z_power")
+    tight, gain = near_prior(scan, prior_scale=1e-4), near_prior(scan, weights="z_power")
     np.testing.assert_allclose(tight.weights / tight.weights[0], shape / shape[0], rtol=1e-3)
     np.testing.assert_allclose(tight.weights, gain.weights, atol=gain.standard_errors.max())
-    assert (tight.prior_scale, gain.prior_scale, on_law(scan, prior_scale=np.inf).prior_scale) == (
+    assert (tight.prior_scale, gain.prior_scale, near_prior(scan, prior_scale=np.inf).prior_scale) == (
         pytest.approx(1e-4),
         0,
         np.inf,
@@ -335,7 +328,7 @@ def test_images_that_do_not_rise_with_the_maps():
 
 
 def test_a_well_known_weight_is_hardly_shrunk():
-    scan = data.interface((96, 96), counts=16, **SCAN)
+    scan = data.interface((128, 128), counts=16, **SCAN)
     unit = np.array([300.0, 1])[:, None, None]
     found = fit_haadf_model(
         unit * scan.maps, scan.haadf, unit**2 * scan.maps, shape_weights=z_weights(scan.atomic_numbers, 1.7)
@@ -432,7 +425,7 @@ def test_masked_pixels_do_not_matter():
 
 
 def test_large_scans_are_binned_and_the_weights_are_those_of_a_pixel():
-    scan = data.core_shell((600, 600), counts=1, haadf_blur=2.0, haadf_offset=0.2, haadf_gain=3.0)
+    scan = data.core_shell((600, 240), counts=4, haadf_blur=2.0, haadf_offset=0.2, haadf_gain=3.0)
     result = fit(scan)
     assert np.abs(relative_errors(scan, result)).max() < 0.05
     assert result.blur == pytest.approx(2, abs=0.4)
