@@ -113,7 +113,7 @@ def test_threshold_acts_on_the_start_alone(scan):
 
 def test_tolerance_stops_and_says_so(scan):
     changes = []
-    _, result, _ = fit(scan, callback=lambda s: changes.append(s.change), tol=0.01, max_iter=500)
+    _, result, _ = fit(scan, callback=lambda s: changes.append(s.change), change_tol=0.01, max_iter=500)
     assert result.reason is StopReason.CONVERGED and result.converged
     assert changes[-1] <= 0.01 < min(changes[:-1])
     assert result.n_iter == len(changes) < 500
@@ -127,7 +127,7 @@ def test_change_is_that_of_the_maps(scan):
 
 
 def test_out_of_iterations_is_not_converged(scan):
-    _, result, _ = fit(scan, tol=1e-12, max_iter=3)
+    _, result, _ = fit(scan, change_tol=1e-12, max_iter=3)
     assert result.reason is StopReason.NOT_CONVERGED and not result.converged
     _, result, _ = fit(scan, max_iter=3)
     assert result.reason is StopReason.MAX_ITER and not result.converged
