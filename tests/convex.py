@@ -150,7 +150,7 @@ class Convex:
             image = sum(w * xi for w, xi in zip(self.forward_model.weights, x))  # noqa: B905
             residual = (self.haadf - self.forward_model.offset).ravel() - blur @ image
             terms.append(0.5 * self.settings.lambda_haadf * cp.sum_squares(residual / self.sigma))
-        if self.settings.regularization:
+        if self.settings.regularization != "none":
             terms.append(self._penalty(cp, z))
         limits = []
         if self.settings.keep_totals:

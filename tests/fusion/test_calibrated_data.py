@@ -28,8 +28,10 @@ def calibrated(arrays, haadf, **options):
 
 @pytest.mark.parametrize("regularization", ["guided", "directional", "tgv", "tv"])
 def test_fractions_of_dysco3_are_no_further_from_the_crystal_than_measured(regularization):
+    """In the upper left quarter of the scan."""
     with np.load(shared("data/DyScO3_PTO_Trilayer_dataset.npz")) as data:
-        arrays, haadf = {element: data[element] for element in ("Sc", "Dy", "O")}, data["HAADF"]
+        quarter = np.s_[:128, :128]
+        arrays, haadf = {element: data[element][quarter] for element in ("Sc", "Dy", "O")}, data["HAADF"][quarter]
     fused = calibrated(arrays, haadf, regularization=regularization)
     ideal, measured = np.array([0.2, 0.2, 0.6]), np.array([np.mean(a) for a in arrays.values()])
     found = fused.data.mean(axis=(1, 2))
@@ -55,9 +57,11 @@ def silicate():
 
 @pytest.mark.parametrize("part", [1.0, 0.2, 0.05])
 def test_totals_of_counts_are_kept_at_any_dose(part):
+    """In the upper left quarter of the scan."""
     maps, haadf = silicate()
-    counts = np.random.default_rng(0).binomial(maps.data.astype(int), part)
+    quarter = np.s_[..., : maps.data.shape[1] // 2, : maps.data.shape[2] // 2]
+    counts = np.random.default_rng(0).binomial(maps.data[quarter].astype(int), part)
     arrays = dict(zip(maps.elements, counts, strict=True))
-    fused = calibrated(arrays, haadf.data, regularization="directional")
+    fused = calibrated(arrays, haadf.data[quarter], regularization="directional")
     assert fused.metadata.Fusion.noise == "shifted_poisson"
     np.testing.assert_allclose(fused.data.sum(axis=(1, 2), dtype=float), counts.sum(axis=(1, 2)), rtol=0.01)

@@ -45,7 +45,7 @@ class LinearFit:
     prior_scale
         How far the weights were taken to be off their shape, as a relative standard deviation: 0 if they had to have
         it (also where the data know no weight), infinite if it was not used (also where the data contradict it).
-    instrumental variables
+    instruments
         Which of the ways to make instrumental variables was taken.
     """
 
@@ -156,7 +156,7 @@ def fit_haadf_model(
     except np.linalg.LinAlgError as error:
         raise UndeterminedModelError(
             "The HAADF image and the maps have too little in common to tell what an atom adds to the image: pass "
-            "lambda_haadf=0, or weights."
+            "lambda_haadf=0, or numbers for haadf_coefficients."
         ) from error
     return _in_pixels(fit, scan.binning)
 

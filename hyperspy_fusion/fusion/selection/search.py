@@ -71,7 +71,7 @@ OPEN = ("regularization", "lambda_reg", "lambda_haadf", "joint")
 class Choice(NamedTuple):
     """A candidate: a fit to the maps, or to so many components of the spectra."""
 
-    regularization: str | None
+    regularization: str
     lambda_reg: float
     lambda_haadf: float
     joint: bool
@@ -122,7 +122,7 @@ class Selection:
 
 
 def _flat(values):
-    return [str(v) for v in values] if any(isinstance(v, str) or v is None for v in values) else np.array(values)
+    return [str(v) for v in values] if any(isinstance(v, str) for v in values) else np.array(values)
 
 
 def select(observation, settings, num_workers=None, tick=lambda: None, out_of_window=None):
@@ -348,9 +348,9 @@ class _Search:
             return []
         # "guided" takes several times as long, and did not predict better in any case that was tried
         penalties = {"directional", best.regularization} - {"guided"} if given == "auto" else {given}
-        first = [Choice(*self._first(p)[:2], 0.0, True, number) for p in sorted(penalties, key=str)]
+        first = [Choice(*self._first(p)[:2], 0.0, True, number) for p in sorted(penalties)]
         found = [self._climb(choice, COARSE) for choice in first]
-        if self.settings.lambda_reg != "auto" or given is None:
+        if self.settings.lambda_reg != "auto" or given == "none":
             return found
         return found + [less for choice in found if (less := scaled_weight(choice, 1 / FINE)) is not None]
 

@@ -22,7 +22,7 @@ def small_scan():
     return forward_model, r.random((2, 3, 4)), r.random((3, 4)), r.random((3, 4)) < 0.6
 
 
-def test_the_law_is_an_offset_and_a_weighted_sum():
+def test_the_forward_model_is_an_offset_and_a_weighted_sum():
     forward_model, x, _, _ = small_scan()
     np.testing.assert_allclose(forward_model.image(x), 0.3 + 2 * x[0] + 0.5 * x[1])
     assert forward_model.image(-x).min() < 0  # no clipping
@@ -61,7 +61,7 @@ def test_z_weights_follow_the_atomic_number():
 @pytest.mark.parametrize("phantom", data.PHANTOMS)
 @pytest.mark.parametrize("haadf_blur", [0.0, 1.0])
 def test_noise_of_the_image_whatever_its_structure(phantom, haadf_blur):
-    scan = data.PHANTOMS[phantom]((128, 128), haadf_gain=3.0, haadf_blur=haadf_blur)
+    scan = data.PHANTOMS[phantom]((96, 96), haadf_gain=3.0, haadf_blur=haadf_blur)
     assert haadf_noise(scan.haadf) == pytest.approx(3 / 50, rel=0.15)
 
 
@@ -120,31 +120,29 @@ def relative_errors(scan, result):
 @pytest.mark.parametrize(
     ("phantom", "size", "counts"),
     [
-        ("core_shell", 128, 4),
-        ("core_shell", 128, 16),
-        ("core_shell", 256, 1),
-        ("interface", 128, 16),
-        ("interface", 256, 4),
+        ("core_shell", 96, 16),
+        ("interface", 96, 16),
+        pytest.param("core_shell", 256, 1, marks=pytest.mark.nightly),
+        pytest.param("interface", 256, 4, marks=pytest.mark.nightly),
     ],
 )
 def test_weights_are_within_five_percent(phantom, size, counts):
-    for seed in range(1):
-        scan = data.PHANTOMS[phantom]((size, size), counts=counts, seed=seed, **SCAN)
-        result = fit(scan)
-        assert np.abs(relative_errors(scan, result)).max() < 0.05
-        assert abs(result.offset - 0.2) < 4 * result.offset_error + 0.003
-        assert abs(result.blur - 1) < 4 * result.blur_error + 0.02
+    scan = data.PHANTOMS[phantom]((size, size), counts=counts, **SCAN)
+    result = fit(scan)
+    assert np.abs(relative_errors(scan, result)).max() < 0.05
+    assert abs(result.offset - 0.2) < 4 * result.offset_error + 0.003
+    assert abs(result.blur - 1) < 4 * result.blur_error + 0.02
 
 
 def test_regression_on_the_noisy_maps_would_miss_by_more():
-    scan = data.core_shell((128, 128), counts=4, **SCAN)
+    scan = data.core_shell((96, 96), counts=4, **SCAN)
     columns = np.stack([np.ones(scan.haadf.shape), *scan.maps]).reshape(4, -1).T
     attenuated = np.linalg.lstsq(columns, scan.haadf.ravel(), rcond=None)[0][1]
     assert attenuated < 0.9 * scan.haadf_weights[0]
 
 
 def test_a_given_blur_determines_the_heavy_columns():
-    scan = data.atomic_columns((128, 128), counts=16, **SCAN)
+    scan = data.atomic_columns((96, 96), counts=16, **SCAN)
     result = fit(scan, blur=1.0)
     assert np.abs(relative_errors(scan, result))[:2].max() < 0.05
     assert result.blur_error == 0
@@ -191,18 +189,15 @@ def test_standard_errors_cover_the_truth(phantom, counts):
 # ---- weights between the data and the forward model ---------------------------------------------------------
 
 
-def on_law(scan, **options):
+def near_prior(scan, **options):
     return fit(scan, shape_weights=z_weights(scan.atomic_numbers, data.HAADF_EXPONENT), **options)
 
 
-@pytest.mark.parametrize("phantom", ["atomic_columns", "gradient_alloy"])
+@pytest.mark.parametrize("phantom", ["atomic_columns", pytest.param("gradient_alloy", marks=pytest.mark.nightly)])
 def test_the_prior_fills_in_what_the_data_do_not_know(phantom):
-    """Root mean square over seeds: a fit free of the forward model misses by several times as much."""
-    pooled, free = [], []
-    for seed in range(1):
-        scan = data.PHANTOMS[phantom]((128, 128), counts=4, seed=seed, **SCAN)
-        pooled.append(relative_errors(scan, on_law(scan)))
-        free.append(relative_errors(scan, on_law(scan, prior_scale=np.inf)))
+    """Root mean square over elements: a fit free of the forward model misses by several times as much."""
+    scan = data.PHANTOMS[phantom]((96, 96), counts=4, **SCAN)
+    pooled, free = (relative_errors(scan, near_prior(scan, prior_scale=s)) for s in (None, np.inf))
     pooled, free = (np.sqrt(np.mean(np.square(e))) for e in (pooled, free))
     assert pooled < 0.05 and 2 * pooled < free
 
@@ -210,7 +205,7 @@ def test_the_prior_fills_in_what_the_data_do_not_know(phantom):
 @pytest.mark.parametrize("exponent", [1.4, 2.0])
 def test_data_that_contradict_the_exponent_decide(exponent, monkeypatch):
     monkeypatch.setattr(data, "HAADF_EXPONENT", exponent)
-    scan = data.interface((128, 128), counts=16, **SCAN)
+    scan = data.interface((96, 96), counts=16, **SCAN)
     shape = z_weights(scan.atomic_numbers, 1.7)
     result = fit(scan, shape_weights=shape)
     assert np.abs(relative_errors(scan, result)).max() < 0.05
@@ -218,31 +213,28 @@ def test_data_that_contradict_the_exponent_decide(exponent, monkeypatch):
     assert abs((shape[0] / shape[1]) / (scan.haadf_weights[0] / scan.haadf_weights[1]) - 1) > 0.2
 
 
-@pytest.mark.parametrize("factor", [0.5, 1.4])
-@pytest.mark.parametrize("phantom", ["interface", "core_shell"])
+@pytest.mark.parametrize(("phantom", "factor"), [("interface", 0.5), ("interface", 1.4), ("core_shell", 1.4)])
 def test_data_decide_where_one_weight_is_off_the_prior(phantom, factor):
-    scan = data.PHANTOMS[phantom]((128, 128), counts=16, **SCAN)
+    scan = data.PHANTOMS[phantom]((96, 96), counts=16, **SCAN)
     shape = z_weights(scan.atomic_numbers, 1.7, (factor, *np.ones(len(scan.elements) - 1)))
     result, free = (fit(scan, shape_weights=shape, prior_scale=s) for s in (None, np.inf))
     assert np.abs(relative_errors(scan, result)).max() < 0.05
     # 30 % and more off, and no further from a fit free of the forward model than by its error
     known = np.array(scan.weights_determined)
     assert np.all(np.abs(result.weights - free.weights)[known] < 1.5 * free.standard_errors[known])
-    assert result.prior_scale > on_law(scan).prior_scale
+    assert result.prior_scale > near_prior(scan).prior_scale
 
 
 def test_prior_scale_grows_with_the_distance():
-    scan = data.interface((128, 128), counts=16, **SCAN)
-    found = [
-        fit(scan, shape_weights=z_weights(scan.atomic_numbers, 1.7, (f, 1.0))).prior_scale for f in (1, 1.5, 4, 20)
-    ]
+    scan = data.interface((96, 96), counts=16, **SCAN)
+    found = [fit(scan, shape_weights=z_weights(scan.atomic_numbers, 1.7, (f, 1.0))).prior_scale for f in (1, 2, 20)]
     assert found == sorted(found) and found[0] < 0.1 and found[-1] > 0.5
 
 
 @pytest.mark.parametrize("unit", [0.2, 5.0])
 def test_maps_in_unrelated_units_are_not_shrunk(unit):
-    """Whatever the forward model makes of their ratio. By a thousand, give k-factors."""
-    scan = data.interface((128, 128), counts=16, **SCAN)
+    """By a thousand, neither fit finds the weights: such maps need k-factors."""
+    scan = data.interface((96, 96), counts=16, **SCAN)
     maps, variance = scan.maps * np.array([1, unit])[:, None, None], scan.maps * np.array([1, unit**2])[:, None, None]
     pooled, free = (
         fit_haadf_model(maps, scan.haadf, variance, shape_weights=z_weights((13, 29), 1.7), prior_scale=s)
@@ -254,10 +246,10 @@ def test_maps_in_unrelated_units_are_not_shrunk(unit):
 
 def test_offset_and_weights_are_shrunk_together():
     """A weight that is drawn to the forward model takes the offset with it: the mean of the image is kept."""
-    scan = data.gradient_alloy((128, 128), counts=4, **SCAN)
+    scan = data.gradient_alloy((96, 96), counts=4, **SCAN)
     means = scan.maps.mean(axis=(1, 2))
     inner = np.s_[8:-8, 8:-8]  # of which the fit knows the blur
-    pooled, free = on_law(scan), on_law(scan, prior_scale=np.inf)
+    pooled, free = near_prior(scan), near_prior(scan, prior_scale=np.inf)
     for result in (pooled, free):
         explained = result.offset + result.weights @ scan.maps[(slice(None), *inner)].mean(axis=(1, 2))
         assert explained == pytest.approx(scan.haadf[inner].mean(), rel=0.01)
@@ -265,12 +257,12 @@ def test_offset_and_weights_are_shrunk_together():
 
 
 def test_limits_of_the_prior_scale():
-    scan = data.interface((128, 128), counts=4, **SCAN)
+    scan = data.interface((96, 96), counts=4, **SCAN)
     shape = z_weights(scan.atomic_numbers, 1.7)
-    tight, gain = on_law(scan, prior_scale=1e-4), on_law(scan, weights="z_power")
+    tight, gain = near_prior(scan, prior_scale=1e-4), near_prior(scan, weights="z_power")
     np.testing.assert_allclose(tight.weights / tight.weights[0], shape / shape[0], rtol=1e-3)
     np.testing.assert_allclose(tight.weights, gain.weights, atol=gain.standard_errors.max())
-    assert (tight.prior_scale, gain.prior_scale, on_law(scan, prior_scale=np.inf).prior_scale) == (
+    assert (tight.prior_scale, gain.prior_scale, near_prior(scan, prior_scale=np.inf).prior_scale) == (
         pytest.approx(1e-4),
         0,
         np.inf,
@@ -360,10 +352,10 @@ def test_where_no_weight_is_known_all_have_the_shape():
 
 
 def test_a_blur_at_its_bound_leaves_errors_finite():
-    # nothing of the specimen is sharp: with no blur at all, the slope of the forward model and that of the prior
-    # nearly cancelled, and a gain known to 2 % had an error of 22 %
-    scan = data.gradient_alloy((128, 128), counts=4, haadf_blur=1.0, haadf_offset=0.2, haadf_gain=3.0, seed=0)
-    options = {"haadf_coefficients": "z_power", "shape_weights": z_weights(scan.atomic_numbers, 1.7)}
+    # nothing of the specimen is sharp: where no blur at all is found, the slope of its equation and that of its prior
+    # nearly cancel, and a gain known to 2 % would have an error of 22 %
+    scan = data.gradient_alloy((96, 96), counts=4, haadf_blur=1.0, haadf_offset=0.2, haadf_gain=3.0, seed=0)
+    options = {"weights": "z_power", "shape_weights": z_weights(scan.atomic_numbers, 1.7)}
     found = fit_haadf_model(scan.maps, scan.haadf, scan.maps, **options)
     assert found.weights == pytest.approx(scan.haadf_weights, rel=0.05)
     assert np.all(found.standard_errors < 0.05 * found.weights)
@@ -390,7 +382,7 @@ def test_non_square_and_transposed_scans_have_the_same_weights():
 
 
 def test_undetermined_weights_keep_the_ratio_of_the_shape():
-    scan = data.core_shell((128, 128), counts=4, **SCAN)
+    scan = data.core_shell((96, 96), counts=4, **SCAN)
     result = fit(scan)
     assert result.determined == (True, False, False)
     assert result.weights[1] / result.weights[2] == pytest.approx((26 / 8) ** 1.6, rel=0.3)
@@ -401,7 +393,7 @@ def test_undetermined_weights_keep_the_ratio_of_the_shape():
 
 def test_gain_alone_from_the_exponent():
     for counts in (1, 4):
-        scan = data.core_shell((128, 128), counts=counts, **SCAN)
+        scan = data.core_shell((96, 96), counts=counts, **SCAN)
         shape = z_weights(scan.atomic_numbers, data.HAADF_EXPONENT)
         result = fit(scan, weights="z_power", shape_weights=shape)
         np.testing.assert_allclose(result.weights, scan.haadf_weights, rtol=0.05)
@@ -409,14 +401,14 @@ def test_gain_alone_from_the_exponent():
 
 
 def test_gaussian_noise_is_corrected_for_too():
-    scan = data.interface((128, 128), counts=16, **SCAN)
+    scan = data.interface((96, 96), counts=16, **SCAN)
     maps = 0.1 * scan.truth + rng().normal(0, 0.1, scan.truth.shape)
     result = fit_haadf_model(maps, scan.haadf, np.array([0.01, 0.01]))
     np.testing.assert_allclose(result.weights, 10 * scan.haadf_weights, rtol=0.05)
 
 
 def test_masked_pixels_do_not_matter():
-    scan = data.core_shell((128, 128), counts=16, **SCAN)
+    scan = data.core_shell((96, 96), counts=16, **SCAN)
     maps, haadf = scan.maps.astype(float), scan.haadf.copy()
     valid = np.ones(haadf.shape, bool)
     valid[40:44, 30:60] = False
@@ -433,7 +425,7 @@ def test_masked_pixels_do_not_matter():
 
 
 def test_large_scans_are_binned_and_the_weights_are_those_of_a_pixel():
-    scan = data.core_shell((600, 600), counts=1, haadf_blur=2.0, haadf_offset=0.2, haadf_gain=3.0)
+    scan = data.core_shell((600, 240), counts=4, haadf_blur=2.0, haadf_offset=0.2, haadf_gain=3.0)
     result = fit(scan)
     assert np.abs(relative_errors(scan, result)).max() < 0.05
     assert result.blur == pytest.approx(2, abs=0.4)
@@ -463,7 +455,7 @@ def test_inputs_are_not_touched():
 
 def test_wrong_input_is_refused():
     scan = data.interface((32, 32))
-    with pytest.raises(ValueError, match="weights is 'z': it must be 'fit' or 'z_gamma'"):
+    with pytest.raises(ValueError, match="weights is 'z': it must be 'fit' or 'z_power'"):
         fit(scan, weights="z")
     with pytest.raises(ValueError, match="crop or rebin one"):
         fit_haadf_model(scan.maps[:, 1:], scan.haadf, scan.maps[:, 1:])

@@ -423,7 +423,7 @@ def test_data_term_is_over_the_valid_pixels(scan, holes):
         assert not problem.data.beta[masked].any() and not problem.data.slope[masked].any()
         x, other, units = scan[0] + 0.5, scan[0] + 1.5, problem.scales[:, None, None]
         shift = {"shifted_poisson": 0.3}.get(noise, 0.0)
-        options = {"variance": 2.0} if noise == "gaussian" else {"poisson_offset": shift}
+        options = {"variance": 2.0} if noise == "gaussian" else {"shift": shift}
         loss = square_loss if noise == "gaussian" else count_loss
         expected = np.subtract(*(loss(m, scan[0], valid=holes["valid"], **options) for m in (x, other)))
         actual = problem.data.value(x / units) - problem.data.value(other / units)
@@ -459,8 +459,9 @@ def test_hole_is_filled_in_from_around_it(kind, slope):
     mean, valid = ramp_with_a_hole(slope)
     rng = np.random.default_rng(0)
     maps = np.where(valid, rng.poisson(mean)[None], np.nan).astype(float)
-    settings = settings_of(regularization=kind, lambda_haadf=0, noise="poisson", haadf_coefficients=(1.0,),
-                           lambda_reg=4.0, tol=1e-6)  # fmt: skip
+    settings = settings_of(
+        regularization=kind, lambda_haadf=0, noise="poisson", haadf_coefficients=(1.0,), lambda_reg=4.0, tol=1e-6
+    )
     image = mean + rng.normal(0, 0.5, mean.shape) if slope else rng.normal(0, 1, mean.shape)
     result = fused((maps, image), settings, numbers=(26,), valid=valid)
     np.testing.assert_allclose(result.maps[~valid], mean[~valid[0]], rtol=0.03)

@@ -152,10 +152,10 @@ GIVEN = {
 
 @pytest.mark.parametrize("given", GIVEN)
 def test_what_is_given_is_kept(scan, given):
-    ensemble, found = choose(scan, gamma=1.9, **GIVEN[given])
+    ensemble, found = choose(scan, z_exponent=1.9, **GIVEN[given])
     assert_complete(ensemble, found, 3)
     for settings, *_ in ensemble:
-        assert settings.gamma == 1.9
+        assert settings.z_exponent == 1.9
         for name, value in GIVEN[given].items():
             assert getattr(settings, name) == value
     assert set(found.tried) == set(OPEN) - set(GIVEN[given])

@@ -65,7 +65,7 @@ def rest(scan, maps):
 
 @pytest.fixture(scope="module")
 def model(scan):
-    model = hf.FusedMultiModal(scan[1], scan[0], ELEMENTS, method="auto")
+    model = hf.FusedMultiModal(scan[1], scan[0], elements=ELEMENTS, method="auto")
     options = {name: value for name, value in QUICK.items() if name != "method"}
     fit_with(model, **options)
     return model
@@ -91,8 +91,8 @@ def test_out_of_window_counts_of_any_width(scan, width):
     maps = hf.element_maps(spectra, ELEMENTS, integration_windows=width)
     rest = out_of_window_counts(spectra, maps)
     np.testing.assert_array_equal(maps.data.sum(0) + rest.sum(0), spectra.data[..., 5:].sum(-1))
-    model = hf.FusedMultiModal(scan[1], spectra, ELEMENTS, integration_windows=width, method="auto")
-    np.testing.assert_array_equal(model._rest, rest)
+    model = hf.FusedMultiModal(scan[1], spectra, elements=ELEMENTS, integration_windows=width, method="auto")
+    np.testing.assert_array_equal(model._measured.out_of_window, rest)
 
 
 def test_out_of_window_counts_of_lazy_spectra(scan, maps, rest):
@@ -346,7 +346,7 @@ def test_errors_and_attribution_include_components(scan, model):
 
 
 def test_an_image_that_guides_components_alone_is_used(model):
-    problem = model._setup.problem
+    problem = model._fit.setup.problem
     of_maps = [p for p in problem.problems if isinstance(p, CalibratedProblem)]
     others = problem.problems[len(of_maps) :]
     of_maps = [replace(p, penalty=replace(p.penalty, guide=None), lambda_haadf=0.0) for p in of_maps]
@@ -355,7 +355,7 @@ def test_an_image_that_guides_components_alone_is_used(model):
 
 
 def test_a_fit_with_components_goes_on(scan):
-    model = hf.FusedMultiModal(scan[1], scan[0], ELEMENTS, method="auto")
+    model = hf.FusedMultiModal(scan[1], scan[0], elements=ELEMENTS, method="auto")
     options = {name: value for name, value in QUICK.items() if name != "method"}
     first = fit_with(model, max_iter=25, tol=1e-9, **options)
     again = model.fit(max_iter=25)

@@ -67,7 +67,7 @@ CASES = [
     (kind, list(NOISES)[(i + j) % 3], coupling)
     for i, kind in enumerate(PENALTIES)
     for j, coupling in enumerate(COUPLINGS)
-    if (kind, coupling) not in [(None, "without image"), (None, "per element")]
+    if (kind, coupling) not in [("none", "without image"), ("none", "per element")]
 ]
 
 
@@ -141,7 +141,7 @@ def test_conditions_of_the_optimum(small, kind, noise):
     settings = tight(regularization=kind, noise=noise, tol=1e-9, **NOISES[noise])
     problem, result, state = fit(small, settings)
     convex, x = reference(problem, small, settings), result.maps
-    pull = adjoint(state.y) + state.theta[:, None, None]
+    multipliers = adjoint(state.y) + state.theta[:, None, None]
     step = 1e-6
     gradient = np.zeros_like(x)
     for i, row, column in np.ndindex(x.shape):
@@ -152,8 +152,8 @@ def test_conditions_of_the_optimum(small, kind, noise):
     z = x / convex.unit
     inside = z > 1e-3
     assert inside.sum() > 60
-    np.testing.assert_allclose((gradient + pull)[inside], 0, atol=2e-3)
-    assert (gradient + pull)[z < 1e-9].min(initial=0) > -2e-3
+    np.testing.assert_allclose((gradient + multipliers)[inside], 0, atol=2e-3)
+    assert (gradient + multipliers)[z < 1e-9].min(initial=0) > -2e-3
     if kind in ("tv",):
         t = differences(z)
         length = np.sqrt((t**2).sum(axis=(0, 1)))
@@ -232,9 +232,9 @@ def test_gap_is_the_objective_less_its_bound(small):
     settings = tight(regularization="tv", noise="gaussian", variance=4.0, lambda_reg=0.5, lambda_haadf=0, max_iter=10,
                      keep_totals=False, tol=1e-12)  # fmt: skip
     _, result, state = fit(small, settings)
-    b, pull = small[0] / 4, adjoint(state.y)  # one unit of z is 2 / 0.5
-    best = np.maximum(b - pull / 4, 0)
-    lower = np.sum(2 * (best - b) ** 2 + pull * best)
+    b, slope = small[0] / 4, adjoint(state.y)  # one unit of z is 2 / 0.5
+    best = np.maximum(b - slope / 4, 0)
+    lower = np.sum(2 * (best - b) ** 2 + slope * best)
     expected = (result.history.total[-1] - lower) / result.history.total[-1]
     assert 1e-12 < result.gap
     np.testing.assert_allclose(result.gap, expected, rtol=1e-6, atol=1e-14)
@@ -259,7 +259,7 @@ def test_out_of_iterations_is_not_converged(scan):
 
 @pytest.mark.parametrize("kind, options", [
     ("tv", {}), ("directional", {"joint": False}), ("tgv", {"keep_totals": False}), ("guided", {"lambda_haadf": 0}),
-    (None, {}), ("tgv", {"joint": False}), ("guided", {}),
+    ("none", {}), ("tgv", {"joint": False}), ("guided", {}),
 ])  # fmt: skip
 def test_history_is_the_objective_that_is_minimised(scan, kind, options):
     settings = tight(regularization=kind, max_iter=60, **options)
@@ -388,7 +388,7 @@ def test_warm_start_reaches_the_same_objective_sooner(small, change):
     assert warm < (0.95 if "lambda_haadf" in change else 0.7) * cold, iterations
 
 
-@pytest.mark.parametrize("kind, other", [("tv", "tgv"), ("guided", "tv"), ("directional", "guided"), ("tgv", None)])
+@pytest.mark.parametrize("kind, other", [("tv", "tgv"), ("guided", "tv"), ("directional", "guided"), ("tgv", "none")])
 def test_warm_start_of_another_penalty(small, kind, other):
     _, _, state = fit(small, tight(regularization=kind, max_iter=100))
     settings = tight(regularization=other, tol=1e-6)

@@ -113,7 +113,7 @@ def test_threshold_acts_on_the_start_alone(scan):
 
 def test_tolerance_stops_and_says_so(scan):
     changes = []
-    _, result, _ = fit(scan, callback=lambda s: changes.append(s.change), tol=0.01, max_iter=500)
+    _, result, _ = fit(scan, callback=lambda s: changes.append(s.change), change_tol=0.01, max_iter=500)
     assert result.reason is StopReason.CONVERGED and result.converged
     assert changes[-1] <= 0.01 < min(changes[:-1])
     assert result.n_iter == len(changes) < 500
@@ -127,7 +127,7 @@ def test_change_is_that_of_the_maps(scan):
 
 
 def test_out_of_iterations_is_not_converged(scan):
-    _, result, _ = fit(scan, tol=1e-12, max_iter=3)
+    _, result, _ = fit(scan, change_tol=1e-12, max_iter=3)
     assert result.reason is StopReason.NOT_CONVERGED and not result.converged
     _, result, _ = fit(scan, max_iter=3)
     assert result.reason is StopReason.MAX_ITER and not result.converged
@@ -197,7 +197,7 @@ def test_stopping_keeps_the_last_iterate(scan, error, reason):
 
 def test_divergence_is_reported(scan):
     for max_iter in (1, 2, 30):
-        _, result, _ = fit(scan, lambda_haadf=1e30, gamma=4, lambda_tv=None, max_iter=max_iter)
+        _, result, _ = fit(scan, lambda_haadf=1e30, gamma=4, lambda_tv=0, max_iter=max_iter)
         assert result.reason is StopReason.NOT_FINITE
 
 
@@ -283,7 +283,7 @@ def test_contrast_on_a_high_level(scan):
 
 def test_step_is_down_the_gradient_of_the_terms(scan):
     for gamma in (0.5, 0.9, 1.0, 1.6, 3.0):
-        problem, _, state = fit(scan, max_iter=1, gamma=gamma, lambda_tv=None, dtype="float64")
+        problem, _, state = fit(scan, max_iter=1, gamma=gamma, lambda_tv=0, dtype="float64")
         b = problem.normalised_maps()
         gradient = problem.lambda_haadf * problem.haadf_term.gradient(b, problem.haadf)
         gradient += problem.lambda_chem * problem.noise.gradient(b, b)
