@@ -212,7 +212,7 @@ def test_rising_objective_is_reported(scan):
     assert "objective-rises" in codes(fitted(*scan, lambda_chem=5.0, eps=0.01, lambda_tv=0))
 
 
-@pytest.mark.parametrize("method", ["calibrated", "auto"])
+@pytest.mark.parametrize("method", ["calibrated", pytest.param("auto", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("name, elements", [("bruker_test_TEM", "Cu O Pd Ti"),
                                             ("L2083-K-4-1_tilt0", "Fe Mg Si O S Al Pt Cu C")])  # fmt: skip
 @pytest.mark.slow
@@ -388,6 +388,15 @@ def test_progress_bar_follows_the_preference(scan, capsys, monkeypatch):
     assert "Fusing" in capsys.readouterr().err
 
 
+TINY_KERNEL = """
+import sys, numba, numpy as np
+from hyperspy_fusion.fusion.solvers.loop import prepared
+twice = numba.njit(cache=True)(lambda x: 2 * x)
+for dtype in sys.argv[1:]:
+    with prepared(dtype, [twice], 1):
+        twice(np.zeros(2, dtype))
+"""
+
 FIRST_FITS = """
 import logging, sys, hyperspy_fusion as hf
 maps, haadf = hf.data.core_shell((16, 16)).signals()
@@ -404,18 +413,26 @@ for dtype in dtypes:
 """
 
 
-@pytest.mark.slow
-def test_compiling_is_said_once_for_each_dtype(tmp_path):
-    def messages(stop, *dtypes):
-        command = [sys.executable, "-c", FIRST_FITS, stop, *dtypes]
-        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_OPT": "1"}  # compiles faster
-        run = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert bool(run.returncode) is bool(stop), run.stderr
-        return re.findall(r"Compiling the fusion kernels for (\w+)", run.stderr)
+def compiling_messages(tmp_path, script, *arguments):
+    """The dtypes that a session says it compiles for, and its exit code."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_OPT": "1"}  # compiles faster
+    (tmp_path / "session.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "session.py"), *arguments]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    return re.findall(r"Compiling the fusion kernels for (\w+)", run.stderr), run.returncode
 
-    assert messages("", "float32", "float32") == ["float32"]
+
+def test_compiling_is_said_once_for_each_dtype(tmp_path):
+    assert compiling_messages(tmp_path, TINY_KERNEL, "float32", "float32") == (["float32"], 0)
     # one dtype is found compiled by a later session, which says that it compiles the other
-    assert set(messages("float64", "float32", "float64")) == {"float64"}
+    assert compiling_messages(tmp_path, TINY_KERNEL, "float32", "float64") == (["float64"], 0)
+
+
+@pytest.mark.nightly
+def test_compiling_of_all_kernels_is_said_once_for_each_dtype(tmp_path):
+    assert compiling_messages(tmp_path, FIRST_FITS, "", "float32", "float32") == (["float32"], 0)
+    found, code = compiling_messages(tmp_path, FIRST_FITS, "float64", "float32", "float64")
+    assert code and set(found) == {"float64"}
 
 
 # ---- the method of every signal ------------------------------------------------------------------------

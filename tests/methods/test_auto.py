@@ -212,7 +212,7 @@ def test_normalised_residuals(phantom, scan, model, fused):
 
 
 def test_attribution_of_an_ensemble_adds_up_to_the_change(phantom, model, fused):
-    assert len(model._setup.problem.problems) > 1
+    assert len(model._fit.setup.problem.problems) > 1
     parts = model.attribution()
     total = sum(part.data.astype(float) for part in parts.values())
     np.testing.assert_allclose(total, fused.data - phantom.maps, atol=1e-3)
@@ -278,7 +278,7 @@ def test_maps_that_were_smoothed_before_are_a_warning(phantom):
         m.data = gaussian_filter(m.data.astype(float), 0.8)
     fused = fuse_with(maps, haadf, method="auto", regularization="tv", lambda_haadf=0, joint=True)
     warnings = fused.metadata.Fusion.warnings
-    assert sum("share their noise" in sentence for sentence in warnings) == 1
+    assert sum("share noise" in sentence for sentence in warnings) == 1
     assert "noise-shared-by-neighbours" in codes(fused)
 
 
@@ -289,8 +289,8 @@ def test_noise_that_pixels_share_is_a_warning(caplog):
     for m in maps[:2]:
         m.data = uniform_filter(m.data.astype(float), 3)
     fused = hf.fuse(maps, haadf, method="calibrated", max_iter=5)
-    (sentence,) = [w for w in fused.metadata.Fusion.warnings if "share their noise" in w]
-    assert "map of Pt and Fe share" in sentence and sentence in caplog.text
+    (sentence,) = [w for w in fused.metadata.Fusion.warnings if "share noise" in w]
+    assert "of Pt and Fe share noise" in sentence and sentence in caplog.text
 
 
 def test_an_image_without_the_maps_is_not_used(phantom, monkeypatch):
@@ -310,13 +310,13 @@ def test_an_image_without_the_maps_is_not_used(phantom, monkeypatch):
 def test_the_bar_of_the_choice_names_no_number_of_fits(monkeypatch):
     """How many there will be is not known: those of components and of the mean come on top."""
 
-    class ScanArrays(Exception):
+    class Started(Exception):
         pass
 
     def bar(title, unit, show):
-        raise ScanArrays(f"{title}: 9{unit}")
+        raise Started(f"{title}: 9{unit}")
 
     monkeypatch.setattr("hyperspy_fusion.model.counted", bar)
     maps, haadf = hf.data.core_shell((16, 20)).signals()
-    with pytest.raises(ScanArrays, match="^Choosing weights: 9 fits$"):
+    with pytest.raises(Started, match="^Choosing weights: 9 fits$"):
         hf.fuse(maps, haadf, method="auto")
