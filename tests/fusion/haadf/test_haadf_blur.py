@@ -351,7 +351,7 @@ def test_the_gain_of_a_fit_is_that_of_its_blurred_image():
 
 def test_components_are_guided_by_edges_that_know():
     settings = _component_settings(CalibratedSettings(haadf_blur="fit"), np.ones(2))
-    assert settings.haadf_blur == 0 and settings.weights == (1.0, 1.0)
+    assert settings.haadf_blur == 0 and settings.haadf_coefficients == (1.0, 1.0)
 
 
 def test_replicates_do_not_decide_anew_whether_the_term_blurs():
@@ -400,15 +400,6 @@ def test_the_modelled_image_is_blurred_as_the_term_has_it():
     assert plain.metadata.Fusion.haadf_term_blur == 0 and plain.metadata.Fusion.haadf_blur == fit.haadf_blur
 
 
-@pytest.mark.parametrize("weight, told", [(1.0, True), ((0.5, 1, 2), True), (2.0, False)])
-def test_a_weight_that_leaves_grain_is_told(weight, told):
-    maps, haadf = particles().signals()
-    options = {"method": "calibrated", "tol": 1e-1, "max_iter": 25, "show_progressbar": False, "lambda_reg": weight}
-    for blur, expected in (("fit", told), (0, False)):
-        fused = fuse_with(maps, haadf, regularization="directional", haadf_blur=blur, **options)
-        assert any("leaves grain" in sentence for sentence in fused.metadata.Fusion.warnings) == expected
-
-
 @pytest.mark.parametrize(
     "options, sentence",
     [
@@ -420,7 +411,7 @@ def test_a_weight_that_leaves_grain_is_told(weight, told):
         ({"haadf_blur": float("nan")}, "haadf_blur is nan"),
         (
             {"haadf_blur": "fit", "haadf_coefficients": (1.0, 2.0)},
-            "with given weights no HAADF forward model is fitted",
+            "needs a fit of the HAADF forward model, and haadf_coefficients are given",
         ),
     ],
 )
