@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import Diagnostic
+from hyperspy_fusion.diagnostics import INFORMATION, WARNING, Diagnostic
 from hyperspy_fusion.fusion.terms.haadf_model import saturated
 from hyperspy_fusion.grid.axes import Axes, check_same_shape, spatial_axes
 from hyperspy_fusion.grid.images import image_array
 
 # a mask that leaves out more is likely meant the other way round
 _MUCH = 0.5
+# part of the HAADF image below which saturated pixels, which are left out, change nothing for the user
+_FEW_SATURATED = 0.25
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def find_valid(
         if number := np.count_nonzero(keep & bad):
             pixels = "1 pixel" if number == 1 else f"{number} pixels"
             sentence = f"The HAADF image is {kind} in {pixels}, where it is left out and the maps are not."
-            found.append(Diagnostic(f"{code}-haadf-pixels", sentence))
+            is_rare = code == "saturated" and number <= _FEW_SATURATED * keep.sum()
+            found.append(Diagnostic(f"{code}-haadf-pixels", sentence, INFORMATION if is_rare else WARNING))
     return valid, found
 
 
