@@ -248,13 +248,14 @@ class FusedMultiModal:
     def standard_errors(self, n_resamples=32, *, seed=0, show_progressbar=None, num_workers=None):
         """Standard errors of the fused maps, from bootstrap replicates that are fitted in the same way.
 
-        The model keeps the bootstrap replicates, and its signals know them: ``m.as_signal().region(roi).mean("Fe")``. They take
-        twice as many copies of the maps in memory as there are. Ctrl-C keeps those that are done.
+        The model keeps the bootstrap replicates, and its signals know them:
+        ``m.as_signal().region(roi).mean("Fe")``. They take twice as many copies of the maps in memory as there are. Ctrl-C keeps those that are done.
 
         Parameters
         ----------
         n_resamples : int
-            Number of bootstrap replicates, at least 2. The errors are themselves uncertain, by 13 % with 32 and by 25 % with 8.
+            Number of bootstrap replicates, at least 2. The errors are themselves uncertain, by 13 % with 32 and by
+            25 % with 8.
         seed : int
             Of the resampling, 0 or more: the same seed gives the same errors.
         show_progressbar : bool, optional
@@ -286,8 +287,8 @@ class FusedMultiModal:
     def attainable_gain(self):
         """By what factor counts and HAADF image of a pixel, without its neighbours, can lower the variance of counts.
 
-        From the Fisher information of both; 1 where the image has no information on an element. What a map gains beyond it
-        comes from neighbouring pixels, that is, from the penalty. Blur of the image, which lowers the gain, is
+        From the Fisher information of both; 1 where the image has no information on an element. What a map gains
+        beyond it comes from neighbouring pixels, that is, from the penalty. Blur of the image, which lowers the gain, is
         not considered.
 
         Returns

@@ -407,7 +407,6 @@ def _load(file):
     _check_readable(Path(file))
     import hyperspy.api as hs
 
-    load: Any = hs.load
     try:
         loaded = hs.load(str(file), escape_square_brackets=True)  # pyright: ignore[reportCallIssue]
     # a broken file raises whatever its reader stumbles over
