@@ -249,7 +249,8 @@ class FusedMultiModal:
         """Standard errors of the fused maps, from bootstrap replicates that are fitted in the same way.
 
         The model keeps the bootstrap replicates, and its signals know them:
-        ``m.as_signal().region(roi).mean("Fe")``. They take twice as many copies of the maps in memory as there are. Ctrl-C keeps those that are done.
+        ``m.as_signal().region(roi).mean("Fe")``. They take twice as many copies of the maps in memory as there are.
+        Ctrl-C keeps those that are done.
 
         Parameters
         ----------
@@ -288,8 +289,8 @@ class FusedMultiModal:
         """By what factor counts and HAADF image of a pixel, without its neighbours, can lower the variance of counts.
 
         From the Fisher information of both; 1 where the image has no information on an element. What a map gains
-        beyond it comes from neighbouring pixels, that is, from the penalty. Blur of the image, which lowers the gain, is
-        not considered.
+        beyond it comes from neighbouring pixels, that is, from the penalty. Blur of the image, which lowers the gain,
+        is not considered.
 
         Returns
         -------
