@@ -247,7 +247,7 @@ def test_negative_maps_are_fused_by_every_method(phantom, method):
     maps, haadf = phantom.signals()
     rng = np.random.default_rng(0)
     for m in maps:
-        m.data = m.data + rng.normal(0, 1.5, m.data.shape)
+        m.data = (m.data + rng.normal(0, 1.5, m.data.shape)).astype(np.float32)
     one = {"regularization": "directional"} if method == "auto" else {}
     fused = hf.fuse(maps, haadf, method=method, max_iter=20, **one)
     assert any("negative values" in sentence for sentence in fused.metadata.Fusion.warnings)
