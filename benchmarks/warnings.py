@@ -11,7 +11,7 @@ from benchmarks.common import SHARED, conclude
 
 SCANS = {"bruker_test_TEM": "Cu O Pd Ti", "L2083-K-4-1_tilt0": "Fe Mg Si O S Al Pt Cu C"}
 MOST_WARNINGS, MOST_WORDS = 3, 30
-# iterations; those of "auto" are made after its choice
+# iterations; for "auto" those after its choice, cut short: not-converged may be among its warnings
 MAX_ITER = {"calibrated": 10000, "auto": 200}
 
 

@@ -40,7 +40,7 @@ def spectrum_image(shape=SHAPE, title="EDX"):
 
 
 def image(title, shape=SHAPE):
-    data = np.random.default_rng(len(title)).random(shape)
+    data = np.random.default_rng(len(title)).random(shape, np.float32)  # kernels that are compiled anyway
     return hs.signals.Signal2D(data, metadata={"General": {"title": title}})
 
 

@@ -32,7 +32,7 @@ CHOICE = {
     "joint": np.array([True, True, False]),
     "score": np.array([0.9, 1.0, 1.2]),
     "score_error": np.array([0.1, 0.1, 0.0]),
-    "haadf_coefficients": np.array([0.0, 0.0, 0.0, 0.3, 1.0, 0.7]),
+    "weights": np.array([0.0, 0.0, 0.0, 0.3, 1.0, 0.7]),
     "sentence": "Chosen.",
 }
 # fonts and their rendering differ from one matplotlib to the next
@@ -299,7 +299,7 @@ def test_selection_has_a_line_for_each_penalty():
     circles = [line for line in ax.lines if line.get_marker() == "o"]
     np.testing.assert_allclose(np.concatenate([c.get_xydata() for c in circles]), [[1, 1], [1, 1.2]])
     one = {name: CHOICE[name] for name in ("score", "score_error", "sentence")}
-    one |= {"lambda_haadf": np.array([0.1, 0.2, 0.4]), "haadf_coefficients": np.array([0.0, 1.0, 0.0])}
+    one |= {"lambda_haadf": np.array([0.1, 0.2, 0.4]), "weights": np.array([0.0, 1.0, 0.0])}
     assert plot_selection(one).get_xlabel() == "lambda_haadf"
 
 
