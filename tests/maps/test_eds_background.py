@@ -365,7 +365,7 @@ def test_the_background_of_a_fit_is_numbers_and_not_windows():
     haadf = hs.signals.Signal2D(s.data.sum(axis=-1).astype(float))
     with pytest.raises(
         ValueError,
-        match="background is 'windows', and in the settings it is counts per pixel: pass background='windows' to",
+        match="background is 'windows', and in the settings it is counts per pixel",
     ):
         s.fuse(haadf, method="calibrated", settings=CalibratedSettings(background="windows"))
 
