@@ -346,7 +346,7 @@ def test_the_mask_of_the_user_goes_with_it(signals):
     mask[:5] = True
     model = hf.FusedMultiModal(haadf.isig[1:], maps, method="calibrated", mask=mask, register="calibration")
     assert not model._measured.valid.haadf[:5].any() and not model._measured.valid.haadf[:, 0].any()
-    assert model._measured.valid.haadf[5:, 1:].all() and model._valid.maps[:, 5:].all()
+    assert model._measured.valid.haadf[5:, 1:].all() and model._measured.valid.maps[:, 5:].all()
 
 
 # ---- other elastic images ---------------------------------------------------------------------------

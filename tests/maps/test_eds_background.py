@@ -9,6 +9,7 @@ from sources import assert_element_maps, codes, eds, lines_of
 
 import hyperspy_fusion as hf
 from hyperspy_fusion import element_maps
+from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.spectra.background import smoothed_counts, width_for
 
 LINES = ["Ni_Ka", "Pd_La", "Pt_La"]
@@ -362,16 +363,17 @@ def test_a_constant_background_is_that_of_the_setting():
 def test_the_background_of_a_fit_is_numbers_and_not_windows():
     s, *_ = alloy()
     haadf = hs.signals.Signal2D(s.data.sum(axis=-1).astype(float))
-    with pytest.raises(ValueError, match="background is 'windows', and here it is numbers: make the maps with"):
-        s.fuse(haadf, method="calibrated", background="windows")
+    with pytest.raises(
+        ValueError,
+        match="background is 'windows', and in the settings it is counts per pixel",
+    ):
+        s.fuse(haadf, method="calibrated", settings=CalibratedSettings(background="windows"))
 
 
 def test_the_published_method_warns_that_it_does_not_use_it():
     maps, haadf = known()
     model = hf.FusedMultiModal(haadf, maps)
-    assert any(
-        "The background of the maps of Fe, O and Pt is known, and method='published'" in w for w in model.warnings
-    )
+    assert any("known background, which method='published' does not subtract" in w for w in model.warnings)
     plain = hf.FusedMultiModal(haadf, maps._deepcopy_with_new_data(maps.data))
     assert not any("background" in w for w in plain.warnings)
 
