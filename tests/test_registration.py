@@ -114,6 +114,7 @@ def test_a_coarser_image_is_registered_and_interpolated(scene, caplog):
     assert matched.diagnostics[0].sentence not in caplog.text
 
 
+@pytest.mark.nightly
 def test_noise_does_not_bias_the_shift_to_whole_pixels(scene):
     """At half a pixel interpolation smooths most, and a smoother image is liker to anything."""
     shift, errors = (0.3, -0.3), []
@@ -126,6 +127,7 @@ def test_noise_does_not_bias_the_shift_to_whole_pixels(scene):
     assert np.abs(np.mean(errors, axis=0)).max() < 0.04
 
 
+@pytest.mark.nightly
 def test_a_magnified_image_is_registered_as_it_was_before(scene):
     haadf = scene.aligned(snr=20)
     large = scene.signal(np.kron(haadf.data, np.ones((4, 4))), scale=0.125)
@@ -133,6 +135,7 @@ def test_a_magnified_image_is_registered_as_it_was_before(scene):
     np.testing.assert_allclose(matched[0].shift, matched[1].shift, atol=0.05)
 
 
+@pytest.mark.nightly
 def test_slow_unmapped_variations_do_not_bias_the_shift(scene):
     """A support whose thickness varies, as bright as the brightest particle."""
     haadf = scene.shifted()
@@ -148,6 +151,7 @@ def test_real_eels_maps_and_their_image_lie_on_each_other():
     assert np.abs(matched.shift).max() < 0.3 and matched.shift_error.max() < 0.2
 
 
+@pytest.mark.nightly
 def test_noise_of_the_image_is_no_structure():
     """Nothing but slopes: the image tells a shift by its noise alone."""
     maps, haadf = gradient_alloy((64, 64), counts=1000, haadf_snr=20).signals()
@@ -157,12 +161,14 @@ def test_noise_of_the_image_is_no_structure():
         assert "too little structure" in str(error)
 
 
+@pytest.mark.nightly
 def test_a_noisy_image_is_registered_by_what_noise_leaves(scene):
     for snr in (3, 6):
         matched = hf.match_haadf(scene.shifted(1, snr=snr), scene.maps)
         assert np.abs(matched.shift - SHIFT).max() < 4 * matched.shift_error.max() < 0.6
 
 
+@pytest.mark.nightly
 def test_the_exponent_hardly_matters(scene):
     haadf = scene.shifted()
     low, high = (hf.match_haadf(haadf, scene.maps, gamma=gamma).shift for gamma in (1.0, 2.2))
@@ -379,7 +385,7 @@ def bulk_scan(n=32):
 def test_sem_spectra_fuse_with_backscattered_electrons():
     spectra, image, truth = bulk_scan()
     scan = hf.scan([image, spectra])
-    assert scan.haadf is image and "gamma about 0.8" in scan.sentence
+    assert scan.haadf is image and "z_exponent about 0.8" in scan.sentence
     bse, eds = scan
     options = {"method": "calibrated", "z_exponent": 0.8, "regularization": "directional"}
     fused = fuse_with(eds, bse, elements=["Fe", "Al"], register="calibration", **options)

@@ -105,7 +105,7 @@ def test_gatan_files_with_a_survey_and_two_ranges_of_energy():
     scan = hf.scan([survey, low, core, adf])
     assert scan.haadf is adf and scan.source is core
     assert "the only EELS spectrum image without the zero-loss peak" in scan.sentence
-    assert "It is no HAADF image: weights='fit'" in scan.sentence
+    assert "It is no HAADF image: haadf_coefficients='fit'" in scan.sentence
 
 
 def test_maps_where_there_are_no_spectra():

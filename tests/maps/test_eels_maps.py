@@ -578,7 +578,7 @@ def test_errors_of_edges_do_not_hold_those_of_their_background(caplog):
     for _ in range(2):
         model.standard_errors(2)
         (warning,) = [w for w in model.as_signal().metadata.Fusion.warnings if "Errors of regions" in w]
-        assert "of the map of Zn" in warning and warning in caplog.text
+        assert "Errors of regions of Zn" in warning and warning in caplog.text
     model.fit(max_iter=5)
     assert not any("Errors of regions" in w for w in model.warnings)
 
