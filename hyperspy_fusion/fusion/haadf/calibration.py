@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from hyperspy_fusion.fusion.checks import MAX_BLUR
+from hyperspy_fusion.fusion.haadf.estimates import Estimate, solved
 from hyperspy_fusion.fusion.haadf.moment_equations import (
     block_scores,
     correlation_data,
@@ -183,7 +184,7 @@ def refit_haadf_model(fit, maps, haadf, noise_variance, *, shape_weights=None, b
     start, shape, at = fit.weights / scan.binning**2, scan.shape, fit.blur / scan.binning
     if fit.prior_scale == 0:
         scan, start = summed(scan), start[:1] / shape[:1]
-    start = _Estimate(float(fit.offset + start @ scan.means), start, at, start)
+    start = Estimate(float(fit.offset + start @ scan.means), start, at, start)
     known = None if blur is None else at
     try:
         # data of nothing divide by nothing
@@ -246,24 +247,11 @@ def _in_pixels(fit, binning):
 # ---- the estimator -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Estimate:
-    """Parameters (offset for maps less their mean, weights, blur), their covariance with blur**2 last, and how."""
-
-    offset: float
-    weights: np.ndarray
-    blur: float
-    scale: np.ndarray
-    covariance: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
-    determined: tuple = ()
-    prior_scale: float = np.inf
-
-
 def _fit(scan, blur, prior_scale):
     # in the units of the data: the prior of the blur is weighed against its moment
     scale = scan.shape * scan.haadf[scan.haadf_valid].std() / max(np.tensordot(scan.shape, scan.maps, 1).std(), 1e-30)
     level = float(scan.haadf[scan.haadf_valid].mean())
-    estimate = _Estimate(level, scale, 1.0 if blur is None else float(blur), scale)
+    estimate = Estimate(level, scale, 1.0 if blur is None else float(blur), scale)
     step = _with_errors if prior_scale == np.inf else partial(_pooled, prior_scale=prior_scale)
     weight = pixel_weight(scan, None, estimate.blur)
     ways = denoisers(scan)
@@ -323,56 +311,8 @@ def _best_blur(moments, shape):
 
 def _blur_slope(moments, shape, blur):
     matrix = moments.at(blur)
-    estimate, _ = _solve(matrix, moments.target, moments.matrix_variance, shape, blur)
+    estimate, _ = solved(matrix, moments.target, moments.matrix_variance, shape, blur)
     return moments.target[-1] - matrix[-1] @ np.concatenate([[estimate.offset], estimate.weights])
-
-
-def _solve(matrix, target, variance, shape, blur):
-    """Non-negative weights: elements whose weight comes out negative are left out, the lowest first.
-
-    Returns the estimate and, for all elements, the directions (n, k) of the weights that the data determine and
-    those (n, n - k) that they do not.
-    """
-    n = len(shape)
-    active, first = np.arange(n), None
-    while True:
-        rows = np.concatenate([[0], active + 1])
-        part = matrix[np.ix_(rows, rows)]
-        found, directions = _solve_free(part, target[rows], variance[np.ix_(active, active)], shape[active])
-        first = directions if first is None else first
-        if not np.any(found < 0):
-            break
-        active = np.delete(active, np.argmin(found / shape[active]))
-    weights = np.zeros(n)
-    weights[active] = found
-    offset = (target[0] - matrix[0, 1:] @ weights) / matrix[0, 0]
-    scale = np.linalg.norm(np.hstack(first), axis=1)
-    return _Estimate(float(offset), weights, blur, scale), first
-
-
-def _solve_free(matrix, target, variance, shape):
-    """Weights of any sign. What the data do not determine keeps the shape.
-
-    In units of ``gain * shape`` the matrix is the information on relative weights. Directions in which it is below 1
-    (an error of 100 %), or below three standard deviations of its own noise, are undetermined.
-    """
-    inner = matrix[1:, 1:] - np.outer(matrix[1:, 0], matrix[0, 1:]) / matrix[0, 0]
-    target = target[1:] - matrix[1:, 0] * target[0] / matrix[0, 0]
-    if not len(shape):
-        return shape, (np.zeros((0, 0)), np.zeros((0, 0)))
-    power = shape @ inner @ shape
-    # of either sign: what matters here is the size
-    gain = np.abs(shape @ target / power) if power else 1.0
-    scale = gain * shape
-    relative = scale[:, None] * inner * scale
-    values, vectors = np.linalg.eigh((relative + relative.T) / 2)
-    loads = (scale[:, None] * vectors) ** 2
-    noise = np.sqrt(2 * np.einsum("ik,ij,jk->k", loads, variance, loads))
-    kept = values > np.maximum(1, 3 * noise)
-    known, unknown = vectors[:, kept], vectors[:, ~kept]
-    filled = unknown @ unknown.sum(axis=0)
-    answer = np.linalg.solve(known.T @ relative @ known, known.T @ (scale * target - relative @ filled))
-    return scale * (known @ answer + filled), (scale[:, None] * known, scale[:, None] * unknown)
 
 
 def _estimated(scan, way, weight, start, blur):
@@ -380,7 +320,7 @@ def _estimated(scan, way, weight, start, blur):
     denoised = way(scan, weight, start)
     moments = estimating_equations_of(scan, denoised, weight, start)
     found = _best_blur(moments, scan.shape) if blur is None else float(blur)
-    estimate, directions = _solve(moments.at(found), moments.target, moments.matrix_variance, scan.shape, found)
+    estimate, directions = solved(moments.at(found), moments.target, moments.matrix_variance, scan.shape, found)
     return estimate, directions, denoised, moments
 
 
@@ -427,7 +367,7 @@ def _pooled(scan, way, weight, start, blur, prior_scale):
     denoised = way(scan, weight, start.weights)
     moments = estimating_equations_of(scan, denoised, weight, start.weights)
     matrix = moments.at(start.blur)
-    rough, (known, unknown) = _solve(matrix, moments.target, moments.matrix_variance, scan.shape, start.blur)
+    rough, (known, unknown) = solved(matrix, moments.target, moments.matrix_variance, scan.shape, start.blur)
     if not known.size:  # no weight that others could follow
         return _with_errors(scan, way, weight, start, blur)
     slope = moments.slope(start.blur) @ np.concatenate([[start.offset], start.weights])
@@ -439,7 +379,7 @@ def _pooled(scan, way, weight, start, blur, prior_scale):
     found = pooled(
         WhitenedEquations(moments, whitening, rough.scale, unknown / rough.scale[:, None]), blur, prior_scale
     )
-    return _Estimate(
+    return Estimate(
         offset=float(found.mean[0]),
         weights=found.mean[1:],
         blur=found.blur,
