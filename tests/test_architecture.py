@@ -1,4 +1,4 @@
-"""The house of DESIGN.md section 4, held by the syntax trees of the package."""
+"""The order of the rooms on the architecture page, held by the syntax trees of the package."""
 
 import ast
 import re

@@ -1,6 +1,6 @@
 """The methods of fusion: one class each, behind the protocol of ``base``.
 
-The model and the command line import ``METHODS``; nothing asks which method a method is.
+The model looks a method up in ``METHODS``; nothing else asks which method it is.
 """
 
 from hyperspy_fusion.methods.auto import Auto

@@ -50,7 +50,7 @@ def _run_settings(settings):
 
 
 class Method(Protocol):
-    """One method of fusion. The model and the command line ask it, and never which method it is.
+    """One method of fusion. The model asks it, and never which method it is.
 
     Attributes
     ----------

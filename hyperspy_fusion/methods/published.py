@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hyperspy_fusion.fusion.problems.published import published_problem
+from hyperspy_fusion.grid.images import finite_pixels
 from hyperspy_fusion.grid.masks import Valid
 from hyperspy_fusion.methods.base import Setup
 from hyperspy_fusion.methods.fit_checks import diagnostics_of_published_fit
@@ -19,6 +20,8 @@ class Published:
     def find_valid(self, elements, maps, haadf, mask):
         if mask is not None:
             raise ValueError("mask is given, and method='published' needs every pixel: pass method='calibrated'.")
+        for element, image in zip([*elements, "HAADF"], [*maps, haadf], strict=True):
+            finite_pixels(image, f"the {element} image")
         return Valid.everywhere(maps.shape), []
 
     def build(self, scan, settings, num_workers, tick):

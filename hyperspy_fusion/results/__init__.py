@@ -1,4 +1,4 @@
-"""What is read from fused maps: figures, regions, composition, errors.
+"""What is computed from fused maps: figures, regions, composition, errors.
 
 The model and ``signals`` import it.
 """

@@ -300,6 +300,8 @@ def test_maps_with_dead_pixels_are_fused_by_the_calibrated_method():
     assert np.isfinite(fused.data).all()
     with pytest.raises(ValueError, match="fuse with method='calibrated', which leaves them out"):
         maps.fuse(haadf)
+    with pytest.raises(ValueError, match="which leaves them out"):
+        signal.fuse(haadf, edges=list(edges), show_progressbar=False)
 
 
 def test_spikes_in_windows_warn_with_their_pixels():

@@ -1,4 +1,4 @@
-"""What the HAADF image shows of the maps: calibration of its forward model, blur, noise, edges as guide.
+"""Fit of the HAADF forward model, its blur, model discrepancy, hot pixels, and edges as guide of a penalty.
 
 ``problems`` imports it.
 """

@@ -111,7 +111,7 @@ class Guide:
 
     @cached_property
     def scaled(self):
-        """(ny, nx) the image in units of its range, 0 to 1; invalid pixels are as the nearest that does."""
+        """(ny, nx) the image in units of its range, 0 to 1; invalid pixels have the value of the nearest valid one."""
         seen = self.haadf[self.valid]
         low, high = np.percentile(seen, (0.1, 99.9))
         if not high > low:
@@ -243,7 +243,7 @@ def _of_image(image, counted, sigma, dtype):
 
 
 def _filled(image, valid):
-    """Invalid pixels take the value of the nearest that does."""
+    """Invalid pixels take the value of the nearest valid one."""
     if valid.all():
         return image
     nearest = distance_transform_edt(~valid, return_distances=False, return_indices=True)

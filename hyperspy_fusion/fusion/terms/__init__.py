@@ -1,4 +1,4 @@
 """Terms of the objective: noise and data fidelity, HAADF forward model, penalties.
 
-Every room of ``fusion`` above it imports it.
+The other rooms of ``fusion`` and those that read images import it.
 """
