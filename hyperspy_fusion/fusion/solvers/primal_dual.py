@@ -42,9 +42,10 @@ from hyperspy_fusion.fusion.solvers import kernels
 from hyperspy_fusion.fusion.solvers.loop import asked_to_stop, prepared
 from hyperspy_fusion.fusion.terms.haadf_model import blurred
 from hyperspy_fusion.fusion.terms.objective import Objective
+from hyperspy_fusion.fusion.terms.penalties import cell_adjoint
 
 _MODES = {
-    None: kernels.PLAIN,
+    None: kernels.OFF,
     "tv": kernels.PLAIN,
     "directional": kernels.DIRECTIONAL,
     "guided": kernels.GUIDED,
@@ -198,9 +199,8 @@ def primal_dual(problem, settings, state=None, callback=None, num_workers=None):
     term contributes to this size no more than the noise of an image. The size is at least a thousandth per value of the
     maps. Maps are scaled to their totals before the gap is evaluated.
     """
-    needed = kernels.CALIBRATED + ((kernels.descend_field,) if problem.penalty.n_fields else ())
     state = PrimalDualState.of(problem) if state is None else state
-    with prepared(problem.dtype, needed, num_workers) as (n_workers, interruption):
+    with prepared(problem.dtype, kernels.CALIBRATED, num_workers) as (n_workers, interruption):
         iteration = _Iteration(problem, state, n_workers)
         reason = iteration.run(settings, callback, interruption)
         result = iteration.result(reason)
@@ -220,16 +220,16 @@ class _Iteration:
         self.is_blurred = bool(term.blur) and term.weights.size > 0
         self.relaxation = _RELAXATION_MAJORISED if self.is_blurred else RELAXATION
         self.counted = np.ones((1, nx), dtype) if self.is_blurred else term.counted
-        self.mode = _MODES[penalty.kind]
-        self.guide = np.zeros((4, 1, 1), dtype) if penalty.guide is None else penalty.guide
+        self.mode, self.guide = _MODES[penalty.kind], _guide(penalty, dtype)
         self.kept = np.isfinite(problem.data.totals)
         self.is_masked = problem.data.slope.shape[1] > 1
         rows = problem.initial_maps.size // problem.data.slope.size
         self.n_valid = max(np.count_nonzero(problem.data.slope) * rows, 1)
         workers = min(n_workers, ny)
-        self.cell_work = np.empty((workers, 4 * penalty.group + 1, nx - 1), dtype)
-        self.slope_work = np.empty((workers, 4 * max(penalty.field_group, 1) + 1, max(nx - 2, 1)), dtype)
-        self.map_work = np.empty((workers, n + 4, nx), dtype)
+        # two rows more than the kernels of the loop take, for the evaluation
+        self.cell_work = np.empty((workers, max(4 * penalty.group + 1, 7), nx - 1), dtype)
+        self.slope_work = np.empty((workers, max(4 * max(penalty.field_group, 1) + 1, 7), max(nx - 2, 1)), dtype)
+        self.slack_work, self.map_work = np.empty((workers, nx - 1), dtype), np.empty((workers, n + 2, nx), dtype)
         self.map_sums, self.term_sums = np.empty((n, ny)), np.empty((ny, 4))
         self.cell_sums, self.slope_sums = np.empty(ny - 1), np.empty(max(ny - 2, 1))
         self.slack_sums = np.zeros((max(penalty.n_fields, 1), ny - 1))
@@ -293,41 +293,26 @@ class _Iteration:
         self.sigma_theta = ratio / self.problem.initial_maps[0].size
 
     def advance(self, rho_duals, rho_maps):
-        """One iteration: y, q, v, theta and z, with the over-relaxation of the duals and of maps and slopes."""
-        state, penalty, relax = self.state, self.penalty, self.real(rho_duals)
-        if penalty.kind is not None:
-            kernels.ascend_dual(
-                state.z_bar, state.v_bar, state.y, self.guide, self.mode, penalty.group, self.sigma, self.real(1),
-                relax, self.cell_work,
-            )  # fmt: skip
-        if penalty.n_fields:
-            kernels.ascend_dual(
-                state.v_bar, state.v, state.q, self.guide, kernels.PLAIN, penalty.field_group, self.sigma_v,
-                self.real(penalty.second_order), relax, self.slope_work,
-            )  # fmt: skip
-            self._descend_slopes(self.tau_v, self.real(rho_maps))
+        """One iteration, with the over-relaxation of the duals and of maps and slopes."""
+        state, penalty = self.state, self.penalty
         excess = state.totals_bar - self.problem.data.totals
         state.theta += np.where(self.kept, rho_duals * self.sigma_theta * excess, 0)
-        kernels.descend_maps(
-            state.z, state.z_bar, state.y, *self._terms(), *self._haadf(), state.residual, self.tau,
-            self.real(rho_maps), self.map_work, self.map_sums,
+        kernels.primal_dual_sweep(
+            state.z, state.z_bar, state.y, state.v, state.v_bar, state.q, self.guide, self.mode, penalty.group,
+            max(penalty.field_group, 1), self.real(penalty.second_order), self.sigma, self.sigma_v, self.tau,
+            self.tau_v, self.real(rho_duals), self.real(rho_maps), *self._terms(), *self._haadf(), state.residual,
+            self.cell_work, self.slope_work, self.slack_work, self.map_work, self.map_sums, self.slack_sums,
         )  # fmt: skip
         totals = self.map_sums.sum(axis=1)
         state.totals_bar = 2 * totals - state.totals
         state.totals = state.totals + rho_maps * (totals - state.totals)
         state.n_iter += 1
 
-    def _descend_slopes(self, tau_v, relax):
-        state = self.state
-        kernels.descend_field(
-            state.v, state.v_bar, state.q, state.y, self.guide, self.mode, tau_v, relax, self.cell_work,
-            self.slack_sums,
-        )  # fmt: skip
-
     def measure_slack(self):
-        """Violation of the dual constraint at the start, by a step of length 0; duals may be of another problem."""
+        """Violation of the dual constraint at the start; duals may be of another problem."""
         if self.penalty.n_fields:
-            self._descend_slopes(np.zeros_like(self.tau_v), self.real(1))
+            slack = cell_adjoint(self.state.q) - self.penalty.lifted(self.state.y)
+            self.slack_sums[:] = np.abs(slack).sum(axis=2)
 
     def _terms(self):
         data = self.problem.data
@@ -430,6 +415,16 @@ class _Iteration:
             reason=reason,
             gap=float(state.gap),
         )
+
+
+def _guide(penalty, dtype):
+    """The guide as the kernels take it."""
+    guide = np.zeros((4, 1, 1)) if penalty.guide is None else penalty.guide
+    if penalty.kind == "directional":
+        xi = guide[:4].astype(np.float64)
+        mixed = guide[4] if len(guide) > 4 else np.zeros(xi.shape[1:])
+        guide = np.stack([*xi, 1 / (1 - np.sum(xi**2, axis=0)), mixed])
+    return np.ascontiguousarray(guide, dtype)
 
 
 def _norm(array):

@@ -155,6 +155,13 @@ class CellPenalty:
             return first
         return first + self.second_order * _lengths(cell_differences(fields), self.field_group)
 
+    def lifted(self, y):
+        """``L^T y`` (n_fields, ny - 1, nx - 1) of a dual of the differences: what it pulls the slopes by."""
+        if self.kind == "guided":
+            return np.sum(self.guide[:, None] * y, axis=0)
+        along = np.stack([y[0] + y[1], y[2] + y[3]], axis=1)
+        return _SQRT_HALF * along.reshape(-1, *y.shape[2:])
+
     def _first(self, z, fields):
         t = cell_differences(z)
         if self.kind == "tgv":
