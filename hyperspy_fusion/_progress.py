@@ -92,7 +92,7 @@ class _Bar:
         gap = getattr(state, "gap", np.nan)
         if np.isfinite(gap):
             self.bar.set_postfix_str(
-                f"gap {gap:.1e}{'' if self.tol is None else f', ends at {self.tol:.0e}'}", refresh=False
+                f"gap {gap:.1e}{f', ends at {self.tol:.0e}' if isinstance(self.tol, float) else ''}", refresh=False
             )
 
     def close(self):

@@ -12,7 +12,8 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filte
 from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
-from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
+from hyperspy_fusion.fusion.solvers.multilevel import multilevel_start
+from hyperspy_fusion.fusion.solvers.primal_dual import Stopping, primal_dual
 from hyperspy_fusion.fusion.terms.data_fidelity import DataTerms
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, haadf_noise
 from hyperspy_fusion.fusion.terms.objective import HaadfTerm, Objective
@@ -157,7 +158,8 @@ class Guide:
         counted = self.valid & ~_outlying(self.scaled, self.noise)
         # in units of this, TGV has the weight 1
         problem = _of_image(_filled(self.scaled, counted), counted, weight * self.noise, self.dtype)
-        result, _ = primal_dual(problem, CalibratedSettings(tol=_TOL, max_iter=_MAX_ITER), num_workers=self.num_workers)
+        stopping, start = Stopping(_MAX_ITER, gap=_TOL), multilevel_start(problem, self.num_workers)
+        result, _ = primal_dual(problem, stopping, start, num_workers=self.num_workers)
         if result.reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt
         _logger.debug("HAADF image: %d iterations, gap %.2g", result.n_iter, result.gap)

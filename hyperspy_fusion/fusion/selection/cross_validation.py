@@ -64,28 +64,45 @@ class HeldOutCounts:
         fused
             (n, ny, nx) maps of a fit to ``maps``.
         """
-        flat, offset = self._flat, POISSON_OFFSET * self._flat
+        flat, offset = self._flat, np.float32(POISSON_OFFSET) * self._flat
         mean = np.maximum(self._mean(fused), 0)
-        scores = (self.held_out + offset) * np.log((mean + offset) / (flat + offset)) - (mean - flat)
-        return np.where(self.valid, scores, 0)
+        scores = (self._counts + offset) * np.log((mean + offset) / (flat + offset)) - (mean - flat)
+        return scores if self._is_all_valid else np.where(self.valid, scores, 0)
 
     def gradient(self, fused: np.ndarray) -> np.ndarray:
         """Derivative of :meth:`scores` with respect to ``fused``."""
-        mean, offset = self._mean(fused), POISSON_OFFSET * self._flat
-        per_count = (1 - self.fraction) / self.fraction / _column(self.counts_scale)
-        gradient = (self.held_out - mean) / (np.maximum(mean, 0) + offset) * per_count
+        mean, offset = self._mean(fused), np.float32(POISSON_OFFSET) * self._flat
+        gradient = (self._counts - mean) / (np.maximum(mean, 0) + offset) * self._per_unit
         return np.where(self.valid & (mean > 0), gradient, 0)
+
+    # a score is summed over so many pixels that single precision is enough for each
 
     def _mean(self, fused):
         """Expected held-out counts."""
-        net = (fused.astype(np.float64) + _column(self.background)) / _column(self.counts_scale)
-        return net * (1 - self.fraction) / self.fraction
+        return (fused.astype(np.float32) + self._background) * self._per_unit
+
+    @cached_property
+    def _per_unit(self):
+        """(n, 1, 1) held-out counts for one unit of the fused maps."""
+        return ((1 - self.fraction) / self.fraction / _column(self.counts_scale)).astype(np.float32)
+
+    @cached_property
+    def _background(self):
+        return _column(self.background).astype(np.float32)
+
+    @cached_property
+    def _counts(self):
+        return self.held_out.astype(np.float32)
+
+    @cached_property
+    def _is_all_valid(self):
+        return bool(self.valid.all())
 
     @cached_property
     def _flat(self):
         """(n, 1, 1) mean of the held-out counts."""
         flat = np.sum(self.held_out, axis=(1, 2), where=self.valid) / self.valid.sum(axis=(1, 2))
-        return _column(np.maximum(flat, 1e-30))
+        return _column(np.maximum(flat, 1e-30)).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -408,9 +408,7 @@ def _ascended_vector(top, bottom, va, vb, y0, y1, y2, y3, sigma, t0, t1, t2, t3,
 
 
 @_row_loop
-def _ascended_directional(
-    top, bottom, g0, g1, g2, g3, inverse, mixed, y0, y1, y2, y3, sigma, t0, t1, t2, t3, squares
-):
+def _ascended_directional(top, bottom, g0, g1, g2, g3, inverse, mixed, y0, y1, y2, y3, sigma, t0, t1, t2, t3, squares):
     """The squares of ``a = P^-1 y + sigma P D u``, and ``t = P a``: duals of this mode are stored times P."""
     half = top.dtype.type(SQRT_HALF)
     quarter, one = top.dtype.type(0.25), top.dtype.type(1)
@@ -449,9 +447,7 @@ def _ascended_row(u, v, guide, mode, c, row, y0, y1, y2, y3, sigma, t, squares):
     else:
         g0, g1, g2, g3 = guide[0, row], guide[1, row], guide[2, row], guide[3, row]
         if mode == GUIDED:
-            _ascended_guided(
-                top, bottom, v[c, row], g0, g1, g2, g3, y0, y1, y2, y3, sigma, t0, t1, t2, t3, squares
-            )
+            _ascended_guided(top, bottom, v[c, row], g0, g1, g2, g3, y0, y1, y2, y3, sigma, t0, t1, t2, t3, squares)
         else:
             _ascended_directional(
                 top, bottom, g0, g1, g2, g3, guide[4, row], guide[5, row],
@@ -598,9 +594,7 @@ def _descend_slopes_row(v, v_bar, q, y, guide, mode, row, tau, relax, slack, sum
         if mode == GUIDED:
             g0, g1, g2, g3 = guide[0, row], guide[1, row], guide[2, row], guide[3, row]
             y0, y1, y2, y3 = y[0, c, row], y[1, c, row], y[2, c, row], y[3, c, row]
-            sums[c, row] = _descend_guided(
-                slack, g0, g1, g2, g3, y0, y1, y2, y3, step, relax, v[c, row], v_bar[c, row]
-            )
+            sums[c, row] = _descend_guided(slack, g0, g1, g2, g3, y0, y1, y2, y3, step, relax, v[c, row], v_bar[c, row])
         else:
             # slopes along y act on the left and right edges, slopes along x on top and bottom
             k = 2 * (c % 2)
@@ -755,10 +749,10 @@ def primal_dual_sweep(
     Row r of the duals takes rows r and r + 1 of z_bar and v_bar; row r of slopes and maps takes rows r - 1 and r of the
     duals. Workers have bands of rows. The duals of the last row of each band, which two bands take, come first.
 
-    z, z_bar, beta : (n, ny, nx); y : (4, n, ny - 1, nx - 1); v, v_bar : (m, ny - 1, nx - 1); q : (4, m, ny - 2, nx - 2);
-    v, q of size 1 for modes without slopes; sigma, tau_v : (1 or ny - 1, nx - 1) step of each cell; sigma_v : (1,
-    nx - 2); slope, delta : (n, 1 or ny, nx); theta : (n,) multipliers of the totals; weights : (n,) or (0,) for no HAADF
-    term; target : (ny, nx); counted : (1 or ny, nx); residual : (ny, nx) of the HAADF term, updated.
+    z, z_bar, beta : (n, ny, nx); y : (4, n, ny - 1, nx - 1); v, v_bar : (m, ny - 1, nx - 1);
+    q : (4, m, ny - 2, nx - 2); v, q of size 1 for modes without slopes; sigma, tau_v : (1 or ny - 1, nx - 1) step of
+    each cell; sigma_v : (1, nx - 2); slope, delta : (n, 1 or ny, nx); theta : (n,) multipliers of the totals;
+    weights : (n,) or (0,) for no HAADF term; target : (ny, nx); counted : (1 or ny, nx); residual : (ny, nx) of the HAADF term, updated.
     cell_work : (n_workers, 4 group + 1, nx - 1); slope_work : (n_workers, 4 slope_group + 1, nx - 2);
     slack_work : (n_workers, nx - 1); map_work : (n_workers, n + 2, nx). sums : (n, ny) receives the sum of x over the
     valid pixels of each row; slack_sums : (m, ny - 1) that of ``|D^T q - L^T y|``, 0 at the solution.
@@ -781,9 +775,7 @@ def primal_dual_sweep(
                     v_bar, v, q, guide, PLAIN, slope_group, row, sigma_v, radius, relax_duals, slope_work[worker]
                 )
             if mode >= GUIDED and row < n_rows:
-                _descend_slopes_row(
-                    v, v_bar, q, y, guide, mode, row, tau_v, relax_maps, slack_work[worker], slack_sums
-                )
+                _descend_slopes_row(v, v_bar, q, y, guide, mode, row, tau_v, relax_maps, slack_work[worker], slack_sums)
             _descend_maps_row(
                 z, z_bar, y, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, row, tau,
                 relax_maps, map_work[worker], sums,

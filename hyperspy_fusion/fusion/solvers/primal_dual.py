@@ -33,7 +33,7 @@ the largest slope found, is subtracted from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -59,10 +59,44 @@ RELAXATION = 1.6
 _RELAXATION_MAJORISED = 1.45
 # iterations in which the ratios of the steps follow the variables; convergence needs them to settle
 _ADAPT_UNTIL = 1500
+# ... which begins with the first few, long before the first evaluation
+_ADAPT_EARLY = (5, 10, 15)
+# a fit with tol="settled" ends so near to its final maps, in standard errors of each map
+SETTLED, GAP_OF_SETTLED = 0.03, 1e-4
+_FIRST_RATE, _LEAST_RATE, _LARGEST_RATE = 0.6, 0.3, 0.95
 # sums of |D|: two entries of 1/sqrt(2) in a row, eight in a column
 _ROW, _COLUMN = np.sqrt(2), 8 * np.sqrt(0.5)
 # ratio of primal to dual steps over that of the sizes of the variables; tried on real counts and phantoms
 _MAPS_RATIO, _SLOPES_RATIO = 3.0, 0.3
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When a fit ends: at whichever comes first.
+
+    Attributes
+    ----------
+    max_iter
+        Iterations of one call.
+    gap
+        Relative duality gap.
+    settled
+        Distance from the final maps, as estimated from their last moves, in standard errors of each map. Without
+        standard errors the gap ``GAP_OF_SETTLED`` takes its place.
+    """
+
+    max_iter: int
+    gap: float = 0.0
+    settled: float = 0.0
+
+    @classmethod
+    def of(cls, settings):
+        """That of ``max_iter`` and ``tol`` of the settings of the calibrated method, or one made before."""
+        if isinstance(settings, cls):
+            return settings
+        if settings.tol == "settled":
+            return cls(settings.max_iter, settled=SETTLED)
+        return cls(settings.max_iter, gap=settings.tol)
 
 
 @dataclass
@@ -95,6 +129,10 @@ class PrimalDualState:
         Iterations behind ``z``.
     records
         (iteration, Terms, relative gap) of every evaluation.
+    standard_errors
+        (n,) of the maps, root mean square over pixels; None where they are not estimated.
+    checked, moves
+        Maps at the last evaluation, and how far the maps moved between evaluations, in standard errors.
     """
 
     problem: Objective
@@ -111,6 +149,9 @@ class PrimalDualState:
     ratios: tuple = (1.0, 1.0)
     n_iter: int = 0
     records: list = field(default_factory=list)
+    standard_errors: np.ndarray | None = None
+    checked: np.ndarray | None = None
+    moves: list = field(default_factory=list)
 
     @classmethod
     def of(cls, problem, *, z=None, y=None, v=None, q=None, theta=None, ratios=(1.0, 1.0)):
@@ -158,7 +199,8 @@ class PrimalDualState:
                 # into the balls where they shrank; where they grew, these duals still match each other
                 radii = min(problem.penalty.second_order / old.penalty.second_order, 1)
                 arrays |= {"v": (self.v * stretched).astype(dtype), "q": (self.q * radii).astype(dtype)}
-        return PrimalDualState.of(problem, **arrays)
+        errors = None if self.standard_errors is None else self.standard_errors * factors.ravel()
+        return replace(PrimalDualState.of(problem, **arrays), standard_errors=errors)
 
 
 def _totals(problem, z):
@@ -167,15 +209,15 @@ def _totals(problem, z):
     return np.asarray(np.sum(z, axis=(1, 2), where=valid, dtype=np.float64))
 
 
-def primal_dual(problem, settings, state=None, callback=None, num_workers=None):
+def primal_dual(problem, stopping, state=None, callback=None, num_workers=None):
     """Fit by the calibrated method.
 
     Parameters
     ----------
     problem
         An :class:`~hyperspy_fusion.fusion.terms.objective.Objective`.
-    settings
-        ``max_iter``, and ``tol``, the relative duality gap at which the fit ends.
+    stopping
+        A :class:`Stopping`, or settings that have one.
     state
         Of an earlier call, to continue; it is changed in place. None starts anew.
     callback
@@ -202,7 +244,7 @@ def primal_dual(problem, settings, state=None, callback=None, num_workers=None):
     state = PrimalDualState.of(problem) if state is None else state
     with prepared(problem.dtype, kernels.CALIBRATED, num_workers) as (n_workers, interruption):
         iteration = _Iteration(problem, state, n_workers)
-        reason = iteration.run(settings, callback, interruption)
+        reason = iteration.run(Stopping.of(stopping), callback, interruption)
         result = iteration.result(reason)
     if reason is StopReason.INTERRUPTED and state.n_iter == 0:
         raise KeyboardInterrupt
@@ -243,27 +285,31 @@ class _Iteration:
 
     # ---- the loop ----------------------------------------------------------------------------------
 
-    def run(self, settings, callback, interruption):
+    def run(self, stopping, callback, interruption):
         """Run the iterations of one call; return the reason of their end."""
         state = self.state
+        is_unknown = stopping.settled > 0 and state.standard_errors is None
         if not state.records:
             self.measure_slack()
             self.evaluate()
         relaxation = 1  # a state ends with it
-        for k in range(1, settings.max_iter + 1):
+        for k in range(1, stopping.max_iter + 1):
             requested = interruption.requested
             if requested and state.records[-1][0] == state.n_iter:
                 return StopReason.INTERRUPTED
             due = (state.n_iter + 1) % CHECK_EVERY == 0
-            left = settings.max_iter - k
+            left = stopping.max_iter - k
             ends_within_two = -(state.n_iter + 1) % CHECK_EVERY <= 1 or left <= 1
             # the duals follow the maps of the iteration before and take its factor: only then convergence is proved
             before, relaxation = relaxation, 1 if requested or ends_within_two else self.relaxation
             is_last = (requested and before == 1) or left == 0
             self.advance(before, relaxation)
             if not due and not is_last:
+                if state.n_iter in _ADAPT_EARLY:
+                    self.adapt()
                 continue
             self.evaluate()
+            is_settled = due and self.remaining() <= stopping.settled
             if requested:
                 return StopReason.INTERRUPTED
             if not np.isfinite(state.records[-1][1].total):
@@ -271,11 +317,30 @@ class _Iteration:
             reason = asked_to_stop(callback, state)
             if reason is not None:
                 return reason
-            if state.gap <= settings.tol:
+            if is_settled or state.gap <= (GAP_OF_SETTLED if is_unknown else stopping.gap):
                 return StopReason.CONVERGED
             if due:  # so that two calls equal one
                 self.adapt()
         return StopReason.NOT_CONVERGED
+
+    def remaining(self):
+        """Estimated distance of the maps from the final ones, in standard errors; the largest of all maps.
+
+        Between two evaluations the moves of the maps shrink by a factor r. If they go on so, ``r / (1 - r)`` times the
+        last one is left.
+        """
+        state, before = self.state, self.state.checked
+        if state.standard_errors is None:
+            return np.inf
+        state.checked = state.z.copy()
+        if before is None:
+            return np.inf
+        errors = np.maximum(state.standard_errors, np.finfo(self.real).tiny)
+        state.moves.append(max(_rms(a - b) / e for a, b, e in zip(state.z, before, errors, strict=True)))
+        last, *earlier = state.moves[::-1]
+        rate = last / earlier[0] if earlier and earlier[0] > 0 else _FIRST_RATE
+        rate = float(np.clip(rate, _LEAST_RATE, _LARGEST_RATE))
+        return last * rate / (1 - rate)
 
     # ---- one iteration -----------------------------------------------------------------------------
 
@@ -425,6 +490,10 @@ def _guide(penalty, dtype):
         mixed = guide[4] if len(guide) > 4 else np.zeros(xi.shape[1:])
         guide = np.stack([*xi, 1 / (1 - np.sum(xi**2, axis=0)), mixed])
     return np.ascontiguousarray(guide, dtype)
+
+
+def _rms(array):
+    return _norm(array) / np.sqrt(array.size)
 
 
 def _norm(array):

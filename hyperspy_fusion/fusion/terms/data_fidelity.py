@@ -45,6 +45,9 @@ class DataTerms:
         (n,) twice the largest measured value: the duality gap holds for maps below it, or below twice those found.
     totals
         (n,) totals over valid pixels, to be kept; NaN for none.
+    offset, variance_share
+        Of beta, counts that are not measured, and the variance of the measured ones (of slope, not Poisson) over their
+        number: 1 but for binned data.
     """
 
     is_poisson: bool
@@ -53,6 +56,16 @@ class DataTerms:
     delta: np.ndarray
     upper: np.ndarray
     totals: np.ndarray
+    offset: float = 0.0
+    variance_share: float = 1.0
+
+    def with_noise(self, rng):
+        """The terms with noise added that is as large as that of the data."""
+        variance = np.maximum(self.beta - self.offset, 0) if self.is_poisson else self.slope
+        noise = np.sqrt(self.variance_share * variance) * rng.standard_normal(self.beta.shape)
+        beta = np.where(self.slope > 0, self.beta + noise, 0)
+        beta = np.maximum(beta, 0) if self.is_poisson else beta
+        return replace(self, beta=np.ascontiguousarray(beta, self.beta.dtype))
 
     def net(self):
         """(n, ny, nx) measured maps, less background, in units of z; anything in masked pixels."""
@@ -142,6 +155,7 @@ class Counts:
             delta=_rows(delta, scan, dtype),
             upper=(2 * (beta.max(axis=(1, 2)) + 1) / slope.ravel()).astype(dtype),
             totals=_kept_totals(totals, keep_totals),
+            offset=self.shift,
         )
 
 
