@@ -298,12 +298,12 @@ def signals():
 def test_nothing_is_resampled_unasked(signals):
     maps, haadf = signals
     with pytest.raises(ValueError, match="pass register='calibration' .* or register='shift'"):
-        hf.fuse(maps, finer(haadf))
+        hf.fuse(maps, finer(haadf), method="published")
     with pytest.raises(ValueError, match="pass register='calibration' .* or register='shift'"):
-        hf.fuse(maps, haadf.isig[2:, 2:])
+        hf.fuse(maps, haadf.isig[2:, 2:], method="published")
     far = haadf.deepcopy()
     far.axes_manager["x"].offset = 10
-    model = hf.FusedMultiModal(far, maps)
+    model = hf.FusedMultiModal(far, maps, method="published")
     assert any("pass register='shift'" in sentence for sentence in model.warnings)
     np.testing.assert_array_equal(model.haadf.data, haadf.data)
 
@@ -333,17 +333,17 @@ def test_what_was_done_is_in_the_metadata_and_is_saved(signals, tmp_path):
         np.testing.assert_allclose(done.haadf_pixel, 1)
         assert "was shifted by" in done.sentence and "to match them" in done.sentence
         assert any("HAADF image covers" in sentence for sentence in fit.warnings)
-    assert not hf.fuse(maps, haadf, max_iter=1).metadata.Fusion.has_item("registration")
+    assert not hf.fuse(maps, haadf, max_iter=1, method="published").metadata.Fusion.has_item("registration")
 
 
 def test_the_published_method_needs_every_pixel_or_a_crop(signals):
     maps, haadf = signals
     part = haadf.isig[2:, 1:]
     with pytest.raises(ValueError, match=r"rows 1 to 31 and columns 2 to 31.* pass method='calibrated'") as error:
-        hf.fuse(maps, part, register="calibration")
+        hf.fuse(maps, part, register="calibration", method="published")
     assert "`.isig[2:32, 1:32]`" in str(error.value)
     cropped = [m.isig[2:32, 1:32] for m in maps]
-    assert hf.fuse(cropped, part, register="calibration", max_iter=1).data.shape == (3, 31, 30)
+    assert hf.fuse(cropped, part, register="calibration", max_iter=1, method="published").data.shape == (3, 31, 30)
 
 
 def test_the_mask_of_the_user_goes_with_it(signals):

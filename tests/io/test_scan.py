@@ -128,7 +128,7 @@ def test_maps_where_there_are_no_spectra():
 )
 def test_every_source_can_be_fused(make, hint, elements):
     haadf, source = hf.scan([image("HAADF"), *make()], spectrum=hint)
-    assert source.fuse(haadf, elements=elements, max_iter=1).elements == (elements or ["Fe", "O"])
+    assert source.fuse(haadf, elements=elements, max_iter=1, method="published").elements == (elements or ["Fe", "O"])
 
 
 def test_the_haadf_image_of_the_scan_is_on_its_pixels_or_of_its_field():
@@ -316,7 +316,7 @@ def test_one_file_of_several_signals_is_fused(tmp_path):
     for signal in (image("HAADF"), spectra()):
         signal.save(tmp_path / f"{signal.metadata.General.title}.hspy")
     haadf, eds = hf.scan([tmp_path / "HAADF.hspy", str(tmp_path / "EDS.hspy")])
-    assert hf.fuse(eds, haadf, max_iter=1).elements == ["Fe", "O"]
+    assert hf.fuse(eds, haadf, max_iter=1, method="published").elements == ["Fe", "O"]
 
 
 # ---- names of detectors -----------------------------------------------------------------------------

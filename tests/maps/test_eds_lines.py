@@ -107,10 +107,10 @@ def test_all_that_makes_maps_of_spectra_takes_the_width():
     signal, haadf = eds("u2", lines=["Fe_Ka", "O_Ka"]), image(FE + 1)
     expected = element_maps(signal, integration_windows=1.2)
     assert not np.array_equal(expected.data, element_maps(signal).data)
-    fused = signal.fuse(haadf, integration_windows=1.2, max_iter=1, show_progressbar=False)
+    fused = signal.fuse(haadf, integration_windows=1.2, max_iter=1, show_progressbar=False, method="published")
     np.testing.assert_array_equal(fused._inputs.maps.data, expected.data)
     assert fused.metadata.Element_maps.integration_windows == 1.2
-    model = hyperspy_fusion.FusedMultiModal(haadf, signal, integration_windows=1.2)
+    model = hyperspy_fusion.FusedMultiModal(haadf, signal, integration_windows=1.2, method="published")
     np.testing.assert_array_equal(model.maps.data, expected.data)
     in_list = element_maps([signal, image(PT, "Pt")], ["Fe", "O", "Pt"], integration_windows=1.2)
     np.testing.assert_array_equal(in_list.data[:2], expected.data)

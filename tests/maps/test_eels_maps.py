@@ -299,9 +299,9 @@ def test_maps_with_dead_pixels_are_fused_by_the_calibrated_method():
     fused = fuse_with(maps, haadf, method="calibrated", regularization="tv", tol=1e-2, show_progressbar=False)
     assert np.isfinite(fused.data).all()
     with pytest.raises(ValueError, match="fuse with method='calibrated', which leaves them out"):
-        maps.fuse(haadf)
+        maps.fuse(haadf, method="published")
     with pytest.raises(ValueError, match="which leaves them out"):
-        signal.fuse(haadf, edges=list(edges), show_progressbar=False)
+        signal.fuse(haadf, edges=list(edges), show_progressbar=False, method="published")
 
 
 def test_spikes_in_windows_warn_with_their_pixels():

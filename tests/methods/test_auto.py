@@ -206,7 +206,7 @@ def test_normalised_residuals(phantom, scan, model, fused):
     assert 0.8 < found.data[:, phantom.truth.min(axis=0) > 1].std() < 1.1
     with pytest.raises(ValueError, match="call fit"):
         hf.FusedMultiModal(scan[1], scan[0], method="auto").normalised_residuals()
-    published = hf.FusedMultiModal(scan[1], scan[0])
+    published = hf.FusedMultiModal(scan[1], scan[0], method="published")
     published.fit(max_iter=2)
     with pytest.raises(ValueError, match="no model of the noise"):
         published.normalised_residuals()
