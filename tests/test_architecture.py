@@ -30,9 +30,6 @@ NUMBA_NAMES = {"njit", "jit", "vectorize", "guvectorize", "stencil", "prange", "
 UNSAFE_FASTMATH = {"nnan", "ninf", "fast"}
 
 
-# ---- what a module imports -----------------------------------------------------------------------
-
-
 def modules(folder=FOLDER):
     """``(name, source, is it a package)`` of every module; the package itself has the name ""."""
     for path in sorted(folder.rglob("*.py")):
@@ -89,9 +86,6 @@ def position(name):
     while name not in ORDER and "." in name:
         name = name.rpartition(".")[0]
     return ORDER.get(name)
-
-
-# ---- the rules: each returns its complaints ------------------------------------------------------
 
 
 def imports_that_climb(name, source, is_package=False):
@@ -166,9 +160,6 @@ def fastmath_values(tree):
 
 
 RULES = [imports_that_climb, outside_imports, prints, compiled_elsewhere, unsafe_fastmath]
-
-
-# ---- tests ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)

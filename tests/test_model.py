@@ -24,10 +24,7 @@ def scan():
     return scan_signals()
 
 
-# ---- one call -------------------------------------------------------------------------------------
-
-
-def test_result_keeps_axes_units_and_acquisition(scan):
+def test_result_keeps_axes_and_its_metadata_tell_the_fit(scan):
     maps, haadf = scan
     fused = hf.fuse(maps, haadf, method="published")
     assert type(fused) is hf.ElementMaps and fused.data.shape == (2, 12, 15) and fused.data.dtype == np.float32
@@ -37,19 +34,6 @@ def test_result_keeps_axes_units_and_acquisition(scan):
     assert fused.metadata.Acquisition_instrument.TEM.beam_energy == 200
     assert fused.metadata.Signal.signal_type == "element_maps"
     assert fused.metadata.General.title.startswith("Fused maps of ")
-
-
-def test_method_and_function_are_one(scan):
-    maps, haadf = scan
-    stack = hf.element_maps(maps)
-    expected = fuse_with(maps, haadf, gamma=2).data
-    np.testing.assert_array_equal(fuse_with(stack, haadf, gamma=2).data, expected)
-    np.testing.assert_array_equal(fuse_with(hs.stack(maps), haadf, gamma=2).data, expected)
-    np.testing.assert_array_equal(fit_with(hf.FusedMultiModal(haadf, maps, method="published"), gamma=2).x, expected)
-
-
-def test_metadata_tell_the_fit(scan):
-    maps, haadf = scan
     fit = fuse_with(maps, haadf, max_iter=4, tv_norm="anisotropic").metadata.Fusion
     assert (fit.method, fit.n_iter, fit.converged, fit.version) == ("published", 4, False, hf.__version__)
     assert fit.stop_reason.endswith(".")
@@ -61,6 +45,18 @@ def test_metadata_tell_the_fit(scan):
     weights = fit.parameters
     total = sum(fit.cost_history[n] * weights[f"lambda_{n}"] for n in ("haadf", "chem", "tv"))
     np.testing.assert_allclose(fit.cost_history.total, total)
+
+
+def test_forms_of_calls_and_settings_are_one(scan):
+    maps, haadf = scan
+    stack = hf.element_maps(maps)
+    expected = fuse_with(maps, haadf, gamma=2).data
+    np.testing.assert_array_equal(fuse_with(stack, haadf, gamma=2).data, expected)
+    np.testing.assert_array_equal(fuse_with(hs.stack(maps), haadf, gamma=2).data, expected)
+    np.testing.assert_array_equal(fit_with(hf.FusedMultiModal(haadf, maps, method="published"), gamma=2).x, expected)
+    fused = hf.fuse(*scan, settings=hf.PublishedSettings(gamma=2, max_iter=9), max_iter=3, method="published")
+    assert fused.metadata.Fusion.parameters.gamma == 2 and fused.metadata.Fusion.n_iter == 3
+    np.testing.assert_array_equal(fused.data, fuse_with(*scan, gamma=2, max_iter=3).data)
 
 
 def test_order_of_bytes_and_integers_do_not_matter(scan):
@@ -92,9 +88,6 @@ def test_without_method_the_default_is_taken(scan):
     np.testing.assert_array_equal(fused.data, hf.fuse(*scan, method=default, max_iter=2).data)
 
 
-# ---- the door ---------------------------------------------------------------------------------------
-
-
 def test_every_door_has_one_signature_and_text():
     main = inspect.signature(hf.fuse).parameters
     assert len(main) <= 22 and len(pydoc.render_doc(hf.fuse).splitlines()) <= 80
@@ -105,12 +98,6 @@ def test_every_door_has_one_signature_and_text():
         assert "maps : list" not in function.__doc__ and "haadf : BaseSignal" in function.__doc__
     model, fit = (inspect.signature(f).parameters for f in (hf.FusedMultiModal.__init__, hf.FusedMultiModal.fit))
     assert set(main) - set(model) - set(fit) == {"errors"}
-
-
-def test_settings_object_and_front_keywords(scan):
-    fused = hf.fuse(*scan, settings=hf.PublishedSettings(gamma=2, max_iter=9), max_iter=3, method="published")
-    assert fused.metadata.Fusion.parameters.gamma == 2 and fused.metadata.Fusion.n_iter == 3
-    np.testing.assert_array_equal(fused.data, fuse_with(*scan, gamma=2, max_iter=3).data)
 
 
 @pytest.mark.parametrize(
@@ -146,9 +133,6 @@ def test_known_counts_and_estimators_of_the_background(scan):
         fuse_with(maps, haadf, background="windows", **options)
 
 
-# ---- diagnostics ------------------------------------------------------------------------------------
-
-
 def codes(model):
     return [d.code for d in model.diagnostics]
 
@@ -182,17 +166,13 @@ def test_shuffled_haadf_is_poorly_explained(scan):
     assert "haadf-poorly-explained" in codes(bad)
 
 
-def test_negative_counts_are_reported_and_kept(scan):
+def test_diagnostics_of_the_input_are_kept(scan):
     maps, haadf = scan
     shifted = fitted([with_data(m, m.data - 2) for m in maps], haadf)
     assert "negative-values" in codes(shifted)
     np.testing.assert_allclose(shifted.as_signal().data, hf.fuse(maps, haadf, method="published").data - 2, atol=1e-5)
     lowered = fitted([with_data(m, m.data - m.data.mean() - 0.1) for m in maps], haadf)
     assert "Fe unknown" in " ".join(lowered.warnings)
-
-
-def test_constant_map_is_kept_and_reported(scan):
-    maps, haadf = scan
     constant = maps[1].deepcopy()
     constant.data[:] = 3
     constant.metadata.Sample.elements = ["S"]
@@ -216,7 +196,10 @@ def test_interrupted_fit_keeps_the_last_iterate(scan, caplog):
     assert any("Interrupted" in w for w in model.as_signal().metadata.Fusion.warnings)
 
 
-def test_rising_objective_is_reported(scan):
+def test_unsuitable_signals_get_help(scan):
+    haadf = scan_signals()[1]
+    with pytest.raises((TypeError, ValueError), match="map"):
+        hs.signals.Signal1D(np.arange(9.0)).fuse(haadf, method="published")
     assert "objective-rises" in codes(fitted(*scan, lambda_chem=5.0, eps=0.01, lambda_tv=0))
 
 
@@ -230,9 +213,6 @@ def test_a_good_real_scan_has_few_short_warnings(name, elements, method):
     model.fit(tol=1e-2)
     assert len(model.warnings) <= 3, model.warnings
     assert all(len(warning.split()) <= 30 for warning in model.warnings)
-
-
-# ---- bad input ------------------------------------------------------------------------------------
 
 
 def with_data(signal, data):
@@ -277,12 +257,6 @@ def test_divergence_raises_and_leaves_the_model_usable(scan):
     )
 
 
-def test_unsuitable_signal_gets_help():
-    haadf = scan_signals()[1]
-    with pytest.raises((TypeError, ValueError), match="map"):
-        hs.signals.Signal1D(np.arange(9.0)).fuse(haadf, method="published")
-
-
 @pytest.mark.parametrize("where", ["callback", "conclusion"])
 def test_a_fit_that_fails_leaves_no_false_record(scan, where, monkeypatch):
     model = hf.FusedMultiModal(scan[1], scan[0], method="published")
@@ -301,9 +275,6 @@ def test_a_fit_that_fails_leaves_no_false_record(scan, where, monkeypatch):
     assert model.settings.gamma == 1.6 and model.fit_output is None and model.fit(max_iter=2).nit == 2
 
 
-# ---- in steps ---------------------------------------------------------------------------------------
-
-
 def test_refit_continues(scan):
     maps, haadf = scan
     model = hf.FusedMultiModal(haadf, maps, method="published")
@@ -312,10 +283,11 @@ def test_refit_continues(scan):
     output = model.fit(max_iter=4)
     assert output.nit == 7 and len(output.cost_history["total"]) == 8 and "7 iterations" in repr(model)
     np.testing.assert_array_equal(output.x, hf.fuse(maps, haadf, max_iter=7, lambda_tv=0.1, method="published").data)
-
-
-def test_refit_with_another_objective_starts_a_new_history(scan):
-    maps, haadf = scan
+    model = hf.FusedMultiModal(scan[1], scan[0], method="published")
+    model.fit(max_iter=3)
+    used = []
+    output = fit_with(model, max_iter=2, dtype="float64", callback=lambda state: used.append(state.x.dtype))
+    assert output.x.dtype == np.float64 and set(used) == {np.dtype(np.float64)}
     model = hf.FusedMultiModal(haadf, maps, method="published")
     reached = model.fit(max_iter=3).x.copy()
     output = model.fit(max_iter=2, lambda_tv=0.01)
@@ -323,17 +295,6 @@ def test_refit_with_another_objective_starts_a_new_history(scan):
     normalised = reached / np.ptp([m.data for m in maps], axis=(1, 2), keepdims=True)
     expected = sum(twin.tv(m) for m in normalised)  # of maps whose minimum is zero, so that offsets cancel
     assert output.cost_history["tv"][0] == pytest.approx(expected, rel=1e-4)
-
-
-def test_refit_in_another_precision(scan):
-    model = hf.FusedMultiModal(scan[1], scan[0], method="published")
-    model.fit(max_iter=3)
-    used = []
-    output = fit_with(model, max_iter=2, dtype="float64", callback=lambda state: used.append(state.x.dtype))
-    assert output.x.dtype == np.float64 and set(used) == {np.dtype(np.float64)}
-
-
-def test_threshold_is_for_the_first_fit(scan):
     model = hf.FusedMultiModal(scan[1], scan[0], method="published")
     fit_with(model, max_iter=3, threshold=0.3)
     assert model.fit(max_iter=1).nit == 4
@@ -342,7 +303,13 @@ def test_threshold_is_for_the_first_fit(scan):
     assert model.fit_output.nit == 4
 
 
-def test_maps_changed_between_fits_are_refused(scan):
+def test_fit_output_and_maps_that_change_between_fits(scan):
+    model = hf.FusedMultiModal(scan[1], scan[0], method="published")
+    output = model.fit(max_iter=3)
+    assert output is model.fit_output and output.success and output.nit == 3
+    assert output.fun == output.cost_history["total"][-1] != output.cost_history["total"][0]
+    assert not fit_with(model, max_iter=3, change_tol=1e-12).success
+    assert fit_with(model, max_iter=500, change_tol=0.05).success
     stack = hf.element_maps(scan[0])
     model = hf.FusedMultiModal(scan[1], stack, method="published")
     model.fit(max_iter=2)
@@ -351,16 +318,7 @@ def test_maps_changed_between_fits_are_refused(scan):
         model.fit()
 
 
-def test_fit_output(scan):
-    model = hf.FusedMultiModal(scan[1], scan[0], method="published")
-    output = model.fit(max_iter=3)
-    assert output is model.fit_output and output.success and output.nit == 3
-    assert output.fun == output.cost_history["total"][-1] != output.cost_history["total"][0]
-    assert not fit_with(model, max_iter=3, change_tol=1e-12).success
-    assert fit_with(model, max_iter=500, change_tol=0.05).success
-
-
-def test_parts_of_the_model(scan):
+def test_parts_of_the_model_are_copies(scan):
     maps, haadf = scan
     model = hf.FusedMultiModal(haadf, maps, method="published")
     with pytest.raises(ValueError, match="call fit"):
@@ -377,10 +335,6 @@ def test_parts_of_the_model(scan):
     np.testing.assert_allclose(total, haadf.data, rtol=1e-6)
     assert model.residual().axes_manager[0].units == "nm"
     np.testing.assert_allclose(signal.modelled_haadf().data, model.modelled_haadf().data, rtol=1e-4)
-
-
-def test_results_do_not_share_memory_with_the_model(scan):
-    maps, haadf = scan
     model = hf.FusedMultiModal(haadf, maps, method="published")
     model.fit(max_iter=2)
     first = model.as_signal()
@@ -445,9 +399,6 @@ def test_compiling_of_all_kernels_is_said_once_for_each_dtype(tmp_path):
     assert code and set(found) == {"float64"}
 
 
-# ---- the method of every signal ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("make", [
     lambda: hs.signals.BaseSignal(np.ones((2, 2))), lambda: hs.signals.Signal1D(np.ones((2, 2))).as_lazy(),
     lambda: hs.signals.Signal2D(np.ones((2, 2, 2))), lambda: hf.element_maps(scan_signals()[0]).as_lazy(),
@@ -478,8 +429,6 @@ def test_attaching_twice_is_once_and_foreign_methods_stay(monkeypatch, caplog):
     # a stack of element maps has its own
     assert type(hf.element_maps(maps).fuse(haadf, max_iter=1, method="published")) is hf.ElementMaps
 
-
-# ---- nothing of the user's is changed ---------------------------------------------------------------------
 
 PUBLIC = {
     "fuse list": lambda maps, haadf: hf.fuse(maps, haadf, max_iter=2, method="published"),
@@ -525,19 +474,13 @@ def test_results_do_not_change_when_the_input_does(scan):
     assert not np.shares_memory(fused.data, fused_again.data)
 
 
-# ---- real scans ------------------------------------------------------------------------------------------
-
-
-def test_bruker_scan_in_three_lines():
+def test_real_maps_are_fused():
     haadf, eds = hs.load(shared("data/L2083-K-4-1_tilt0.bcf"))
     fused = eds.fuse(haadf, elements=["Fe", "Mg", "Si", "O", "S", "Al"], max_iter=3, method="published")
     assert fused.elements == ["Fe", "Mg", "Si", "O", "S", "Al"]
     assert fused.axes_manager[1].units == eds.axes_manager[0].units
     assert fused.axes_manager[1].scale == pytest.approx(eds.axes_manager[0].scale)
     assert np.isfinite(fused.data).all()
-
-
-def test_eels_maps_of_a_fitted_model():
     maps = [hs.load(shared(f"data/{e}_map.hspy")) for e in ("Cu", "Zn")]
     haadf = hs.load(shared("data/CuZn_HAADF.hspy"))
     fused = hf.fuse(maps, haadf, method="published")

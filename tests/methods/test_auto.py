@@ -35,10 +35,7 @@ def fused(model):
     return model.as_signal()
 
 
-# ---- the choice ------------------------------------------------------------------------------------------
-
-
-def test_fuse_and_model_agree_and_leave_the_input_alone(scan, fused):
+def test_the_ensemble_is_reproducible_and_nearer_to_the_truth(scan, fused, phantom):
     maps, haadf = scan
     before = [snapshot(s) for s in (*maps, haadf)]
     again = hf.fuse(maps, haadf, method="auto", num_workers=2)
@@ -46,9 +43,6 @@ def test_fuse_and_model_agree_and_leave_the_input_alone(scan, fused):
     assert again.metadata.Fusion.selection.sentence == fused.metadata.Fusion.selection.sentence
     for signal, was in zip((*maps, haadf), before, strict=True):
         assert_untouched(signal, was)
-
-
-def test_the_result_is_a_fusion_and_nearer_to_the_truth(phantom, fused):
     found = fused.metadata.Fusion
     assert found.method == "auto" and fused.elements == list(phantom.elements)
     np.testing.assert_allclose(found.total_ratios, 1, rtol=1e-4)
@@ -82,7 +76,7 @@ def test_it_is_better_than_any_penalty_at_its_default():
     assert min(errors, key=errors.get) == "auto", errors
 
 
-def test_the_record_of_the_choice(model, fused):
+def test_the_record_of_the_choice_is_saved(model, fused, tmp_path):
     found, n = fused.metadata.Fusion.selection, len(fused.elements)
     number = len(found.score)
     for name in ("regularization", "lambda_reg", "lambda_haadf", "joint", "score_error", "n_folds"):
@@ -96,9 +90,6 @@ def test_the_record_of_the_choice(model, fused):
         assert settings[name] == found[name][largest], name
     # and those of the model still leave the choice open
     assert model.settings.regularization == "auto"
-
-
-def test_the_record_is_saved_and_loaded(fused, tmp_path):
     fused.save(tmp_path / "fused.hspy")
     loaded = hs.load(tmp_path / "fused.hspy")
     assert type(loaded) is hf.ElementMaps
@@ -163,9 +154,6 @@ def test_masks_and_nan_and_constant_maps(scan):
     np.testing.assert_array_equal(with_flat.data[1], 3)
 
 
-# ---- going on --------------------------------------------------------------------------------------------
-
-
 def test_a_fit_goes_on_without_choosing_again(scan, monkeypatch):
     maps, haadf = scan
     model = hf.FusedMultiModal(haadf, maps, method="auto")
@@ -194,9 +182,6 @@ def test_a_stop_keeps_what_was_reached(scan, model):
     np.testing.assert_allclose(output.x, model.fit_output.x, atol=0.05 * model.fit_output.x.max())
 
 
-# ---- derived results and diagnostics ---------------------------------------------------------------------------
-
-
 def test_normalised_residuals(phantom, scan, model, fused):
     found = model.normalised_residuals()
     assert type(found) is hf.ElementMaps and found.elements == fused.elements
@@ -212,23 +197,17 @@ def test_normalised_residuals(phantom, scan, model, fused):
         published.normalised_residuals()
 
 
-def test_attribution_of_an_ensemble_adds_up_to_the_change(phantom, model, fused):
+def test_errors_and_attribution_of_an_ensemble(phantom, model, fused):
     assert len(model._fit.setup.problem.problems) > 1
     parts = model.attribution()
     total = sum(part.data.astype(float) for part in parts.values())
     np.testing.assert_allclose(total, fused.data - phantom.maps, atol=1e-3)
     assert np.abs(parts["penalty"].data).max() > 0.1
-
-
-def test_standard_errors_of_an_ensemble(phantom, model):
     errors = model.standard_errors(3).data
     fused = model.as_signal()
     assert errors.shape == fused.data.shape and np.all(errors > 0)
     made = np.sqrt(np.mean((fused.data - phantom.truth) ** 2))
     assert 0.4 < np.sqrt(np.mean(errors**2)) / made < 2.5
-
-
-def test_attainable_gain_is_known(model):
     assert np.all(model.attainable_gain().data >= 1)
 
 
