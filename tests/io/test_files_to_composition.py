@@ -26,7 +26,7 @@ def assert_composition(percent, elements, units, scale):
     assert percent.data[:, seen].min() >= 0
 
 
-OTHER_TILTS = [pytest.param(tilt, marks=pytest.mark.slow) for tilt in ("-20", "-5", "5", "20")]
+OTHER_TILTS = [pytest.param(tilt, marks=pytest.mark.nightly) for tilt in ("-20", "-5", "5", "20")]
 
 
 @pytest.mark.parametrize("tilt", ["0", *OTHER_TILTS])
