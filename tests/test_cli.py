@@ -87,8 +87,8 @@ def test_haadf_is_found_by_its_title_among_the_files(folder):
     assert fused.elements == ["Fe", "O"]
     assert list(fused.metadata.Element_maps.source_titles) == ["Fe", "O"]
     assert fused.metadata.Fusion.haadf_title == "HAADF"
-    assert fuse_files("Fe.hspy HAADF.hspy O.hspy --haadf ./HAADF.hspy --max-iter 1") == 0
-    assert hs.load("Fe_fused.hspy").elements == ["Fe", "O"]
+    assert fuse_files("Fe.hspy HAADF.hspy O.hspy --haadf ./HAADF.hspy --max-iter 1 -o among.hspy") == 0
+    assert hs.load("among.hspy").elements == ["Fe", "O"]
     spectrum_image().save("eds.hspy")
     assert fuse_files("eds.hspy --haadf HAADF.hspy --elements O Fe --max-iter 1") == 0
     assert hs.load("eds_fused.hspy").elements == ["O", "Fe"]
@@ -109,13 +109,12 @@ def test_the_width_of_windows_arrives(folder, scan, capsys):
     spectra, haadf = spectrum_image(), image("HAADF")
     scan(spectra, haadf)
     (folder / "scan.hspy").touch()
+    assert "in units of the FWHM" in refusal(capsys, "fuse", "scan.hspy", "--integration-windows", 130)
     assert fuse_files("scan.hspy --integration-windows 1.2 --max-iter 1") == 0
     fused = hs.load("scan_fused.hspy")
     expected = hyperspy_fusion.fuse(spectra, haadf, integration_windows=1.2, max_iter=1, method="published")
     np.testing.assert_array_equal(fused.data, expected.data)
     assert not np.array_equal(fused.data, hyperspy_fusion.fuse(spectra, haadf, max_iter=1, method="published").data)
-    scan(spectrum_image(), image("HAADF"))
-    assert "in units of the FWHM" in refusal(capsys, "fuse", "scan.hspy", "--integration-windows", 130)
 
 
 QUICK = "fuse Fe.hspy O.hspy --haadf HAADF.hspy --method calibrated --regularization tv --set tol=1e-2 -o out.hspy"
@@ -181,6 +180,7 @@ def test_nothing_is_overwritten_unasked(folder, capsys, tmp_path):
     assert (folder / "out.hspy").read_text() == "precious"
     assert cli.main([*command.split(), "--overwrite"]) == 0
     assert hs.load("out.hspy").elements == ["Fe", "O"]
+    capsys.readouterr()
     (tmp_path / "fusion_demo.png").write_text("precious")
     assert "fusion_demo.png exists: give --overwrite" in refusal(capsys, "demo", "-o", tmp_path)
     assert (tmp_path / "fusion_demo.png").read_text() == "precious"

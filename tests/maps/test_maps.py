@@ -421,6 +421,7 @@ def test_each_diagnostic_is_kept_once(caplog):
     assert [record.getMessage() for record in caplog.records] == warnings_of(maps)
     source = [image(FE, "O", ["Fe"], ["Fe_Ka"]), image(PT, "O", ["Fe"], ["Fe_Kb"])]
     assert codes(element_maps(source)) == ["title-conflicts"]
+    caplog.clear()
     axes = [[{"size": n, "scale": scale, "units": "nm"} for n in (40, 40)] for scale in (0.5, 0.52)]
     maps = element_maps(
         {e: hs.signals.Signal2D(np.ones((40, 40)), axes=a) for e, a in zip(("Fe", "O"), axes, strict=True)}

@@ -41,7 +41,7 @@ def guide_of(image, valid=None, dtype=np.float64, **options):
 @pytest.fixture
 def tight(monkeypatch):
     monkeypatch.setattr(module, "_TOL", 1e-11)
-    monkeypatch.setattr(module, "_MAX_ITER", 100000)
+    monkeypatch.setattr(module, "_MAX_ITER", 30000)
 
 
 def test_denoised_is_the_minimum_that_cvxpy_finds(tight):
@@ -83,7 +83,7 @@ def test_noise_goes_and_edges_stay():
 @pytest.mark.parametrize("turn", [np.flipud, np.fliplr, np.transpose])
 def test_a_turned_image_has_the_turned_guide(turn, monkeypatch):
     """Of the same iterations."""
-    monkeypatch.setattr(module, "_MAX_ITER", 200)
+    monkeypatch.setattr(module, "_MAX_ITER", 30000)
     image = image_of(ny=20, nx=26)
     assert_allclose(guide_of(np.ascontiguousarray(turn(image))).denoised(), turn(guide_of(image).denoised()), atol=1e-8)
 
