@@ -159,54 +159,27 @@ def test_detectors_are_added_up_or_their_sum_is_taken():
     np.testing.assert_array_equal(scan.source.data.compute(), 140)
 
 
+ELSEWHERE = "No image of the scan's 16 x 12 pixels or field of view is known to be of HAADF"
+TWO_AREAS = [spectra("1"), spectra("2", axes=spatial((NY, NX), 4.0))]
+TWICE = [spectra(data=np.ones((NY, NX, 300), "u1")) for _ in range(2)]
 AMBIGUOUS = {
-    "two HAADF images": (
-        lambda: [image("HAADF 1"), image("HAADF 2"), spectra()],
-        "2 images are of HAADF",
-        "haadf",
-        (0, 1),
-    ),
-    "no elastic detector": (
-        lambda: [image("BF"), image("iDPC"), image(""), spectra()],
-        "No image of the scan's 16 x 12 pixels or field of view is known to be of HAADF",
-        "haadf",
-        (0, 1, 2),
-    ),
-    "HAADF of another field": (
-        lambda: [image("HAADF", spatial(scale=5.0)), spectra()],
-        "No image of the scan's 16 x 12",
-        "haadf",
-        (0,),
-    ),
-    "a survey only": (lambda: [image("HAADF overview"), spectra()], "No image of the scan's 16 x 12", "haadf", (0,)),
-    "EDS and EELS": (lambda: [image("HAADF"), spectra(), eels()], "There are EDS and EELS spectra", "spectrum", (1, 2)),
-    "two core losses": (lambda: [image("HAADF"), eels("A"), eels("B")], "There are 2 EELS", "spectrum", (1, 2)),
-    "two acquisitions": (
-        lambda: [image("HAADF"), spectra("1", file="one.emd"), spectra("2", file="two.emd")],
-        "of several acquisitions",
-        "spectrum",
-        (1, 2),
-    ),
-    "two areas": (
-        lambda: [image("HAADF"), spectra("1"), spectra("2", axes=spatial((NY, NX), 4.0))],
-        "not on the same pixels",
-        "spectrum",
-        (1, 2),
-    ),
-    "the same counts twice": (
-        lambda: [image("HAADF"), *(spectra(data=np.ones((NY, NX, 300), "u1")) for _ in range(2))],
-        "hold the same counts",
-        "spectrum",
-        (1, 2),
-    ),
-    "no spectra": (lambda: [image("HAADF"), image("BF")], "no spectrum image and no element map", "spectrum", (0, 1)),
-}
+    "two HAADF images": ([image("HAADF 1"), image("HAADF 2"), spectra()], "2 images are of HAADF", "haadf", (0, 1)),
+    "no elastic detector": ([image("BF"), image("iDPC"), image(""), spectra()], ELSEWHERE, "haadf", (0, 1, 2)),
+    "HAADF of another field": ([image("HAADF", spatial(scale=5.0)), spectra()], ELSEWHERE, "haadf", (0,)),
+    "a survey only": ([image("HAADF overview"), spectra()], ELSEWHERE, "haadf", (0,)),
+    "EDS and EELS": ([image("HAADF"), spectra(), eels()], "There are EDS and EELS spectra", "spectrum", (1, 2)),
+    "two core losses": ([image("HAADF"), eels("A"), eels("B")], "There are 2 EELS", "spectrum", (1, 2)),
+    "two acquisitions": ([image("HAADF"), spectra("1", file="one.emd"), spectra("2", file="two.emd")],
+                         "of several acquisitions", "spectrum", (1, 2)),
+    "two areas": ([image("HAADF"), *TWO_AREAS], "not on the same pixels", "spectrum", (1, 2)),
+    "the same counts twice": ([image("HAADF"), *TWICE], "hold the same counts", "spectrum", (1, 2)),
+    "no spectra": ([image("HAADF"), image("BF")], "no spectrum image and no element map", "spectrum", (0, 1)),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", AMBIGUOUS)
 def test_what_is_not_clear_is_refused_with_the_candidates(case):
     signals, sentence, keyword, numbers = AMBIGUOUS[case]
-    signals = signals()
     with pytest.raises(ValueError) as error:
         hf.scan(signals)
     first, *lines = str(error.value).splitlines()
