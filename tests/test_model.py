@@ -209,6 +209,7 @@ def test_unsuitable_signals_get_help(scan):
 @pytest.mark.slow
 def test_a_good_real_scan_has_few_short_warnings(name, elements, method):
     haadf, eds = hs.load(shared(f"data/{name}.bcf"))
+    haadf, eds = haadf.isig[:160, :160], eds.inav[:160, :160]
     model = hf.FusedMultiModal(haadf, eds, elements=elements.split(), method=method)
     model.fit(tol=1e-2)
     assert len(model.warnings) <= 3, model.warnings
