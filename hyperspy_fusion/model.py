@@ -14,13 +14,12 @@ from hyperspy_fusion.diagnostics import as_metadata, report, warnings_of
 from hyperspy_fusion.fusion.checks import check_choice, check_seed, check_workers, number_of_resamples
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import settings_for
-from hyperspy_fusion.grid.axes import axis_dicts
+from hyperspy_fusion.grid.axes import spatial_axes
+from hyperspy_fusion.grid.images import image_signal
 from hyperspy_fusion.grid.masks import is_constant, mask_array
 from hyperspy_fusion.identify.elements import atomic_number
-from hyperspy_fusion.maps.eds_bands import out_of_window_counts
-from hyperspy_fusion.maps.noise_metadata import noise_metadata
-from hyperspy_fusion.maps.sources import element_maps
-from hyperspy_fusion.maps.stack_metadata import kept_diagnostics
+from hyperspy_fusion.maps.base import SourceRequest
+from hyperspy_fusion.maps.sources import read_maps
 from hyperspy_fusion.methods import METHODS, check_noise_model
 from hyperspy_fusion.methods.base import same_objective
 from hyperspy_fusion.methods.fit import Fit, Measured
@@ -30,7 +29,7 @@ from hyperspy_fusion.methods.fit_checks import (
     diagnostics_of_unused_background,
 )
 from hyperspy_fusion.registration import haadf_on_grid
-from hyperspy_fusion.results.fused_maps import Inputs, fused_signal, image_signal, norms
+from hyperspy_fusion.results.fused_maps import Inputs, fused_signal, norms
 from hyperspy_fusion.results.uncertainty import Errors, attainable_gain, attribution, maps_like, replicated
 
 
@@ -89,37 +88,31 @@ class FusedMultiModal:
         self.settings = settings_for(method, background=self._counts)
         check_choice("register", register, (False, True, "calibration", "shift"))
         self.method, self._method = method, METHODS[method]
-        self.maps = element_maps(
-            maps,
-            elements,
-            xray_lines=xray_lines,
-            integration_windows=integration_windows,
-            edges=edges,
-            background=None if self._counts is not None else background,
-            allow_nan=self._method.uses_masks,
+        uses = self._method
+        asked = None if self._counts is not None else background
+        request = SourceRequest(
+            *(elements, xray_lines, integration_windows, edges, asked),
+            allow_nan=uses.uses_masks,
+            out_of_window=uses.uses_spectra,
         )
-        self.elements = self.maps.elements
-        mask = mask_array(mask, axis_dicts(self.maps.axes_manager.signal_axes, self.maps))
-        image, self._registration, of_grid = haadf_on_grid(
-            haadf, self.maps, "shift" if register is True else register, mask, self._method.uses_masks
-        )
-        self.haadf = image_signal(image, self.maps, haadf.metadata.General.title)
-        valid, of_masks = self._method.find_valid(self.elements, self.maps.data, image, mask)
+        maps = read_maps(maps, request)
+        self.maps, self.elements = maps.signal, maps.signal.elements
+        mask = mask_array(mask, maps.axes)
+        register = "shift" if register is True else register
+        self.haadf, self._registration, of_grid = haadf_on_grid(haadf, maps, register, mask, uses.uses_masks)
+        image, pixels = self.haadf.data, self.maps.data
+        valid, of_masks = uses.find_valid(self.elements, pixels, image, mask)
         if is_constant([image], [valid.haadf]).all():
             raise ValueError(f"The HAADF image {haadf} is constant: pass that of the scan.")
-        flat = is_constant(self.maps.data, valid.maps)
-        background, variance = noise_metadata(self.maps)
-        uses = self._method.uses_noise_metadata
-        found = diagnostics_of_maps(self.elements, self.maps.data, valid.maps, flat, self._method, variance is not None)
-        if background is not None and not uses:
-            found += diagnostics_of_unused_background(self.elements, self._method)
-        of_maps = kept_diagnostics(self.maps.metadata)
-        self._input_diagnostics = [*of_maps, *of_grid, *of_masks, *found]
-        self._reported = set(of_maps)  # by element_maps
+        flat = is_constant(pixels, valid.maps)
+        found = diagnostics_of_maps(self.elements, pixels, valid.maps, flat, uses, maps.variance is not None)
+        if maps.background is not None and not uses.uses_noise_metadata:
+            found += diagnostics_of_unused_background(self.elements, uses)
+        self._input_diagnostics = [*maps.diagnostics, *of_grid, *of_masks, *found]
+        self._reported = set(maps.diagnostics)  # by read_maps
         self._report(self._input_diagnostics)
-        noise = (background, variance) if uses else (None, None)
-        out_of_window = out_of_window_counts(maps, self.maps) if self._method.uses_spectra else None
-        self._measured = Measured(self.elements, self.maps.data, image, valid, flat, *noise, out_of_window)
+        noise = (maps.background, maps.variance) if uses.uses_noise_metadata else (None, None)
+        self._measured = Measured(self.elements, pixels, image, valid, flat, *noise, maps.out_of_window)
         self._forget()
 
     def fit(
@@ -219,12 +212,13 @@ class FusedMultiModal:
 
     def modelled_haadf(self):
         """``f(x)``: the HAADF image that the fused maps explain, as a Signal2D in the units of the measured one."""
-        return image_signal(self._fitted().result.modelled_haadf.copy(), self.maps, "Modelled HAADF")
+        image = self._fitted().result.modelled_haadf.copy()
+        return image_signal(image, spatial_axes(self.haadf), "Modelled HAADF")
 
     def residual(self):
         """Measured minus modelled HAADF image, as a Signal2D: what no mapped element explains."""
         residual = self.haadf.data - self._fitted().result.modelled_haadf.astype(np.float64)
-        return image_signal(residual, self.maps, "HAADF residual")
+        return image_signal(residual, spatial_axes(self.haadf), "HAADF residual")
 
     def normalised_residuals(self):
         """Measured minus fused maps in standard deviations of the noise, as ElementMaps; constant maps have zeros.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,12 +15,13 @@ from hyperspy_fusion.fusion.registration.shift import LARGEST_ERROR, Shift, find
 from hyperspy_fusion.fusion.settings import check_choice
 from hyperspy_fusion.fusion.terms.haadf_model import saturated, z_weights
 from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance
-from hyperspy_fusion.grid.axes import axis_dicts, check_same_scan, placements, spatial_axes
-from hyperspy_fusion.grid.images import image_array
+from hyperspy_fusion.grid.axes import check_same_scan, placements, spatial_axes
+from hyperspy_fusion.grid.images import image_array, image_signal
 from hyperspy_fusion.grid.masks import mask_array
 from hyperspy_fusion.identify.elements import atomic_number
-from hyperspy_fusion.maps.sources import element_maps
-from hyperspy_fusion.results.fused_maps import image_signal
+from hyperspy_fusion.maps.base import SourceRequest
+from hyperspy_fusion.maps.sources import read_maps
+from hyperspy_fusion.maps.stack import ScanMaps
 
 _logger = logging.getLogger(__name__)
 
@@ -125,30 +125,21 @@ def match_haadf(
     <Signal2D, title: HAADF, dimensions: (|128, 128)>
     """
     check_choice("register", register, (SHIFT, CALIBRATION))
-    maps = element_maps(maps, elements, allow_nan=True)
-    mask = mask_array(mask, axis_dicts(maps.axes_manager.signal_axes, maps))
-    on_grid = _matched(haadf, maps, register, mask, gamma=gamma)
-    report(on_grid.diagnostics)
-    return MatchedHaadf(
-        haadf=image_signal(on_grid.image, maps, haadf.metadata.General.title),
-        shift=on_grid.shift,
-        shift_error=on_grid.error,
-        overlap=on_grid.overlap,
-        correlation=on_grid.correlation,
-        sentence=on_grid.sentence,
-        diagnostics=on_grid.diagnostics,
-    )
+    maps = read_maps(maps, SourceRequest(elements, allow_nan=True))
+    matched, _ = _matched(haadf, maps, register, mask_array(mask, maps.axes), gamma)
+    report(matched.diagnostics)
+    return matched
 
 
 def haadf_on_grid(
-    haadf: Any, maps: Any, register: bool | str, mask: np.ndarray | None, allow_missing: bool
-) -> tuple[np.ndarray, dict, list[Diagnostic]]:
-    """The HAADF image on the pixels of maps, brought there only where that is asked for.
+    haadf: Any, maps: ScanMaps, register: bool | str, mask: np.ndarray | None, allow_missing: bool
+) -> tuple[Any, dict, list[Diagnostic]]:
+    """The HAADF image, as a Signal2D of its own on the axes of the maps, brought there only where that is asked for.
 
     Parameters
     ----------
     haadf, maps
-        A signal, and an ElementMaps.
+        A signal, and what was read of the maps.
     register : {False, "calibration", "shift"}
         False takes the image as it is, on the pixels of the maps. For the others see `match_haadf`.
     mask
@@ -158,53 +149,27 @@ def haadf_on_grid(
 
     Returns
     -------
-    image : numpy.ndarray
-        (ny, nx), of its own.
-    metadata : dict
-        For ``metadata.Fusion.registration``, empty for False.
-    diagnostics : list of Diagnostic
+    Signal2D, dict, list of Diagnostic
+        The dictionary is ``metadata.Fusion.registration``, empty for False.
     """
     if not register:
-        axes = axis_dicts(maps.axes_manager.signal_axes, maps)
-        image = image_array(haadf, allow_nan=allow_missing)
-        return image.copy(), {}, check_same_scan(axes, spatial_axes(haadf))
-    on_grid = _matched(haadf, maps, register, mask, keep_saturated=not allow_missing)
+        image = image_array(haadf, allow_nan=allow_missing).copy()
+        found = check_same_scan(maps.axes, spatial_axes(haadf))
+        return image_signal(image, maps.axes, haadf.metadata.General.title), {}, found
+    matched, pixel = _matched(haadf, maps, register, mask, keep_saturated=not allow_missing)
     if not allow_missing:
-        _refuse_missing(on_grid.image)
-    return on_grid.image, on_grid.metadata(), on_grid.diagnostics
-
-
-@dataclass(frozen=True)
-class _OnGrid:
-    """`MatchedHaadf` as an array; ``pixel`` is the (2,) size of its own pixels in those of the maps."""
-
-    image: np.ndarray
-    shift: np.ndarray
-    error: np.ndarray
-    overlap: float
-    correlation: float
-    pixel: np.ndarray
-    sentence: str
-    diagnostics: list[Diagnostic]
-
-    def metadata(self):
-        """For ``metadata.Fusion.registration``: flat arrays and Python scalars."""
-        return {
-            "shift": self.shift,
-            "shift_error": self.error,
-            "overlap": self.overlap,
-            "correlation": self.correlation,
-            "haadf_pixel": self.pixel,
-            "sentence": self.sentence,
-        }
+        _refuse_missing(matched.haadf.data)
+    keys = ("shift", "shift_error", "overlap", "correlation", "sentence")
+    metadata = {key: getattr(matched, key) for key in keys} | {"haadf_pixel": pixel}
+    return matched.haadf, metadata, matched.diagnostics
 
 
 def _matched(haadf, maps, register, mask, gamma=REGISTRATION_GAMMA, keep_saturated=False):
-    """`_OnGrid` of a HAADF image and an ElementMaps; its sentence is logged."""
+    """`MatchedHaadf`, and the (2,) size of a pixel of the image in those of the maps; its sentence is logged."""
     image = image_array(haadf, allow_nan=True)
-    placed = placements(axis_dicts(maps.axes_manager.signal_axes, maps), spatial_axes(haadf))
-    source = _Source(image, placed, maps.data.shape[1:])
-    found = _found_shift(source, maps, mask, gamma) if register == SHIFT else None
+    placed = placements(maps.axes, spatial_axes(haadf))
+    source = _Source(image, placed, maps.signal.data.shape[1:])
+    found = _found_shift(source, maps.signal, mask, gamma) if register == SHIFT else None
     shift = np.zeros(2) if found is None else found.shift
     result = source.final(shift, keep_saturated)
     covered = np.isfinite(result)
@@ -215,16 +180,16 @@ def _matched(haadf, maps, register, mask, gamma=REGISTRATION_GAMMA, keep_saturat
         )
     sentence = _in_words(source, found, shift, covered.mean())
     _logger.info(sentence)
-    return _OnGrid(
-        image=result,
+    matched = MatchedHaadf(
+        haadf=image_signal(result, maps.axes, haadf.metadata.General.title),
         shift=shift,
-        error=np.full(2, np.nan) if found is None else found.error,
+        shift_error=np.full(2, np.nan) if found is None else found.error,
         overlap=float(covered.mean()),
         correlation=np.nan if found is None else float(found.correlation),
-        pixel=np.array([p.step for p in placed]),
         sentence=sentence,
         diagnostics=_diagnostics(source, found, covered),
     )
+    return matched, np.array([p.step for p in placed])
 
 
 class _Source:

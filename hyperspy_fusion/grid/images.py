@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.grid.axes import STACK_AXES, capital, spatial_axes
+from hyperspy_fusion.grid.axes import STACK_AXES, Axes, capital, spatial_axes
 
 
 def image_array(signal: Any, allow_nan: bool = False) -> np.ndarray:
@@ -44,6 +44,13 @@ def image_array(signal: Any, allow_nan: bool = False) -> np.ndarray:
     data = signal.data.compute() if hasattr(signal.data, "compute") else signal.data
     data = nan_pixels(data) if allow_nan else finite_pixels(data, str(signal))
     return data if data.dtype.isnative else data.astype(data.dtype.newbyteorder("="))
+
+
+def image_signal(data: np.ndarray, axes: Axes, title: str) -> Any:
+    """A Signal2D of an image (ny, nx) on the axes of y and x."""
+    from hyperspy.signals import Signal2D
+
+    return Signal2D(data, axes=list(axes), metadata={"General": {"title": title}})
 
 
 def check_image(signal: Any) -> None:

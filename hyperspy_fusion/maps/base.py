@@ -15,14 +15,16 @@ WINDOW_WIDTH = 2.0
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """The arguments of `element_maps`, checked; see there."""
+    """The arguments of `element_maps`; see there."""
 
-    elements: list[str] | None = None
-    xray_lines: list[str] | None = None
+    elements: Any = None
+    xray_lines: Any = None
     integration_windows: float = WINDOW_WIDTH
     edges: Any = None
     background: Any = None
     allow_nan: bool = False
+    #: whether to read the counts outside of the windows of EDS spectra too
+    out_of_window: bool = False
 
 
 class SourceMap(NamedTuple):
@@ -57,11 +59,15 @@ class SourceMap(NamedTuple):
 
 @dataclass(frozen=True)
 class SourceMaps:
-    """The maps of a source, the title of what they were made from ("" where their elements name it), and findings."""
+    """The maps of a source, the title of what they were made from ("" where their elements name it), and findings.
+
+    ``out_of_window`` are the counts outside of the windows of EDS spectra, None where nobody asks for them.
+    """
 
     maps: list[SourceMap]
     title: str = ""
     diagnostics: list[Diagnostic] = field(default_factory=list)
+    out_of_window: Any = None
 
 
 class MapSource(Protocol):
@@ -119,3 +125,19 @@ def selected(maps: list[SourceMap], elements: list[str] | None, *, all_named: bo
             listed = ", ".join(dict.fromkeys(str(m.element) for m in maps))
             raise ValueError(f"There is no map of {symbol}: the source has {listed}.")
     return [m for symbol in elements for m in maps if m.element == symbol]
+
+
+# ---- models ------------------------------------------------------------------------------------------
+
+
+def is_model(source: Any) -> bool:
+    """Whether `source` is a HyperSpy model, which is a list of components too."""
+    from hyperspy.model import BaseModel
+
+    return isinstance(source, BaseModel)
+
+
+def refuse_unfitted(model: Any, parameters: Sequence[Any]) -> None:
+    """Raise ValueError unless the `parameters` of `model` are fitted everywhere."""
+    if not all(parameter.map["is_set"].all() for parameter in parameters):
+        raise ValueError(f"{model} is not fitted at every pixel: call `m.multifit()` first.")

@@ -11,9 +11,8 @@ from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.spectra.background import smoothed_counts
 from hyperspy_fusion.grid.images import is_spectrum_image
 from hyperspy_fusion.identify.elements import by_element
-from hyperspy_fusion.maps.base import SourceRequest
+from hyperspy_fusion.maps.base import SourceRequest, refuse_unfitted
 from hyperspy_fusion.maps.eds_lines import LineCounts, line_counts, line_windows, lines_within, window_sums
-from hyperspy_fusion.maps.fitted_models import refuse_unfitted
 
 _logger = logging.getLogger(__name__)
 

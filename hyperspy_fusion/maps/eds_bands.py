@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.grid.images import is_spectrum_image
-from hyperspy_fusion.identify.map_identity import metadata_names
-from hyperspy_fusion.maps.base import WINDOW_WIDTH
 from hyperspy_fusion.maps.eds_lines import line_windows, window_sums
 
 _logger = logging.getLogger(__name__)
@@ -22,36 +19,33 @@ FEWEST_IN_BAND = 1000
 LOWEST_KEV = 0.1
 
 
-def out_of_window_counts(source: Any, maps: Any) -> np.ndarray | None:
+def out_of_window_counts(signal: Any, lines: dict[str, list[str]], width: float) -> np.ndarray | None:
     """
-    Counts of the channels that are in no window of the maps.
+    Counts of the channels that are in no window of the X-ray lines of any element.
 
     Parameters
     ----------
-    source : object
-        What the maps were made from by `hyperspy_fusion.element_maps`.
-    maps : ElementMaps
-        With the ``xray_lines`` and ``integration_windows`` of their windows in ``metadata.Element_maps``.
+    signal : exspy.signals.EDSSpectrum
+        ``(x, y|E)``, lazy or not.
+    lines : dict
+        The X-ray lines of each element.
+    width : float
+        Full width of their windows in FWHM.
 
     Returns
     -------
     numpy.ndarray or None
         (bands, ny, nx) of whole numbers, each of consecutive channels but for those of the windows. None where the
-        source is no EDS spectrum image of counts, where two maps share channels, and where nothing is left.
+        spectra are no counts, where two elements share channels, and where nothing is left.
     """
-    lines = metadata_names(maps.metadata, "Element_maps.xray_lines")
-    is_eds = is_spectrum_image(source) and hasattr(source, "estimate_integration_windows")
-    if not (is_eds and hasattr(source, "data") and len(lines) == len(maps.elements)):
-        return None
-    width = maps.metadata.get_item("Element_maps.integration_windows", WINDOW_WIDTH)
-    windows = [line_windows(source, names.split("+"), width) for names in lines]
-    used = np.zeros(source.axes_manager[-1].size, int)
+    windows = [line_windows(signal, names, width) for names in lines.values()]
+    used = np.zeros(signal.axes_manager[-1].size, int)
     for start, stop in (limits for own in windows for limits in own):
         used[start:stop] += 1
     if used.max() > 1:
         _logger.info("Windows of two elements share channels: out-of-window counts are not used.")
         return None
-    return _in_bands(source, used == 0)
+    return _in_bands(signal, used == 0)
 
 
 def _in_bands(source, free):

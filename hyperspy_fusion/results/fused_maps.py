@@ -11,7 +11,7 @@ from hyperspy_fusion.diagnostics import Diagnostic, report
 from hyperspy_fusion.fusion.problems.published import Range
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, PowerHaadfModel, blurred
 from hyperspy_fusion.grid.axes import axis_dicts, spatial_axes
-from hyperspy_fusion.grid.images import image_array
+from hyperspy_fusion.grid.images import image_array, image_signal
 from hyperspy_fusion.maps.sources import element_maps
 
 
@@ -39,15 +39,6 @@ def fused_signal(maps, data, fusion, inputs, errors=None):
     return fused
 
 
-def image_signal(data, maps, title):
-    """A Signal2D of ``data`` on the spatial axes of ``maps``."""
-    import hyperspy.api as hs
-
-    image = hs.signals.Signal2D(data, axes=axis_dicts(maps.axes_manager.signal_axes, maps))
-    image.metadata.General.title = title
-    return image
-
-
 def modelled_haadf(fused):
     """The HAADF image of fused maps from their metadata; see ``ElementMaps.modelled_haadf``."""
     fit = fused._fit()
@@ -68,7 +59,8 @@ def modelled_haadf(fused):
         image = haadf_range.restore(image.astype(data.dtype))
     else:
         image = blurred(LinearHaadfModel(coefficients, fit["haadf_offset"]).image(data), fit["haadf_term_blur"])
-    return image_signal(image.astype(data.dtype), fused, "Modelled HAADF")
+    axes = axis_dicts(fused.axes_manager.signal_axes, fused)
+    return image_signal(image.astype(data.dtype), axes, "Modelled HAADF")
 
 
 def _why_not_of_the_fit(fused, fit, data, index):
@@ -129,13 +121,10 @@ def inputs_of_part(fused, maps=None, haadf=None):
 
 def _image_on_axes(haadf, *grids):
     """A HAADF image as a Signal2D on the axes of the first of ``grids`` of its shape, as in a fit; else on its own."""
-    import hyperspy.api as hs
-
     image = image_array(haadf)
-    for grid in grids:
-        if grid is not None and grid.axes_manager.signal_shape == image.shape[::-1]:
-            return image_signal(image, grid, haadf.metadata.General.title)
-    return hs.signals.Signal2D(image, axes=spatial_axes(haadf))
+    alike = [g for g in grids if g is not None and g.axes_manager.signal_shape == image.shape[::-1]]
+    axes = axis_dicts(alike[0].axes_manager.signal_axes, alike[0]) if alike else spatial_axes(haadf)
+    return image_signal(image, axes, haadf.metadata.General.title)
 
 
 def _part(whole, fused, what):

@@ -255,7 +255,7 @@ def test_negative_maps_are_fused_by_every_method(phantom, method):
 
 @pytest.mark.parametrize("method", ["published", "calibrated", "auto"])
 def test_negative_values_of_known_noise_are_no_warning(method):
-    from hyperspy_fusion.maps.noise_metadata import with_noise_metadata
+    from hyperspy_fusion.maps.stack import with_noise_metadata
 
     def warned(maps):
         return [w for w in hf.FusedMultiModal(haadf, maps, method=method).warnings if "negative values" in w]
