@@ -23,7 +23,7 @@ __version__ = _version("hyperspy_fusion")
 _PUBLIC = {
     "AutoSettings": "hyperspy_fusion.fusion.settings",
     "CalibratedSettings": "hyperspy_fusion.fusion.settings",
-    "ElementMaps": "hyperspy_fusion.signals",
+    "ElementMaps": "hyperspy_fusion.signals.element_maps",
     "FusedMultiModal": "hyperspy_fusion.model",
     "PublishedSettings": "hyperspy_fusion.fusion.settings",
     "element_maps": "hyperspy_fusion.maps.sources",

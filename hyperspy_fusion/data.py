@@ -198,7 +198,12 @@ def _phantom(title: str, *elements: str) -> Callable[[Callable], Callable[..., P
         @functools.wraps(structure)
         def phantom(shape=(128, 128), *, pixel_size_nm=own["pixel_size_nm"].default, **options):
             chosen = {name: options.pop(name) for name in [*options] if name in own}
-            atoms = structure(_checked_shape(shape), pixel_size_nm=pixel_size_nm, **chosen)
+            sizes = np.asarray(shape)
+            if sizes.shape != (2,) or sizes.dtype.kind not in "iu" or sizes.min() < 8:
+                raise ValueError(
+                    f"shape is {shape!r}: a phantom needs (ny, nx), whole numbers, both at least 8 pixels."
+                )
+            atoms = structure(tuple(int(size) for size in sizes), pixel_size_nm=pixel_size_nm, **chosen)
             return _acquire(title, elements, atoms, pixel_size_nm, **options)
 
         scan = [p for p in inspect.signature(_acquire).parameters.values() if p.kind is p.KEYWORD_ONLY]
@@ -286,7 +291,8 @@ def gradient_alloy(shape: tuple = (128, 128), *, pixel_size_nm: float = 0.5, thi
     ----------
     <thickness_ramp>
     """
-    rows, columns = (_smooth_step(size) for size in shape)
+    # from 0 in the first to 1 in the last pixel, level at both ends
+    rows, columns = ((1 - np.cos(np.pi * np.linspace(0, 1, size))) / 2 for size in shape)
     platinum = np.broadcast_to(0.1 + 0.6 * columns, shape)
     palladium = (1 - platinum) * (0.2 + 0.6 * rows[:, None])
     fractions = np.stack([platinum, palladium, 1 - platinum - palladium])
@@ -316,13 +322,6 @@ def psnr(image: np.ndarray, truth: np.ndarray) -> float:
         raise ValueError(f"the largest value of truth is {peak}: PSNR needs one above 0.")
     error = np.mean((image - truth) ** 2)
     return float("inf") if error == 0 else float(10 * np.log10(peak**2 / error))
-
-
-def _checked_shape(shape):
-    sizes = np.asarray(shape)
-    if sizes.shape != (2,) or sizes.dtype.kind not in "iu" or sizes.min() < 8:
-        raise ValueError(f"shape is {shape!r}: a phantom needs (ny, nx), whole numbers, both at least 8 pixels.")
-    return tuple(int(size) for size in sizes)
 
 
 def _fcc_density(element):
@@ -365,8 +364,3 @@ def _wedge(shape, ramp):
     if not 0 <= ramp < 1:
         raise ValueError(f"thickness_ramp is {ramp!r}: it must be at least 0 and below 1.")
     return np.linspace(1 - ramp, 1, shape[0])[:, None]
-
-
-def _smooth_step(size):
-    """From 0 in the first to 1 in the last of ``size`` pixels, level at both ends."""
-    return (1 - np.cos(np.pi * np.linspace(0, 1, size))) / 2

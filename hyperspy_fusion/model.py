@@ -14,6 +14,7 @@ from hyperspy_fusion.diagnostics import as_metadata, report, warnings_of
 from hyperspy_fusion.fusion.checks import check_choice, check_seed, check_workers, number_of_resamples
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import settings_for
+from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
 from hyperspy_fusion.grid.axes import spatial_axes
 from hyperspy_fusion.grid.images import image_signal
 from hyperspy_fusion.grid.masks import is_constant, mask_array
@@ -30,7 +31,7 @@ from hyperspy_fusion.methods.fit_checks import (
 )
 from hyperspy_fusion.registration import haadf_on_grid
 from hyperspy_fusion.results.fused_maps import Inputs, fused_signal, norms
-from hyperspy_fusion.results.uncertainty import Errors, attainable_gain, attribution, maps_like, replicated
+from hyperspy_fusion.results.uncertainty import Errors, attainable_gain, maps_like
 
 
 class FusedMultiModal:
@@ -265,10 +266,12 @@ class FusedMultiModal:
         check_seed(seed)
         check_workers(num_workers)
         fit = self._fitted()
-        found = replicated(
-            *(fit.setup.problem, fit.setup.settings, fit.state, fit.result.maps),
-            *(number, seed, show_progressbar, num_workers),
-        )
+        with counted("Bootstrap", "fit", show_progressbar, total=number) as tick:
+            found = bootstrap(
+                *(fit.setup.problem, fit.setup.settings, fit.state, fit.result.maps, number, seed),
+                callback=lambda done: tick(),
+                num_workers=num_workers,
+            )
         elements = self._measured.fitted_elements
         errors = Errors(found, self._signal(self._data().copy()), elements)
         # maps of EELS edges lie above backgrounds that pixels share
@@ -306,7 +309,7 @@ class FusedMultiModal:
         """
         check_noise_model(self.method)
         fit = self._fitted()
-        found = attribution(fit.setup.problem, fit.state, fit.result.maps)
+        found = fit.setup.problem.attribution(fit.state, fit.result.maps)
         return {name: self._derived(data, f"Change by {name} of") for name, data in found.items()}
 
     def plot(self, crop=None, errors=False):

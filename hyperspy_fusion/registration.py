@@ -134,23 +134,10 @@ def match_haadf(
 def haadf_on_grid(
     haadf: Any, maps: ScanMaps, register: bool | str, mask: np.ndarray | None, allow_missing: bool
 ) -> tuple[Any, dict, list[Diagnostic]]:
-    """The HAADF image, as a Signal2D of its own on the axes of the maps, brought there only where that is asked for.
+    """The HAADF image as a Signal2D of its own on the axes of the maps, metadata of the registration, and diagnostics.
 
-    Parameters
-    ----------
-    haadf, maps
-        A signal, and what was read of the maps.
-    register : {False, "calibration", "shift"}
-        False takes the image as it is, on the pixels of the maps. For the others see `match_haadf`.
-    mask
-        (ny, nx) bool or None.
-    allow_missing : bool
-        Whether NaN may be in the result.
-
-    Returns
-    -------
-    Signal2D, dict, list of Diagnostic
-        The dictionary is ``metadata.Fusion.registration``, empty for False.
+    `register` is False for an image that is on the pixels of the maps already; for the others see `match_haadf`. `mask`
+    (ny, nx) is True where pixels are left out. Without `allow_missing`, pixels without a value are an error.
     """
     if not register:
         image = image_array(haadf, allow_nan=allow_missing).copy()
@@ -198,28 +185,25 @@ class _Source:
     def __init__(self, image, placed, shape):
         self.ceiling = saturated(image)
         self.present = np.isfinite(image)
+        self.usable = self.present & ~self.ceiling
         self.image = filled(np.asarray(image, dtype=np.float64), self.present)
         self.placed, self.shape = placed, shape
 
     def final(self, shift, keep_saturated):
         """The image at a shift; NaN where it does not cover a pixel, or is saturated."""
-        placed = self._at(shift)
-        result = resampled(self.image, placed, self.shape)
-        result[coverage(self.present, placed, self.shape) < LEAST_COVERAGE] = np.nan
+        result = self._sampled(self.image, self.present, shift)
         if self.ceiling.any() and not keep_saturated:
-            result[coverage(self.ceiling, placed, self.shape) > _SATURATED_PART] = np.nan
+            result[coverage(self.ceiling, self._at(shift), self.shape) > _SATURATED_PART] = np.nan
         return result
 
     def smooth(self, sigma, image=None):
         """A function of the shift that returns the smoothed image, NaN where it is missing or saturated."""
         from scipy.ndimage import gaussian_filter
 
-        usable = (self.present & ~self.ceiling).astype(np.float64)
-        usable = gaussian_filter(usable, sigma, mode="constant") > _INSIDE
-        image = gaussian_filter(self.image if image is None else image, sigma)
-        return partial(self._usable, image, usable)
+        usable = gaussian_filter(self.usable.astype(np.float64), sigma, mode="constant") > _INSIDE
+        return partial(self._sampled, gaussian_filter(self.image if image is None else image, sigma), usable)
 
-    def _usable(self, image, usable, shift, shape=None):
+    def _sampled(self, image, usable, shift, shape=None):
         placed, shape = self._at(shift), shape or self.shape
         result = resampled(image, placed, shape)
         result[coverage(usable, placed, shape) < LEAST_COVERAGE] = np.nan
@@ -240,9 +224,9 @@ class _Source:
         """Standard deviations, in pixels of the image, to try in turn."""
         # the noise of a magnified image has the size of the pixels that it had before
         steps = np.array([placement.step for placement in self.placed])
-        whole = self.whole(partial(self._usable, self.image, self.present & ~self.ceiling))
+        whole = self.whole(partial(self._sampled, self.image, self.usable))
         if steps.max() < 1 and whole is not None:
-            white = estimate_variance(self.image, self.present & ~self.ceiling) * steps.prod()
+            white = estimate_variance(self.image, self.usable) * steps.prod()
             if estimate_variance(whole[0]) > _CORRELATED * white:
                 return np.outer(_SMOOTHINGS, 1 / steps)
         return _SMOOTHINGS
@@ -252,27 +236,25 @@ class _Source:
         noise = np.random.default_rng(0).normal(size=self.image.shape)
         to_maps = -np.array([placement.start for placement in self.placed])
         of_one = [np.nanvar(slope) for slope in slopes(self.smooth(sigma, noise), to_maps)]
-        return np.nan_to_num(of_one) * estimate_variance(self.image, self.present & ~self.ceiling)
+        return np.nan_to_num(of_one) * estimate_variance(self.image, self.usable)
 
 
 def _found_shift(source, maps, mask, gamma) -> Shift:
     """The shift with the lightest smoothing that determines it in both directions, else in one."""
-    reference = _weighted_sum(maps, gamma)
+    # sum_i Z_i**gamma b_i, NaN where one of the maps is
+    weights = z_weights([atomic_number(element) for element in maps.elements], gamma)
+    reference = np.tensordot(weights, maps.data.astype(np.float64), axes=1)
     if mask is not None:
         reference[mask] = np.nan
 
-    def smoothed_by(sigma):
+    found: Any = None
+    for sigma in source.smoothings():
         sample = source.smooth(sigma)
-        return find_shift(reference, sample, source.whole(sample), source.slope_noise(sigma))
-
-    lightest, *others = source.smoothings()
-    found = smoothed_by(lightest)
-    for sigma in others:
+        other = find_shift(reference, sample, source.whole(sample), source.slope_noise(sigma))
+        if found is None or len(other.undetermined) < len(found.undetermined):
+            found = other
         if not len(found.undetermined):
             break
-        other = smoothed_by(sigma)
-        if len(other.undetermined) < len(found.undetermined):
-            found = other
     if found.is_found:
         return found
     why = f"the two are not alike (correlation {found.correlation:.2f})"
@@ -284,17 +266,15 @@ def _found_shift(source, maps, mask, gamma) -> Shift:
     )
 
 
-def _weighted_sum(maps, gamma):
-    """``sum_i Z_i**gamma b_i``, NaN where one of the maps is."""
-    numbers = [atomic_number(element) for element in maps.elements]
-    return np.tensordot(z_weights(numbers, gamma), maps.data.astype(np.float64), axes=1)
-
-
 def _refuse_missing(image):
     present = np.isfinite(image)
     if present.all():
         return
-    (top, bottom), (left, right) = (_extent(present.any(axis=axis)) for axis in (1, 0))
+    ranges = []
+    for axis in (1, 0):
+        places = np.flatnonzero(present.any(axis=axis))
+        ranges.append((int(places[0]), int(places[-1]) + 1) if places.size else (0, 0))
+    (top, bottom), (left, right) = ranges
     raise ValueError(
         f"The HAADF image covers {present.mean():.1%} of the maps, rows {top} to {bottom - 1} and columns {left} to "
         f"{right - 1}, and the published method needs every pixel: pass method='calibrated', which leaves the others "
@@ -303,30 +283,21 @@ def _refuse_missing(image):
     )
 
 
-def _extent(present):
-    places = np.flatnonzero(present)
-    return (0, 0) if not places.size else (int(places[0]), int(places[-1]) + 1)
-
-
 # ---- in words and diagnostics --------------------------------------------------------------------
 
 
 def _in_words(source, found, shift, overlap):
-    way = _way_in_words(source.placed)
-    where = "was placed by its calibration"
+    steps, where = [p.step for p in source.placed], "was placed by its calibration"
+    if all(p.is_finer for p in source.placed):
+        way = f"averaged, {1 / steps[0]:.3g} x {1 / steps[1]:.3g} (y, x) of its pixels to one of the maps"
+    elif np.allclose(steps, 1):
+        way = "interpolated where it lies between pixels"
+    else:
+        way = f"interpolated, its pixels being {steps[0]:.3g} x {steps[1]:.3g} (y, x) of those of the maps"
     if found is not None:
         errors = " and ".join(f"{s:+.2f} ± {e:.2f}" for s, e in zip(shift, found.error, strict=True))
         where = f"was shifted by {errors} pixels of the maps along y and x to match them"
     return f"The HAADF image {where} and {way}; it covers {overlap:.1%} of the maps."
-
-
-def _way_in_words(placed):
-    steps = [p.step for p in placed]
-    if all(p.is_finer for p in placed):
-        return f"averaged, {1 / steps[0]:.3g} x {1 / steps[1]:.3g} (y, x) of its pixels to one of the maps"
-    if np.allclose(steps, 1):
-        return "interpolated where it lies between pixels"
-    return f"interpolated, its pixels being {steps[0]:.3g} x {steps[1]:.3g} (y, x) of those of the maps"
 
 
 def _diagnostics(source, found, covered):

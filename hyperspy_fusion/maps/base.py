@@ -30,20 +30,10 @@ class SourceRequest:
 class SourceMap(NamedTuple):
     """One 2-D map on its way into the stack.
 
-    Attributes
-    ----------
-    element, line
-        Symbol, None where it is not known; X-ray lines such as "Fe_Ka+Fe_La", "" for none.
-    data
-        (ny, nx), maybe a dask array.
-    axes, metadata
-        Of y and x, as :func:`~hyperspy_fusion.grid.axes.spatial_axes` returns them; of the signal it is from.
-    name
-        For messages.
-    background, variance
-        As ``data``; None where they are not known.
-    allows_nan
-        Whether its pixels may be NaN anyway, with a diagnostic.
+    Its element is None where it is not known. Its X-ray lines are such as "Fe_Ka+Fe_La", "" for none. Data (ny, nx) may
+    be a dask array, and so may background and variance, None where not known. The axes of y and x are as
+    :func:`~hyperspy_fusion.grid.axes.spatial_axes` returns them, the metadata those of the signal it is from. The name
+    is for messages. `allows_nan` is whether its pixels may be NaN anyway, with a diagnostic.
     """
 
     element: str | None
@@ -61,24 +51,22 @@ class SourceMap(NamedTuple):
 class SourceMaps:
     """The maps of a source, the title of what they were made from ("" where their elements name it), and findings.
 
-    ``out_of_window`` are the counts outside of the windows of EDS spectra, None where nobody asks for them.
+    ``out_of_window`` are the counts outside of the windows of EDS spectra, None where nobody asks for them. ``whole``
+    is an ElementMaps in memory of just these maps, None where there is none.
     """
 
     maps: list[SourceMap]
     title: str = ""
     diagnostics: list[Diagnostic] = field(default_factory=list)
     out_of_window: Any = None
+    whole: Any = None
 
 
 class MapSource(Protocol):
     """One kind of source.
 
-    Attributes
-    ----------
-    kind
-        For messages.
-    takes
-        Which of ``"xray_lines"``, ``"edges"``, ``"background"`` and ``"integration_windows"`` it takes.
+    `kind` is for messages. It takes which of ``"xray_lines"``, ``"edges"``, ``"background"`` and
+    ``"integration_windows"``.
     """
 
     kind: str
@@ -93,9 +81,6 @@ class MapSource(Protocol):
     def read(source: Any, request: SourceRequest) -> SourceMaps:
         """Its maps with identity, grid and noise metadata."""
         ...
-
-
-# ---- which of the maps -------------------------------------------------------------------------------
 
 
 def is_selection(elements: Sequence[str] | None, n: int) -> bool:
@@ -125,9 +110,6 @@ def selected(maps: list[SourceMap], elements: list[str] | None, *, all_named: bo
             listed = ", ".join(dict.fromkeys(str(m.element) for m in maps))
             raise ValueError(f"There is no map of {symbol}: the source has {listed}.")
     return [m for symbol in elements for m in maps if m.element == symbol]
-
-
-# ---- models ------------------------------------------------------------------------------------------
 
 
 def is_model(source: Any) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.grid.axes import axis_dicts, spatial_axes, stack_axes
-from hyperspy_fusion.grid.images import check_image, check_real, check_signal, is_eels, is_spectrum_image
+from hyperspy_fusion.grid.axes import layout, scan_axes, spatial_axes, stack_axes
+from hyperspy_fusion.grid.images import check_image, check_real, check_signal, is_eels
 from hyperspy_fusion.identify.elements import (
     atomic_number,
     by_element,
@@ -38,8 +39,7 @@ from hyperspy_fusion.maps.base import (
     selected,
 )
 from hyperspy_fusion.maps.eds_background import counts_over_background
-from hyperspy_fusion.maps.eds_bands import out_of_window_counts
-from hyperspy_fusion.maps.eds_lines import line_counts
+from hyperspy_fusion.maps.eds_lines import line_counts, out_of_window_counts
 from hyperspy_fusion.maps.eels_maps import edge_counts
 from hyperspy_fusion.maps.stack import noise_diagnostics, noise_metadata
 
@@ -97,10 +97,10 @@ class StackOrMap:
     def read(source: Any, request: SourceRequest) -> SourceMaps:
         check_signal(source)
         check_real(source)
-        manager, elements = source.axes_manager, request.elements
-        if (manager.navigation_dimension, manager.signal_dimension) in ((0, 2), (2, 0)):
+        elements = request.elements
+        if layout(source) == "image":
             return read_list([source], elements, alone=True)
-        if not _is_stack(source):
+        if layout(source) != "stack":
             raise ValueError(
                 f"{source} cannot be read as element maps: expected a map (|x, y) or (x, y|), a stack (n|x, y) or "
                 "(x, y, n|), or an EDS spectrum image (x, y|E)."
@@ -108,7 +108,7 @@ class StackOrMap:
         axis, _ = stack_axes(source)
         if elements is None or is_selection(elements, axis.size):
             found = _read_stack(source)
-            return SourceMaps(selected(found.maps, elements, all_named=False), diagnostics=found.diagnostics)
+            return replace(found, maps=selected(found.maps, elements, all_named=False))
         return _read_stack(source, elements)
 
 
@@ -119,13 +119,20 @@ class ElementMapsSource:
 
     @staticmethod
     def matches(source: Any) -> bool:
-        return getattr(source, "_signal_type", "") == "element_maps" and _is_stack(source)
+        return getattr(source, "_signal_type", "") == "element_maps" and layout(source) == "stack"
 
     @staticmethod
     def read(source: Any, request: SourceRequest) -> SourceMaps:
         check_real(source)
         found = _read_stack(source)
-        return SourceMaps(selected(found.maps, request.elements), diagnostics=found.diagnostics)
+        maps = selected(found.maps, request.elements)
+        # not of a slice, nor where pixels or their background are to be changed
+        names = metadata_names(source.metadata, "Sample.elements")
+        is_whole = source.axes_manager.navigation_dimension == 1 and names == [m.element for m in maps]
+        in_memory = not source._lazy and not np.ma.isMaskedArray(source.data) and source.data.dtype.isnative
+        if request.background is None and is_whole and in_memory and not np.isinf(source.data).any():
+            return replace(found, maps=maps, whole=source)
+        return replace(found, maps=maps)
 
 
 def read_list(signals: Sequence[Any], elements: Sequence[str] | None, alone: bool = False) -> SourceMaps:
@@ -136,7 +143,7 @@ def read_list(signals: Sequence[Any], elements: Sequence[str] | None, alone: boo
     refuse_detector_images(nodes, alone)
     if is_selection(elements, len(signals)):
         found = read_list(signals, None)
-        return SourceMaps(selected(found.maps, list(elements or []), all_named=False), diagnostics=found.diagnostics)
+        return replace(found, maps=selected(found.maps, list(elements or []), all_named=False))
     diagnostics = []
     if elements is not None:
         check_count(elements, len(signals))
@@ -153,14 +160,9 @@ def read_list(signals: Sequence[Any], elements: Sequence[str] | None, alone: boo
     return SourceMaps(maps, diagnostics=diagnostics)
 
 
-def _is_stack(signal):
-    manager = signal.axes_manager
-    return (manager.navigation_dimension, manager.signal_dimension) in ((1, 2), (3, 0))
-
-
 def _read_stack(signal, elements=None):
     """All maps of a stack; `elements`, as many as maps, name them."""
-    axis, plane = stack_axes(signal)
+    axis, _ = stack_axes(signal)
     nodes = metadata_of_maps(signal, axis)
     refuse_detector_images(nodes, alone=False)
     if elements is None:
@@ -170,7 +172,7 @@ def _read_stack(signal, elements=None):
     else:
         check_count(elements, axis.size)
         named, found = [(symbol, "") for symbol in elements], name_diagnostics(elements, nodes)
-    axes = axis_dicts(plane, signal)
+    axes = scan_axes(signal)
     data, background, variance = (
         [None] * axis.size if array is None else np.moveaxis(array, axis.index_in_array, 0)
         for array in (signal.data, *noise_metadata(signal))
@@ -201,7 +203,7 @@ class EdsSpectra:
 
     @staticmethod
     def matches(source: Any) -> bool:
-        return is_spectrum_image(source) and hasattr(source, "data") and not is_eels(source)
+        return layout(source) == "spectra" and hasattr(source, "data") and not is_eels(source)
 
     @staticmethod
     def read(source: Any, request: SourceRequest) -> SourceMaps:
@@ -252,7 +254,7 @@ def _described(source, entries):
     metadata = source.metadata.deepcopy()
     for key, values in entries.items():
         metadata.set_item(f"Element_maps.{key}", values)
-    return axis_dicts(source.axes_manager.navigation_axes, source), metadata
+    return scan_axes(source), metadata
 
 
 # ---- fitted models -------------------------------------------------------------------------------------
@@ -306,14 +308,12 @@ class FittedEdges:
 def _fitted_lines(model, elements, xray_lines):
     """Which of the X-ray lines that an EDS model fits make the maps: asked for, in ``Sample.xray_lines``, or all."""
     in_model = [component.name for component in model.xray_lines]
+    lines = xray_lines or []
+    refuse_unasked_lines(lines, elements)
     if xray_lines is None:
         preferred = set(metadata_names(model.signal.metadata, "Sample.xray_lines"))
-        lines = []
         for own in by_element(in_model).values():
             lines += [line for line in own if line in preferred] or own
-    else:
-        lines = xray_lines
-        refuse_unasked_lines(lines, elements)
     for line in lines:
         if line not in in_model:
             raise ValueError(f"{line} is not fitted in {model}: expected some of {', '.join(in_model)}.")

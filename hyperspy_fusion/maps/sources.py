@@ -148,14 +148,15 @@ def element_maps(
 
 def read_maps(source: Any, request: SourceRequest) -> ScanMaps:
     """All that `element_maps` reads of a source, in one pass; the diagnostics are logged."""
-    elements, lines, background = request.elements, request.xray_lines, request.background
+    elements, lines = request.elements, request.xray_lines
     request = replace(
         request,
         elements=None if elements is None else checked_elements(elements),
         xray_lines=None if lines is None else checked_lines(lines),
         integration_windows=checked_width(request.integration_windows),
     )
-    scan, diagnostics = one_scan(_read(source, request), request.allow_nan, source if background is None else None)
+    found = _read(source, request)
+    scan, diagnostics = one_scan(found, request.allow_nan)
     report(dict.fromkeys(diagnostics))
     return scan
 

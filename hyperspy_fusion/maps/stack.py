@@ -20,14 +20,8 @@ from hyperspy_fusion.maps.base import WINDOW_WIDTH, SourceMap, SourceMaps
 
 _logger = logging.getLogger(__name__)
 
-_COPIED = (
-    "Acquisition_instrument",
-    "Sample.description",
-    "General.date",
-    "General.time",
-    "General.authors",
-    "General.original_filename",
-)
+_COPIED = ["Acquisition_instrument", "Sample.description"]
+_COPIED += [f"General.{key}" for key in ("date", "time", "authors", "original_filename")]
 _DIAGNOSTICS = "Element_maps.diagnostics"
 # where the metadata have background and variance, and their names; the variance is where HyperSpy has it
 _NOISE = {"Element_maps.background": "background", "Signal.Noise_properties.variance": "variance"}
@@ -39,18 +33,9 @@ _TITLE_OF_FUSED = re.compile(r"^(Fused maps( of |$))+")
 class ScanMaps:
     """The element maps of one scan, and all that was read with them.
 
-    Attributes
-    ----------
-    signal
-        The ElementMaps ``(n|x, y)``.
-    axes
-        Of y and x, as :func:`~hyperspy_fusion.grid.axes.spatial_axes` returns them.
-    background, variance
-        (n, ny, nx): counts that are not of the elements, and the variance of the noise; None where not known.
-    diagnostics
-        Of the maps, those that they had before included.
-    out_of_window
-        (bands, ny, nx) counts of the other channels of EDS spectra; None where they were not asked for.
+    The signal is an ElementMaps ``(n|x, y)``; its axes are of y, then of x. `background`, counts that are not of the
+    elements, and `variance` of the noise are (n, ny, nx), None where not known. The diagnostics include those that the
+    maps had before. `out_of_window` counts of EDS spectra are (bands, ny, nx), None where nobody asked for them.
     """
 
     signal: Any
@@ -61,17 +46,17 @@ class ScanMaps:
     out_of_window: np.ndarray | None = None
 
 
-def one_scan(found: SourceMaps, allow_nan: bool, source: Any = None) -> tuple[ScanMaps, list[Diagnostic]]:
-    """The maps of a source in one signal, and the new diagnostics; pixels of a `source` that is it are not copied."""
-    maps, diagnostics = found.maps, list(found.diagnostics)
+def one_scan(found: SourceMaps, allow_nan: bool) -> tuple[ScanMaps, list[Diagnostic]]:
+    """The maps of a source in one signal, and the new diagnostics; pixels of a whole ElementMaps are not copied."""
+    maps, whole, diagnostics = found.maps, found.whole, list(found.diagnostics)
     _check_elements(maps)
     axes, about_axes = _common_axes(maps)
     diagnostics += [*_about_fused(maps), *about_axes]
     earlier = [diagnostic for m in maps for diagnostic in _kept_diagnostics(m.metadata)]
     maps = _computed(maps, allow_nan)
-    if _is_whole(source, maps):
-        data = np.moveaxis(source.data, stack_axes(source)[0].index_in_array, 0)
-        noise, metadata = noise_metadata(source), _without_fit(source)
+    if whole is not None:
+        data = np.moveaxis(whole.data, stack_axes(whole)[0].index_in_array, 0)
+        noise, metadata = noise_metadata(whole), _without_fit(whole)
     else:
         maps = _added_up(maps)
         metadata, about_metadata = _metadata(maps, found.title)
@@ -122,15 +107,6 @@ def _computed(maps: Sequence[SourceMap], allow_nan):
 
 
 # ---- one signal ------------------------------------------------------------------------------------
-
-
-def _is_whole(source, maps):
-    """Whether `source` is a whole ElementMaps in memory, no slice, from which nothing is to be selected."""
-    if getattr(source, "_signal_type", "") != "element_maps" or source._lazy or np.ma.isMaskedArray(source.data):
-        return False
-    names = metadata_names(source.metadata, "Sample.elements")
-    is_whole = source.axes_manager.navigation_dimension == 1 and names == [m.element for m in maps]
-    return is_whole and source.data.dtype.isnative and not np.isinf(source.data).any()
 
 
 def _added_up(maps):
