@@ -57,4 +57,4 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-_import_module("hyperspy_fusion.signals.fuse_method").attach_fuse()
+_import_module("hyperspy_fusion.api").attach_fuse()

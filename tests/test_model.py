@@ -16,7 +16,7 @@ from helpers import assert_untouched, fit_with, fuse_with, scan_signals, shared,
 from hyperspy.signal import BaseSignal
 
 import hyperspy_fusion as hf
-from hyperspy_fusion.signals.fuse_method import attach_fuse
+from hyperspy_fusion.api import attach_fuse
 
 
 @pytest.fixture

@@ -22,7 +22,11 @@ def export_maps(fused, others, folder, *, overwrite=False):
         raise FileExistsError(f"{folder} exists: choose another folder, or pass overwrite=True to write into it.")
     images = {**{element: fused.get_map(element) for element in fused.elements}, **others}
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [_save_tif(signal, folder / f"{name}.tif") for name, signal in images.items()]
+    paths = []
+    for name, signal in images.items():
+        paths.append(folder / f"{name}.tif")
+        single = signal._deepcopy_with_new_data(np.asarray(signal.data, dtype=np.float32))
+        single.save(str(paths[-1]), overwrite=True)
     own = {"HAADF": "haadf", "HAADF_modelled": "modelled_haadf"}
     data_sets = {own.get(name, f"maps/{name}"): signal for name, signal in images.items()}
     return [*paths, _save_h5(fused, {**data_sets, **_errors_by_key(fused)}, folder / "fused.h5")]
@@ -35,12 +39,6 @@ def _errors_by_key(fused):
     except ValueError:
         return {}
     return {f"errors/{element}": errors.get_map(element) for element in errors.elements}
-
-
-def _save_tif(signal, path):
-    single = signal._deepcopy_with_new_data(np.asarray(signal.data, dtype=np.float32))
-    single.save(str(path), overwrite=True)
-    return path
 
 
 def _save_h5(fused, images, path):

@@ -50,7 +50,6 @@ def plot_fusion(
     crop: tuple | None = None,
     quantity: str | None = None,
     same_limits: bool = True,
-    cmap: str = "inferno",
     figure=None,
 ) -> np.ndarray:
     """Measured maps over fused maps, one column per element, after a column with both HAADF images.
@@ -77,7 +76,7 @@ def plot_fusion(
     columns = _columns(rows, images, names, elements, window)
     axes = _panels(names, columns, pixel, figure)
     for panel_axes, (title, panels) in zip(axes.T, columns, strict=True):
-        style = {"cmap": "gray" if title == "HAADF" else cmap, "pixel": pixel, "same_limits": same_limits}
+        style = {"cmap": "gray" if title == "HAADF" else "inferno", "pixel": pixel, "same_limits": same_limits}
         # "X-ray counts ()", as HyperSpy writes a quantity without unit, loses its brackets
         label = (quantity or "").replace("()", "").strip() if title != "HAADF" else ""
         n_maps = len(names) - ("errors" in names)
@@ -126,7 +125,7 @@ def plot_convergence(history: dict, weights: dict, *, axes=None) -> np.ndarray:
     return axes
 
 
-def plot_selection(selection: dict, *, ax=None):
+def plot_selection(selection: dict):
     """Cross-validation scores of the fits that a choice of weights compared, against the weight.
 
     `selection` is ``metadata.Fusion.selection``: arrays ``score``, ``score_error`` and ``weights`` (flat, of every
@@ -140,8 +139,7 @@ def plot_selection(selection: dict, *, ax=None):
     chosen = [name for name in _CHOSEN_WEIGHTS if name in selection]
     if not chosen:
         raise ValueError(f"No weight was left open, so that there is none to plot against. {selection['sentence']}")
-    if ax is None:
-        ax = _new_figure((8.4, 4.2)).subplots()
+    ax = _new_figure((8.4, 4.2)).subplots()
     # the weight that was tried at most values
     name = max(chosen, key=lambda name: np.unique(selection[name]).size)
     weight, error = np.asarray(selection[name], float), np.asarray(selection["score_error"])

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from hyperspy.signals import LazySignal2D
 
+from hyperspy_fusion.api import fuse_method
 from hyperspy_fusion.io.export import export_maps
 from hyperspy_fusion.results import fused_maps, plot, uncertainty
 from hyperspy_fusion.results.composition import composition
 from hyperspy_fusion.results.docstrings import shares_texts
 from hyperspy_fusion.results.profiles import line_profile
 from hyperspy_fusion.results.regions import Region
-from hyperspy_fusion.signals.fuse_method import fuse
 from hyperspy_fusion.signals.labelled_maps import LabelledMaps
 
 
@@ -30,7 +30,7 @@ class ElementMaps(LabelledMaps):
     _inputs: Any = None
     _errors: Any = None
 
-    fuse = fuse
+    fuse = fuse_method
 
     def __deepcopy__(self, memo):
         twin = super().__deepcopy__(memo)
