@@ -23,7 +23,7 @@ _ANY_GAIN = 100.0
 
 @dataclass(frozen=True)
 class WhitenedEquations:
-    """Whitened estimating equations: ``matrix_at(blur) @ (offset, relative weights)`` is ``target`` up to N(0, 1).
+    """Whitened estimating equations: ``matrices_at(blur) @ (offset, relative weights)`` is ``target`` up to N(0, 1).
 
     Weights are relative to gain times shape. ``unknown`` (n, m) are orthonormal directions of the relative weights on
     which the data have no information.
@@ -38,8 +38,8 @@ class WhitenedEquations:
     def target(self):
         return self.whitening @ self.moments.target
 
-    def matrix_at(self, blur):
-        return self.whitening @ self.moments.at(blur) * np.concatenate([[1], self.scale])
+    def matrices_at(self, blurs):
+        return self.whitening @ self.moments.at(blurs) * np.concatenate([[1], self.scale])
 
 
 @dataclass(frozen=True)
@@ -95,28 +95,37 @@ def _of_active(equations, active, blur, prior_scale):
     if blur is not None:
         return _over(equations, columns, scale, unknown, np.array([float(blur)]), prior_scales)
     blurs = np.linspace(0, MAX_BLUR, _BLURS)
-    rough = _over(equations, columns, scale, unknown, blurs, prior_scales)
-    reach = _RADIUS * max(_blur_error(rough), blurs[1] / 2)
-    blurs = np.linspace(max(0, rough.blur - reach), min(MAX_BLUR, rough.blur + reach), _BLURS)
+    p = _posterior(equations, columns, unknown, blurs, prior_scales)[0].sum(axis=1)
+    mean, square = p @ blurs, p @ blurs**2
+    error = np.sqrt(p @ (blurs**2 - square) ** 2)
+    # the standard deviation of the blur from that of its square
+    reach = _RADIUS * max(error / max(2 * mean, np.sqrt(error), 1e-6), blurs[1] / 2)
+    blurs = np.linspace(max(0, mean - reach), min(MAX_BLUR, mean + reach), _BLURS)
     return _over(equations, columns, scale, unknown, blurs, prior_scales)
 
 
 def _over(equations, columns, scale, unknown, blurs, prior_scales):
-    """Posterior over pairs of blurs and spreads."""
-    matrices = np.stack([equations.matrix_at(b)[:, columns] for b in blurs])
-    evidence, means, covariances = _conditional(matrices, equations.target, unknown, prior_scales)
-    evidence += _log_prior(blurs)[:, None] + np.log(prior_scales / (prior_scales**2 + MEDIAN_PRIOR_SCALE**2))
-    p = np.exp(evidence - evidence.max())
-    p /= p.sum()
+    """Posterior from pairs of blurs and prior scales."""
+    p, means, precision = _posterior(equations, columns, unknown, blurs, prior_scales)
     of_blur = np.broadcast_to((blurs**2)[:, None, None], (*p.shape, 1))
     means = np.concatenate([means * scale, of_blur], axis=-1)
     mean = np.tensordot(p, means, 2)
     away = (means - mean).reshape(p.size, -1)
     covariance = (away * p.reshape(-1, 1)).T @ away
-    covariance[:-1, :-1] += np.outer(scale, scale) * np.tensordot(p, covariances, 2)
+    covariance[:-1, :-1] += np.outer(scale, scale) * np.tensordot(p, np.linalg.inv(precision), 2)
     return Posterior(
         mean[:-1], covariance, float(p.sum(axis=1) @ blurs), float(np.exp(p.sum(axis=0) @ np.log(prior_scales)))
     )
+
+
+def _posterior(equations, columns, unknown, blurs, prior_scales):
+    """Probabilities (B, T) of pairs of blurs and prior scales, and mean and precision of relative weights at each."""
+    evidence, means, precision = _conditional(
+        equations.matrices_at(blurs)[..., columns], equations.target, unknown, prior_scales
+    )
+    evidence += _log_prior(blurs)[:, None] + np.log(prior_scales / (prior_scales**2 + MEDIAN_PRIOR_SCALE**2))
+    p = np.exp(evidence - evidence.max())
+    return p / p.sum(), means, precision
 
 
 def _log_prior(blurs):
@@ -126,14 +135,8 @@ def _log_prior(blurs):
     return np.log(np.maximum(blurs, 1e-6)) - 0.5 * (blurs**2 / BLUR_PRIOR) ** 2
 
 
-def _blur_error(posterior):
-    """Standard deviation of the blur from that of its square."""
-    error = np.sqrt(posterior.covariance[-1, -1])
-    return error / max(2 * posterior.blur, np.sqrt(error), 1e-6)
-
-
 def _conditional(matrices, target, unknown, prior_scales):
-    """Log evidence (B, T), means (B, T, n + 1), covariances of offset and relative weights by blur and prior scale."""
+    """Log evidence (B, T), means (B, T, n + 1), precisions of offset and relative weights by blur and prior scale."""
     priors = _precisions(unknown, prior_scales)
     n = priors.shape[-1]
     padded = np.zeros((len(prior_scales), n + 1, n + 1))
@@ -149,7 +152,7 @@ def _conditional(matrices, target, unknown, prior_scales):
     # Jeffreys' prior of offset and gain: a flat one prefers blurs at which they are known worst
     both = np.stack([matrices[..., 0], matrices[..., 1:].sum(axis=-1)], axis=-1)
     evidence += 0.5 * np.linalg.slogdet(both.swapaxes(1, 2) @ both)[1][:, None]
-    return evidence, means, np.linalg.inv(precision)
+    return evidence, means, precision
 
 
 def _precisions(unknown, prior_scales):
