@@ -214,18 +214,21 @@ class Torus:
 
     def __init__(self, size, shape):
         self.size, self.shape = size, shape
+        # half the second difference: the derivative of a blurred image along the square of its blur
+        rows, columns = (np.cos(2 * np.pi * np.fft.fftfreq(n)) - 1 for n in shape)
+        self.laplacian = np.add.outer(rows, columns[: shape[1] // 2 + 1])
 
     def transform(self, fields):
         from scipy.fft import rfft2
 
-        return rfft2(fields, self.shape)
+        return np.asarray(rfft2(fields, self.shape))
 
-    def convolve(self, transformed, kernel):
-        """Fields of these transforms after a filter."""
+    def convolve(self, transformed, filter):
+        """Fields of these transforms after a filter of this transform."""
         from scipy.fft import irfft2
 
         ny, nx = self.size
-        return np.asarray(irfft2(transformed * self.transform(kernel), self.shape))[..., :ny, :nx]
+        return np.asarray(irfft2(transformed * filter, self.shape))[..., :ny, :nx]
 
     def correlate(self, first, second):
         """``sum_q first(q) second(q + d)`` of two transforms, for all lags d up to the reach."""
@@ -247,14 +250,15 @@ class Torus:
 class Denoised:
     """Denoised maps to make instrumental variables of, (n, ny, nx).
 
-    ``kernel`` is the filter that made them, whose noise they share with the maps, ``norm`` the part of it on valid
-    pixels, (n or 1, ny, nx); None for fields that do not know the noise of their pixel. ``power`` is the sum of its
-    squares.
+    ``kernel`` is the filter that made them, whose noise they share with the maps, ``filter`` its transform, and
+    ``norm`` the part of it on valid pixels, (n or 1, ny, nx); None for fields that do not know the noise of their
+    pixel. ``power`` is the sum of its squares.
     """
 
     maps: np.ndarray
     power: float
     kernel: np.ndarray | None = None
+    filter: np.ndarray | None = None
     norm: np.ndarray | None = None
 
 
@@ -273,9 +277,10 @@ def denoisers(scan):
 
 
 def _by_kernel(scan, kernel):
-    norm = scan.torus.convolve(scan.torus.transform(scan.masks.astype(np.float64)), kernel)
+    torus, filter = scan.torus, scan.torus.transform(kernel)
+    norm = torus.convolve(torus.transform(scan.masks.astype(np.float64)), filter)
     norm = np.where(np.abs(norm) > 0.05, norm, np.inf)
-    return Denoised(scan.torus.convolve(scan.maps_hat, kernel) / norm, np.sum(kernel**2), kernel, norm)
+    return Denoised(torus.convolve(scan.maps_hat, filter) / norm, np.sum(kernel**2), kernel, filter, norm)
 
 
 def _wiener(scan, weight, weights):
@@ -306,28 +311,34 @@ def _wiener(scan, weight, weights):
 
 def _by_features(scan, weight, weights):
     """Regression of the maps on functions of the image around, coefficients from the other half of the tiles."""
-    features, maps = (a.reshape(len(a), -1) for a in (_features(scan, weight > 0), scan.maps))
     tile = _TILE * min(scan.haadf.shape)
     rows, columns = (np.arange(size) // max(int(tile), 1) for size in scan.haadf.shape)
     is_odd = ((rows[:, None] + columns) % 2 == 1).ravel()
-    halves = [(pixels, features.take(pixels, axis=1)) for pixels in (np.flatnonzero(is_odd), np.flatnonzero(~is_odd))]
-    fields = np.zeros_like(maps)
-    for (here, around), (elsewhere, known) in (halves, halves[::-1]):
-        weighted = known * weight.take(elsewhere)
-        gram, moments = weighted @ known.T, weighted @ maps.take(elsewhere, axis=1).T
+    pixels, n_odd = np.concatenate([np.flatnonzero(is_odd), np.flatnonzero(~is_odd)]), np.count_nonzero(is_odd)
+    features = _features(scan, weight > 0, pixels)
+    maps, weight = scan.maps.reshape(len(scan.maps), -1).take(pixels, axis=1), weight.take(pixels)
+    halves, fields = (slice(n_odd), slice(n_odd, None)), np.zeros_like(maps)
+    for here, elsewhere in (halves, halves[::-1]):
+        weighted = features[:, elsewhere] * weight[elsewhere]
+        gram, moments = weighted @ features[:, elsewhere].T, weighted @ maps[:, elsewhere].T
         gram += 1e-6 * np.trace(gram) / len(gram) * np.eye(len(gram))
-        fields[:, here] = np.linalg.solve(gram, moments).T @ around
+        fields[:, pixels[here]] = np.linalg.solve(gram, moments).T @ features[:, here]
     return Denoised(fields.reshape(scan.maps.shape), len(features) / weight.size)
 
 
-def _features(scan, used):
-    """Products, up to three, of the image smoothed at four scales without the pixel and its neighbours."""
+def _features(scan, used, pixels):
+    """(number, pixels) products, up to three, of the image smoothed at four scales without pixel and neighbours."""
     level, scale = scan.haadf[used].mean(), scan.haadf[used].std()
     smooth = [(image - level * seen) / (scale * np.maximum(seen, 1e-3)) for image, seen in scan.surroundings]
-    scales = [np.ones_like(scan.haadf), *smooth]
-    features = [a * b for a, b in combinations_with_replacement(scales, 2)]
-    features += [a * b * c for a, b, c in combinations_with_replacement(scales[1:4], 3)]
-    return np.stack(features)
+    scales = [np.ones(len(pixels)), *(image.take(pixels) for image in smooth)]
+    pairs = list(combinations_with_replacement(scales, 2))
+    triples = list(combinations_with_replacement(scales[1:4], 3))
+    features = np.empty((len(pairs) + len(triples), len(pixels)))
+    for feature, (a, b, *c) in zip(features, pairs + triples, strict=True):
+        np.multiply(a, b, out=feature)
+        if c:
+            feature *= c[0]
+    return features
 
 
 # ---- estimating equations -------------------------------------------------------------------------------------
@@ -402,14 +413,14 @@ class EstimatingEquations:
         """The equations summed over blocks of the image, less their mean, (n + 2, number of blocks)."""
         scan, torus, denoised = self.scan, self.scan.torus, self.denoised
         blur = gaussian(torus.shape, estimate.blur)
-        blurred = torus.convolve(np.tensordot(estimate.weights, scan.maps_hat, 1), blur)
+        blurred = torus.convolve(np.tensordot(estimate.weights, scan.maps_hat, 1), torus.transform(blur))
         scores = self.fields * (scan.haadf - estimate.offset - blurred)
         if denoised.kernel is not None:
             share = self.weight / denoised.norm
-            own = torus.convolve(scan.variance_hat, denoised.kernel * blur)
+            own, along_blur = (torus.transform(k * blur) for k in (denoised.kernel, _laplacian(denoised.kernel)))
             both = scan.weighted(self.weights * estimate.weights, scan.variance_hat)
-            scores[1:-1] += estimate.weights[:, None, None] * share * own
-            scores[-1] += np.sum(share * torus.convolve(both, _laplacian(denoised.kernel) * blur), axis=0)
+            scores[1:-1] += estimate.weights[:, None, None] * share * torus.convolve(scan.variance_hat, own)
+            scores[-1] += np.sum(share * torus.convolve(both, along_blur), axis=0)
         rows, columns = (np.arange(min(_BLOCKS, size)) * size // min(_BLOCKS, size) for size in scan.haadf.shape)
         blocks = np.add.reduceat(np.add.reduceat(scores, rows, axis=1), columns, axis=2).reshape(len(scores), -1)
         return blocks - blocks.mean(axis=1, keepdims=True)
@@ -421,5 +432,6 @@ def _along_blur(scan, denoised, weights):
         from scipy.ndimage import laplace
 
         return 0.5 * laplace(np.tensordot(weights, denoised.maps, 1))
-    curvature = scan.torus.convolve(scan.weighted(weights, scan.maps_hat), _laplacian(denoised.kernel))
+    along_blur = denoised.filter * scan.torus.laplacian
+    curvature = scan.torus.convolve(scan.weighted(weights, scan.maps_hat), along_blur)
     return np.sum(curvature / denoised.norm, axis=0)
