@@ -283,7 +283,8 @@ def _fit(first, prior_scale):
 def _relative_error(estimate):
     """Mean logarithm of the variances of the relative weights, by which instrumental variables are chosen."""
     variances = np.diag(estimate.covariance)[1 : 1 + len(estimate.weights)]
-    return np.mean(np.log(variances / estimate.scale**2))
+    # where nothing is determined all are 0 but for rounding, which must not choose
+    return round(float(np.mean(np.log(variances / estimate.scale**2))), 9)
 
 
 def _report(scan, estimate, blur):
