@@ -222,7 +222,8 @@ def _shrunk(scan, blur, prior_scale):
     fit = _fit(first, np.inf if prior_scale is None else prior_scale)
     if prior_scale is not None:
         return fit
-    if not np.any(fit.determined) and not np.any(fit.standard_errors < fit.weights):
+    # undetermined weights have an error of 100 %, but for rounding
+    if not np.any(fit.determined) and not np.any(fit.standard_errors < (1 - 1e-9) * fit.weights):
         return replace(_of_all(scan, blur), determined=fit.determined)
     shrunk = _fit(first, None)
     off = np.abs(shrunk.weights - fit.weights) > _REFUSED * fit.standard_errors

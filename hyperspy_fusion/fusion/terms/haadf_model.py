@@ -46,13 +46,10 @@ class PowerHaadfModel:
         ``w_i``, one per element.
     gamma
         Exponent.
-    floor
-        Where gamma < 1, the slope is taken at no less than this: it is infinite at zero.
     """
 
     weights: np.ndarray
     gamma: float
-    floor: float = 0.0
 
     def image(self, x):
         """``f(x)``, shape (ny, nx), of maps ``x`` of shape (n_elements, ny, nx)."""
@@ -61,12 +58,6 @@ class PowerHaadfModel:
     def value(self, x, haadf):
         """``1/2 ||haadf - f(x)||^2``."""
         return 0.5 * float(np.sum((self.image(x) - haadf) ** 2, dtype=np.float64))
-
-    def gradient(self, x, haadf):
-        """``gamma w_i x_i**(gamma - 1) (f(x) - haadf)``, shape (n_elements, ny, nx)."""
-        base = x if self.gamma >= 1 else np.maximum(x, self.floor)
-        slope = self.gamma * self.weights[:, None, None] * base ** (self.gamma - 1)
-        return slope * (self.image(x) - haadf)
 
 
 def z_weights(atomic_numbers, gamma, factors=None):
@@ -117,18 +108,6 @@ class LinearHaadfModel:
     def image(self, x):
         """``f(x)``, shape (ny, nx), of maps ``x`` of shape (n_elements, ny, nx)."""
         return self.offset + np.tensordot(self.weights, x, axes=1)
-
-    def value(self, x, haadf, sigma=1.0, valid=None):
-        """``1/2 sum over valid pixels of (f(x) - haadf)**2 / sigma**2``; sigma scalar or (ny, nx)."""
-        return 0.5 * float(np.sum(self._residual(x, haadf, valid) ** 2 / np.square(sigma), dtype=np.float64))
-
-    def gradient(self, x, haadf, sigma=1.0, valid=None):
-        """``w_i (f(x) - haadf) / sigma**2``, shape (n_elements, ny, nx), 0 in masked pixels."""
-        return np.multiply.outer(self.weights, self._residual(x, haadf, valid) / np.square(sigma))
-
-    def _residual(self, x, haadf, valid):
-        residual = self.image(x) - haadf
-        return residual if valid is None else np.where(valid, residual, 0)
 
 
 def blurred(image, blur):

@@ -281,22 +281,29 @@ def test_contrast_on_a_high_level(scan):
     fit((maps.astype(float) + 1e6, haadf), max_iter=1)
 
 
+def haadf_gradient(x, problem):
+    """Of the HAADF term; where gamma < 1 its slope is infinite at zero, and taken at eps there."""
+    term, eps = problem.haadf_term, problem.noise.background
+    base = x if term.gamma >= 1 else np.maximum(x, eps)
+    slope = term.gamma * term.weights[:, None, None] * base ** (term.gamma - 1)
+    return slope * (term.image(x) - problem.haadf)
+
+
+def test_the_gradient_of_the_haadf_term_is_that_of_its_value(scan):
+    problem, _, _ = fit(scan, max_iter=1, dtype="float64")
+    b, rng = problem.normalised_maps(), np.random.default_rng(1)
+    x, d = b + 0.1, 1e-6 * rng.standard_normal(b.shape)
+    low, high = (problem.haadf_term.value(x + step, problem.haadf) for step in (-d, d))
+    np.testing.assert_allclose((haadf_gradient(x, problem) * d).sum(), (high - low) / 2, rtol=1e-5)
+
+
 def test_step_is_down_the_gradient_of_the_terms(scan):
     for gamma in (0.5, 0.9, 1.0, 1.6, 3.0):
         problem, _, state = fit(scan, max_iter=1, gamma=gamma, lambda_tv=0, dtype="float64")
         b = problem.normalised_maps()
-        gradient = problem.lambda_haadf * problem.haadf_term.gradient(b, problem.haadf)
-        gradient += problem.lambda_chem * problem.noise.gradient(b, b)
+        gradient = problem.lambda_haadf * haadf_gradient(b, problem)
+        gradient += problem.lambda_chem * (1 - b / (b + problem.noise.background))
         np.testing.assert_allclose(state.x, np.maximum(b - gradient, 0), rtol=1e-10, atol=1e-12)
-
-
-def test_gradients_are_those_of_the_values(scan):
-    problem, _, _ = fit(scan, max_iter=1, dtype="float64")
-    b, rng = problem.normalised_maps(), np.random.default_rng(1)
-    x, d = b + 0.1, 1e-6 * rng.standard_normal(b.shape)
-    for term, data in ((problem.haadf_term, problem.haadf), (problem.noise, b)):
-        slope = (term.value(x + d, data) - term.value(x - d, data)) / 2
-        np.testing.assert_allclose((term.gradient(x, data) * d).sum(), slope, rtol=1e-5)
 
 
 def test_default_weight_of_the_haadf_is_one_over_n(scan):
