@@ -152,13 +152,12 @@ def fit_haadf_model(
     scan = correlation_data(maps, haadf, noise_variance, shape_weights, valid, haadf_valid)
     blur = None if blur is None else blur / scan.binning
     try:
-        fit = _shrunk(scan, blur, prior_scale) if weights == "fit" else _of_all(scan, blur)
+        return _shrunk(scan, blur, prior_scale) if weights == "fit" else _of_all(scan, blur)
     except np.linalg.LinAlgError as error:
         raise UndeterminedModelError(
             "The HAADF image and the maps have too little in common to tell what an atom adds to the image: pass "
             "lambda_haadf=0, or numbers for haadf_coefficients."
         ) from error
-    return _in_pixels(fit, scan.binning)
 
 
 def refit_haadf_model(fit, maps, haadf, noise_variance, *, shape_weights=None, blur=None, valid=None, haadf_valid=None):
@@ -166,18 +165,8 @@ def refit_haadf_model(fit, maps, haadf, noise_variance, *, shape_weights=None, b
 
     It takes a tenth of the work of :func:`fit_haadf_model`, whose parameters these are, and uses the same instrumental
     variables. The error of the result is that of :func:`fit_haadf_model`, correlated with the noise of the data.
-
-    Parameters
-    ----------
-    fit
-        The :class:`LinearFit` that the data were drawn from. Its ``prior_scale`` is kept.
-    blur
-        That of ``fit`` where it was known; None estimates it.
-
-    Returns
-    -------
-    LinearHaadfModel
-        That of ``fit`` where the data have no information on it.
+    ``fit`` is the :class:`LinearFit` that these were drawn from; its ``prior_scale`` is kept, and so is the whole of it
+    where the data have no information. ``blur`` is that of ``fit`` where it was known, and None estimates it.
     """
     scan = correlation_data(maps, haadf, noise_variance, shape_weights, valid, haadf_valid)
     start, shape, at = fit.weights / scan.binning**2, scan.shape, fit.blur / scan.binning
@@ -230,18 +219,6 @@ def _shrunk(scan, blur, prior_scale):
     return fit if np.any(off & fit.determined) else shrunk
 
 
-def _in_pixels(fit, binning):
-    """From binned pixels, whose maps are sums and whose image is a mean, to those of the data."""
-    return replace(
-        fit,
-        weights=fit.weights * binning**2,
-        standard_errors=fit.standard_errors * binning**2,
-        blur=fit.blur * binning,
-        blur_error=fit.blur_error * binning,
-        sigma=fit.sigma * binning,
-    )
-
-
 # ---- the estimator -------------------------------------------------------------------------------
 
 
@@ -289,22 +266,21 @@ def _relative_error(estimate):
 
 
 def _report(scan, estimate, blur):
-    n = len(scan.maps)
+    """The fit in pixels of the data: maps of binned pixels are sums, and the image a mean."""
+    n, s, b = len(scan.maps), estimate.blur, scan.binning
     errors = np.sqrt(np.diag(estimate.covariance))
     # the offset of the maps as they are: take back the means
     back = np.concatenate([[1], -scan.means])
-    offset_error = np.sqrt(back @ estimate.covariance[: n + 1, : n + 1] @ back)
-    s = estimate.blur
     blur_error = 0.0 if blur is not None else errors[-1] / max(2 * s, np.sqrt(errors[-1]))
     return LinearFit(
-        weights=estimate.weights,
-        standard_errors=errors[1 : n + 1],
+        weights=estimate.weights * b**2,
+        standard_errors=errors[1 : n + 1] * b**2,
         determined=estimate.determined,
         offset=float(estimate.offset - estimate.weights @ scan.means),
-        offset_error=float(offset_error),
-        blur=float(s),
-        blur_error=float(blur_error),
-        sigma=scan.sigma,
+        offset_error=float(np.sqrt(back @ estimate.covariance[: n + 1, : n + 1] @ back)),
+        blur=float(s) * b,
+        blur_error=float(blur_error) * b,
+        sigma=scan.sigma * b,
         prior_scale=estimate.prior_scale,
     )
 
@@ -387,14 +363,13 @@ def _pooled(moments, start, blur, prior_scale):
     jacobian = free.T @ np.column_stack([matrix, slope]) @ free
     noise = _noise(free.T @ moments.block_scores(start))
     whitening = _whitening(noise, jacobian, free.T @ moments.information() @ free) @ free.T
-    found = pooled(
-        WhitenedEquations(moments, whitening, rough.scale, unknown / rough.scale[:, None]), blur, prior_scale
-    )
-    return Estimate(
+    equations = WhitenedEquations(moments, whitening, rough.scale, unknown / rough.scale[:, None])
+    found = pooled(equations, blur, prior_scale)
+    return replace(
+        rough,
         offset=float(found.mean[0]),
         weights=found.mean[1:],
         blur=found.blur,
-        scale=rough.scale,
         covariance=found.covariance,
         determined=_determined(unknown, rough.scale),
         prior_scale=found.prior_scale,

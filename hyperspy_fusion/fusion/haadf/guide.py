@@ -58,7 +58,7 @@ class Guide:
     haadf, valid
         (ny, nx) the image, and its valid pixels.
     dtype
-        In which noise is taken out.
+        In which the image is denoised.
     num_workers
         Threads; None for all.
     """
@@ -69,23 +69,9 @@ class Guide:
     num_workers: int | None = None
 
     def of(self, kind, settings, dtype, haadf_blur=0.0):
-        """What a penalty takes from the image.
+        """What a penalty of this kind takes from the image: the ``guide`` of :class:`~.penalties.CellPenalty`.
 
-        Parameters
-        ----------
-        kind
-            Of the penalty.
-        settings
-            ``guide_blur`` and ``eta``.
-        dtype
-            Of the fit.
-        haadf_blur
-            Standard deviation in pixels of the Gaussian by which the image is blurred more than the maps.
-
-        Returns
-        -------
-        numpy.ndarray or None
-            The ``guide`` of :class:`~.penalties.CellPenalty`.
+        ``haadf_blur`` is the standard deviation in pixels by which the image is blurred more than the maps.
         """
         if kind not in GUIDED:
             return None
@@ -135,25 +121,12 @@ class Guide:
 
         h is the scaled image and sigma its :attr:`noise`; TGV is second-order total generalised variation, which keeps
         edges and slopes (Bredies, Kunisch & Pock, SIAM J. Imaging Sci. 3, 492, 2010). Invalid pixels and few
-        that are far off all their neighbours do not contribute. It is found once.
-
-        Raises
-        ------
-        KeyboardInterrupt
-            Where Ctrl-C was pressed.
+        that are far off all their neighbours do not contribute. It is found once. Ctrl-C raises KeyboardInterrupt.
         """
         if self.noise is None or self.noise < _NO_NOISE:
             return self.scaled
-        if weight not in self._denoised:
-            self._denoised[weight] = self._without_noise(weight)
-        return self._denoised[weight]
-
-    @cached_property
-    def _denoised(self):
-        """Image for each weight that was asked for."""
-        return {}
-
-    def _without_noise(self, weight):
+        if weight in self._denoised:
+            return self._denoised[weight]
         counted = self.valid & ~_outlying(self.scaled, self.noise)
         # in units of this, TGV has the weight 1
         problem = _of_image(_filled(self.scaled, counted), counted, weight * self.noise, self.dtype)
@@ -161,7 +134,13 @@ class Guide:
         if result.reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt
         _logger.debug("HAADF image: %d iterations, gap %.2g", result.n_iter, result.gap)
-        return result.maps[0].astype(np.float64)
+        self._denoised[weight] = result.maps[0].astype(np.float64)
+        return self._denoised[weight]
+
+    @cached_property
+    def _denoised(self):
+        """Image for each weight that was asked for."""
+        return {}
 
 
 def directions(edges, least, eta, haadf_blur):
@@ -172,22 +151,8 @@ def directions(edges, least, eta, haadf_blur):
     those of the maps, and what they have is mostly noise. xi is then without it, and the maps may have that much
     more of it where the image has an edge.
 
-    Parameters
-    ----------
-    edges
-        (4, ny - 1, nx - 1) of :func:`~.penalties.cell_differences`.
-    least
-        Differences below it are noise.
-    eta
-        In [0, 1).
-    haadf_blur
-        Standard deviation in pixels of the Gaussian by which the image is blurred more than the maps.
-
-    Returns
-    -------
-    numpy.ndarray
-        xi (4, ny - 1, nx - 1); with a blur (5, ny - 1, nx - 1), xi and the part of the mixed
-        difference without penalty.
+    Differences are (4, ny - 1, nx - 1), as those of :func:`~.penalties.cell_differences`. With a blur the field is
+    (5, ny - 1, nx - 1): xi, and the part of the mixed difference without penalty.
     """
     is_blurred = haadf_blur >= _LEAST_BLUR
     if is_blurred:

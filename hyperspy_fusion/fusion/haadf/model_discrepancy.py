@@ -23,17 +23,8 @@ def model_discrepancy(seen, noise, forward_model, variance, blur):
     pixels, which are then not independent. Sums over squares of B x B pixels of a white residual have B^2 times its
     variance. The largest variance per pixel over all B is used; the noise of the maps is subtracted. The largest of
     several estimates is rather too large, and an image trusted too little costs less than one trusted too much.
-
-    Parameters
-    ----------
-    seen, noise
-        As of an :class:`~.calibrated.Observation`.
-    forward_model
-        A :class:`~.haadf_model.LinearHaadfModel`.
-    variance
-        (n, ny, nx) of the noise of the maps.
-    blur
-        Standard deviation in pixels of the Gaussian by which the HAADF term blurs the maps.
+    ``seen`` and ``noise`` are those of an :class:`~.calibrated.Observation`, ``variance`` (n, ny, nx) that of the noise
+    of the maps, and ``blur`` the standard deviation in pixels of the Gaussian of the HAADF term.
     """
     number, total, of_maps = _residual(seen, noise, forward_model, variance, blur, blur)
     largest, side, smallest = 0.0, 1, min(number.shape[1:])

@@ -58,21 +58,8 @@ def pooled(equations, blur, prior_scale):
     The relative weights are ``r_i ~ N(a, prior_scale**2)`` with any ``a``: the penalty ``|P r|**2 / prior_scale**2``,
     with ``P`` the projection onto deviations from the mean. Given blur and prior scale the posterior is normal, and its
     evidence weighs the pairs. The prior scale is averaged over instead of set to its likeliest value, with a
-    half-Cauchy prior (Gelman, Bayesian Anal. 1, 515, 2006). Negative weights are set to 0, the lowest first.
-
-    Parameters
-    ----------
-    equations
-        The :class:`WhitenedEquations`.
-    blur
-        Standard deviation in pixels, or None to estimate it.
-    prior_scale
-        Relative standard deviation of the weights about their shape, above 0, or None to estimate it.
-
-    Returns
-    -------
-    Posterior
-        The covariance and the prior scale are those of weights of any sign.
+    half-Cauchy prior (Gelman, Bayesian Anal. 1, 515, 2006). Negative weights are set to 0, the lowest first; covariance
+    and prior scale are those of weights of any sign. A blur or a prior scale of None is estimated.
     """
     active = np.arange(len(equations.scale))
     first = found = _of_active(equations, active, blur, prior_scale)
@@ -89,24 +76,18 @@ def pooled(equations, blur, prior_scale):
 def _of_active(equations, active, blur, prior_scale):
     """Posterior of the weights ``active``, the others being 0."""
     prior_scales = PRIOR_SCALES if prior_scale is None else np.array([float(prior_scale)])
-    columns = np.concatenate([[0], active + 1])
-    scale = np.concatenate([[1], equations.scale[active]])
-    unknown = equations.unknown[active]
     if blur is not None:
-        return _over(equations, columns, scale, unknown, np.array([float(blur)]), prior_scales)
-    blurs = np.linspace(0, MAX_BLUR, _BLURS)
-    p = _posterior(equations, columns, unknown, blurs, prior_scales)[0].sum(axis=1)
-    mean, square = p @ blurs, p @ blurs**2
-    error = np.sqrt(p @ (blurs**2 - square) ** 2)
-    # the standard deviation of the blur from that of its square
-    reach = _RADIUS * max(error / max(2 * mean, np.sqrt(error), 1e-6), blurs[1] / 2)
-    blurs = np.linspace(max(0, mean - reach), min(MAX_BLUR, mean + reach), _BLURS)
-    return _over(equations, columns, scale, unknown, blurs, prior_scales)
-
-
-def _over(equations, columns, scale, unknown, blurs, prior_scales):
-    """Posterior from pairs of blurs and prior scales."""
-    p, means, precision = _posterior(equations, columns, unknown, blurs, prior_scales)
+        blurs = np.array([float(blur)])
+    else:
+        blurs = np.linspace(0, MAX_BLUR, _BLURS)
+        p = _posterior(equations, active, blurs, prior_scales)[0].sum(axis=1)
+        mean, square = p @ blurs, p @ blurs**2
+        error = np.sqrt(p @ (blurs**2 - square) ** 2)
+        # the standard deviation of the blur from that of its square
+        reach = _RADIUS * max(error / max(2 * mean, np.sqrt(error), 1e-6), blurs[1] / 2)
+        blurs = np.linspace(max(0, mean - reach), min(MAX_BLUR, mean + reach), _BLURS)
+    p, means, precision = _posterior(equations, active, blurs, prior_scales)
+    scale = np.concatenate([[1], equations.scale[active]])
     of_blur = np.broadcast_to((blurs**2)[:, None, None], (*p.shape, 1))
     means = np.concatenate([means * scale, of_blur], axis=-1)
     mean = np.tensordot(p, means, 2)
@@ -118,27 +99,24 @@ def _over(equations, columns, scale, unknown, blurs, prior_scales):
     )
 
 
-def _posterior(equations, columns, unknown, blurs, prior_scales):
+def _posterior(equations, active, blurs, prior_scales):
     """Probabilities (B, T) of pairs of blurs and prior scales, and mean and precision of relative weights at each."""
-    evidence, means, precision = _conditional(
-        equations.matrices_at(blurs)[..., columns], equations.target, unknown, prior_scales
-    )
-    evidence += _log_prior(blurs)[:, None] + np.log(prior_scales / (prior_scales**2 + MEDIAN_PRIOR_SCALE**2))
+    matrices = equations.matrices_at(blurs)[..., np.concatenate([[0], active + 1])]
+    evidence, means, precision = _conditional(matrices, equations.target, equations.unknown[active], prior_scales)
+    if len(blurs) > 1:  # half-normal in blur**2, over blurs at equal distances
+        log_prior = np.log(np.maximum(blurs, 1e-6)) - 0.5 * (blurs**2 / BLUR_PRIOR) ** 2
+        evidence += log_prior[:, None]
+    evidence += np.log(prior_scales / (prior_scales**2 + MEDIAN_PRIOR_SCALE**2))
     p = np.exp(evidence - evidence.max())
     return p / p.sum(), means, precision
 
 
-def _log_prior(blurs):
-    """Half-normal in blur**2, over blurs at equal distances."""
-    if len(blurs) == 1:
-        return np.zeros(1)
-    return np.log(np.maximum(blurs, 1e-6)) - 0.5 * (blurs**2 / BLUR_PRIOR) ** 2
-
-
 def _conditional(matrices, target, unknown, prior_scales):
     """Log evidence (B, T), means (B, T, n + 1), precisions of offset and relative weights by blur and prior scale."""
-    priors = _precisions(unknown, prior_scales)
-    n = priors.shape[-1]
+    n = len(unknown)
+    mean = np.full((n, n), 1 / n)
+    # of the relative weights: any gain, deviations of the prior scale, at most 100 % where unknown
+    priors = (np.eye(n) - mean) / prior_scales[:, None, None] ** 2 + unknown @ unknown.T + mean / _ANY_GAIN**2
     padded = np.zeros((len(prior_scales), n + 1, n + 1))
     padded[:, 1:, 1:] = priors
     forward_model = np.concatenate([[0], np.ones(n)])
@@ -153,10 +131,3 @@ def _conditional(matrices, target, unknown, prior_scales):
     both = np.stack([matrices[..., 0], matrices[..., 1:].sum(axis=-1)], axis=-1)
     evidence += 0.5 * np.linalg.slogdet(both.swapaxes(1, 2) @ both)[1][:, None]
     return evidence, means, precision
-
-
-def _precisions(unknown, prior_scales):
-    """(T, n, n) of the relative weights: any gain, deviations of the prior scale, at most 100 % where unknown."""
-    n = len(unknown)
-    mean = np.full((n, n), 1 / n)
-    return (np.eye(n) - mean) / prior_scales[:, None, None] ** 2 + unknown @ unknown.T + mean / _ANY_GAIN**2
