@@ -381,7 +381,7 @@ class FusedMultiModal:
             **self._method.describe(fit.setup.problem, fit.result, measured.per_map),
             **(measured.left_out() if self._method.uses_masks else {}),
             **({"registration": self._registration} if self._registration else {}),
-            **self._about_errors(),
+            **({} if self._errors is None else {"errors": self._about_errors()}),
             **fit.metadata(),
             "warnings": self.warnings,
             "diagnostics": as_metadata(self.diagnostics),
@@ -389,12 +389,10 @@ class FusedMultiModal:
         }
 
     def _about_errors(self):
-        """How the standard errors were found, where they were."""
-        if self._errors is None:
-            return {}
+        """How the standard errors were found."""
         found = self._errors.bootstrap
         scales = self._measured.per_map(found.bias_scales)
-        return {"errors": {"n_resamples": len(found), "seed": int(self._seed), "bias_scales": scales}}
+        return {"n_resamples": len(found), "seed": int(self._seed), "bias_scales": scales}
 
 
 class Components:

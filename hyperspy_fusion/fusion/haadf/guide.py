@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filter, minimum_filter
+from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
 
 from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
+from hyperspy_fusion.fusion.registration.resampling import filled
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
@@ -102,7 +103,7 @@ class Guide:
         low, high = np.percentile(seen, (0.1, 99.9))
         if not high > low:
             low, high = seen.min(), seen.max()
-        return np.clip((_filled(self.haadf, self.valid) - low) / (high - low), 0, 1)
+        return np.clip((filled(self.haadf, self.valid) - low) / (high - low), 0, 1)
 
     @cached_property
     def noise(self):
@@ -129,7 +130,7 @@ class Guide:
             return self._denoised[weight]
         counted = self.valid & ~_outlying(self.scaled, self.noise)
         # in units of this, TGV has the weight 1
-        problem = _of_image(_filled(self.scaled, counted), counted, weight * self.noise, self.dtype)
+        problem = _of_image(filled(self.scaled, counted), counted, weight * self.noise, self.dtype)
         result, _ = primal_dual(problem, CalibratedSettings(tol=_TOL, max_iter=_MAX_ITER), num_workers=self.num_workers)
         if result.reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt
@@ -205,11 +206,3 @@ def _of_image(image, counted, sigma, dtype):
         penalty=CellPenalty("tgv", 1, False, SECOND_ORDER["tgv"], None),
         forward_model=LinearHaadfModel(np.zeros(1), 0.0),
     )
-
-
-def _filled(image, valid):
-    """Invalid pixels take the value of the nearest valid one."""
-    if valid.all():
-        return image
-    nearest = distance_transform_edt(~valid, return_distances=False, return_indices=True)
-    return image[tuple(np.asarray(nearest))]

@@ -120,8 +120,9 @@ class ConsistencyChecks:
 
     def _about_structure(self):
         """Maps whose squares vary no more than their noise."""
-        each = zip(self.elements, self.maps, self.variance, self.valid, strict=True)
-        flat = [element for element, *arrays in each if _is_flat(*arrays)]
+        sides = [side for side in SIDES if 2 * side <= min(self.haadf.shape)]
+        each = zip(self.elements, self.maps, self.variance, self.valid, strict=True) if sides else ()
+        flat = [e for e, *arrays in each if all(_excess_variance(*arrays, side) < SIGNIFICANT_MEAN for side in sides)]
         if not flat:
             return []
         sentence = (
@@ -161,14 +162,7 @@ class ConsistencyChecks:
         return [Diagnostic("haadf-unexplained", sentence, INFORMATION)]
 
 
-def _is_flat(image, variance, used):
-    """Whether squares of a map, of any side, vary within their noise."""
-    sides = [side for side in SIDES if 2 * side <= min(image.shape)]
-    found = [_significance_of_structure(image, variance, used, side) for side in sides]
-    return bool(found) and max(found) < SIGNIFICANT_MEAN
-
-
-def _significance_of_structure(image, variance, used, side):
+def _excess_variance(image, variance, used, side):
     """Variance of the squares of a map beyond noise, in standard errors."""
     total, noise, number = (square_sums(np.where(used, a, 0), side) for a in (image, variance, 1.0))
     full = number > 0.5 * side**2
