@@ -110,4 +110,4 @@ def fuse(
     model.fit(settings=chosen, show_progressbar=show_progressbar, num_workers=num_workers)
     if n_resamples:
         model.standard_errors(n_resamples, show_progressbar=show_progressbar, num_workers=num_workers)
-    return model._signal(model._data())
+    return model._signal()

@@ -215,7 +215,7 @@ class FusedMultiModal:
 
     def as_signal(self):
         """The fused maps as a new :class:`ElementMaps`."""
-        return self._signal(self._data().copy())
+        return self._signal(copied=True)
 
     def modelled_haadf(self):
         """``f(x)``: the HAADF image that the fused maps explain, as a Signal2D in the units of the measured one."""
@@ -276,7 +276,7 @@ class FusedMultiModal:
             *(number, seed, show_progressbar, num_workers),
         )
         elements = self._measured.fitted_elements
-        errors = Errors(found, self._signal(self._data().copy()), elements)
+        errors = Errors(found, self._signal(copied=True), elements)
         # maps of EELS edges lie above backgrounds that pixels share
         edges = [e for e in elements if self.maps.metadata.has_item(f"Element_maps.edges.{e}")]
         self._errors, self._seed, self._error_diagnostics = errors, seed, diagnostics_of_edge_errors(edges)
@@ -317,11 +317,11 @@ class FusedMultiModal:
 
     def plot(self, crop=None, errors=False):
         """Measured over fused maps; see :meth:`ElementMaps.plot_fusion`."""
-        return self._signal(self._data()).plot_fusion(crop=crop, errors=errors)
+        return self._signal().plot_fusion(crop=crop, errors=errors)
 
     def plot_convergence(self):
         """Terms of the objective against the iterations; see :meth:`ElementMaps.plot_convergence`."""
-        return self._signal(self._data()).plot_convergence()
+        return self._signal().plot_convergence()
 
     @property
     def components(self):
@@ -339,7 +339,7 @@ class FusedMultiModal:
         return warnings_of(self.diagnostics)
 
     def __getitem__(self, element):
-        one = self._signal(self._data()).get_map(element)
+        one = self._signal().get_map(element)
         one.data = one.data.copy()
         return one
 
@@ -356,18 +356,17 @@ class FusedMultiModal:
             raise ValueError("There are no fused maps yet: call fit() first.")
         return self._fit
 
-    def _data(self):
-        """Fused maps of all elements; constant ones are what they were."""
-        return self._measured.all_maps(self._fitted().result.maps)
-
-    def _signal(self, data):
+    def _signal(self, copied=False):
+        """The fused maps of all elements; constant ones are what they were."""
+        data = self._measured.all_maps(self._fitted().result.maps)
+        data = data.copy() if copied else data
         return fused_signal(self.maps, data, self._metadata(), Inputs(self.maps, self.haadf), self._errors)
 
     def _derived(self, data, title):
         """Data of the fitted elements as maps, NaN for constant ones."""
         full = np.full(self.maps.data.shape, np.nan, np.float32)
         full[~self._measured.is_constant] = data
-        return maps_like(self._signal(self._data()), full, title)
+        return maps_like(self._signal(), full, title)
 
     def _metadata(self):
         """``metadata.Fusion``: Python scalars, strings and flat arrays."""
