@@ -16,14 +16,11 @@ NOISES = {
     "gaussian": {"variance": (3.0, 2.0)},
 }
 TURNS = {
-    "upside down": lambda a: a[..., ::-1, :],
-    "mirrored": lambda a: a[..., ::-1],
-    "transposed": lambda a: a.swapaxes(-1, -2),
-    "by half a turn": lambda a: a[..., ::-1, ::-1],
+    "upside down": lambda a: np.ascontiguousarray(a[..., ::-1, :]),  # arrays of another layout compile all kernels anew
+    "mirrored": lambda a: np.ascontiguousarray(a[..., ::-1]),
+    "transposed": lambda a: np.ascontiguousarray(a.swapaxes(-1, -2)),
+    "by half a turn": lambda a: np.ascontiguousarray(a[..., ::-1, ::-1]),
 }
-
-
-# ---- scans: two maps of counts and an image of both, linear, on a level, with noise ------------------
 
 
 def scan_of(shape=(33, 45), counts=2.0, seed=0):
@@ -47,9 +44,6 @@ def small_scan(shape=(8, 8), counts=1.0, dtype=np.float64, seed=1):
     return rng.poisson(truth + 0.2 * counts).astype(dtype), haadf
 
 
-# ---- settings ----------------------------------------------------------------------------------------
-
-
 def settings_of(**options):
     """Given coefficients, double precision."""
     known = {"haadf_coefficients": COEFFICIENTS, "dtype": "float64", "tol": 1e-5, "lambda_reg": 0.5}
@@ -65,9 +59,6 @@ def small_settings(**options):
 def tight(**options):
     """Of a :func:`small_scan`, to seven digits."""
     return small_settings(**({"dtype": "float64", "tol": 1e-7, "max_iter": 40000} | options))
-
-
-# ---- problems and fits -------------------------------------------------------------------------------
 
 
 def observe(maps, haadf, numbers, settings, **scan_options):
@@ -94,10 +85,8 @@ def fit(scan, settings, state=None, callback=None, num_workers=None):
 def fused(scan, settings=None, numbers=NUMBERS, **scan_options):
     """The result alone."""
     settings = settings or settings_of()
-    return problem_of(scan, settings, numbers, **scan_options).solve(settings)[0]
-
-
-# ---- the negative log-likelihoods, up to constants ---------------------------------------------------
+    problem = problem_of(scan, settings, numbers, **scan_options)
+    return primal_dual(problem, settings, PrimalDualState.of(problem))[0]
 
 
 def count_loss(x, b, counts_scale=1.0, background=0.0, shift=0.0, valid=True):

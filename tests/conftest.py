@@ -1,8 +1,10 @@
 import os
 import time
 
-# a thread that waits must not keep the other processes from their work
+# threads that wait must not keep the other processes from their work; set here, and read by the processes of xdist
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+for library in ("OPENBLAS", "MKL"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 import matplotlib  # noqa: E402
 import pytest  # noqa: E402

@@ -75,5 +75,5 @@ def unmapped(counts=4.0, seed=0):
 
 def pure_noise(counts=1.0, seed=0):
     """(d) Flat maps, and a flat HAADF image."""
-    truth = np.stack([np.full(SHAPE, counts), np.full(SHAPE, counts / 2)])
-    return _scene(["Fe", "Pt"], truth, np.ones(SHAPE, bool), seed=seed)
+    truth = np.multiply.outer([counts, counts / 2], np.ones((64, 64)))
+    return _scene(["Fe", "Pt"], truth, np.ones((64, 64), bool), seed=seed)

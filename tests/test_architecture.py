@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,7 +31,7 @@ NUMBA_NAMES = {"njit", "jit", "vectorize", "guvectorize", "stencil", "prange", "
 UNSAFE_FASTMATH = {"nnan", "ninf", "fast"}
 
 
-# ---- what a module imports -----------------------------------------------------------------------
+parsed = cache(ast.parse)
 
 
 def modules(folder=FOLDER):
@@ -52,7 +53,7 @@ def absolute(node, name, is_package):
 
 def imports(name, source, is_package=False):
     """Yield ``(absolute dotted name, at module level)`` of all imports, ``import_module("...")`` too."""
-    tree = ast.parse(source)
+    tree = parsed(source)
     inside = {id(n) for f in functions(tree) for n in ast.walk(f)}
     for_types = {id(n) for node in ast.walk(tree) if is_for_types(node) for n in ast.walk(node)}
     for node in (n for n in ast.walk(tree) if id(n) not in for_types):
@@ -91,9 +92,6 @@ def position(name):
     return ORDER.get(name)
 
 
-# ---- the rules: each returns its complaints ------------------------------------------------------
-
-
 def imports_that_climb(name, source, is_package=False):
     if name not in ORDER:
         return [f"{name} is missing in the list of {PAGE.name}"]
@@ -126,7 +124,7 @@ def outside_imports(name, source, is_package=False):
 
 
 def prints(name, source, is_package=False):
-    calls = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call)]
+    calls = [n for n in ast.walk(parsed(source)) if isinstance(n, ast.Call)]
     lines = [n.lineno for n in calls if getattr(n.func, "id", None) == "print"]
     return [] if name == "cli" else [f"{name} prints in line {line}" for line in lines]
 
@@ -134,13 +132,13 @@ def prints(name, source, is_package=False):
 def compiled_elsewhere(name, source, is_package=False):
     if name == "fusion.solvers.kernels":
         return []
-    names = [(getattr(n, "id", getattr(n, "attr", "")), n) for n in ast.walk(ast.parse(source))]
+    names = [(getattr(n, "id", getattr(n, "attr", "")), n) for n in ast.walk(parsed(source))]
     return [f"{name} uses {word} in line {n.lineno}" for word, n in names if word in NUMBA_NAMES]
 
 
 def unsafe_fastmath(name, source, is_package=False):
     """A fast-math flag that lets the compiler assume away NaN or infinity."""
-    tree = ast.parse(source)
+    tree = parsed(source)
     assigned = {
         target.id: node.value
         for node in ast.walk(tree)
@@ -166,9 +164,6 @@ def fastmath_values(tree):
 
 
 RULES = [imports_that_climb, outside_imports, prints, compiled_elsewhere, unsafe_fastmath]
-
-
-# ---- tests ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)

@@ -54,6 +54,11 @@ def scan(monkeypatch):
     return give
 
 
+def fuse_files(command):
+    """The status of `hyperspy-fusion fuse` by the published method, which is quick."""
+    return cli.main(f"fuse --method published {command}".split())
+
+
 def refusal(capsys, *arguments):
     """The sentence with which the command refuses; checks status and that it is one line."""
     assert cli.main([str(argument) for argument in arguments]) == 2
@@ -64,14 +69,11 @@ def refusal(capsys, *arguments):
     return err
 
 
-# --- fuse ---
-
-
 def test_fuses_maps_from_files_as_the_function_does(folder, capsys):
-    assert cli.main("fuse Pt.hspy Fe.hspy O.hspy --haadf HAADF.hspy --max-iter 3 -o out.hspy".split()) == 0
+    assert fuse_files("Pt.hspy Fe.hspy O.hspy --haadf HAADF.hspy --max-iter 3 -o out.hspy") == 0
     fused = hs.load("out.hspy")
     maps, haadf = core_shell(SHAPE).signals()
-    expected = hyperspy_fusion.fuse(maps, haadf, max_iter=3)
+    expected = hyperspy_fusion.fuse(maps, haadf, max_iter=3, method="published")
     assert fused.elements == ["Pt", "Fe", "O"]
     np.testing.assert_array_equal(fused.data, expected.data)
     said = capsys.readouterr().out
@@ -80,44 +82,39 @@ def test_fuses_maps_from_files_as_the_function_does(folder, capsys):
 
 
 def test_haadf_is_found_by_its_title_among_the_files(folder):
-    assert cli.main("fuse Fe.hspy HAADF.hspy O.hspy --max-iter 1".split()) == 0
+    assert fuse_files("Fe.hspy HAADF.hspy O.hspy --max-iter 1") == 0
     fused = hs.load("Fe_fused.hspy")
     assert fused.elements == ["Fe", "O"]
     assert list(fused.metadata.Element_maps.source_titles) == ["Fe", "O"]
     assert fused.metadata.Fusion.haadf_title == "HAADF"
-
-
-def test_haadf_file_may_be_among_the_maps(folder):
-    assert cli.main("fuse Fe.hspy HAADF.hspy O.hspy --haadf ./HAADF.hspy --max-iter 1".split()) == 0
-    assert hs.load("Fe_fused.hspy").elements == ["Fe", "O"]
+    assert fuse_files("Fe.hspy HAADF.hspy O.hspy --haadf ./HAADF.hspy --max-iter 1 -o among.hspy") == 0
+    assert hs.load("among.hspy").elements == ["Fe", "O"]
+    spectrum_image().save("eds.hspy")
+    assert fuse_files("eds.hspy --haadf HAADF.hspy --elements O Fe --max-iter 1") == 0
+    assert hs.load("eds_fused.hspy").elements == ["O", "Fe"]
 
 
 def test_elements_name_maps_in_the_order_of_the_files(folder):
     for name in ("one", "two"):
         image(name).save(f"{name}.hspy")
     image("HAADF").save("HAADF.hspy", overwrite=True)
-    command = "fuse one.hspy two.hspy --haadf HAADF.hspy --elements Co Mn --max-iter 1 -o out.hspy"
-    assert cli.main(command.split()) == 0
+    command = "one.hspy two.hspy --haadf HAADF.hspy --elements Co Mn --max-iter 1 -o out.hspy"
+    assert fuse_files(command) == 0
     fused = hs.load("out.hspy")
     assert fused.elements == ["Co", "Mn"]
     assert list(fused.metadata.Element_maps.source_titles) == ["one", "two"]
 
 
-def test_the_width_of_windows_arrives(folder, scan):
+def test_the_width_of_windows_arrives(folder, scan, capsys):
     spectra, haadf = spectrum_image(), image("HAADF")
     scan(spectra, haadf)
     (folder / "scan.hspy").touch()
-    assert cli.main("fuse scan.hspy --integration-windows 1.2 --max-iter 1".split()) == 0
-    fused = hs.load("scan_fused.hspy")
-    expected = hyperspy_fusion.fuse(spectra, haadf, integration_windows=1.2, max_iter=1)
-    np.testing.assert_array_equal(fused.data, expected.data)
-    assert not np.array_equal(fused.data, hyperspy_fusion.fuse(spectra, haadf, max_iter=1).data)
-
-
-def test_a_width_in_ev_is_refused(folder, scan, capsys):
-    scan(spectrum_image(), image("HAADF"))
-    (folder / "scan.hspy").touch()
     assert "in units of the FWHM" in refusal(capsys, "fuse", "scan.hspy", "--integration-windows", 130)
+    assert fuse_files("scan.hspy --integration-windows 1.2 --max-iter 1") == 0
+    fused = hs.load("scan_fused.hspy")
+    expected = hyperspy_fusion.fuse(spectra, haadf, integration_windows=1.2, max_iter=1, method="published")
+    np.testing.assert_array_equal(fused.data, expected.data)
+    assert not np.array_equal(fused.data, hyperspy_fusion.fuse(spectra, haadf, max_iter=1, method="published").data)
 
 
 QUICK = "fuse Fe.hspy O.hspy --haadf HAADF.hspy --method calibrated --regularization tv --set tol=1e-2 -o out.hspy"
@@ -151,7 +148,7 @@ def test_a_picture_is_drawn(folder, capsys, errors):
 @pytest.mark.parametrize(
     "given, sentence",
     [
-        ("--errors", "method='published' has no model of the noise"),
+        ("--method published --errors", "method='published' has no model of the noise"),
         ("--method calibrated --errors 1", "errors is 1: it must be True, False or a whole number of at least 2"),
         ("--picture fused.bmp", "fused.bmp ends in '.bmp': pictures are drawn as .png, .pdf, .svg."),
         ("--picture nowhere/fused.png", "the folder nowhere does not exist: make it, or give another --picture."),
@@ -159,7 +156,7 @@ def test_a_picture_is_drawn(folder, capsys, errors):
         ("--method calibrated --errors -o kept.hspy", "kept_errors.hspy exists: give --overwrite to replace it"),
     ],
 )
-def test_errors_and_pictures_that_cannot_be_are_refused_before_the_fit(folder, capsys, given, sentence):
+def test_errors_and_pictures_that_cannot_be_are_refused(folder, capsys, given, sentence):
     (folder / "there.png").touch()
     (folder / "kept_errors.hspy").touch()
     before = sorted(folder.iterdir())
@@ -171,21 +168,23 @@ def test_errors_and_pictures_that_cannot_be_are_refused_before_the_fit(folder, c
 def test_a_picture_without_a_name_is_refused(folder, capsys):
     said = refusal(capsys, "fuse", "Fe.hspy", "--haadf", "HAADF.hspy", "--picture", "")
     assert "--picture has no name: give that of a .png, .pdf, .svg file." in said
-
-
-def test_errors_before_the_files_say_where_they_go(folder, capsys):
     with pytest.raises(SystemExit):
         cli.main("fuse --errors Fe.hspy O.hspy".split())
     assert "'Fe.hspy' is no whole number: give N, or --errors behind the FILEs" in capsys.readouterr().err
 
 
-def test_nothing_is_overwritten_unasked(folder, capsys):
+def test_nothing_is_overwritten_unasked(folder, capsys, tmp_path):
     (folder / "out.hspy").write_text("precious")
-    command = "fuse Fe.hspy O.hspy --haadf HAADF.hspy --max-iter 1 -o out.hspy"
+    command = "fuse --method published Fe.hspy O.hspy --haadf HAADF.hspy --max-iter 1 -o out.hspy"
     assert "out.hspy exists: give --overwrite" in refusal(capsys, *command.split())
     assert (folder / "out.hspy").read_text() == "precious"
     assert cli.main([*command.split(), "--overwrite"]) == 0
     assert hs.load("out.hspy").elements == ["Fe", "O"]
+    capsys.readouterr()
+    (tmp_path / "fusion_demo.png").write_text("precious")
+    assert "fusion_demo.png exists: give --overwrite" in refusal(capsys, "demo", "-o", tmp_path)
+    assert (tmp_path / "fusion_demo.png").read_text() == "precious"
+    assert not (tmp_path / "fusion_demo.hspy").exists()
 
 
 @pytest.mark.parametrize(
@@ -194,16 +193,10 @@ def test_nothing_is_overwritten_unasked(folder, capsys):
         ("fuse none.hspy", "there is no file none.hspy"),
         ("fuse notes.txt --haadf HAADF.hspy", "notes.txt is of no format that HyperSpy reads"),
         ("fuse broken.hspy --haadf HAADF.hspy", "HyperSpy cannot read broken.hspy"),
-        (
-            "fuse Fe.hspy O.hspy",
-            "No image is known to be of HAADF or another elastic detector: pass",
-        ),
-        (
-            "fuse Fe.hspy O.hspy --haadf ADF",
-            "No signal has the title or number 'ADF': pass",
-        ),
-        ("fuse Fe.hspy --haadf HAADF.hspy --set gamma=9", "gamma is 9: it must lie above 0"),
-        ("fuse Fe.hspy --haadf HAADF.hspy --set tv_norm=l1", "tv_norm is 'l1': it must be one of"),
+        ("fuse Fe.hspy O.hspy", "No image is known to be of HAADF or another elastic detector: pass"),
+        ("fuse Fe.hspy O.hspy --haadf ADF", "No signal has the title or number 'ADF': pass"),
+        ("fuse Fe.hspy --haadf HAADF.hspy --method published --set gamma=9", "gamma is 9: it must lie above 0"),
+        ("fuse Fe.hspy --haadf HAADF.hspy --method published --set tv_norm=l1", "tv_norm is 'l1': it must be one of"),
         ("fuse Fe.hspy --haadf HAADF.hspy --elements Xx", "'Xx'"),
         ("fuse Fe.hspy --haadf HAADF.hspy -o out.tif", "out.tif ends in '.tif'"),
         ("fuse Fe.hspy --haadf HAADF.hspy -o there/out.hspy", "the folder there does not exist"),
@@ -255,9 +248,9 @@ def seen(monkeypatch):
 @pytest.mark.parametrize(
     "given, arrived, settings",
     [
-        ("--lambda-haadf 0.2 --lambda-tv 0 --eps 0.1 --max-iter 2", dict(lambda_tv=0, eps=0.1, max_iter=2), {}),
-        ("--set gamma=1.7 --set tv-norm=anisotropic", {}, dict(gamma=1.7, tv_norm="anisotropic")),
-        ("--set change_tol=none --set dtype=float64", {}, dict(change_tol=None, dtype="float64")),
+        ("--method published --lambda-tv 0 --eps 0.1 --max-iter 2", dict(lambda_tv=0, eps=0.1, max_iter=2), {}),
+        ("--method published --set gamma=1.7 --set tv-norm=anisotropic", {}, dict(gamma=1.7, tv_norm="anisotropic")),
+        ("--method published --set change_tol=none --set dtype=float64", {}, dict(change_tol=None, dtype="float64")),
         ("--method calibrated --lambda-reg 2,3.5", dict(lambda_reg=(2, 3.5)), {}),
         ("--method calibrated --regularization none", dict(regularization="none"), {}),
         ("--method calibrated --set joint=false --set guide_blur=none", {}, dict(joint=False, guide_blur=None)),
@@ -294,47 +287,32 @@ def test_bad_settings_are_refused_before_files_are_read(folder, capsys, given, s
     assert sentence in refusal(capsys, *f"fuse none.hspy --method calibrated {given}".split())
 
 
-# --- finding the scan in a file ---
-
-
-def test_spectrum_image_goes_with_the_haadf_image_of_its_shape(scan):
+def test_which_images_are_haadf_and_maps(scan):
     eds, haadf = spectrum_image(), image("HAADF")
     scan(image("HAADF overview", (64, 64)), image("BF"), haadf, image("Fe"), eds)
     source, found = cli._find_scan(["scan.emd"], None, None)
     assert source is eds and found is haadf
-
-
-def test_haadf_of_several_is_chosen_by_title(scan):
     one, two = image("HAADF 1"), image("HAADF 2")
     scan(one, two, spectrum_image())
     with pytest.raises(ValueError, match=r"2 images are of HAADF .* --haadf\.(.|\n)*'HAADF 1'(.|\n)*'HAADF 2'"):
         cli._find_scan(["scan.emd"], None, None)
     assert cli._find_scan(["scan.emd"], "HAADF 2", None)[1] is two
-
-
-def test_lone_image_that_is_not_called_haadf_is_not_taken_for_it(scan):
     scan(image("BF"), spectrum_image())
     with pytest.raises(ValueError, match=r"No image of the scan's 20 x 16 .* is known to be of HAADF(.|\n)*0: 'BF'"):
         cli._find_scan(["scan.emd"], None, None)
-
-
-def test_maps_in_a_file_of_images_are_those_titled_by_element(scan):
     haadf, iron, oxygen = image("HAADF"), image("Fe"), image("O")
     scan(haadf, image("DF4"), iron, oxygen)
     assert cli._find_scan(["scan.emd"], None, None)[0] == [iron, oxygen]
     assert cli._find_scan(["scan.emd"], None, ["O", "Fe"])[0] == [oxygen, iron]
 
 
-def test_maps_on_navigation_axes_and_stacks_are_taken(scan):
+def test_maps_on_any_axes_and_spectra_that_stand_twice(scan):
     haadf, iron = image("HAADF"), image("Fe").T
     scan(haadf, iron)
     assert cli._find_scan(["scan.emd"], None, None) == ([iron], haadf)
     stack = hs.stack([image("Fe"), image("O")])
     scan(haadf, stack)
     assert cli._find_scan(["scan.emd"], None, None) == (stack, haadf)
-
-
-def test_the_same_spectra_twice_are_refused(scan):
     one, two = (spectrum_image(title=f"SDD {i}") for i in (1, 2))
     scan(image("HAADF"), one, two)
     with pytest.raises(ValueError, match=r"hold the same counts: .* as --spectrum\.(.|\n)*1: 'SDD 1'(.|\n)*2: 'SDD 2'"):
@@ -343,24 +321,12 @@ def test_the_same_spectra_twice_are_refused(scan):
     assert cli._find_scan(["scan.emd"], None, None, "1")[0] is one
 
 
-def test_spectrum_image_is_fused(folder):
-    spectrum_image().save("eds.hspy")
-    assert cli.main("fuse eds.hspy --haadf HAADF.hspy --elements O Fe --max-iter 1".split()) == 0
-    assert hs.load("eds_fused.hspy").elements == ["O", "Fe"]
-
-
-# --- real files ---
-
-
 def test_bruker_file(tmp_path):
     path, out = shared("data/bruker_test_TEM.bcf"), tmp_path / "out"
-    assert cli.main(["fuse", str(path), "--xray-lines", "Ti_Ka", "O_Ka", "--max-iter", "2", "-o", str(out)]) == 0
+    assert fuse_files(f"{path} --xray-lines Ti_Ka O_Ka --max-iter 2 -o {out}") == 0
     fused = hs.load(out.with_suffix(".hspy"))
     assert fused.elements == ["Ti", "O"]
     assert fused.axes_manager[-1].units == "µm"
-
-
-# --- demo ---
 
 
 @pytest.mark.parametrize("method, better, remark", [("published", 8, "chosen with the truth"),
@@ -383,22 +349,12 @@ def test_demo_is_right_about_the_published_defaults():
     from hyperspy_fusion.data import psnr
 
     phantom = core_shell()
-    fused = hyperspy_fusion.fuse(*phantom.signals())
+    fused = hyperspy_fusion.fuse(*phantom.signals(), method="published")
     worse = [psnr(f, t) < psnr(r, t) for f, r, t in zip(fused.data, phantom.maps, phantom.truth, strict=True)]
     assert worse == [False, True, True]
-
-
-def test_demo_keeps_what_is_there(tmp_path, capsys):
-    (tmp_path / "fusion_demo.png").write_text("precious")
-    assert "fusion_demo.png exists: give --overwrite" in refusal(capsys, "demo", "-o", tmp_path)
-    assert (tmp_path / "fusion_demo.png").read_text() == "precious"
-    assert not (tmp_path / "fusion_demo.hspy").exists()
+    assert set(DEMOS) == set(SETTINGS)
 
 
 def test_the_module_is_the_command():
     found = subprocess.run([sys.executable, "-m", "hyperspy_fusion", "--version"], capture_output=True, text=True)
     assert found.returncode == 0 and found.stdout.strip().endswith(hyperspy_fusion.__version__)
-
-
-def test_the_demo_has_every_method():
-    assert set(DEMOS) == set(SETTINGS)

@@ -10,9 +10,6 @@ from hyperspy_fusion.data import PHANTOMS, Phantom, atomic_columns, core_shell, 
 every_phantom = pytest.mark.parametrize("make", PHANTOMS.values(), ids=PHANTOMS)
 
 
-# ---- what all phantoms have in common ------------------------------------------------------------
-
-
 @every_phantom
 @pytest.mark.parametrize("shape", [(48, 80), (80, 48)])
 def test_everything_has_the_asked_shape(make, shape):
@@ -74,8 +71,6 @@ def test_blur_smooths_and_keeps_the_mean():
     np.testing.assert_allclose(blurred.haadf[far], sharp.haadf[far], rtol=1e-5)
     assert abs(blurred.haadf - sharp.haadf)[32, 31] > 0.03
 
-
-def test_blur_is_a_gaussian_of_the_asked_width_in_pixels():
     # the second moment of a step's derivative is the variance of the blur: two widths differ by their squares
     def variance(sigma):
         row = interface((64, 64), haadf_blur=sigma, haadf_snr=np.inf, tilt_deg=0, thickness_ramp=0).haadf[32]
@@ -84,9 +79,6 @@ def test_blur_is_a_gaussian_of_the_asked_width_in_pixels():
         return (steps * place**2).sum() / steps.sum()
 
     assert variance(3) - variance(0) == pytest.approx(9, rel=0.01)
-
-
-def test_haadf_noise_comes_after_the_blur_and_goes_with_the_gain():
     options = {"shape": (96, 96), "haadf_blur": 3, "haadf_offset": -2, "haadf_gain": 50}
     clean, noisy = (gradient_alloy(haadf_snr=snr, **options).haadf for snr in (np.inf, 10))
     noise = noisy - clean
@@ -137,9 +129,6 @@ def test_determined_coefficients_are_found_by_fits(make):
     assert found[-1] == pytest.approx(0.3, rel=1e-6)
 
 
-# ---- core-shell particles ------------------------------------------------------------------------
-
-
 def test_the_demo_scan_has_not_changed():
     # README and demo figures are made of it
     phantom = core_shell()
@@ -147,31 +136,10 @@ def test_the_demo_scan_has_not_changed():
     assert phantom.maps[:, 44, 40].tolist() == [3, 12, 14]
     assert phantom.haadf[44, 40] == pytest.approx(0.437067352079556, rel=1e-14)
     assert (phantom.haadf_offset, phantom.pixel_size_nm) == (0, 0.5)
-
-
-def test_particles_are_round_in_any_frame():
-    # a particle keeps its pixels when the frame gets wider: radii go with the shorter side
-    square, wide = (core_shell(shape).truth[1] for shape in [(96, 96), (96, 160)])
-    assert np.count_nonzero(wide) == pytest.approx(np.count_nonzero(square), rel=0.02)
-
-
-def test_count_ratios_are_atomic_ratios():
-    _, iron, oxygen = core_shell().truth
-    np.testing.assert_allclose(iron, 0.75 * oxygen, rtol=1e-12)
-
-
-def test_thickness_is_that_of_spheres():
-    # volume of all oxide cores in pixels**3 of the shorter side, against the sum of 4/3 pi r**3
-    from hyperspy_fusion.data import _PARTICLES, _core_shell_thickness
-
-    oxide, platinum = _core_shell_thickness((400, 500))
-    cores = sum(4 / 3 * np.pi * (core * radius) ** 3 for _, _, radius, core in _PARTICLES)
-    spheres = sum(4 / 3 * np.pi * radius**3 for _, _, radius, _ in _PARTICLES)
-    assert oxide.sum() / 400**2 == pytest.approx(cores, rel=1e-3)
-    assert (oxide + platinum).sum() / 400**2 == pytest.approx(spheres, rel=1e-3)
-
-
-def test_counts_are_poisson():
+    clean, noisy = core_shell(haadf_snr=np.inf), core_shell(haadf_snr=20)
+    forward_model = 78**1.7 * clean.truth[0] + 26**1.7 * clean.truth[1] + 8**1.7 * clean.truth[2]
+    np.testing.assert_allclose(clean.haadf, forward_model / forward_model.max(), rtol=1e-12)
+    assert (noisy.haadf - clean.haadf).std() == pytest.approx(1 / 20, rel=0.03)
     phantom = core_shell((128, 128), counts=30)
     bright = phantom.truth > 5
     scaled = (phantom.maps[bright] - phantom.truth[bright]) / np.sqrt(phantom.truth[bright])
@@ -182,11 +150,20 @@ def test_counts_are_poisson():
     assert not phantom.maps[phantom.truth == 0].any()
 
 
-def test_haadf_is_the_incoherent_model_plus_noise():
-    clean, noisy = core_shell(haadf_snr=np.inf), core_shell(haadf_snr=20)
-    forward_model = 78**1.7 * clean.truth[0] + 26**1.7 * clean.truth[1] + 8**1.7 * clean.truth[2]
-    np.testing.assert_allclose(clean.haadf, forward_model / forward_model.max(), rtol=1e-12)
-    assert (noisy.haadf - clean.haadf).std() == pytest.approx(1 / 20, rel=0.03)
+def test_particles_are_round_and_thick_as_spheres():
+    # a particle keeps its pixels when the frame gets wider: radii go with the shorter side
+    square, wide = (core_shell(shape).truth[1] for shape in [(96, 96), (96, 160)])
+    assert np.count_nonzero(wide) == pytest.approx(np.count_nonzero(square), rel=0.02)
+    _, iron, oxygen = core_shell().truth
+    np.testing.assert_allclose(iron, 0.75 * oxygen, rtol=1e-12)
+    # volume of all oxide cores in pixels**3 of the shorter side, against the sum of 4/3 pi r**3
+    from hyperspy_fusion.data import _PARTICLES, _core_shell_thickness
+
+    oxide, platinum = _core_shell_thickness((400, 500))
+    cores = sum(4 / 3 * np.pi * (core * radius) ** 3 for _, _, radius, core in _PARTICLES)
+    spheres = sum(4 / 3 * np.pi * radius**3 for _, _, radius, _ in _PARTICLES)
+    assert oxide.sum() / 400**2 == pytest.approx(cores, rel=1e-3)
+    assert (oxide + platinum).sum() / 400**2 == pytest.approx(spheres, rel=1e-3)
 
 
 def test_signals_are_calibrated_named_and_copies():
@@ -203,10 +180,7 @@ def test_signals_are_calibrated_named_and_copies():
     assert phantom.maps[0].any() and phantom.haadf.any()
 
 
-# ---- atomic columns ------------------------------------------------------------------------------
-
-
-def test_columns_stand_where_strontium_titanate_has_them():
+def test_columns_of_strontium_titanate():
     # 8 pixels per cell, an odd frame: the Sr column is centred on pixel (24, 32)
     phantom = atomic_columns((49, 65), pixel_size_nm=0.3905 / 8, column_sigma_nm=0.05, haadf_snr=np.inf)
     assert phantom.elements == ("Sr", "Ti", "O")
@@ -223,33 +197,21 @@ def test_columns_stand_where_strontium_titanate_has_them():
     bright = phantom.haadf[corner]
     assert phantom.haadf[centre] / bright == pytest.approx((22**1.7 + 8**1.7) / 38**1.7, rel=1e-3)
     assert phantom.haadf[edges[0]] / bright == pytest.approx(8**1.7 / 38**1.7, rel=0.03)
-
-
-def test_columns_are_gaussians_of_the_asked_width():
     truth = atomic_columns((33, 33), pixel_size_nm=0.02, column_sigma_nm=0.06).truth[0]
     # 3 pixels from the centre is one sigma
     assert truth[16, 19] / truth[16, 16] == pytest.approx(np.exp(-0.5), rel=1e-6)
     assert truth[19, 19] / truth[16, 16] == pytest.approx(np.exp(-1), rel=1e-6)
-
-
-def test_cells_hold_three_oxygen_atoms_per_strontium():
     # 10 pixels per cell, 40 x 60 of them: whole cells
     strontium, titanium, oxygen = atomic_columns((40, 60), pixel_size_nm=0.03905).truth.sum(axis=(1, 2))
     assert titanium == pytest.approx(strontium, rel=1e-9)
     assert oxygen == pytest.approx(3 * strontium, rel=1e-9)
-
-
-def test_columns_are_symmetric_and_repeat():
     truth = atomic_columns((50, 50), pixel_size_nm=0.03905).truth
     for turned in (truth[:, ::-1], truth[:, :, ::-1], truth.transpose(0, 2, 1)):
         np.testing.assert_allclose(turned, truth, rtol=1e-9)
     np.testing.assert_allclose(truth[:, 10:, :-10], truth[:, :-10, 10:], rtol=1e-9)
 
 
-# ---- interface -----------------------------------------------------------------------------------
-
-
-def test_phases_have_the_densities_of_al2cu_and_of_aluminium():
+def test_the_interface_of_al2cu_and_aluminium():
     phantom = interface((64, 64), thickness_ramp=0, counts=10)
     left, right = phantom.truth[:, 32, 5], phantom.truth[:, 32, -5]
     assert phantom.elements == ("Al", "Cu")
@@ -257,17 +219,11 @@ def test_phases_have_the_densities_of_al2cu_and_of_aluminium():
     assert right[0] == pytest.approx(10, rel=1e-12) and right[1] == 0
     # 8 atoms in 0.6067 * 0.6067 * 0.4877 nm3 against 4 in 0.40496**3 nm3
     assert left[0] / right[0] == pytest.approx(0.73988, rel=1e-4)
-
-
-def test_aluminium_rises_where_haadf_falls():
     phantom = interface((64, 64), thickness_ramp=0, haadf_snr=np.inf)
     (aluminium, copper), row = phantom.truth[:, 32], phantom.haadf[32]
     assert (np.diff(aluminium) >= 0).all() and aluminium[-1] > 1.3 * aluminium[0]
     assert (np.diff(copper) <= 0).all()
     assert (np.diff(row) <= 0).all() and row[-1] < 0.5 * row[0]
-
-
-def test_boundary_is_straight_sharp_and_tilted_as_asked():
     copper = interface((101, 81), tilt_deg=20, thickness_ramp=0).truth[1]
     copper = copper / copper.max()
     # through the centre, half of that pixel on each side; turned by half a turn the phases change places
@@ -279,17 +235,11 @@ def test_boundary_is_straight_sharp_and_tilted_as_asked():
     assert ((copper > 0) & (copper < 1)).sum(axis=1).max() <= 2
     upright = interface((32, 32), tilt_deg=0, thickness_ramp=0).truth[1]
     assert (upright[:, :16] == upright.max()).all() and (upright[:, 16:] == 0).all()
-
-
-def test_wedge_is_linear_and_thickest_in_the_last_row():
     aluminium = interface((64, 64), thickness_ramp=0.4, tilt_deg=0, counts=10).truth[0]
     np.testing.assert_allclose(aluminium[:, -1], np.linspace(6, 10, 64), rtol=1e-12)
 
 
-# ---- gradient alloy ------------------------------------------------------------------------------
-
-
-def test_alloy_has_the_composition_of_its_docstring():
+def test_the_alloy_has_its_composition_and_no_edge():
     phantom = gradient_alloy((41, 61))
     assert phantom.elements == ("Pt", "Pd", "Ni")
     fractions = phantom.truth / phantom.truth.sum(axis=0)
@@ -298,6 +248,10 @@ def test_alloy_has_the_composition_of_its_docstring():
     np.testing.assert_allclose(fractions[:, -1, 0], [0.1, 0.72, 0.18], rtol=1e-12)
     np.testing.assert_allclose(fractions[:, -1, -1], [0.7, 0.24, 0.06], rtol=1e-12)
     np.testing.assert_allclose(fractions[:, 20, 30], [0.4, 0.3, 0.3], rtol=1e-12)
+    truth = gradient_alloy((128, 128)).truth
+    # a full swing of half a cosine is steepest by pi / 2 over 127 steps
+    for axis in (1, 2):
+        assert abs(np.diff(truth, axis=axis)).max() < 1.6 * truth.max() * np.pi / 2 / 127
 
 
 @pytest.mark.parametrize("ramp", [0, 0.5])
@@ -306,16 +260,6 @@ def test_atoms_of_the_alloy_fill_its_thickness(ramp):
     volume = np.tensordot([0.3924**3, 0.3890**3, 0.3524**3], gradient_alloy((40, 64), thickness_ramp=ramp).truth, 1)
     expected = np.linspace(1 - ramp, 1, 40)[:, None] * np.ones(64)
     np.testing.assert_allclose(volume / volume.max(), expected, rtol=1e-12)
-
-
-def test_alloy_has_no_edge():
-    truth = gradient_alloy((128, 128)).truth
-    # a full swing of half a cosine is steepest by pi / 2 over 127 steps
-    for axis in (1, 2):
-        assert abs(np.diff(truth, axis=axis)).max() < 1.6 * truth.max() * np.pi / 2 / 127
-
-
-# ---- bad input and PSNR --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

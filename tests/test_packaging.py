@@ -31,17 +31,13 @@ def loaded_after(statement, folder):
     return set(printed(f"{statement}\nimport sys\nprint(*sys.modules)", folder))
 
 
-# ---- HyperSpy's registry -------------------------------------------------------------------------
-
-
-def test_the_yaml_at_the_top_level_is_the_one_of_the_package():
+def test_the_entry_point_and_its_yaml():
     top = REPOSITORY / "hyperspy_extension.yaml"
     assert top.read_bytes() == (FOLDER / "hyperspy_extension.yaml").read_bytes()
-
-
-def test_the_entry_point_has_the_name_of_the_package():
     ours = [e for e in entry_points(group="hyperspy.extensions") if e.value.startswith(PACKAGE)]
     assert {e.name for e in ours} == {PACKAGE}
+    assert set(registered()) == {"ElementMaps", "LazyElementMaps"}
+    assert importlib.import_module(PACKAGE).__version__ == version(PACKAGE)
 
 
 @pytest.mark.parametrize("name", ["ElementMaps", "LazyElementMaps"])
@@ -54,11 +50,7 @@ def test_a_registered_signal_is_the_class_it_says(name):
     assert entry["dtype"] == "real"
 
 
-def test_nothing_else_is_registered():
-    assert set(registered()) == {"ElementMaps", "LazyElementMaps"}
-
-
-def test_hyperspy_makes_the_registered_class_without_an_import_of_the_package(tmp_path):
+def test_hyperspy_makes_the_class_without_the_package(tmp_path):
     code = (
         "import numpy as np, hyperspy.api as hs\n"
         "s = hs.signals.Signal2D(np.zeros((2, 4, 5)))\n"
@@ -66,12 +58,6 @@ def test_hyperspy_makes_the_registered_class_without_an_import_of_the_package(tm
         "print(type(s).__name__, type(s.as_lazy()).__name__)"
     )
     assert printed(code, tmp_path) == ["ElementMaps", "LazyElementMaps"]
-
-
-# ---- what an import costs ------------------------------------------------------------------------
-
-
-def test_hyperspy_does_not_import_the_package(tmp_path):
     assert PACKAGE not in loaded_after("import hyperspy.api", tmp_path)
 
 
@@ -81,13 +67,6 @@ def test_the_package_imports_neither_numba_nor_matplotlib(tmp_path):
     assert PACKAGE in with_package
     for heavy in ("numba", "llvmlite", "matplotlib", "exspy"):
         assert heavy not in with_package - alone
-
-
-# ---- what pip installed --------------------------------------------------------------------------
-
-
-def test_the_version_is_that_of_the_metadata():
-    assert importlib.import_module(PACKAGE).__version__ == version(PACKAGE)
 
 
 def test_continuous_integration_tests_the_installed_package():

@@ -56,9 +56,6 @@ def test_no_home_made_term(pattern):
     assert not found, f"write {HOME_MADE[pattern]!r}:\n" + "\n".join(found)
 
 
-# ---- sentences -----------------------------------------------------------------------------------
-
-
 def sentences(text):
     """Sentences of prose: code, formulas, tables, lists of names and headings divide them."""
     text = re.sub(r"```.*?```|\$\$.*?\$\$|:[\w:]+:`[^`]*`|``.*?``|`[^`]*`|\$[^$]*\$", " x ", text, flags=re.DOTALL)
@@ -89,19 +86,13 @@ def long_sentences(text):
     return [s for s in sentences(text) if words_in(s) > LONGEST]
 
 
-def test_sentences_of_docstrings_and_messages_are_short():
+def test_sentences_are_short():
     found = []
     for path in sorted(FOLDER.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for text in {*documented(tree), *messages(tree)}:
             found += [f"{path.relative_to(FOLDER)}: {words_in(s)} words: {s}" for s in long_sentences(text)]
     assert not found, "\n".join(found)
-
-
-def test_sentences_of_the_readme_are_short():
     assert not long_sentences((REPOSITORY / "README.md").read_text(encoding="utf-8"))
-
-
-def test_a_long_sentence_is_found():
     long = " ".join(["word"] * (LONGEST + 1))
     assert long_sentences(f"Short one. {long}. Another.") and not long_sentences(f"{long[:100]}.\n\n{long[:90]}.")

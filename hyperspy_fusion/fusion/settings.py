@@ -217,22 +217,12 @@ class CalibratedSettings:
     def __post_init__(self):
         for name, value in asdict(self).items():
             object.__setattr__(self, name, as_python(value))
-        self._check_data()
-        self._check_penalty()
-        if self.tol != "settled":
-            check_positive("tol", self.tol)
-        check_count("max_iter", self.max_iter)
-        check_choice("dtype", self.dtype, DTYPES)
-
-    def _check_penalty(self):
         check_choice("regularization", self.regularization, REGULARIZATIONS)
         check_each("lambda_reg", self.lambda_reg, check_positive)
         check_choice("joint", self.joint, (True, False))
         check_positive("second_order", self.second_order, off="for the default of the penalty")
         check_from("eta", self.eta, 0, 1)
         check_from("guide_blur", self.guide_blur, 0, off="to denoise the image")
-
-    def _check_data(self):
         check_choice("noise", self.noise, NOISES)
         check_positive("poisson_offset", self.poisson_offset)
         check_background(self.background)
@@ -243,6 +233,10 @@ class CalibratedSettings:
         check_from("lambda_haadf", self.lambda_haadf, 0)
         check_haadf_blur(self.haadf_blur, self.haadf_coefficients)
         check_choice("keep_totals", self.keep_totals, (True, False))
+        if self.tol != "settled":
+            check_positive("tol", self.tol)
+        check_count("max_iter", self.max_iter)
+        check_choice("dtype", self.dtype, DTYPES)
 
     def as_dict(self):
         """The settings as a plain dictionary; sequences are tuples of numbers."""
@@ -311,16 +305,12 @@ SETTINGS = {"published": PublishedSettings, "calibrated": CalibratedSettings, "a
 # what a setting of one method is called in the others, as near as there is one
 _COUNTERPARTS = {
     "lambda_tv": "lambda_reg",
-    "lambda_reg": "lambda_tv",
     "z_weighting": "haadf_coefficients",
-    "haadf_coefficients": "z_weighting",
-    "tol": "change_tol",
     "change_tol": "tol",
     "eps": "poisson_offset",
-    "poisson_offset": "eps",
     "gamma": "z_exponent",
-    "z_exponent": "gamma",
 }
+_COUNTERPARTS |= {there: here for here, there in _COUNTERPARTS.items()}
 
 
 def settings_for(method, settings=None, base=None, **given):

@@ -62,16 +62,16 @@ def test_bad_values_are_refused_by_name(settings):
                 settings(**{name: value})
 
 
-def test_what_may_be_switched_off_may():
+def test_what_may_be_switched_off():
     off = {"lambda_haadf": 0, "background": 0, "guide_blur": 0, "eta": 0, "haadf_coefficients": [0, 1]}
     assert CalibratedSettings(regularization="none", **off).haadf_coefficients == (0, 1)
     assert PublishedSettings(lambda_tv=0).lambda_tv == 0
-
-
-def test_blur_is_fitted_with_the_coefficients_only():
     CalibratedSettings(haadf_blur="fit", haadf_coefficients="fit")
     with pytest.raises(ValueError, match="haadf_coefficients='z_power'"):
         CalibratedSettings(haadf_blur="fit", haadf_coefficients=(1, 2))
+    given = {"gamma": np.float32(1.5), "max_iter": np.int64(3), "tv_norm": np.str_("isotropic")}
+    settings = PublishedSettings(**given)
+    assert [type(settings.as_dict()[name]) for name in given] == [float, int, str]
 
 
 @pytest.mark.parametrize("given", [[1, 2.5], (1, 2.5), np.array([1, 2.5], "float32")], ids=["list", "tuple", "array"])
@@ -82,12 +82,6 @@ def test_sequences_become_tuples_of_python_numbers(given):
         value = settings.as_dict()[name]
         assert value == (1, 2.5) and type(value) is tuple and all(type(v) in (int, float) for v in value)
     assert settings == CalibratedSettings(**settings.as_dict())
-
-
-def test_numpy_scalars_become_python_ones():
-    given = {"gamma": np.float32(1.5), "max_iter": np.int64(3), "tv_norm": np.str_("isotropic")}
-    settings = PublishedSettings(**given)
-    assert [type(settings.as_dict()[name]) for name in given] == [float, int, str]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,6 @@ from sources import FE, NAMES, TRUTH, O, assert_element_maps, codes, eels, image
 from hyperspy_fusion import element_maps
 from hyperspy_fusion.identify.elements import atomic_number, check_line
 
-# ---- symbols --------------------------------------------------------------------------------------
-
 
 def test_atomic_numbers_are_those_of_the_periodic_table():
     assert [atomic_number(s) for s in ("H", "O", "Fe", "Pt", "U")] == [1, 8, 26, 78, 92]
@@ -37,9 +35,6 @@ def test_what_is_no_symbol_has_no_atomic_number(symbol):
         atomic_number(symbol)
 
 
-# ---- lines and edges -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "line, meant",
     [
@@ -59,7 +54,7 @@ def test_a_line_that_is_none_is_answered_with_those_of_its_shell(line, meant):
         atomic_number(line)
 
 
-def test_an_edge_that_is_none_is_answered_with_those_of_its_shell():
+def test_no_edge_is_answered_with_those_of_its_shell():
     for edge, meant in {
         "cu-l3": "did you mean Cu_L3?",
         "Mn_L": "did you mean Mn_L2, Mn_L3 or Mn_L1?",
@@ -69,9 +64,6 @@ def test_an_edge_that_is_none_is_answered_with_those_of_its_shell():
         with pytest.raises(ValueError) as error:
             element_maps(eels(), edges=[edge])
         assert str(error.value).endswith(f"that exspy knows: {meant}")
-
-
-# ---- which element a map shows --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -92,7 +84,25 @@ def test_a_single_line_or_element_or_the_title_names_a_map(title, elements, line
     assert list(result.metadata.Sample.elements) == [expected]
 
 
-def test_a_title_that_could_be_read_otherwise_names_nothing():
+def test_given_names_and_conflicts():
+    source = [image(FE, "O", ["Fe"]), image(O, "window", ["Fe", "O"]), image(FE)]
+    assert not codes(element_maps(source, ["O", "Pt", "Al"]))
+    assert_element_maps(element_maps(images(), ["Cu", "Zn", "Al"]), TRUTH, ["Cu", "Zn", "Al"])
+    assert_element_maps(element_maps(stacked(images()), ["Cu", "Zn", "Al"]), TRUTH, ["Cu", "Zn", "Al"])
+    assert_element_maps(element_maps(image(FE, "O"), "Fe"), TRUTH[:1], ["Fe"])
+    source = [image(FE), image(O)]
+    source[0].metadata.Sample.elements = np.array([b"Fe"])
+    source[1].metadata.Sample.xray_lines = np.array(["O_Ka"])
+    assert_element_maps(element_maps(source), TRUTH[:2], NAMES[:2])
+    for source, elements in (([image(FE, "O", ["Fe"])], ["O"]), ({"O": image(FE, "O", ["Fe"])}, None)):
+        maps = element_maps(source, elements)
+        assert_element_maps(maps, TRUTH[:1], ["O"])
+        assert not codes(maps)
+    for title in ("Fe", "Fe_Ka", "O map", "O_Ka window", "sum of O_Ka", "", "HAADF"):
+        assert not codes(element_maps([image(FE, title, ["Fe"])]))
+    source = [image(FE, lines=["Fe_Ka"])]
+    assert list(element_maps(source, ["Fe"]).metadata.Element_maps.xray_lines) == ["Fe_Ka"]
+    assert not element_maps(source, ["O"]).metadata.has_item("Element_maps.xray_lines")
     for title in ("", "STEM", "Sum", "C K", "map of Fe", "Cu_L3 and Zn_L3", "SiN_K", "Xx_Ka", "In situ"):
         with pytest.raises(ValueError, match="Cannot tell the element of map 1"):
             element_maps([image(FE, title)])
@@ -113,24 +123,6 @@ def test_a_title_of_another_element_than_the_metadata_warns(make, taken):
     assert "elements=['O', ...]" in warnings_of(maps)[0]
 
 
-def test_what_the_user_passes_settles_a_conflict():
-    for source, elements in (([image(FE, "O", ["Fe"])], ["O"]), ({"O": image(FE, "O", ["Fe"])}, None)):
-        maps = element_maps(source, elements)
-        assert_element_maps(maps, TRUTH[:1], ["O"])
-        assert not codes(maps)
-
-
-def test_titles_that_agree_or_are_no_name_are_no_conflict():
-    for title in ("Fe", "Fe_Ka", "O map", "O_Ka window", "sum of O_Ka", "", "HAADF"):
-        assert not codes(element_maps([image(FE, title, ["Fe"])]))
-
-
-def test_a_map_named_by_the_user_keeps_no_line_of_another_element():
-    source = [image(FE, lines=["Fe_Ka"])]
-    assert list(element_maps(source, ["Fe"]).metadata.Element_maps.xray_lines) == ["Fe_Ka"]
-    assert not element_maps(source, ["O"]).metadata.has_item("Element_maps.xray_lines")
-
-
 EXCHANGED = {
     "titles": lambda: [image(FE, "intensity parameter of Fe_L3 component"), image(O, "O_K")],
     "elements": lambda: [image(FE, elements=["Fe"]), image(O, elements=["O"])],
@@ -148,16 +140,16 @@ def test_names_in_a_wrong_order_are_refused(make):
     assert element_maps(make(), ["Fe", "O"]).elements == ["Fe", "O"]
 
 
-def test_keys_in_a_wrong_order_are_refused():
+def test_keys_and_names_in_a_wrong_order_are_refused():
     fe, o = images()[:2]
     for keys in (["O", "Fe"], ["O_Ka", "Fe_Ka"]):
         with pytest.raises(ValueError, match="Map 1 has Fe as its metadata.Sample.elements but is named O: check the"):
             element_maps(dict(zip(keys, [fe, o], strict=True)))
-
-
-def test_a_rotated_order_is_refused_at_the_first_map():
     with pytest.raises(ValueError, match="Map 1 .* named O"):
         element_maps(images(), ["O", "Pt", "Fe"])
+    maps = element_maps([image(data, "Fe", ["Fe"]) for data in TRUTH], ["O", "Fe", "Pt"])
+    assert_element_maps(maps, TRUTH, ["O", "Fe", "Pt"])
+    assert codes(maps) == ["name-conflicts"] * 2
 
 
 @pytest.mark.parametrize("make", [images, lambda: stacked(images())], ids=["list", "stack"])
@@ -165,30 +157,6 @@ def test_a_name_that_contradicts_the_map_alone_is_used(make):
     maps = element_maps(make(), ["Fe", "Cu", "Pt"])
     assert maps.elements == ["Fe", "Cu", "Pt"] and codes(maps) == ["name-conflicts"]
     assert "Map 2 has O as its metadata.Sample.elements but is named Cu" in warnings_of(maps)[0]
-
-
-def test_maps_with_the_metadata_of_one_are_in_no_wrong_order():
-    maps = element_maps([image(data, "Fe", ["Fe"]) for data in TRUTH], ["O", "Fe", "Pt"])
-    assert_element_maps(maps, TRUTH, ["O", "Fe", "Pt"])
-    assert codes(maps) == ["name-conflicts"] * 2
-
-
-def test_names_that_agree_with_title_or_metadata_are_silent():
-    source = [image(FE, "O", ["Fe"]), image(O, "window", ["Fe", "O"]), image(FE)]
-    assert not codes(element_maps(source, ["O", "Pt", "Al"]))
-
-
-def test_elements_argument_is_stronger_than_metadata():
-    assert_element_maps(element_maps(images(), ["Cu", "Zn", "Al"]), TRUTH, ["Cu", "Zn", "Al"])
-    assert_element_maps(element_maps(stacked(images()), ["Cu", "Zn", "Al"]), TRUTH, ["Cu", "Zn", "Al"])
-    assert_element_maps(element_maps(image(FE, "O"), "Fe"), TRUTH[:1], ["Fe"])
-
-
-def test_old_metadata_of_bytes_and_arrays_are_read():
-    source = [image(FE), image(O)]
-    source[0].metadata.Sample.elements = np.array([b"Fe"])
-    source[1].metadata.Sample.xray_lines = np.array(["O_Ka"])
-    assert_element_maps(element_maps(source), TRUTH[:2], NAMES[:2])
 
 
 @pytest.mark.parametrize(
@@ -205,11 +173,10 @@ def test_slices_of_a_stack_keep_their_elements(make, part, names):
     assert_element_maps(element_maps(make().inav[part]), TRUTH[part], names)
 
 
-def test_one_map_taken_out_of_element_maps_is_its_element():
+def test_maps_taken_out_of_stacks():
     assert_element_maps(element_maps(element_maps(images()).inav[1]), TRUTH[1:2], ["O"])
-
-
-def test_sums_over_elements_are_of_no_element():
+    assert_element_maps(element_maps(stacked(images()).split()), TRUTH, NAMES)
+    assert_element_maps(element_maps(element_maps(images()).split()), TRUTH, NAMES)
     made = element_maps(images())
     for summed in (made.sum("element"), stacked(images()).inav[:2].sum()):
         with pytest.raises(ValueError, match="Cannot tell the element"):
@@ -227,25 +194,14 @@ def test_one_map_of_a_stack_has_not_the_name_of_the_first(keep):
             element_maps(stack.inav[1:2])
 
 
-def test_the_maps_of_a_split_stack_are_told_apart():
-    assert_element_maps(element_maps(stacked(images()).split()), TRUTH, NAMES)
-    assert_element_maps(element_maps(element_maps(images()).split()), TRUTH, NAMES)
-
-
-def test_sample_elements_of_other_length_never_name_a_stack():
+def test_what_names_a_stack():
     stack = stacked(images(), stack_metadata=False)
     assert list(stack.metadata.Sample.elements) == ["Fe"]
     with pytest.raises(ValueError, match="Cannot tell the element of map 1 of"):
         element_maps(stack)
-
-
-def test_a_stack_that_lists_its_maps_is_believed():
     stack = hs.signals.Signal2D(TRUTH)
     stack.metadata.set_item("Sample.elements", NAMES)
     assert_element_maps(element_maps(stack), TRUTH, NAMES)
-
-
-def test_elements_of_the_specimen_never_name_its_windows():
     # each window map lists all elements of the spectra, in an order that is not that of the maps
     windows = [image(data, "window", ["O", "Pt", "Fe"]) for data in TRUTH]
     for keep in (True, False):
@@ -256,9 +212,6 @@ def test_elements_of_the_specimen_never_name_its_windows():
     own.metadata.Signal.signal_type = "EELS"
     with pytest.raises(ValueError, match="Cannot tell the element"):
         element_maps(own)
-
-
-def test_elements_of_spectra_never_name_an_eels_window():
     window = eels().isig[940.0:1000.0].sum(-1)
     assert len(window.metadata.Sample.elements) == 2
     with pytest.raises(ValueError, match="Sample.elements lists what the sample contains"):

@@ -26,10 +26,7 @@ def assert_composition(percent, elements, units, scale):
     assert percent.data[:, seen].min() >= 0
 
 
-# ---- the files --------------------------------------------------------------------------------------------
-
-
-OTHER_TILTS = [pytest.param(tilt, marks=pytest.mark.slow) for tilt in ("-20", "-5", "5", "20")]
+OTHER_TILTS = [pytest.param(tilt, marks=pytest.mark.nightly) for tilt in ("-20", "-5", "5", "20")]
 
 
 @pytest.mark.parametrize("tilt", ["0", *OTHER_TILTS])
@@ -51,16 +48,13 @@ def test_super_x_with_its_background():
     assert_composition(percent, ["Cu", "O", "Pd", "Ti"], ("um", "µm"), 0.000771)
 
 
-def test_eels_by_windows():
+def test_eels_by_windows_and_by_a_model():
     path = str(shared("data/CuZn_EELS_mapping_tutorial.hspy").parent)
     eels, haadf = hs.load([path + "/CuZn_EELS_mapping_tutorial.hspy", path + "/CuZn_HAADF.hspy"])
     maps = hf.element_maps(eels, edges=["Cu_L3", "Zn_L3"])
     fused = fuse_with(maps, haadf, **FAST)
     percent = fused.atomic_percent("cross_section")
     assert_composition(percent, ["Cu", "Zn"], ("nm",), 0.92139)
-
-
-def test_eels_maps_of_a_model():
     path = str(shared("data/Cu_map.hspy").parent)
     copper, zinc, haadf = hs.load([path + "/Cu_map.hspy", path + "/Zn_map.hspy", path + "/CuZn_HAADF.hspy"])
     fused = fuse_with([copper, zinc], haadf, **FAST)
@@ -90,9 +84,6 @@ def test_tutorial_of_counts():
     assert_composition(percent, ["Co", "Mn", "O"], ("nm",), 0.1)
 
 
-# ---- other formats, written here --------------------------------------------------------------------------
-
-
 def scan():
     """Spectra (24, 20|2000) with lines of Fe and O, and their HAADF image, on pixels of 0.5 nm."""
     y, x = np.mgrid[:20, :24]
@@ -114,13 +105,7 @@ def scan():
     return spectra, haadf
 
 
-@pytest.mark.parametrize(
-    "spectra_file, image_file",
-    [
-        ("s.zspy", "h.tif"),
-        ("s.rpl", "h.emd"),
-    ],
-)
+@pytest.mark.parametrize("spectra_file, image_file", [("s.zspy", "h.tif"), ("s.rpl", "h.emd")])
 def test_files_of_other_formats(tmp_path, spectra_file, image_file):
     if "zspy" in spectra_file:
         pytest.importorskip("zarr")

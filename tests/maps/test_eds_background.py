@@ -44,16 +44,17 @@ def alloy(counts=6.0, continuum=0.05, **options):
     return spectrum_image(signal, continuum * mass / mass.mean(), **options), signal, phantom
 
 
-# ---- smoothing ------------------------------------------------------------------------------------------
-
-
-def test_smoothing_keeps_the_counts_of_every_window_and_what_is_nowhere():
+def test_smoothing_keeps_counts_and_leaves_many_alone():
     counts = np.random.default_rng(0).poisson(0.3, (3, 30, 20))
     counts[2] = 0
     smooth = smoothed_counts(counts)
     np.testing.assert_allclose(smooth.sum(axis=(1, 2)), counts.sum(axis=(1, 2)), rtol=1e-12)
     assert smooth.min() >= 0 and np.all(smooth[2] == 0)
     assert np.all(smoothed_counts(np.zeros((2, 8, 9))) == 0)
+    counts = np.random.default_rng(2).poisson(400, (1, 40, 40)).astype(float)
+    np.testing.assert_allclose(smoothed_counts(counts), counts, rtol=1e-9)
+    assert width_for(1e-9, 25, (40, 80)) == 5
+    assert width_for(25 / (4 * np.pi), 25, (400, 400)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("mean", [0.05, 0.5])
@@ -64,23 +65,13 @@ def test_what_is_left_of_the_noise_is_that_of_25_counts(mean):
     assert np.std(smooth.sum(axis=0)) / (2 * mean) == pytest.approx(1 / 5, rel=0.1)
 
 
-def test_many_counts_are_left_alone_and_the_widest_is_an_eighth():
-    counts = np.random.default_rng(2).poisson(400, (1, 40, 40)).astype(float)
-    np.testing.assert_allclose(smoothed_counts(counts), counts, rtol=1e-9)
-    assert width_for(1e-9, 25, (40, 80)) == 5
-    assert width_for(25 / (4 * np.pi), 25, (400, 400)) == pytest.approx(1)
-
-
-def test_an_edge_that_all_windows_share_is_not_blurred_by_their_shares():
+def test_an_edge_that_all_windows_share_is_not_blurred():
     step = np.where(np.arange(64) < 32, 0.0, 40.0)
     expected = np.stack([np.tile(step, (64, 1)) * share for share in (0.7, 0.3)])
     smooth = smoothed_counts(np.random.default_rng(3).poisson(expected))
     inside = slice(35, 61)
     np.testing.assert_allclose(smooth[:, :, inside].mean(axis=(1, 2)), [28, 12], rtol=0.02)
     assert smooth[:, :, :29].max() < 0.5
-
-
-# ---- windows --------------------------------------------------------------------------------------------
 
 
 def test_given_windows_hold_what_exspy_subtracts():
@@ -153,15 +144,17 @@ def test_a_window_with_a_line_of_the_sample_is_left_out():
         np.testing.assert_allclose(found, clean, rtol=0.05)
 
 
-def test_lines_on_both_sides_warn():
+def test_maps_find_no_background_and_windows_may_hold_lines():
+    maps, _ = scan_signals()
+    with pytest.raises(ValueError, match="which is found in the spectra: pass the EDS spectrum image"):
+        element_maps(maps, background="windows")
+    with pytest.raises(ValueError, match="background has no map of O"):
+        element_maps(maps, background=maps[:1])
     s, *_ = alloy()
     s.metadata.Sample.elements = ["Ni", "Pt", "Fe", "Hf"]  # Fe Kβ 7.06 and Hf Lα 7.90 keV, around Ni Kα
     maps = element_maps(s, xray_lines=["Ni_Ka", "Pt_La"], background="windows")
     assert "background-windows-hold-lines" in codes(maps)
     assert "Ni" in list(maps.metadata.Element_maps.diagnostics.elements)
-
-
-def test_more_beside_a_line_than_in_it_warns():
     s, *_ = alloy()
     low, high = (s.axes_manager[-1].value2index(e) for e in (9.2, 9.7))
     s.data[..., low:high] = 0
@@ -170,7 +163,7 @@ def test_more_beside_a_line_than_in_it_warns():
     assert list(maps.metadata.Element_maps.diagnostics.elements) == ["Pt"]
 
 
-def test_lines_of_one_element_share_the_channels_of_their_windows():
+def test_channels_of_lines_of_one_element_count_once():
     """Si Kα and Kβ are one window: its background is counted once."""
     s = eds("u2")
     s.data[:] = 4
@@ -202,10 +195,7 @@ def test_spectra_in_ev_and_of_an_sem():
     np.testing.assert_allclose(found.known_background.data, expected.known_background.data, rtol=1e-6)
 
 
-# ---- models and spectra ---------------------------------------------------------------------------------
-
-
-def test_expected_spectra_are_added_up_in_the_windows_of_the_lines():
+def test_expected_spectra_are_added_up_in_the_windows():
     s, *_ = alloy()
     known = s._deepcopy_with_new_data(np.random.default_rng(0).uniform(-0.01, 0.2, s.data.shape))
     maps = element_maps(s, background=known)
@@ -240,17 +230,6 @@ def test_the_background_of_a_fitted_model():
 def test_backgrounds_that_are_none_are_refused(background, error, sentence):
     with pytest.raises(error, match=sentence):
         element_maps(alloy()[0], background=background)
-
-
-def test_maps_do_not_find_their_background():
-    maps, _ = scan_signals()
-    with pytest.raises(ValueError, match="which is found in the spectra: pass the EDS spectrum image"):
-        element_maps(maps, background="windows")
-    with pytest.raises(ValueError, match="background has no map of O"):
-        element_maps(maps, background=maps[:1])
-
-
-# ---- the background stays with the maps -----------------------------------------------------------------
 
 
 def known():
@@ -316,30 +295,19 @@ def test_noise_is_cropped_and_rebinned_and_saved(tmp_path):
     assert_belongs(maps)
 
 
-def test_maps_that_are_calculated_with_forget_their_noise():
-    maps, _ = known()
-    for result in (maps * 2, -maps, maps + maps, maps._deepcopy_with_new_data(maps.data)):
-        assert result.known_background is None and result.get_noise_variance() is None
-    assert_belongs(maps)
-
-
-def test_noise_metadata_of_another_shape_are_not_used():
+def test_noise_metadata_that_do_not_fit_are_not_used():
     maps, _ = known()
     stack = hs.stack([maps.get_map("Fe"), maps.get_map("O")], show_progressbar=False)
     stack.metadata.set_item("Element_maps.background", maps.get_map("Fe"))
     found = element_maps(stack, ["Fe", "O"])
     assert found.known_background is None and set(codes(found)) == {"noise-metadata-shape"}
-
-
-def test_a_variance_that_a_map_lacks_is_not_used():
-    maps, _ = known()
     bare = maps.get_map("O")._deepcopy_with_new_data(maps.get_map("O").data)
     found = element_maps({"Fe": maps.get_map("Fe"), "O": bare})
     assert found.get_noise_variance() is None and codes(found) == ["variance-missing"]
     np.testing.assert_array_equal(found.known_background.data[1], 0)
-
-
-# ---- fusing with it -------------------------------------------------------------------------------------
+    for result in (maps * 2, -maps, maps + maps, maps._deepcopy_with_new_data(maps.data)):
+        assert result.known_background is None and result.get_noise_variance() is None
+    assert_belongs(maps)
 
 
 def calibrated(maps, haadf, **options):
@@ -347,7 +315,7 @@ def calibrated(maps, haadf, **options):
     return fuse_with(maps, haadf, **options)
 
 
-def test_a_constant_background_is_that_of_the_setting():
+def test_fits_take_the_background_and_leave_it():
     maps, haadf = scan_signals(24, 30)
     flat = [with_data(m, np.full(m.data.shape, b)) for m, b in zip(maps, (0.5, 1.0), strict=True)]
     expected = calibrated(maps, haadf, background=(0.5, 1.0))
@@ -358,27 +326,15 @@ def test_a_constant_background_is_that_of_the_setting():
     assert found.known_background is None and not found.metadata.has_item("Element_maps.background")
     with pytest.raises(ValueError, match="the maps have a background in their metadata: leave the setting out"):
         calibrated(element_maps(maps, background=flat), haadf, background=0.1)
-
-
-def test_the_background_of_a_fit_is_numbers_and_not_windows():
     s, *_ = alloy()
     haadf = hs.signals.Signal2D(s.data.sum(axis=-1).astype(float))
-    with pytest.raises(
-        ValueError,
-        match="background is 'windows', and in the settings it is counts per pixel",
-    ):
+    with pytest.raises(ValueError, match="background is 'windows', and in the settings it is counts per pixel"):
         s.fuse(haadf, method="calibrated", settings=CalibratedSettings(background="windows"))
-
-
-def test_the_published_method_warns_that_it_does_not_use_it():
     maps, haadf = known()
-    model = hf.FusedMultiModal(haadf, maps)
+    model = hf.FusedMultiModal(haadf, maps, method="published")
     assert any("known background, which method='published' does not subtract" in w for w in model.warnings)
-    plain = hf.FusedMultiModal(haadf, maps._deepcopy_with_new_data(maps.data))
+    plain = hf.FusedMultiModal(haadf, maps._deepcopy_with_new_data(maps.data), method="published")
     assert not any("background" in w for w in plain.warnings)
-
-
-def test_fusing_does_not_change_the_maps():
     maps, haadf = known()
     before = snapshot(maps)[:3], pair(maps)
     fuse_with(maps, haadf, method="calibrated", noise="shifted_poisson", regularization="tv", max_iter=25)

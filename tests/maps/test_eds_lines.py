@@ -24,21 +24,18 @@ def test_windows_are_those_of_exspy_and_counts_stay_integer(dtype):
     assert list(result.metadata.Element_maps.source_titles) == ["grain"]
 
 
-def test_counts_that_overflow_the_input_do_not_overflow():
+def test_counts_do_not_overflow():
     signal = eds(lines=["Fe_Ka"])
     signal.data[:] = 255
     (channels,) = {int(v) for v in (lines_of(signal, None)[0] / 255).ravel()}
     assert channels > 20
     assert np.all(element_maps(signal).data == 255 * channels)
-
-
-def test_counts_beyond_32_bits_stay_64_bits():
     signal = eds("u4", lines=["Fe_Ka"])
     signal.data[:] = 2**31
     assert element_maps(signal).data.dtype == np.uint64
 
 
-def test_lines_come_from_the_argument_then_the_metadata_then_exspy():
+def test_lines_come_from_argument_then_metadata_then_exspy():
     signal = eds(elements=NAMES, lines=["Fe_La", "Pt_Ma"])
     fe_ka, fe_la, pt_la, pt_ma, o_ka = lines_of(signal, ["Fe_Ka", "Fe_La", "Pt_La", "Pt_Ma", "O_Ka"])
     assert_element_maps(element_maps(signal), [fe_la, pt_ma], ["Fe", "Pt"])
@@ -53,22 +50,21 @@ def test_lines_come_from_the_argument_then_the_metadata_then_exspy():
     assert_element_maps(element_maps(signal, ["Pt"]), [pt_la], ["Pt"])
 
 
-def test_a_channel_in_two_windows_of_one_element_counts_once():
+def test_windows_that_share_channels():
     signal = eds("u2")
     signal.data[:] = 0
     signal.data[..., 178] = 5  # 1.78 keV, within the windows of Si Kα (1.740) and Kβ (1.836)
     assert [m[0, 0] for m in lines_of(signal, ["Si_Ka", "Si_Kb"])] == [5, 5]
     assert np.all(element_maps(signal, xray_lines=["Si_Ka", "Si_Kb"]).data == 5)
-
-
-def test_windows_of_two_elements_that_overlap_warn():
     assert not codes(element_maps(eds(), ["Fe", "O"]))
     maps = element_maps(eds(), xray_lines=["S_Ka", "Mo_La", "Si_Ka", "Al_Ka"])
     assert codes(maps) == ["windows-share-channels"]
     assert list(maps.metadata.Element_maps.diagnostics.elements) == ["S,Mo"]
-
-
-# ---- the width of windows --------------------------------------------------------------------------
+    # S Ka at 2.307 and Mo La at 2.293 keV are one at any width, Si Ka and Al Ka at 1.740 and 1.487 are two at 2.
+    lines = ["S_Ka", "Mo_La", "Si_Ka", "Al_Ka"]
+    for width, pairs in ((0.5, "S,Mo"), (2.0, "S,Mo"), (4.0, "S,Mo,Si,Al")):
+        maps = element_maps(eds(), xray_lines=lines, integration_windows=width)
+        assert list(maps.metadata.Element_maps.diagnostics.elements)[0] == pairs
 
 
 @pytest.mark.parametrize("width", [0.5, 1.2, 3.3])
@@ -81,23 +77,12 @@ def test_windows_of_any_width_are_those_of_exspy(width):
         assert result.metadata.Element_maps.integration_windows == width
 
 
-def test_narrower_windows_keep_what_a_wide_one_shares():
-    """S Ka at 2.307 and Mo La at 2.293 keV are one at any width, Si Ka and Al Ka at 1.740 and 1.487 are two at 2."""
-    lines = ["S_Ka", "Mo_La", "Si_Ka", "Al_Ka"]
-    for width, pairs in ((0.5, "S,Mo"), (2.0, "S,Mo"), (4.0, "S,Mo,Si,Al")):
-        maps = element_maps(eds(), xray_lines=lines, integration_windows=width)
-        assert list(maps.metadata.Element_maps.diagnostics.elements)[0] == pairs
-
-
-def test_lines_nearby_are_reported_as_far_as_windows_reach():
+def test_lines_nearby_are_reported_in_one_sentence():
     signal = eds(elements=["O", "Cr", "N"])  # Cr La is 0.8 FWHM above and N Ka below O Ka
     for width, reach, others in ((1.2, "one", "O_Ka (Cr)"), (2.0, "one", "O_Ka (Cr)"), (6.0, "3", "O_Ka (Cr, N)")):
         maps = element_maps(signal, ["O"], integration_windows=width)
         assert codes(maps) == ["lines-overlap"]
         assert f"within {reach} FWHM" in warnings_of(maps)[0] and others in warnings_of(maps)[0]
-
-
-def test_lines_that_overlap_are_one_sentence():
     signal = eds(elements=["O", "Cr", "S", "Mo", "Ti", "Ba", "N", "Fe", "Mn", "F"])
     (sentence,) = warnings_of(element_maps(signal, ["O", "S", "Ti", "N", "Mn"]))
     assert len(sentence.split()) <= 30 and "and 2 more" in sentence
@@ -107,10 +92,10 @@ def test_all_that_makes_maps_of_spectra_takes_the_width():
     signal, haadf = eds("u2", lines=["Fe_Ka", "O_Ka"]), image(FE + 1)
     expected = element_maps(signal, integration_windows=1.2)
     assert not np.array_equal(expected.data, element_maps(signal).data)
-    fused = signal.fuse(haadf, integration_windows=1.2, max_iter=1, show_progressbar=False)
+    fused = signal.fuse(haadf, integration_windows=1.2, max_iter=1, show_progressbar=False, method="published")
     np.testing.assert_array_equal(fused._inputs.maps.data, expected.data)
     assert fused.metadata.Element_maps.integration_windows == 1.2
-    model = hyperspy_fusion.FusedMultiModal(haadf, signal, integration_windows=1.2)
+    model = hyperspy_fusion.FusedMultiModal(haadf, signal, integration_windows=1.2, method="published")
     np.testing.assert_array_equal(model.maps.data, expected.data)
     in_list = element_maps([signal, image(PT, "Pt")], ["Fe", "O", "Pt"], integration_windows=1.2)
     np.testing.assert_array_equal(in_list.data[:2], expected.data)
@@ -158,26 +143,38 @@ def test_lazy_spectra_are_read_once_for_all_maps():
     assert lazy._lazy
 
 
-def test_energy_may_be_the_first_axis_of_the_array():
+def test_energies_in_ev_on_any_axis_of_the_array():
     signal = eds(lines=["Fe_Ka", "O_Ka"])
     expected = lines_of(signal, None)
     axes = [axis.get_axis_dictionary() for axis in signal.axes_manager._axes]
     turned = exspy.signals.EDSTEMSpectrum(np.moveaxis(signal.data, -1, 0).copy(), axes=[axes[2], *axes[:2]])
     assert turned.data.shape == (2000, 3, 4)
     assert_element_maps(element_maps(turned, xray_lines=["Fe_Ka", "O_Ka"]), expected, NAMES[:2])
-
-
-def test_energies_in_ev_are_the_same_energies():
     signal = eds(lines=["Fe_Ka", "O_Ka"])
     expected = lines_of(signal, None)
     axis = signal.axes_manager[-1]
     axis.scale, axis.units = 10.0, "eV"
     assert_element_maps(element_maps(signal), expected, NAMES[:2])
+    signal = eds()
+    signal.axes_manager[-1].units = "channel"
+    with pytest.raises(ValueError, match="has the units channel: expected eV or keV"):
+        element_maps(signal, ["Fe"])
 
 
-def test_metadata_lines_outside_the_spectra_are_left_out():
+def test_elements_without_lines_and_unnamed_ones(caplog):
+    assert element_maps(from_below_zero(), ["Be"]).elements == ["Be"]
+    with pytest.raises(ValueError, match="Li has no X-ray line within"):
+        element_maps(from_below_zero(), ["Li"])
     maps = element_maps(eds(lines=["Fe_Ka", "Ag_Ka"]))
     assert maps.elements == ["Fe"] and codes(maps) == ["line-out-of-range"] and "Ag_Ka" in warnings_of(maps)[0]
+    signal = eds(elements=["Fe", "O"])
+    for asked in ({"elements": ["Pt", "Fe"]}, {"xray_lines": ["Fe_Ka", "Pt_La"]}):
+        caplog.clear()
+        kept = warnings_of(element_maps(signal, **asked))
+        assert kept == ["Pt is not among the elements that the file names (Fe, O): check for a typo."]
+        assert [record.getMessage() for record in caplog.records] == kept
+    for silent in (signal, eds()):
+        assert not codes(element_maps(silent, ["O"]))
 
 
 @pytest.mark.parametrize(
@@ -186,17 +183,9 @@ def test_metadata_lines_outside_the_spectra_are_left_out():
         (eds(), {}, "name no elements: pass elements="),
         (eds().isig[2.0:], {"elements": ["O"]}, "O has no X-ray line within"),
         (eds(), {"xray_lines": ["Ag_Ka"]}, r"Ag_Ka is not within the energies of .*0 to 20 keV"),
-        (
-            eds(),
-            {"xray_lines": ["Fe_Kz"]},
-            "'Fe_Kz' is not an X-ray line of Fe: did you mean Fe_Ka or Fe_Kb\\?",
-        ),
+        (eds(), {"xray_lines": ["Fe_Kz"]}, "'Fe_Kz' is not an X-ray line of Fe: did you mean Fe_Ka or Fe_Kb\\?"),
         (eds(), {"xray_lines": ["Fe"]}, "'Fe' is not an X-ray line of Fe"),
-        (
-            eds(),
-            {"xray_lines": ["O_Ka"], "elements": ["Fe"]},
-            r"O_Ka is in xray_lines, but its element is not",
-        ),
+        (eds(), {"xray_lines": ["O_Ka"], "elements": ["Fe"]}, r"O_Ka is in xray_lines, but its element is not"),
         (eds(), {"elements": ["Fe", "H"]}, "H has no X-ray line that a detector sees: leave it out"),
         (eds(), {"xray_lines": ["He_Ka"]}, "He has no X-ray line that a detector sees"),
         (eds(elements=["H"]), {}, "H has no X-ray line within"),
@@ -208,13 +197,6 @@ def test_metadata_lines_outside_the_spectra_are_left_out():
 def test_spectra_that_cannot_be_mapped_are_refused(signal, kwargs, sentence):
     with pytest.raises(ValueError, match=sentence):
         element_maps(signal, **kwargs)
-
-
-def test_an_uncalibrated_energy_axis_is_refused():
-    signal = eds()
-    signal.axes_manager[-1].units = "channel"
-    with pytest.raises(ValueError, match="has the units channel: expected eV or keV"):
-        element_maps(signal, ["Fe"])
 
 
 @pytest.mark.parametrize("where", [{"elements": ["Fe", "H"]}, {"lines": ["Fe_Ka", "H_Ka"]}], ids=["elements", "lines"])
@@ -244,26 +226,6 @@ def test_there_are_no_x_ray_maps_of_hydrogen_and_helium(symbol):
     assert element_maps([image(FE)], [symbol]).elements == [symbol]  # of EELS, say
 
 
-def test_beryllium_has_a_line_and_lithium_has_none():
-    assert element_maps(from_below_zero(), ["Be"]).elements == ["Be"]
-    with pytest.raises(ValueError, match="Li has no X-ray line within"):
-        element_maps(from_below_zero(), ["Li"])
-
-
-def test_elements_that_the_file_does_not_name_warn(caplog):
-    signal = eds(elements=["Fe", "O"])
-    for asked in ({"elements": ["Pt", "Fe"]}, {"xray_lines": ["Fe_Ka", "Pt_La"]}):
-        caplog.clear()
-        kept = warnings_of(element_maps(signal, **asked))
-        assert kept == ["Pt is not among the elements that the file names (Fe, O): check for a typo."]
-        assert [record.getMessage() for record in caplog.records] == kept
-    for silent in (signal, eds()):
-        assert not codes(element_maps(silent, ["O"]))
-
-
-# ---- real files -----------------------------------------------------------------------------------
-
-
 def test_real_spectra_give_the_counts_of_exspy():
     elements = ["Fe", "Mg", "Si", "O", "S", "Al"]
     signal = hs.load(shared("data/L2083-K-4-1_tilt0.bcf"), lazy=True)[1]
@@ -276,9 +238,6 @@ def test_real_spectra_give_the_counts_of_exspy():
     assert result.data.dtype == np.uint32
     axis = result.axes_manager.signal_axes[0]
     assert (axis.name, axis.units, axis.size) == ("width", "µm", 256)
-
-
-def test_all_lines_of_a_real_file_are_taken_by_default():
     signal = hs.load(shared("data/bruker_test_TEM.bcf"))[1]
     assert_element_maps(element_maps(signal), lines_of(signal, None), ["Cu", "O", "Pd", "Ti"])
     made_by_exspy = element_maps(signal.get_lines_intensity())

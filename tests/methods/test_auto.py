@@ -1,5 +1,7 @@
 """`method="auto"` on HyperSpy signals: the choice, its record, going on, and diagnostics."""
 
+from types import SimpleNamespace
+
 import hyperspy.api as hs
 import numpy as np
 import pytest
@@ -35,10 +37,7 @@ def fused(model):
     return model.as_signal()
 
 
-# ---- the choice ------------------------------------------------------------------------------------------
-
-
-def test_fuse_and_model_agree_and_leave_the_input_alone(scan, fused):
+def test_the_ensemble_is_reproducible_and_nearer_to_the_truth(scan, fused, phantom):
     maps, haadf = scan
     before = [snapshot(s) for s in (*maps, haadf)]
     again = hf.fuse(maps, haadf, method="auto", num_workers=2)
@@ -46,9 +45,6 @@ def test_fuse_and_model_agree_and_leave_the_input_alone(scan, fused):
     assert again.metadata.Fusion.selection.sentence == fused.metadata.Fusion.selection.sentence
     for signal, was in zip((*maps, haadf), before, strict=True):
         assert_untouched(signal, was)
-
-
-def test_the_result_is_a_fusion_and_nearer_to_the_truth(phantom, fused):
     found = fused.metadata.Fusion
     assert found.method == "auto" and fused.elements == list(phantom.elements)
     np.testing.assert_allclose(found.total_ratios, 1, rtol=1e-4)
@@ -82,7 +78,7 @@ def test_it_is_better_than_any_penalty_at_its_default():
     assert min(errors, key=errors.get) == "auto", errors
 
 
-def test_the_record_of_the_choice(model, fused):
+def test_the_record_of_the_choice_is_saved(model, fused, tmp_path):
     found, n = fused.metadata.Fusion.selection, len(fused.elements)
     number = len(found.score)
     for name in ("regularization", "lambda_reg", "lambda_haadf", "joint", "score_error", "n_folds"):
@@ -96,9 +92,6 @@ def test_the_record_of_the_choice(model, fused):
         assert settings[name] == found[name][largest], name
     # and those of the model still leave the choice open
     assert model.settings.regularization == "auto"
-
-
-def test_the_record_is_saved_and_loaded(fused, tmp_path):
     fused.save(tmp_path / "fused.hspy")
     loaded = hs.load(tmp_path / "fused.hspy")
     assert type(loaded) is hf.ElementMaps
@@ -163,9 +156,6 @@ def test_masks_and_nan_and_constant_maps(scan):
     np.testing.assert_array_equal(with_flat.data[1], 3)
 
 
-# ---- going on --------------------------------------------------------------------------------------------
-
-
 def test_a_fit_goes_on_without_choosing_again(scan, monkeypatch):
     maps, haadf = scan
     model = hf.FusedMultiModal(haadf, maps, method="auto")
@@ -194,9 +184,6 @@ def test_a_stop_keeps_what_was_reached(scan, model):
     np.testing.assert_allclose(output.x, model.fit_output.x, atol=0.05 * model.fit_output.x.max())
 
 
-# ---- derived results and diagnostics ---------------------------------------------------------------------------
-
-
 def test_normalised_residuals(phantom, scan, model, fused):
     found = model.normalised_residuals()
     assert type(found) is hf.ElementMaps and found.elements == fused.elements
@@ -206,29 +193,23 @@ def test_normalised_residuals(phantom, scan, model, fused):
     assert 0.8 < found.data[:, phantom.truth.min(axis=0) > 1].std() < 1.1
     with pytest.raises(ValueError, match="call fit"):
         hf.FusedMultiModal(scan[1], scan[0], method="auto").normalised_residuals()
-    published = hf.FusedMultiModal(scan[1], scan[0])
+    published = hf.FusedMultiModal(scan[1], scan[0], method="published")
     published.fit(max_iter=2)
     with pytest.raises(ValueError, match="no model of the noise"):
         published.normalised_residuals()
 
 
-def test_attribution_of_an_ensemble_adds_up_to_the_change(phantom, model, fused):
+def test_errors_and_attribution_of_an_ensemble(phantom, model, fused):
     assert len(model._fit.setup.problem.problems) > 1
     parts = model.attribution()
     total = sum(part.data.astype(float) for part in parts.values())
     np.testing.assert_allclose(total, fused.data - phantom.maps, atol=1e-3)
     assert np.abs(parts["penalty"].data).max() > 0.1
-
-
-def test_standard_errors_of_an_ensemble(phantom, model):
     errors = model.standard_errors(3).data
     fused = model.as_signal()
     assert errors.shape == fused.data.shape and np.all(errors > 0)
     made = np.sqrt(np.mean((fused.data - phantom.truth) ** 2))
     assert 0.4 < np.sqrt(np.mean(errors**2)) / made < 2.5
-
-
-def test_attainable_gain_is_known(model):
     assert np.all(model.attainable_gain().data >= 1)
 
 
@@ -255,7 +236,7 @@ def test_negative_maps_are_fused_by_every_method(phantom, method):
 
 @pytest.mark.parametrize("method", ["published", "calibrated", "auto"])
 def test_negative_values_of_known_noise_are_no_warning(method):
-    from hyperspy_fusion.maps.noise_metadata import with_noise_metadata
+    from hyperspy_fusion.maps.stack import with_noise_metadata
 
     def warned(maps):
         return [w for w in hf.FusedMultiModal(haadf, maps, method=method).warnings if "negative values" in w]
@@ -308,16 +289,45 @@ def test_an_image_without_the_maps_is_not_used(phantom, monkeypatch):
     np.testing.assert_allclose(fused.data, without.data, rtol=1e-3, atol=1e-3)
 
 
-def test_the_bar_of_the_choice_names_no_number_of_fits(monkeypatch):
-    """How many there will be is not known: those of components and of the mean come on top."""
+def test_one_bar_shows_the_stages_and_the_time_left(capsys):
+    maps, haadf = hf.data.core_shell((24, 20)).signals()
+    hf.fuse(maps, haadf, show_progressbar=True)
+    shown = capsys.readouterr().err
+    bars = shown.split("\r")
+    done = [int(bar.split("%")[0].split()[-1]) for bar in bars if "%" in bar]
+    assert done[0] == 0 and done[-1] == 100 and done == sorted(done)
+    assert shown.count("\n") == 1 and bars[-1].strip().endswith("done")
 
-    class Started(Exception):
-        pass
 
-    def bar(title, unit, show):
-        raise Started(f"{title}: 9{unit}")
+def test_time_left_is_what_the_fraction_done_implies(monkeypatch):
+    from hyperspy_fusion import _progress
 
-    monkeypatch.setattr("hyperspy_fusion.model.counted", bar)
-    maps, haadf = hf.data.core_shell((16, 20)).signals()
-    with pytest.raises(Started, match="^Choosing weights: 9 fits$"):
-        hf.fuse(maps, haadf, method="auto")
+    clock = iter([0.0, 10.0, 20.0, 30.0])
+    monkeypatch.setattr(_progress.time, "perf_counter", lambda: next(clock))
+    with _progress.progress(False) as bar:
+        # the final fits count as 9 more
+        for n_fits, left in ((1, None), (6, 10 * 24 / 5), (11, 20 * 19 / 10)):
+            bar.choosing(n_fits, 21)
+            assert bar.left == (None if left is None else pytest.approx(left))
+        # sooner through than expected: the bar never goes back
+        bar.fitting(SimpleNamespace(fraction=0.5, stage="fitting 1/2", n_iter=9), 100)
+        assert bar.done == pytest.approx(11 / 30 + 19 / 30 / 2)
+
+
+def test_an_interrupted_search_takes_the_best_so_far(monkeypatch):
+    compute, calls = search._LowAccuracyFits._fit, []
+
+    def interrupted(self, choice, k):
+        calls.append(choice)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return compute(self, choice, k)
+
+    monkeypatch.setattr(search._LowAccuracyFits, "_fit", interrupted)
+    fused = hf.fuse(*hf.data.core_shell((24, 20)).signals(), show_progressbar=False)
+    assert np.isfinite(fused.data).all() and "selection-interrupted" in codes(fused)
+    assert fused.metadata.Fusion.parameters.regularization in {c.regularization for c in calls[:4]}
+    calls.clear()
+    calls += [None] * 4
+    with pytest.raises(KeyboardInterrupt):
+        hf.fuse(*hf.data.core_shell((24, 20)).signals(), show_progressbar=False)

@@ -62,9 +62,6 @@ def bar_of(ax):
     return bar.info.length_px, bar.info.scale_text
 
 
-# ---- whole figures ---------------------------------------------------------------------------------------
-
-
 @compared
 def test_figure_of_a_result():
     y, x = np.mgrid[:24, :30]
@@ -83,9 +80,6 @@ def test_figure_of_a_convergence():
 @compared
 def test_figure_of_a_selection():
     return plot_selection(CHOICE).figure
-
-
-# ---- what is shown ----------------------------------------------------------------------------------------
 
 
 def test_raw_over_fused_beside_haadf_over_modelled_haadf():
@@ -117,9 +111,6 @@ def test_draws_into_a_given_figure_and_leaves_arrays_alone():
     assert axes[0, 0].figure is figures[1]
 
 
-# ---- colours -----------------------------------------------------------------------------------------------
-
-
 def test_equal_colours_are_equal_values():
     axes = plot_fusion(FUSED, BOTH, raw=2 * FUSED, haadf=HAADF, modelled_haadf=HAADF / 2, quantity="X-ray counts ()")
     for column in axes.T:
@@ -131,9 +122,6 @@ def test_equal_colours_are_equal_values():
     axes = plot_fusion(FUSED, BOTH, raw=2 * FUSED, same_limits=False)
     assert limits(axes[0, 0])[1] == pytest.approx(2 * limits(axes[1, 0])[1])
     assert len(colour_bars(axes)) == 4
-
-
-def test_few_counts_leave_the_fused_map_its_colours():
     # in 1 % of the pixels two counts, in 5 % one, elsewhere none, where 0.1 are expected
     sparse = np.zeros((1, 100, 100))
     sparse[0, :5], sparse[0, 5] = 1.0, 2.0
@@ -168,13 +156,13 @@ def test_unusual_maps_are_drawn(image, expected, ends):
     assert limits(ax) == expected and ax.images[0].colorbar.extend == ends
 
 
-# ---- axes, units and crops ---------------------------------------------------------------------------------
-
-
-def test_pixels_that_are_not_square_are_drawn_so():
+def test_pixels_and_crops_at_the_edges():
     axes = plot_fusion(FUSED, BOTH, scale=(2.0, 1.0), units="nm")
     left, right, bottom, top = axes[0, 0].images[0].get_extent()
     assert (right - left, bottom - top) == (6, 8)
+    for crop, window in (((None, None, 1, -1), np.s_[1:3, :]), ((0.0, 12.0, 1, 3), np.s_[1:3, :4])):
+        axes = plot_fusion(FUSED, BOTH, haadf=HAADF, scale=0.5, offset=(20, 10), crop=crop)
+        np.testing.assert_array_equal(shown(axes[0, 0]), HAADF[window])
 
 
 @pytest.mark.parametrize(
@@ -226,12 +214,6 @@ def test_crops_in_pixels_and_in_units_are_the_same(data, scale, offset):
         plt.close("all")
 
 
-def test_crops_from_the_end_and_before_the_start():
-    for crop, window in (((None, None, 1, -1), np.s_[1:3, :]), ((0.0, 12.0, 1, 3), np.s_[1:3, :4])):
-        axes = plot_fusion(FUSED, BOTH, haadf=HAADF, scale=0.5, offset=(20, 10), crop=crop)
-        np.testing.assert_array_equal(shown(axes[0, 0]), HAADF[window])
-
-
 @pytest.mark.parametrize(
     "options, words",
     [
@@ -246,9 +228,6 @@ def test_crops_from_the_end_and_before_the_start():
 def test_what_does_not_fit_is_refused(options, words):
     with pytest.raises(ValueError, match=words):
         plot_fusion(**{"fused": FUSED, "elements": BOTH, **options})
-
-
-# ---- convergence and selection -----------------------------------------------------------------------------
 
 
 def test_convergence_has_a_labelled_panel_for_each_term():
@@ -268,7 +247,7 @@ def test_convergence_has_a_labelled_panel_for_each_term():
         plot_convergence({"haadf": [1, 2]}, PUBLISHED)
 
 
-def test_the_gap_has_a_panel_with_a_logarithmic_scale():
+def test_the_gap_is_logarithmic_and_what_was_off_is_dashed():
     axes = plot_convergence({**HISTORY, **GAP}, CALIBRATED)
     assert [ax.get_title() for ax in axes] == [
         "HAADF, weight 0.5",
@@ -279,9 +258,6 @@ def test_the_gap_has_a_panel_with_a_logarithmic_scale():
     np.testing.assert_array_equal(axes[0].lines[0].get_data(), [[0, 50, 100], HISTORY["haadf"]])
     np.testing.assert_array_equal(axes[3].lines[0].get_data(), [[50, 100], [1e-2, 1e-5]])
     assert axes[3].get_yscale() == "log" and list(axes[3].lines[1].get_ydata()) == [1e-4, 1e-4]
-
-
-def test_a_penalty_that_was_off_is_dashed():
     for weights, title in (
         ({**PUBLISHED, "lambda_tv": 0}, "total variation: off"),
         ({**CALIBRATED, "regularization": "none"}, "penalty: off"),
@@ -301,9 +277,6 @@ def test_selection_has_a_line_for_each_penalty():
     one = {name: CHOICE[name] for name in ("score", "score_error", "sentence")}
     one |= {"lambda_haadf": np.array([0.1, 0.2, 0.4]), "weights": np.array([0.0, 1.0, 0.0])}
     assert plot_selection(one).get_xlabel() == "lambda_haadf"
-
-
-def test_selection_without_candidates_says_why():
     for lost in ({"score": np.zeros(0)}, {"lambda_reg": None, "lambda_haadf": None}):
         choice = {k: v for k, v in {**CHOICE, **lost, "sentence": "Too few counts."}.items() if v is not None}
         with pytest.raises(ValueError, match="Too few counts"):

@@ -23,7 +23,7 @@ def test_profiles_along_rows_are_means_across_them():
     assert maps.line_profile((0.5, 2.0), (5.0, 2.0)).get_noise_variance() is None
 
 
-def test_profiles_leave_out_what_has_no_value_and_what_is_outside(caplog):
+def test_profiles_leave_out_what_is_outside_and_say_so(caplog):
     maps = random_maps(shape=(9, 12))
     maps.data[:, 3, 4], maps.data[:, 3:6, 7] = np.nan, np.nan
     profile = maps.line_profile((0.5, 2.0), (5.0, 2.0), linewidth=1.5, errors=np.ones(maps.data.shape))
@@ -34,9 +34,6 @@ def test_profiles_leave_out_what_has_no_value_and_what_is_outside(caplog):
     np.testing.assert_allclose(border.data, maps.data[:, :2, 1:11].mean(axis=1), rtol=1e-9)
     # NaN within the maps are no diagnostic
     assert not codes(caplog)
-
-
-def test_profiles_beyond_the_maps_are_reported(caplog):
     maps = random_maps(shape=(9, 12))  # x from 0 to 5.5 nm
     maps.line_profile((0.5, 0.0), (5.5, 4.0), linewidth=1.5)
     assert not codes(caplog)
@@ -49,16 +46,13 @@ def test_profiles_beyond_the_maps_are_reported(caplog):
     assert np.isnan(one.line_profile((0.0, 1.0), (4.0, 1.0)).data).sum() == 3
 
 
-def test_profiles_of_compositions():
+def test_profiles_of_compositions_and_along_lines():
     data = np.stack([np.full((8, 10), 30.0), np.full((8, 10), 10.0)])
     percent = count_maps(data, ["Fe", "O"]).atomic_percent("cross_section", 1.0, errors=np.sqrt(data))
     profile = percent.line_profile((0.5, 0.5), (3.0, 3.0))
     np.testing.assert_allclose(profile.data[0], 75, rtol=1e-9)
     np.testing.assert_allclose(profile.get_noise_variance().data[0], 100**2 * (100 * 30 + 900 * 10) / 40**4, rtol=1e-9)
     assert profile.metadata.Signal.quantity == "Atomic percent"
-
-
-def test_a_line_is_a_roi_or_its_two_ends():
     maps = random_maps(shape=(9, 12))
     roi = hs.roi.Line2DROI(0.5, 1.0, 4.0, 3.5, linewidth=1.0)
     for width, expected in ((0.0, 1.0), (0.5, 0.5)):

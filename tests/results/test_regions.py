@@ -23,9 +23,6 @@ def codes_of(region):
     return [diagnostic.code for diagnostic in region.diagnostics]
 
 
-# ---- which pixels ------------------------------------------------------------------------------------
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.data(), st.floats(0.01, 50), st.floats(0.01, 50), st.floats(-100, 100), st.floats(-100, 100))
 def test_a_rectangle_is_the_pixels_in_it_on_any_axes(data, dy, dx, y0, x0):
@@ -93,9 +90,6 @@ def test_what_is_no_region_is_refused(fused, roi, error, words):
         fused.region(roi)
 
 
-# ---- plain means ---------------------------------------------------------------------------------------
-
-
 def test_plain_means_have_the_errors_of_their_pixels():
     maps = random_maps(mean=400.0, shape=(40, 50))
     errors = np.sqrt(maps.data)
@@ -104,9 +98,6 @@ def test_plain_means_have_the_errors_of_their_pixels():
     assert abs(found.value - 400) < 4 * found.error
     assert maps.region(errors=errors, independent=False).mean("Fe").error == pytest.approx(errors[1].mean())
     assert np.isnan(maps.region().mean("Fe").error)
-
-
-def test_pixels_without_a_value_do_not_count():
     maps = random_maps()
     maps.data[:, 0] = np.nan
     found = maps.region(errors=np.ones(maps.data.shape)).mean("Al")
@@ -117,7 +108,7 @@ def test_pixels_without_a_value_do_not_count():
         maps.region(empty).mean("Al")
 
 
-def test_the_plain_composition_is_that_of_the_sums():
+def test_plain_ratios_and_compositions_are_those_of_the_sums():
     maps = random_maps()
     half = np.zeros((6, 7), bool)
     half[:, :2] = True
@@ -133,9 +124,6 @@ def test_the_plain_composition_is_that_of_the_sums():
     assert hole.region(half).percent("CL", 1)["Fe"].value == pytest.approx(
         maps.region(one).percent("CL", 1)["Fe"].value
     )
-
-
-def test_plain_ratios_are_those_of_the_means():
     region = random_maps().region(errors=np.ones((3, 6, 7)))
     (iron, error), (aluminium, same) = region.mean("Fe"), region.mean("Al")
     value, found = region.ratio("Fe", "Al")
@@ -143,9 +131,6 @@ def test_plain_ratios_are_those_of_the_means():
     assert found == pytest.approx(np.hypot(error / iron, same / aluminium) * value)
     assert region.ratio("Fe", "Fe") == (1, 0)
     assert count_maps(np.zeros((3, 4, 4))).region().ratio("Fe", "Al")[1] == np.inf
-
-
-# ---- estimates by the bootstrap --------------------------------------------------------------------------
 
 
 def test_means_of_a_fit_are_estimates(fused):
@@ -222,9 +207,6 @@ def test_constant_maps_have_plain_means_without_errors():
     np.testing.assert_allclose([found[e] for e in expected], list(expected.values()), rtol=1e-9)
 
 
-# ---- what is doubtful ------------------------------------------------------------------------------------
-
-
 def test_lost_errors_are_reported_and_means_are_plain(fused, caplog, tmp_path):
     fused.save(tmp_path / "fused.hspy")
     loaded = hs.load(tmp_path / "fused.hspy")
@@ -245,7 +227,7 @@ def test_lost_errors_are_reported_and_means_are_plain(fused, caplog, tmp_path):
         assert all(error > 0 for _, error in crop.region().means().values())
 
 
-def test_a_composition_is_answered_with_the_way_to_that_of_a_region(fused):
+def test_a_composition_is_answered_with_the_way_to_regions(fused):
     percent = fused.atomic_percent("cross_section", 1)
     region = percent.isig[1:9, 2:9].region()
     for ask in (percent.standard_errors, lambda: region.estimate("Fe"), lambda: region.ratio("Fe", "O")):

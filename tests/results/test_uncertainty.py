@@ -28,10 +28,7 @@ def model(scan):
     return model
 
 
-# ---- errors of pixels --------------------------------------------------------------------------------
-
-
-def test_standard_errors_are_maps_on_the_same_axes(fused):
+def test_standard_errors_are_maps_on_the_same_axes(fused, scan):
     errors = fused.standard_errors()
     assert type(errors) is hf.ElementMaps and errors.elements == fused.elements
     assert errors.axes_manager.as_dictionary() == fused.axes_manager.as_dictionary()
@@ -39,9 +36,6 @@ def test_standard_errors_are_maps_on_the_same_axes(fused):
     assert errors.metadata.General.title == "Standard errors of fused maps of Fe, O"
     # they are no result that could be plotted as one
     assert not errors.metadata.has_item("Fusion") and errors._errors is None
-
-
-def test_errors_are_in_the_units_of_the_maps(scan, fused):
     maps, haadf = scan
     hundred = fuse_with([m * 100 for m in maps], haadf, errors=4, **QUICK)
     np.testing.assert_allclose(hundred.standard_errors().data, 100 * fused.standard_errors().data, rtol=1e-2)
@@ -73,15 +67,17 @@ def test_compositions_and_profiles_take_the_errors_of_the_fit(fused):
         np.testing.assert_array_equal(taken.get_noise_variance().data, given.get_noise_variance().data)
 
 
-# ---- crops, copies and what is no longer the fit -----------------------------------------------------
-
-
-def test_a_crop_and_a_single_map_have_their_errors(fused):
+def test_crops_maps_and_plots_have_their_errors(fused):
     whole = fused.standard_errors().data
     crop = fused.isig[4:11, 3:9]
     np.testing.assert_array_equal(crop.standard_errors().data, whole[:, 3:9, 4:11])
     np.testing.assert_array_equal(crop.get_map("O").standard_errors().data, whole[1, 3:9, 4:11])
     np.testing.assert_array_equal(fused.deepcopy().inav[1:].standard_errors().data, whole[1:])
+    axes = fused.plot_fusion(errors=True)
+    assert axes.shape == (3, 3) and not axes[2, 0].images
+    assert axes[2, 1].get_title() == "Fe, standard error"
+    np.testing.assert_array_equal(axes[2, 2].images[0].get_array(), fused.standard_errors().data[1])
+    assert fused.get_map("O").plot_fusion(errors=True).shape == (3, 2)
 
 
 def with_an_edited_pixel(maps):
@@ -109,7 +105,7 @@ def test_pixels_edited_in_place_are_noticed(fused):
     np.testing.assert_array_equal(copy.standard_errors().data, fused.standard_errors().data)
 
 
-def test_saved_maps_do_not_hold_errors(fused, tmp_path):
+def test_saved_and_exported_errors(fused, tmp_path):
     fused.save(tmp_path / "fused.hspy")
     loaded = hs.load(tmp_path / "fused.hspy")
     assert loaded.metadata.Fusion.errors.n_resamples == 4
@@ -117,20 +113,6 @@ def test_saved_maps_do_not_hold_errors(fused, tmp_path):
         loaded.standard_errors()
     fused.standard_errors().save(tmp_path / "errors.hspy")
     np.testing.assert_array_equal(hs.load(tmp_path / "errors.hspy").data, fused.standard_errors().data)
-
-
-def test_maps_without_replicates_say_how_to_get_them(scan):
-    for options, words in (
-        (QUICK, "pass errors=True"),
-        ({"method": "published", "max_iter": 1}, "no model of the noise"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            fuse_with(*scan, **options).standard_errors()
-    with pytest.raises(ValueError, match="not the result of a fit"):
-        hf.element_maps(scan[0]).standard_errors()
-
-
-def test_exported_errors_are_data_sets_or_none(fused, tmp_path):
     fused.isig[2:9, 1:8].export(tmp_path / "crop")
     with h5py.File(tmp_path / "crop" / "fused.h5") as file:
         assert set(file["errors"]) == {"Fe", "O"} and file["errors"].attrs["n_resamples"] == 4
@@ -141,7 +123,19 @@ def test_exported_errors_are_data_sets_or_none(fused, tmp_path):
         assert "errors" not in file and "maps/O" in file
 
 
-# ---- bad input ---------------------------------------------------------------------------------------
+def test_bad_seeds_and_maps_without_replicates(model, scan):
+    with pytest.raises(ValueError, match="seed is -1"):
+        model.standard_errors(2, seed=-1)
+    with pytest.raises(ValueError, match="call fit"):
+        hf.FusedMultiModal(scan[1], scan[0], method="calibrated").standard_errors(2)
+    for options, words in (
+        (QUICK, "pass errors=True"),
+        ({"method": "published", "max_iter": 1}, "no model of the noise"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fuse_with(*scan, **options).standard_errors()
+    with pytest.raises(ValueError, match="not the result of a fit"):
+        hf.element_maps(scan[0]).standard_errors()
 
 
 @pytest.mark.parametrize("errors", [1, -3, 2.5, "many"])
@@ -150,7 +144,7 @@ def test_a_number_of_replicates_that_is_none(scan, errors):
         fuse_with(*scan, errors=errors, **QUICK)
 
 
-def test_the_published_method_refuses_errors_before_it_fits(scan, monkeypatch):
+def test_the_published_method_refuses_errors(scan, monkeypatch):
     monkeypatch.setattr(hf.FusedMultiModal, "fit", None)
     with pytest.raises(ValueError, match="no model of the noise.*calibrated"):
         fuse_with(*scan, errors=True, method="published")
@@ -160,24 +154,11 @@ def test_the_published_method_refuses_errors_before_it_fits(scan, monkeypatch):
             call()
 
 
-def test_bad_seeds_and_no_fit(model, scan):
-    with pytest.raises(ValueError, match="seed is -1"):
-        model.standard_errors(2, seed=-1)
-    with pytest.raises(ValueError, match="call fit"):
-        hf.FusedMultiModal(scan[1], scan[0], method="calibrated").standard_errors(2)
-
-
-# ---- what can be known, and what moved the maps --------------------------------------------------------
-
-
-def test_attainable_gain_is_a_number_for_each_pixel(model):
+def test_gain_and_attribution_of_pixels(model):
     gain = model.attainable_gain()
     assert gain.elements == ["Fe", "O"] and np.all(gain.data >= 1) and gain.data.max() > 1.01
     # the heavy element gains more
     assert gain.data[0].mean() > gain.data[1].mean()
-
-
-def test_attribution_adds_up_to_the_change(model):
     terms = model.attribution()
     assert list(terms) == ["haadf", "penalty", "totals", "bound"]
     assert terms["haadf"].metadata.General.title == "Change by haadf of fused maps of Fe, O"
@@ -194,11 +175,3 @@ def test_masked_pixels_have_no_counts_to_gain_from(scan):
     for found in (model.attainable_gain(), *model.attribution().values()):
         np.testing.assert_array_equal(np.isnan(found.data), np.broadcast_to(mask, (2, 12, 15)))
     assert np.isfinite(model.standard_errors(2).data).all()
-
-
-def test_the_plot_has_a_row_of_errors(fused):
-    axes = fused.plot_fusion(errors=True)
-    assert axes.shape == (3, 3) and not axes[2, 0].images
-    assert axes[2, 1].get_title() == "Fe, standard error"
-    np.testing.assert_array_equal(axes[2, 2].images[0].get_array(), fused.standard_errors().data[1])
-    assert fused.get_map("O").plot_fusion(errors=True).shape == (3, 2)

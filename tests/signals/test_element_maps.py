@@ -23,9 +23,6 @@ def fused(result):
     return result.deepcopy()
 
 
-# ---- labels ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("first", [np.s_[:], np.s_[1:], np.s_[::2], np.s_[::-1], np.s_[1:3], np.s_[2:3]])
 def test_slices_of_slices_know_their_elements(fused, first):
     for second in (np.s_[:], np.s_[-1:], np.s_[::-1]):
@@ -45,7 +42,7 @@ def test_one_map_knows_its_element(fused, index):
     np.testing.assert_array_equal(one.get_map(expected).data, one.data)
 
 
-def test_an_unknown_map_is_refused_with_its_symbol(fused):
+def test_sums_over_elements_have_no_element(fused):
     for maps, name, words in (
         (fused, "Pt", "the maps are of Fe, O, Si, S"),
         (fused.inav[1:], "Fe", "the maps are of O"),
@@ -53,9 +50,6 @@ def test_an_unknown_map_is_refused_with_its_symbol(fused):
     ):
         with pytest.raises(ValueError, match=f"no map of {name!r}: {words}"):
             maps.get_map(name)
-
-
-def test_sums_over_elements_have_no_element(fused):
     for mixed in (fused.sum("element"), fused.mean(0), fused.max(0)):
         with pytest.raises(ValueError, match="has no map for each of the elements"):
             mixed.elements  # noqa: B018
@@ -66,21 +60,15 @@ def test_sums_over_elements_have_no_element(fused):
     assert fused.rebin(scale=(1, 3, 3)).elements == ELEMENTS
 
 
-def test_split_of_other_axes_is_hyperspys(fused):
+def test_turned_swapped_and_split_maps(fused):
     parts = fused.split(axis="x", number_of_parts=3)
     assert len(parts) == 3 and all(p.elements == ELEMENTS for p in parts)
     assert len(fused.split(axis="element")) == 4
-
-
-def test_turning_to_spectra_and_back(fused):
     turned = fused.T
     assert type(turned) is hs.signals.Signal1D
     back = turned.T
     assert type(back) is hf.ElementMaps and back.elements == ELEMENTS
     np.testing.assert_array_equal(back.data, fused.data)
-
-
-def test_swapped_axes(fused):
     assert fused.swap_axes("x", "y").elements == ELEMENTS
     # of one element, that every column of the maps is one is no less wrong
     for maps in (fused, fused.inav[:1]):
@@ -88,7 +76,13 @@ def test_swapped_axes(fused):
             maps.swap_axes("element", "x").elements  # noqa: B018
 
 
-def test_crop_and_slice_into_another_signal(fused):
+def test_crops_and_lazy_twins_know_their_elements(fused):
+    lazy = fused.as_lazy()
+    assert type(lazy).__name__ == "LazyElementMaps" and isinstance(lazy, hf.ElementMaps)
+    assert lazy.inav[1:].elements == ELEMENTS[1:] and lazy.get_map("Si").elements == ["Si"]
+    lazy.compute()
+    assert type(lazy) is hf.ElementMaps
+    np.testing.assert_array_equal(lazy.data, fused.data)
     out = fused.inav[:2]
     fused.inav.__getitem__(slice(2, None), out=out)
     assert out.elements == ["Si", "S"]
@@ -98,9 +92,6 @@ def test_crop_and_slice_into_another_signal(fused):
     fused.crop("element", 1, 3)
     assert first.elements == ["Fe", "O"] and fused.elements == ["O", "Si"]
     assert hs.stack([first, fused]).inav[:, 1].elements == ["O", "Si"]
-
-
-# ---- stacks made by HyperSpy -----------------------------------------------------------------------------
 
 
 def test_stacked_maps_know_their_elements(fused):
@@ -151,29 +142,14 @@ def test_a_stack_of_results(fused):
     assert parts.inav[1, 1].metadata.General.title == "S"
 
 
-def test_saved_stack_knows_its_elements(fused, tmp_path):
+def test_a_stack_of_maps_is_saved_with_its_elements(fused, tmp_path):
     hs.stack([fused.get_map("O"), fused.get_map("S")]).save(tmp_path / "stack.hspy")
     loaded = hs.load(tmp_path / "stack.hspy")
     assert loaded.elements == ["O", "S"] and loaded.get_map("S").elements == ["S"]
-
-
-def test_lazy_twin(fused):
-    lazy = fused.as_lazy()
-    assert type(lazy).__name__ == "LazyElementMaps" and isinstance(lazy, hf.ElementMaps)
-    assert lazy.inav[1:].elements == ELEMENTS[1:] and lazy.get_map("Si").elements == ["Si"]
-    lazy.compute()
-    assert type(lazy) is hf.ElementMaps
-    np.testing.assert_array_equal(lazy.data, fused.data)
-
-
-def test_arithmetic_keeps_labels(fused):
     doubled = fused * 2
     assert doubled.elements == ELEMENTS and type(doubled) is hf.ElementMaps
     assert (fused - doubled).elements == ELEMENTS == (fused * (fused.get_map("O") > 1)).elements
     assert hs.stack([fused, doubled]).elements == ELEMENTS
-
-
-# ---- saving and loading ---------------------------------------------------------------------------------
 
 
 def plain(value):
@@ -229,26 +205,31 @@ def test_loaded_maps_can_be_plotted_and_fused_again(fused, tmp_path, caplog):
     assert loaded.fuse(haadf, method="published", max_iter=2).metadata.Fusion.n_iter == 2
 
 
-def test_maps_without_a_fit_have_nothing_to_show():
+def test_plots_without_a_fit_or_its_input(fused, caplog):
     maps = hf.element_maps(scan_signals()[0])
     for show in (maps.modelled_haadf, maps.plot_convergence):
         with pytest.raises(ValueError, match="not the result of a fit: call fuse"):
             show()
+    fused.rebin(scale=(1, 3, 3)).plot_fusion()
+    assert codes(caplog) == ["input-on-another-grid", "input-on-another-grid", "modelled-haadf-left-out"]
+    maps, haadf = scan_signals()
+    axes = hf.element_maps(maps).plot_fusion(haadf=haadf)
+    assert [ax.get_title() for ax in axes.flat if ax.images] == ["HAADF", "Fe, measured", "O, measured"]
+    assert not caplog.text
 
 
-# ---- the modelled HAADF image ----------------------------------------------------------------------------
-
-
-def test_modelled_haadf_lies_on_the_axes_of_the_maps(fused):
+def test_the_modelled_haadf_is_that_of_a_crop(fused, tmp_path):
     image = fused.modelled_haadf()
     assert [(a.name, a.scale, a.offset) for a in image.axes_manager.signal_axes] == [("x", 0.5, 3), ("y", 0.4, -2)]
-
-
-def test_modelled_haadf_of_a_crop_is_the_crop_of_it(fused, tmp_path):
     whole = fused.modelled_haadf()
     fused.isig[2:8, 1:].save(tmp_path / "crop.hspy")
     for crop in (fused.isig[2:8, 1:], fused.inav[::-1].isig[2:8, 1:], hs.load(tmp_path / "crop.hspy")):
         np.testing.assert_allclose(crop.modelled_haadf().data, whole.data[1:, 2:8], rtol=1e-6)
+    expected = fused.modelled_haadf().data
+    np.testing.assert_array_equal(fused.rebin(scale=(1, 1, 1)).modelled_haadf().data, expected)
+    fused *= 2
+    with pytest.raises(ValueError, match="changed by arithmetic"):
+        fused.modelled_haadf()
 
 
 def test_one_of_a_stack_of_results_has_its_own_fit(fused):
@@ -292,20 +273,6 @@ def test_changed_maps_have_no_modelled_haadf(fused, reason, tmp_path, caplog):
         assert "modelled-haadf-left-out" in codes(caplog)
 
 
-def test_arithmetic_in_place_is_noticed(fused):
-    fused *= 2
-    with pytest.raises(ValueError, match="changed by arithmetic"):
-        fused.modelled_haadf()
-
-
-def test_rebinning_by_one_changes_nothing(fused):
-    expected = fused.modelled_haadf().data
-    np.testing.assert_array_equal(fused.rebin(scale=(1, 1, 1)).modelled_haadf().data, expected)
-
-
-# ---- the picture -----------------------------------------------------------------------------------------
-
-
 def images(axes):
     return [np.asarray(ax.images[0].get_array()) for ax in axes.flat if ax.images]
 
@@ -324,11 +291,6 @@ def test_plot_of_a_slice_shows_the_same_pixels_of_the_input(fused):
     assert len(shown) == len(expected)
 
 
-def test_plot_of_rebinned_maps_leaves_the_input_out(fused, caplog):
-    fused.rebin(scale=(1, 3, 3)).plot_fusion()
-    assert codes(caplog) == ["input-on-another-grid", "input-on-another-grid", "modelled-haadf-left-out"]
-
-
 def test_plot_of_a_loaded_crop_takes_whole_and_cropped_images(fused, tmp_path):
     maps, haadf = scan_signals(elements=ELEMENTS)
     fused.isig[3:9, 2:].save(tmp_path / "crop.hspy")
@@ -345,9 +307,6 @@ def test_plot_of_a_loaded_crop_takes_whole_and_cropped_images(fused, tmp_path):
         shown = images(crop.plot_fusion(**given))
         assert any(np.array_equal(s, haadf.data[2:, 3:9]) for s in shown)
         assert any(np.array_equal(s, maps[1].data[2:, 3:9]) for s in shown) == ("maps" in given)
-
-
-# ---- export -----------------------------------------------------------------------------------------------
 
 
 def calibration(image):
@@ -378,7 +337,13 @@ def test_export(fused, tmp_path):
             assert file[name].attrs["units"] == "nm"
 
 
-def test_export_of_a_crop_is_cropped_throughout(fused, tmp_path):
+def test_export_leaves_out_what_does_not_belong(fused, tmp_path, caplog):
+    # the image of some of the elements would look like a bad fit
+    assert {p.name for p in fused.inav[:2].export(tmp_path / "some")} == {"Fe.tif", "O.tif", "HAADF.tif", "fused.h5"}
+    with h5py.File(tmp_path / "some" / "fused.h5") as file:
+        assert set(file) == {"maps", "haadf", "cost_history", "diagnostics", "parameters"}
+    names = {p.name for p in fused.rebin(scale=(1, 3, 3)).export(tmp_path / "rebinned")}
+    assert names == {*(f"{e}.tif" for e in ELEMENTS), "fused.h5"} and "input-on-another-grid" in codes(caplog)
     whole = {"maps/O": fused.data[1], "haadf": fused._inputs.haadf.data, "modelled_haadf": fused.modelled_haadf().data}
     fused.isig[2:8, 1:].export(tmp_path / "crop")
     with h5py.File(tmp_path / "crop" / "fused.h5") as file:
@@ -390,16 +355,7 @@ def test_export_of_a_crop_is_cropped_throughout(fused, tmp_path):
         assert tif.data.shape == (11, 6) and calibration(tif) == pytest.approx([0.5, 4, 0.4, -1.6])
 
 
-def test_export_leaves_out_what_does_not_belong(fused, tmp_path, caplog):
-    # the image of some of the elements would look like a bad fit
-    assert {p.name for p in fused.inav[:2].export(tmp_path / "some")} == {"Fe.tif", "O.tif", "HAADF.tif", "fused.h5"}
-    with h5py.File(tmp_path / "some" / "fused.h5") as file:
-        assert set(file) == {"maps", "haadf", "cost_history", "diagnostics", "parameters"}
-    names = {p.name for p in fused.rebin(scale=(1, 3, 3)).export(tmp_path / "rebinned")}
-    assert names == {*(f"{e}.tif" for e in ELEMENTS), "fused.h5"} and "input-on-another-grid" in codes(caplog)
-
-
-def test_export_of_swapped_axes_has_no_unswapped_haadf(tmp_path):
+def test_export_of_swapped_and_constant_maps(tmp_path):
     maps, haadf = scan_signals(12, 12)
     for axis in (axis for signal in (*maps, haadf) for axis in signal.axes_manager.signal_axes):
         axis.scale, axis.offset = 1, 0
@@ -408,9 +364,6 @@ def test_export_of_swapped_axes_has_no_unswapped_haadf(tmp_path):
         for p in fuse_with(maps, haadf, method="published", max_iter=1).swap_axes("x", "y").export(tmp_path / "out")
     }
     assert "Fe.tif" in names and "HAADF.tif" not in names
-
-
-def test_export_without_a_constant_map_has_the_modelled_image(tmp_path):
     maps, haadf = scan_signals()
     flat = maps[0].deepcopy()
     flat.data[:] = 3
@@ -427,9 +380,6 @@ def test_export_overwrites_only_on_request(fused, tmp_path):
         fused.export(folder)
     fused.inav[:1].export(folder, overwrite=True)
     assert (folder / "notes.txt").read_text() == "mine"
-
-
-def test_export_of_one_map_and_of_loaded_maps(fused, tmp_path):
     assert {p.name for p in fused.get_map("Fe").export(tmp_path / "one")} >= {"Fe.tif", "fused.h5"}
     fused.save(tmp_path / "f.hspy")
     names = {p.name for p in hs.load(tmp_path / "f.hspy", lazy=True).export(tmp_path / "loaded")}
@@ -454,10 +404,3 @@ def test_export_with_lists_and_dictionaries_in_the_metadata(fused, tmp_path, loa
         assert list(file["diagnostics"].attrs["elements"]) == ["Fe,O", ""] and "nothing" in file
         assert list(file["selection"].attrs["regularization"]) == choice["regularization"]
         assert list(file["selection"].attrs["score"]) == [0.5, 0.25] and file["selection"].attrs["sentence"]
-
-
-def test_measured_maps_are_plotted_as_measured(caplog):
-    maps, haadf = scan_signals()
-    axes = hf.element_maps(maps).plot_fusion(haadf=haadf)
-    assert [ax.get_title() for ax in axes.flat if ax.images] == ["HAADF", "Fe, measured", "O, measured"]
-    assert not caplog.text

@@ -126,9 +126,7 @@ def published_problem(maps, haadf, atomic_numbers, settings):
         map_range=map_range,
         haadf_range=haadf_range,
         haadf_term=PowerHaadfModel(
-            haadf_coefficients_of(atomic_numbers, settings.gamma, settings.z_weighting),
-            settings.gamma,
-            settings.eps,
+            haadf_coefficients_of(atomic_numbers, settings.gamma, settings.z_weighting), settings.gamma
         ),
         noise=Poisson(settings.eps),
         penalty=TotalVariation(settings.tv_norm),

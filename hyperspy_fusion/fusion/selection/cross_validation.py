@@ -64,35 +64,34 @@ class HeldOutCounts:
         fused
             (n, ny, nx) maps of a fit to ``maps``.
         """
-        flat, offset = self._flat, np.float32(POISSON_OFFSET) * self._flat
-        mean = np.maximum(self._mean(fused), 0)
-        scores = (self._counts + offset) * np.log((mean + offset) / (flat + offset)) - (mean - flat)
+        counts, flat, mean = self._in_precision_of(fused)
+        offset, mean = fused.dtype.type(POISSON_OFFSET) * flat, np.maximum(mean, 0)
+        scores = (counts + offset) * np.log((mean + offset) / (flat + offset)) - (mean - flat)
         return scores if self._is_all_valid else np.where(self.valid, scores, 0)
 
     def gradient(self, fused: np.ndarray) -> np.ndarray:
         """Derivative of :meth:`scores` with respect to ``fused``."""
-        mean, offset = self._mean(fused), np.float32(POISSON_OFFSET) * self._flat
-        gradient = (self._counts - mean) / (np.maximum(mean, 0) + offset) * self._per_unit
+        counts, flat, mean = self._in_precision_of(fused)
+        offset = fused.dtype.type(POISSON_OFFSET) * flat
+        gradient = (counts - mean) / (np.maximum(mean, 0) + offset) * self._per_unit.astype(fused.dtype)
         return np.where(self.valid & (mean > 0), gradient, 0)
 
-    # a score is summed over so many pixels that single precision is enough for each
+    def _in_precision_of(self, fused):
+        """Held-out counts, (n, 1, 1) their mean, and those expected of fused maps, all in the dtype of the maps."""
+        if fused.dtype not in self._arrays:
+            arrays = self.held_out, self._flat, _column(self.background), self._per_unit
+            self._arrays[fused.dtype] = [a.astype(fused.dtype) for a in arrays]
+        counts, flat, background, per_unit = self._arrays[fused.dtype]
+        return counts, flat, (fused + background) * per_unit
 
-    def _mean(self, fused):
-        """Expected held-out counts."""
-        return (fused.astype(np.float32) + self._background) * self._per_unit
+    @cached_property
+    def _arrays(self):
+        return {}
 
     @cached_property
     def _per_unit(self):
         """(n, 1, 1) held-out counts for one unit of the fused maps."""
-        return ((1 - self.fraction) / self.fraction / _column(self.counts_scale)).astype(np.float32)
-
-    @cached_property
-    def _background(self):
-        return _column(self.background).astype(np.float32)
-
-    @cached_property
-    def _counts(self):
-        return self.held_out.astype(np.float32)
+        return (1 - self.fraction) / self.fraction / _column(self.counts_scale)
 
     @cached_property
     def _is_all_valid(self):
@@ -102,7 +101,7 @@ class HeldOutCounts:
     def _flat(self):
         """(n, 1, 1) mean of the held-out counts."""
         flat = np.sum(self.held_out, axis=(1, 2), where=self.valid) / self.valid.sum(axis=(1, 2))
-        return _column(np.maximum(flat, 1e-30)).astype(np.float32)
+        return _column(np.maximum(flat, 1e-30))
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,21 @@ class EnsembleFit(NamedTuple):
 
 @dataclass
 class EnsembleState:
-    """States of the fits that were reached, and the maps (n, ny, nx) of each."""
+    """States of the fits that were reached, the maps (n, ny, nx) of each, and the number of all fits."""
 
     states: list = field(default_factory=list)
     maps: list = field(default_factory=list)
+    number: int = 1
+
+    @property
+    def fraction(self):
+        """Of all fits, that is done, as estimated."""
+        return (len(self.states) - 1 + self.states[-1].fraction) / self.number
+
+    @property
+    def stage(self):
+        """The running fit in words."""
+        return f"fitting {len(self.states)}/{self.number}"
 
     @property
     def n_iter(self):
@@ -114,7 +125,11 @@ class AveragedProblem:
         # distances of the fits from their final maps average out
         stopping = replace(stopping, settled=stopping.settled * np.sqrt(len(self.problems)))
         state, results = EnsembleState(), []
-        call = None if callback is None else lambda running: callback(EnsembleState([*state.states, running]))
+        call = (
+            None
+            if callback is None
+            else lambda running: callback(EnsembleState([*state.states, running], number=len(self.problems)))
+        )
         for k, problem in enumerate(self.problems):
             start = before[k] if k < len(before) else None
             try:

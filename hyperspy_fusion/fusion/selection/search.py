@@ -125,7 +125,7 @@ def _flat(values):
     return [str(v) for v in values] if any(isinstance(v, str) for v in values) else np.array(values)
 
 
-def select(observation, settings, num_workers=None, tick=lambda: None, out_of_window=None):
+def select(observation, settings, num_workers=None, tick=lambda n_fits, expected: None, out_of_window=None):
     """Choose the settings that are left open.
 
     Parameters
@@ -137,7 +137,7 @@ def select(observation, settings, num_workers=None, tick=lambda: None, out_of_wi
     num_workers
         Threads; None for all.
     tick
-        Called after every fit.
+        Called after every fit with the numbers of fits done and expected.
     out_of_window
         (B, ny, nx) out-of-window counts of the spectra, or None.
 
@@ -157,11 +157,46 @@ def select(observation, settings, num_workers=None, tick=lambda: None, out_of_wi
     if out_of_window is not None and isinstance(folds[0], HeldOutCounts):
         spectra = _Spectra.of(observation, out_of_window, settings, len(folds), rng)
     fits = _LowAccuracyFits(observation, settings, folds, num_workers, spectra)
-    comparison = PairedComparison(folds, fits, tick)
-    weights = _Search(comparison, settings).run()
-    selection = _record(comparison, weights, settings, spectra is not None)
+    expected = _expected_fits(settings, len(folds), fits.n_components > 0)
+    comparison = PairedComparison(folds, fits, lambda n_fits: tick(n_fits, expected))
+    try:
+        weights = _Search(comparison, settings).run()
+        selection = _record(comparison, weights, settings, spectra is not None)
+    except KeyboardInterrupt:
+        weights, selection = _best_so_far(comparison, settings)
     _logger.info(selection.sentence)
     return [fits.final(choice, weight) for choice, weight in weights.items()], selection
+
+
+def _expected_fits(settings, n_folds, has_components):
+    """About so many fits a search takes, for a progress bar."""
+    penalties = len(FIRST_WEIGHTS) if settings.regularization == "auto" else 1
+    candidates = penalties * (3 if settings.lambda_reg == "auto" else 1) + (penalties - 1)
+    candidates += 2 * sum(getattr(settings, name) == "auto" for name in ("lambda_reg", "lambda_haadf", "joint"))
+    return round((candidates + 6 * has_components) * (1 + 0.45 * (n_folds - 1)))
+
+
+def _best_so_far(comparison, settings):
+    """The best candidate of an interrupted search in its first fold, and its record.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Where there is none of the maps.
+    """
+    of_maps = {
+        choice: scores[0].sum() for choice, scores in comparison.scores.items() if scores and not choice.components
+    }
+    if not of_maps:
+        raise KeyboardInterrupt
+    best = max(of_maps, key=of_maps.__getitem__)
+    weights = np.ones(len(comparison.folds[0].maps))
+    sentence = (
+        f"The search was interrupted: {_in_words(best, weights)} is the best of {len(of_maps)} fits. Fuse again for a "
+        "complete search."
+    )
+    found = Diagnostic("selection-interrupted", sentence)
+    return {best: weights}, Selection(settings.seed, sentence, diagnostics=[found])
 
 
 # ---- the folds -------------------------------------------------------------------------------------

@@ -10,6 +10,9 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
+# threads that wait must not take cores from others: on a busy computer, iterations took up to ten times as long
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import numba
 import numpy as np
 from numba import njit, prange, types
@@ -422,18 +425,18 @@ def _ascended_directional(top, bottom, g0, g1, g2, g3, inverse, mixed, y0, y1, y
         # P^-1 = I + xi xi^T / (1 - |xi|^2) + t t^T c / (1 - c)
         along = (h0 * y0[j] + h1 * y1[j] + h2 * y2[j] + h3 * y3[j]) * inverse[j]
         along -= s * (h0 * a + h1 * b + h2 * c + h3 * d)
-        twist = quarter * m * ((y1[j] - y0[j] + y3[j] - y2[j]) / (one - m) - s * (b - a + d - c))
-        a = y0[j] + s * a + along * h0 - twist
-        b = y1[j] + s * b + along * h1 + twist
-        c = y2[j] + s * c + along * h2 - twist
-        d = y3[j] + s * d + along * h3 + twist
+        across = quarter * m * ((y1[j] - y0[j] + y3[j] - y2[j]) / (one - m) - s * (b - a + d - c))
+        a = y0[j] + s * a + along * h0 - across
+        b = y1[j] + s * b + along * h1 + across
+        c = y2[j] + s * c + along * h2 - across
+        d = y3[j] + s * d + along * h3 + across
         squares[j] += a * a + b * b + c * c + d * d
         along = h0 * a + h1 * b + h2 * c + h3 * d
-        twist = quarter * m * (b - a + d - c)
-        t0[j] = a - along * h0 + twist
-        t1[j] = b - along * h1 - twist
-        t2[j] = c - along * h2 + twist
-        t3[j] = d - along * h3 - twist
+        across = quarter * m * (b - a + d - c)
+        t0[j] = a - along * h0 + across
+        t1[j] = b - along * h1 - across
+        t2[j] = c - along * h2 + across
+        t3[j] = d - along * h3 - across
 
 
 @_inner
@@ -752,10 +755,11 @@ def primal_dual_sweep(
     z, z_bar, beta : (n, ny, nx); y : (4, n, ny - 1, nx - 1); v, v_bar : (m, ny - 1, nx - 1);
     q : (4, m, ny - 2, nx - 2); v, q of size 1 for modes without slopes; sigma, tau_v : (1 or ny - 1, nx - 1) step of
     each cell; sigma_v : (1, nx - 2); slope, delta : (n, 1 or ny, nx); theta : (n,) multipliers of the totals;
-    weights : (n,) or (0,) for no HAADF term; target : (ny, nx); counted : (1 or ny, nx); residual : (ny, nx) of the HAADF term, updated.
-    cell_work : (n_workers, 4 group + 1, nx - 1); slope_work : (n_workers, 4 slope_group + 1, nx - 2);
-    slack_work : (n_workers, nx - 1); map_work : (n_workers, n + 2, nx). sums : (n, ny) receives the sum of x over the
-    valid pixels of each row; slack_sums : (m, ny - 1) that of ``|D^T q - L^T y|``, 0 at the solution.
+    weights : (n,) or (0,) for no HAADF term; target : (ny, nx); counted : (1 or ny, nx);
+    residual : (ny, nx) of the HAADF term, updated. cell_work : (n_workers, 4 group + 1, nx - 1);
+    slope_work : (n_workers, 4 slope_group + 1, nx - 2); slack_work : (n_workers, nx - 1);
+    map_work : (n_workers, n + 2, nx). sums : (n, ny) receives the sum of x over the valid pixels of each row;
+    slack_sums : (m, ny - 1) that of ``|D^T q - L^T y|``, 0 at the solution.
     """
     ny, n_workers, one = z.shape[1], map_work.shape[0], z.dtype.type(1)
     n_rows, n_slope_rows = y.shape[2] if mode >= PLAIN else 0, q.shape[2] if mode >= GUIDED else 0
@@ -872,6 +876,12 @@ def are_compiled(dtype, kernels=PUBLISHED):
         return any(signature[0].dtype == wanted for signature in signatures)
 
     return all(has(kernel.signatures) or has(_cached_signatures(kernel)) for kernel in kernels)
+
+
+def seconds_of_compilation(wanted):
+    """Seconds that Numba has taken for some kernels in this process."""
+    metadata = [kernel.get_metadata(signature) for kernel in wanted for signature in kernel.signatures]
+    return sum(m.get("timers", {}).get("compiler_lock", 0.0) for m in metadata if m)
 
 
 def _cached_signatures(kernel):

@@ -129,7 +129,8 @@ def _every_second(array, axis, weights):
     """Weighted sums of three cells about every second one, so many as there are between squares."""
     number = (array.shape[axis] + 1 + 1) // 2 - 1
     taken = [np.minimum(2 * np.arange(number) + k, array.shape[axis] - 1) for k in range(3)]
-    return sum(w * array.take(at, axis) for w, at in zip(weights, taken, strict=True))
+    first, second, third = (w * array.take(at, axis) for w, at in zip(weights, taken, strict=True))
+    return first + second + third
 
 
 # ---- back to all pixels ----------------------------------------------------------------------------

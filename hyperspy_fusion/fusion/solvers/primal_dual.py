@@ -131,6 +131,8 @@ class PrimalDualState:
         (iteration, Terms, relative gap) of every evaluation.
     standard_errors
         (n,) of the maps, root mean square over pixels; None where they are not estimated.
+    fraction
+        Of the running call, that is done, as estimated.
     checked, moves
         Maps at the last evaluation, and how far the maps moved between evaluations, in standard errors.
     """
@@ -152,6 +154,7 @@ class PrimalDualState:
     standard_errors: np.ndarray | None = None
     checked: np.ndarray | None = None
     moves: list = field(default_factory=list)
+    fraction: float = 0.0
 
     @classmethod
     def of(cls, problem, *, z=None, y=None, v=None, q=None, theta=None, ratios=(1.0, 1.0)):
@@ -309,7 +312,9 @@ class _Iteration:
                     self.adapt()
                 continue
             self.evaluate()
-            is_settled = due and self.remaining() <= stopping.settled
+            remaining = self.remaining() if due else np.inf
+            is_settled = remaining <= stopping.settled
+            state.fraction = self.fraction(stopping, k, remaining)
             if requested:
                 return StopReason.INTERRUPTED
             if not np.isfinite(state.records[-1][1].total):
@@ -317,11 +322,24 @@ class _Iteration:
             reason = asked_to_stop(callback, state)
             if reason is not None:
                 return reason
-            if is_settled or state.gap <= (GAP_OF_SETTLED if is_unknown else stopping.gap):
+            if is_settled or (is_unknown and state.gap <= GAP_OF_SETTLED):
+                return StopReason.SETTLED
+            if state.gap <= stopping.gap:
                 return StopReason.CONVERGED
             if due:  # so that two calls equal one
                 self.adapt()
         return StopReason.NOT_CONVERGED
+
+    def fraction(self, stopping, k, remaining):
+        """Estimated fraction of a call that is done after k iterations: distance and gap fall exponentially."""
+        by_iterations = k / stopping.max_iter
+        if stopping.settled and np.isfinite(remaining):
+            first, last, end = 1.0, remaining, stopping.settled
+        else:
+            first, last, end = self.state.records[0][2], self.state.gap, stopping.gap or GAP_OF_SETTLED
+        if not first > end:
+            return 1.0
+        return float(np.clip(max(by_iterations, np.log(first / max(last, end)) / np.log(first / end)), 0, 1))
 
     def remaining(self):
         """Estimated distance of the maps from the final ones, in standard errors; the largest of all maps.

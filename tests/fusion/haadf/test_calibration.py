@@ -13,49 +13,13 @@ def rng():
     return np.random.default_rng(0)
 
 
-# ---- the forward model -------------------------------------------------------------------------------------
-
-
-def small_scan():
-    r = rng()
-    forward_model = LinearHaadfModel(np.array([2.0, 0.5]), 0.3)
-    return forward_model, r.random((2, 3, 4)), r.random((3, 4)), r.random((3, 4)) < 0.6
-
-
-def test_the_forward_model_is_an_offset_and_a_weighted_sum():
-    forward_model, x, _, _ = small_scan()
-    np.testing.assert_allclose(forward_model.image(x), 0.3 + 2 * x[0] + 0.5 * x[1])
-    assert forward_model.image(-x).min() < 0  # no clipping
-
-
-def test_gradient_is_that_of_the_value():
-    forward_model, x, haadf, valid = small_scan()
-    sigma = 0.5 + rng().random((3, 4))
-    gradient = forward_model.gradient(x, haadf, sigma, valid)
-    for index in np.ndindex(x.shape):
-        up, down = x.copy(), x.copy()
-        up[index] += 1e-6
-        down[index] -= 1e-6
-        slope = (forward_model.value(up, haadf, sigma, valid) - forward_model.value(down, haadf, sigma, valid)) / 2e-6
-        assert gradient[index] == pytest.approx(slope, abs=1e-6)
-
-
-def test_masked_pixels_of_the_image_count_for_nothing():
-    forward_model, x, haadf, valid = small_scan()
-    other = np.where(valid, haadf, np.nan)
-    assert forward_model.value(x, other, 1.0, valid) == pytest.approx(
-        0.5 * np.sum((forward_model.image(x) - haadf)[valid] ** 2)
-    )
-    assert not np.any(forward_model.gradient(x, other, 1.0, valid)[:, ~valid])
-
-
-def test_z_weights_follow_the_atomic_number():
+def test_the_model_is_an_offset_and_a_weighted_sum():
+    model, x = LinearHaadfModel(np.array([2.0, 0.5]), 0.3), rng().random((2, 3, 4))
+    np.testing.assert_allclose(model.image(x), 0.3 + 2 * x[0] + 0.5 * x[1])
+    assert model.image(-x).min() < 0  # no clipping
     weights = z_weights((26, 8), 1.7, factors=(1.0, 2.0))
     assert weights[0] / weights[1] == pytest.approx((26 / 8) ** 1.7 / 2)
     assert weights.mean() == pytest.approx(1)
-
-
-# ---- the image -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("phantom", data.PHANTOMS)
@@ -70,10 +34,17 @@ def test_an_image_that_is_not_constant_has_noise():
     assert haadf_noise(np.eye(5)) > 0
 
 
-def test_pixels_that_pile_up_at_the_largest_value_are_saturated():
+def test_saturated_pixels():
     haadf = rng().integers(0, 80000, (60, 60))
     clipped = np.minimum(haadf, 65535).astype(np.uint16)
     np.testing.assert_array_equal(saturated(clipped), haadf >= 65535)
+    import hyperspy.api as hs
+
+    path = shared("data/L2083-K-4-1_tilt0.bcf")
+    (haadf,) = [s for s in hs.load(str(path), select_type="image") if "HAADF" in s.metadata.General.title]
+    ceiling = saturated(haadf.data)
+    assert 16 <= ceiling.sum() < 0.01 * ceiling.size
+    assert np.all(haadf.data[ceiling] == 65535)
 
 
 @pytest.mark.parametrize(
@@ -91,23 +62,15 @@ def test_no_saturation(haadf):
     assert not saturated(haadf).any()
 
 
-def test_saturated_pixels_of_a_real_scan():
-    import hyperspy.api as hs
+def shape_of(scan, exponent=1.7):
+    return z_weights(scan.atomic_numbers, exponent)
 
-    path = shared("data/L2083-K-4-1_tilt0.bcf")
-    (haadf,) = [s for s in hs.load(str(path), select_type="image") if "HAADF" in s.metadata.General.title]
-    ceiling = saturated(haadf.data)
-    assert 16 <= ceiling.sum() < 0.01 * ceiling.size
-    assert np.all(haadf.data[ceiling] == 65535)
-
-
-# ---- weights from noisy maps ---------------------------------------------------------------------
 
 SCAN = {"haadf_blur": 1.0, "haadf_offset": 0.2, "haadf_gain": 3.0}
 
 
 def fit(scan, **options):
-    options = {"shape_weights": z_weights(scan.atomic_numbers, 1.6), **options}
+    options = {"shape_weights": shape_of(scan, 1.6), **options}
     return fit_haadf_model(scan.maps, scan.haadf, options.pop("variance", scan.maps), **options)
 
 
@@ -134,14 +97,11 @@ def test_weights_are_within_five_percent(phantom, size, counts):
     assert abs(result.blur - 1) < 4 * result.blur_error + 0.02
 
 
-def test_regression_on_the_noisy_maps_would_miss_by_more():
+def test_a_given_blur_and_the_error_of_plain_regression():
     scan = data.core_shell((96, 96), counts=4, **SCAN)
     columns = np.stack([np.ones(scan.haadf.shape), *scan.maps]).reshape(4, -1).T
     attenuated = np.linalg.lstsq(columns, scan.haadf.ravel(), rcond=None)[0][1]
     assert attenuated < 0.9 * scan.haadf_weights[0]
-
-
-def test_a_given_blur_determines_the_heavy_columns():
     scan = data.atomic_columns((96, 96), counts=16, **SCAN)
     result = fit(scan, blur=1.0)
     assert np.abs(relative_errors(scan, result))[:2].max() < 0.05
@@ -151,7 +111,7 @@ def test_a_given_blur_determines_the_heavy_columns():
 @pytest.mark.parametrize("weights", ["fit", "z_power"])
 def test_another_round_stays_at_the_model_found(weights):
     scan = data.core_shell((600, 64), counts=16, **SCAN)
-    options = {"shape_weights": z_weights(scan.atomic_numbers, 1.6)}
+    options = {"shape_weights": shape_of(scan, 1.6)}
     found = fit(scan, weights=weights, **options)
     again = refit_haadf_model(found, scan.maps, scan.haadf, scan.maps, **options)
     np.testing.assert_allclose(again.weights, found.weights, atol=0.3 * found.standard_errors.max())
@@ -162,7 +122,7 @@ def test_another_round_stays_at_the_model_found(weights):
 def test_another_round_goes_most_of_the_way():
     scan, other = (data.core_shell((64, 64), counts=16, **SCAN | {"haadf_gain": gain}) for gain in (3.0, 3.6))
     found, expected = fit(scan), fit(other)
-    options = {"shape_weights": z_weights(scan.atomic_numbers, 1.6)}
+    options = {"shape_weights": shape_of(scan, 1.6)}
     again = refit_haadf_model(found, other.maps, other.haadf, other.maps, **options)
     np.testing.assert_allclose(again.weights[0], expected.weights[0], rtol=0.02)
     flat = np.zeros(scan.maps.shape)
@@ -186,9 +146,6 @@ def test_standard_errors_cover_the_truth(phantom, counts):
     assert np.sqrt(np.mean(pulls**2)) > 0.4
 
 
-# ---- weights between the data and the forward model ---------------------------------------------------------
-
-
 def near_prior(scan, **options):
     return fit(scan, shape_weights=z_weights(scan.atomic_numbers, data.HAADF_EXPONENT), **options)
 
@@ -206,7 +163,7 @@ def test_the_prior_fills_in_what_the_data_do_not_know(phantom):
 def test_data_that_contradict_the_exponent_decide(exponent, monkeypatch):
     monkeypatch.setattr(data, "HAADF_EXPONENT", exponent)
     scan = data.interface((96, 96), counts=16, **SCAN)
-    shape = z_weights(scan.atomic_numbers, 1.7)
+    shape = shape_of(scan)
     result = fit(scan, shape_weights=shape)
     assert np.abs(relative_errors(scan, result)).max() < 0.05
     # which is not where the forward model has them
@@ -258,7 +215,7 @@ def test_offset_and_weights_are_shrunk_together():
 
 def test_limits_of_the_prior_scale():
     scan = data.interface((96, 96), counts=4, **SCAN)
-    shape = z_weights(scan.atomic_numbers, 1.7)
+    shape = shape_of(scan)
     tight, gain = near_prior(scan, prior_scale=1e-4), near_prior(scan, weights="z_power")
     np.testing.assert_allclose(tight.weights / tight.weights[0], shape / shape[0], rtol=1e-3)
     np.testing.assert_allclose(tight.weights, gain.weights, atol=gain.standard_errors.max())
@@ -290,9 +247,7 @@ def test_standard_errors_cover_with_unknown_blur(phantom, factor):
 def test_weights_are_those_of_the_maps_in_any_unit():
     scan = data.interface((64, 64), counts=16, **SCAN)
     one = fit(scan)
-    scaled = fit_haadf_model(
-        0.1 * scan.maps, 7 * scan.haadf - 3, 0.01 * scan.maps, shape_weights=z_weights(scan.atomic_numbers, 1.6)
-    )
+    scaled = fit_haadf_model(0.1 * scan.maps, 7 * scan.haadf - 3, 0.01 * scan.maps, shape_weights=shape_of(scan, 1.6))
     np.testing.assert_allclose(scaled.weights, 70 * one.weights, rtol=1e-4)
     np.testing.assert_allclose(scaled.standard_errors, 70 * one.standard_errors, rtol=1e-3)
     assert scaled.offset == pytest.approx(7 * one.offset - 3, rel=1e-4)
@@ -303,7 +258,7 @@ def test_weights_are_those_of_the_maps_in_any_unit():
 def test_the_unit_of_the_image_does_not_matter(unit):
     """Of an image in amperes, say, and drawn to the forward model."""
     scan = data.core_shell((64, 64), counts=4, **SCAN)
-    shape = z_weights(scan.atomic_numbers, 1.7)
+    shape = shape_of(scan)
     one, other = (fit_haadf_model(scan.maps, u * scan.haadf, scan.maps, shape_weights=shape) for u in (1, unit))
     assert one.prior_scale < 1
     np.testing.assert_allclose(other.weights, unit * one.weights, rtol=1e-6)
@@ -320,26 +275,21 @@ def test_images_that_do_not_rise_with_the_maps():
         image = gaussian_filter(np.random.default_rng(seed).standard_normal((64, 64)), 6) * 20
         image += 0.01 * np.random.default_rng(seed + 100).standard_normal((64, 64))
         try:
-            found = fit_haadf_model(scan.maps, image, scan.maps, shape_weights=z_weights(scan.atomic_numbers, 1.7))
+            found = fit_haadf_model(scan.maps, image, scan.maps, shape_weights=shape_of(scan))
             assert np.all(found.weights >= 0) and np.isfinite(found.weights).all()
         except UndeterminedModelError:
             refused += 1
     assert 0 < refused < 4
 
 
-def test_a_well_known_weight_is_hardly_shrunk():
+def test_known_weights_are_not_shrunk_and_unknown_ones_all():
     scan = data.interface((128, 128), counts=16, **SCAN)
     unit = np.array([300.0, 1])[:, None, None]
-    found = fit_haadf_model(
-        unit * scan.maps, scan.haadf, unit**2 * scan.maps, shape_weights=z_weights(scan.atomic_numbers, 1.7)
-    )
+    found = fit_haadf_model(unit * scan.maps, scan.haadf, unit**2 * scan.maps, shape_weights=shape_of(scan))
     assert found.prior_scale == np.inf
     np.testing.assert_allclose(found.weights * unit.ravel(), scan.haadf_weights, rtol=0.05)
-
-
-def test_where_no_weight_is_known_all_have_the_shape():
     scan = data.core_shell((64, 64), counts=0.05, **SCAN)
-    shape = z_weights(scan.atomic_numbers, 1.7)
+    shape = shape_of(scan)
     found = fit_haadf_model(scan.maps, scan.haadf, scan.maps, shape_weights=shape)
     assert not any(found.determined) and found.prior_scale == 0
     np.testing.assert_allclose(found.weights, found.weights[0] * shape / shape[0])
@@ -355,33 +305,25 @@ def test_a_blur_at_its_bound_leaves_errors_finite():
     # nothing of the specimen is sharp: where no blur at all is found, the slope of its equation and that of its prior
     # nearly cancel, and a gain known to 2 % would have an error of 22 %
     scan = data.gradient_alloy((96, 96), counts=4, haadf_blur=1.0, haadf_offset=0.2, haadf_gain=3.0, seed=0)
-    options = {"weights": "z_power", "shape_weights": z_weights(scan.atomic_numbers, 1.7)}
+    options = {"weights": "z_power", "shape_weights": shape_of(scan)}
     found = fit_haadf_model(scan.maps, scan.haadf, scan.maps, **options)
     assert found.weights == pytest.approx(scan.haadf_weights, rel=0.05)
     assert np.all(found.standard_errors < 0.05 * found.weights)
 
 
-def test_the_order_of_the_elements_does_not_matter():
+def test_order_and_orientation_do_not_matter():
     scan = data.gradient_alloy((64, 64), counts=16, **SCAN)
     one, order = fit(scan), [2, 0, 1]
-    other = fit_haadf_model(
-        scan.maps[order], scan.haadf, scan.maps[order], shape_weights=z_weights(scan.atomic_numbers, 1.6)[order]
-    )
+    other = fit_haadf_model(scan.maps[order], scan.haadf, scan.maps[order], shape_weights=shape_of(scan, 1.6)[order])
     np.testing.assert_allclose(other.weights, one.weights[order], rtol=1e-5)
-
-
-def test_non_square_and_transposed_scans_have_the_same_weights():
     scan = data.core_shell((72, 100), counts=16, **SCAN)
     other = fit_haadf_model(
-        scan.maps.swapaxes(1, 2),
-        scan.haadf.T,
-        scan.maps.swapaxes(1, 2),
-        shape_weights=z_weights(scan.atomic_numbers, 1.6),
+        scan.maps.swapaxes(1, 2), scan.haadf.T, scan.maps.swapaxes(1, 2), shape_weights=shape_of(scan, 1.6)
     )
     np.testing.assert_allclose(other.weights, fit(scan).weights, rtol=1e-5)
 
 
-def test_undetermined_weights_keep_the_ratio_of_the_shape():
+def test_undetermined_weights_follow_the_shape():
     scan = data.core_shell((96, 96), counts=4, **SCAN)
     result = fit(scan)
     assert result.determined == (True, False, False)
@@ -389,9 +331,6 @@ def test_undetermined_weights_keep_the_ratio_of_the_shape():
     # the sum over the oxide, 3 Fe to 4 O, is fixed
     oxide = np.array([3, 4])
     assert result.weights[1:] @ oxide == pytest.approx(scan.haadf_weights[1:] @ oxide, rel=0.3)
-
-
-def test_gain_alone_from_the_exponent():
     for counts in (1, 4):
         scan = data.core_shell((96, 96), counts=counts, **SCAN)
         shape = z_weights(scan.atomic_numbers, data.HAADF_EXPONENT)
@@ -400,40 +339,11 @@ def test_gain_alone_from_the_exponent():
         np.testing.assert_allclose(result.weights / shape, result.weights[0] / shape[0])
 
 
-def test_gaussian_noise_is_corrected_for_too():
+def test_gaussian_noise_and_a_map_the_image_goes_against():
     scan = data.interface((96, 96), counts=16, **SCAN)
     maps = 0.1 * scan.truth + rng().normal(0, 0.1, scan.truth.shape)
     result = fit_haadf_model(maps, scan.haadf, np.array([0.01, 0.01]))
     np.testing.assert_allclose(result.weights, 10 * scan.haadf_weights, rtol=0.05)
-
-
-def test_masked_pixels_do_not_matter():
-    scan = data.core_shell((96, 96), counts=16, **SCAN)
-    maps, haadf = scan.maps.astype(float), scan.haadf.copy()
-    valid = np.ones(haadf.shape, bool)
-    valid[40:44, 30:60] = False
-    maps[:, ~valid] = np.nan
-    haadf[80, 10:90] = 1e6
-    seen = haadf < 1e5
-    result = fit_haadf_model(maps, haadf, maps, haadf_valid=seen, shape_weights=z_weights(scan.atomic_numbers, 1.6))
-    assert np.abs(relative_errors(scan, result)).max() < 0.05
-    maps[:, ~valid] = 1e5
-    again = fit_haadf_model(
-        maps, haadf, maps, valid=valid, haadf_valid=seen, shape_weights=z_weights(scan.atomic_numbers, 1.6)
-    )
-    np.testing.assert_allclose(again.weights, result.weights)
-
-
-def test_large_scans_are_binned_and_the_weights_are_those_of_a_pixel():
-    scan = data.core_shell((600, 240), counts=4, haadf_blur=2.0, haadf_offset=0.2, haadf_gain=3.0)
-    result = fit(scan)
-    assert np.abs(relative_errors(scan, result)).max() < 0.05
-    assert result.blur == pytest.approx(2, abs=0.4)
-    assert result.offset == pytest.approx(0.2, abs=0.01)
-    assert result.sigma == pytest.approx(3 / 50, rel=0.1)
-
-
-def test_a_map_the_image_goes_against_gets_no_weight():
     y, x = np.mgrid[:64, :64]
     truth = np.stack([10 + 5 * np.sin(x / 5), 10 + 5 * np.sin(y / 7)])
     maps = rng().poisson(truth)
@@ -444,16 +354,37 @@ def test_a_map_the_image_goes_against_gets_no_weight():
     assert result.standard_errors[1] > 0
 
 
-def test_inputs_are_not_touched():
+def test_masked_pixels_do_not_matter():
+    scan = data.core_shell((96, 96), counts=16, **SCAN)
+    maps, haadf = scan.maps.astype(float), scan.haadf.copy()
+    valid = np.ones(haadf.shape, bool)
+    valid[40:44, 30:60] = False
+    maps[:, ~valid] = np.nan
+    haadf[80, 10:90] = 1e6
+    seen = haadf < 1e5
+    result = fit_haadf_model(maps, haadf, maps, haadf_valid=seen, shape_weights=shape_of(scan, 1.6))
+    assert np.abs(relative_errors(scan, result)).max() < 0.05
+    maps[:, ~valid] = 1e5
+    again = fit_haadf_model(maps, haadf, maps, valid=valid, haadf_valid=seen, shape_weights=shape_of(scan, 1.6))
+    np.testing.assert_allclose(again.weights, result.weights)
+
+
+def test_weights_of_binned_large_scans_are_those_of_a_pixel():
+    scan = data.core_shell((600, 240), counts=4, haadf_blur=2.0, haadf_offset=0.2, haadf_gain=3.0)
+    result = fit(scan)
+    assert np.abs(relative_errors(scan, result)).max() < 0.05
+    assert result.blur == pytest.approx(2, abs=0.4)
+    assert result.offset == pytest.approx(0.2, abs=0.01)
+    assert result.sigma == pytest.approx(3 / 50, rel=0.1)
+
+
+def test_inputs_are_refused_or_not_touched():
     scan = data.interface((64, 64), **SCAN)
     maps, haadf = scan.maps.astype(float), scan.haadf.copy()
     kept = maps.copy(), haadf.copy()
     fit_haadf_model(maps, haadf, maps)
     np.testing.assert_array_equal(maps, kept[0])
     np.testing.assert_array_equal(haadf, kept[1])
-
-
-def test_wrong_input_is_refused():
     scan = data.interface((32, 32))
     with pytest.raises(ValueError, match="weights is 'z': it must be 'fit' or 'z_power'"):
         fit(scan, weights="z")

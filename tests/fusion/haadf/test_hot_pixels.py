@@ -78,9 +78,6 @@ def test_a_fit_warns_and_a_mask_removes_the_warning():
     warned, masked = (fuse_with(maps, haadf, method="calibrated", tol=1e-2, mask=m) for m in (None, mask))
     assert any("(20, 30)" in warning for warning in warned.metadata.Fusion.warnings)
     assert not any("hot" in warning for warning in masked.metadata.Fusion.warnings)
-
-
-def test_the_diagnostic_lists_places():
     hot = np.zeros((4, 4), bool)
     assert about_hot_pixels(hot) == []
     hot[1] = hot[2] = True

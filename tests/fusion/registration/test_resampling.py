@@ -32,31 +32,29 @@ def placed(image, step, start=(0.0, 0.0)):
     return [Placement(n, s, o) for n, s, o in zip(image.shape, steps, start, strict=True)]
 
 
-# ---- resampling -------------------------------------------------------------------------------------
-
-
-def test_whole_blocks_are_averaged_and_not_summed():
+def test_pixels_are_weighted_by_area():
     result = resampled(IMAGE, placed(IMAGE, 0.25), (3, 5))
     np.testing.assert_allclose(result, IMAGE.reshape(3, 4, 5, 4).mean(axis=(1, 3)), atol=1e-14)
-
-
-def test_finer_pixels_are_weighted_by_area():
     for step, start in ((0.25, (0.3, -0.7)), (0.4, (-1.1, 0.0)), ((0.9, 0.3), (0.2, 0.6))):
         where = placed(IMAGE, step, start)
         expected = area_means(IMAGE, where, (5, 7))
         np.testing.assert_allclose(resampled(IMAGE, where, (5, 7)), expected, atol=1e-13)
         expected = np.outer(*(overlaps(p, n).sum(axis=1) for p, n in zip(where, (5, 7), strict=True)))
         np.testing.assert_allclose(coverage(np.ones(IMAGE.shape, bool), where, (5, 7)), expected, atol=1e-13)
-
-
-def test_an_image_on_its_own_pixels_does_not_change():
     for shape, start in (((12, 20), (0, 0)), ((9, 15), (-2, -3))):
         result = resampled(IMAGE, placed(IMAGE, 1.0, start), shape)
         rows, columns = (slice(-o, -o + n) for o, n in zip(start, shape, strict=True))
         np.testing.assert_allclose(result, IMAGE[rows, columns], atol=1e-13)
+    result = resampled(IMAGE, placed(IMAGE, 0.5, (2.0, -3.0)), (10, 9))
+    assert np.isnan(result[:2]).all() and np.isnan(result[8:]).all() and np.isnan(result[:, 7:]).all()
+    assert np.isfinite(result[2:8, :7]).all()
+    where = placed(IMAGE, (0.4, 1.7), (0.1, -0.6))
+    np.testing.assert_allclose(
+        resampled(IMAGE.T, where[::-1], (9, 5)), resampled(IMAGE, where, (5, 9)).T, atol=1e-13, equal_nan=True
+    )
 
 
-def test_coarser_pixels_are_interpolated_and_keep_their_means():
+def test_coarser_and_invalid_pixels():
     for step in (1, 2, 3, 2.5):
         shape = tuple(int(n * step) for n in IMAGE.shape)
         result = resampled(IMAGE, placed(IMAGE, step), shape)
@@ -65,6 +63,18 @@ def test_coarser_pixels_are_interpolated_and_keep_their_means():
         if step != 2.5:
             means = result.reshape(shape[0] // step, step, shape[1] // step, step).mean(axis=(1, 3))
             np.testing.assert_allclose(means, IMAGE, atol=1e-13)
+    valid = np.ones(IMAGE.shape, bool)
+    valid[0, 0] = valid[5, 6] = False
+    expected = np.ones((3, 5))
+    expected[0, 0] -= 1 / 16
+    expected[1, 1] -= 1 / 16
+    np.testing.assert_allclose(coverage(valid, placed(IMAGE, 0.25), (3, 5)), expected, atol=1e-13)
+    valid = np.ones((3, 4), bool)
+    valid[1, 0] = valid[1, 1] = False
+    image = np.arange(12.0).reshape(3, 4)
+    image[~valid] = np.nan
+    result = filled(image, valid)
+    assert result[1, 1] in (1, 6, 9) and np.isfinite(result).all() and np.isnan(image[1, 1])
 
 
 @pytest.mark.parametrize("step", [0.25, 1.0, 2.0])
@@ -80,39 +90,6 @@ def test_a_slope_is_kept_at_any_pixel_size_and_shift(step):
     # an area mean of constant pieces follows a slope but for a part of one of its pixels
     np.testing.assert_allclose(result[whole], expected[whole], atol=1e-10 if step >= 1 else 3 * step / 4)
 
-
-def test_what_is_not_reached_is_nan_and_never_extrapolated():
-    result = resampled(IMAGE, placed(IMAGE, 0.5, (2.0, -3.0)), (10, 9))
-    assert np.isnan(result[:2]).all() and np.isnan(result[8:]).all() and np.isnan(result[:, 7:]).all()
-    assert np.isfinite(result[2:8, :7]).all()
-
-
-def test_rows_and_columns_are_treated_alike():
-    where = placed(IMAGE, (0.4, 1.7), (0.1, -0.6))
-    np.testing.assert_allclose(
-        resampled(IMAGE.T, where[::-1], (9, 5)), resampled(IMAGE, where, (5, 9)).T, atol=1e-13, equal_nan=True
-    )
-
-
-def test_coverage_leaves_out_what_is_not_valid():
-    valid = np.ones(IMAGE.shape, bool)
-    valid[0, 0] = valid[5, 6] = False
-    expected = np.ones((3, 5))
-    expected[0, 0] -= 1 / 16
-    expected[1, 1] -= 1 / 16
-    np.testing.assert_allclose(coverage(valid, placed(IMAGE, 0.25), (3, 5)), expected, atol=1e-13)
-
-
-def test_missing_pixels_are_filled_from_the_nearest():
-    valid = np.ones((3, 4), bool)
-    valid[1, 0] = valid[1, 1] = False
-    image = np.arange(12.0).reshape(3, 4)
-    image[~valid] = np.nan
-    result = filled(image, valid)
-    assert result[1, 1] in (1, 6, 9) and np.isfinite(result).all() and np.isnan(image[1, 1])
-
-
-# ---- the shift --------------------------------------------------------------------------------------
 
 TRUE = np.array([1.3, -0.7])
 
@@ -152,9 +129,6 @@ def test_a_shift_is_found_and_its_error_is_what_it_says():
     # 12 standardised errors: chi-squared within its 0.1 and 99.9 %
     assert 2.2 < np.sum((errors / claimed) ** 2) < 33
     assert all(f.is_found and not len(f.undetermined) for f in found)
-
-
-def test_without_noise_the_shift_is_exact():
     clean = sampler(true=(0, 0))(np.zeros(2))
     np.testing.assert_allclose(find_shift(clean, sampler()).shift, TRUE, atol=0.005)
 
@@ -170,7 +144,7 @@ def test_the_shift_is_invariant():
     np.testing.assert_allclose(flipped, expected * [-1, 1], atol=2e-3)
 
 
-def test_a_large_shift_is_found_by_the_search():
+def test_a_large_shift_and_missing_pixels():
     true = np.array([17.4, -21.6])
     sample = sampler(true=true)
     # the whole image, on pixels of the reference
@@ -179,9 +153,6 @@ def test_a_large_shift_is_found_by_the_search():
     found = find_shift(scanned(), sample, (whole, position))
     assert found.is_found
     np.testing.assert_allclose(found.shift, true, atol=0.2)
-
-
-def test_missing_pixels_in_either_are_left_out():
     reference = scanned()
     reference[10:14, 20:40] = np.nan
 
@@ -194,12 +165,14 @@ def test_missing_pixels_in_either_are_left_out():
     np.testing.assert_allclose(found.shift, TRUE, atol=4 * found.error.max())
 
 
-def test_along_stripes_the_shift_is_left_alone():
+def test_without_structure_the_shift_is_left_alone():
     stripes = np.broadcast_to(FIELD[60], FIELD.shape)
     found = find_shift(scanned(stripes), sampler(stripes))
     assert found.is_found and abs(found.shift[0]) < 1e-9 and found.error[0] > 0.5
     np.testing.assert_allclose(np.abs(found.undetermined), [[1, 0]], atol=1e-6)
     np.testing.assert_allclose(found.shift[1], TRUE[1], atol=4 * found.error[1])
+    assert not find_shift(scanned(), lambda t: np.ones(SHAPE)).is_found
+    assert not find_shift(np.ones(SHAPE), sampler()).is_found
 
 
 def test_along_a_straight_boundary_the_shift_is_left_alone(angle=20):
@@ -222,8 +195,3 @@ def test_no_shift_is_found_of_images_that_are_not_alike(what):
     }[what]
     found = find_shift(reference, sampler())
     assert not (found.is_found and found.correlation > 0.3)
-
-
-def test_a_flat_image_has_no_shift():
-    assert not find_shift(scanned(), lambda t: np.ones(SHAPE)).is_found
-    assert not find_shift(np.ones(SHAPE), sampler()).is_found

@@ -107,7 +107,8 @@ def steps_of(shape, dtype):
 
 
 def sweep(kernel, z_bar, v_bar, y, *, v=None, q=None, guide=None, mode=kernels.PLAIN, joint=False, radius=1.0,
-          sigma=0.5, sigma_v=0.5, tau=1.0, tau_v=1.0, relax=(1, 1), z=None, terms=None, residual=None, workers=2):  # fmt: skip
+          sigma=0.5, sigma_v=0.5, tau=1.0, tau_v=1.0, relax=(1, 1), z=None, terms=None, residual=None,
+          workers=2):  # fmt: skip
     """One iteration from copies; a namespace of all that it changes."""
     (n, ny, nx), real = z_bar.shape, z_bar.dtype.type
     m = len(v_bar) if mode >= kernels.GUIDED else 0
@@ -115,7 +116,8 @@ def sweep(kernel, z_bar, v_bar, y, *, v=None, q=None, guide=None, mode=kernels.P
     terms = data(z.shape, z.dtype, True) if terms is None else terms
     q = np.zeros((4, m, ny - 2, nx - 2) if m else (4, 1, 1, 1), real) if q is None else q
     new = SimpleNamespace(
-        z=z.copy(), z_bar=z_bar.copy(), y=y.copy(), v=(v_bar if v is None else v).copy(), v_bar=v_bar.copy(), q=q.copy(),
+        z=z.copy(), z_bar=z_bar.copy(), y=y.copy(), v=(v_bar if v is None else v).copy(), v_bar=v_bar.copy(),
+        q=q.copy(),
         residual=np.zeros((ny, nx), real) if residual is None else residual.copy(),
         sums=np.full((n, ny), np.nan), slack=np.full((max(m, 1), ny - 1), np.nan),
     )  # fmt: skip

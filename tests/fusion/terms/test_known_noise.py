@@ -61,7 +61,7 @@ def test_data_term_is_the_likelihood_of_each_pixel(noise, valid):
 
 @pytest.mark.parametrize("noise", ["poisson", "shifted_poisson", "gaussian"])
 @pytest.mark.parametrize("valid", [None, masked((2, 33, 45))], ids=["whole", "masked"])
-def test_what_is_minimised_is_the_objective_and_the_gap_is_closed(noise, valid):
+def test_the_minimised_objective_closes_the_gap(noise, valid):
     maps, haadf, _, background = scan_over_background()
     settings = settings_of(noise=noise, regularization="tv", tol=1e-5)
     options = {"background": background, "variance": wedge(maps.shape, 0.5, 4.0), "valid": valid}
@@ -98,7 +98,7 @@ def test_the_fit_turns_with_the_maps():
     np.testing.assert_allclose(turned[:, ::-1, ::-1], straight, rtol=1e-3, atol=1e-3)
 
 
-def test_the_forward_model_of_the_image_is_that_of_the_element_alone():
+def test_the_forward_model_is_that_of_the_element_alone():
     """A background that is not constant is not taken for the element: weights and offset as without it."""
     maps, haadf, alone, background = scan_over_background()
     fitted = settings_of(haadf_coefficients="fit")
@@ -116,7 +116,7 @@ def test_the_forward_model_of_the_image_is_that_of_the_element_alone():
     assert given.forward_model.offset == pytest.approx(500, abs=3)
 
 
-def test_a_known_variance_is_gaussian_noise_unless_another_is_asked_for():
+def test_what_is_known_of_variance_and_background():
     maps, haadf, *_ = scan_over_background()
     variance = wedge(maps.shape, 1.0, 3.0)
     known = problem_of((maps, haadf), settings_of(noise="auto"), variance=variance)
@@ -127,6 +127,19 @@ def test_a_known_variance_is_gaussian_noise_unless_another_is_asked_for():
     assert counted.noise.kind == "shifted_poisson" and np.isnan(counted.noise.variance).all()
     given = problem_of((maps, haadf), settings_of(noise="gaussian", variance=7.0), variance=variance)
     np.testing.assert_allclose(given.noise.variance, 7.0)
+    maps, haadf, _, background = scan_over_background()
+    for bad in (background - 1, np.where(background > 1, np.nan, background)):
+        with pytest.raises(ValueError, match="background of the maps goes down to .* it must be finite and at least 0"):
+            problem_of((maps, haadf), background=bad)
+    # but in masked pixels
+    valid = np.ones(maps.shape, bool)
+    valid[0, 0, 0] = False
+    background[0, 0, 0] = np.nan
+    assert np.isfinite(
+        calibrated_problem(maps, haadf, NUMBERS, settings_of(), valid=valid, background=background).initial_maps
+    ).all()
+    with pytest.raises(ValueError, match="background in their metadata: leave the setting out"):
+        problem_of((maps, haadf), settings_of(background=0.1), background=wedge(maps.shape))
 
 
 def test_pixels_without_a_variance_have_that_of_the_others():
@@ -144,23 +157,7 @@ def test_pixels_without_a_variance_have_that_of_the_others():
         problem_of((maps, haadf), settings_of(noise="gaussian"), variance=np.zeros(maps.shape))
 
 
-def test_a_background_is_not_below_0_nor_given_twice():
-    maps, haadf, _, background = scan_over_background()
-    for bad in (background - 1, np.where(background > 1, np.nan, background)):
-        with pytest.raises(ValueError, match="background of the maps goes down to .* it must be finite and at least 0"):
-            problem_of((maps, haadf), background=bad)
-    # but in masked pixels
-    valid = np.ones(maps.shape, bool)
-    valid[0, 0, 0] = False
-    background[0, 0, 0] = np.nan
-    assert np.isfinite(
-        calibrated_problem(maps, haadf, NUMBERS, settings_of(), valid=valid, background=background).initial_maps
-    ).all()
-    with pytest.raises(ValueError, match="background in their metadata: leave the setting out"):
-        problem_of((maps, haadf), settings_of(background=0.1), background=wedge(maps.shape))
-
-
-def test_a_few_pixels_of_large_variance_do_not_switch_smoothing_off():
+def test_a_few_pixels_of_large_variance_stay_smoothed():
     rng = np.random.default_rng(0)
     truth = 5 + 4 * (np.indices((32, 32)).sum(axis=0) > 32)
     maps = (truth + 3 * rng.standard_normal((1, 32, 32))).astype(np.float64)

@@ -9,11 +9,12 @@ from helpers import shared
 from scipy.ndimage import gaussian_filter, median_filter, shift, uniform_filter, zoom
 
 from hyperspy_fusion import data
+from hyperspy_fusion.fusion.terms import noise_estimation
 from hyperspy_fusion.fusion.terms.noise_estimation import (
-    choose_noise,
     counts_scale,
     counts_scales,
     estimate_variance,
+    find_counts_scales,
     mean_variance_counts_scale,
     shares_noise,
 )
@@ -27,9 +28,6 @@ def flat_field(shape):
     """Smooth gains around 1, which take counts off any lattice."""
     field = gaussian_filter(rng().normal(size=shape), 30)
     return 1 + 0.05 * field / field.std()
-
-
-# ---- the counts scale ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int64", "float32", "float64"])
@@ -50,6 +48,12 @@ def test_counts_scale_is_the_largest_step():
     assert counts_scale(np.array([[0, 4], [6, 10]])) == 2
     assert counts_scale(np.array([[0, 0.4], [0.6, 1.0]])) == pytest.approx(0.2)
     assert counts_scale(np.array([[0, 3.3], [3.3, 0]])) == pytest.approx(3.3)
+    counts = rng().poisson(3, (30, 30)) * 0.25
+    counts[0, 0], counts[1, 1] = np.nan, -0.1
+    valid = np.ones(counts.shape, bool)
+    valid[1, 1] = False
+    assert counts_scale(counts) is None
+    assert counts_scale(counts, valid) == pytest.approx(0.25)
 
 
 def continuous():
@@ -71,18 +75,6 @@ def test_no_counts_scale(name):
     assert counts_scale(continuous()[name]) is None
 
 
-def test_masked_and_not_finite_pixels_do_not_hide_the_counts_scale():
-    counts = rng().poisson(3, (30, 30)) * 0.25
-    counts[0, 0], counts[1, 1] = np.nan, -0.1
-    valid = np.ones(counts.shape, bool)
-    valid[1, 1] = False
-    assert counts_scale(counts) is None
-    assert counts_scale(counts, valid) == pytest.approx(0.25)
-
-
-# ---- variance ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("structure", ["flat", "ramp", "step", "particles"])
 def test_variance_of_white_noise_whatever_the_structure(structure):
     y, x = np.mgrid[:128, :128]
@@ -95,29 +87,37 @@ def test_variance_of_white_noise_whatever_the_structure(structure):
     assert estimate_variance(signal + rng().normal(0, 2, signal.shape)) == pytest.approx(4, rel=0.17)
 
 
-def test_variance_of_a_map_of_mostly_zeros_is_positive():
+def test_variance_is_positive_unless_the_map_is_constant():
     map = np.zeros((50, 50))
     map[20:24, 20:26] = rng().random((4, 6))
     assert 0 < estimate_variance(map) < map.var()
-
-
-def test_variance_is_positive_unless_the_map_is_constant():
     ramp = np.arange(20.0).reshape(4, 5)
     assert estimate_variance(ramp) > 0
     assert estimate_variance(ramp[:2]) > 0
     assert estimate_variance(np.full((6, 6), 3.0)) == 0
+    map = np.random.default_rng(2).standard_normal((2, 300)) + 40 * np.sin(np.arange(300) / 40)
+    np.testing.assert_allclose(estimate_variance(map), 1, rtol=0.3)
 
 
-def test_variance_does_not_look_at_masked_pixels():
+def test_masked_pixels_tell_nothing():
     map = rng().normal(0, 1, (60, 60))
     valid = np.ones(map.shape, bool)
     valid[::7, ::7] = False
     spoilt = np.where(valid, map, np.nan)
     assert estimate_variance(spoilt) == estimate_variance(map, valid)
     assert estimate_variance(spoilt) == pytest.approx(1, rel=0.15)
-
-
-# ---- mean and variance ---------------------------------------------------------------------------
+    maps = data.core_shell((64, 64)).maps.astype(float)
+    valid = np.ones(maps.shape, bool)
+    maps[1, 3, 4], valid[1, 3, 4] = -0.7, False
+    assert choose_noise(maps)[0] == "gaussian"
+    assert choose_noise(maps, valid)[0] == "shifted_poisson"
+    map = data.core_shell(counts=4).maps[0].astype(float)
+    smooth, valid = gaussian_filter(map, 1), np.ones(map.shape, bool)
+    valid[40:60, 30:90] = False
+    map[~valid], smooth[~valid] = np.nan, 1e3 * rng().random(np.sum(~valid))
+    assert not shares_noise(map)
+    assert shares_noise(smooth, valid) and not shares_noise(smooth, np.zeros(map.shape, bool))
+    assert not shares_noise(smooth[:9, :9]) and not shares_noise(np.zeros((64, 64)))
 
 
 @pytest.mark.parametrize("phantom", ["core_shell", "gradient_alloy"])
@@ -148,17 +148,15 @@ def test_other_noise_is_not_poisson_like(name):
     assert not mean_variance_counts_scale(other_noise()[name])[1]
 
 
-def test_fewer_squares_with_counts_than_classes_tell_nothing_and_warn_of_nothing():
+def test_squares_fewer_than_classes_tell_nothing():
     counts = np.zeros((64, 64))
     counts[4:12, 4:12] = rng().poisson(3.0, (8, 8))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for map in (counts, counts * flat_field(counts.shape)):
             assert not mean_variance_counts_scale(map)[1]
-        assert counts_scales(counts[None])[0] == 1
+        assert counts_scales(find_counts_scales(counts[None]))[0] == 1
 
-
-# ---- noise that neighbours share ------------------------------------------------------------------
 
 SHARING = {
     "3x3 means": lambda m: uniform_filter(m, 3),
@@ -202,7 +200,7 @@ def columns(counts, distance=8, sigma=1.5):
 
 
 @pytest.mark.parametrize("counts", [4, 16, 100])
-def test_sharp_structure_in_counts_of_any_unit_is_no_shared_noise(counts):
+def test_sharp_structure_in_any_unit_is_no_shared_noise(counts):
     map = columns(counts)
     for unit in (1, 1 / 3.7, 0.1, 250):
         assert not shares_noise((map * unit).astype(np.float32))
@@ -211,17 +209,7 @@ def test_sharp_structure_in_counts_of_any_unit_is_no_shared_noise(counts):
     assert shares_noise(repeated) == (counts < 100)
 
 
-def test_pixels_that_are_left_out_do_not_tell_of_shared_noise():
-    map = data.core_shell(counts=4).maps[0].astype(float)
-    smooth, valid = gaussian_filter(map, 1), np.ones(map.shape, bool)
-    valid[40:60, 30:90] = False
-    map[~valid], smooth[~valid] = np.nan, 1e3 * rng().random(np.sum(~valid))
-    assert not shares_noise(map)
-    assert shares_noise(smooth, valid) and not shares_noise(smooth, np.zeros(map.shape, bool))
-    assert not shares_noise(smooth[:9, :9]) and not shares_noise(np.zeros((64, 64)))
-
-
-def test_real_counts_share_no_noise():
+def test_real_counts_and_tutorial_data():
     import hyperspy.api as hs
 
     import hyperspy_fusion as hf
@@ -229,14 +217,22 @@ def test_real_counts_share_no_noise():
     eds = hs.load(shared("data/L2083-K-4-1_tilt0.bcf"))[1]
     for map in hf.element_maps(eds, ["Fe", "Mg", "Si", "O", "S", "Al"]).data:
         assert not shares_noise(map) and shares_noise(gaussian_filter(map.astype(float), 1))
+    file = np.load(shared("data/DyScO3_PTO_Trilayer_dataset.npz"))
+    assert choose_noise(np.stack([file[e] for e in ("Sc", "Dy", "O")]))[0] == "gaussian"
+    with h5py.File(shared("data/Co3O4_Mn3O4.h5")) as file:
+        maps = np.stack([file[e][:] for e in ("Co", "Mn", "O")])
+    assert choose_noise(maps)[0] == "gaussian"
+    assert all(estimate_variance(map) > 0 for map in maps)
 
 
-# ---- the choice ----------------------------------------------------------------------------------
+def choose_noise(maps, valid=True, elements=("Pt", "Fe", "O")):
+    maps = np.where(valid, maps, np.nan)
+    return noise_estimation.choose_noise(maps, elements[: len(maps)], find_counts_scales(maps))
 
 
 def test_counts_are_chosen_and_said():
     maps = data.core_shell((64, 64), counts=4).maps
-    kind, sentence = choose_noise(maps, elements=("Pt", "Fe", "O"))
+    kind, sentence = choose_noise(maps)
     assert kind == "shifted_poisson"
     low, high = (f"{v:.2g}" for v in np.sort(maps.mean(axis=(1, 2)))[[0, -1]])
     assert sentence == (
@@ -246,71 +242,45 @@ def test_counts_are_chosen_and_said():
     assert "one count being 0.25" in choose_noise(maps * 0.25)[1]
 
 
-def test_one_map_without_counts_makes_them_gaussian():
+def test_maps_that_are_no_counts_are_gaussian():
     maps = data.core_shell((64, 64)).maps.astype(np.float32)
     maps[1] = rng().random((64, 64))
-    kind, sentence = choose_noise(maps, elements=("Pt", "Fe", "O"))
+    kind, sentence = choose_noise(maps)
     assert kind == "gaussian"
     assert sentence == "The map of Fe does not hold whole counts: Gaussian noise; noise='shifted_poisson' overrides."
-    assert np.isnan(counts_scales(maps)).any()
-
-
-def test_net_counts_are_gaussian():
+    assert np.isnan(counts_scales(find_counts_scales(maps))).any()
     maps = data.core_shell((64, 64)).maps.astype(int)
     maps[2] -= 1
-    kind, sentence = choose_noise(maps, elements=("Pt", "Fe", "O"))
+    kind, sentence = choose_noise(maps)
     assert kind == "gaussian"
     assert sentence.startswith("Negative values in the map of O: Gaussian noise")
 
 
-def test_masked_pixels_do_not_change_the_choice():
-    maps = data.core_shell((64, 64)).maps.astype(float)
-    valid = np.ones(maps.shape, bool)
-    maps[1, 3, 4], valid[1, 3, 4] = -0.7, False
-    assert choose_noise(maps)[0] == "gaussian"
-    assert choose_noise(maps, valid)[0] == "shifted_poisson"
-
-
-def test_a_map_of_zeros_takes_the_counts_scale_of_the_others():
+def test_scales_of_counts_that_are_chosen():
     maps = 0.5 * data.interface((64, 64)).maps.astype(np.float32)
     maps[1] = 0
-    np.testing.assert_allclose(counts_scales(maps), 0.5)
+    np.testing.assert_allclose(counts_scales(find_counts_scales(maps)), 0.5)
     assert choose_noise(maps)[0] == "shifted_poisson"
     assert choose_noise(0 * maps)[0] == "gaussian"
-
-
-def test_counts_off_any_lattice_are_chosen_by_mean_and_variance():
     counts = data.core_shell((256, 256), counts=16).maps
     kind, sentence = choose_noise(0.3 * counts * flat_field(counts.shape[1:]))
     assert kind == "shifted_poisson"
     assert "variance proportional to the mean" in sentence
 
 
-def test_tutorial_data_are_gaussian():
-    file = np.load(shared("data/DyScO3_PTO_Trilayer_dataset.npz"))
-    assert choose_noise(np.stack([file[e] for e in ("Sc", "Dy", "O")]))[0] == "gaussian"
-    with h5py.File(shared("data/Co3O4_Mn3O4.h5")) as file:
-        maps = np.stack([file[e][:] for e in ("Co", "Mn", "O")])
-    assert choose_noise(maps)[0] == "gaussian"
-    assert all(estimate_variance(map) > 0 for map in maps)
-
-
-def test_stretched_counts_are_no_whole_counts():
+def test_stretched_or_smoothed_counts_are_no_counts():
     """Counts scaled to 8 bits are whole numbers, of which one is not one count."""
     y, x = np.mgrid[:128, :128]
     counts = np.random.default_rng(0).poisson(1 + 15 * np.exp(-((y - 60) ** 2 + (x - 60) ** 2) / 2000))
     stretched = np.rint(255 * counts / counts.max())
-    found = counts_scales([counts, stretched])
+    found = counts_scales(find_counts_scales([counts, stretched]))
     assert found[0] == 1
     np.testing.assert_allclose(found[1], 255 / counts.max(), rtol=0.15)
-
-
-def test_smoothed_and_rounded_maps_hold_no_counts():
     from scipy.ndimage import gaussian_filter
 
     counts = np.random.default_rng(0).poisson(5, (96, 96)).astype(float)
     smooth = np.rint(100 * gaussian_filter(counts, 2))
-    assert np.isnan(counts_scales([smooth])).all()
+    assert np.isnan(counts_scales(find_counts_scales([smooth]))).all()
 
 
 @pytest.mark.parametrize("left_out", ["rows", "chequers", "random"])
@@ -320,8 +290,3 @@ def test_variance_of_a_scan_with_gaps_is_that_of_its_noise(left_out):
     map = 60 * np.exp(-((y - 30) ** 2 + (x - 30) ** 2) / 300) + 5 * rng.standard_normal((64, 64))
     valid = {"rows": y % 2 == 0, "chequers": (y + x) % 2 == 0, "random": rng.random((64, 64)) > 0.65}[left_out]
     np.testing.assert_allclose(estimate_variance(map, valid), 25, rtol=0.35)
-
-
-def test_variance_of_two_rows():
-    map = np.random.default_rng(2).standard_normal((2, 300)) + 40 * np.sin(np.arange(300) / 40)
-    np.testing.assert_allclose(estimate_variance(map), 1, rtol=0.3)

@@ -36,9 +36,6 @@ def penalty(kind, n=2, joint=True, shape=(6, 9), guide=None, part=None):
     return CellPenalty(kind, n, joint, 0.7, guide if kind in ("directional", "guided") else None)
 
 
-# ---- differences -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 def test_adjoint(shape):
     u, y = normal(0, (3, *shape)), normal(1, (4, 3, shape[0] - 1, shape[1] - 1))
@@ -53,9 +50,13 @@ def test_adjoint_is_the_transposed_matrix(shape):
     np.testing.assert_allclose(cell_adjoint(y)[0].ravel(), d.T @ y.ravel(), atol=1e-14)
 
 
-def test_differences_of_four_pixels():
+def test_differences_of_four_pixels_and_penalty_of_one():
     u = np.array([[1.0, 2.0], [4.0, 8.0]])
     np.testing.assert_allclose(np.sqrt(2) * cell_differences(u).ravel(), [3, 6, 1, 4])
+    # Four cells with two edges each of height 1/sqrt(2).
+    u = np.zeros((5, 5))
+    u[2, 2] = 2.0
+    np.testing.assert_allclose(total_variation(u), 4 * 2)
 
 
 def test_sums_of_the_operator_are_those_the_steps_are_made_of():
@@ -64,9 +65,6 @@ def test_sums_of_the_operator_are_those_the_steps_are_made_of():
     np.testing.assert_allclose(d.sum(axis=1), np.sqrt(2))
     np.testing.assert_allclose(d.sum(axis=0).max(), 8 * np.sqrt(0.5))
     assert np.linalg.norm(matrix(7, 6), 2) ** 2 <= 8
-
-
-# ---- symmetry ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("turn", TURNS)
@@ -102,9 +100,6 @@ def test_penalty_turns_with_the_maps(turn, kind, joint):
     np.testing.assert_allclose(value, plain.value(u, fields), rtol=1e-12)
 
 
-# ---- values by hand ----------------------------------------------------------------------------------
-
-
 def test_edge_along_an_axis_costs_height_times_length():
     """Over the cells: an image of 6 rows has edges five cells long."""
     u = np.zeros((6, 9))
@@ -113,26 +108,13 @@ def test_edge_along_an_axis_costs_height_times_length():
     np.testing.assert_allclose(total_variation(u.T), 3 * 5)
 
 
-def test_one_pixel():
-    """Four cells with two edges each of height 1/sqrt(2)."""
-    u = np.zeros((5, 5))
-    u[2, 2] = 2.0
-    np.testing.assert_allclose(total_variation(u), 4 * 2)
-
-
-def test_ramp_costs_the_length_of_its_slope():
+def test_length_of_slopes_and_over_maps():
     y, x = np.mgrid[:6, :9]
     np.testing.assert_allclose(total_variation(3.0 * y + 4.0 * x), 5 * 5 * 8)
-
-
-def test_length_over_all_maps_or_each_for_itself():
     y, x = np.mgrid[:6, :9]
     u = np.stack([3.0 * x, 4.0 * x])
     np.testing.assert_allclose(total_variation(u, joint=True), 5 * 40)
     np.testing.assert_allclose(total_variation(u, joint=False), 7 * 40)
-
-
-def test_no_penalty():
     none = CellPenalty(None, 2, True, 0.0, None)
     assert none.value(normal(0, (2, 4, 4))) == 0 and none.n_fields == 0
 
@@ -150,25 +132,19 @@ def test_directional_lets_edges_of_the_guide_pass():
     plain = penalty("directional", n=1, guide=np.sqrt(0.95) * along)
     np.testing.assert_allclose(plain.value(x[None]), 0.05 * 40)
     np.testing.assert_allclose(plain.value(y[None]), 40)
-
-
-def test_directional_lets_a_part_of_the_mixed_difference_pass():
-    """A mixed difference of T has a length of T / sqrt(2), of which c is taken off."""
+    # A mixed difference of T has a length of T / sqrt(2), of which c is taken off.
     one = np.array([[0.0, 0.0], [0.0, 2.0]])  # slopes of 1 along both axes and a mixed difference of 2
     cell = CellPenalty("directional", 1, True, 0.0, np.array([0, 0, 0, 0, 0.8])[:, None, None])
     np.testing.assert_allclose(cell.value(one[None]), np.sqrt(1 + 1 + (0.2 * 2) ** 2 / 2))
 
 
-def test_slopes_of_ramps_cost_nothing():
+def test_ramps_and_maps_linear_in_the_guide_cost_nothing():
     """In the order along y, along x, of one map after the other."""
     y, x = np.mgrid[:6, :9].astype(float)
     u = np.stack([2 * y - 3 * x, 5 * x + y])
     fields = np.broadcast_to(np.array([2, -3, 1, 5.0])[:, None, None], (4, 5, 8))
     np.testing.assert_allclose(penalty("tgv").value(u, fields), 0, atol=1e-12)
     assert penalty("tgv").value(u, fields[::-1]) > 1
-
-
-def test_maps_linear_in_the_guide_cost_nothing():
     h = normal(3, (6, 9))
     u, slopes = np.stack([2 * h + 1, -h]), np.broadcast_to(np.array([2.0, -1.0])[:, None, None], (2, 5, 8))
     guided = penalty("guided", guide=cell_differences(h))

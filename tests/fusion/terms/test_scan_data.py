@@ -38,9 +38,6 @@ def test_means_and_net_maps_are_of_valid_pixels(scan):
     np.testing.assert_array_equal(scan.means_of(column([1.5, 2])), [1.5, 2])
     net = scan.net(column([1.0, 2.0]))
     np.testing.assert_array_equal(net, [[[2, 0, 1], [2, 3, 4]], [[4, 5, 6], [7, 8, 6]]])
-
-
-def test_pixels_valid_in_all(scan):
     np.testing.assert_array_equal(scan.valid_in_all, [[False, True, True], [False, True, False]])
 
 

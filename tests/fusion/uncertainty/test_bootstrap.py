@@ -24,7 +24,7 @@ def fit():
     return problem, settings, state, result
 
 
-def test_a_replicate_depends_on_its_seed_alone(fit):
+def test_a_replicate_is_drawn_from_its_seed_alone(fit):
     *before, result = fit
     z, y = before[2].z.copy(), before[2].y.copy()
     three, two, other = (bootstrap(*before, result.maps, n, seed) for n, seed in ((3, 0), (2, 0), (2, 1)))
@@ -33,9 +33,6 @@ def test_a_replicate_depends_on_its_seed_alone(fit):
     # the fit they start from is as before
     np.testing.assert_array_equal(before[2].z, z)
     np.testing.assert_array_equal(before[2].y, y)
-
-
-def test_errors_and_residuals_add_up_to_the_drawn_noise(fit):
     problem, settings, state, result = fit
     found = bootstrap(problem, settings, state, result.maps, 2, seed=5)
     drawn = problem.resample(settings, state, result.maps, (5, 1))
@@ -44,7 +41,7 @@ def test_errors_and_residuals_add_up_to_the_drawn_noise(fit):
     np.testing.assert_allclose(found.maps + found.residual, scan_of(SHAPE)[0], atol=1e-9)
 
 
-def test_a_stop_keeps_the_replicates_that_are_done(fit):
+def test_a_stop_keeps_the_replicates_that_are_done(fit, monkeypatch):
     *fit, result = fit
 
     def stop_after(number, error):
@@ -58,10 +55,6 @@ def test_a_stop_keeps_the_replicates_that_are_done(fit):
         assert len(bootstrap(*fit, result.maps, 5, callback=stop_after(3, error))) == 3
         with pytest.raises(KeyboardInterrupt):
             bootstrap(*fit, result.maps, 5, callback=stop_after(1, error))
-
-
-def test_an_interrupted_fit_is_no_replicate(fit, monkeypatch):
-    *fit, result = fit
     numbers, solve = iter(range(9)), CalibratedProblem.solve
 
     def interrupted(*args, **options):
@@ -70,9 +63,6 @@ def test_an_interrupted_fit_is_no_replicate(fit, monkeypatch):
 
     monkeypatch.setattr(CalibratedProblem, "solve", interrupted)
     assert len(bootstrap(*fit, result.maps, 5)) == 2
-
-
-# ---- the errors are those that are made ---------------------------------------------------------------
 
 
 def regions_of(shape):
@@ -95,7 +85,7 @@ def test_intervals_cover_the_truth(phantom, counts, seeds):
     for seed in range(seeds):
         scan = PHANTOMS[phantom]((32, 32), counts=counts, haadf_blur=1.0, haadf_offset=0.2, seed=seed)
         problem = calibrated_problem(scan.maps.astype(np.float32), scan.haadf, scan.atomic_numbers, settings)
-        result, state = problem.solve(settings, problem.start(state))
+        result, state = problem.solve(settings, None if state is None else problem.start(state))
         found = bootstrap(problem, settings, state, result.maps, 8)
         for mask in regions_of(scan.haadf.shape):
             for i in np.flatnonzero(scan.truth[:, mask].sum(axis=1) > 5):

@@ -63,9 +63,6 @@ def place(sentence):
     return int(y), int(x)
 
 
-# ---- no cause, no finding ------------------------------------------------------------------------------
-
-
 def assert_quiet(counts, seed):
     checks = checks_of(truth_of(counts), seed, replace(MODEL, weights=MODEL.weights / counts))
     assert not checks.diagnostics(), f"{counts} counts, seed {seed}"
@@ -104,18 +101,12 @@ def test_small_scans_raise_nothing_and_no_error(shape):
     assert not set(codes(checks_of(truth))) & {COUNTS, HAADF}
 
 
-# ---- counts against maps ---------------------------------------------------------------------------------
-
-
-def test_a_map_that_is_too_smooth_contradicts_its_counts():
+def test_what_is_smooth_or_lacking_contradicts_its_counts():
     truth = truth_of()
     truth[0] += 10 * bump(13, 49, 2)
     (found,) = checks_of(truth, fused=np.stack([gaussian_filter(truth[0], 6), truth[1]])).diagnostics()
     assert (found.code, found.elements, found.severity) == (COUNTS, ("Fe",), "warning")
     assert np.abs(np.subtract(place(found.sentence), (13, 49))).max() <= 8
-
-
-def test_structure_that_the_counts_lack_contradicts_them():
     fused = truth_of()
     fused[1, 4:12, 40:48] += 4
     (found,) = checks_of(fused=fused).diagnostics()
@@ -145,34 +136,28 @@ def test_the_deviation_of_a_square_by_hand(scale):
     assert COUNTS not in codes(replace(checks, maps=(maps + fused) / 2))
 
 
-def test_residuals_are_in_standard_deviations():
+def test_sums_and_residuals_by_hand():
     checks = checks_of(seed=3)
     residuals = checks.residuals()
     assert residuals.mean() == pytest.approx(0, abs=5 / np.sqrt(residuals.size))
     assert residuals.std() == pytest.approx(1, abs=0.05)
     np.testing.assert_allclose(residuals * np.sqrt(checks.variance), checks.maps - checks.fused, atol=1e-12)
+    image = np.arange(30).reshape(5, 6)
+    np.testing.assert_array_equal(square_sums(image, 2), [[14, 22, 30], [62, 70, 78]])
+    np.testing.assert_array_equal(square_sums(np.stack([image, -image]), 3), [[[63, 90]], [[-63, -90]]])
 
 
-# ---- structure -----------------------------------------------------------------------------------------
-
-
-def test_flat_maps_and_maps_of_few_counts_have_no_structure():
+def test_structure_of_flat_maps_and_saturated_images():
     for second in (np.full(SHAPE, 2.0), truth_of(0.004)[1]):
         checks = checks_of(np.stack([truth_of()[0], second]), forward_model=replace(MODEL, weights=np.array([5.0, 0])))
         (found,) = checks.diagnostics()
         assert (found.code, found.elements, found.severity) == (FLAT, ("O",), "warning")
-
-
-def test_structure_under_a_saturated_image_is_structure():
     truth = np.stack([truth_of()[0], 0.01 + np.zeros(SHAPE)])
     truth[1, 16:24, 40:48] = 2.0
     checks = replace(checks_of(truth), haadf_valid=truth[1] < 1)
     assert FLAT not in codes(checks)
     checks.maps[1, 16:24, 40:48] = 0
     assert codes(replace(checks, fused=checks.maps)) == [FLAT]
-
-
-# ---- the image against the forward model ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("extra, y, x", [
@@ -194,7 +179,7 @@ def test_a_misaligned_image_is_reported(moved):
     assert found.code == HAADF and "a misaligned image (register='shift')" in found.sentence
 
 
-def test_the_unexplained_contrast_by_hand():
+def test_unexplained_contrast_by_hand_and_too_small():
     """Residuals 10 and 30, levels 15 and 35 of a noiseless image: the root of 500 over 10."""
     step = np.zeros((16, 16))
     step[:, 8:] = 20.0
@@ -203,10 +188,7 @@ def test_the_unexplained_contrast_by_hand():
     checks = replace(checks, maps=fused, haadf=10 + 5 + step, variance=np.full(fused.shape, 1e-6))
     sentence = next(d.sentence for d in checks.diagnostics() if d.code == HAADF)
     assert "224% rms, most at x = 12, y = 4" in sentence
-
-
-def test_small_or_unknown_contrast_is_not_reported():
-    """Significant, but less than a tenth of the contrast; or without a forward model."""
+    # Significant, but less than a tenth of the contrast; or without a forward model.
     step = np.arange(64) >= 48
     weak = replace(MODEL, weights=MODEL.weights / 10)
     assert not checks_of(truth_of(200), forward_model=weak, noise=0.1, extra=6.0 * step).diagnostics()
@@ -222,9 +204,6 @@ def test_squares_are_larger_than_the_blur():
     extra = gaussian_filter(model.image(truth), 3.0) - model.image(truth)
     assert HAADF not in codes(checks_of(truth, forward_model=model, extra=extra))
     assert HAADF in codes(checks_of(truth, forward_model=replace(model, blur=0.0), extra=extra))
-
-
-# ---- masks and units -----------------------------------------------------------------------------------
 
 
 def test_masked_pixels_are_not_checked():
@@ -256,15 +235,6 @@ def test_the_scale_of_the_data_does_not_matter():
         forward_model=LinearHaadfModel(gain * MODEL.weights / scale.ravel(), gain * MODEL.offset - 200),
     )  # fmt: skip
     assert scaled.diagnostics() == checks.diagnostics() and codes(checks) == [COUNTS, HAADF]
-
-
-def test_sums_over_squares_by_hand():
-    image = np.arange(30).reshape(5, 6)
-    np.testing.assert_array_equal(square_sums(image, 2), [[14, 22, 30], [62, 70, 78]])
-    np.testing.assert_array_equal(square_sums(np.stack([image, -image]), 3), [[[63, 90]], [[-63, -90]]])
-
-
-# ---- of a fit ------------------------------------------------------------------------------------------
 
 
 def test_checks_of_a_fit_of_counts():

@@ -8,8 +8,6 @@ import pytest
 from hyperspy_fusion.fusion.uncertainty import error_estimates
 from hyperspy_fusion.fusion.uncertainty.error_estimates import BootstrapReplicates
 
-# ---- errors of pixels --------------------------------------------------------------------------------
-
 
 def replicates_of(errors, residuals, maps=None, residual=None, counts_scale=1.0, counted=None, variance=1.0):
     """Bootstrap replicates of arrays; maps of 10 that were measured exactly unless they are given."""
@@ -37,6 +35,11 @@ def test_standard_errors_are_scatter_and_bias():
     np.testing.assert_allclose(found.standard_errors(), np.hypot(0.5, 1.2), rtol=0.03)
     scatter = replicates_of(noise[:, :, :, :], -noise).standard_errors()
     np.testing.assert_allclose(scatter, 0.5, rtol=0.05)
+    noise = white(6)
+    mean = replicates_of(noise, np.zeros_like(noise), variance=3.0).region_mean(REGION, 0)
+    assert (mean.value, mean.fused, mean.measured) == (10, 10, 10)
+    # known, and not what six replicates happen to show
+    assert mean.error == pytest.approx(np.sqrt(3 / 10)) and mean.measured_error == pytest.approx(np.sqrt(3 / 10))
 
 
 @pytest.mark.parametrize("seen, expected", [(0.3, 1), (1.0, 1), (1.4, 1.4), (1.9, 1.9), (5.0, 2)])
@@ -52,22 +55,12 @@ def test_bias_scale_is_the_slope_of_the_measured_residual(seen, expected):
     assert more == pytest.approx((expected**2 - 1) * np.mean(bias**2), rel=0.1)
 
 
-# ---- errors of region means --------------------------------------------------------------------------
-
 REGION = np.zeros((8, 8), bool)
 REGION[2:4, 1:6] = True
 
 
 def white(number=40, elements=1, seed=0):
     return np.random.default_rng(seed).normal(0, 1, (number, elements, 8, 8))
-
-
-def test_unsmoothed_maps_have_the_errors_of_the_measured_ones():
-    noise = white(6)
-    mean = replicates_of(noise, np.zeros_like(noise), variance=3.0).region_mean(REGION, 0)
-    assert (mean.value, mean.fused, mean.measured) == (10, 10, 10)
-    # known, and not what six replicates happen to show
-    assert mean.error == pytest.approx(np.sqrt(3 / 10)) and mean.measured_error == pytest.approx(np.sqrt(3 / 10))
 
 
 def test_region_mean_by_hand():
@@ -114,7 +107,7 @@ def test_weight_leaves_a_harmless_bias_and_the_least_error():
     assert error_estimates._least_weight(1.0, 1.0, 0.0, 0.0) == 1
 
 
-def test_a_mean_is_corrected_by_the_bias_of_replicates():
+def test_bias_of_replicates_is_scaled_and_taken_off():
     noise = white(400)
     noise -= noise.mean(axis=0)
     # measured exactly at what smoothing takes from maps that are smooth already, 1.5 in each pixel
@@ -123,6 +116,12 @@ def test_a_mean_is_corrected_by_the_bias_of_replicates():
     assert mean.fused == 10 and mean.value == pytest.approx(11.5, abs=1e-6) == mean.measured
     # as much may be left as was corrected, and a twentieth of the noise
     assert found.region_with(REGION, 0).unseen == pytest.approx(1.5**2 + 0.05 * 0.1, rel=1e-3)
+    noise = white(16)
+    noise -= noise.mean(axis=0)
+    found = replicates_of(0.2 * noise + 1.5, 0.8 * noise - 1.5, residual=np.full((1, 8, 8), -2.1))
+    assert found.bias_scales[0] == pytest.approx(1.4)
+    region = found.region(REGION, 0)
+    assert region.corrected == pytest.approx(10 - 2.1) and region.difference == pytest.approx(0)
 
 
 @pytest.mark.parametrize("counts_scale", [0.3, 1.0])
@@ -143,7 +142,7 @@ def test_variance_of_counts_is_their_own_mean(counts_scale):
     assert same.measured_error == pytest.approx(np.sqrt(counts_scale))
 
 
-def test_a_map_of_too_few_counts_is_contradicted():
+def test_variance_of_few_counts():
     rng = np.random.default_rng(0)
     # 3 counts in the map, 10 measured: a contradiction were the map true, none to counts that vary as ten do
     noise = np.sqrt(0.3) * rng.normal(size=(400, 1, 8, 8))
@@ -152,9 +151,6 @@ def test_a_map_of_too_few_counts_is_contradicted():
     mean = replicates_of(0 * noise, noise, **options).region_mean(REGION, 0)
     assert 0.8 < mean.value < 1 and mean.measured_error**2 == pytest.approx(0.1 * mean.value, rel=0.1)
     assert mean.error**2 > 0.7 * mean.measured_error**2
-
-
-def test_variance_of_counts_is_at_least_that_of_background():
     noise = white(400)
     noise -= noise.mean(axis=0)
     # 30 counts of background of which 20 were measured: there are no fewer than none besides
@@ -195,16 +191,7 @@ def test_scatter_beside_the_noise_is_widened_by_student():
     assert wider == pytest.approx(1, abs=6e-3)
 
 
-def test_bias_of_replicates_is_scaled():
-    noise = white(16)
-    noise -= noise.mean(axis=0)
-    found = replicates_of(0.2 * noise + 1.5, 0.8 * noise - 1.5, residual=np.full((1, 8, 8), -2.1))
-    assert found.bias_scales[0] == pytest.approx(1.4)
-    region = found.region(REGION, 0)
-    assert region.corrected == pytest.approx(10 - 2.1) and region.difference == pytest.approx(0)
-
-
-def test_shares_of_two_maps_follow_from_their_ratio():
+def test_shares_of_maps():
     noise = white(40, 2)
     maps = np.stack([np.full((8, 8), 12.0), np.full((8, 8), 8.0)])
     found = replicates_of(0.5 * noise, 0.5 * noise, maps=maps)
@@ -215,9 +202,6 @@ def test_shares_of_two_maps_follow_from_their_ratio():
     np.testing.assert_allclose(values, [quotient / (1 + quotient), 1 / (1 + quotient)])
     # d(r / (1 + r)) = dr / (1 + r)^2
     np.testing.assert_allclose(errors, 1.5 * ratio.error / (1 + quotient) ** 2)
-
-
-def test_errors_common_to_all_maps_are_in_no_share():
     noise = np.random.default_rng(0).normal(0, 0.1, (40, 1, 1, 1)) * np.ones((1, 3, 8, 8))
     maps = np.arange(1.0, 4.0)[:, None, None] * np.ones((3, 8, 8))
     found = replicates_of(noise * maps, 0 * noise, maps=maps, counts_scale=np.nan, variance=1e-6)
@@ -230,7 +214,20 @@ def test_errors_common_to_all_maps_are_in_no_share():
     assert np.isnan(values).all() and np.isinf(errors).all()
 
 
-def test_noise_that_no_replicate_drew_is_independent():
+def test_maps_without_counts_have_errors():
+    zeros = np.zeros((8, 1, 8, 8))
+    mean = replicates_of(zeros, zeros, maps=zeros[0], counts_scale=3.0).region_mean(REGION, 0)
+    assert mean.value == 0 and mean.error == pytest.approx(1.14 * 3 / 10)
+    assert (
+        replicates_of(zeros, zeros, maps=zeros[0], counts_scale=np.nan, variance=0.0).region_mean(REGION, 0).error == 0
+    )
+    # what is left of none in single precision is none
+    rounded = replicates_of(zeros, zeros, maps=zeros[0] + 1e-7, counts_scale=3.0).region_mean(REGION, 0)
+    assert rounded.error == pytest.approx(1.14 * 3 / 10) == rounded.measured_error
+    found = replicates_of(zeros, zeros, maps=zeros[0], variance=0.0, residual=np.full((1, 8, 8), 0.5))
+    mean = found.region_mean(REGION, 0)
+    assert mean.value == pytest.approx(0.5, abs=0.1)
+    assert mean.measured_error == pytest.approx(np.sqrt(5) / 10) and mean.error > 0.15
     zeros = np.zeros((16, 2, 8, 8))
     # five counts of each where the maps have none
     found = replicates_of(zeros, zeros, maps=zeros[0], variance=0.0, residual=np.full((2, 8, 8), 0.5))
@@ -248,21 +245,15 @@ def masked_in_part(filled=0.0, residual=0.0):
     return replicates_of(errors, np.where(counted, 0.5 * noise, 0), residual=residual * counted, counted=counted)
 
 
-def test_measured_mean_is_that_of_valid_pixels():
+def test_filled_pixels_have_the_error_of_the_map():
     mean = masked_in_part(residual=2.0).region_mean(REGION, 0)
     assert mean.measured == pytest.approx(12) and mean.fused == 10
     # the part of the region that was measured moves, here by 2 in 7 of 10 pixels
     assert mean.weight > 0.7 and mean.value == pytest.approx(10 + 1.4 * mean.weight)
-
-
-def test_error_of_filled_pixels_does_not_depend_on_others():
     mean, biased = (masked_in_part(filled, residual=2.0).region_mean(REGION, 0) for filled in (0.0, -3.0))
     assert biased.weight == pytest.approx(mean.weight) and biased.measured_error == pytest.approx(mean.measured_error)
     assert biased.value == pytest.approx(mean.value + 0.9)
     assert biased.error**2 == pytest.approx(mean.error**2 + 0.9**2)
-
-
-def test_a_masked_region_has_the_error_of_filled_pixels():
     noise = white()
     nothing = np.zeros_like(noise)
     found = replicates_of(0.3 * noise, nothing, counted=np.zeros((1, 8, 8), bool))
@@ -271,18 +262,6 @@ def test_a_masked_region_has_the_error_of_filled_pixels():
     means = 0.3 * noise[:, 0][:, REGION].mean(axis=1)
     assert mean.value == pytest.approx(10 - means.mean()) and mean.error > means.std()
     assert mean.error == pytest.approx(means.std(), rel=0.05)
-
-
-def test_no_counts_have_the_error_of_about_one():
-    zeros = np.zeros((8, 1, 8, 8))
-    mean = replicates_of(zeros, zeros, maps=zeros[0], counts_scale=3.0).region_mean(REGION, 0)
-    assert mean.value == 0 and mean.error == pytest.approx(1.14 * 3 / 10)
-    assert (
-        replicates_of(zeros, zeros, maps=zeros[0], counts_scale=np.nan, variance=0.0).region_mean(REGION, 0).error == 0
-    )
-    # what is left of none in single precision is none
-    rounded = replicates_of(zeros, zeros, maps=zeros[0] + 1e-7, counts_scale=3.0).region_mean(REGION, 0)
-    assert rounded.error == pytest.approx(1.14 * 3 / 10) == rounded.measured_error
 
 
 def test_draws_without_counts_have_no_slope():
@@ -299,15 +278,7 @@ def test_draws_without_counts_have_no_slope():
     assert abs(found.region(REGION, 0).corrected - 0.02) < 0.02
 
 
-def test_counts_where_the_map_has_none_have_an_error():
-    zeros = np.zeros((8, 1, 8, 8))
-    found = replicates_of(zeros, zeros, maps=zeros[0], variance=0.0, residual=np.full((1, 8, 8), 0.5))
-    mean = found.region_mean(REGION, 0)
-    assert mean.value == pytest.approx(0.5, abs=0.1)
-    assert mean.measured_error == pytest.approx(np.sqrt(5) / 10) and mean.error > 0.15
-
-
-def test_errors_that_two_maps_share_cancel_in_their_ratio():
+def test_errors_of_ratios_of_maps():
     noise = white()
     noise -= noise.mean(axis=0)
     both = np.concatenate([noise, 2 * noise], axis=1)
@@ -319,9 +290,6 @@ def test_errors_that_two_maps_share_cancel_in_their_ratio():
     alone = found.region_mean(REGION, 0).error / 10
     assert opposite.ratio(REGION, 0, 1).error == pytest.approx(0.5 * 2 * alone)
     assert found.ratio(REGION, 1, 1).error == pytest.approx(0, abs=1e-8)
-
-
-def test_ratio_to_nothing_has_no_finite_error():
     noise = white(elements=2)
     found = replicates_of(noise, np.zeros_like(noise), maps=np.zeros((2, 8, 8)))
     assert np.isnan(found.ratio(REGION, 0, 1).value) and found.ratio(REGION, 0, 1).error == np.inf

@@ -6,10 +6,18 @@ import pytest
 from hyperspy_fusion.fusion.uncertainty.fisher import attainable_gain
 
 
-def test_gain_of_a_pixel_by_hand():
+def test_gain_by_hand():
     # S = 1 * 2 + 4 * 3 = 14
     gain = attainable_gain(np.array([2.0, 3.0]).reshape(2, 1, 1), np.array([1.0, 2.0]), 1.0)
     np.testing.assert_allclose(gain.ravel(), [15 / 13, 15 / 3], rtol=1e-12)
+    gain = attainable_gain(np.array([[[4.0]]]), np.array([3.0]), 0.1)
+    assert gain.item() == pytest.approx(1 + 9 * 4 / 0.01)
+    gain = attainable_gain(np.ones((2, 1, 1)), np.array([1.0, 0.0]), 1.0)
+    np.testing.assert_allclose(gain.ravel(), [2, 1])
+    variance = np.array([[[np.nan, 2.0]], [[3.0, 3.0]]])
+    gain = attainable_gain(variance, np.array([1.0, 2.0]), np.array([[1.0, np.inf]]))
+    # of two unknowns in one number, the one that was not measured takes it all; a masked image says nothing
+    np.testing.assert_array_equal(gain, [[[np.nan, 1]], [[1, 1]]])
 
 
 def test_gain_is_that_of_the_inverse_fisher_matrix():
@@ -20,20 +28,3 @@ def test_gain_is_that_of_the_inverse_fisher_matrix():
         fisher = np.diag(1 / variance[:, y, x]) + np.outer(w, w) / sigma[y, x] ** 2
         expected = variance[:, y, x] / np.diag(np.linalg.inv(fisher))
         np.testing.assert_allclose(gain[:, y, x], expected, rtol=1e-10)
-
-
-def test_a_perfect_image_determines_one_element():
-    gain = attainable_gain(np.array([[[4.0]]]), np.array([3.0]), 0.1)
-    assert gain.item() == pytest.approx(1 + 9 * 4 / 0.01)
-
-
-def test_an_element_without_weight_gains_nothing():
-    gain = attainable_gain(np.ones((2, 1, 1)), np.array([1.0, 0.0]), 1.0)
-    np.testing.assert_allclose(gain.ravel(), [2, 1])
-
-
-def test_gain_where_something_is_masked():
-    variance = np.array([[[np.nan, 2.0]], [[3.0, 3.0]]])
-    gain = attainable_gain(variance, np.array([1.0, 2.0]), np.array([[1.0, np.inf]]))
-    # of two unknowns in one number, the one that was not measured takes it all; a masked image says nothing
-    np.testing.assert_array_equal(gain, [[[np.nan, 1]], [[1, 1]]])
