@@ -54,8 +54,9 @@ LARGEST_WEIGHT, SMALLEST_WEIGHT = 100.0, 1e-4
 COARSE, FINE = 2.0, np.sqrt(2)
 # a penalty so many standard errors behind another, in one fold, has its weight from that fold
 FAR_BEHIND = 5.0
-# when low-accuracy fits end; their scores then differ from those of the final maps by less than those of neighbours
-LOW_ACCURACY = Stopping(max_iter=50, gap=6e-3, settled=0.3)
+# When low-accuracy fits end. With half the iterations, or at a gap of 6e-3, the search took too small weights at a
+# twentieth of the counts of a real scan; with more, nothing changed.
+LOW_ACCURACY = Stopping(max_iter=100, settled=0.3)
 # folds are held out until they have so many pixels: large scans need fewer
 HELD_OUT_PIXELS = 2**17
 # so many times less smoothing than usual is chosen for data that were smoothed before

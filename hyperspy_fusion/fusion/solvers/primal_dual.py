@@ -292,13 +292,15 @@ class _Iteration:
         """Run the iterations of one call; return the reason of their end."""
         state = self.state
         is_unknown = stopping.settled > 0 and state.standard_errors is None
-        if not state.records:
+        # nobody asks for the gap before the end
+        is_quiet = stopping.gap == 0 and callback is None and not is_unknown
+        if not state.records and not is_quiet:
             self.measure_slack()
             self.evaluate()
         relaxation = 1  # a state ends with it
         for k in range(1, stopping.max_iter + 1):
             requested = interruption.requested
-            if requested and state.records[-1][0] == state.n_iter:
+            if requested and (not state.n_iter or state.records and state.records[-1][0] == state.n_iter):
                 return StopReason.INTERRUPTED
             due = (state.n_iter + 1) % CHECK_EVERY == 0
             left = stopping.max_iter - k
@@ -311,9 +313,12 @@ class _Iteration:
                 if state.n_iter in _ADAPT_EARLY:
                     self.adapt()
                 continue
-            self.evaluate()
             remaining = self.remaining() if due else np.inf
             is_settled = remaining <= stopping.settled
+            if is_quiet and not (is_settled or is_last or requested or np.isnan(remaining)):
+                self.adapt()
+                continue
+            self.evaluate()
             state.fraction = self.fraction(stopping, k, remaining)
             if requested:
                 return StopReason.INTERRUPTED
@@ -485,7 +490,7 @@ class _Iteration:
     def result(self, reason):
         """The result in the units of the input."""
         state, problem = self.state, self.problem
-        if state.records[-1][0] != state.n_iter:
+        if not state.records or state.records[-1][0] != state.n_iter:
             self.evaluate()
         iterations, terms, all_gaps = zip(*state.records, strict=True)
         history = {name: np.array([getattr(t, name) for t in terms]) for name in ("haadf", "chem", "tv", "total")}
