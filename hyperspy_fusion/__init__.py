@@ -23,7 +23,7 @@ __version__ = _version("hyperspy_fusion")
 _PUBLIC = {
     "AutoSettings": "hyperspy_fusion.fusion.settings",
     "CalibratedSettings": "hyperspy_fusion.fusion.settings",
-    "ElementMaps": "hyperspy_fusion.signals",
+    "ElementMaps": "hyperspy_fusion.signals.element_maps",
     "FusedMultiModal": "hyperspy_fusion.model",
     "PublishedSettings": "hyperspy_fusion.fusion.settings",
     "element_maps": "hyperspy_fusion.maps.sources",
@@ -57,4 +57,4 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-_import_module("hyperspy_fusion.signals.fuse_method").attach_fuse()
+_import_module("hyperspy_fusion.api").attach_fuse()

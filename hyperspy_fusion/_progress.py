@@ -2,99 +2,80 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import time
 from typing import Any
 
-import numpy as np
-
-
-def _shown(show):
-    """Whether to draw a bar; None follows HyperSpy's preference."""
-    import hyperspy.api as hs
-
-    general: Any = hs.preferences.General
-    return general.show_progressbar if show is None else show
-
-
-@contextmanager
-def progress(total, show, state=None, desc="Fusing", unit="iteration", tol=None):
-    """Context that yields a callback for solvers, which moves a bar of ``total`` iterations.
-
-    Parameters
-    ----------
-    total
-        Iterations at the most.
-    show
-        Whether to draw it; None follows HyperSpy's preference.
-    state
-        State that the fit goes on from, or None.
-    desc, unit
-        Title of the bar, and the unit that it counts.
-    tol
-        Relative duality gap at which a solver stops, usually long before ``total``.
-    """
-    labels = {"desc": desc, "unit": unit}
-    bar = _Bar(total, _shown(show), state, labels, tol)
-    try:
-        yield bar
-    finally:
-        bar.close()
-
-
-@contextmanager
-def counted(title, unit, show):
-    """Context that yields a function to call after every ``unit``, where their number is not known before."""
-    count = _Count(title, unit, _shown(show))
-    try:
-        yield count
-    finally:
-        count.close()
-
-
-class _Count:
-    """A bar made with the first call: most fits have nothing to count."""
-
-    def __init__(self, title, unit, show):
-        self.title, self.unit, self.show, self.bar = title, unit, show, None
-
-    def __call__(self):
-        from hyperspy.external.progressbar import progressbar
-
-        if self.bar is None:
-            self.bar = progressbar(disable=not self.show, desc=self.title, unit=self.unit)
-        self.bar.update(1)
-
-    def close(self):
-        if self.bar is not None:
-            self.bar.close()
-
-
-# for solvers that stop at a gap, of which the time for all iterations is no estimate
-_BY_GAP = "{desc}: {n_fmt}/{total_fmt} at most [{elapsed}, {rate_fmt}{postfix}]"
+_WITH_TIME_LEFT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
+# the fits to all data take about as long as so many of a search; benchmarks/handsfree.py prints both
+_FINAL = 9
 
 
 class _Bar:
-    """A bar made with the first iteration, so that compilation is not part of its time."""
+    """A context with a bar that is made with the first step, so that compilation is not part of its time."""
 
-    def __init__(self, total, show, state, labels, tol=None):
-        self.total, self.show, self.labels, self.tol, self.bar = total, show, labels, tol, None
-        self.done = 0 if state is None else state.n_iter
+    def __init__(self, show, **options):
+        self.show, self.options = show, options
+        self.bar: Any = None
 
-    def __call__(self, state):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.bar is not None:
+            self.bar.close()
+
+    def step(self, by=1, **options):
+        import hyperspy.api as hs
         from hyperspy.external.progressbar import progressbar
 
         if self.bar is None:
-            ends_by_gap = {"bar_format": _BY_GAP} if np.isfinite(getattr(state, "gap", np.nan)) else {}
-            self.bar = progressbar(total=self.total, disable=not self.show, **self.labels, **ends_by_gap)
-        # solvers may report only every few iterations
-        self.bar.update(state.n_iter - self.done)
-        self.done = state.n_iter
-        gap = getattr(state, "gap", np.nan)
-        if np.isfinite(gap):
-            self.bar.set_postfix_str(
-                f"gap {gap:.1e}{'' if self.tol is None else f', ends at {self.tol:.0e}'}", refresh=False
-            )
+            general: Any = hs.preferences.General
+            show = general.show_progressbar if self.show is None else self.show
+            self.bar = progressbar(disable=not show, **self.options, **options)
+        self.bar.update(by)
 
-    def close(self):
-        if self.bar is not None:
-            self.bar.close()
+
+class counted(_Bar):
+    """Context that yields a function to call after every ``unit``; ``total`` is their number, None where not known."""
+
+    def __init__(self, title, unit, show, total=None):
+        super().__init__(show, desc=title, unit=unit, total=total)
+
+    def __call__(self):
+        self.step()
+
+
+class progress(_Bar):
+    """Context with one bar for a whole fit: it shows the stage and the time left."""
+
+    def __init__(self, show):
+        super().__init__(show, desc="Fusing", total=100, bar_format=_WITH_TIME_LEFT)
+        self.searched, self.done, self.begun = 0.0, 0.0, None
+
+    def choosing(self, n_fits, expected):
+        """To call after each fit of a search, with the numbers of fits done and expected."""
+        expected = max(expected, n_fits)
+        self.searched = n_fits / (expected + _FINAL)
+        self._show(self.searched, f"choosing settings {n_fits}/{expected}")
+
+    def fitting(self, state, max_iter):
+        """To call with the state of a solver."""
+        fraction = getattr(state, "fraction", state.n_iter / max_iter)
+        self._show(self.searched + (1 - self.searched) * fraction, getattr(state, "stage", "fitting"))
+
+    def _show(self, done, stage):
+        now, done = time.perf_counter(), min(max(done, self.done), 0.99)
+        if self.begun is None:  # compilation is over
+            self.begun = now, done
+        since, first = self.begun
+        left = (now - since) * (1 - done) / (done - first) if done > first else None
+        self.left = left
+        self.step(100 * (done - self.done))
+        self.done = done
+        self.bar.set_postfix_str(stage if left is None else f"{stage}, about {left:.0f} s left", refresh=False)
+
+    def __exit__(self, *error):
+        if self.bar is not None and not any(error):
+            self.step(100 * (1 - self.done))
+            self.bar.set_postfix_str("done")
+        super().__exit__(*error)

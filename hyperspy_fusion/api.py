@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hyperspy_fusion.fusion.settings import PublishedSettings
     from hyperspy_fusion.signals.element_maps import ElementMaps
 
+_logger = logging.getLogger(__name__)
+
 
 def fuse(
     maps: Any,
     haadf: Any,
     *,
-    method: str = "published",
+    method: str = "auto",
     elements: list[str] | None = None,
     xray_lines: list[str] | None = None,
     integration_windows: float = 2.0,
@@ -110,4 +114,41 @@ def fuse(
     model.fit(settings=chosen, show_progressbar=show_progressbar, num_workers=num_workers)
     if n_resamples:
         model.standard_errors(n_resamples, show_progressbar=show_progressbar, num_workers=num_workers)
-    return model._signal(model._data())
+    return model._signal()
+
+
+def _as_method(function) -> Any:
+    """A method with the signature and the docstring of ``function``, whose first argument is the signal."""
+
+    def method(self, haadf, **options):
+        return function(self, haadf, **options)
+
+    signature = inspect.signature(function)
+    first, *others = signature.parameters.values()
+    setattr(method, "__signature__", signature.replace(parameters=[first.replace(name="self"), *others]))  # noqa: B010
+    method.__name__ = method.__qualname__ = "fuse"
+    text = function.__doc__
+    if text:  # python -OO has none
+        head, tail = inspect.cleandoc(text).split(f"{first.name} : ", 1)
+        method.__doc__ = head + tail[tail.index("haadf : ") :]
+    return method
+
+
+fuse_method = _as_method(fuse)
+
+
+def attach_fuse() -> None:
+    """Give ``BaseSignal`` the method ``fuse``, unless another package has given it one.
+
+    Lists, dictionaries and signals whose class has another ``fuse`` go to :func:`hyperspy_fusion.fuse`.
+    """
+    from hyperspy.signal import BaseSignal
+
+    present = getattr(BaseSignal, "fuse", None)
+    if present is None:
+        setattr(BaseSignal, "fuse", fuse_method)  # noqa: B010
+    elif getattr(present, "__module__", None) != __name__:
+        _logger.warning(
+            "HyperSpy signals have a method fuse of %s already; it is kept. Use hyperspy_fusion.fuse(signal, haadf).",
+            getattr(present, "__module__", "another package"),
+        )

@@ -1,36 +1,36 @@
 """Phantoms: scans whose true element maps are known, made here and the same on every machine.
 
-Each is a structure, ``atoms`` in the beam per pixel, scanned by one acquisition: counts are Poisson with
-a mean proportional to the atoms, by the same factor for all elements, and the HAADF image is
+Each is a structure, ``atoms`` in the beam per pixel, scanned by one acquisition. Counts are Poisson with a mean
+proportional to the atoms, by the same factor for all elements. The HAADF image is
 ``offset + gain * blur(sum_i Z_i**1.7 atoms_i)`` plus Gaussian noise.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 ATOMIC_NUMBERS = {"O": 8, "Al": 13, "Ti": 22, "Fe": 26, "Ni": 28, "Cu": 29, "Sr": 38, "Pd": 46, "Pt": 78}
 
-# Exponent of Z in the intensity a HAADF detector collects from one atom: 1.64 measured on single atoms
-# (Krivanek et al., Nature 464, 571, 2010), up to 2 for the largest angles (Treacy, Microsc. Microanal. 17,
-# 847, 2011).
+# Exponent of Z in the intensity a HAADF detector collects from one atom: 1.64 measured on single atoms (Krivanek et
+# al., Nature 464, 571, 2010), up to 2 for the largest angles (Treacy, Microsc. Microanal. 17, 847, 2011).
 HAADF_EXPONENT = 1.7
 
-# Cubic lattice parameters at room temperature in nm: powder diffraction file 19-629 (Fe3O4) and 35-734
-# (SrTiO3), CRC Handbook of Chemistry and Physics (metals, all face-centred).
+# Cubic lattice parameters at room temperature in nm: powder diffraction file 19-629 (Fe3O4) and 35-734 (SrTiO3), CRC
+# Handbook of Chemistry and Physics (metals, all face-centred).
 _LATTICE_NM = {"Fe3O4": 0.8396, "SrTiO3": 0.3905, "Al": 0.40496, "Ni": 0.3524, "Pd": 0.3890, "Pt": 0.3924}
-# Tetragonal Al2Cu, a, a and c in nm, 4 formula units in the cell (Meetsma et al., J. Solid State Chem. 83,
-# 370, 1989).
+# Tetragonal Al2Cu, a, a and c in nm, 4 formula units in the cell (Meetsma et al., J. Solid State Chem. 83, 370, 1989).
 _AL2CU_CELL_NM = (0.6067, 0.6067, 0.4877)
 
 # Above it Poisson draws could leave uint16.
 _MAX_COUNTS = 60000
 
-# Particles of the core-shell phantom: centre as fractions of height and width, outer radius as a
-# fraction of the shorter side, core radius as a fraction of the outer one.
+# Particles of the core-shell phantom: centre as fractions of height and width, outer radius as a fraction of the
+# shorter side, core radius as a fraction of the outer one.
 _PARTICLES = (
     (0.34, 0.30, 0.225, 0.74),
     (0.66, 0.64, 0.265, 0.78),
@@ -60,8 +60,8 @@ class Phantom:
     pixel_size_nm
         Edge of a square pixel in nm.
     haadf_weights
-        ``(n_elements,)`` float64, HAADF intensity per count of ``truth``. Without noise and blur,
-        ``haadf`` is ``haadf_offset + sum_i haadf_weights[i] * truth[i]``.
+        ``(n_elements,)`` float64, HAADF intensity per count of ``truth``. Without noise and blur, ``haadf`` is
+        ``haadf_offset + sum_i haadf_weights[i] * truth[i]``.
     haadf_offset
         HAADF intensity where there are no atoms.
     """
@@ -103,17 +103,15 @@ class Phantom:
         haadf : hyperspy.signals.Signal2D
             The HAADF image on the same axes.
         """
-        sources = zip(self.elements, self.maps, strict=True)
-        return [self._signal(data, element, element) for element, data in sources], self._signal(self.haadf, "HAADF")
+        counts = zip(self.maps, self.elements, strict=True)
+        maps = [self._signal(data, e, "X-ray counts ()", {"elements": [e]}) for data, e in counts]
+        return maps, self._signal(self.haadf, "HAADF", "Intensity (a.u.)", {})
 
-    def _signal(self, data, title, element=None):
+    def _signal(self, data, title, quantity, sample):
         import hyperspy.api as hs
 
-        metadata = {
-            "General": {"title": title},
-            "Signal": {"quantity": "Intensity (a.u.)" if element is None else "X-ray counts ()"},
-            "Sample": {"description": self.title, **({} if element is None else {"elements": [element]})},
-        }
+        sample = {"description": self.title, **sample}
+        metadata = {"General": {"title": title}, "Signal": {"quantity": quantity}, "Sample": sample}
         sizes = zip("yx", self.haadf.shape, strict=True)
         axes = [{"name": name, "size": size, "scale": self.pixel_size_nm, "units": "nm"} for name, size in sizes]
         # a copy: what is done to a signal must not reach the phantom
@@ -134,6 +132,8 @@ def _acquire(
     seed: int = 0,
 ):
     """Scan projected ``atoms`` (n, ny, nx): Poisson maps and a HAADF image by the incoherent forward model."""
+    from scipy.ndimage import gaussian_filter
+
     _check_positive("pixel_size_nm", pixel_size_nm)
     _check_positive("counts", counts, _MAX_COUNTS)
     _check_positive("haadf_snr", haadf_snr, np.inf)
@@ -145,19 +145,13 @@ def _acquire(
     maps = rng.poisson(truth).astype(np.uint16)
     cross_sections = np.array([ATOMIC_NUMBERS[element] ** HAADF_EXPONENT for element in elements])
     clean = np.tensordot(cross_sections, truth, 1)
+    if not 0 <= haadf_blur < min(clean.shape):
+        raise ValueError(f"haadf_blur is {haadf_blur!r}: it must be at least 0 and below {min(clean.shape)} pixels.")
     weights = haadf_gain / clean.max() * cross_sections
-    clean = haadf_offset + haadf_gain * _blurred(clean / clean.max(), haadf_blur)
+    # a blur of 0 returns the values untouched; the mirrored edge keeps the sum
+    clean = haadf_offset + haadf_gain * gaussian_filter(clean / clean.max(), haadf_blur, mode="reflect")
     haadf = clean + haadf_gain * rng.normal(0, 1, clean.shape) / haadf_snr
     return Phantom(title, tuple(elements), truth, maps, haadf, float(pixel_size_nm), weights, float(haadf_offset))
-
-
-def _blurred(image, sigma):
-    from scipy.ndimage import gaussian_filter
-
-    if not 0 <= sigma < min(image.shape):
-        raise ValueError(f"haadf_blur is {sigma!r}: it must be at least 0 and below {min(image.shape)} pixels.")
-    # sigma 0 returns the values untouched; the mirrored edge keeps the sum
-    return gaussian_filter(image, sigma, mode="reflect")
 
 
 def _check_positive(name, value, most=1e9):
@@ -174,11 +168,11 @@ pixel_size_nm
 _SCAN_OPTIONS = """counts
     Expected counts in the brightest pixel of the strongest map, above 0. Fewer counts, more noise.
 haadf_snr
-    Brightest HAADF pixel, above the offset and before the blur, over the standard deviation of the
-    Gaussian noise; ``np.inf`` for none.
+    Brightest HAADF pixel, above the offset and before the blur, over the standard deviation of the Gaussian noise;
+    ``np.inf`` for none.
 haadf_blur
-    Standard deviation in pixels of the Gaussian that blurs the HAADF image but not the maps, 0 or more;
-    the edges are mirrored, so that the mean stays.
+    Standard deviation in pixels of the Gaussian that blurs the HAADF image but not the maps, 0 or more; the edges are
+    mirrored, so that the mean stays.
 haadf_offset
     HAADF intensity of vacuum, in units of the brightest pixel of an image with neither blur nor gain.
 haadf_gain
@@ -191,57 +185,65 @@ Raises
 ValueError
     For a shape that is not two sizes of at least 8, or an option out of its range."""
 _RAMP_OPTION = """thickness_ramp
-    Fraction of the thickness of the last row that the first one lacks, in [0, 1); 0 for a slab, whose
-    HAADF coefficients cannot be distinguished from its offset."""
+    Fraction of the thickness of the last row that the first one lacks, in [0, 1); 0 for a slab, whose HAADF
+    coefficients cannot be distinguished from its offset."""
 
 
-def _scanned(structure):
-    """Spell out the options of the acquisition, common to all phantoms, in signature and docstring."""
-    own = inspect.signature(structure)
-    scan = [p for p in inspect.signature(_acquire).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    structure.__signature__ = own.replace(parameters=kept + scan)
-    text, _, options = inspect.cleandoc(structure.__doc__ or "").partition("Parameters\n----------\n")
-    options = options.replace("<thickness_ramp>", _RAMP_OPTION).rstrip()
-    structure.__doc__ = "\n".join(filter(None, [text.rstrip() + "\n", _FRAME_OPTIONS, options, _SCAN_OPTIONS]))
-    return structure
+def _phantom(title: str, *elements: str) -> Callable[[Callable], Callable[..., Phantom]]:
+    """A function that scans a structure; its signature and docstring have the options of the acquisition too."""
+
+    def decorated(structure):
+        own = inspect.signature(structure).parameters
+
+        @functools.wraps(structure)
+        def phantom(shape=(128, 128), *, pixel_size_nm=own["pixel_size_nm"].default, **options):
+            chosen = {name: options.pop(name) for name in [*options] if name in own}
+            sizes = np.asarray(shape)
+            if sizes.shape != (2,) or sizes.dtype.kind not in "iu" or sizes.min() < 8:
+                raise ValueError(
+                    f"shape is {shape!r}: a phantom needs (ny, nx), whole numbers, both at least 8 pixels."
+                )
+            atoms = structure(tuple(int(size) for size in sizes), pixel_size_nm=pixel_size_nm, **chosen)
+            return _acquire(title, elements, atoms, pixel_size_nm, **options)
+
+        scan = [p for p in inspect.signature(_acquire).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        signature = inspect.Signature([*own.values(), *scan], return_annotation="Phantom")
+        text, _, options = inspect.cleandoc(structure.__doc__ or "").partition("Parameters\n----------\n")
+        options = options.replace("<thickness_ramp>", _RAMP_OPTION).rstrip()
+        phantom.__doc__ = "\n".join(filter(None, [text.rstrip() + "\n", _FRAME_OPTIONS, options, _SCAN_OPTIONS]))
+        setattr(phantom, "__signature__", signature)  # noqa: B010
+        return phantom
+
+    return decorated
 
 
-@_scanned
-def core_shell(shape: tuple = (128, 128), *, pixel_size_nm: float = 0.5, **scan) -> Phantom:
+@_phantom("Fe3O4 cores in Pt shells (phantom)", "Pt", "Fe", "O")
+def core_shell(shape: tuple = (128, 128), *, pixel_size_nm: float = 0.5):
     """Iron oxide cores (Fe3O4) in platinum shells, and two small platinum particles, in vacuum.
 
-    Counts are proportional to the number of atoms in the beam, with the same factor for all elements,
-    so that ratios of counts are atomic ratios: where there is oxide, the true Fe/O is 3/4.
+    Counts are proportional to the number of atoms in the beam, with the same factor for all elements, so that ratios of
+    counts are atomic ratios: where there is oxide, the true Fe/O is 3/4.
     """
-    oxide, platinum = _core_shell_thickness(_checked_shape(shape))
+    oxide, platinum = _core_shell_thickness(shape)
     # Fe3O4 has 8 formula units in its cell
     formula_units = 8 / _LATTICE_NM["Fe3O4"] ** 3 * oxide
-    atoms = np.stack([_fcc_density("Pt") * platinum, 3 * formula_units, 4 * formula_units])
-    return _acquire("Fe3O4 cores in Pt shells (phantom)", ("Pt", "Fe", "O"), atoms, pixel_size_nm, **scan)
+    return np.stack([_fcc_density("Pt") * platinum, 3 * formula_units, 4 * formula_units])
 
 
-@_scanned
-def atomic_columns(
-    shape: tuple = (128, 128),
-    *,
-    pixel_size_nm: float = 0.025,
-    column_sigma_nm: float = 0.07,
-    **scan,
-) -> Phantom:
+@_phantom("SrTiO3 along [001] (phantom)", "Sr", "Ti", "O")
+def atomic_columns(shape: tuple = (128, 128), *, pixel_size_nm: float = 0.025, column_sigma_nm: float = 0.07):
     """Strontium titanate (SrTiO3) along [001]: heavy Sr columns, mixed Ti-O columns, light O columns.
 
-    The unit cell has an edge of 0.3905 nm: Sr at its corners, Ti and O at its centre, O at the middle of
-    its edges, one atom of each kind per column and cell. An Sr column stands in the centre of the image.
-    Columns are Gaussian, as wide as probe, thermal motion and the delocalisation of ionisation make them,
-    and equally wide for all elements. The specimen is equally thick everywhere.
+    The unit cell has an edge of 0.3905 nm: Sr at its corners, Ti and O at its centre, O at the middle of its edges, one
+    atom of each kind per column and cell. An Sr column stands in the centre of the image. Columns are Gaussian, as wide
+    as probe, thermal motion and the delocalisation of ionisation make them, and equally wide for all elements. The
+    specimen is equally thick everywhere.
 
     Parameters
     ----------
     column_sigma_nm
         Standard deviation of a column in nm, at least the edge of a pixel.
     """
-    shape = _checked_shape(shape)
     _check_positive("pixel_size_nm", pixel_size_nm)
     _check_positive("column_sigma_nm", column_sigma_nm)
     if pixel_size_nm > column_sigma_nm:
@@ -249,72 +251,53 @@ def atomic_columns(
             f"pixel_size_nm is {pixel_size_nm} and column_sigma_nm {column_sigma_nm}: pixels larger than one "
             "sigma do not resolve the columns, give smaller ones."
         )
-    cell = _LATTICE_NM["SrTiO3"] / pixel_size_nm
-    sigma = column_sigma_nm / pixel_size_nm
+    cell, sigma = _LATTICE_NM["SrTiO3"] / pixel_size_nm, column_sigma_nm / pixel_size_nm
     # sites at whole and at half multiples of the cell, along y and along x
     (y0, x0), (y5, x5) = ([_row_of_gaussians(n, cell, shift, sigma) for n in shape] for shift in (0, 0.5))
-    strontium, titanium = np.outer(y0, x0), np.outer(y5, x5)
-    oxygen = titanium + np.outer(y0, x5) + np.outer(y5, x0)
-    atoms = np.stack([strontium, titanium, oxygen])
-    return _acquire("SrTiO3 along [001] (phantom)", ("Sr", "Ti", "O"), atoms, pixel_size_nm, **scan)
+    titanium = np.outer(y5, x5)
+    return np.stack([np.outer(y0, x0), titanium, titanium + np.outer(y0, x5) + np.outer(y5, x0)])
 
 
-@_scanned
+@_phantom("Interface of Al2Cu and Al (phantom)", "Al", "Cu")
 def interface(
-    shape: tuple = (128, 128),
-    *,
-    pixel_size_nm: float = 0.5,
-    tilt_deg: float = 20.0,
-    thickness_ramp: float = 0.4,
-    **scan,
-) -> Phantom:
+    shape: tuple = (128, 128), *, pixel_size_nm: float = 0.5, tilt_deg: float = 20.0, thickness_ramp: float = 0.4
+):
     """Al2Cu on the left and aluminium on the right of a straight boundary through the centre.
 
-    The shared element goes against the HAADF image: at the boundary aluminium gains a third (44.6 to 60.2
-    atoms per nm3) where HAADF loses half. The boundary is sharp: edge-on, and blended over one pixel only.
+    The shared element goes against the HAADF image: at the boundary aluminium gains a third (44.6 to 60.2 atoms per
+    nm3) where HAADF loses half. The boundary is sharp: edge-on, and blended over one pixel only.
 
     Parameters
     ----------
     tilt_deg
-        Angle of the boundary to the columns of the image in degrees; positive takes its upper end to the
-        right.
+        Angle of the boundary to the columns of the image in degrees; positive takes its upper end to the right.
     <thickness_ramp>
     """
-    shape = _checked_shape(shape)
     left = _left_of_boundary(shape, tilt_deg)
     al2cu = 4 / np.prod(_AL2CU_CELL_NM)
     aluminium = 2 * al2cu * left + _fcc_density("Al") * (1 - left)
-    atoms = np.stack([aluminium, al2cu * left]) * _wedge(shape, thickness_ramp)
-    return _acquire("Interface of Al2Cu and Al (phantom)", ("Al", "Cu"), atoms, pixel_size_nm, **scan)
+    return np.stack([aluminium, al2cu * left]) * _wedge(shape, thickness_ramp)
 
 
-@_scanned
-def gradient_alloy(
-    shape: tuple = (128, 128),
-    *,
-    pixel_size_nm: float = 0.5,
-    thickness_ramp: float = 0.5,
-    **scan,
-) -> Phantom:
+@_phantom("Pt-Pd-Ni gradient alloy (phantom)", "Pt", "Pd", "Ni")
+def gradient_alloy(shape: tuple = (128, 128), *, pixel_size_nm: float = 0.5, thickness_ramp: float = 0.5):
     """Pt-Pd-Ni solid solution of smoothly varying composition: no edge anywhere.
 
-    The atomic fraction of Pt goes from 0.1 in the first column to 0.7 in the last; of the other atoms, Pd
-    goes from 0.2 in the first row to 0.8 in the last and Ni is the rest. All are face-centred cubic, and
-    atoms take the volume they take in the pure metals (Zen's rule).
+    The atomic fraction of Pt goes from 0.1 in the first column to 0.7 in the last; of the other atoms, Pd goes from 0.2
+    in the first row to 0.8 in the last and Ni is the rest. All are face-centred cubic, and atoms take the volume they
+    take in the pure metals (Zen's rule).
 
     Parameters
     ----------
     <thickness_ramp>
     """
-    shape = _checked_shape(shape)
-    elements = ("Pt", "Pd", "Ni")
-    rows, columns = (_smooth_step(size) for size in shape)
+    # from 0 in the first to 1 in the last pixel, level at both ends
+    rows, columns = ((1 - np.cos(np.pi * np.linspace(0, 1, size))) / 2 for size in shape)
     platinum = np.broadcast_to(0.1 + 0.6 * columns, shape)
     palladium = (1 - platinum) * (0.2 + 0.6 * rows[:, None])
     fractions = np.stack([platinum, palladium, 1 - platinum - palladium])
-    atomic_volume = np.tensordot([1 / _fcc_density(element) for element in elements], fractions, 1)
-    atoms = fractions / atomic_volume * _wedge(shape, thickness_ramp)
-    return _acquire("Pt-Pd-Ni gradient alloy (phantom)", elements, atoms, pixel_size_nm, **scan)
+    atomic_volume = np.tensordot([1 / _fcc_density(element) for element in ("Pt", "Pd", "Ni")], fractions, 1)
+    return fractions / atomic_volume * _wedge(shape, thickness_ramp)
 
 
 #: Name -> function of every phantom; all take ``shape`` and the options of the acquisition.
@@ -341,13 +324,6 @@ def psnr(image: np.ndarray, truth: np.ndarray) -> float:
     return float("inf") if error == 0 else float(10 * np.log10(peak**2 / error))
 
 
-def _checked_shape(shape):
-    sizes = np.asarray(shape)
-    if sizes.shape != (2,) or sizes.dtype.kind not in "iu" or sizes.min() < 8:
-        raise ValueError(f"shape is {shape!r}: a phantom needs (ny, nx), whole numbers, both at least 8 pixels.")
-    return tuple(int(size) for size in sizes)
-
-
 def _fcc_density(element):
     """Atoms per nm3 of a face-centred cubic metal, which has 4 in its cell."""
     return 4 / _LATTICE_NM[element] ** 3
@@ -356,23 +332,14 @@ def _fcc_density(element):
 def _core_shell_thickness(shape):
     """Projected thickness of oxide and of platinum, in units of the shorter side, each ``(ny, nx)``."""
     oxide, platinum = np.zeros(shape), np.zeros(shape)
-    for y, x, radius, core in _PARTICLES:
-        distance = _distance(shape, y, x)
-        inside = _chord(distance, core * radius)
-        oxide += inside
-        platinum += _chord(distance, radius) - inside
-    return oxide, platinum
-
-
-def _distance(shape, y, x):
-    """Distance of every pixel centre to a point (fractions of height and width), in shorter sides."""
     rows, columns = (np.arange(size) + 0.5 for size in shape)
-    return np.hypot(rows[:, None] - y * shape[0], columns - x * shape[1]) / min(shape)
-
-
-def _chord(distance, radius):
-    """Path of the beam through a sphere."""
-    return 2 * np.sqrt(np.maximum(radius**2 - distance**2, 0))
+    for y, x, radius, core in _PARTICLES:
+        distance = np.hypot(rows[:, None] - y * shape[0], columns - x * shape[1]) / min(shape)
+        # paths of the beam through two spheres
+        inside, whole = (2 * np.sqrt(np.maximum(r**2 - distance**2, 0)) for r in (core * radius, radius))
+        oxide += inside
+        platinum += whole - inside
+    return oxide, platinum
 
 
 def _row_of_gaussians(size, period, shift, sigma):
@@ -397,8 +364,3 @@ def _wedge(shape, ramp):
     if not 0 <= ramp < 1:
         raise ValueError(f"thickness_ramp is {ramp!r}: it must be at least 0 and below 1.")
     return np.linspace(1 - ramp, 1, shape[0])[:, None]
-
-
-def _smooth_step(size):
-    """From 0 in the first to 1 in the last of ``size`` pixels, level at both ends."""
-    return (1 - np.cos(np.pi * np.linspace(0, 1, size))) / 2

@@ -14,13 +14,13 @@ from hyperspy_fusion.diagnostics import as_metadata, report, warnings_of
 from hyperspy_fusion.fusion.checks import check_choice, check_seed, check_workers, number_of_resamples
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import settings_for
-from hyperspy_fusion.grid.axes import axis_dicts
+from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
+from hyperspy_fusion.grid.axes import spatial_axes
+from hyperspy_fusion.grid.images import image_signal
 from hyperspy_fusion.grid.masks import is_constant, mask_array
 from hyperspy_fusion.identify.elements import atomic_number
-from hyperspy_fusion.maps.eds_bands import out_of_window_counts
-from hyperspy_fusion.maps.noise_metadata import noise_metadata
-from hyperspy_fusion.maps.sources import element_maps
-from hyperspy_fusion.maps.stack_metadata import kept_diagnostics
+from hyperspy_fusion.maps.base import SourceRequest
+from hyperspy_fusion.maps.sources import read_maps
 from hyperspy_fusion.methods import METHODS, check_noise_model
 from hyperspy_fusion.methods.base import same_objective
 from hyperspy_fusion.methods.fit import Fit, Measured
@@ -30,8 +30,8 @@ from hyperspy_fusion.methods.fit_checks import (
     diagnostics_of_unused_background,
 )
 from hyperspy_fusion.registration import haadf_on_grid
-from hyperspy_fusion.results.fused_maps import Inputs, fused_signal, image_signal, norms
-from hyperspy_fusion.results.uncertainty import Errors, attainable_gain, attribution, maps_like, replicated
+from hyperspy_fusion.results.fused_maps import Inputs, fused_signal, norms
+from hyperspy_fusion.results.uncertainty import Errors, attainable_gain, maps_like
 
 
 class FusedMultiModal:
@@ -76,7 +76,7 @@ class FusedMultiModal:
         haadf: Any,
         maps: Any,
         *,
-        method: str = "published",
+        method: str = "auto",
         elements: list[str] | None = None,
         xray_lines: list[str] | None = None,
         integration_windows: float = 2.0,
@@ -89,37 +89,31 @@ class FusedMultiModal:
         self.settings = settings_for(method, background=self._counts)
         check_choice("register", register, (False, True, "calibration", "shift"))
         self.method, self._method = method, METHODS[method]
-        self.maps = element_maps(
-            maps,
-            elements,
-            xray_lines=xray_lines,
-            integration_windows=integration_windows,
-            edges=edges,
-            background=None if self._counts is not None else background,
-            allow_nan=self._method.uses_masks,
+        uses = self._method
+        asked = None if self._counts is not None else background
+        request = SourceRequest(
+            *(elements, xray_lines, integration_windows, edges, asked),
+            allow_nan=uses.uses_masks,
+            out_of_window=uses.uses_spectra,
         )
-        self.elements = self.maps.elements
-        mask = mask_array(mask, axis_dicts(self.maps.axes_manager.signal_axes, self.maps))
-        image, self._registration, of_grid = haadf_on_grid(
-            haadf, self.maps, "shift" if register is True else register, mask, self._method.uses_masks
-        )
-        self.haadf = image_signal(image, self.maps, haadf.metadata.General.title)
-        valid, of_masks = self._method.find_valid(self.elements, self.maps.data, image, mask)
+        maps = read_maps(maps, request)
+        self.maps, self.elements = maps.signal, maps.signal.elements
+        mask = mask_array(mask, maps.axes)
+        register = "shift" if register is True else register
+        self.haadf, self._registration, of_grid = haadf_on_grid(haadf, maps, register, mask, uses.uses_masks)
+        image, pixels = self.haadf.data, self.maps.data
+        valid, of_masks = uses.find_valid(self.elements, pixels, image, mask)
         if is_constant([image], [valid.haadf]).all():
             raise ValueError(f"The HAADF image {haadf} is constant: pass that of the scan.")
-        flat = is_constant(self.maps.data, valid.maps)
-        background, variance = noise_metadata(self.maps)
-        uses = self._method.uses_noise_metadata
-        found = diagnostics_of_maps(self.elements, self.maps.data, valid.maps, flat, self._method, variance is not None)
-        if background is not None and not uses:
-            found += diagnostics_of_unused_background(self.elements, self._method)
-        of_maps = kept_diagnostics(self.maps.metadata)
-        self._input_diagnostics = [*of_maps, *of_grid, *of_masks, *found]
-        self._reported = set(of_maps)  # by element_maps
+        flat = is_constant(pixels, valid.maps)
+        found = diagnostics_of_maps(self.elements, pixels, valid.maps, flat, uses, maps.variance is not None)
+        if maps.background is not None and not uses.uses_noise_metadata:
+            found += diagnostics_of_unused_background(self.elements, uses)
+        self._input_diagnostics = [*maps.diagnostics, *of_grid, *of_masks, *found]
+        self._reported = set(maps.diagnostics)  # by read_maps
         self._report(self._input_diagnostics)
-        noise = (background, variance) if uses else (None, None)
-        out_of_window = out_of_window_counts(maps, self.maps) if self._method.uses_spectra else None
-        self._measured = Measured(self.elements, self.maps.data, image, valid, flat, *noise, out_of_window)
+        noise = (maps.background, maps.variance) if uses.uses_noise_metadata else (None, None)
+        self._measured = Measured(self.elements, pixels, image, valid, flat, *noise, maps.out_of_window)
         self._forget()
 
     def fit(
@@ -171,11 +165,11 @@ class FusedMultiModal:
         front = {"regularization": regularization, "lambda_reg": lambda_reg, "lambda_haadf": lambda_haadf}
         front |= {"lambda_chem": lambda_chem, "lambda_tv": lambda_tv, "eps": eps, "tol": tol, "max_iter": max_iter}
         new = settings_for(self.method, settings, self.settings, background=self._counts, **front)
-        setup, state = self._start(new, show_progressbar, num_workers)
-        # before the fit: its maps are the memory of the next ones, and a fit that fails leaves none
-        self._forget()
-        with progress(new.max_iter, show_progressbar, state, tol=getattr(new, "tol", None)) as update:
-            call = _both(update, callback)
+        with progress(show_progressbar) as bar:
+            setup, state = self._start(new, bar.choosing, num_workers)
+            # before the fit: its maps are the memory of the next ones, and a fit that fails leaves none
+            self._forget()
+            call = _both(functools.partial(bar.fitting, max_iter=new.max_iter), callback)
             result, state = self._method.solve(setup.problem, setup.settings, state, call, num_workers)
         if result.reason is StopReason.NOT_FINITE:
             raise FloatingPointError(result.message)
@@ -197,7 +191,7 @@ class FusedMultiModal:
         report(d for d in found if d not in self._reported)
         self._reported.update(found)
 
-    def _start(self, settings, show_progressbar, num_workers):
+    def _start(self, settings, tick, num_workers):
         """Setup, and the state to go on from; the problem and its history are kept where the objective is."""
         if self._fit is not None:
             self._method.check_refit(self.settings, settings)
@@ -207,24 +201,24 @@ class FusedMultiModal:
                 )
             if same_objective(self.settings, settings):
                 return self._fit.setup.going_on(settings), self._fit.state
-        with counted("Choosing weights", " fits", show_progressbar) as tick:
-            setup = self._method.build(self._measured.scan_data(), settings, num_workers, tick)
+        setup = self._method.build(self._measured.scan_data(), settings, num_workers, tick)
         return setup, None if self._fit is None else self._method.restart(self._fit.state, setup.problem)
 
     # ---- what comes out -----------------------------------------------------------------------
 
     def as_signal(self):
         """The fused maps as a new :class:`ElementMaps`."""
-        return self._signal(self._data().copy())
+        return self._signal(copied=True)
 
     def modelled_haadf(self):
         """``f(x)``: the HAADF image that the fused maps explain, as a Signal2D in the units of the measured one."""
-        return image_signal(self._fitted().result.modelled_haadf.copy(), self.maps, "Modelled HAADF")
+        image = self._fitted().result.modelled_haadf.copy()
+        return image_signal(image, spatial_axes(self.haadf), "Modelled HAADF")
 
     def residual(self):
         """Measured minus modelled HAADF image, as a Signal2D: what no mapped element explains."""
         residual = self.haadf.data - self._fitted().result.modelled_haadf.astype(np.float64)
-        return image_signal(residual, self.maps, "HAADF residual")
+        return image_signal(residual, spatial_axes(self.haadf), "HAADF residual")
 
     def normalised_residuals(self):
         """Measured minus fused maps in standard deviations of the noise, as ElementMaps; constant maps have zeros.
@@ -271,12 +265,14 @@ class FusedMultiModal:
         check_seed(seed)
         check_workers(num_workers)
         fit = self._fitted()
-        found = replicated(
-            *(fit.setup.problem, fit.setup.settings, fit.state, fit.result.maps),
-            *(number, seed, show_progressbar, num_workers),
-        )
+        with counted("Bootstrap", "fit", show_progressbar, total=number) as tick:
+            found = bootstrap(
+                *(fit.setup.problem, fit.setup.settings, fit.state, fit.result.maps, number, seed),
+                callback=lambda done: tick(),
+                num_workers=num_workers,
+            )
         elements = self._measured.fitted_elements
-        errors = Errors(found, self._signal(self._data().copy()), elements)
+        errors = Errors(found, self._signal(copied=True), elements)
         # maps of EELS edges lie above backgrounds that pixels share
         edges = [e for e in elements if self.maps.metadata.has_item(f"Element_maps.edges.{e}")]
         self._errors, self._seed, self._error_diagnostics = errors, seed, diagnostics_of_edge_errors(edges)
@@ -312,16 +308,16 @@ class FusedMultiModal:
         """
         check_noise_model(self.method)
         fit = self._fitted()
-        found = attribution(fit.setup.problem, fit.state, fit.result.maps)
+        found = fit.setup.problem.attribution(fit.state, fit.result.maps)
         return {name: self._derived(data, f"Change by {name} of") for name, data in found.items()}
 
     def plot(self, crop=None, errors=False):
         """Measured over fused maps; see :meth:`ElementMaps.plot_fusion`."""
-        return self._signal(self._data()).plot_fusion(crop=crop, errors=errors)
+        return self._signal().plot_fusion(crop=crop, errors=errors)
 
     def plot_convergence(self):
         """Terms of the objective against the iterations; see :meth:`ElementMaps.plot_convergence`."""
-        return self._signal(self._data()).plot_convergence()
+        return self._signal().plot_convergence()
 
     @property
     def components(self):
@@ -339,7 +335,7 @@ class FusedMultiModal:
         return warnings_of(self.diagnostics)
 
     def __getitem__(self, element):
-        one = self._signal(self._data()).get_map(element)
+        one = self._signal().get_map(element)
         one.data = one.data.copy()
         return one
 
@@ -356,18 +352,17 @@ class FusedMultiModal:
             raise ValueError("There are no fused maps yet: call fit() first.")
         return self._fit
 
-    def _data(self):
-        """Fused maps of all elements; constant ones are what they were."""
-        return self._measured.all_maps(self._fitted().result.maps)
-
-    def _signal(self, data):
+    def _signal(self, copied=False):
+        """The fused maps of all elements; constant ones are what they were."""
+        data = self._measured.all_maps(self._fitted().result.maps)
+        data = data.copy() if copied else data
         return fused_signal(self.maps, data, self._metadata(), Inputs(self.maps, self.haadf), self._errors)
 
     def _derived(self, data, title):
         """Data of the fitted elements as maps, NaN for constant ones."""
         full = np.full(self.maps.data.shape, np.nan, np.float32)
         full[~self._measured.is_constant] = data
-        return maps_like(self._signal(self._data()), full, title)
+        return maps_like(self._signal(), full, title)
 
     def _metadata(self):
         """``metadata.Fusion``: Python scalars, strings and flat arrays."""
@@ -381,7 +376,7 @@ class FusedMultiModal:
             **self._method.describe(fit.setup.problem, fit.result, measured.per_map),
             **(measured.left_out() if self._method.uses_masks else {}),
             **({"registration": self._registration} if self._registration else {}),
-            **self._about_errors(),
+            **({} if self._errors is None else {"errors": self._about_errors()}),
             **fit.metadata(),
             "warnings": self.warnings,
             "diagnostics": as_metadata(self.diagnostics),
@@ -389,12 +384,10 @@ class FusedMultiModal:
         }
 
     def _about_errors(self):
-        """How the standard errors were found, where they were."""
-        if self._errors is None:
-            return {}
+        """How the standard errors were found."""
         found = self._errors.bootstrap
         scales = self._measured.per_map(found.bias_scales)
-        return {"errors": {"n_resamples": len(found), "seed": int(self._seed), "bias_scales": scales}}
+        return {"n_resamples": len(found), "seed": int(self._seed), "bias_scales": scales}
 
 
 class Components:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,12 +15,13 @@ from hyperspy_fusion.fusion.registration.shift import LARGEST_ERROR, Shift, find
 from hyperspy_fusion.fusion.settings import check_choice
 from hyperspy_fusion.fusion.terms.haadf_model import saturated, z_weights
 from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance
-from hyperspy_fusion.grid.axes import axis_dicts, check_same_scan, placements, spatial_axes
-from hyperspy_fusion.grid.images import image_array
+from hyperspy_fusion.grid.axes import check_same_scan, placements, spatial_axes
+from hyperspy_fusion.grid.images import image_array, image_signal
 from hyperspy_fusion.grid.masks import mask_array
 from hyperspy_fusion.identify.elements import atomic_number
-from hyperspy_fusion.maps.sources import element_maps
-from hyperspy_fusion.results.fused_maps import image_signal
+from hyperspy_fusion.maps.base import SourceRequest
+from hyperspy_fusion.maps.sources import read_maps
+from hyperspy_fusion.maps.stack import ScanMaps
 
 _logger = logging.getLogger(__name__)
 
@@ -125,86 +125,38 @@ def match_haadf(
     <Signal2D, title: HAADF, dimensions: (|128, 128)>
     """
     check_choice("register", register, (SHIFT, CALIBRATION))
-    maps = element_maps(maps, elements, allow_nan=True)
-    mask = mask_array(mask, axis_dicts(maps.axes_manager.signal_axes, maps))
-    on_grid = _matched(haadf, maps, register, mask, gamma=gamma)
-    report(on_grid.diagnostics)
-    return MatchedHaadf(
-        haadf=image_signal(on_grid.image, maps, haadf.metadata.General.title),
-        shift=on_grid.shift,
-        shift_error=on_grid.error,
-        overlap=on_grid.overlap,
-        correlation=on_grid.correlation,
-        sentence=on_grid.sentence,
-        diagnostics=on_grid.diagnostics,
-    )
+    maps = read_maps(maps, SourceRequest(elements, allow_nan=True))
+    matched, _ = _matched(haadf, maps, register, mask_array(mask, maps.axes), gamma)
+    report(matched.diagnostics)
+    return matched
 
 
 def haadf_on_grid(
-    haadf: Any, maps: Any, register: bool | str, mask: np.ndarray | None, allow_missing: bool
-) -> tuple[np.ndarray, dict, list[Diagnostic]]:
-    """The HAADF image on the pixels of maps, brought there only where that is asked for.
+    haadf: Any, maps: ScanMaps, register: bool | str, mask: np.ndarray | None, allow_missing: bool
+) -> tuple[Any, dict, list[Diagnostic]]:
+    """The HAADF image as a Signal2D of its own on the axes of the maps, metadata of the registration, and diagnostics.
 
-    Parameters
-    ----------
-    haadf, maps
-        A signal, and an ElementMaps.
-    register : {False, "calibration", "shift"}
-        False takes the image as it is, on the pixels of the maps. For the others see `match_haadf`.
-    mask
-        (ny, nx) bool or None.
-    allow_missing : bool
-        Whether NaN may be in the result.
-
-    Returns
-    -------
-    image : numpy.ndarray
-        (ny, nx), of its own.
-    metadata : dict
-        For ``metadata.Fusion.registration``, empty for False.
-    diagnostics : list of Diagnostic
+    `register` is False for an image that is on the pixels of the maps already; for the others see `match_haadf`. `mask`
+    (ny, nx) is True where pixels are left out. Without `allow_missing`, pixels without a value are an error.
     """
     if not register:
-        axes = axis_dicts(maps.axes_manager.signal_axes, maps)
-        image = image_array(haadf, allow_nan=allow_missing)
-        return image.copy(), {}, check_same_scan(axes, spatial_axes(haadf))
-    on_grid = _matched(haadf, maps, register, mask, keep_saturated=not allow_missing)
+        image = image_array(haadf, allow_nan=allow_missing).copy()
+        found = check_same_scan(maps.axes, spatial_axes(haadf))
+        return image_signal(image, maps.axes, haadf.metadata.General.title), {}, found
+    matched, pixel = _matched(haadf, maps, register, mask, keep_saturated=not allow_missing)
     if not allow_missing:
-        _refuse_missing(on_grid.image)
-    return on_grid.image, on_grid.metadata(), on_grid.diagnostics
-
-
-@dataclass(frozen=True)
-class _OnGrid:
-    """`MatchedHaadf` as an array; ``pixel`` is the (2,) size of its own pixels in those of the maps."""
-
-    image: np.ndarray
-    shift: np.ndarray
-    error: np.ndarray
-    overlap: float
-    correlation: float
-    pixel: np.ndarray
-    sentence: str
-    diagnostics: list[Diagnostic]
-
-    def metadata(self):
-        """For ``metadata.Fusion.registration``: flat arrays and Python scalars."""
-        return {
-            "shift": self.shift,
-            "shift_error": self.error,
-            "overlap": self.overlap,
-            "correlation": self.correlation,
-            "haadf_pixel": self.pixel,
-            "sentence": self.sentence,
-        }
+        _refuse_missing(matched.haadf.data)
+    keys = ("shift", "shift_error", "overlap", "correlation", "sentence")
+    metadata = {key: getattr(matched, key) for key in keys} | {"haadf_pixel": pixel}
+    return matched.haadf, metadata, matched.diagnostics
 
 
 def _matched(haadf, maps, register, mask, gamma=REGISTRATION_GAMMA, keep_saturated=False):
-    """`_OnGrid` of a HAADF image and an ElementMaps; its sentence is logged."""
+    """`MatchedHaadf`, and the (2,) size of a pixel of the image in those of the maps; its sentence is logged."""
     image = image_array(haadf, allow_nan=True)
-    placed = placements(axis_dicts(maps.axes_manager.signal_axes, maps), spatial_axes(haadf))
-    source = _Source(image, placed, maps.data.shape[1:])
-    found = _found_shift(source, maps, mask, gamma) if register == SHIFT else None
+    placed = placements(maps.axes, spatial_axes(haadf))
+    source = _Source(image, placed, maps.signal.data.shape[1:])
+    found = _found_shift(source, maps.signal, mask, gamma) if register == SHIFT else None
     shift = np.zeros(2) if found is None else found.shift
     result = source.final(shift, keep_saturated)
     covered = np.isfinite(result)
@@ -215,16 +167,16 @@ def _matched(haadf, maps, register, mask, gamma=REGISTRATION_GAMMA, keep_saturat
         )
     sentence = _in_words(source, found, shift, covered.mean())
     _logger.info(sentence)
-    return _OnGrid(
-        image=result,
+    matched = MatchedHaadf(
+        haadf=image_signal(result, maps.axes, haadf.metadata.General.title),
         shift=shift,
-        error=np.full(2, np.nan) if found is None else found.error,
+        shift_error=np.full(2, np.nan) if found is None else found.error,
         overlap=float(covered.mean()),
         correlation=np.nan if found is None else float(found.correlation),
-        pixel=np.array([p.step for p in placed]),
         sentence=sentence,
         diagnostics=_diagnostics(source, found, covered),
     )
+    return matched, np.array([p.step for p in placed])
 
 
 class _Source:
@@ -233,28 +185,25 @@ class _Source:
     def __init__(self, image, placed, shape):
         self.ceiling = saturated(image)
         self.present = np.isfinite(image)
+        self.usable = self.present & ~self.ceiling
         self.image = filled(np.asarray(image, dtype=np.float64), self.present)
         self.placed, self.shape = placed, shape
 
     def final(self, shift, keep_saturated):
         """The image at a shift; NaN where it does not cover a pixel, or is saturated."""
-        placed = self._at(shift)
-        result = resampled(self.image, placed, self.shape)
-        result[coverage(self.present, placed, self.shape) < LEAST_COVERAGE] = np.nan
+        result = self._sampled(self.image, self.present, shift)
         if self.ceiling.any() and not keep_saturated:
-            result[coverage(self.ceiling, placed, self.shape) > _SATURATED_PART] = np.nan
+            result[coverage(self.ceiling, self._at(shift), self.shape) > _SATURATED_PART] = np.nan
         return result
 
     def smooth(self, sigma, image=None):
         """A function of the shift that returns the smoothed image, NaN where it is missing or saturated."""
         from scipy.ndimage import gaussian_filter
 
-        usable = (self.present & ~self.ceiling).astype(np.float64)
-        usable = gaussian_filter(usable, sigma, mode="constant") > _INSIDE
-        image = gaussian_filter(self.image if image is None else image, sigma)
-        return partial(self._usable, image, usable)
+        usable = gaussian_filter(self.usable.astype(np.float64), sigma, mode="constant") > _INSIDE
+        return partial(self._sampled, gaussian_filter(self.image if image is None else image, sigma), usable)
 
-    def _usable(self, image, usable, shift, shape=None):
+    def _sampled(self, image, usable, shift, shape=None):
         placed, shape = self._at(shift), shape or self.shape
         result = resampled(image, placed, shape)
         result[coverage(usable, placed, shape) < LEAST_COVERAGE] = np.nan
@@ -275,9 +224,9 @@ class _Source:
         """Standard deviations, in pixels of the image, to try in turn."""
         # the noise of a magnified image has the size of the pixels that it had before
         steps = np.array([placement.step for placement in self.placed])
-        whole = self.whole(partial(self._usable, self.image, self.present & ~self.ceiling))
+        whole = self.whole(partial(self._sampled, self.image, self.usable))
         if steps.max() < 1 and whole is not None:
-            white = estimate_variance(self.image, self.present & ~self.ceiling) * steps.prod()
+            white = estimate_variance(self.image, self.usable) * steps.prod()
             if estimate_variance(whole[0]) > _CORRELATED * white:
                 return np.outer(_SMOOTHINGS, 1 / steps)
         return _SMOOTHINGS
@@ -287,27 +236,25 @@ class _Source:
         noise = np.random.default_rng(0).normal(size=self.image.shape)
         to_maps = -np.array([placement.start for placement in self.placed])
         of_one = [np.nanvar(slope) for slope in slopes(self.smooth(sigma, noise), to_maps)]
-        return np.nan_to_num(of_one) * estimate_variance(self.image, self.present & ~self.ceiling)
+        return np.nan_to_num(of_one) * estimate_variance(self.image, self.usable)
 
 
 def _found_shift(source, maps, mask, gamma) -> Shift:
     """The shift with the lightest smoothing that determines it in both directions, else in one."""
-    reference = _weighted_sum(maps, gamma)
+    # sum_i Z_i**gamma b_i, NaN where one of the maps is
+    weights = z_weights([atomic_number(element) for element in maps.elements], gamma)
+    reference = np.tensordot(weights, maps.data.astype(np.float64), axes=1)
     if mask is not None:
         reference[mask] = np.nan
 
-    def smoothed_by(sigma):
+    found: Any = None
+    for sigma in source.smoothings():
         sample = source.smooth(sigma)
-        return find_shift(reference, sample, source.whole(sample), source.slope_noise(sigma))
-
-    lightest, *others = source.smoothings()
-    found = smoothed_by(lightest)
-    for sigma in others:
+        other = find_shift(reference, sample, source.whole(sample), source.slope_noise(sigma))
+        if found is None or len(other.undetermined) < len(found.undetermined):
+            found = other
         if not len(found.undetermined):
             break
-        other = smoothed_by(sigma)
-        if len(other.undetermined) < len(found.undetermined):
-            found = other
     if found.is_found:
         return found
     why = f"the two are not alike (correlation {found.correlation:.2f})"
@@ -319,17 +266,15 @@ def _found_shift(source, maps, mask, gamma) -> Shift:
     )
 
 
-def _weighted_sum(maps, gamma):
-    """``sum_i Z_i**gamma b_i``, NaN where one of the maps is."""
-    numbers = [atomic_number(element) for element in maps.elements]
-    return np.tensordot(z_weights(numbers, gamma), maps.data.astype(np.float64), axes=1)
-
-
 def _refuse_missing(image):
     present = np.isfinite(image)
     if present.all():
         return
-    (top, bottom), (left, right) = (_extent(present.any(axis=axis)) for axis in (1, 0))
+    ranges = []
+    for axis in (1, 0):
+        places = np.flatnonzero(present.any(axis=axis))
+        ranges.append((int(places[0]), int(places[-1]) + 1) if places.size else (0, 0))
+    (top, bottom), (left, right) = ranges
     raise ValueError(
         f"The HAADF image covers {present.mean():.1%} of the maps, rows {top} to {bottom - 1} and columns {left} to "
         f"{right - 1}, and the published method needs every pixel: pass method='calibrated', which leaves the others "
@@ -338,30 +283,21 @@ def _refuse_missing(image):
     )
 
 
-def _extent(present):
-    places = np.flatnonzero(present)
-    return (0, 0) if not places.size else (int(places[0]), int(places[-1]) + 1)
-
-
 # ---- in words and diagnostics --------------------------------------------------------------------
 
 
 def _in_words(source, found, shift, overlap):
-    way = _way_in_words(source.placed)
-    where = "was placed by its calibration"
+    steps, where = [p.step for p in source.placed], "was placed by its calibration"
+    if all(p.is_finer for p in source.placed):
+        way = f"averaged, {1 / steps[0]:.3g} x {1 / steps[1]:.3g} (y, x) of its pixels to one of the maps"
+    elif np.allclose(steps, 1):
+        way = "interpolated where it lies between pixels"
+    else:
+        way = f"interpolated, its pixels being {steps[0]:.3g} x {steps[1]:.3g} (y, x) of those of the maps"
     if found is not None:
         errors = " and ".join(f"{s:+.2f} ± {e:.2f}" for s, e in zip(shift, found.error, strict=True))
         where = f"was shifted by {errors} pixels of the maps along y and x to match them"
     return f"The HAADF image {where} and {way}; it covers {overlap:.1%} of the maps."
-
-
-def _way_in_words(placed):
-    steps = [p.step for p in placed]
-    if all(p.is_finer for p in placed):
-        return f"averaged, {1 / steps[0]:.3g} x {1 / steps[1]:.3g} (y, x) of its pixels to one of the maps"
-    if np.allclose(steps, 1):
-        return "interpolated where it lies between pixels"
-    return f"interpolated, its pixels being {steps[0]:.3g} x {steps[1]:.3g} (y, x) of those of the maps"
 
 
 def _diagnostics(source, found, covered):

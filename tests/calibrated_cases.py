@@ -4,6 +4,7 @@ import numpy as np
 
 from hyperspy_fusion.fusion.problems.calibrated import Observation
 from hyperspy_fusion.fusion.settings import CalibratedSettings
+from hyperspy_fusion.fusion.solvers.primal_dual import PrimalDualState, primal_dual
 from hyperspy_fusion.fusion.terms.scan_data import ScanData
 
 NUMBERS = (26, 8)
@@ -76,15 +77,16 @@ def problem_of(scan, settings=None, numbers=NUMBERS, **scan_options):
 
 
 def fit(scan, settings, state=None, callback=None, num_workers=None):
-    """Problem, result and state; with a state, of the problem that it belongs to."""
-    problem = problem_of(scan, settings) if state is None else state.problem
-    return (problem, *problem.solve(settings, state, callback, num_workers))
+    """Problem, result and state, from the measured maps; with a state, of the problem that it belongs to."""
+    state = PrimalDualState.of(problem_of(scan, settings)) if state is None else state
+    return (state.problem, *primal_dual(state.problem, settings, state, callback, num_workers))
 
 
 def fused(scan, settings=None, numbers=NUMBERS, **scan_options):
     """The result alone."""
     settings = settings or settings_of()
-    return problem_of(scan, settings, numbers, **scan_options).solve(settings)[0]
+    problem = problem_of(scan, settings, numbers, **scan_options)
+    return primal_dual(problem, settings, PrimalDualState.of(problem))[0]
 
 
 def count_loss(x, b, counts_scale=1.0, background=0.0, shift=0.0, valid=True):

@@ -52,7 +52,7 @@ def _compile_kernels(dtype):
     from hyperspy_fusion.fusion.settings import SETTINGS
     from hyperspy_fusion.fusion.solvers import kernels
 
-    used = (*kernels.PUBLISHED, *kernels.CALIBRATED, kernels.descend_field, kernels.variation)
+    used = (*kernels.PUBLISHED, *kernels.CALIBRATED)
     if not kernels.are_compiled(dtype, used):
         scan = hyperspy_fusion.data.core_shell((16, 16)).signals()
         for method in ("published", "calibrated"):

@@ -13,7 +13,6 @@ import os
 import re
 import sys
 import warnings
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 from hyperspy_fusion.cli.demo import run_demo
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import SETTINGS, settings_for
+from hyperspy_fusion.identify.map_identity import title_of
 
 _PICTURES = (".png", ".pdf", ".svg")
 # what a shell reports of a command that Ctrl-C ended
@@ -76,17 +76,33 @@ def main(argv: list | None = None) -> int:
 
 def _parser():
     parser = _Parser(prog="hyperspy-fusion", description="Fuse a HAADF image with element maps of the same scan.")
-    parser.add_argument("--version", action=_Version, help="show the version and leave")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and leave")
     commands = parser.add_subparsers(title="commands", required=True, metavar="demo | fuse")
-    _add_demo(commands)
-    _add_fuse(commands)
+    demo = commands.add_parser("demo", help="fuse a phantom with known truth and write a picture")
+    demo.add_argument("-o", "--output", metavar="DIR", default="fusion_demo", help="folder (default: %(default)s)")
+    demo.set_defaults(run=_demo)
+    fuse = commands.add_parser(
+        "fuse",
+        help="fuse the maps and the HAADF image of files",
+        description="Fuse a file with a spectrum image and a HAADF image (.bcf, .emd, ...), or files with "
+        "one map each. Settings not given keep the defaults of the method.",
+    )
+    _add_input(fuse)
+    for command in (demo, fuse):
+        command.add_argument("--overwrite", action="store_true", help="replace what is there")
+        command.add_argument("--method", choices=tuple(SETTINGS), default="auto", help="default: %(default)s")
+    group = fuse.add_argument_group("settings", "Defaults are those of the method; see the classes of settings.")
+    for name, text in _FRONT.items():
+        kind = str if name == "regularization" else _value
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="X", help=text)
+    text = "any other setting of the method, such as tol=1e-3; may be repeated"
+    options: dict[str, Any] = {"dest": "others", "action": "append", "type": _assignment, "default": []}
+    group.add_argument("--set", metavar="NAME=VALUE", help=text, **options)
+    fuse.set_defaults(run=_fuse)
     return parser
 
 
 class _Version(argparse.Action):
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, nargs=0, **kwargs)
-
     def __call__(self, parser, *_):
         from hyperspy_fusion import __version__
 
@@ -94,109 +110,30 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _add_demo(commands):
-    demo = commands.add_parser("demo", help="fuse a phantom with known truth and write a picture")
-    demo.add_argument("-o", "--output", metavar="DIR", default="fusion_demo", help="folder (default: %(default)s)")
-    _add_overwrite(demo)
-    _add_method(demo)
-    demo.set_defaults(run=_demo)
-
-
-def _add_fuse(commands):
-    fuse = commands.add_parser(
-        "fuse",
-        help="fuse the maps and the HAADF image of files",
-        description="Fuse a file with a spectrum image and a HAADF image (.bcf, .emd, ...), or files with "
-        "one map each. Settings not given keep the defaults of the method.",
-    )
-    fuse.add_argument("files", nargs="+", metavar="FILE", help="any file HyperSpy reads")
-    fuse.add_argument(
-        "--haadf",
-        default=None,
-        metavar="IMAGE",
-        help="file of the HAADF image, or its title or number in the FILEs, where it is not found by itself",
-    )
-    fuse.add_argument(
-        "--spectrum",
-        default=None,
-        metavar="SPECTRA",
-        help="title or number of the spectrum image in the FILEs, where it is not found by itself",
-    )
-    fuse.add_argument(
-        "--register",
-        nargs="?",
-        choices=("calibration", "shift"),
-        const="shift",
-        default=False,
-        help="bring the HAADF image to the pixels of the maps: by the calibration of the axes, or with its shift "
-        "measured as well (default where no value is given)",
-    )
-    fuse.add_argument(
-        "--elements",
-        nargs="+",
-        type=_without_comma,
-        metavar="EL",
-        default=None,
-        help="elements to take from a spectrum image, or of the maps in the order of the FILEs",
-    )
-    fuse.add_argument(
-        "--xray-lines",
-        nargs="+",
-        type=_without_comma,
-        metavar="LINE",
-        default=None,
-        help="X-ray lines to map, such as Fe_Ka Pt_La",
-    )
-    fuse.add_argument(
-        "--edges",
-        nargs="+",
-        type=_without_comma,
-        metavar="EDGE",
-        default=None,
-        help="edges of an EELS spectrum image to map, such as Mn_L3 O_K",
-    )
-    fuse.add_argument(
-        "--integration-windows",
-        type=float,
-        metavar="X",
-        default=2.0,
-        help="width of the windows of X-ray lines in units of their FWHM (default: %(default)s)",
-    )
-    fuse.add_argument(
-        "--background",
-        type=_value,
-        metavar="X|X,X,...|NAME",
-        default=None,
-        help="known counts per pixel that are not of the elements, one number or one per element, or the name of an "
-        "estimator for spectra, such as windows",
-    )
-    fuse.add_argument(
-        "-o",
-        "--output",
-        metavar="OUT",
-        default=None,
-        help=".hspy or .zspy (default: <stem of FILE>_fused.hspy here)",
-    )
-    fuse.add_argument(
-        "--picture",
-        metavar="PICTURE",
-        default=None,
-        help="draw measured and fused maps in a .png, .pdf or .svg file as well",
-    )
-    fuse.add_argument(
-        "--errors",
-        nargs="?",
-        type=_whole_number,
-        const=True,
-        default=False,
-        metavar="N",
-        help="find standard errors, from N bootstrap replicates or 32, and save them as <stem of OUT>_errors; for "
-        "--method calibrated and auto",
-    )
-    _add_overwrite(fuse)
-    _add_method(fuse)
-    _add_settings(fuse)
-    fuse.set_defaults(run=_fuse)
+def _add_input(fuse):
+    add, names = fuse.add_argument, {"nargs": "+", "type": _without_comma}
+    add("files", nargs="+", metavar="FILE", help="any file HyperSpy reads")
+    found = "where it is not found by itself"
+    add("--haadf", metavar="IMAGE", help=f"file of the HAADF image, or its title or number in the FILEs, {found}")
+    add("--spectrum", metavar="SPECTRA", help=f"title or number of the spectrum image in the FILEs, {found}")
+    text = "bring the HAADF image to the pixels of the maps: by the calibration of the axes, or with its shift "
+    text += "measured as well (default where no value is given)"
+    ways = ("calibration", "shift")
+    add("--register", nargs="?", choices=ways, const="shift", default=False, help=text)
+    which = "elements to take from a spectrum image, or of the maps in the order of the FILEs"
+    add("--elements", metavar="EL", help=which, **names)
+    add("--xray-lines", metavar="LINE", help="X-ray lines to map, such as Fe_Ka Pt_La", **names)
+    add("--edges", metavar="EDGE", help="edges of an EELS spectrum image to map, such as Mn_L3 O_K", **names)
+    width = "width of the windows of X-ray lines in units of their FWHM (default: %(default)s)"
+    add("--integration-windows", type=float, metavar="X", default=2.0, help=width)
+    text = "known counts per pixel that are not of the elements, one number or one per element, or the name of an "
+    text += "estimator for spectra, such as windows"
+    add("--background", type=_value, metavar="X|X,X,...|NAME", help=text)
+    add("-o", "--output", metavar="OUT", help=".hspy or .zspy (default: <stem of FILE>_fused.hspy here)")
+    add("--picture", metavar="PICTURE", help="draw measured and fused maps in a .png, .pdf or .svg file as well")
+    text = "find standard errors, from N bootstrap replicates or 32, and save them as <stem of OUT>_errors; for "
+    text += "--method calibrated and auto"
+    add("--errors", nargs="?", type=_whole_number, const=True, default=False, metavar="N", help=text)
 
 
 # options that are keywords of `fuse`, with the texts of the settings
@@ -210,22 +147,6 @@ _FRONT = {
     "eps": "offset of the Poisson term; of the published method",
     "max_iter": "number of iterations at most",
 }
-
-
-def _add_settings(command):
-    group = command.add_argument_group("settings", "Defaults are those of the method; see the classes of settings.")
-    for name, text in _FRONT.items():
-        kind = str if name == "regularization" else _value
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="X", default=None, help=text)
-    group.add_argument(
-        "--set",
-        dest="others",
-        action="append",
-        type=_assignment,
-        metavar="NAME=VALUE",
-        default=[],
-        help="any other setting of the method, such as tol=1e-3; may be repeated",
-    )
 
 
 def _assignment(text):
@@ -268,14 +189,6 @@ def _without_comma(text):
     return text
 
 
-def _add_method(command):
-    command.add_argument("--method", choices=tuple(SETTINGS), default="published", help="default: %(default)s")
-
-
-def _add_overwrite(command):
-    command.add_argument("--overwrite", action="store_true", default=False, help="replace what is there")
-
-
 def _demo(arguments):
     for line in run_demo(Path(arguments.output), arguments.method, arguments.overwrite):
         print(line)
@@ -285,20 +198,17 @@ def _demo(arguments):
 def _fuse(arguments):
     settings, front = _settings(arguments)  # refused before files are read
     output = _output_path(arguments)
-    errors, picture = _errors_path(arguments, output), _picture_path(arguments)
+    errors = output.with_stem(f"{output.stem}_errors") if arguments.errors else None
+    if errors is not None:
+        _refuse_path(errors, arguments.overwrite, "--output")
+    picture = _picture_path(arguments)
     from hyperspy_fusion.api import fuse
 
     source, haadf = _find_scan(arguments.files, arguments.haadf, arguments.elements, arguments.spectrum)
-    fused: Any = fuse(
-        source,
-        haadf,
-        **{name: getattr(arguments, name) for name in _INPUT},
-        settings=settings,
-        **front,
-    )
+    fused: Any = fuse(source, haadf, **{name: getattr(arguments, name) for name in _INPUT}, settings=settings, **front)
     fused.save(output, overwrite=arguments.overwrite)
     fit = fused.metadata.Fusion
-    print(f"Fused {', '.join(fused.elements)} with {_title(haadf)!r}, iterations: {fit.n_iter}.")
+    print(f"Fused {', '.join(fused.elements)} with {title_of(haadf.metadata)!r}, iterations: {fit.n_iter}.")
     print(f"{fit.stop_reason}\nFused maps, for hs.load: {output}")
     if errors is not None:
         fused.standard_errors().save(errors, overwrite=arguments.overwrite)
@@ -319,17 +229,7 @@ def _output_path(arguments):
             f"{path} ends in {path.suffix!r}: results are saved as .hspy or .zspy, which keep the "
             "calibration and the history; load them in Python and use export() for other formats."
         )
-    _refuse_no_folder(path, "--output")
-    _refuse_existing(path, arguments.overwrite)
-    return path
-
-
-def _errors_path(arguments, output):
-    """Where to save standard errors, None where nobody asks for any."""
-    if not arguments.errors:
-        return None
-    path = output.with_stem(f"{output.stem}_errors")
-    _refuse_existing(path, arguments.overwrite)
+    _refuse_path(path, arguments.overwrite, "--output")
     return path
 
 
@@ -342,33 +242,23 @@ def _picture_path(arguments):
     path = Path(arguments.picture)
     if path.suffix.lower() not in _PICTURES:
         raise _Refusal(f"{path} ends in {path.suffix!r}: pictures are drawn as {', '.join(_PICTURES)}.")
-    _refuse_no_folder(path, "--picture")
-    _refuse_existing(path, arguments.overwrite, "--picture")
+    _refuse_path(path, arguments.overwrite, "--picture")
     # it goes to a file: no window system is needed
     os.environ.setdefault("MPLBACKEND", "agg")
     return path
 
 
-def _refuse_no_folder(path, option):
+def _refuse_path(path, overwrite, option):
+    """Refuse a file whose folder is missing, or that is there already."""
     if not path.parent.is_dir():
         raise _Refusal(f"the folder {path.parent} does not exist: make it, or give another {option}.")
-
-
-def _refuse_existing(path, overwrite, option="--output"):
     if path.exists() and not overwrite:
         raise _Refusal(f"{path} exists: give --overwrite to replace it, or another {option}.")
 
 
 def _find_scan(files, haadf, elements, spectrum=None):
-    """What to fuse, and the HAADF image, among the signals of the files.
-
-    Returns
-    -------
-    source
-        A spectrum image, a stack of maps or a list of maps.
-    haadf
-        A two-dimensional signal.
-    """
+    """What to fuse, a signal or a list of maps, and the HAADF image, among the signals of the files."""
+    from hyperspy_fusion.grid.axes import layout
     from hyperspy_fusion.io import scan as scans
 
     extra = _load(haadf) if haadf is not None and Path(haadf).exists() else []
@@ -376,37 +266,38 @@ def _find_scan(files, haadf, elements, spectrum=None):
         # `*.hspy` names the HAADF file too
         files = [file for file in files if Path(file).resolve() != Path(haadf).resolve()] or files
     signals = [signal for file in files for signal in _load(file)]
-    hint = _number_or_title(haadf)
+    hint = _number_ortitle_of(haadf)
     if len(extra) == 1:
         hint, extra = extra[0], []
     elif extra:
         hint = scans.elastic_image(extra)
-    with _in_options():
+    try:
         if spectrum is not None or scans.has_spectra(signals):
-            image, source = scans.scan(signals, haadf=hint, spectrum=_number_or_title(spectrum))
+            image, source = scans.scan(signals, haadf=hint, spectrum=_number_ortitle_of(spectrum))
             return source, image
         image = scans.elastic_image(signals, hint)
-    return _maps([s for s in signals if s is not image and _is_image(s)], elements, several_files=len(files) > 1), image
-
-
-def _number_or_title(text):
-    return int(text) if text is not None and text.isdecimal() else text
-
-
-@contextmanager
-def _in_options():
-    """Refusals name options of the command instead of keywords."""
-    try:
-        yield
     except ValueError as error:
+        # options of the command instead of keywords
         raise _Refusal(re.sub(r"\b(haadf|spectrum)=", r"--\1", str(error))) from error
+    images = [s for s in signals if s is not image and layout(s) == "image"]
+    return _maps(images, elements, several_files=len(files) > 1), image
+
+
+def _number_ortitle_of(text):
+    return int(text) if text is not None and text.isdecimal() else text
 
 
 def _load(file):
     """The signals of a file, as a list."""
-    _check_readable(Path(file))
     import hyperspy.api as hs
+    from rsciio import IO_PLUGINS
 
+    path = Path(file)
+    if not path.exists():
+        raise _Refusal(f"there is no file {path}.")
+    known = {extension.lower() for plugin in IO_PLUGINS for extension in plugin["file_extensions"]}
+    if path.suffix.lower().lstrip(".") not in known:
+        raise _Refusal(f"{path} is of no format that HyperSpy reads: give a .hspy, .bcf, .emd, .dm4, ... file.")
     try:
         loaded = hs.load(str(file), escape_square_brackets=True)  # pyright: ignore[reportCallIssue]
     # a broken file raises whatever its reader stumbles over
@@ -415,31 +306,12 @@ def _load(file):
     return loaded if isinstance(loaded, list) else [loaded]
 
 
-def _check_readable(path):
-    from rsciio import IO_PLUGINS
-
-    if not path.exists():
-        raise _Refusal(f"there is no file {path}.")
-    known = {extension.lower() for plugin in IO_PLUGINS for extension in plugin["file_extensions"]}
-    if path.suffix.lower().lstrip(".") not in known:
-        raise _Refusal(f"{path} is of no format that HyperSpy reads: give a .hspy, .bcf, .emd, .dm4, ... file.")
-
-
-def _title(signal):
-    return signal.metadata.get_item("General.title", "")
-
-
-def _is_image(signal):
-    manager = signal.axes_manager
-    return (manager.navigation_dimension, manager.signal_dimension) in ((0, 2), (2, 0))
-
-
 def _maps(images, elements, several_files):
     """The maps among images: those titled as asked, else those of one file titled by an element, else all."""
-    import exspy.material
+    from exspy.material import elements as table
 
-    by_title = {_title(image): image for image in images}
+    by_title = {title_of(image.metadata): image for image in images}
     if elements and all(element in by_title for element in elements):
         return [by_title[element] for element in elements]
-    named = [image for image in images if _title(image) in exspy.material.elements]
+    named = [image for image in images if title_of(image.metadata) in table]
     return named if named and not several_files else images

@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hyperspy_fusion.data import core_shell, psnr
+from hyperspy_fusion.results.plot import plot_fusion
+
 
 class _Demo(NamedTuple):
     """Settings of the demo that are no defaults, those to show, and the texts for picture and table."""
@@ -20,6 +23,7 @@ class _Demo(NamedTuple):
 
 # the published defaults lose light elements of this phantom; these were chosen with its truth
 DEMO_SETTINGS = {"lambda_haadf": 0.02, "lambda_chem": 0.08, "lambda_tv": 0.15, "eps": 0.005}
+_WEIGHTS = ("regularization", "lambda_reg", "lambda_haadf", "z_exponent")
 DEMOS = {
     "published": _Demo(
         DEMO_SETTINGS,
@@ -30,19 +34,18 @@ DEMOS = {
     ),
     "calibrated": _Demo(
         {},
-        ("regularization", "lambda_reg", "lambda_haadf", "z_exponent"),
+        _WEIGHTS,
         "default weights:",
         "Filter widths were chosen with the truth; the weights of the fit are the defaults.",
     ),
+    "auto": _Demo(
+        {},
+        _WEIGHTS,
+        "weights chosen\nby cross-validation:",
+        "Filter widths were chosen with the truth, the weights by the counts alone. The maps are a mean of several\n"
+        "fits; the weights given above are those of the fit with the largest weight.",
+    ),
 }
-
-DEMOS["auto"] = _Demo(
-    {},
-    DEMOS["calibrated"].shown,
-    "weights chosen\nby cross-validation:",
-    "Filter widths were chosen with the truth, the weights by the counts alone. The maps are a mean of several\n"
-    "fits; the weights given above are those of the fit with the largest weight.",
-)
 
 
 def run_demo(folder, method, overwrite):
@@ -54,7 +57,6 @@ def run_demo(folder, method, overwrite):
     # the figure goes to a file: no window system is needed
     os.environ.setdefault("MPLBACKEND", "agg")
     from hyperspy_fusion import fuse
-    from hyperspy_fusion.data import core_shell
 
     phantom = core_shell()
     maps, haadf = phantom.signals()
@@ -82,8 +84,6 @@ def _settings_text(fused):
 
 def _psnr_table(phantom, fused):
     """Lines to print: PSNR per element before, after, and by a Gaussian filter for comparison."""
-    from hyperspy_fusion.data import psnr
-
     lines = ["PSNR in dB against the true maps:", "  element  measured   fused   best Gaussian filter"]
     for element, raw, new, truth in zip(phantom.elements, phantom.maps, fused.data, phantom.truth, strict=True):
         values = psnr(raw, truth), psnr(new, truth), _best_gaussian(raw, truth)
@@ -95,15 +95,10 @@ def _best_gaussian(raw, truth):
     """PSNR of the Gaussian filter that comes closest to the truth."""
     from scipy.ndimage import gaussian_filter
 
-    from hyperspy_fusion.data import psnr
-
     return max(psnr(gaussian_filter(raw.astype(float), sigma), truth) for sigma in np.arange(0.5, 4, 0.1))
 
 
 def _demo_figure(phantom, fused):
-    from hyperspy_fusion.data import psnr
-    from hyperspy_fusion.results.plot import plot_fusion
-
     axes = plot_fusion(
         fused.data,
         phantom.elements,

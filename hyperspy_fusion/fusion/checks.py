@@ -37,17 +37,13 @@ def _remedy(off):
     return f", or None {off}" if off else ""
 
 
-def _about_auto(value):
-    return " method='auto' chooses it for you." if isinstance(value, str) and value == "auto" else ""
-
-
 def check_positive(name: str, value: Any, off=""):
     if value is None and off:
         return
     if not SMALLEST <= _number(value) <= LARGEST:
+        auto = " method='auto' chooses it for you." if is_auto(value) else ""
         raise ValueError(
-            f"{name} is {value!r}: it must be a number above 0 ({SMALLEST:g} to {LARGEST:g}){_remedy(off)}."
-            f"{_about_auto(value)}"
+            f"{name} is {value!r}: it must be a number above 0 ({SMALLEST:g} to {LARGEST:g}){_remedy(off)}.{auto}"
         )
 
 
@@ -62,13 +58,9 @@ def check_from(name: str, value: Any, low: float, below: float | None = None, of
     """``low <= value``, and ``value < below`` where that is given."""
     if value is None and off:
         return
-    end = LARGEST if below is None else below
-    if not low <= _number(value) <= end or value == below:
-        raise ValueError(f"{name} is {value!r}: it must be at least {low} and {_end(below)}{_remedy(off)}.")
-
-
-def _end(below):
-    return f"at most {LARGEST:g}" if below is None else f"below {below}"
+    if not low <= _number(value) <= (LARGEST if below is None else below) or value == below:
+        end = f"at most {LARGEST:g}" if below is None else f"below {below}"
+        raise ValueError(f"{name} is {value!r}: it must be at least {low} and {end}{_remedy(off)}.")
 
 
 def check_each(name, value, check, *args, **options):

@@ -12,6 +12,7 @@ class StopReason(Enum):
     """Why a fit stopped; each value is a sentence to show."""
 
     CONVERGED = "The relative change of the maps in one iteration fell to the tolerance."
+    SETTLED = "The maps have settled: by their last moves they are near their final values, within their errors."
     MAX_ITER = "All iterations were run."
     NOT_CONVERGED = (
         "All iterations were run without reaching the tolerance: raise max_iter or the tolerance, or, where the maps "
@@ -25,6 +26,9 @@ class StopReason(Enum):
 # of solvers with a duality gap
 _WITH_GAP = {
     StopReason.CONVERGED: "The relative duality gap fell to {gap:.2g}, within the tolerance.",
+    StopReason.SETTLED: (
+        "The maps have settled to a few per cent of their standard errors; the relative duality gap is {gap:.2g}."
+    ),
     StopReason.NOT_CONVERGED: (
         "All iterations were run, and the relative duality gap is {gap:.2g}, above the tolerance: raise max_iter, "
         "fit again to go on, or raise tol."
@@ -111,9 +115,9 @@ class FusionResult:
     @property
     def success(self) -> bool:
         """True where the fit reached its tolerance or, without one, ran all iterations."""
-        return self.reason in (StopReason.CONVERGED, StopReason.MAX_ITER)
+        return self.reason in (StopReason.CONVERGED, StopReason.SETTLED, StopReason.MAX_ITER)
 
     @property
     def converged(self) -> bool:
         """True where a tolerance was asked for and reached."""
-        return self.reason is StopReason.CONVERGED
+        return self.reason in (StopReason.CONVERGED, StopReason.SETTLED)

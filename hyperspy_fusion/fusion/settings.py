@@ -78,7 +78,7 @@ class PublishedSettings:
     tv_solver
         ``"fgp"`` (fast gradient projection, Beck & Teboulle 2009) or ``"gp"`` (without extrapolation).
     dtype
-        ``"float32"`` or ``"float64"``. None solves float64 maps in float64 and anything else in float32.
+        ``"float32"`` or ``"float64"``, in which the maps are fitted. None is ``"float32"``.
 
     Raises
     ------
@@ -180,12 +180,13 @@ class CalibratedSettings:
     keep_totals
         Whether each fused map keeps the total of the measured one, less its background.
     tol
-        Stop once the relative duality gap is at or below it, > 0. The gap bounds how far the objective is from its
-        minimum.
+        ``"settled"``: the fit ends once its maps are about 3 % of their standard errors from their final values, as
+        estimated from their last moves. A number > 0: it ends once the relative duality gap is at or below it, which
+        bounds how far the objective is from its minimum; 1e-4 takes some ten times as long.
     max_iter
         Iterations of this call at most, >= 1.
     dtype
-        ``"float32"`` or ``"float64"``. None solves float64 maps in float64 and anything else in float32.
+        ``"float32"`` or ``"float64"``, in which the maps are fitted. None is ``"float32"``.
 
     Raises
     ------
@@ -209,28 +210,19 @@ class CalibratedSettings:
     lambda_haadf: float = 1.0
     haadf_blur: float | str = 0.0
     keep_totals: bool = True
-    tol: float = 1e-4
+    tol: float | str = "settled"
     max_iter: int = 10000
     dtype: str | None = None
 
     def __post_init__(self):
         for name, value in asdict(self).items():
             object.__setattr__(self, name, as_python(value))
-        self._check_data()
-        self._check_penalty()
-        check_positive("tol", self.tol)
-        check_count("max_iter", self.max_iter)
-        check_choice("dtype", self.dtype, DTYPES)
-
-    def _check_penalty(self):
         check_choice("regularization", self.regularization, REGULARIZATIONS)
         check_each("lambda_reg", self.lambda_reg, check_positive)
         check_choice("joint", self.joint, (True, False))
         check_positive("second_order", self.second_order, off="for the default of the penalty")
         check_from("eta", self.eta, 0, 1)
         check_from("guide_blur", self.guide_blur, 0, off="to denoise the image")
-
-    def _check_data(self):
         check_choice("noise", self.noise, NOISES)
         check_positive("poisson_offset", self.poisson_offset)
         check_background(self.background)
@@ -241,6 +233,10 @@ class CalibratedSettings:
         check_from("lambda_haadf", self.lambda_haadf, 0)
         check_haadf_blur(self.haadf_blur, self.haadf_coefficients)
         check_choice("keep_totals", self.keep_totals, (True, False))
+        if self.tol != "settled":
+            check_positive("tol", self.tol)
+        check_count("max_iter", self.max_iter)
+        check_choice("dtype", self.dtype, DTYPES)
 
     def as_dict(self):
         """The settings as a plain dictionary; sequences are tuples of numbers."""
@@ -265,8 +261,6 @@ class AutoSettings(CalibratedSettings):
         Weight of the HAADF term, >= 0, or ``"auto"`` for the better of 0 and 1.
     joint
         Whether edges of all elements are taken to lie at the same places, or ``"auto"``.
-    tol
-        Stop each fit once its relative duality gap is at or below it, > 0.
     components
         Number of spectral components, of a spectrum image of counts: 0 for none, or ``"auto"`` for as many as exceed
         the noise. Maps alone have none.
@@ -283,7 +277,6 @@ class AutoSettings(CalibratedSettings):
     lambda_reg: float | str | Sequence = AUTO
     lambda_haadf: Any = AUTO  # float or "auto"
     joint: Any = AUTO  # bool or "auto"
-    tol: float = 3e-4
     components: int | str = AUTO
     seed: int = 0
 
@@ -312,16 +305,12 @@ SETTINGS = {"published": PublishedSettings, "calibrated": CalibratedSettings, "a
 # what a setting of one method is called in the others, as near as there is one
 _COUNTERPARTS = {
     "lambda_tv": "lambda_reg",
-    "lambda_reg": "lambda_tv",
     "z_weighting": "haadf_coefficients",
-    "haadf_coefficients": "z_weighting",
-    "tol": "change_tol",
     "change_tol": "tol",
     "eps": "poisson_offset",
-    "poisson_offset": "eps",
     "gamma": "z_exponent",
-    "z_exponent": "gamma",
 }
+_COUNTERPARTS |= {there: here for here, there in _COUNTERPARTS.items()}
 
 
 def settings_for(method, settings=None, base=None, **given):
@@ -375,8 +364,6 @@ def _why_not(name, method):
     return f"{name} belongs to method={owner!r}; with method={method!r} it {here}."
 
 
-def working_dtype(maps, dtype=None):
-    """The dtype of a fit: the one asked for, else float64 for float64 maps and float32 for anything else."""
-    if dtype is not None:
-        return np.dtype(dtype)
-    return np.dtype(np.float64 if maps.dtype == np.float64 else np.float32)
+def working_dtype(dtype=None):
+    """The dtype of a fit: the one asked for, else float32."""
+    return np.dtype(dtype or "float32")

@@ -20,6 +20,7 @@ SILENT_PIXELS = 0.5
 SAME_SCAN_RTOL = 0.05
 # of a distance in pixels
 _ROUNDING = 1e-6
+_HAADF = "the HAADF image"
 _BY_KEYWORD = (
     "pass register='calibration' to bring the HAADF image to the pixels of the maps, or register='shift' to find its "
     "shift as well; or "
@@ -34,54 +35,55 @@ UNCALIBRATED = {"", "px", "pixel", "pixels", "<undefined>", "None"}
 _UNIT_NAMES = {"A": "angstrom", "Ang": "angstrom", "Angstrom": "angstrom"}
 
 
+_LAYOUTS = {(0, 2): "image", (2, 0): "image", (1, 2): "stack", (3, 0): "stack", (2, 1): "spectra"}
+
+
+def layout(signal: Any) -> str:
+    """What a signal, or a model of one, is by its axes: "image", "stack" of images, "spectra" (x, y|E), or ""."""
+    manager = getattr(signal, "axes_manager", None)
+    return _LAYOUTS.get((manager.navigation_dimension, manager.signal_dimension), "") if manager else ""
+
+
 def capital(sentence: str) -> str:
     """`sentence` with a capital letter at its start."""
     return sentence[:1].upper() + sentence[1:]
 
 
 def spatial_axes(signal: Any) -> list[dict]:
-    """
-    The axes of an image, in array order.
+    """The axes of an image ``(|x, y)`` or ``(x, y|)`` as dictionaries, of y, then of x.
 
-    Parameters
-    ----------
-    signal : hyperspy.api.signals.BaseSignal
-        ``(|x, y)`` or ``(x, y|)``.
-
-    Returns
-    -------
-    list of dict
-        Of y, then of x: size, name, scale, offset and units, which `axes=` of a signal takes.
-
-    Raises
-    ------
-    ValueError
-        Not exactly two dimensions, or no pixels.
-    NotImplementedError
-        One of the two axes is not uniform.
+    They have size, name, scale, offset and units, which `axes=` of a signal takes. ValueError for anything but two
+    dimensions and for no pixels, NotImplementedError where an axis is not uniform.
     """
     manager = signal.axes_manager
-    dimensions = (manager.navigation_dimension, manager.signal_dimension)
-    if dimensions not in ((0, 2), (2, 0)):
-        way_out = "; take one image by `.inav[...]` or add them up by `.sum()`" if sum(dimensions) > 2 else ""
+    if layout(signal) != "image":
+        several = manager.navigation_dimension + manager.signal_dimension > 2
+        way_out = "; take one image by `.inav[...]` or add them up by `.sum()`" if several else ""
         raise ValueError(f"{signal} is not one image: expected dimensions (|x, y) or (x, y|){way_out}.")
     return axis_dicts(manager.signal_axes or manager.navigation_axes, signal)
 
 
 def axis_dicts(axes: Any, signal: Any) -> list[dict]:
     """`spatial_axes` of the given axes of `signal`."""
-    return [_axis_dict(axis, signal) for axis in sorted(axes, key=lambda axis: axis.index_in_array)]
+    axes = sorted(axes, key=lambda axis: axis.index_in_array)
+    for axis in axes:
+        if not axis.is_uniform:
+            raise NotImplementedError(
+                f"{signal} has the non-uniform axis {axis.name!r}, and only uniform scans can be fused: "
+                "interpolate it first, e.g. by `signal.interpolate_on_axis`."
+            )
+        if not axis.size:
+            raise ValueError(f"{signal} is empty: an image of at least one pixel is needed.")
+    return [{key: getattr(axis, key) for key in ("size", "name", "scale", "offset", "units")} for axis in axes]
 
 
-def _axis_dict(axis, signal):
-    if not axis.is_uniform:
-        raise NotImplementedError(
-            f"{signal} has the non-uniform axis {axis.name!r}, and only uniform scans can be fused: "
-            "interpolate it first, e.g. by `signal.interpolate_on_axis`."
-        )
-    if not axis.size:
-        raise ValueError(f"{signal} is empty: an image of at least one pixel is needed.")
-    return {key: getattr(axis, key) for key in ("size", "name", "scale", "offset", "units")}
+def scan_axes(signal: Any) -> list[dict]:
+    """`spatial_axes` of an image, of the maps of a stack, or of a spectrum image."""
+    of = layout(signal)
+    if of == "image":
+        return spatial_axes(signal)
+    manager = signal.axes_manager
+    return axis_dicts(manager.navigation_axes if of == "spectra" else stack_axes(signal)[1], signal)
 
 
 def stack_axes(signal: Any) -> tuple[Any, Any]:
@@ -95,41 +97,18 @@ def stack_axes(signal: Any) -> tuple[Any, Any]:
 
 
 def check_same_scan(
-    map_axes: Axes,
-    haadf_axes: Axes,
-    *,
-    maps: str = "the maps",
-    haadf: str = "the HAADF image",
-    both_are_maps: bool = False,
+    map_axes: Axes, haadf_axes: Axes, *, maps: str = "the maps", haadf: str = _HAADF, both_are_maps: bool = False
 ) -> list[Diagnostic]:
-    """
-    Compare the axes of two images that should come from the same scan.
+    """Compare the axes of two images, called `maps` and `haadf` in messages, that should come from the same scan.
 
-    Shapes must be the same. Pixel sizes are compared in common units where both are calibrated. A difference below
-    half a pixel over the field of view is silent, up to 5 % it is information, and above it is an error. Vendor files
-    carry a slightly different calibration for each detector. Offsets distinguish two areas of one scan: above half a
-    pixel there is a warning, since some files give the detectors of one scan different positions. Two maps that lie a
-    pixel or more apart in the same units are an error. Names are not compared, "px" and undefined units are no
-    calibration, and "A" is read as angstrom.
+    Shapes must be the same. Pixel sizes are compared in common units where both are calibrated. A difference below half
+    a pixel over the field of view is silent, up to 5 % it is information, and above it is an error. Vendor files carry
+    a slightly different calibration for each detector. Offsets distinguish two areas of one scan: above half a pixel
+    there is a warning, since some files give the detectors of one scan different positions. Where `both_are_maps`, a
+    pixel or more in the same units is an error. Names are not compared, "px" and undefined units are no calibration,
+    and "A" is read as angstrom.
 
-    Parameters
-    ----------
-    map_axes, haadf_axes : list of dict
-        What `spatial_axes` returns.
-    maps, haadf : str
-        What to call the two in messages.
-    both_are_maps : bool
-        Whether both are maps of one list. Without it the remedies are for maps in every form, spectra too.
-
-    Returns
-    -------
-    list of Diagnostic
-        Codes ``"units-differ"``, ``"pixel-size-differs"`` and ``"offset-differs"``.
-
-    Raises
-    ------
-    ValueError
-        Other shapes, pixel sizes that differ by more than 5 %, and two maps of different areas.
+    Codes of the diagnostics: ``"units-differ"``, ``"pixel-size-differs"`` and ``"offset-differs"``.
     """
     check_same_shape(map_axes, haadf_axes, maps, haadf, both_are_maps, by_keyword=not both_are_maps)
     found = [_compare_pixel(m, h, maps, haadf) for m, h in zip(map_axes, haadf_axes, strict=True)]
@@ -142,10 +121,10 @@ def check_same_shape(
     map_axes: Axes, haadf_axes: Axes, maps: str, haadf: str, both_are_maps: bool = False, by_keyword: bool = True
 ) -> None:
     """Raise ValueError, with the keyword or line of code that helps, unless both have the same numbers of pixels."""
-    expected, got = (tuple(axis["size"] for axis in axes) for axes in (map_axes, haadf_axes))
+    expected, got = _shape(map_axes), _shape(haadf_axes)
     if expected == got:
         return
-    way = _way_to_same_shape(map_axes, haadf_axes, expected, got)
+    way = _way_to_same_shape(map_axes, haadf_axes)
     if way is None:
         overlap = ", or if they overlap pass register='shift'" if by_keyword else ""
         raise ValueError(
@@ -157,20 +136,23 @@ def check_same_shape(
         remedy = f"{haadf} looks transposed, which `.swap_axes(0, 1)` undoes; if it is rotated, turn its data back"
     elif way == "rebin":
         larger, only_images = (haadf, True) if np.prod(got) > np.prod(expected) else (maps, both_are_maps)
-        ny, nx = expected if larger == haadf else got
-        remedy = _how_to_rebin(larger, nx, ny, only_images)
+        remedy = _how_to_rebin(larger, expected if larger == haadf else got, only_images)
     else:
         remedy = _how_to_crop(expected, got, maps, haadf)
-    if by_keyword and way != "transpose":
-        remedy = _BY_KEYWORD + remedy
+    by_keyword = by_keyword and way != "transpose"
     raise ValueError(
         f"{capital(haadf)} has the shape {got} and {maps} {expected} (y, x), but both must come from the same "
-        f"scan: {remedy}."
+        f"scan: {_BY_KEYWORD * by_keyword}{remedy}."
     )
 
 
-def _way_to_same_shape(map_axes, haadf_axes, expected, got):
+def _shape(axes):
+    return tuple(axis["size"] for axis in axes)
+
+
+def _way_to_same_shape(map_axes, haadf_axes):
     """One of "transpose", "rebin" and "crop"; None where pixel sizes and fields of view are of two scans."""
+    expected, got = _shape(map_axes), _shape(haadf_axes)
     if got == expected[::-1] and _largest_difference(map_axes[::-1], haadf_axes, (1, 1)) <= SAME_SCAN_RTOL:
         return "transpose"
     if not all(map(_comparable, map_axes, haadf_axes)):
@@ -184,8 +166,8 @@ def _way_to_same_shape(map_axes, haadf_axes, expected, got):
 
 def _largest_difference(map_axes, haadf_axes, factors):
     """How far the ratios of scales times `factors` are from 1; 0 where scales cannot be compared."""
-    pairs = [(m, h, factor) for m, h, factor in zip(map_axes, haadf_axes, factors, strict=True) if _comparable(m, h)]
-    return max((abs(_ratio(h, m) * factor - 1) for m, h, factor in pairs), default=0.0)
+    triples = zip(map_axes, haadf_axes, factors, strict=True)
+    return max((abs(_ratio(h, m) * factor - 1) for m, h, factor in triples if _comparable(m, h)), default=0.0)
 
 
 def _in_words(axes):
@@ -193,8 +175,9 @@ def _in_words(axes):
     return f"{y['size']} x {x['size']} pixels of {y['scale']:.4g} {y['units']} x {x['scale']:.4g} {x['units']}"
 
 
-def _how_to_rebin(what, nx, ny, only_images):
+def _how_to_rebin(what, shape, only_images):
     """A remedy that can be run as it stands: HyperSpy wants a size for every axis, of spectra and stacks too."""
+    ny, nx = shape
     image = f"`.rebin(new_shape=({nx}, {ny}))`"
     if only_images:
         return f"rebin {what} by {image}, which adds up pixels"
@@ -218,37 +201,17 @@ def _how_to_crop(expected, got, maps, haadf):
     )
 
 
-def placements(
-    map_axes: Axes, haadf_axes: Axes, maps: str = "the maps", haadf: str = "the HAADF image"
-) -> list[Placement]:
-    """
-    Where the pixels of an image lie on those of the maps.
+def placements(map_axes: Axes, haadf_axes: Axes, maps: str = "the maps", haadf: str = _HAADF) -> list[Placement]:
+    """Where the pixels of an image lie on those of the maps.
 
     By scales and offsets, which are of the centres of pixels, where both are calibrated. Fields of view are the same
     within half a pixel, or within 5 % with numbers of pixels in a whole proportion. Where the offsets are the same too,
     so are the edges of the fields: a file may have the offset of the edge or none. Without calibrations the fields are
-    taken for the same if the shapes are in proportion.
-
-    Parameters
-    ----------
-    map_axes, haadf_axes : list of dict
-        What `spatial_axes` returns.
-    maps, haadf : str
-        What to call the two in messages.
-
-    Returns
-    -------
-    list of Placement
-        Of y and of x.
-
-    Raises
-    ------
-    ValueError
-        The place of the pixels is not known, the image is mirrored, or it looks transposed.
+    taken for the same if the shapes are in proportion. ValueError where the place is not known, or the image mirrored
+    or transposed.
     """
-    pairs = list(zip(map_axes, haadf_axes, strict=True))
-    expected, got = (tuple(axis["size"] for axis in axes) for axes in (map_axes, haadf_axes))
-    if got != expected and _way_to_same_shape(map_axes, haadf_axes, expected, got) == "transpose":
+    pairs, expected, got = list(zip(map_axes, haadf_axes, strict=True)), _shape(map_axes), _shape(haadf_axes)
+    if got != expected and _way_to_same_shape(map_axes, haadf_axes) == "transpose":
         check_same_shape(map_axes, haadf_axes, maps, haadf)
     if all(_comparable(m, h) for m, h in pairs):
         return [_calibrated_placement(m, h, maps, haadf) for m, h in pairs]
@@ -267,19 +230,17 @@ def _calibrated_placement(m, h, maps, haadf):
         raise ValueError(
             f"The axis {h['name']} of {haadf} runs against that of {maps}: turn the data and the sign of the scale."
         )
-    same_field = _is_same_field(m["size"], h["size"], step)
+    # `size` pixels of the image are as wide as those of the maps, as far as scales are known
+    expected, size = m["size"], h["size"]
+    is_whole = max(expected, size) % min(expected, size) == 0
+    is_near = abs(step * size - expected) <= SILENT_PIXELS
+    same_field = is_near or (is_whole and abs(step * size / expected - 1) <= SAME_SCAN_RTOL)
     if same_field:
-        step = m["size"] / h["size"]
+        step = expected / size
     start = (_in_units_of(m, h, "offset") - m["offset"]) / m["scale"] + (1 - step) / 2
     if same_field and abs(start) <= SILENT_PIXELS + abs(1 - step) / 2 + _ROUNDING:
         start = 0.0
-    return Placement(h["size"], step, start)
-
-
-def _is_same_field(expected, got, step):
-    """Whether `got` pixels of the width `step` are as wide as the `expected` ones, as far as scales are known."""
-    whole = max(expected, got) % min(expected, got) == 0
-    return abs(step * got - expected) <= SILENT_PIXELS or (whole and abs(step * got / expected - 1) <= SAME_SCAN_RTOL)
+    return Placement(size, step, start)
 
 
 def is_calibrated(axis: dict) -> bool:
@@ -317,22 +278,17 @@ def _compare_areas(map_axes, haadf_axes, maps, haadf, both_are_maps):
     apart = max(map(_pixels_apart, map_axes, haadf_axes))
     if apart <= SILENT_PIXELS + _ROUNDING:
         return None
-    starts = [
-        f"({axes[0]['offset']:.5g} {axes[0]['units']}, {axes[1]['offset']:.5g} {axes[1]['units']})"
-        for axes in (haadf_axes, map_axes)
-    ]
-    where = capital(f"{haadf} begins at {starts[0]} and {maps} at {starts[1]} (y, x), {apart:.3g} pixels apart")
-    if both_are_maps and all(map(_is_same_pixel, map_axes, haadf_axes)) and apart >= 1 - _ROUNDING:
+    begin = [", ".join(f"{a['offset']:.5g} {a['units']}" for a in axes) for axes in (haadf_axes, map_axes)]
+    where = capital(f"{haadf} begins at ({begin[0]}) and {maps} at ({begin[1]}) (y, x), {apart:.3g} pixels apart")
+    pairs = zip(map_axes, haadf_axes, strict=True)
+    is_same_pixel = all(m["units"] == h["units"] and np.isclose(m["scale"], h["scale"]) for m, h in pairs)
+    if both_are_maps and is_same_pixel and apart >= 1 - _ROUNDING:
         raise ValueError(
             f"{where}, so they show different areas: pass maps of one area, or correct the offset of one "
             "(`axes_manager[...].offset`)."
         )
     by_keyword = "" if both_are_maps else ", or pass register='shift'"
     return Diagnostic("offset-differs", f"{where}: check that they show the same area{by_keyword}.")
-
-
-def _is_same_pixel(m, h):
-    return m["units"] == h["units"] and np.isclose(m["scale"], h["scale"])
 
 
 def _pixels_apart(m, h):

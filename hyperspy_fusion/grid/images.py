@@ -7,43 +7,31 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.grid.axes import STACK_AXES, capital, spatial_axes
+from hyperspy_fusion.grid.axes import STACK_AXES, Axes, capital, layout, spatial_axes
 
 
 def image_array(signal: Any, allow_nan: bool = False) -> np.ndarray:
-    """
-    The pixels of a 2-D signal, the HAADF image, in memory, as they are.
+    """The pixels (ny, nx) of a 2-D signal, the HAADF image, in memory, as they are.
 
-    Parameters
-    ----------
-    signal : hyperspy.api.signals.BaseSignal
-        An image ``(|x, y)`` or a map ``(x, y|)``; lazy ones are computed.
-    allow_nan : bool
-        Whether to pass pixels that are NaN, infinite or masked, all as NaN in a floating dtype.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (ny, nx), in the dtype of the signal and the byte order of the machine. It may share memory
-        with the signal: do not write to it.
-
-    Raises
-    ------
-    TypeError
-        Not a signal; complex, RGB or ragged data.
-    ValueError
-        Not two-dimensional, empty, or with NaN, infinite or masked pixels that are not allowed.
-    NotImplementedError
-        A spatial axis is not uniform.
+    NaN, infinite and masked pixels are an error, or, with `allow_nan`, all NaN in a floating dtype. The array has the
+    byte order of the machine. It may share memory with the signal: do not write to it.
     """
     check_signal(signal)
-    if is_spectrum_image(signal) or (signal._signal_type == "element_maps" and signal.axes_manager.navigation_size):
-        kind = "a spectrum image" if is_spectrum_image(signal) else "a stack of element maps"
+    is_spectra = layout(signal) == "spectra"
+    if is_spectra or (signal._signal_type == "element_maps" and signal.axes_manager.navigation_size):
+        kind = "a spectrum image" if is_spectra else "a stack of element maps"
         raise ValueError(f"{signal} is {kind}, and the HAADF image is needed: haadf and maps look swapped.")
     check_image(signal)
     data = signal.data.compute() if hasattr(signal.data, "compute") else signal.data
     data = nan_pixels(data) if allow_nan else finite_pixels(data, str(signal))
     return data if data.dtype.isnative else data.astype(data.dtype.newbyteorder("="))
+
+
+def image_signal(data: np.ndarray, axes: Axes, title: str) -> Any:
+    """A Signal2D of an image (ny, nx) on the axes of y and x."""
+    from hyperspy.signals import Signal2D
+
+    return Signal2D(data, axes=list(axes), metadata={"General": {"title": title}})
 
 
 def check_image(signal: Any) -> None:
@@ -83,15 +71,21 @@ def check_real(signal: Any) -> None:
     raise TypeError(f"{signal} {problem}.")
 
 
-def is_spectrum_image(signal: Any) -> bool:
-    """Whether `signal` is a signal ``(x, y|E)``, or a model of one."""
-    manager = getattr(signal, "axes_manager", None)
-    return bool(manager) and (manager.navigation_dimension, manager.signal_dimension) == (2, 1)
+def check_energies(signal: Any, *units: str) -> None:
+    """Raise unless the energies of a spectrum image are uniform and in one of the `units`, the usual one first."""
+    axis = signal.axes_manager.signal_axes[0]
+    if not axis.is_uniform:
+        raise NotImplementedError(f"{signal} has a non-uniform energy axis: interpolate it first.")
+    if axis.units not in units:
+        raise ValueError(
+            f"The energy axis of {signal} has the units {axis.units}: expected {' or '.join(sorted(units))}, set by "
+            f"`s.axes_manager.signal_axes[0].units = {units[0]!r}`."
+        )
 
 
 def is_eels(source: Any) -> bool:
     """Whether `source` is an EELS spectrum image, and no stack of maps that was transposed."""
-    if not (is_spectrum_image(source) and hasattr(source, "data")):
+    if layout(source) != "spectra" or not hasattr(source, "data"):
         return False
     is_stack = source.axes_manager.signal_axes[0].name in STACK_AXES
     return source.metadata.get_item("Signal.signal_type", "") == "EELS" and not is_stack

@@ -21,15 +21,7 @@ _FEW_SATURATED = 0.05
 
 @dataclass(frozen=True)
 class Valid:
-    """True where a pixel is valid.
-
-    Attributes
-    ----------
-    maps
-        (n, ny, nx) bool.
-    haadf
-        (ny, nx) bool.
-    """
+    """True where a pixel of the maps (n, ny, nx) and of the HAADF image (ny, nx) is valid."""
 
     maps: np.ndarray
     haadf: np.ndarray
@@ -47,17 +39,8 @@ class Valid:
 def mask_array(mask: Any, axes: Axes) -> np.ndarray | None:
     """A mask as an array (ny, nx) of its own, True where a pixel is left out; None stays None.
 
-    Parameters
-    ----------
-    mask
-        A bool array (ny, nx), or a HyperSpy signal of one on the same pixels.
-    axes
-        Of y and x of the maps, as :func:`~hyperspy_fusion.grid.axes.spatial_axes` returns them.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For another shape or anything but bool.
+    It is a bool array, or a HyperSpy signal of one on the same pixels as the maps, whose `axes` are those of
+    :func:`~hyperspy_fusion.grid.axes.spatial_axes`.
     """
     if mask is None:
         return None
@@ -78,32 +61,22 @@ def mask_array(mask: Any, axes: Axes) -> np.ndarray | None:
 def find_valid(
     elements: Sequence[str], maps: np.ndarray, haadf: np.ndarray, mask: np.ndarray | None = None
 ) -> tuple[Valid, list[Diagnostic]]:
-    """Valid pixels, and diagnostics of those that are not.
+    """Valid pixels of maps (n, ny, nx) and HAADF image (ny, nx), and diagnostics of those that are not.
 
-    Parameters
-    ----------
-    elements
-        Names of the maps.
-    maps, haadf
-        (n, ny, nx) and (ny, nx).
-    mask
-        (ny, nx), True where a pixel is left out, of maps and HAADF; None leaves out none.
-
-    Returns
-    -------
-    Valid, list of Diagnostic
-        Codes ``"mask-leaves-out-most"``, ``"missing-map-pixels"``, ``"missing-haadf-pixels"`` and
-        ``"saturated-haadf-pixels"``.
-
-    Raises
-    ------
-    ValueError
-        Where no pixel of a map or of the HAADF image is valid.
+    `mask` (ny, nx) is True where a pixel is left out, of both. Codes: ``"mask-leaves-out-most"``,
+    ``"missing-map-pixels"``, ``"missing-haadf-pixels"`` and ``"saturated-haadf-pixels"``. ValueError where no pixel of
+    a map or of the image is valid.
     """
     keep = np.ones(haadf.shape, dtype=bool) if mask is None else ~mask
     finite, ceiling = np.isfinite(haadf), saturated(haadf)
     valid = Valid(np.isfinite(maps) & keep, finite & keep & ~ceiling)
-    _refuse_empty(elements, valid)
+    empty = [e for e, own in zip(elements, valid.maps, strict=True) if not own.any()]
+    what = f"map of {', '.join(empty)}" if empty else "" if valid.haadf.any() else "HAADF image"
+    if what:
+        raise ValueError(
+            f"No pixel of the {what} is left to count, all being masked, NaN or saturated: leave it out or correct the "
+            "mask, in which True leaves a pixel out."
+        )
     found = []
     if (left_out := 1 - keep.mean()) > _MUCH:
         sentence = f"The mask leaves out {left_out:.0%} of the pixels: check that True is where a pixel is left out."
@@ -128,13 +101,3 @@ def find_valid(
 def is_constant(maps: Any, valid: Any) -> np.ndarray:
     """For each map, whether all its valid pixels are equal: it then shows nothing of where its element is."""
     return np.array([image[keep].min() == image[keep].max() for image, keep in zip(maps, valid, strict=True)])
-
-
-def _refuse_empty(elements, valid):
-    empty = [e for e, keep in zip(elements, valid.maps, strict=True) if not keep.any()]
-    what = f"map of {', '.join(empty)}" if empty else "" if valid.haadf.any() else "HAADF image"
-    if what:
-        raise ValueError(
-            f"No pixel of the {what} is left to count, all being masked, NaN or saturated: leave it out or correct the "
-            "mask, in which True leaves a pixel out."
-        )

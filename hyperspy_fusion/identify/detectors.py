@@ -8,17 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Detector:
-    """A kind of elastic detector.
+    """A kind of elastic detector: its name in messages, and a pattern of the names that instruments give it.
 
-    Attributes
-    ----------
-    name
-        As it is called in messages.
-    pattern
-        Of the names that instruments give it.
-    gamma
-        Exponent on the atomic number for one atom, to begin with; None where no power law holds. Sources are in
-        docs/scans.md.
+    ``gamma`` is the exponent on the atomic number for one atom, to begin with; None where no power law holds. Sources
+    are in docs/scans.md.
     """
 
     name: str

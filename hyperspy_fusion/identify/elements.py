@@ -18,24 +18,7 @@ _BRITISH = {"aluminium": "Al", "caesium": "Cs", "sulphur": "S"}
 
 
 def atomic_number(symbol: Any) -> int:
-    """
-    Atomic number of an element.
-
-    Parameters
-    ----------
-    symbol : str
-        E.g. "Fe".
-
-    Returns
-    -------
-    int
-        From ``exspy.material.elements``.
-
-    Raises
-    ------
-    ValueError
-        There is no such element; the message names the nearest symbols.
-    """
+    """Atomic number of an element by exspy; ValueError, which names the nearest symbols, where there is none."""
     table = periodic_table()
     if symbol not in table.keys():
         raise ValueError(_unknown_element(symbol, table))
@@ -47,8 +30,7 @@ def _unknown_element(symbol, table):
     near = [another_spelling(symbol)]
     if near == [""]:
         near = [words[word] for word in difflib.get_close_matches(text, words, n=3, cutoff=0.5)]
-    near = " or ".join(dict.fromkeys(near))
-    hint = f"did you mean {near}?" if near else "expected a symbol such as 'Fe'."
+    hint = f"did you mean {' or '.join(dict.fromkeys(near))}?" if near else "expected a symbol such as 'Fe'."
     return f"{symbol!r} is not the symbol of a chemical element: {hint}"
 
 
@@ -180,3 +162,8 @@ def by_element(lines: Sequence[str]) -> dict[str, list[str]]:
 def of_element(lines: Sequence[str], element: str) -> list[str]:
     """Those of the `lines` that `element` emits."""
     return [line for line in lines if element_of(line) == element]
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first three of several names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

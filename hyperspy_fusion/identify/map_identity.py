@@ -39,11 +39,7 @@ def title_of(metadata: Any) -> str:
 
 
 def identify_map(signal: Any, element: str | None = None) -> Identity:
-    """
-    Identity of one map.
-
-    An `element` by the user is stronger than the metadata, whose line is kept if it is one of this element.
-    """
+    """Identity of one map; an `element` by the user is stronger than the metadata, which can still give its line."""
     if _has_metadata_of_first(signal):
         return Identity(element)
     if element is None:
@@ -79,25 +75,10 @@ def metadata_of_maps(signal: Any, axis: Any = None) -> list:
 
 
 def name_diagnostics(names: Sequence[str], nodes: Sequence[Any]) -> list[Diagnostic]:
-    """
-    Compare the names that the user gives to maps with what the metadata of these name.
+    """Code ``"name-conflicts"`` where names by the user are not what the metadata `nodes` of the maps name.
 
-    Parameters
-    ----------
-    names : list of str
-        One per map.
-    nodes : list of DictionaryTreeBrowser or None
-        `metadata_of_maps`.
-
-    Returns
-    -------
-    list of Diagnostic
-        Code ``"name-conflicts"``.
-
-    Raises
-    ------
-    ValueError
-        The metadata of a map name another of the `names`, which is given to a map without it: the order is wrong.
+    ValueError where the metadata of a map name another of the `names`, which is given to a map without it: the order is
+    wrong.
     """
     claims = [{} if node is None else _claims(node) for node in nodes]
     found = []

@@ -8,34 +8,28 @@ import numpy as np
 
 
 def export_maps(fused, others, folder, *, overwrite=False):
-    """Write the maps of ``fused`` into ``folder``; see ``ElementMaps.export``.
+    """Write the maps of ``fused`` into ``folder``, and the images ``others``; see ``ElementMaps.export``.
 
-    ``others`` has the signals ``HAADF`` and ``HAADF_modelled``, as far as they are known, of the same part of the
-    scan. Files are ``<element>.tif`` (float32, calibrated, read by HyperSpy and ImageJ), a .tif of each of the others,
-    and ``fused.h5`` with the data sets ``maps/<element>``, ``haadf``, ``modelled_haadf``, ``cost_history/<term>``
-    and the parameters as attributes of ``parameters``; ``selection`` and ``registration`` have those of a choice of
-    weights and of a shift, where there were any. Where the errors of these maps are known, standard errors of pixels
-    are ``errors/<element>``, and how they were found is in the attributes of ``errors``. ``scale`` and ``offset`` of a
-    data set are in the order of its dimensions: y, x.
-
-    Raises
-    ------
-    FileExistsError
-        Where the folder exists and ``overwrite`` is not set. Files of other names are never touched.
+    Files are ``<element>.tif`` (float32, calibrated, read by HyperSpy and ImageJ), a .tif of each of the others, and
+    ``fused.h5`` with the data sets ``maps/<element>``, ``haadf``, ``modelled_haadf``, ``cost_history/<term>`` and the
+    parameters as attributes of ``parameters``; ``selection`` and ``registration`` have those of a choice of weights and
+    of a shift, where there were any. Where the errors of these maps are known, standard errors of pixels are
+    ``errors/<element>``, and how they were found is in the attributes of ``errors``. ``scale`` and ``offset`` of a data
+    set are in the order of its dimensions: y, x. Files of other names are never touched.
     """
     folder = Path(folder)
     if folder.exists() and not overwrite:
         raise FileExistsError(f"{folder} exists: choose another folder, or pass overwrite=True to write into it.")
     images = {**{element: fused.get_map(element) for element in fused.elements}, **others}
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [_save_tif(signal, folder / f"{name}.tif") for name, signal in images.items()]
-    return [*paths, _save_h5(fused, {**_by_key(images), **_errors_by_key(fused)}, folder / "fused.h5")]
-
-
-def _by_key(images):
-    """Names of data sets for those of files."""
+    paths = []
+    for name, signal in images.items():
+        paths.append(folder / f"{name}.tif")
+        single = signal._deepcopy_with_new_data(np.asarray(signal.data, dtype=np.float32))
+        single.save(str(paths[-1]), overwrite=True)
     own = {"HAADF": "haadf", "HAADF_modelled": "modelled_haadf"}
-    return {own.get(name, f"maps/{name}"): signal for name, signal in images.items()}
+    data_sets = {own.get(name, f"maps/{name}"): signal for name, signal in images.items()}
+    return [*paths, _save_h5(fused, {**data_sets, **_errors_by_key(fused)}, folder / "fused.h5")]
 
 
 def _errors_by_key(fused):
@@ -45,12 +39,6 @@ def _errors_by_key(fused):
     except ValueError:
         return {}
     return {f"errors/{element}": errors.get_map(element) for element in errors.elements}
-
-
-def _save_tif(signal, path):
-    single = signal._deepcopy_with_new_data(np.asarray(signal.data, dtype=np.float32))
-    single.save(str(path), overwrite=True)
-    return path
 
 
 def _save_h5(fused, images, path):
@@ -83,11 +71,6 @@ def _write_fit(file, fit):
 
 def _write_attributes(group, values):
     for name, value in values.items():
-        group.attrs[name] = _attribute(value)
-
-
-def _attribute(value):
-    """``value`` as HDF5 has it: a loaded list of words is an array of objects, for which it has no type."""
-    if value is None:
-        return "None"
-    return value.tolist() if isinstance(value, np.ndarray) and value.dtype.kind in "OU" else value
+        # a loaded list of words is an array of objects, for which HDF5 has no type
+        is_words = isinstance(value, np.ndarray) and value.dtype.kind in "OU"
+        group.attrs[name] = "None" if value is None else value.tolist() if is_words else value

@@ -16,14 +16,13 @@ from hyperspy_fusion.grid.axes import (
     SAME_SCAN_RTOL,
     SILENT_PIXELS,
     STACK_AXES,
-    axis_dicts,
     capital,
     is_calibrated,
+    layout,
     placements,
-    spatial_axes,
-    stack_axes,
+    scan_axes,
 )
-from hyperspy_fusion.grid.images import check_signal, is_spectrum_image
+from hyperspy_fusion.grid.images import check_signal
 from hyperspy_fusion.identify.detectors import DETECTORS, Detector, detector_of, is_detector_title, is_survey
 from hyperspy_fusion.identify.map_identity import identify_map, title_of
 from hyperspy_fusion.maps.sources import element_maps
@@ -152,7 +151,7 @@ class _Candidate:
         names = [str(signal.original_metadata.get_item(key, "")) for key in _DETECTOR_NAMES]
         detector = detector_of(title, *names)
         kind = _kind(signal, title, detector)
-        return cls(number, signal, title, kind, _scan_axes(signal) if kind else None, detector)
+        return cls(number, signal, title, kind, scan_axes(signal) if kind else None, detector)
 
     @property
     def name(self):
@@ -170,53 +169,40 @@ class _Candidate:
 
 def _kind(signal, title, detector):
     """What a signal is, "" for what has no part in a fusion."""
-    manager = signal.axes_manager
-    dimensions = (manager.navigation_dimension, manager.signal_dimension)
+    manager, of_axes = signal.axes_manager, layout(signal)
     axes = manager.navigation_axes + manager.signal_axes
     if signal.ragged or signal.data.dtype.kind not in "biuf" or not all(axis.is_uniform for axis in axes):
         return ""
-    if dimensions in ((1, 2), (3, 0)):
+    if of_axes == "stack":
         named = manager.navigation_axes[0].name in STACK_AXES
         return _STACK if named or signal.original_metadata.has_item("stack_elements") else ""
-    if is_spectrum_image(signal):
+    if of_axes == "spectra":
         kind = signal._signal_type
         return _EDS if kind.startswith("EDS") else _EELS if kind == "EELS" else _SPECTRA
-    if dimensions not in ((0, 2), (2, 0)):
+    if not of_axes:
         return ""
     is_map = detector is None and not is_detector_title(title) and identify_map(signal).element is not None
     return _MAP if is_map else _IMAGE
 
 
-def _scan_axes(signal):
-    manager = signal.axes_manager
-    if is_spectrum_image(signal):
-        return axis_dicts(manager.navigation_axes, signal)
-    if manager.navigation_dimension in (1, 3):
-        return axis_dicts(stack_axes(signal)[1], signal)
-    return spatial_axes(signal)
-
-
 def _signals(source, lazy):
     """The signals of a file, or of several, or those given."""
-    if isinstance(source, str | os.PathLike):
-        return _loaded(source, lazy)
-    if not isinstance(source, list | tuple):
-        return [source]
-    return [signal for one in source for signal in _signals(one, lazy)]
-
-
-def _loaded(path, lazy):
     from hyperspy.io import load
 
+    if isinstance(source, list | tuple):
+        return [signal for one in source for signal in _signals(one, lazy)]
+    if not isinstance(source, str | os.PathLike):
+        return [source]
+    path = os.fspath(source)
     if not Path(path).exists():
-        raise FileNotFoundError(f"There is no file {os.fspath(path)!r} to find a scan in: check its path.")
+        raise FileNotFoundError(f"There is no file {path!r} to find a scan in: check its path.")
     try:
-        loaded = load(os.fspath(path), lazy=lazy, escape_square_brackets=True)
+        loaded = load(path, lazy=lazy, escape_square_brackets=True)
     # a file of no known format, or a broken one, raises whatever its reader stumbles over
     except Exception as error:
         raise ValueError(
-            f"HyperSpy cannot read {os.fspath(path)!r} ({error}): give a file of a format that it reads, as .hspy, "
-            ".bcf, .emd or .dm4; arrays go into signals first, hyperspy.api.signals.Signal2D(array)."
+            f"HyperSpy cannot read {path!r} ({error}): give a file of a format that it reads, as .hspy, .bcf, .emd or "
+            ".dm4; arrays go into signals first, hyperspy.api.signals.Signal2D(array)."
         ) from error
     return loaded if isinstance(loaded, list) else [loaded]
 
@@ -273,11 +259,15 @@ def _of_one_kind(found):
         return found, f"the only {kind}"
     if any(c.kind != kind for c in found):
         _refuse("there are EDS and EELS spectra", found, "spectrum")
-    if kind == _EELS:
-        return _core_loss(found), "the only EELS spectrum image without the zero-loss peak"
     if kind == _EDS:
         return _detectors(found)
-    _refuse(f"there are {len(found)} of the kind {kind}", found, "spectrum")
+    if kind != _EELS:
+        _refuse(f"there are {len(found)} of the kind {kind}", found, "spectrum")
+    axes = [c.signal.axes_manager.signal_axes[0] for c in found]
+    core = [c for c, axis in zip(found, axes, strict=True) if not axis.low_value <= 0 <= axis.high_value]
+    if len(core) != 1:
+        _refuse(f"there are {len(core) or len(found)} EELS spectrum images", core or found, "spectrum")
+    return core, "the only EELS spectrum image without the zero-loss peak"
 
 
 def _refuse_other_grids(found):
@@ -285,20 +275,14 @@ def _refuse_other_grids(found):
         _refuse("the candidates are not on the same pixels", found, "spectrum")
 
 
-def _core_loss(found):
-    axes = [c.signal.axes_manager.signal_axes[0] for c in found]
-    core = [c for c, axis in zip(found, axes, strict=True) if not axis.low_value <= 0 <= axis.high_value]
-    if len(core) != 1:
-        _refuse(f"there are {len(core) or len(found)} EELS spectrum images", core or found, "spectrum")
-    return core
-
-
 def _detectors(found):
     """EDS spectrum images of one scan: their sum, if it is one of them, else all."""
     _refuse_other_grids(found)
     if len({_acquisition(c.signal) for c in found}) > 1:
         _refuse("the EDS spectrum images are of several acquisitions", found, "spectrum")
-    spectra = [_total_spectrum(c.signal) for c in found]
+    # counts of all pixels per channel, exact for integers
+    navigation = [tuple(a.index_in_array for a in c.signal.axes_manager.navigation_axes) for c in found]
+    spectra = [np.asarray(c.signal.data.sum(axis=axes)) for c, axes in zip(found, navigation, strict=True)]
     for i, own in enumerate(spectra):
         same = [c for c, other in zip(found, spectra, strict=True) if np.array_equal(own, other)]
         if len(same) > 1:
@@ -316,26 +300,20 @@ def _acquisition(signal):
     return *named, energy.size, round(energy.scale, 9), round(energy.offset, 6), energy.units
 
 
-def _total_spectrum(signal):
-    """Counts of all pixels per channel, exact for integers."""
-    axes = tuple(axis.index_in_array for axis in signal.axes_manager.navigation_axes)
-    return np.asarray(signal.data.sum(axis=axes))
-
-
 def _as_one(sources, why, because, candidates):
     """What to fuse, as a signal or a list, and the reasons."""
-    names = ", ".join(c.name for c in sources)
-    verb = "is" if len(sources) == 1 else "are"
+    names, verb = ", ".join(c.name for c in sources), "is" if len(sources) == 1 else "are"
     reasons = [f"Of {len(candidates)} signals, {names} {verb} what to fuse: {why}."]
     if len(sources) == 1 and sources[0].kind != _MAP:
-        return sources[0].signal, (*reasons, because)
-    if all(c.kind == _EDS for c in sources):
+        source = sources[0].signal
+    elif all(c.kind == _EDS for c in sources):
         _refuse_other_grids(sources)
         reasons.append(f"The counts of these {len(sources)} detectors were added up.")
-        return _added_up(sources), (*reasons, because)
-    source = SeveralSources(c.signal for c in sources)
-    if all(c.kind in (_MAP, _STACK) for c in sources):
-        source = element_maps(source, allow_nan=True)
+        source = _added_up(sources)
+    else:
+        source = SeveralSources(c.signal for c in sources)
+        if all(c.kind in (_MAP, _STACK) for c in sources):
+            source = element_maps(source, allow_nan=True)
     return source, (*reasons, because)
 
 
@@ -358,12 +336,10 @@ def has_spectra(signals: Any) -> bool:
 # ---- the elastic image ---------------------------------------------------------------------------
 
 
-def elastic_image(signals: Any, haadf: Any = None, axes: Any = None) -> Any:
-    """The elastic image among `signals`, on the scan with these `axes`, if given; see `scan`."""
+def elastic_image(signals: Any, haadf: Any = None) -> Any:
+    """The elastic image among `signals`; see `scan`."""
     candidates = [_Candidate.of(i, signal) for i, signal in enumerate(signals)]
-    if haadf is not None:
-        return _asked(haadf, candidates, "haadf").signal
-    return _elastic_image(candidates, axes)[0].signal
+    return (_elastic_image(candidates, None)[0] if haadf is None else _asked(haadf, candidates, "haadf")).signal
 
 
 def _elastic_image(candidates, axes):
@@ -373,15 +349,16 @@ def _elastic_image(candidates, axes):
     for detector in DETECTORS:
         for relation in ("pixels", "field"):
             found = [c for c in scanned if c.detector is detector and _relation(axes, c.axes) == relation]
-            if len(found) > 1:
-                found = [c for c in found if _is_at_same_place(axes, c.axes)] or found
+            if len(found) > 1 and axes is not None:
+                # those whose fields begin at the same place, as far as they are calibrated
+                at_start = [all(abs(p.start) <= SILENT_PIXELS for p in placements(axes, c.axes)) for c in found]
+                found = [c for c, is_there in zip(found, at_start, strict=True) if is_there] or found
             if len(found) > 1:
                 _refuse(f"{len(found)} images are of {detector.name} and fit the scan", found, "haadf")
             if found:
                 return found[0], _why_elastic(found[0], relation)
     where = "" if axes is None else f" of the scan's {axes[1]['size']} x {axes[0]['size']} pixels or field of view"
-    why = f"no image{where} is known to be of HAADF or another elastic detector"
-    _refuse(why, images or candidates, "haadf")
+    _refuse(f"no image{where} is known to be of HAADF or another elastic detector", images or candidates, "haadf")
 
 
 def _why_elastic(image, relation):
@@ -400,17 +377,11 @@ def _relation(axes, other):
     """ "pixels" for the same ones, "field" for the same field of view on other pixels, "" for neither."""
     if axes is None:
         return "pixels"
-    sizes = [tuple(axis["size"] for axis in of) for of in (axes, other)]
     try:
         placed = placements(axes, other)
     except ValueError:
         return ""
-    if sizes[0] == sizes[1]:
+    if all(a["size"] == b["size"] for a, b in zip(axes, other, strict=True)):
         return "pixels" if all(abs(p.step - 1) <= SAME_SCAN_RTOL for p in placed) else ""
     fields = [p.step * p.size / axis["size"] for p, axis in zip(placed, axes, strict=True)]
     return "field" if all(abs(field - 1) <= SAME_SCAN_RTOL for field in fields) else ""
-
-
-def _is_at_same_place(axes, other):
-    """Whether the fields begin at the same place, as far as they are calibrated."""
-    return axes is not None and all(abs(p.start) <= SILENT_PIXELS for p in placements(axes, other))

@@ -15,33 +15,25 @@ WINDOW_WIDTH = 2.0
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """The arguments of `element_maps`, checked; see there."""
+    """The arguments of `element_maps`; see there."""
 
-    elements: list[str] | None = None
-    xray_lines: list[str] | None = None
+    elements: Any = None
+    xray_lines: Any = None
     integration_windows: float = WINDOW_WIDTH
     edges: Any = None
     background: Any = None
     allow_nan: bool = False
+    #: whether to read the counts outside of the windows of EDS spectra too
+    out_of_window: bool = False
 
 
 class SourceMap(NamedTuple):
     """One 2-D map on its way into the stack.
 
-    Attributes
-    ----------
-    element, line
-        Symbol, None where it is not known; X-ray lines such as "Fe_Ka+Fe_La", "" for none.
-    data
-        (ny, nx), maybe a dask array.
-    axes, metadata
-        Of y and x, as :func:`~hyperspy_fusion.grid.axes.spatial_axes` returns them; of the signal it is from.
-    name
-        For messages.
-    background, variance
-        As ``data``; None where they are not known.
-    allows_nan
-        Whether its pixels may be NaN anyway, with a diagnostic.
+    Its element is None where it is not known. Its X-ray lines are such as "Fe_Ka+Fe_La", "" for none. Data (ny, nx) may
+    be a dask array, and so may background and variance, None where not known. The axes of y and x are as
+    :func:`~hyperspy_fusion.grid.axes.spatial_axes` returns them, the metadata those of the signal it is from. The name
+    is for messages. `allows_nan` is whether its pixels may be NaN anyway, with a diagnostic.
     """
 
     element: str | None
@@ -57,22 +49,24 @@ class SourceMap(NamedTuple):
 
 @dataclass(frozen=True)
 class SourceMaps:
-    """The maps of a source, the title of what they were made from ("" where their elements name it), and findings."""
+    """The maps of a source, the title of what they were made from ("" where their elements name it), and findings.
+
+    ``out_of_window`` are the counts outside of the windows of EDS spectra, None where nobody asks for them. ``whole``
+    is an ElementMaps in memory of just these maps, None where there is none.
+    """
 
     maps: list[SourceMap]
     title: str = ""
     diagnostics: list[Diagnostic] = field(default_factory=list)
+    out_of_window: Any = None
+    whole: Any = None
 
 
 class MapSource(Protocol):
     """One kind of source.
 
-    Attributes
-    ----------
-    kind
-        For messages.
-    takes
-        Which of ``"xray_lines"``, ``"edges"``, ``"background"`` and ``"integration_windows"`` it takes.
+    `kind` is for messages. It takes which of ``"xray_lines"``, ``"edges"``, ``"background"`` and
+    ``"integration_windows"``.
     """
 
     kind: str
@@ -87,9 +81,6 @@ class MapSource(Protocol):
     def read(source: Any, request: SourceRequest) -> SourceMaps:
         """Its maps with identity, grid and noise metadata."""
         ...
-
-
-# ---- which of the maps -------------------------------------------------------------------------------
 
 
 def is_selection(elements: Sequence[str] | None, n: int) -> bool:
@@ -119,3 +110,16 @@ def selected(maps: list[SourceMap], elements: list[str] | None, *, all_named: bo
             listed = ", ".join(dict.fromkeys(str(m.element) for m in maps))
             raise ValueError(f"There is no map of {symbol}: the source has {listed}.")
     return [m for symbol in elements for m in maps if m.element == symbol]
+
+
+def is_model(source: Any) -> bool:
+    """Whether `source` is a HyperSpy model, which is a list of components too."""
+    from hyperspy.model import BaseModel
+
+    return isinstance(source, BaseModel)
+
+
+def refuse_unfitted(model: Any, parameters: Sequence[Any]) -> None:
+    """Raise ValueError unless the `parameters` of `model` are fitted everywhere."""
+    if not all(parameter.map["is_set"].all() for parameter in parameters):
+        raise ValueError(f"{model} is not fitted at every pixel: call `m.multifit()` first.")

@@ -9,11 +9,10 @@ import numpy as np
 
 from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.spectra.background import smoothed_counts
-from hyperspy_fusion.grid.images import is_spectrum_image
+from hyperspy_fusion.grid.axes import layout
 from hyperspy_fusion.identify.elements import by_element
-from hyperspy_fusion.maps.base import SourceRequest
+from hyperspy_fusion.maps.base import SourceRequest, refuse_unfitted
 from hyperspy_fusion.maps.eds_lines import LineCounts, line_counts, line_windows, lines_within, window_sums
-from hyperspy_fusion.maps.fitted_models import refuse_unfitted
 
 _logger = logging.getLogger(__name__)
 
@@ -29,22 +28,25 @@ _ALLOWED = (
 
 
 def counts_over_background(signal: Any, request: SourceRequest) -> LineCounts:
-    """
-    Counts of X-ray lines, and those among them that are expected of the background; see `element_maps`.
-
-    Parameters
-    ----------
-    signal : exspy.signals.EDSSpectrum
-        ``(x, y|E)``, lazy or not.
-    request : SourceRequest
-        Whose `background` is a str, an array, an EDSModel or a spectrum image.
-    """
-    found, background = line_counts(signal, request), request.background
-    if isinstance(background, str | list | tuple | np.ndarray) and not _is_model(background):
+    """Counts of X-ray lines, and those among them that are expected of the background; see `element_maps`."""
+    found = line_counts(signal, request)
+    background: Any = request.background
+    # a model is a list of components
+    is_model = hasattr(background, "background_components")
+    if not is_model and isinstance(background, str | list | tuple | np.ndarray):
         return _from_windows(signal, found, background, request.integration_windows)
-    expected = _expected_spectra(signal, background)
+    if is_model:
+        refuse_unfitted(background, [p for c in background.background_components for p in c.free_parameters])
+        background = background.as_signal(component_list=background.background_components, show_progressbar=False)
+    if layout(background) != "spectra":
+        raise TypeError(f"background is {background!r}: {_ALLOWED}")
+    if background.data.shape != signal.data.shape:
+        raise ValueError(
+            f"background has shape {background.data.shape} and the spectra {signal.data.shape}: give a background for "
+            "each channel of each spectrum."
+        )
     windows = [line_windows(signal, names, request.integration_windows) for names in found.lines.values()]
-    counts, under = _in_memory(found.counts, window_sums(expected, windows))
+    counts, under = _in_memory(found.counts, window_sums(background, windows))
     return found._replace(counts=counts, background=under)
 
 
@@ -54,9 +56,6 @@ def _in_memory(counts, background):
 
     counts, background = compute(counts, background)
     return counts, np.maximum(background, 0).astype(np.float32)
-
-
-# ---- from windows beside the lines ------------------------------------------------------------------
 
 
 def _from_windows(signal, found, background, width):
@@ -94,20 +93,16 @@ def _sides(signal, names, background, width):
                 f"background has shape {windows.shape}: windows need a row of four energies for each of the lines "
                 f"{', '.join(names)}, as estimate_background_windows(xray_lines=[...]) gives them."
             )
-    axis = signal.axes_manager.signal_axes[0]
-    found = {name: _within(axis, row) for name, row in zip(names, windows, strict=True)}
-    for name, own in found.items():
-        if not own:
+    axis, sides = signal.axes_manager.signal_axes[0], {}
+    for name, row in zip(names, windows, strict=True):
+        limits = np.clip(row, axis.low_value, axis.high_value).reshape(2, 2)
+        pairs = [(axis.value2index(low), axis.value2index(high)) for low, high in limits]
+        sides[name] = tuple(pair for pair in pairs if pair[1] > pair[0])
+        if not sides[name]:
             raise ValueError(
                 f"No background window of {name} is within the spectra: give windows of your own, or leave it out."
             )
-    return found
-
-
-def _within(axis, row):
-    limits = np.clip(row, axis.low_value, axis.high_value).reshape(2, 2)
-    pairs = [(axis.value2index(low), axis.value2index(high)) for low, high in limits]
-    return tuple(pair for pair in pairs if pair[1] > pair[0])
+    return sides
 
 
 def _clean_sides(signal, sides, per_channel):
@@ -122,13 +117,12 @@ def _clean_sides(signal, sides, per_channel):
         # a line that nobody named is in a window that holds far more than the other
         most = STEEPEST * min(totals[side] for side in kept)
         clean[name] = tuple(side for side in kept if totals[side] <= most + 5 * np.sqrt(most / _size([side])))
-    if not dirty:
-        return clean, []
     sentence = (
         f"Both background windows of {', '.join(dirty)} hold lines of the sample, so the background may be too high: "
         "pass windows of your own as background, or a fitted model."
     )
-    return clean, [Diagnostic("background-windows-hold-lines", sentence, elements=tuple(by_element(dirty)))]
+    about = [Diagnostic("background-windows-hold-lines", sentence, elements=tuple(by_element(dirty)))]
+    return clean, about if dirty else []
 
 
 def _about_high(signal, lines, counts, sides, per_channel, width):
@@ -138,13 +132,11 @@ def _about_high(signal, lines, counts, sides, per_channel, width):
         means = [np.mean([per_channel[side].sum(dtype=float) for side in sides[name]]) for name in own]
         if total < np.mean(means) * _size(line_windows(signal, own, width)):
             high.append(element)
-    if not high:
-        return []
     sentence = (
         f"The background windows of {', '.join(high)} hold more counts than the windows of the lines: leave the "
         "element out, or pass windows of your own as background, or a fitted model."
     )
-    return [Diagnostic("background-above-lines", sentence, elements=tuple(high))]
+    return [Diagnostic("background-above-lines", sentence, elements=tuple(high))] if high else []
 
 
 def _energies(signal, side):
@@ -168,36 +160,9 @@ def _expected(sides, per_channel):
 
 def _under(signal, own, name, expected, width):
     """Counts expected under the line `name`: lines that share a window of their element share its channels."""
+    ranges = {other: line_windows(signal, [other], width)[0] for other in own}
     for window in line_windows(signal, own, width):
-        inside = [other for other in own if _is_inside(signal, other, window, width)]
+        inside = [other for other, (start, stop) in ranges.items() if window[0] <= start and stop <= window[1]]
         if name in inside:
             return expected[name] * (_size([window]) / len(inside))
     return 0.0
-
-
-def _is_inside(signal, name, window, width):
-    start, stop = line_windows(signal, [name], width)[0]
-    return window[0] <= start and stop <= window[1]
-
-
-# ---- from spectra -----------------------------------------------------------------------------------
-
-
-def _is_model(background):
-    # which is a list of components
-    return hasattr(background, "background_components")
-
-
-def _expected_spectra(signal, background):
-    """The spectrum image of expected background counts: given, or that of a fitted model."""
-    if _is_model(background):
-        refuse_unfitted(background, [p for c in background.background_components for p in c.free_parameters])
-        background = background.as_signal(component_list=background.background_components, show_progressbar=False)
-    if not is_spectrum_image(background):
-        raise TypeError(f"background is {background!r}: {_ALLOWED}")
-    if background.data.shape != signal.data.shape:
-        raise ValueError(
-            f"background has shape {background.data.shape} and the spectra {signal.data.shape}: give a background for "
-            "each channel of each spectrum."
-        )
-    return background

@@ -43,18 +43,11 @@ VARIANCE_BLUR = 1.0
 
 @dataclass(frozen=True, eq=False)
 class Edge:
-    """One edge and its windows, energies in eV.
+    """One edge such as "Fe_L3" and its windows, energies in eV: exspy's onset, and limits of background and signal.
 
-    Attributes
-    ----------
-    name, element, onset
-        "Fe_L3", "Fe" and exspy's onset energy.
-    before, after
-        Limits of the windows of background and signal.
-    net, variance, white
-        (ny, nx): what there is of the edge alone, the variance of its noise, and what of it neighbours do not share.
-    cross_section
-        What one atom adds to ``net``, up to a factor for all edges; NaN where it is not known.
+    `net` (ny, nx) is what there is of the edge alone, `variance` that of its noise, and `white` the part of it that
+    neighbours do not share. The cross-section is what one atom adds to `net`, up to a factor for all edges; NaN where
+    it is not known.
     """
 
     name: str
@@ -86,14 +79,20 @@ def asked_edges(signal: Any, elements: list[str] | None, edges: Any) -> dict[str
         refuse_repeats(elements)
         return {_main_edge(signal, element): None for element in elements}
     asked = dict(edges) if isinstance(edges, dict) else dict.fromkeys(list_of_names(edges, "edges", "['Fe_L3', 'O_K']"))
-    own = [_checked_edge(name).split("_")[0] for name in asked]
+    own = []
+    for name in asked:
+        element, _ = split_shell(name)
+        known = list(_edges_of(element))
+        if name not in known:
+            raise ValueError(f"{name!r} is not an edge of {element} that exspy knows: {nearest_names(name, known)}")
+        own.append(element)
     refuse_repeats(own)
     if elements is not None and list(elements) != own:
         raise ValueError(f"elements is {elements} and edges are of {own}: leave elements out, for edges name them.")
     return {name: _checked_windows(name, windows) for name, windows in asked.items()}
 
 
-def _onsets(element):
+def _edges_of(element):
     """Dict of exspy's major and minor edges of an element, in eV."""
     from exspy.material import elements
 
@@ -101,14 +100,6 @@ def _onsets(element):
     shells = elements[element].Atomic_properties.as_dictionary().get("Binding_energies", {})
     # those that end in "a" are no edges
     return {f"{element}_{shell}": node for shell, node in shells.items() if not shell.endswith("a")}
-
-
-def _checked_edge(name):
-    element, _ = split_shell(name)
-    known = _onsets(element)
-    if name not in known:
-        raise ValueError(f"{name!r} is not an edge of {element} that exspy knows: {nearest_names(name, list(known))}")
-    return name
 
 
 def _checked_windows(name, windows):
@@ -140,7 +131,7 @@ def onset_energy(name: str) -> float:
 def _main_edge(signal, element):
     """The major edge of lowest energy that has room for its background in the spectra."""
     axis = signal.axes_manager.signal_axes[0]
-    major = {name: onset_energy(name) for name, node in _onsets(element).items() if node["relevance"] == "Major"}
+    major = {name: onset_energy(name) for name, node in _edges_of(element).items() if node["relevance"] == "Major"}
     low = {n: e for n, e in major.items() if axis.low_value < (1 - ROOM) * e and e + LEAST < axis.high_value}
     if not low:
         listed_edges = ", ".join(f"{name} at {energy:g} eV" for name, energy in major.items()) or "none"
@@ -155,8 +146,7 @@ def _main_edge(signal, element):
 
 
 def with_windows(asked: dict[str, tuple | None], axis: Any, fitted: bool = False) -> list[Edge]:
-    """
-    `Edge` of each name in ``asked``, by onset energy.
+    """`Edge` of each name in ``asked``, by onset energy.
 
     The background is taken from 20 % below the onset, but not from the 50 eV after an edge before. Where this leaves
     less than 5 % of the onset energy, the window of the edge before serves both, and what it
@@ -170,10 +160,11 @@ def with_windows(asked: dict[str, tuple | None], axis: Any, fitted: bool = False
     onsets = sorted((onset_energy(name), name) for name in asked)
     edges = []
     for i, (onset, name) in enumerate(onsets):
-        previous = edges[-1] if edges else None
-        ahead = onsets[i + 1][0] - margin if i + 1 < len(onsets) else np.inf
-        after = _fitted_after if fitted else _after
-        windows = asked[name] or (*_before(onset, previous, axis, margin), *after(onset, ahead))
+        windows = asked[name]
+        if windows is None:
+            ahead = onsets[i + 1][0] - margin if i + 1 < len(onsets) else np.inf
+            after = _after(onset, ahead, fitted)
+            windows = (*_before(onset, edges[-1] if edges else None, axis, margin), *after)
         edges.append(_within(Edge(name, onset, windows[:2], windows[2:]), axis))
     return edges
 
@@ -188,13 +179,9 @@ def _before(onset, previous, axis, margin):
     return previous.before
 
 
-def _after(onset, ahead):
-    return onset, min(onset + max(AFTER * onset, LEAST), ahead)
-
-
-def _fitted_after(onset, ahead):
-    end = min(onset + max(BEFORE * onset, LEAST), ahead)
-    return (onset + NEAR_EDGE if end - onset >= 2 * NEAR_EDGE else onset), end
+def _after(onset, ahead, fitted):
+    end = min(onset + max((BEFORE if fitted else AFTER) * onset, LEAST), ahead)
+    return (onset + NEAR_EDGE if fitted and end - onset >= 2 * NEAR_EDGE else onset), end
 
 
 def _within(edge, axis):
@@ -303,26 +290,22 @@ def variance_of_mean(data: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def shapes(signal: Any, edges: list[Edge]) -> np.ndarray:
-    """
-    exspy's hydrogenic cross-sections of the `edges` in all channels, ``(n, channels)``, as its models have them.
+    """exspy's hydrogenic cross-sections of the `edges` in all channels, ``(n, channels)``, as its models have them.
 
     NaN where they are not known: without beam energy and angles, and for other edges than K and L.
     """
-    metadata = signal.metadata
-    keys = ("beam_energy", "convergence_angle", "Detector.EELS.collection_angle")
-    angles = [metadata.get_item(f"Acquisition_instrument.TEM.{key}") for key in keys]
-    axis = signal.axes_manager.signal_axes[0]
-    known = [all(value is not None for value in angles) and edge.name.split("_")[1][0] in "KL" for edge in edges]
-    unknown = np.full(axis.size, np.nan)
-    return np.array([_shape(e.name, angles, axis) if yes else unknown for e, yes in zip(edges, known, strict=True)])
-
-
-def _shape(name, angles, axis):
     from exspy.components import EELSCLEdge
 
-    component: Any = EELSCLEdge(name, GOS="hydrogenic")
-    component.fine_structure_active = False
-    component.set_microscope_parameters(*map(float, angles), axis.scale)
-    component.intensity.value = 1.0
-    # counts in bins are the integral over a bin
-    return np.asarray(component.function(axis.axis)) * (axis.scale if axis.is_binned else 1.0)
+    keys = ("beam_energy", "convergence_angle", "Detector.EELS.collection_angle")
+    angles = [signal.metadata.get_item(f"Acquisition_instrument.TEM.{key}") for key in keys]
+    axis = signal.axes_manager.signal_axes[0]
+    found = np.full((len(edges), axis.size), np.nan)
+    for shape, edge in zip(found, edges, strict=True):
+        if all(value is not None for value in angles) and edge.name.split("_")[1][0] in "KL":
+            component: Any = EELSCLEdge(edge.name, GOS="hydrogenic")
+            component.fine_structure_active = False
+            component.set_microscope_parameters(*map(float, angles), axis.scale)
+            component.intensity.value = 1.0
+            # counts in bins are the integral over a bin
+            shape[:] = np.asarray(component.function(axis.axis)) * (axis.scale if axis.is_binned else 1.0)
+    return found

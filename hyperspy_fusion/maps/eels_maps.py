@@ -11,9 +11,11 @@ from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.registration.resampling import filled
 from hyperspy_fusion.fusion.spectra.spikes import spikes
 from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance
-from hyperspy_fusion.grid.axes import axis_dicts
-from hyperspy_fusion.grid.images import check_real
+from hyperspy_fusion.grid.axes import scan_axes
+from hyperspy_fusion.grid.images import check_energies, check_real
+from hyperspy_fusion.identify.elements import listed
 from hyperspy_fusion.maps.base import SourceRequest
+from hyperspy_fusion.maps.eels_counts import fitted_edges, window_counts
 from hyperspy_fusion.maps.eels_edges import (
     Edge,
     asked_edges,
@@ -22,11 +24,6 @@ from hyperspy_fusion.maps.eels_edges import (
     window_diagnostics,
     with_windows,
 )
-from hyperspy_fusion.maps.eels_model import fitted_edges
-from hyperspy_fusion.maps.eels_windows import window_counts
-
-# pixels with spikes whose places are listed
-LISTED = 3
 
 # channels with counts around a pixel that has none in any: by chance with a probability of exp(-25) at most
 MANY = 25
@@ -35,31 +32,14 @@ _BY_BACKGROUND = {"windows": window_counts, "model": fitted_edges}
 
 
 def edge_counts(signal: Any, request: SourceRequest) -> tuple[list[Edge], list[Diagnostic]]:
-    """
-    Counts of core-loss edges above their background, or what a fit finds of them, and the variance of these.
+    """Edges of an EELS spectrum image in eV, as asked for, with their counts above the background or what a fit finds.
 
-    Parameters
-    ----------
-    signal : exspy.signals.EELSSpectrum
-        ``(x, y|E)`` in eV; lazy ones are computed.
-    request : SourceRequest
-        Of which elements, edges and background are used.
-
-    Returns
-    -------
-    list of Edge
-        In the order in which they were asked for; NaN in pixels whose spectra are invalid.
-    list of Diagnostic
-        Those of :func:`~.eels_edges.window_diagnostics`, ``"invalid-spectra"``, ``"spectra-without-counts"``,
-        ``"spikes"``, ``"no-power-law"`` and ``"edge-on-edge"``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        No edges, unknown ones, or such without room for a window within the spectra.
+    NaN in pixels whose spectra are invalid. Codes of the diagnostics: those of :func:`~.eels_edges.window_diagnostics`,
+    ``"invalid-spectra"``, ``"spectra-without-counts"``, ``"spikes"``, ``"no-power-law"`` and ``"edge-on-edge"``. Errors
+    are raised for no edges, unknown ones, or such without room for a window within the spectra.
     """
     check_real(signal)
-    _check_axis(signal)
+    check_energies(signal, "eV")
     way = "windows" if request.background is None else request.background
     if not isinstance(way, str) or way not in _BY_BACKGROUND:
         raise ValueError(
@@ -75,17 +55,6 @@ def edge_counts(signal: Any, request: SourceRequest) -> tuple[list[Edge], list[D
     return [maps[name] for name in asked], found
 
 
-def _check_axis(signal):
-    axis = signal.axes_manager.signal_axes[0]
-    if not axis.is_uniform:
-        raise NotImplementedError(f"{signal} has a non-uniform energy axis: interpolate it first.")
-    if axis.units != "eV":
-        raise ValueError(
-            f"The energy axis of {signal} has the units {axis.units}: expected eV, set by "
-            "`s.axes_manager.signal_axes[0].units = 'eV'`."
-        )
-
-
 def _cropped(signal, edges):
     """The spectra between the first and the last window, in memory, as floats, their energy the last axis."""
     low, high = min(edge.before[0] for edge in edges), max(edge.after[1] for edge in edges)
@@ -95,13 +64,10 @@ def _cropped(signal, edges):
         part.compute(show_progressbar=False)
     energy = part.axes_manager.signal_axes[0]
     data = np.moveaxis(part.data, energy.index_in_array, -1).astype(np.float64)
-    axes = [*axis_dicts(part.axes_manager.navigation_axes, part), energy.get_axis_dictionary()]
+    axes = [*scan_axes(part), energy.get_axis_dictionary()]
     for axis in axes[:2]:
         axis["navigate"] = True
     return type(part)(np.ma.filled(data, np.nan), axes=axes, metadata=signal.metadata.as_dictionary())
-
-
-# ---- invalid spectra --------------------------------------------------------------------------------------
 
 
 def _without_invalid(spectra, edges):
@@ -169,8 +135,7 @@ def _about_spikes(spectra, edges):
     elements = tuple(
         e.element for e in edges if any(found[..., channels(spectra, w)].any() for w in (e.before, e.after))
     )
-    where = ", ".join(f"({x}, {y})" for y, x in np.argwhere(hit)[:LISTED])
-    where += f" and {hit.sum() - LISTED} more" if hit.sum() > LISTED else ""
+    where = listed([f"({x}, {y})" for y, x in np.argwhere(hit)])
     sentence = (
         f"{_pixels(hit.sum())} with a spike in the windows of {', '.join(elements)}, at (x, y) = {where}: remove "
         "spikes by `s.spikes_removal_tool()`, or leave the pixels out by `mask=` of fuse."

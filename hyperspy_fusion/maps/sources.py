@@ -8,17 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import Diagnostic, report
-from hyperspy_fusion.grid.axes import axis_dicts, check_same_scan
+from hyperspy_fusion.diagnostics import report
+from hyperspy_fusion.grid.axes import check_same_scan
 from hyperspy_fusion.grid.images import check_signal
 from hyperspy_fusion.identify.elements import checked_elements, checked_lines
-from hyperspy_fusion.maps.base import WINDOW_WIDTH, MapSource, SourceMap, SourceMaps, SourceRequest, selected
+from hyperspy_fusion.maps.base import WINDOW_WIDTH, MapSource, SourceMaps, SourceRequest, is_model, selected
 from hyperspy_fusion.maps.eds_lines import checked_width
-from hyperspy_fusion.maps.fitted_models import FittedEdges, FittedEdsModel, is_model
-from hyperspy_fusion.maps.made_maps import ElementMapsSource, MapDictionary, MapList, StackOrMap
-from hyperspy_fusion.maps.spectra import EdsSpectra, EelsSpectra
-from hyperspy_fusion.maps.stack import check_elements, common_axes, computed, is_finished, stacked, with_shared_pixels
-from hyperspy_fusion.maps.stack_metadata import fused_diagnostics, keep_diagnostics, kept_diagnostics
+from hyperspy_fusion.maps.kinds import (
+    EdsSpectra,
+    EelsSpectra,
+    ElementMapsSource,
+    FittedEdges,
+    FittedEdsModel,
+    MapDictionary,
+    MapList,
+    StackOrMap,
+)
+from hyperspy_fusion.maps.stack import ScanMaps, one_scan
 
 _SPECTRA = (EdsSpectra, EelsSpectra)
 # of which sources an argument is, for messages
@@ -136,33 +142,23 @@ def element_maps(
     NotImplementedError
         A spatial axis is not uniform.
     """
-    request = SourceRequest(
+    request = SourceRequest(elements, xray_lines, integration_windows, edges, background, allow_nan)
+    return read_maps(source, request).signal
+
+
+def read_maps(source: Any, request: SourceRequest) -> ScanMaps:
+    """All that `element_maps` reads of a source, in one pass; the diagnostics are logged."""
+    elements, lines = request.elements, request.xray_lines
+    request = replace(
+        request,
         elements=None if elements is None else checked_elements(elements),
-        xray_lines=None if xray_lines is None else checked_lines(xray_lines),
-        integration_windows=checked_width(integration_windows),
-        edges=edges,
-        background=background,
-        allow_nan=allow_nan,
+        xray_lines=None if lines is None else checked_lines(lines),
+        integration_windows=checked_width(request.integration_windows),
     )
-    found = read_source(source, request)
-    maps, diagnostics = found.maps, list(found.diagnostics)
-    if not maps:
-        raise ValueError("There are no maps to fuse: the source is empty, and at least one map is needed.")
-    if background is not None and kind_of(source) not in _SPECTRA:
-        maps, about_background = _with_background(maps, background)
-        diagnostics += about_background
-    check_elements(maps)
-    axes, about_axes = common_axes(maps)
-    diagnostics += [*fused_diagnostics([m.metadata for m in maps]), *about_axes]
-    maps = computed(maps, request.allow_nan)
-    if background is None and is_finished(source, maps):
-        signal = with_shared_pixels(source)
-    else:
-        signal, about_maps = stacked(maps, axes, found.title)
-        diagnostics += about_maps
-    keep_diagnostics(signal.metadata, list(dict.fromkeys([*kept_diagnostics(signal.metadata), *diagnostics])))
+    found = _read(source, request)
+    scan, diagnostics = one_scan(found, request.allow_nan)
     report(dict.fromkeys(diagnostics))
-    return signal
+    return scan
 
 
 # ---- the registry ------------------------------------------------------------------------------------
@@ -181,7 +177,7 @@ class MixedList:
 
     @staticmethod
     def read(source: Any, request: SourceRequest) -> SourceMaps:
-        kinds = [kind_of(one) for one in source]
+        kinds = [_kind_of(one) for one in source]
         _refuse_unused(request, frozenset({"background"}).union(*(kind.takes for kind in kinds)), MixedList.kind)
         eels = [i for i, kind in enumerate(kinds) if kind is EelsSpectra]
         if request.edges is not None and len(eels) > 1:
@@ -193,7 +189,7 @@ class MixedList:
         alone = {i: SourceRequest() for i, kind in enumerate(kinds) if kind not in _SPECTRA}
         if request.edges is not None:
             alone[eels[0]] = SourceRequest(edges=request.edges)
-        found = {i: read_source(source[i], own) for i, own in alone.items()}
+        found = {i: _read(source[i], own) for i, own in alone.items()}
         spectra, asked = [i for i in range(len(kinds)) if i not in found], None
         if request.elements is not None:
             elsewhere = {m.element for own in found.values() for m in own.maps}
@@ -208,9 +204,15 @@ class MixedList:
             if kinds[i] is EdsSpectra:
                 width = request.integration_windows
                 own = replace(own, xray_lines=request.xray_lines, integration_windows=width)
-            found[i] = read_source(source[i], own)
+            found[i] = _read(source[i], own)
+        named = [element for own in found.values() for element in {m.element for m in own.maps}]
+        for element in named:
+            if named.count(element) > 1:
+                raise ValueError(
+                    f"{element} is repeated by two of the sources in the list: select the elements of each by "
+                    "element_maps, and pass these in the list."
+                )
         maps = [m for i in sorted(found) for m in found[i].maps]
-        _refuse_shared([[m.element for m in own.maps] for own in found.values()])
         diagnostics = [diagnostic for i in sorted(found) for diagnostic in found[i].diagnostics]
         return SourceMaps(selected(maps, request.elements), diagnostics=diagnostics)
 
@@ -229,7 +231,7 @@ SOURCES: tuple[type[MapSource], ...] = (
 )
 
 
-def kind_of(source: Any) -> type[MapSource]:
+def _kind_of(source) -> type[MapSource]:
     """The first of `SOURCES` that matches; TypeError where none does."""
     for kind in SOURCES:
         if kind.matches(source):
@@ -238,48 +240,39 @@ def kind_of(source: Any) -> type[MapSource]:
     raise TypeError(f"{source!r} is no source of maps: pass maps, spectra, a fitted model or ElementMaps.")
 
 
-def read_source(source: Any, request: SourceRequest) -> SourceMaps:
-    """The maps of a source, by its kind; ValueError for an argument that has no meaning for it."""
-    kind = kind_of(source)
+def _read(source, request) -> SourceMaps:
+    """The maps of a source, by its kind, with a background that is given as maps."""
+    kind = _kind_of(source)
     _refuse_unused(request, kind.takes, kind.kind)
-    return kind.read(source, request)
+    found = kind.read(source, request)
+    if not found.maps:
+        raise ValueError("There are no maps to fuse: the source is empty, and at least one map is needed.")
+    if request.background is None or kind in _SPECTRA:
+        return found
+    return _with_background(found, request.background)
 
 
 def _refuse_unused(request: SourceRequest, takes: Collection[str], kind: str) -> None:
     default = SourceRequest()
     for keyword, sources in _IS_FOR.items():
-        is_default = (
-            getattr(request, keyword) is None
-            or keyword == "integration_windows"
-            and (request.integration_windows == default.integration_windows)
-        )
-        if not is_default and keyword not in takes:
+        value = getattr(request, keyword)
+        is_given = value is not None and (keyword != "integration_windows" or value != default.integration_windows)
+        if is_given and keyword not in takes:
             raise ValueError(f"{keyword} is for {sources}, and the source is {kind}: leave it out.")
 
 
-def _refuse_shared(elements_of_each):
-    """Raise ValueError where two of the sources in a list have maps of one element."""
-    seen = set()
-    for elements in elements_of_each:
-        for element in seen.intersection(elements):
-            raise ValueError(
-                f"{element} is repeated by two of the sources in the list: select the elements of each by "
-                "element_maps, and pass these in the list."
-            )
-        seen.update(elements)
-
-
-def _with_background(maps: list[SourceMap], background: Any) -> tuple[list[SourceMap], list[Diagnostic]]:
-    """The `maps` with a background that is given as maps."""
+def _with_background(found: SourceMaps, background: Any) -> SourceMaps:
+    """The maps with a background that is given as maps."""
     if isinstance(background, str):
         raise ValueError(
             f"background is {background!r}, which is found in the spectra: pass the EDS spectrum image, or the "
             "background as maps {'Fe': map, ...}."
         )
-    known = element_maps(background)
-    axes = axis_dicts(known.axes_manager.signal_axes, known)
-    found = check_same_scan(maps[0].axes, axes, maps=maps[0].name, haadf="background")
-    for m in maps:
-        if m.element not in known.elements:
+    known, first = read_maps(background, SourceRequest()), found.maps[0]
+    about = check_same_scan(first.axes, known.axes, maps=first.name, haadf="background")
+    counts = dict(zip(known.signal.elements, known.signal.data.astype(np.float32), strict=True))
+    for m in found.maps:
+        if m.element not in counts:
             raise ValueError(f"background has no map of {m.element}: give one for each element, of zeros if need be.")
-    return [m._replace(background=known.get_map(m.element).data.astype(np.float32)) for m in maps], found
+    maps = [m._replace(background=counts[m.element]) for m in found.maps]
+    return replace(found, maps=maps, diagnostics=[*found.diagnostics, *about])

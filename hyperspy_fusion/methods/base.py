@@ -77,7 +77,10 @@ class Method(Protocol):
         ...
 
     def build(self, scan, settings, num_workers, tick) -> Setup:
-        """Choose what is ``"auto"`` and build the problem; ``tick`` is called after every fit that a choice takes."""
+        """Choose what is ``"auto"`` and build the problem; ``tick`` is called after every fit of a search.
+
+        Its arguments are the numbers of fits done and expected.
+        """
         ...
 
     def solve(self, problem, settings, state, callback, num_workers) -> tuple[FusionResult, Any]:

@@ -19,17 +19,8 @@ from hyperspy_fusion.methods.fit_checks import TOTAL_TOLERANCE
 from hyperspy_fusion.results.uncertainty import pixel_errors
 
 QUANTIFICATIONS = ("CL", "zeta", "cross_section")
-# as they are called elsewhere, in small letters
-_ALSO_CALLED = {
-    "cl": "CL",
-    "cliff_lorimer": "CL",
-    "k_factor": "CL",
-    "k_factors": "CL",
-    "zeta_factor": "zeta",
-    "zeta_factors": "zeta",
-    "cross_sections": "cross_section",
-}
-_UNITS = ("atomic", "weight")
+# as they are called elsewhere, in small letters, in the singular
+_ALSO_CALLED = {"cl": "CL", "cliff_lorimer": "CL", "k_factor": "CL", "zeta_factor": "zeta"}
 # a pixel with less than this part of the signal of a thick one is vacuum
 VACUUM = 0.05
 # the thick one: not the brightest, which may be an outlier
@@ -41,7 +32,11 @@ def composition(maps, method, factors=None, units="atomic", vacuum=VACUUM, error
     method, factors, relative = quantifying(maps, method, factors, units)
     counts = np.maximum(np.asarray(maps.data, dtype=np.float64), 0)
     total = np.tensordot(relative, counts, 1)
-    total[~(total > _threshold(total, vacuum))] = np.nan
+    if not 0 <= vacuum < 1:
+        raise ValueError(f"vacuum is {vacuum!r}: it must be at least 0 and below 1.")
+    finite = total[np.isfinite(total)]
+    threshold = vacuum * np.percentile(finite, _THICK) if finite.size else 0.0
+    total[~(total > threshold)] = np.nan
     shares = relative[:, None, None] * counts / total
     variance, found = None, pixel_errors(maps, errors)
     if found is not None:
@@ -50,15 +45,9 @@ def composition(maps, method, factors=None, units="atomic", vacuum=VACUUM, error
 
 
 def quantifying(maps, method, factors, units):
-    """exspy's name of the method, the factors (n,), and relative factors (n,): what a count adds to the total.
-
-    Raises
-    ------
-    ValueError
-        For a method, units or factors that are none, for a composition, or for a single map.
-    """
+    """exspy's name of the method, the factors (n,), and relative factors (n,): what a count adds to the total."""
     method = _method(method)
-    check_choice("units", units, _UNITS)
+    check_choice("units", units, ("atomic", "weight"))
     factors = _factors(maps, method, factors)
     shape = np.shape(maps.data)
     if maps.metadata.has_item("Composition"):
@@ -66,13 +55,18 @@ def quantifying(maps, method, factors, units):
     if shape[0] < 2 or len(shape) != 3:
         raise ValueError(f"{maps!r} is not a stack of several maps: a composition needs the maps of all its elements.")
     report(_about_totals(maps))
-    return method, factors, np.array(_relative_factors(_line_names(maps), method, tuple(factors), units))
+    # a line for each map, from which exspy takes the element; made up where the maps have none
+    lines = metadata_names(maps.metadata, "Element_maps.xray_lines")
+    if len(lines) != len(maps.elements):
+        lines = [f"{element}_Ka" for element in maps.elements]
+    names = tuple(line.split("+")[0] for line in lines)
+    return method, factors, np.array(_relative_factors(names, method, tuple(factors), units))
 
 
 def _method(name):
     """exspy's name of a method of quantification, however it is spelt."""
     if isinstance(name, str):
-        spelt = name.strip().lower().replace("-", "_").replace(" ", "_")
+        spelt = name.strip().lower().replace("-", "_").replace(" ", "_").removesuffix("s")
         name = _ALSO_CALLED.get(spelt, spelt if spelt in QUANTIFICATIONS else name)
     check_choice("method", name, QUANTIFICATIONS)
     return name
@@ -99,26 +93,24 @@ def _factors(maps, method, factors):
 
 
 def _cross_sections(maps, method):
+    """Those in the metadata of maps of EELS edges."""
     stored = maps.metadata.get_item("Element_maps.cross_sections")
-    if method != "cross_section" or stored is None:
-        raise ValueError(
-            f"factors is None: give the k-factors, zeta-factors or cross-sections of {method!r} as a dictionary "
-            f"{{element: factor}}; {_why_unknown(maps, method)}."
-        )
-    return stored.as_dictionary()
-
-
-def _why_unknown(maps, method):
-    """Why the metadata of maps have no cross-sections."""
+    if method == "cross_section" and stored is not None:
+        return stored.as_dictionary()
     edges = [maps.metadata.get_item(f"Element_maps.edges.{element}") for element in maps.elements]
     if method != "cross_section" or not any(edges):
-        return "only maps of EELS edges know their cross-sections, for method 'cross_section'"
-    if not all(edges):
+        why = "only maps of EELS edges know their cross-sections, for method 'cross_section'"
+    elif not all(edges):
         others = ", ".join(element for element, edge in zip(maps.elements, edges, strict=True) if not edge)
-        return f"the maps of {others} are not of EELS edges, which alone know their cross-sections"
-    return (
-        f"the cross-sections of {', '.join(edges)} are not known, which exspy calculates of K and L edges by beam "
-        "energy, convergence and collection angle: call `s.set_microscope_parameters(...)` before element_maps"
+        why = f"the maps of {others} are not of EELS edges, which alone know their cross-sections"
+    else:
+        why = (
+            f"the cross-sections of {', '.join(edges)} are not known, which exspy calculates of K and L edges by beam "
+            "energy, convergence and collection angle: call `s.set_microscope_parameters(...)` before element_maps"
+        )
+    raise ValueError(
+        f"factors is None: give the k-factors, zeta-factors or cross-sections of {method!r} as a dictionary "
+        f"{{element: factor}}; {why}."
     )
 
 
@@ -140,52 +132,29 @@ def _about_totals(maps):
     return [Diagnostic("composition-of-changed-totals", sentence, elements=tuple(kept))]
 
 
-def _threshold(total, vacuum):
-    if not 0 <= vacuum < 1:
-        raise ValueError(f"vacuum is {vacuum!r}: it must be at least 0 and below 1.")
-    finite = total[np.isfinite(total)]
-    return vacuum * np.percentile(finite, _THICK) if finite.size else 0.0
-
-
 @lru_cache
 def _relative_factors(names, method, factors, units):
     """The composition by exspy of a pixel with the same intensity of X-ray lines with these names.
 
     Without absorption any composition follows from it, for a share is in proportion to its intensity.
     """
-    # exspy's Cliff-Lorimer takes intensities up to 0.1 for nothing
-    intensities = [_intensity(name, 1e12) for name in names]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        result = _spectrum().quantification(
-            intensities, method, list(factors), composition_units=units, navigation_mask=None, probe_area=1.0
-        )
-    return tuple(float(signal.data.item()) / 100 for signal in (result if method == "CL" else result[0]))
-
-
-def _line_names(maps):
-    """A name of an X-ray line for each map, from which exspy takes the element; made up where the maps have none."""
-    lines = metadata_names(maps.metadata, "Element_maps.xray_lines")
-    named = len(lines) == len(maps.elements)
-    return tuple(line.split("+")[0] for line in lines) if named else tuple(f"{e}_Ka" for e in maps.elements)
-
-
-def _intensity(line, value):
+    from exspy.signals import EDSTEMSpectrum
     from hyperspy.signals import BaseSignal
 
-    signal = BaseSignal(np.full((1, 1), float(value))).T
-    signal.metadata.set_item("Sample.elements", [line.split("_")[0]])
-    signal.metadata.set_item("Sample.xray_lines", [line])
-    return signal
-
-
-def _spectrum() -> Any:
-    """A spectrum without counts, of which exspy wants the methods; no composition depends on its dose."""
-    from exspy.signals import EDSTEMSpectrum
-
-    signal = EDSTEMSpectrum(np.zeros((1, 1, 1), dtype="u1"))
+    # without counts, of which exspy wants the methods; no composition depends on its dose
+    spectrum: Any = EDSTEMSpectrum(np.zeros((1, 1, 1), dtype="u1"))
     for key in ("beam_current", "Detector.EDS.live_time", "probe_area"):
-        signal.metadata.set_item(f"Acquisition_instrument.TEM.{key}", 1.0)
-    return signal
+        spectrum.metadata.set_item(f"Acquisition_instrument.TEM.{key}", 1.0)
+    intensities = []
+    for name in names:
+        # exspy's Cliff-Lorimer takes intensities up to 0.1 for nothing
+        intensities.append(BaseSignal(np.full((1, 1), 1e12)).T)
+        intensities[-1].metadata.set_item("Sample.elements", [name.split("_")[0]])
+        intensities[-1].metadata.set_item("Sample.xray_lines", [name])
+    options = {"composition_units": units, "navigation_mask": None, "probe_area": 1.0}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result = spectrum.quantification(intensities, method, list(factors), **options)
+    return tuple(float(signal.data.item()) / 100 for signal in (result if method == "CL" else result[0]))
 
 
 def propagated(fractions, factors, total, errors):
@@ -201,9 +170,7 @@ def _signal(maps, percent, variance, units, node):
     from hyperspy.signals import Signal2D
 
     result = maps._deepcopy_with_new_data(percent)
-    title = maps.metadata.General.title
-    for start in ("Element maps of ", "Fused maps of "):
-        title = title.removeprefix(start)
+    title = maps.metadata.General.title.removeprefix("Element maps of ").removeprefix("Fused maps of ")
     result.metadata.General.title = f"{units} percent of {title}"
     result.metadata.set_item("Signal.quantity", f"{units.capitalize()} percent")
     for key, value in node.items():

@@ -10,8 +10,8 @@ import numpy as np
 from hyperspy_fusion.diagnostics import Diagnostic, report
 from hyperspy_fusion.fusion.problems.published import Range
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, PowerHaadfModel, blurred
-from hyperspy_fusion.grid.axes import axis_dicts, spatial_axes
-from hyperspy_fusion.grid.images import image_array
+from hyperspy_fusion.grid.axes import scan_axes
+from hyperspy_fusion.grid.images import image_array, image_signal
 from hyperspy_fusion.maps.sources import element_maps
 
 
@@ -26,8 +26,8 @@ class Inputs:
 def fused_signal(maps, data, fusion, inputs, errors=None):
     """The ElementMaps of a fit: ``data`` on the axes and with the metadata of ``maps``.
 
-    ``fusion`` is the dictionary for ``metadata.Fusion``: flat arrays, lists of strings and Python scalars only.
-    ``errors`` are the :class:`~.uncertainty.Errors` of the fit where they are known.
+    ``fusion`` is for ``metadata.Fusion``: flat arrays, lists of strings and Python scalars only. ``errors`` are the
+    :class:`~.uncertainty.Errors` of the fit where they are known.
     """
     fused = maps._deepcopy_with_new_data(data)
     title = maps.metadata.General.title.removeprefix("Element maps of ")
@@ -37,15 +37,6 @@ def fused_signal(maps, data, fusion, inputs, errors=None):
         fused.metadata.set_item(f"Fusion.{key}", value)
     fused._inputs, fused._errors = inputs, errors
     return fused
-
-
-def image_signal(data, maps, title):
-    """A Signal2D of ``data`` on the spatial axes of ``maps``."""
-    import hyperspy.api as hs
-
-    image = hs.signals.Signal2D(data, axes=axis_dicts(maps.axes_manager.signal_axes, maps))
-    image.metadata.General.title = title
-    return image
 
 
 def modelled_haadf(fused):
@@ -68,7 +59,7 @@ def modelled_haadf(fused):
         image = haadf_range.restore(image.astype(data.dtype))
     else:
         image = blurred(LinearHaadfModel(coefficients, fit["haadf_offset"]).image(data), fit["haadf_term_blur"])
-    return image_signal(image.astype(data.dtype), fused, "Modelled HAADF")
+    return image_signal(image.astype(data.dtype), scan_axes(fused), "Modelled HAADF")
 
 
 def _why_not_of_the_fit(fused, fit, data, index):
@@ -107,19 +98,9 @@ def whole_modelled_haadf(fused):
 
 
 def inputs_of_part(fused, maps=None, haadf=None):
-    """Measured maps and HAADF image on the pixels that ``fused`` shows of them.
+    """`Inputs` on the pixels that ``fused``, a result or a crop of it, shows; by default what it was fused from.
 
-    Parameters
-    ----------
-    fused : ElementMaps
-        A result or a crop of it.
-    maps, haadf
-        Whole or cropped alike; by default what the result was fused from.
-
-    Returns
-    -------
-    Inputs
-        ElementMaps and Signal2D; None where they are not known, or on another grid, which a warning reports.
+    None where they are not known, or on another grid, which a warning reports.
     """
     kept = fused._inputs or Inputs()
     maps = kept.maps if maps is None else element_maps(maps)
@@ -129,13 +110,9 @@ def inputs_of_part(fused, maps=None, haadf=None):
 
 def _image_on_axes(haadf, *grids):
     """A HAADF image as a Signal2D on the axes of the first of ``grids`` of its shape, as in a fit; else on its own."""
-    import hyperspy.api as hs
-
     image = image_array(haadf)
-    for grid in grids:
-        if grid is not None and grid.axes_manager.signal_shape == image.shape[::-1]:
-            return image_signal(image, grid, haadf.metadata.General.title)
-    return hs.signals.Signal2D(image, axes=spatial_axes(haadf))
+    alike = [g for g in grids if g is not None and g.axes_manager.signal_shape == image.shape[::-1]]
+    return image_signal(image, scan_axes([*alike, haadf][0]), haadf.metadata.General.title)
 
 
 def _part(whole, fused, what):
@@ -162,7 +139,7 @@ def plot_fused(fused, crop=None, maps=None, haadf=None, errors=None, same_limits
         report([Diagnostic("measured-maps-not-saved", sentence)])
     measured = inputs_of_part(fused, maps, haadf)
     modelled = whole_modelled_haadf(fused)
-    y, x = axis_dicts(fused.axes_manager.signal_axes, fused)
+    y, x = scan_axes(fused)
     return plot_fusion(
         np.asarray(fused.data).reshape(-1, y["size"], x["size"]) if is_result else None,
         fused.elements,
@@ -182,7 +159,7 @@ def plot_fused(fused, crop=None, maps=None, haadf=None, errors=None, same_limits
 def window_of(part, whole):
     """Slices (y, x) of ``whole`` that ``part`` covers; None where it is not a crop of it."""
     slices = []
-    for p, w in zip(*(axis_dicts(s.axes_manager.signal_axes, s) for s in (part, whole)), strict=True):
+    for p, w in zip(scan_axes(part), scan_axes(whole), strict=True):
         start = round((p["offset"] - w["offset"]) / w["scale"])
         same = np.isclose(p["scale"], w["scale"]) and p["name"] == w["name"]
         if not same or start < 0 or start + p["size"] > w["size"]:

@@ -13,8 +13,7 @@ _UNCALIBRATED = ("", "px", "pixel", "pixels", "none", "<undefined>")
 _BAR: dict[str, Any] = {"location": "lower left", "length_fraction": 0.3, "border_pad": 0.4}
 _BAR |= {"color": "white", "box_color": "black", "box_alpha": 0.4}
 
-# Shot noise puts a few pixels far above the rest; they would darken the whole map, and where counts are few those of
-# the measured map all of the fused one beside it.
+# shot noise puts a few pixels far above the rest, which would darken the whole map, and the fused one beside it
 _CLIPPED_PERCENT = 0.2
 _CLIPPED_NOISE_PERCENT = 2.0
 
@@ -51,61 +50,25 @@ def plot_fusion(
     crop: tuple | None = None,
     quantity: str | None = None,
     same_limits: bool = True,
-    cmap: str = "inferno",
     figure=None,
 ) -> np.ndarray:
-    """Raw maps over fused maps, one column per element, after a column with both HAADF images.
+    """Measured maps over fused maps, one column per element, after a column with both HAADF images.
 
-    The maps of an element share their colours, and so do the two HAADF images: equal colours are equal
-    values, and what the fit takes from a map or adds to it is seen. The brightest and darkest 0.2 % of the
-    pixels of a map, and the brightest 2 % of a measured map beside a fused or true one, may lie outside; the colour
-    bar then ends in an arrow.
+    The maps of an element share their colours, and so do the two HAADF images: equal colours are equal values. The
+    brightest and darkest 0.2 % of the pixels of a map, and the brightest 2 % of a measured map beside a fused or true
+    one, may lie outside; the colour bar then ends in an arrow.
 
-    Parameters
-    ----------
-    fused
-        ``(n_elements, ny, nx)``; None to show measured maps alone.
-    elements
-        Symbols, one per map.
-    raw, truth
-        Maps as measured, and as they truly are, of one shape and unit with ``fused``; one row each.
-    haadf, modelled_haadf
-        ``(ny, nx)``, measured and modelled, in the same units.
-    errors
-        Standard errors of the fused maps, of their shape; one more row below all others, with colours of its own.
-    scale
-        Length of a pixel, or (height, width) of it, in ``units``. None is uncalibrated.
-    units
-        Of ``scale``. The scale bar is labelled in the metric unit that suits it; other units are used as they are;
-        None, ``""`` and ``"px"`` mean pixels.
-    offset
-        Position (y, x) of the first pixel in ``units``, for a ``crop`` in these.
-    crop
-        ``(left, right, top, bottom)``; as in HyperSpy, integers are pixels and floats positions in ``units``,
-        and None leaves a side where it is. The ends are excluded.
-    quantity
-        What the maps hold, for the colour bars, such as ``"X-ray counts"``.
-    same_limits
-        False gives every panel its own colours: for shapes, not for values.
-    cmap
-        Matplotlib colour map of the element maps.
-    figure
-        A matplotlib figure or subfigure to draw in, best with ``layout="constrained"``. None makes one.
-
-    Returns
-    -------
-    numpy.ndarray
-        Matplotlib axes, ``(rows, columns)``: rows in the order raw, fused, truth, errors, those that were given;
-        panels without an image are invisible.
-
-    Raises
-    ------
-    ValueError
-        For arrays that do not fit together, or a crop that leaves no pixel.
+    Maps and their `errors` are ``(n_elements, ny, nx)``, images ``(ny, nx)``; those that are None are not drawn.
+    `scale` is the length of a pixel in `units`, or (height, width) of it; None is uncalibrated. `offset` is the
+    position (y, x) of the first pixel. `crop` is ``(left, right, top, bottom)`` as in HyperSpy: integers are pixels,
+    floats positions, and the ends are excluded. `quantity` labels the colour bars. With `same_limits=False` every panel
+    has its own colours. The axes returned are ``(rows, columns)``, rows in the order raw, fused, truth, errors.
     """
-    rows = {"raw": raw, "fused": fused, "truth": truth, "errors": errors}
-    images = {"HAADF": haadf, "modelled HAADF": modelled_haadf}
-    rows, images = _checked_images(rows, images, elements)
+    rows, images = _checked_images(
+        {"raw": raw, "fused": fused, "truth": truth, "errors": errors},
+        {"HAADF": haadf, "modelled HAADF": modelled_haadf},
+        elements,
+    )
     pixel, units = _pixel(scale, units)
     shape = next(iter(rows.values())).shape[1:]
     window = _window(crop, shape, 1.0 if scale is None else scale, offset)
@@ -113,11 +76,12 @@ def plot_fusion(
     columns = _columns(rows, images, names, elements, window)
     axes = _panels(names, columns, pixel, figure)
     for panel_axes, (title, panels) in zip(axes.T, columns, strict=True):
-        style = {"cmap": "gray" if title == "HAADF" else cmap, "pixel": pixel, "same_limits": same_limits}
-        label = "intensity" if title == "HAADF" else _quantity(quantity)
+        style = {"cmap": "gray" if title == "HAADF" else "inferno", "pixel": pixel, "same_limits": same_limits}
+        # "X-ray counts ()", as HyperSpy writes a quantity without unit, loses its brackets
+        label = (quantity or "").replace("()", "").strip() if title != "HAADF" else ""
         n_maps = len(names) - ("errors" in names)
-        _draw_column(panel_axes[:n_maps], panels[:n_maps], label, **style)
-        _draw_column(panel_axes[n_maps:], panels[n_maps:], label, **(style | {"cmap": _ERROR_COLOURS}))
+        _draw_column(panel_axes[:n_maps], panels[:n_maps], label or "intensity", **style)
+        _draw_column(panel_axes[n_maps:], panels[n_maps:], label or "intensity", **(style | {"cmap": _ERROR_COLOURS}))
     for ax in axes.flat:
         if ax.images:
             _scale_bar(ax, units)
@@ -127,29 +91,10 @@ def plot_fusion(
 def plot_convergence(history: dict, weights: dict, *, axes=None) -> np.ndarray:
     """The three terms of the objective against the iteration, and the weights they were summed with.
 
-    Parameters
-    ----------
-    history
-        Arrays ``haadf``, ``chem`` and ``tv`` of one length, the start at index 0, unweighted for the published method
-        and as they enter the sum for the calibrated one; with ``total``, their (weighted) sum, its first and last
-        value are given above. ``iteration``, of the same length, where not
-        every iteration is there. ``gap``, the relative duality gap, has a panel of its own, with a logarithmic scale.
-    weights
-        ``lambda_haadf``, ``lambda_chem`` and ``lambda_tv`` of the published method; ``lambda_haadf``, ``lambda_reg``
-        and ``regularization`` of the calibrated one; None for a penalty that was off. ``tol`` is a line in the panel
-        of the gap.
-    axes
-        Three matplotlib axes, four with a gap. None makes a figure.
-
-    Returns
-    -------
-    numpy.ndarray
-        The axes.
-
-    Raises
-    ------
-    ValueError
-        For a history without one of the three terms.
+    `history` has arrays ``haadf``, ``chem`` and ``tv`` of one length, the start at index 0: unweighted for the
+    published method, as they enter the sum for the calibrated one. The first and last value of ``total``, their sum, is
+    given above. ``iteration`` is there where not every iteration is. ``gap`` has a panel of its own, with a logarithmic
+    scale. `weights` are the settings of the fit; its ``tol`` is a line in the panel of the gap.
     """
     terms = _CALIBRATED_TERMS if "lambda_reg" in weights else _PUBLISHED_TERMS
     missing = [name for name in terms if name not in history]
@@ -180,35 +125,21 @@ def plot_convergence(history: dict, weights: dict, *, axes=None) -> np.ndarray:
     return axes
 
 
-def plot_selection(selection: dict, *, ax=None):
+def plot_selection(selection: dict):
     """Cross-validation scores of the fits that a choice of weights compared, against the weight.
 
-    Parameters
-    ----------
-    selection
-        ``metadata.Fusion.selection``: arrays ``score``, ``score_error`` and ``weights`` (flat, of every candidate those
-        of its maps), the weights that were chosen, such as ``lambda_reg`` and ``lambda_haadf``, and ``regularization``
-        and ``joint`` where they differ.
-    ax
-        Matplotlib axes; None makes a figure.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-
-    Raises
-    ------
-    ValueError
-        Where nothing was compared, or no weight was left open.
+    `selection` is ``metadata.Fusion.selection``: arrays ``score``, ``score_error`` and ``weights`` (flat, of every
+    candidate those of its maps), the weights that were chosen, and ``regularization`` and ``joint`` where they differ.
     """
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
     score = np.asarray(selection["score"])
     if not score.size:
         raise ValueError(f"No fits were compared. {selection['sentence']}")
     chosen = [name for name in _CHOSEN_WEIGHTS if name in selection]
     if not chosen:
         raise ValueError(f"No weight was left open, so that there is none to plot against. {selection['sentence']}")
-    if ax is None:
-        ax = _new_figure((8.4, 4.2)).subplots()
+    ax = _new_figure((8.4, 4.2)).subplots()
     # the weight that was tried at most values
     name = max(chosen, key=lambda name: np.unique(selection[name]).size)
     weight, error = np.asarray(selection[name], float), np.asarray(selection["score_error"])
@@ -221,7 +152,10 @@ def plot_selection(selection: dict, *, ax=None):
     ax.set(xscale="log", xlabel=f"{name} (larger is smoother)" if name in _SMOOTHING else name)
     ax.set_ylabel("score on held-out counts,\nlog-likelihood per pixel")
     ax.set_title("cross-validation of the fits (higher is better); circles: used", fontsize="medium")
-    _tick_powers_of_two(ax, weight)
+    # a choice covers few octaves, where a power of ten is hardly to be found
+    ax.xaxis.set_major_locator(LogLocator(base=2 if weight.max() <= 64 * weight.min() else 10))
+    ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    ax.xaxis.set_minor_locator(NullLocator())
     best = score[used].max()
     ax.set_ylim(max(score.min(), best - 0.25 * abs(best)) - 0.01 * abs(score.max()), None)
     # beside the curves, which fill the panel
@@ -238,15 +172,6 @@ def _candidates(selection, chosen, name):
         words += ["each map"] if "joint" in selection and not selection["joint"][i] else []
         groups.setdefault(", ".join(words) or name, []).append(i)
     return groups
-
-
-def _tick_powers_of_two(ax, weight):
-    """Ticks that can be read over the few octaves that a choice covers, where a power of ten is hardly to be found."""
-    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
-
-    ax.xaxis.set_major_locator(LogLocator(base=2 if weight.max() <= 64 * weight.min() else 10))
-    ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-    ax.xaxis.set_minor_locator(NullLocator())
 
 
 def _checked_images(rows, images, elements):
@@ -298,30 +223,18 @@ def _window(crop, shape, scale, offset):
 def _side(ends, size, scale, offset):
     """A slice between two ends, pixels or positions; None leaves an end where it is."""
     # a position before the first pixel must not count from the end, as a negative index does
-    first, last = (
-        max(round((end - offset) / scale), 0) if isinstance(end, float | np.floating) else end for end in ends
-    )
-    start, stop, _ = slice(first, last).indices(size)
-    return slice(start, stop)
-
-
-def _quantity(quantity):
-    """``"X-ray counts ()"``, as HyperSpy writes a quantity without unit, loses its brackets."""
-    return (quantity or "").replace("()", "").strip() or "intensity"
+    is_position = [isinstance(end, float | np.floating) for end in ends]
+    first, last = (max(round((e - offset) / scale), 0) if p else e for e, p in zip(ends, is_position, strict=True))
+    return slice(*slice(first, last).indices(size)[:2])
 
 
 def _columns(rows, images, names, elements, window):
     """Per column its title and, row by row, the panel title and the cropped image; None for no image."""
-    columns = []
-    if images:
-        by_row = {"raw": "HAADF", "fused": "modelled HAADF"}
-        shown = [(by_row.get(name), images.get(by_row.get(name))) for name in names]
-        columns.append(("HAADF", shown))
+    by_row = {"raw": "HAADF", "fused": "modelled HAADF"}
+    columns = [("HAADF", [(by_row.get(name), images.get(by_row.get(name))) for name in names])] if images else []
     for i, element in enumerate(elements):
-        shown = [
-            (f"{element}, {_ROW_TITLES.get(name, name)}", rows[name][i] if name in rows else None) for name in names
-        ]
-        columns.append((element, shown))
+        titles = [f"{element}, {_ROW_TITLES.get(name, name)}" for name in names]
+        columns.append((element, [(t, rows[n][i] if n in rows else None) for t, n in zip(titles, names, strict=True)]))
     return [
         (column, [None if image is None else (title, image[window]) for title, image in shown])
         for column, shown in columns
@@ -349,12 +262,10 @@ def _draw_column(axes, panels, label, *, cmap, pixel, same_limits):
     for ax in axes:
         ax.set_axis_off()
     drawn = [(ax, *panel) for ax, panel in zip(axes, panels, strict=True) if panel is not None]
-    if same_limits and drawn:
-        # the bar belongs to the whole column, empty panels too: so it lies level with those of the others
-        _draw_group(drawn, list(axes), label, cmap, pixel)
-    else:
-        for item in drawn:
-            _draw_group([item], item[0], label, cmap, pixel)
+    # a shared bar belongs to the whole column, empty panels too: so it lies level with those of the others
+    groups = [(drawn, list(axes))] if same_limits and drawn else [([item], item[0]) for item in drawn]
+    for group, below in groups:
+        _draw_group(group, below, label, cmap, pixel)
 
 
 def _draw_group(drawn, below, label, cmap, pixel):
@@ -369,7 +280,9 @@ def _draw_group(drawn, below, label, cmap, pixel):
         shown = ax.imshow(image, extent=(0, image.shape[1] * pixel[1], image.shape[0] * pixel[0], 0), **style)
         ax.set_title(title, fontsize="medium")
     style = {"location": "bottom", "aspect": 14, "pad": 0.02, "ticks": MaxNLocator(4)}
-    bar = ax.figure.colorbar(shown, ax=below, extend=_extend(images, low, high), **style)
+    beyond = any((image < low).any() for image in images), any((image > high).any() for image in images)
+    extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
+    bar = ax.figure.colorbar(shown, ax=below, extend=extend, **style)
     bar.set_label(label, fontsize="small")
     bar.ax.tick_params(labelsize="small")
 
@@ -385,12 +298,6 @@ def _limits(images, noisy):
         ends = np.array([(image.min(), image.max()) for image, _ in finite])
     low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
     return (low, high) if low < high else (low, low + 1.0)
-
-
-def _extend(images, low, high):
-    below = any((image < low).any() for image in images)
-    above = any((image > high).any() for image in images)
-    return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[below, above]
 
 
 def _scale_bar(ax, units: str):

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from hyperspy_fusion.diagnostics import Diagnostic, report
-from hyperspy_fusion.results.rois import blocks_of, extent_of, line_ends
+from hyperspy_fusion.results.regions import blocks_of, extent_of
 from hyperspy_fusion.results.uncertainty import filled_pixels, is_independent, pixel_errors
 
 
 def line_profile(maps, start, end=None, linewidth=0.0, errors=None, independent=None):
     """Profile of each map along a line; see ``ElementMaps.line_profile``."""
-    line = line_ends(start, end, linewidth)
+    line = _line_ends(start, end, linewidth)
     independent = is_independent(maps) if independent is None else independent
     errors = pixel_errors(maps, errors)
     bare = maps._deepcopy_with_new_data(np.asarray(maps.data, dtype=float))
@@ -27,7 +27,8 @@ def line_profile(maps, start, end=None, linewidth=0.0, errors=None, independent=
         if errors is not None:
             mean = _along(bare, np.where(valid, errors**2 if independent else errors, 0), line).data / share
             # of independent pixels the variance falls with their number, else all err in one direction
-            variance = mean / (share * _pixels_across(maps, line[-1])) if independent else mean**2
+            across = max(round(line[-1] / min(axis.scale for axis in maps.axes_manager.signal_axes)), 1)
+            variance = mean / (share * across) if independent else mean**2
             noise = profile._deepcopy_with_new_data(variance)
             noise.metadata.General.title = "Variance"
             profile.set_noise_variance(noise)
@@ -35,16 +36,32 @@ def line_profile(maps, start, end=None, linewidth=0.0, errors=None, independent=
     return profile
 
 
+def _line_ends(start: Any, end, linewidth):
+    """``(x1, y1, x2, y2, linewidth)`` of a line given by its ends (x, y), or by a ``Line2DROI`` as ``start`` alone.
+
+    The width is that of the ROI unless another is given.
+    """
+    from hyperspy.roi import Line2DROI
+
+    roi = start
+    if isinstance(roi, Line2DROI) and end is None:
+        return roi.x1, roi.y1, roi.x2, roi.y2, float(linewidth or roi.linewidth)
+    if np.shape(start) != (2,) or np.shape(end) != (2,):
+        raise TypeError(
+            f"The line is given by start={start!r} and end={end!r}: expected a hs.roi.Line2DROI alone, or start and "
+            "end as (x, y) in the units of the axes."
+        )
+    return *map(float, start), *map(float, end), float(linewidth)
+
+
 def _about_outside(maps, line):
     """The diagnostic of a profile that lies beyond the maps in part; ValueError where all of it does."""
     inside = _along(maps, np.ones(maps.data.shape), line).data.reshape(len(maps.elements), -1)[0] > 0
-    where, extent = f"the line from {line[:2]} to {line[2:4]}", f"{extent_of(maps)}"
+    where, extent = f"the line from {line[:2]} to {line[2:4]}", extent_of(maps)
     if not inside.any():
         raise ValueError(f"All of {where} lies beyond {extent}: give (x, y) in the units of the axes.")
-    if inside.all():
-        return []
     sentence = f"{np.mean(~inside):.0%} of {where} lies beyond {extent}: the profile is NaN there."
-    return [Diagnostic("profile-beyond-maps", sentence)]
+    return [] if inside.all() else [Diagnostic("profile-beyond-maps", sentence)]
 
 
 def _about_filled(maps, line):
@@ -75,8 +92,3 @@ def _along(maps, data, line) -> Any:
     axis.scale *= axis.size / max(axis.size - 1, 1)
     profile.metadata.set_item("Sample.elements", maps.elements)
     return profile
-
-
-def _pixels_across(maps, linewidth):
-    """How many pixels HyperSpy takes the mean of across the line."""
-    return max(round(linewidth / min(axis.scale for axis in maps.axes_manager.signal_axes)), 1)

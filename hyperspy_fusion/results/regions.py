@@ -6,11 +6,13 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.ndimage import binary_opening
 
 from hyperspy_fusion.diagnostics import Diagnostic, report
+from hyperspy_fusion.grid.axes import scan_axes
+from hyperspy_fusion.grid.images import image_signal
 from hyperspy_fusion.identify.elements import no_map_of
 from hyperspy_fusion.results.composition import propagated, quantifying
-from hyperspy_fusion.results.rois import about_roi, blocks_of, region_mask
 from hyperspy_fusion.results.uncertainty import filled_pixels, is_independent, located, pixel_errors
 
 # shares of a region whose mean depends on what was filled in: of a block sooner, in which no counts are near
@@ -56,9 +58,9 @@ class Region:
     """
 
     def __init__(self, maps, roi=None, *, errors=None, independent=None):
-        self.mask = region_mask(roi, maps)
+        self.mask = _region_mask(roi, maps)
         self.elements = maps.elements
-        self.diagnostics = about_roi(roi, maps)
+        self.diagnostics = _about_roi(roi, maps)
         self._maps = maps
         self._bootstrap: Any = None
         self._independent = is_independent(maps) if independent is None else independent
@@ -136,7 +138,12 @@ class Region:
         ValueError
             Where the errors of the fit are not known; see :meth:`ElementMaps.standard_errors`.
         """
-        return self._known_bootstrap().region_mean(self._whole, self._fitted_index(element))
+        if self._bootstrap is None:
+            located(self._maps)  # raises with the reason
+            raise ValueError(
+                "Errors of the pixels were given, which take the place of those of the fit: leave them out."
+            )
+        return self._bootstrap.region_mean(self._whole, self._fitted_index(element))
 
     # ---- ratios and composition -------------------------------------------------------------------
 
@@ -241,14 +248,6 @@ class Region:
                 errors = together / np.isfinite(found).sum(axis=1)
         return [Measured(float(m), float(s)) for m, s in zip(means, errors, strict=True)]
 
-    def _known_bootstrap(self):
-        if self._bootstrap is None:
-            located(self._maps)  # raises with the reason
-            raise ValueError(
-                "Errors of the pixels were given, which take the place of those of the fit: leave them out."
-            )
-        return self._bootstrap
-
     def _index(self, element):
         if element not in self.elements:
             raise ValueError(no_map_of(element, self.elements))
@@ -275,3 +274,75 @@ def _about_filled(maps, mask):
         "covers: choose a region that was measured."
     )
     return [Diagnostic("region-not-measured", sentence, elements=tuple(listed))] if listed else []
+
+
+# ---- which pixels ------------------------------------------------------------------------------------
+
+
+def blocks_of(pixels):
+    """Those of the ``pixels``, (..., ny, nx) bool, in a square of 3 by 3 of them."""
+    return binary_opening(pixels, np.ones((1,) * (pixels.ndim - 2) + (3, 3)))
+
+
+def extent_of(maps):
+    """Where maps are, for messages."""
+    x, y = (f"{a.low_value:.4g} to {a.high_value:.4g} {a.units}" for a in maps.axes_manager.signal_axes)
+    return f"the maps, which are from x = {x} and y = {y}"
+
+
+def _region_mask(roi, maps):
+    """A region as ``(ny, nx)`` bool on the pixels of ``maps``: of a mask, a HyperSpy ROI, or None for all pixels."""
+    axes = scan_axes(maps)
+    shape = tuple(axis["size"] for axis in axes)
+    if roi is None:
+        return np.ones(shape, bool)
+    is_roi = hasattr(roi, "interactive")
+    mask = _roi_mask(roi, maps, axes, shape) if is_roi else np.asarray(getattr(roi, "data", roi))
+    if mask.dtype != bool:
+        raise TypeError(
+            f"The region holds {mask.dtype}: pass an array or signal of bool that another image chose, such as "
+            "haadf.data > 30000, or a HyperSpy ROI."
+        )
+    if mask.shape != shape:
+        raise ValueError(f"The region has shape {mask.shape}, expected {shape}, one value for each pixel of the maps.")
+    if not mask.any():
+        raise ValueError(f"The region holds no pixel of {extent_of(maps)}{': draw it on their axes' * is_roi}.")
+    return mask
+
+
+def _roi_mask(roi, maps, axes, shape):
+    """Which pixels a ROI cuts out: those whose numbers are left in an image of their numbers."""
+    from hyperspy.roi import BasePointROI, Line2DROI
+
+    if isinstance(roi, BasePointROI | Line2DROI) or roi.ndim != 2:
+        raise TypeError(f"{roi!r} covers no area: pass a RectangularROI, CircleROI or PolygonROI, or a mask.")
+    numbers = image_signal(np.arange(np.prod(shape), dtype=float).reshape(shape), axes, "")
+    try:
+        inside = np.asarray(roi(numbers).data).ravel()
+    except ValueError as error:
+        raise ValueError(f"{roi!r} does not lie on {extent_of(maps)}: give it in the units of the axes.") from error
+    mask = np.zeros(shape, bool)
+    mask.ravel()[inside[np.isfinite(inside)].astype(int)] = True
+    return mask
+
+
+def _about_roi(roi, maps):
+    """The diagnostic of a ROI that ends more than a pixel beyond the maps; none for masks."""
+    for axis, (low, high) in zip(maps.axes_manager.signal_axes, _bounds(roi), strict=False):
+        # the last pixels end one after their coordinate
+        margin = 1.001 * abs(axis.scale)
+        if low < axis.low_value - margin or high > axis.high_value + margin:
+            sentence = f"{roi!r} reaches beyond {extent_of(maps)}: only the pixels of the maps in it are taken."
+            return [Diagnostic("roi-beyond-maps", sentence)]
+    return []
+
+
+def _bounds(roi):
+    """(low, high) of x and of y of a ROI that covers an area; nothing of a mask, or a polygon without corners."""
+    if not hasattr(roi, "interactive"):
+        return []
+    if hasattr(roi, "vertices"):
+        return [(min(values), max(values)) for values in zip(*roi.vertices, strict=True)]
+    if hasattr(roi, "cx"):
+        return [(center - roi.r, center + roi.r) for center in (roi.cx, roi.cy)]
+    return [(roi.left, roi.right), (roi.top, roi.bottom)]

@@ -34,29 +34,6 @@ class Errors:
         return f"<Errors of {elements} from {len(self.bootstrap)} bootstrap replicates, {size:.0f} MB>"
 
 
-def replicated(problem, settings, state, maps, n_resamples, seed, show_progressbar, num_workers):
-    """Bootstrap replicates of a fit with a progress bar; see :func:`~.fusion.uncertainty.bootstrap.bootstrap`."""
-    from types import SimpleNamespace
-
-    from hyperspy_fusion._progress import progress
-    from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
-
-    with progress(n_resamples, show_progressbar, desc="Bootstrap", unit="fit") as update:
-        return bootstrap(
-            problem,
-            settings,
-            state,
-            maps,
-            n_resamples,
-            seed,
-            callback=lambda done: update(SimpleNamespace(n_iter=done)),
-            num_workers=num_workers,
-        )
-
-
-# ---- errors of pixels --------------------------------------------------------------------------------
-
-
 def standard_errors(fused):
     """Standard errors of the pixels of ``fused``; see ``ElementMaps.standard_errors``."""
     errors, window = located(fused)
@@ -67,20 +44,10 @@ def standard_errors(fused):
 
 
 def pixel_errors(maps, errors=None):
-    """
-    Standard errors of the pixels of maps as an array of their shape; None where they are not known.
+    """Standard errors of the pixels of maps as an array of their shape; None where they are not known.
 
-    Parameters
-    ----------
-    maps : ElementMaps
-    errors : ElementMaps, BaseSignal or array, optional
-        Standard errors, a map for each of `maps` in their order, or, of an ElementMaps, by element. None takes those of
-        the fit, else the root of the noise variance of `maps`, if they have one.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For errors that are a single value (``errors=True`` is one), no numbers, below 0, or of another shape.
+    `errors` are given ones, a map for each of `maps` in their order or, of an ElementMaps, by element. None takes those
+    of the fit, else the root of the noise variance of `maps`, if they have one.
     """
     if errors is None and maps._errors is not None:
         try:
@@ -94,17 +61,6 @@ def pixel_errors(maps, errors=None):
         return np.broadcast_to(np.sqrt(np.asarray(getattr(variance, "data", variance), float)), maps.data.shape)
     if hasattr(errors, "get_map") and maps._map_axis() is not None:
         errors = np.stack([np.asarray(errors.get_map(element).data) for element in maps.elements])
-    values = _checked_errors(errors)
-    try:
-        return np.broadcast_to(values, maps.data.shape)
-    except ValueError:
-        raise ValueError(
-            f"errors has shape {values.shape} and the maps {maps.data.shape}: give a standard error for each pixel."
-        ) from None
-
-
-def _checked_errors(errors):
-    """Standard errors as an array of floats; TypeError or ValueError for what can be none."""
     values = np.asarray(getattr(errors, "data", errors))
     if values.ndim == 0 or values.dtype.kind not in "iuf":
         got = f"holds {values.dtype}" if values.ndim else f"is {errors!r:.60}"
@@ -114,7 +70,12 @@ def _checked_errors(errors):
         )
     if np.any(values < 0):
         raise ValueError(f"errors has values below 0, down to {np.nanmin(values):.4g}: standard errors are 0 or more.")
-    return values.astype(float)
+    try:
+        return np.broadcast_to(values.astype(float), maps.data.shape)
+    except ValueError:
+        raise ValueError(
+            f"errors has shape {values.shape} and the maps {maps.data.shape}: give a standard error for each pixel."
+        ) from None
 
 
 def is_independent(maps):
@@ -122,16 +83,10 @@ def is_independent(maps):
     return not (maps.metadata.has_item("Fusion") or maps.metadata.has_item("Element_maps.windows"))
 
 
-# ---- where the errors of a fit belong ----------------------------------------------------------------
-
-
 def located(fused):
     """The :class:`Errors` of the fit behind ``fused``, and the slices (y, x) of its grid that ``fused`` covers.
 
-    Raises
-    ------
-    ValueError
-        Where there are none, or ``fused`` is no longer what was fitted, nor a crop of it.
+    ValueError where there are none, or ``fused`` is no longer what was fitted, nor a crop of it.
     """
     fit, errors = fused._fit(), fused._errors
     if fused.metadata.has_item("Composition"):
@@ -184,9 +139,6 @@ def maps_like(maps, data, title):
     return new
 
 
-# ---- what can be known -----------------------------------------------------------------------------
-
-
 def attainable_gain(problem, settings, maps, haadf_valid):
     """(n, ny, nx) gain of the fitted maps; see :func:`~.fusion.uncertainty.fisher.attainable_gain`."""
     from hyperspy_fusion.fusion.uncertainty import fisher
@@ -195,8 +147,3 @@ def attainable_gain(problem, settings, maps, haadf_valid):
     sigma = np.where(haadf_valid, problem.calibration.sigma, np.inf)
     variance = problem.count_variance(maps)
     return fisher.attainable_gain(variance, problem.forward_model.weights, sigma, problem.haadf_term.blur)
-
-
-def attribution(problem, state, maps):
-    """What moved the fitted maps; see :meth:`~.fusion.problems.base.FusionProblem.attribution`."""
-    return problem.attribution(state, maps)

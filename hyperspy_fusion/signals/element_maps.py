@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from hyperspy.signals import LazySignal2D
 
+from hyperspy_fusion.api import fuse_method
+from hyperspy_fusion.io.export import export_maps
+from hyperspy_fusion.results import fused_maps, plot, uncertainty
+from hyperspy_fusion.results.composition import composition
 from hyperspy_fusion.results.docstrings import shares_texts
-from hyperspy_fusion.signals.fuse_method import fuse
+from hyperspy_fusion.results.profiles import line_profile
+from hyperspy_fusion.results.regions import Region
 from hyperspy_fusion.signals.labelled_maps import LabelledMaps
 
 
@@ -24,7 +30,7 @@ class ElementMaps(LabelledMaps):
     _inputs: Any = None
     _errors: Any = None
 
-    fuse = fuse
+    fuse = fuse_method
 
     def __deepcopy__(self, memo):
         twin = super().__deepcopy__(memo)
@@ -55,9 +61,7 @@ class ElementMaps(LabelledMaps):
             Where the maps are not the result of a fit, or no longer: rebinned, calculated with, stacked, or edited.
             Edited pixels of a crop, which has no total to compare with, are not noticed.
         """
-        from hyperspy_fusion.results.fused_maps import modelled_haadf
-
-        return modelled_haadf(self)
+        return fused_maps.modelled_haadf(self)
 
     def standard_errors(self):
         """The standard error of every pixel: scatter by noise, and bias of smoothing as far as the counts show it.
@@ -75,9 +79,7 @@ class ElementMaps(LabelledMaps):
         ValueError
             Where the errors are not known, or the maps are no longer those of the fit.
         """
-        from hyperspy_fusion.results.uncertainty import standard_errors
-
-        return standard_errors(self)
+        return uncertainty.standard_errors(self)
 
     # ---- figures ----------------------------------------------------------------------------------
 
@@ -112,14 +114,10 @@ class ElementMaps(LabelledMaps):
         all counts of a line: first divide maps of windows of 1.2 FWHM (`integration_windows`) by the 0.84 that they
         hold of it; those of 2 FWHM hold 0.98.
         """
-        from hyperspy_fusion.results.composition import composition
-
         return composition(self, method, factors, "atomic", vacuum, errors)
 
     def weight_percent(self, method, factors=None, *, vacuum=0.05, errors=None):
         """Composition in weight percent; all else is as in :meth:`atomic_percent`."""
-        from hyperspy_fusion.results.composition import composition
-
         return composition(self, method, factors, "weight", vacuum, errors)
 
     @shares_texts
@@ -150,8 +148,6 @@ class ElementMaps(LabelledMaps):
         >>> region = fused.region(hs.roi.CircleROI(5, 5, 2))  # doctest: +SKIP
         >>> region.mean("Fe"), region.ratio("Fe", "O"), region.percent("CL", factors)  # doctest: +SKIP
         """
-        from hyperspy_fusion.results.regions import Region
-
         return Region(self, roi, errors=errors, independent=independent)
 
     @shares_texts
@@ -180,8 +176,6 @@ class ElementMaps(LabelledMaps):
         TypeError
             For what is no line.
         """
-        from hyperspy_fusion.results.profiles import line_profile
-
         return line_profile(self, start, end, linewidth, errors, independent)
 
     # ---- plots and files --------------------------------------------------------------------------
@@ -194,10 +188,8 @@ class ElementMaps(LabelledMaps):
         numpy.ndarray
             The matplotlib axes.
         """
-        from hyperspy_fusion.results.plot import plot_convergence
-
         fit = self._fit()
-        return plot_convergence(fit["cost_history"], fit["parameters"])
+        return plot.plot_convergence(fit["cost_history"], fit["parameters"])
 
     def plot_selection(self):
         """Plot the cross-validation scores on held-out counts of the fits that a choice of weights compared.
@@ -214,12 +206,10 @@ class ElementMaps(LabelledMaps):
         ValueError
             Where all weights were given.
         """
-        from hyperspy_fusion.results.plot import plot_selection
-
         fit = self._fit()
         if "selection" not in fit:
             raise ValueError('No weights were chosen in this fit, all were given: fuse by method="auto".')
-        return plot_selection(fit["selection"])
+        return plot.plot_selection(fit["selection"])
 
     @shares_texts
     def plot_fusion(self, crop=None, maps=None, haadf=None, errors=False, same_limits=True):
@@ -243,10 +233,8 @@ class ElementMaps(LabelledMaps):
         numpy.ndarray
             The matplotlib axes.
         """
-        from hyperspy_fusion.results.fused_maps import plot_fused
-
         found = np.atleast_3d(self.standard_errors().data.T).T if errors else None
-        return plot_fused(self, crop=crop, maps=maps, haadf=haadf, errors=found, same_limits=same_limits)
+        return fused_maps.plot_fused(self, crop=crop, maps=maps, haadf=haadf, errors=found, same_limits=same_limits)
 
     def export(self, folder, overwrite=False):
         """Write a calibrated .tif of each map and one .h5 of maps, HAADF, cost history and settings.
@@ -271,10 +259,8 @@ class ElementMaps(LabelledMaps):
         FileExistsError
             Where the folder exists and `overwrite` is not set.
         """
-        from hyperspy_fusion.io.export import export_maps
-        from hyperspy_fusion.results.fused_maps import inputs_of_part, whole_modelled_haadf
-
-        images = {"HAADF": inputs_of_part(self).haadf, "HAADF_modelled": whole_modelled_haadf(self)}
+        measured, modelled = fused_maps.inputs_of_part(self).haadf, fused_maps.whole_modelled_haadf(self)
+        images = {"HAADF": measured, "HAADF_modelled": modelled}
         return export_maps(self, {k: v for k, v in images.items() if v is not None}, folder, overwrite=overwrite)
 
 
@@ -284,3 +270,9 @@ def _in_memory(node) -> dict[str, Any]:
         key: _in_memory(value) if isinstance(value, dict) else np.asarray(value) if hasattr(value, "dask") else value
         for key, value in node.items()
     }
+
+
+class LazyElementMaps(ElementMaps, LazySignal2D):
+    """Lazy twin of :class:`ElementMaps`."""
+
+    _lazy = True

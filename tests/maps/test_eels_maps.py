@@ -10,9 +10,8 @@ from helpers import assert_untouched, fuse_with, shared, snapshot
 from sources import codes, warnings_of
 
 from hyperspy_fusion import FusedMultiModal, element_maps
+from hyperspy_fusion.maps.eels_counts import fitted_edges, window_counts
 from hyperspy_fusion.maps.eels_edges import onset_energy, with_windows
-from hyperspy_fusion.maps.eels_model import fitted_edges
-from hyperspy_fusion.maps.eels_windows import window_counts
 
 
 def spectra(counts=None, low=400.0, size=400, shape=(20, 24), dose=3e3, seed=0, **options):

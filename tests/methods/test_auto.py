@@ -1,5 +1,7 @@
 """`method="auto"` on HyperSpy signals: the choice, its record, going on, and diagnostics."""
 
+from types import SimpleNamespace
+
 import hyperspy.api as hs
 import numpy as np
 import pytest
@@ -234,7 +236,7 @@ def test_negative_maps_are_fused_by_every_method(phantom, method):
 
 @pytest.mark.parametrize("method", ["published", "calibrated", "auto"])
 def test_negative_values_of_known_noise_are_no_warning(method):
-    from hyperspy_fusion.maps.noise_metadata import with_noise_metadata
+    from hyperspy_fusion.maps.stack import with_noise_metadata
 
     def warned(maps):
         return [w for w in hf.FusedMultiModal(haadf, maps, method=method).warnings if "negative values" in w]
@@ -287,16 +289,45 @@ def test_an_image_without_the_maps_is_not_used(phantom, monkeypatch):
     np.testing.assert_allclose(fused.data, without.data, rtol=1e-3, atol=1e-3)
 
 
-def test_the_bar_of_the_choice_names_no_number_of_fits(monkeypatch):
-    """How many there will be is not known: those of components and of the mean come on top."""
+def test_one_bar_shows_the_stages_and_the_time_left(capsys):
+    maps, haadf = hf.data.core_shell((24, 20)).signals()
+    hf.fuse(maps, haadf, show_progressbar=True)
+    shown = capsys.readouterr().err
+    bars = shown.split("\r")
+    done = [int(bar.split("%")[0].split()[-1]) for bar in bars if "%" in bar]
+    assert done[0] == 0 and done[-1] == 100 and done == sorted(done)
+    assert shown.count("\n") == 1 and bars[-1].strip().endswith("done")
 
-    class Started(Exception):
-        pass
 
-    def bar(title, unit, show):
-        raise Started(f"{title}: 9{unit}")
+def test_time_left_is_what_the_fraction_done_implies(monkeypatch):
+    from hyperspy_fusion import _progress
 
-    monkeypatch.setattr("hyperspy_fusion.model.counted", bar)
-    maps, haadf = hf.data.core_shell((16, 20)).signals()
-    with pytest.raises(Started, match="^Choosing weights: 9 fits$"):
-        hf.fuse(maps, haadf, method="auto")
+    clock = iter([0.0, 10.0, 20.0, 30.0])
+    monkeypatch.setattr(_progress.time, "perf_counter", lambda: next(clock))
+    with _progress.progress(False) as bar:
+        # the final fits count as 9 more
+        for n_fits, left in ((1, None), (6, 10 * 24 / 5), (11, 20 * 19 / 10)):
+            bar.choosing(n_fits, 21)
+            assert bar.left == (None if left is None else pytest.approx(left))
+        # sooner through than expected: the bar never goes back
+        bar.fitting(SimpleNamespace(fraction=0.5, stage="fitting 1/2", n_iter=9), 100)
+        assert bar.done == pytest.approx(11 / 30 + 19 / 30 / 2)
+
+
+def test_an_interrupted_search_takes_the_best_so_far(monkeypatch):
+    compute, calls = search._LowAccuracyFits._fit, []
+
+    def interrupted(self, choice, k):
+        calls.append(choice)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return compute(self, choice, k)
+
+    monkeypatch.setattr(search._LowAccuracyFits, "_fit", interrupted)
+    fused = hf.fuse(*hf.data.core_shell((24, 20)).signals(), show_progressbar=False)
+    assert np.isfinite(fused.data).all() and "selection-interrupted" in codes(fused)
+    assert fused.metadata.Fusion.parameters.regularization in {c.regularization for c in calls[:4]}
+    calls.clear()
+    calls += [None] * 4
+    with pytest.raises(KeyboardInterrupt):
+        hf.fuse(*hf.data.core_shell((24, 20)).signals(), show_progressbar=False)

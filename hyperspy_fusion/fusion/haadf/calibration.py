@@ -10,11 +10,10 @@ import numpy as np
 from hyperspy_fusion.fusion.checks import MAX_BLUR
 from hyperspy_fusion.fusion.haadf.estimates import Estimate, solved
 from hyperspy_fusion.fusion.haadf.moment_equations import (
-    block_scores,
+    CorrelationData,
+    EstimatingEquations,
     correlation_data,
     denoisers,
-    estimating_equations_of,
-    information_of,
     pixel_weight,
     summed,
 )
@@ -153,13 +152,12 @@ def fit_haadf_model(
     scan = correlation_data(maps, haadf, noise_variance, shape_weights, valid, haadf_valid)
     blur = None if blur is None else blur / scan.binning
     try:
-        fit = _shrunk(scan, blur, prior_scale) if weights == "fit" else _of_all(scan, blur)
+        return _shrunk(scan, blur, prior_scale) if weights == "fit" else _of_all(scan, blur)
     except np.linalg.LinAlgError as error:
         raise UndeterminedModelError(
             "The HAADF image and the maps have too little in common to tell what an atom adds to the image: pass "
             "lambda_haadf=0, or numbers for haadf_coefficients."
         ) from error
-    return _in_pixels(fit, scan.binning)
 
 
 def refit_haadf_model(fit, maps, haadf, noise_variance, *, shape_weights=None, blur=None, valid=None, haadf_valid=None):
@@ -167,18 +165,8 @@ def refit_haadf_model(fit, maps, haadf, noise_variance, *, shape_weights=None, b
 
     It takes a tenth of the work of :func:`fit_haadf_model`, whose parameters these are, and uses the same instrumental
     variables. The error of the result is that of :func:`fit_haadf_model`, correlated with the noise of the data.
-
-    Parameters
-    ----------
-    fit
-        The :class:`LinearFit` that the data were drawn from. Its ``prior_scale`` is kept.
-    blur
-        That of ``fit`` where it was known; None estimates it.
-
-    Returns
-    -------
-    LinearHaadfModel
-        That of ``fit`` where the data have no information on it.
+    ``fit`` is the :class:`LinearFit` that these were drawn from; its ``prior_scale`` is kept, and so is the whole of it
+    where the data have no information. ``blur`` is that of ``fit`` where it was known, and None estimates it.
     """
     scan = correlation_data(maps, haadf, noise_variance, shape_weights, valid, haadf_valid)
     start, shape, at = fit.weights / scan.binning**2, scan.shape, fit.blur / scan.binning
@@ -189,7 +177,12 @@ def refit_haadf_model(fit, maps, haadf, noise_variance, *, shape_weights=None, b
     try:
         # data of nothing divide by nothing
         with np.errstate(divide="ignore", invalid="ignore"):
-            found = _once_more(scan, denoisers(scan)[fit.instruments], start, fit.prior_scale, known)
+            weight = pixel_weight(scan, start.weights, start.blur)
+            moments = EstimatingEquations.of(scan, denoisers(scan)[fit.instruments], weight, start.weights)
+            if 0 < fit.prior_scale < np.inf:
+                found = _pooled(moments, start, known, fit.prior_scale)
+            else:
+                found, _ = _estimated(moments, known)
     except np.linalg.LinAlgError:
         return fit.forward_model
     offset = float(found.offset - found.weights @ scan.means)
@@ -199,21 +192,13 @@ def refit_haadf_model(fit, maps, haadf, noise_variance, *, shape_weights=None, b
     return LinearHaadfModel(weights, offset, float(found.blur) * scan.binning)
 
 
-def _once_more(scan, way, start, prior_scale, blur):
-    """One round from a start, with the same shrinkage."""
-    weight = pixel_weight(scan, start.weights, start.blur)
-    if 0 < prior_scale < np.inf:
-        return _pooled(scan, way, weight, start, blur, prior_scale)
-    return _estimated(scan, way, weight, start.weights, blur)[0]
-
-
 class UndeterminedModelError(ValueError):
     """Image and maps have nothing in common that a forward model could be fitted to."""
 
 
 def _of_all(scan, blur):
     """The fit of the gain alone, as weights of all elements."""
-    fit, shape = _fit(summed(scan), blur, np.inf), scan.shape
+    fit, shape = _fit(_FirstRound.of(summed(scan), blur), np.inf), scan.shape
     weights, errors = fit.weights * shape, fit.standard_errors * shape
     return replace(
         fit, weights=weights, standard_errors=errors, determined=fit.determined * len(shape), prior_scale=0.0
@@ -222,84 +207,95 @@ def _of_all(scan, blur):
 
 def _shrunk(scan, blur, prior_scale):
     """The fit of all weights, shrunk towards their shape unless the data contradict or do not know them."""
-    fit = _fit(scan, blur, np.inf if prior_scale is None else prior_scale)
+    first = _FirstRound.of(scan, blur)
+    fit = _fit(first, np.inf if prior_scale is None else prior_scale)
     if prior_scale is not None:
         return fit
-    if not np.any(fit.determined) and not np.any(fit.standard_errors < fit.weights):
+    # undetermined weights have an error of 100 %, but for rounding
+    if not np.any(fit.determined) and not np.any(fit.standard_errors < (1 - 1e-9) * fit.weights):
         return replace(_of_all(scan, blur), determined=fit.determined)
-    shrunk = _fit(scan, blur, None)
+    shrunk = _fit(first, None)
     off = np.abs(shrunk.weights - fit.weights) > _REFUSED * fit.standard_errors
     return fit if np.any(off & fit.determined) else shrunk
-
-
-def _in_pixels(fit, binning):
-    """From binned pixels, whose maps are sums and whose image is a mean, to those of the data."""
-    return replace(
-        fit,
-        weights=fit.weights * binning**2,
-        standard_errors=fit.standard_errors * binning**2,
-        blur=fit.blur * binning,
-        blur_error=fit.blur_error * binning,
-        sigma=fit.sigma * binning,
-    )
 
 
 # ---- the estimator -------------------------------------------------------------------------------
 
 
-def _fit(scan, blur, prior_scale):
-    # in the units of the data: the prior of the blur is weighed against its moment
-    scale = scan.shape * scan.haadf[scan.haadf_valid].std() / max(np.tensordot(scan.shape, scan.maps, 1).std(), 1e-30)
-    level = float(scan.haadf[scan.haadf_valid].mean())
-    estimate = Estimate(level, scale, 1.0 if blur is None else float(blur), scale)
+@dataclass(frozen=True)
+class _FirstRound:
+    """What fits with and without shrinkage start from: ways to denoise, an estimate, and the equations of each way."""
+
+    scan: CorrelationData
+    blur: float | None
+    ways: list
+    estimate: Estimate
+    equations: list
+
+    @classmethod
+    def of(cls, scan, blur):
+        # in the units of the data: the prior of the blur is weighed against its moment
+        image = scan.haadf[scan.haadf_valid]
+        scale = scan.shape * image.std() / max(np.tensordot(scan.shape, scan.maps, 1).std(), 1e-30)
+        estimate = Estimate(float(image.mean()), scale, 1.0 if blur is None else float(blur), scale)
+        ways, weight = denoisers(scan), pixel_weight(scan, None, estimate.blur)
+        return cls(scan, blur, ways, estimate, [EstimatingEquations.of(scan, way, weight, scale) for way in ways])
+
+
+def _fit(first, prior_scale):
+    """The fit with one prior scale, infinite for no shrinkage, or None to estimate it."""
+    scan, blur, estimate = first.scan, first.blur, first.estimate
     step = _with_errors if prior_scale == np.inf else partial(_pooled, prior_scale=prior_scale)
-    weight = pixel_weight(scan, None, estimate.blur)
-    ways = denoisers(scan)
+    tried = {k: step(moments, estimate, blur) for k, moments in enumerate(first.equations)}
     # pixel weights, instrumental variables and parameters depend on each other: two rounds for all, one for the best
-    order = range(len(ways))
-    for number in (len(ways), len(ways), 1):
-        tried = {k: step(scan, ways[k], weight, estimate, blur) for k in order[:number]}
+    for number in (len(first.ways), 1):
         order = sorted(tried, key=lambda k: _relative_error(tried[k]))
         estimate = tried[order[0]]
         weight = pixel_weight(scan, estimate.weights, estimate.blur)
-    return replace(_report(scan, estimate, blur), instruments=order[0])
+        made = {k: EstimatingEquations.of(scan, first.ways[k], weight, estimate.weights) for k in order[:number]}
+        tried = {k: step(moments, estimate, blur) for k, moments in made.items()}
+    ((best, estimate),) = tried.items()
+    return replace(_report(scan, estimate, blur), instruments=best)
 
 
 def _relative_error(estimate):
     """Mean logarithm of the variances of the relative weights, by which instrumental variables are chosen."""
     variances = np.diag(estimate.covariance)[1 : 1 + len(estimate.weights)]
-    return np.mean(np.log(variances / estimate.scale**2))
+    # where nothing is determined all are 0 but for rounding, which must not choose
+    return round(float(np.mean(np.log(variances / estimate.scale**2))), 9)
 
 
 def _report(scan, estimate, blur):
-    n = len(scan.maps)
+    """The fit in pixels of the data: maps of binned pixels are sums, and the image a mean."""
+    n, s, b = len(scan.maps), estimate.blur, scan.binning
     errors = np.sqrt(np.diag(estimate.covariance))
     # the offset of the maps as they are: take back the means
     back = np.concatenate([[1], -scan.means])
-    offset_error = np.sqrt(back @ estimate.covariance[: n + 1, : n + 1] @ back)
-    s = estimate.blur
     blur_error = 0.0 if blur is not None else errors[-1] / max(2 * s, np.sqrt(errors[-1]))
     return LinearFit(
-        weights=estimate.weights,
-        standard_errors=errors[1 : n + 1],
+        weights=estimate.weights * b**2,
+        standard_errors=errors[1 : n + 1] * b**2,
         determined=estimate.determined,
         offset=float(estimate.offset - estimate.weights @ scan.means),
-        offset_error=float(offset_error),
-        blur=float(s),
-        blur_error=float(blur_error),
-        sigma=scan.sigma,
+        offset_error=float(np.sqrt(back @ estimate.covariance[: n + 1, : n + 1] @ back)),
+        blur=float(s) * b,
+        blur_error=float(blur_error) * b,
+        sigma=scan.sigma * b,
         prior_scale=estimate.prior_scale,
     )
 
 
-def _best_blur(moments, shape):
+def _best_blur(moments):
     """Where the estimating equation of the blur, less the slope of its prior, comes down through zero.
 
     It is the slope of a log-likelihood along blur**2: of several zeros the one under the largest integral counts.
     """
     blurs = np.linspace(0, MAX_BLUR, 21)
-    squares = blurs**2
-    slopes = np.array([_blur_slope(moments, shape, blur) for blur in blurs]) - squares / BLUR_PRIOR**2
+    squares, slopes = blurs**2, np.zeros(len(blurs))
+    for k, (blur, matrix) in enumerate(zip(blurs, moments.at(blurs), strict=True)):
+        estimate, _ = _solved_at(moments, blur, matrix)
+        slopes[k] = moments.target[-1] - matrix[-1] @ np.concatenate([[estimate.offset], estimate.weights])
+    slopes -= squares / BLUR_PRIOR**2
     rises = np.concatenate([[0], np.cumsum((slopes[1:] + slopes[:-1]) / 2 * np.diff(squares))])
     k = int(np.argmax(rises))
     for left in (k - 1, k):
@@ -309,40 +305,33 @@ def _best_blur(moments, shape):
     return float(blurs[k])
 
 
-def _blur_slope(moments, shape, blur):
-    matrix = moments.at(blur)
-    estimate, _ = solved(matrix, moments.target, moments.matrix_variance, shape, blur)
-    return moments.target[-1] - matrix[-1] @ np.concatenate([[estimate.offset], estimate.weights])
+def _solved_at(moments, blur, matrix):
+    """The estimate at a blur, and directions that the data determine and that they do not."""
+    return solved(matrix, moments.target, moments.matrix_variance, moments.scan.shape, blur)
 
 
-def _estimated(scan, way, weight, start, blur):
-    """The estimate from one way to denoise, directions that it knows and that it does not, and what it is made of."""
-    denoised = way(scan, weight, start)
-    moments = estimating_equations_of(scan, denoised, weight, start)
-    found = _best_blur(moments, scan.shape) if blur is None else float(blur)
-    estimate, directions = solved(moments.at(found), moments.target, moments.matrix_variance, scan.shape, found)
-    return estimate, directions, denoised, moments
+def _estimated(moments, blur):
+    """The estimate at a blur, or at the best one for None, and directions as above."""
+    found = _best_blur(moments) if blur is None else float(blur)
+    return _solved_at(moments, found, moments.at(found))
 
 
-def _with_errors(scan, way, weight, start, blur):
+def _with_errors(moments, start, blur):
     """The estimate from one way to denoise, with its covariance."""
     from scipy.linalg import block_diag
 
-    estimate, (known, unknown), denoised, moments = _estimated(scan, way, weight, start.weights, blur)
+    estimate, (known, unknown) = _estimated(moments, blur)
     found = estimate.blur
-    matrix = moments.at(found)
-    parameters = np.concatenate([[estimate.offset], estimate.weights])
-    slope = moments.slope(found) @ parameters
+    slope = moments.slope(found) @ np.concatenate([[estimate.offset], estimate.weights])
     # at a bound it may be negative, and the prior make next to nothing of it
     at_bound = not 0 < found < MAX_BLUR
     slope[-1] = (abs(slope[-1]) if at_bound else slope[-1]) + 1 / BLUR_PRIOR**2
-    jacobian = np.column_stack([matrix, slope])
+    jacobian = np.column_stack([moments.at(found), slope])
     free = np.asarray(block_diag(1, known, 1 if blur is None else np.zeros((1, 0))))
-    scores = free.T @ block_scores(scan, denoised, weight, moments, start.weights, estimate)
     inverse = np.linalg.inv(free.T @ jacobian @ free)
-    covariance = inverse @ _noise(scores) @ inverse.T
+    covariance = inverse @ _noise(free.T @ moments.block_scores(estimate)) @ inverse.T
     # the estimating equations may pretend to more than the data hold
-    information = information_of(moments, weight)
+    information = moments.information()
     information[-1, -1] += 1 / BLUR_PRIOR**2
     bound = np.linalg.inv(free.T @ information @ free)
     short = np.sqrt(np.maximum(1, np.diag(bound) / np.diag(covariance)))
@@ -360,30 +349,27 @@ def _determined(unknown, scale):
     return tuple(bool(share < 0.01) for share in np.sum((unknown / scale[:, None]) ** 2, axis=1))
 
 
-def _pooled(scan, way, weight, start, blur, prior_scale):
+def _pooled(moments, start, blur, prior_scale):
     """The estimate from one way to denoise with the weights shrunk towards their shape, with its covariance."""
     from scipy.linalg import block_diag
 
-    denoised = way(scan, weight, start.weights)
-    moments = estimating_equations_of(scan, denoised, weight, start.weights)
-    matrix = moments.at(start.blur)
-    rough, (known, unknown) = solved(matrix, moments.target, moments.matrix_variance, scan.shape, start.blur)
+    matrix, scan = moments.at(start.blur), moments.scan
+    rough, (known, unknown) = _solved_at(moments, start.blur, matrix)
     if not known.size:  # no weight that others could follow
-        return _with_errors(scan, way, weight, start, blur)
+        return _with_errors(moments, start, blur)
     slope = moments.slope(start.blur) @ np.concatenate([[start.offset], start.weights])
     # the estimating equation of the offset in units of the image's own, as the others are
     free = np.asarray(block_diag(scan.haadf[scan.haadf_valid].std(), _kept(known, unknown, rough.scale), 1))
     jacobian = free.T @ np.column_stack([matrix, slope]) @ free
-    noise = _noise(free.T @ block_scores(scan, denoised, weight, moments, start.weights, start))
-    whitening = _whitening(noise, jacobian, free.T @ information_of(moments, weight) @ free) @ free.T
-    found = pooled(
-        WhitenedEquations(moments, whitening, rough.scale, unknown / rough.scale[:, None]), blur, prior_scale
-    )
-    return Estimate(
+    noise = _noise(free.T @ moments.block_scores(start))
+    whitening = _whitening(noise, jacobian, free.T @ moments.information() @ free) @ free.T
+    equations = WhitenedEquations(moments, whitening, rough.scale, unknown / rough.scale[:, None])
+    found = pooled(equations, blur, prior_scale)
+    return replace(
+        rough,
         offset=float(found.mean[0]),
         weights=found.mean[1:],
         blur=found.blur,
-        scale=rough.scale,
         covariance=found.covariance,
         determined=_determined(unknown, rough.scale),
         prior_scale=found.prior_scale,

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filter, minimum_filter
+from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
 
 from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
+from hyperspy_fusion.fusion.registration.resampling import filled
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
-from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
+from hyperspy_fusion.fusion.solvers.multilevel import multilevel_start
+from hyperspy_fusion.fusion.solvers.primal_dual import Stopping, primal_dual
 from hyperspy_fusion.fusion.terms.data_fidelity import DataTerms
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, haadf_noise
 from hyperspy_fusion.fusion.terms.objective import HaadfTerm, Objective
@@ -58,7 +60,7 @@ class Guide:
     haadf, valid
         (ny, nx) the image, and its valid pixels.
     dtype
-        In which noise is taken out.
+        In which the image is denoised.
     num_workers
         Threads; None for all.
     """
@@ -69,23 +71,9 @@ class Guide:
     num_workers: int | None = None
 
     def of(self, kind, settings, dtype, haadf_blur=0.0):
-        """What a penalty takes from the image.
+        """What a penalty of this kind takes from the image: the ``guide`` of :class:`~.penalties.CellPenalty`.
 
-        Parameters
-        ----------
-        kind
-            Of the penalty.
-        settings
-            ``guide_blur`` and ``eta``.
-        dtype
-            Of the fit.
-        haadf_blur
-            Standard deviation in pixels of the Gaussian by which the image is blurred more than the maps.
-
-        Returns
-        -------
-        numpy.ndarray or None
-            The ``guide`` of :class:`~.penalties.CellPenalty`.
+        ``haadf_blur`` is the standard deviation in pixels by which the image is blurred more than the maps.
         """
         if kind not in GUIDED:
             return None
@@ -116,7 +104,7 @@ class Guide:
         low, high = np.percentile(seen, (0.1, 99.9))
         if not high > low:
             low, high = seen.min(), seen.max()
-        return np.clip((_filled(self.haadf, self.valid) - low) / (high - low), 0, 1)
+        return np.clip((filled(self.haadf, self.valid) - low) / (high - low), 0, 1)
 
     @cached_property
     def noise(self):
@@ -135,33 +123,27 @@ class Guide:
 
         h is the scaled image and sigma its :attr:`noise`; TGV is second-order total generalised variation, which keeps
         edges and slopes (Bredies, Kunisch & Pock, SIAM J. Imaging Sci. 3, 492, 2010). Invalid pixels and few
-        that are far off all their neighbours do not contribute. It is found once.
-
-        Raises
-        ------
-        KeyboardInterrupt
-            Where Ctrl-C was pressed.
+        that are far off all their neighbours do not contribute. It is found once. Ctrl-C raises KeyboardInterrupt.
         """
         if self.noise is None or self.noise < _NO_NOISE:
             return self.scaled
-        if weight not in self._denoised:
-            self._denoised[weight] = self._without_noise(weight)
+        if weight in self._denoised:
+            return self._denoised[weight]
+        counted = self.valid & ~_outlying(self.scaled, self.noise)
+        # in units of this, TGV has the weight 1
+        problem = _of_image(filled(self.scaled, counted), counted, weight * self.noise, self.dtype)
+        stopping, start = Stopping(_MAX_ITER, gap=_TOL), multilevel_start(problem, self.num_workers)
+        result, _ = primal_dual(problem, stopping, start, num_workers=self.num_workers)
+        if result.reason is StopReason.INTERRUPTED:
+            raise KeyboardInterrupt
+        _logger.debug("HAADF image: %d iterations, gap %.2g", result.n_iter, result.gap)
+        self._denoised[weight] = result.maps[0].astype(np.float64)
         return self._denoised[weight]
 
     @cached_property
     def _denoised(self):
         """Image for each weight that was asked for."""
         return {}
-
-    def _without_noise(self, weight):
-        counted = self.valid & ~_outlying(self.scaled, self.noise)
-        # in units of this, TGV has the weight 1
-        problem = _of_image(_filled(self.scaled, counted), counted, weight * self.noise, self.dtype)
-        result, _ = primal_dual(problem, CalibratedSettings(tol=_TOL, max_iter=_MAX_ITER), num_workers=self.num_workers)
-        if result.reason is StopReason.INTERRUPTED:
-            raise KeyboardInterrupt
-        _logger.debug("HAADF image: %d iterations, gap %.2g", result.n_iter, result.gap)
-        return result.maps[0].astype(np.float64)
 
 
 def directions(edges, least, eta, haadf_blur):
@@ -172,22 +154,8 @@ def directions(edges, least, eta, haadf_blur):
     those of the maps, and what they have is mostly noise. xi is then without it, and the maps may have that much
     more of it where the image has an edge.
 
-    Parameters
-    ----------
-    edges
-        (4, ny - 1, nx - 1) of :func:`~.penalties.cell_differences`.
-    least
-        Differences below it are noise.
-    eta
-        In [0, 1).
-    haadf_blur
-        Standard deviation in pixels of the Gaussian by which the image is blurred more than the maps.
-
-    Returns
-    -------
-    numpy.ndarray
-        xi (4, ny - 1, nx - 1); with a blur (5, ny - 1, nx - 1), xi and the part of the mixed
-        difference without penalty.
+    Differences are (4, ny - 1, nx - 1), as those of :func:`~.penalties.cell_differences`. With a blur the field is
+    (5, ny - 1, nx - 1): xi, and the part of the mixed difference without penalty.
     """
     is_blurred = haadf_blur >= _LEAST_BLUR
     if is_blurred:
@@ -240,11 +208,3 @@ def _of_image(image, counted, sigma, dtype):
         penalty=CellPenalty("tgv", 1, False, SECOND_ORDER["tgv"], None),
         forward_model=LinearHaadfModel(np.zeros(1), 0.0),
     )
-
-
-def _filled(image, valid):
-    """Invalid pixels take the value of the nearest valid one."""
-    if valid.all():
-        return image
-    nearest = distance_transform_edt(~valid, return_distances=False, return_indices=True)
-    return image[tuple(np.asarray(nearest))]

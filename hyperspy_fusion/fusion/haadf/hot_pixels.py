@@ -21,20 +21,8 @@ def hot_pixels(scan, noise, coefficients):
 
     If a candidate is structure, the sum T of the maps times ``coefficients`` changes with it, by the slope of T over
     the image elsewhere. It is hot where the log-likelihood of T prefers the mean of its neighbours to that change.
-
-    Parameters
-    ----------
-    scan : ScanData
-        With 0 in pixels that are not valid.
-    noise
-        Of the maps, with a method ``evidence``.
-    coefficients
-        (n,) HAADF coefficients, up to a factor.
-
-    Returns
-    -------
-    numpy.ndarray
-        (ny, nx) bool.
+    The maps and the image of ``scan`` are 0 in pixels that are not valid; ``coefficients`` (n,) are the HAADF
+    coefficients up to a factor. Returns (ny, nx) bool.
     """
     both = scan.valid_in_all
     image = np.where(both, scan.haadf, np.mean(scan.haadf, where=both) if both.any() else 0.0)

@@ -6,7 +6,8 @@ The noise that an instrumental variable shares with the maps is known, and subtr
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
+from itertools import combinations_with_replacement
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from hyperspy_fusion.fusion.terms.haadf_model import haadf_noise
 _MAX_SIZE = 512
 # Reach of the kernel of the largest blur, in pixels.
 _RADIUS = 16
+_LAGS = np.arange(-_RADIUS, _RADIUS + 1)
 # Misfit taken for granted, as a fraction of the range of the image: no forward model is better than that.
 _DISCREPANCY = 0.01
 # Standard deviations in pixels of the Gaussians that smooth the maps for the instrumental variables.
@@ -23,6 +25,8 @@ _INSTRUMENT_SIGMAS = (1.2, 5.0)
 # And of those that smooth the image for the regression of the maps on it; its tiles as a fraction of the image.
 _FEATURE_SIGMAS = (1.0, 2.0, 4.0, 8.0)
 _TILE = 1 / 8
+# Blocks of the image along either axis, over which scores are summed.
+_BLOCKS = 8
 
 
 # ---- the data ------------------------------------------------------------------------------------
@@ -44,7 +48,10 @@ class CorrelationData:
 
     @cached_property
     def torus(self):
-        return Torus(self.haadf.shape, _padded(self))
+        from scipy.fft import next_fast_len
+
+        # room for the smoothing and for all lags of the blur
+        return Torus(self.haadf.shape, tuple(next_fast_len(size + 4 * _RADIUS, real=True) for size in self.haadf.shape))
 
     @cached_property
     def maps_hat(self):
@@ -53,6 +60,39 @@ class CorrelationData:
     @cached_property
     def variance_hat(self):
         return self.torus.transform(self.variance)
+
+    @cached_property
+    def masks(self):
+        """(n, ny, nx) or, where all maps have the same valid pixels, (1, ny, nx)."""
+        return self.valid[:1] if (self.valid == self.valid[0]).all() else self.valid
+
+    def weighted(self, weights, transforms):
+        """Transforms (n, ...) times weights, to be summed; their sum (1, ...) where all maps have one mask."""
+        if len(self.masks) == 1:
+            return np.tensordot(weights, transforms, 1)[None]
+        return weights[:, None, None] * transforms
+
+    @cached_property
+    def level(self):
+        """(ny, nx) the smoothed image without the pixel itself."""
+        from scipy.ndimage import gaussian_filter
+
+        seen = self.haadf_valid.astype(np.float64)
+        own = gaussian_filter(np.pad([[1.0]], 6), 1.5)[6, 6]
+        around = gaussian_filter(seen, 1.5) - own * seen
+        return (gaussian_filter(self.haadf * seen, 1.5) - own * self.haadf * seen) / np.maximum(around, 1e-6)
+
+    @cached_property
+    def surroundings(self):
+        """Pairs of (ny, nx): the image and its valid pixels, smoothed without the pixel and its neighbours."""
+        from scipy.ndimage import convolve, gaussian_filter
+
+        pairs, seen = [], self.haadf_valid.astype(np.float64)
+        for sigma in _FEATURE_SIGMAS:
+            reach = int(5 * sigma) + 1
+            near = gaussian_filter(np.pad([[1.0]], reach), sigma)[reach - 1 : reach + 2, reach - 1 : reach + 2]
+            pairs.append([gaussian_filter(f, sigma) - convolve(f, near) for f in (self.haadf * seen, seen)])
+        return pairs
 
 
 def correlation_data(maps, haadf, variance, shape, valid, haadf_valid):
@@ -115,18 +155,11 @@ def pixel_weight(scan, weights, blur):
 
     Of the smoothed image without the pixel itself: a weight that knows the pixel's noise biases the offset.
     """
-    from scipy.ndimage import gaussian_filter
-
     usable = _usable(scan, blur)
     if weights is None:
         return usable / np.var(scan.haadf[usable])
-    seen = scan.haadf_valid.astype(np.float64)
-    own = gaussian_filter(np.pad([[1.0]], 6), 1.5)[6, 6]
-    around = gaussian_filter(seen, 1.5) - own * seen
-    level = (gaussian_filter(scan.haadf * seen, 1.5) - own * scan.haadf * seen) / np.maximum(around, 1e-6)
     low, high = np.percentile(scan.haadf[usable], (1, 99))
-    variance = np.tensordot(weights**2, scan.variance, 1)
-    smooth = _by_level(level, variance, usable)
+    smooth = _by_level(scan.level, np.tensordot(weights**2, scan.variance, 1), usable)
     return usable / (smooth + scan.sigma**2 + (_DISCREPANCY * (high - low)) ** 2)
 
 
@@ -162,30 +195,13 @@ def _usable(scan, blur):
 # ---- convolutions --------------------------------------------------------------------------------
 
 
-def _padded(scan):
-    """Shape of the transforms: room for the smoothing and for all lags of the blur."""
-    from scipy.fft import next_fast_len
-
-    return tuple(next_fast_len(size + 4 * _RADIUS, real=True) for size in scan.haadf.shape)
-
-
 def gaussian(shape, sigma):
-    """Kernel of sum 1 with its centre at [0, 0] of a torus of ``shape``."""
-    return np.outer(*_gaussian_sides(shape, sigma))
-
-
-def _gaussian_sides(shape, sigma):
+    """Kernels (..., ny, nx) of sum 1 for standard deviations (...), with their centre at [0, 0] of a torus."""
+    sigma = np.maximum(sigma, 1e-3)[..., None]
     lags = (np.minimum(np.arange(size), size - np.arange(size)) for size in shape)
-    sides = [np.exp(-0.5 * (lag / max(sigma, 1e-3)) ** 2) for lag in lags]
-    return [side / side.sum() for side in sides]
-
-
-def _on_torus(kernel, shape):
-    """A kernel centred at [0, 0] moved to a larger torus."""
-    lags = (np.fft.fftfreq(size, 1 / size).astype(int) for size in kernel.shape)
-    larger = np.zeros(shape)
-    larger[np.ix_(*lags)] = kernel
-    return larger
+    rows, columns = (np.exp(-0.5 * (lag / sigma) ** 2) for lag in lags)
+    rows, columns = (side / side.sum(axis=-1, keepdims=True) for side in (rows, columns))
+    return rows[..., :, None] * columns[..., None, :]
 
 
 def _laplacian(kernel):
@@ -198,28 +214,33 @@ class Torus:
 
     def __init__(self, size, shape):
         self.size, self.shape = size, shape
+        # half the second difference: the derivative of a blurred image along the square of its blur
+        rows, columns = (np.cos(2 * np.pi * np.fft.fftfreq(n)) - 1 for n in shape)
+        self.laplacian = np.add.outer(rows, columns[: shape[1] // 2 + 1])
 
     def transform(self, fields):
         from scipy.fft import rfft2
 
-        return rfft2(fields, self.shape)
+        return np.asarray(rfft2(fields, self.shape))
 
-    def convolve(self, transformed, kernel):
+    def convolve(self, transformed, filter):
+        """Fields of these transforms after a filter of this transform."""
         from scipy.fft import irfft2
 
         ny, nx = self.size
-        return np.asarray(irfft2(transformed * self.transform(kernel), self.shape))[..., :ny, :nx]
+        return np.asarray(irfft2(transformed * filter, self.shape))[..., :ny, :nx]
 
     def correlate(self, first, second):
         """``sum_q first(q) second(q + d)`` of two transforms, for all lags d up to the reach."""
-        from scipy.fft import irfft2
+        from scipy.fft import ifft, irfft
 
-        return self.window(irfft2(np.conj(first) * second, self.shape))
+        rows = np.asarray(ifft(np.conj(first) * second, axis=-2))[..., _LAGS, :]
+        return np.asarray(irfft(rows, self.shape[1], axis=-1))[..., _LAGS]
 
     @staticmethod
     def window(kernel):
-        lags = np.arange(-_RADIUS, _RADIUS + 1)
-        return kernel[..., lags[:, None], lags]
+        """A kernel at all lags up to the reach."""
+        return kernel[..., _LAGS[:, None], _LAGS]
 
 
 # ---- instrumental variables ---------------------------------------------------------------------------------
@@ -227,42 +248,42 @@ class Torus:
 
 @dataclass(frozen=True)
 class Denoised:
-    """Denoised maps to make instrumental variables of, (n, ny, nx), and their derivative along the square of a blur.
+    """Denoised maps to make instrumental variables of, (n, ny, nx).
 
-    ``kernel`` is the filter that made them, whose noise they share with the maps, ``norm`` the part of it on valid
-    pixels; None for fields that do not know the noise of their pixel. ``power`` is the sum of its squares.
+    ``kernel`` is the filter that made them, whose noise they share with the maps, ``filter`` its transform, and
+    ``norm`` the part of it on valid pixels, (n or 1, ny, nx); None for fields that do not know the noise of their
+    pixel. ``power`` is the sum of its squares.
     """
 
     maps: np.ndarray
-    curvature: np.ndarray
     power: float
     kernel: np.ndarray | None = None
+    filter: np.ndarray | None = None
     norm: np.ndarray | None = None
 
 
 def denoisers(scan):
-    """Ways to denoise the maps, all linear in them: which one serves best depends on the structure."""
+    """Functions of pixel weights and coefficients that denoise the maps, all linear in these.
+
+    Which one serves best depends on the structure.
+    """
     sigmas = [sigma for sigma in _INSTRUMENT_SIGMAS if 4 * sigma < min(scan.haadf.shape)]
-    return [_by_features, _by_wiener, *(partial(_by_gaussian, sigma=sigma) for sigma in sigmas)]
-
-
-def _by_gaussian(scan, weight, weights, sigma):
-    return _by_kernel(scan, gaussian(scan.torus.shape, sigma))
-
-
-def _by_wiener(scan, weight, weights):
-    return _by_kernel(scan, _wiener(scan, weight, weights, scan.torus.shape))
+    gaussians = [cache(partial(_by_kernel, scan, gaussian(scan.torus.shape, sigma))) for sigma in sigmas]
+    return [
+        partial(_by_features, scan),
+        lambda weight, weights: _by_kernel(scan, _wiener(scan, weight, weights)),
+        *(lambda weight, weights, smooth=smooth: smooth() for smooth in gaussians),
+    ]
 
 
 def _by_kernel(scan, kernel):
-    torus, data = scan.torus, scan.maps_hat
-    norm = torus.convolve(torus.transform(scan.valid.astype(np.float64)), kernel)
+    torus, filter = scan.torus, scan.torus.transform(kernel)
+    norm = torus.convolve(torus.transform(scan.masks.astype(np.float64)), filter)
     norm = np.where(np.abs(norm) > 0.05, norm, np.inf)
-    maps, curvature = (torus.convolve(data, k) / norm for k in (kernel, _laplacian(kernel)))
-    return Denoised(maps, curvature, np.sum(kernel**2), kernel, norm)
+    return Denoised(torus.convolve(scan.maps_hat, filter) / norm, np.sum(kernel**2), kernel, filter, norm)
 
 
-def _wiener(scan, weight, weights, shape):
+def _wiener(scan, weight, weights):
     """Filter with the gain ``H / (H + noise)``, ``H`` the power spectrum of the image in units of the maps' own.
 
     The image has the structure of all maps without their noise: atomic columns pass at their lattice frequencies
@@ -281,49 +302,43 @@ def _wiener(scan, weight, weights, shape):
     power *= signal / power.mean()
     gain = power / (power + noise)
     gain[0, 0] = 1
-    return _on_torus(np.fft.ifft2(gain).real, shape)
+    kernel = np.fft.ifft2(gain).real
+    # with its centre at [0, 0] of the larger torus
+    larger = np.zeros(scan.torus.shape)
+    larger[np.ix_(*(np.fft.fftfreq(size, 1 / size).astype(int) for size in kernel.shape))] = kernel
+    return larger
 
 
 def _by_features(scan, weight, weights):
     """Regression of the maps on functions of the image around, coefficients from the other half of the tiles."""
-    features = _features(scan, weight > 0)
     tile = _TILE * min(scan.haadf.shape)
     rows, columns = (np.arange(size) // max(int(tile), 1) for size in scan.haadf.shape)
-    odd = (rows[:, None] + columns) % 2 == 1
-    fields = np.zeros_like(scan.maps)
-    for here in (odd, ~odd):
-        used = features * np.sqrt(np.where(here, 0, weight))
-        gram = np.tensordot(used, used, axes=((1, 2), (1, 2)))
-        moments = np.tensordot(used, scan.maps * np.sqrt(weight), axes=((1, 2), (1, 2)))
+    is_odd = ((rows[:, None] + columns) % 2 == 1).ravel()
+    pixels, n_odd = np.concatenate([np.flatnonzero(is_odd), np.flatnonzero(~is_odd)]), np.count_nonzero(is_odd)
+    features = _features(scan, weight > 0, pixels)
+    maps, weight = scan.maps.reshape(len(scan.maps), -1).take(pixels, axis=1), weight.take(pixels)
+    halves, fields = (slice(n_odd), slice(n_odd, None)), np.zeros_like(maps)
+    for here, elsewhere in (halves, halves[::-1]):
+        weighted = features[:, elsewhere] * weight[elsewhere]
+        gram, moments = weighted @ features[:, elsewhere].T, weighted @ maps[:, elsewhere].T
         gram += 1e-6 * np.trace(gram) / len(gram) * np.eye(len(gram))
-        fields += here * np.tensordot(np.linalg.solve(gram, moments).T, features, 1)
-    return Denoised(fields, np.zeros(0), len(features) / fields[0].size)
+        fields[:, pixels[here]] = np.linalg.solve(gram, moments).T @ features[:, here]
+    return Denoised(fields.reshape(scan.maps.shape), len(features) / weight.size)
 
 
-def _features(scan, used):
-    """Products, up to three, of the image smoothed at four scales without the pixel and its neighbours."""
-    from itertools import combinations_with_replacement
-
-    from scipy.ndimage import convolve, gaussian_filter
-
-    seen = scan.haadf_valid.astype(np.float64)
-    level = scan.haadf[used].mean()
-    image = np.where(scan.haadf_valid, scan.haadf - level, 0) / scan.haadf[used].std()
-    scales = [np.ones_like(image)]
-    for sigma in _FEATURE_SIGMAS:
-        near = _inner(sigma)
-        smooth, norm = (gaussian_filter(f, sigma) - convolve(f, near) for f in (image, seen))
-        scales.append(smooth / np.maximum(norm, 1e-3))
-    features = [a * b for a, b in combinations_with_replacement(scales, 2)]
-    features += [a * b * c for a, b, c in combinations_with_replacement(scales[1:4], 3)]
-    return np.stack(features)
-
-
-def _inner(sigma):
-    from scipy.ndimage import gaussian_filter
-
-    reach = int(5 * sigma) + 1
-    return gaussian_filter(np.pad([[1.0]], reach), sigma)[reach - 1 : reach + 2, reach - 1 : reach + 2]
+def _features(scan, used, pixels):
+    """(number, pixels) products, up to three, of the image smoothed at four scales without pixel and neighbours."""
+    level, scale = scan.haadf[used].mean(), scan.haadf[used].std()
+    smooth = [(image - level * seen) / (scale * np.maximum(seen, 1e-3)) for image, seen in scan.surroundings]
+    scales = [np.ones(len(pixels)), *(image.take(pixels) for image in smooth)]
+    pairs = list(combinations_with_replacement(scales, 2))
+    triples = list(combinations_with_replacement(scales[1:4], 3))
+    features = np.empty((len(pairs) + len(triples), len(pixels)))
+    for feature, (a, b, *c) in zip(features, pairs + triples, strict=True):
+        np.multiply(a, b, out=feature)
+        if c:
+            feature *= c[0]
+    return features
 
 
 # ---- estimating equations -------------------------------------------------------------------------------------
@@ -333,21 +348,55 @@ def _inner(sigma):
 class EstimatingEquations:
     """Sums over the pixels of instrumental variables times data, at any blur.
 
-    The instrumental variables are those of the offset, of the n weights and of the blur, ``fields`` (n + 2, ny, nx).
+    The instrumental variables are those of the offset, of the n weights and of the blur.
+
+    Attributes
+    ----------
+    scan, denoised, weight, weights
+        What they were made from: data, denoised maps, pixel weights, and HAADF coefficients.
+    fields
+        (n + 2, ny, nx) instrumental variables times pixel weights.
+    target
+        (n + 2,) instrumental variables times image.
+    products
+        (n + 2, n, lags, lags) instrumental variables times maps at all lags, less the noise that they share.
     """
 
+    scan: CorrelationData
+    denoised: Denoised
+    weight: np.ndarray
+    weights: np.ndarray
     fields: np.ndarray
-    ones: np.ndarray  # (n + 2,) sums of the instrumental variables
-    target: np.ndarray  # (n + 2,) instrumental variables times image
-    products: (
-        np.ndarray
-    )  # (n + 2, n, lags, lags) instrumental variables times maps at all lags, less the noise they share
-    matrix_variance: np.ndarray  # (n, n) variances of the matrix from noise in both factors
+    target: np.ndarray
+    products: np.ndarray
 
-    def at(self, blur):
-        """Matrix (n + 2, n + 1) of the linear equations at a blur."""
-        kernel = Torus.window(gaussian(self.products.shape[-2:], blur))
-        return np.column_stack([self.ones, np.tensordot(self.products, kernel, 2)])
+    @classmethod
+    def of(cls, scan, denoise, weight, weights):
+        """With one of the :func:`denoisers`."""
+        denoised = denoise(weight, weights)
+        along_blur = _along_blur(scan, denoised, weights)[None]
+        fields = np.concatenate([np.ones((1, *weight.shape)), denoised.maps, along_blur]) * weight
+        products = np.stack([scan.torus.correlate(field, scan.maps_hat) for field in scan.torus.transform(fields)])
+        if denoised.kernel is not None:
+            # mean product of the noise of an instrument at a pixel and of a map at every lag, summed over pixels
+            n, torus = len(scan.maps), scan.torus
+            reach = torus.correlate(torus.transform(weight / denoised.norm), scan.variance_hat)
+            products[np.arange(n) + 1, np.arange(n)] -= torus.window(denoised.kernel) * reach
+            products[-1] -= weights[:, None, None] * torus.window(_laplacian(denoised.kernel)) * reach
+        return cls(scan, denoised, weight, weights, fields, np.tensordot(fields, scan.haadf, 2), products)
+
+    @cached_property
+    def matrix_variance(self):
+        """(n, n) variances of the matrix from noise in both factors."""
+        loud = self.weight * self.scan.variance
+        return self.denoised.power * np.tensordot(loud, loud, axes=((1, 2), (1, 2)))
+
+    def at(self, blurs):
+        """Matrices (..., n + 2, n + 1) of the linear equations at blurs (...)."""
+        kernels = Torus.window(gaussian(self.products.shape[-2:], blurs))
+        of_maps = np.tensordot(kernels, self.products, axes=((-2, -1), (-2, -1)))
+        ones = self.fields.sum(axis=(1, 2))[:, None]
+        return np.concatenate([np.broadcast_to(ones, (*of_maps.shape[:-1], 1)), of_maps], axis=-1)
 
     def slope(self, blur):
         """Derivative of the matrix with respect to the square of the blur."""
@@ -355,68 +404,34 @@ class EstimatingEquations:
         low, high = blur - 0.1, blur + 0.1
         return (self.at(high) - self.at(low)) / (high**2 - low**2)
 
+    def information(self):
+        """Fisher information of all parameters, were the denoised maps true."""
+        instruments = np.divide(self.fields, self.weight, out=np.zeros_like(self.fields), where=self.weight > 0)
+        return instruments.reshape(len(instruments), -1) @ self.fields.reshape(len(instruments), -1).T
 
-def estimating_equations_of(scan, denoised, weight, weights):
-    torus = scan.torus
-    fields = np.concatenate([np.ones((1, *weight.shape)), denoised.maps, _along_blur(denoised, weights)]) * weight
-    loud = weight * scan.variance
-    return EstimatingEquations(
-        fields=fields,
-        ones=fields.sum(axis=(1, 2)),
-        target=np.tensordot(fields, scan.haadf, 2),
-        products=_products(scan, torus.transform(fields)) - _shared_noise(scan, denoised, weight, weights, torus),
-        matrix_variance=denoised.power * np.tensordot(loud, loud, axes=((1, 2), (1, 2))),
-    )
-
-
-def _products(scan, fields_hat):
-    """Sums over the pixels of every instrument times every map, at all lags up to the reach."""
-    return np.stack([[scan.torus.correlate(field, each) for each in scan.maps_hat] for field in fields_hat])
-
-
-def _shared_noise(scan, denoised, weight, weights, torus):
-    """Mean product of the noise of instrument j at a pixel and of map i at every lag from it, summed over pixels."""
-    n, lags = len(scan.maps), 2 * _RADIUS + 1
-    shared = np.zeros((n + 2, n, lags, lags))
-    if denoised.kernel is not None:
-        reach = torus.correlate(torus.transform(weight / denoised.norm), scan.variance_hat)
-        shared[np.arange(n) + 1, np.arange(n)] = torus.window(denoised.kernel) * reach
-        shared[-1] = weights[:, None, None] * torus.window(_laplacian(denoised.kernel)) * reach
-    return shared
+    def block_scores(self, estimate):
+        """The equations summed over blocks of the image, less their mean, (n + 2, number of blocks)."""
+        scan, torus, denoised = self.scan, self.scan.torus, self.denoised
+        blur = gaussian(torus.shape, estimate.blur)
+        blurred = torus.convolve(np.tensordot(estimate.weights, scan.maps_hat, 1), torus.transform(blur))
+        scores = self.fields * (scan.haadf - estimate.offset - blurred)
+        if denoised.kernel is not None:
+            share = self.weight / denoised.norm
+            own, along_blur = (torus.transform(k * blur) for k in (denoised.kernel, _laplacian(denoised.kernel)))
+            both = scan.weighted(self.weights * estimate.weights, scan.variance_hat)
+            scores[1:-1] += estimate.weights[:, None, None] * share * torus.convolve(scan.variance_hat, own)
+            scores[-1] += np.sum(share * torus.convolve(both, along_blur), axis=0)
+        rows, columns = (np.arange(min(_BLOCKS, size)) * size // min(_BLOCKS, size) for size in scan.haadf.shape)
+        blocks = np.add.reduceat(np.add.reduceat(scores, rows, axis=1), columns, axis=2).reshape(len(scores), -1)
+        return blocks - blocks.mean(axis=1, keepdims=True)
 
 
-def _along_blur(denoised, weights):
-    """Derivative of the image of the denoised maps along the square of a blur, (1, ny, nx)."""
-    if denoised.kernel is not None:
-        return np.tensordot(weights, denoised.curvature, 1)[None]
-    from scipy.ndimage import laplace
+def _along_blur(scan, denoised, weights):
+    """(ny, nx) derivative of the image of the denoised maps along the square of a blur."""
+    if denoised.kernel is None:
+        from scipy.ndimage import laplace
 
-    return 0.5 * laplace(np.tensordot(weights, denoised.maps, 1))[None]
-
-
-def information_of(moments, weight):
-    """Fisher information of all parameters, were the denoised maps true."""
-    fields = moments.fields.reshape(len(moments.fields), -1)
-    used = weight.ravel() > 0
-    return (fields[:, used] / weight.ravel()[used]) @ fields[:, used].T
-
-
-def block_scores(scan, denoised, weight, moments, start, estimate):
-    """Estimating equations summed over blocks of the image, less their mean, (n + 2, number of blocks)."""
-    torus = scan.torus
-    blur = gaussian(torus.shape, estimate.blur)
-    blurred = torus.convolve(scan.maps_hat, blur)
-    residual = scan.haadf - estimate.offset - np.tensordot(estimate.weights, blurred, 1)
-    scores = moments.fields * residual
-    if denoised.kernel is not None:
-        noise, share = scan.variance_hat, weight / denoised.norm
-        own, other = (share * torus.convolve(noise, k * blur) for k in (denoised.kernel, _laplacian(denoised.kernel)))
-        scores[1:-1] += estimate.weights[:, None, None] * own
-        scores[-1] += np.tensordot(start * estimate.weights, other, 1)
-    blocks = np.stack([_block_sums(score) for score in scores])
-    return blocks - blocks.mean(axis=1, keepdims=True)
-
-
-def _block_sums(image, number=8):
-    rows, columns = (np.arange(min(number, size)) * size // min(number, size) for size in image.shape)
-    return np.add.reduceat(np.add.reduceat(image, rows, axis=0), columns, axis=1).ravel()
+        return 0.5 * laplace(np.tensordot(weights, denoised.maps, 1))
+    along_blur = denoised.filter * scan.torus.laplacian
+    curvature = scan.torus.convolve(scan.weighted(weights, scan.maps_hat), along_blur)
+    return np.sum(curvature / denoised.norm, axis=0)

@@ -23,7 +23,7 @@ _ANY_GAIN = 100.0
 
 @dataclass(frozen=True)
 class WhitenedEquations:
-    """Whitened estimating equations: ``matrix_at(blur) @ (offset, relative weights)`` is ``target`` up to N(0, 1).
+    """Whitened estimating equations: ``matrices_at(blur) @ (offset, relative weights)`` is ``target`` up to N(0, 1).
 
     Weights are relative to gain times shape. ``unknown`` (n, m) are orthonormal directions of the relative weights on
     which the data have no information.
@@ -38,8 +38,8 @@ class WhitenedEquations:
     def target(self):
         return self.whitening @ self.moments.target
 
-    def matrix_at(self, blur):
-        return self.whitening @ self.moments.at(blur) * np.concatenate([[1], self.scale])
+    def matrices_at(self, blurs):
+        return self.whitening @ self.moments.at(blurs) * np.concatenate([[1], self.scale])
 
 
 @dataclass(frozen=True)
@@ -58,21 +58,8 @@ def pooled(equations, blur, prior_scale):
     The relative weights are ``r_i ~ N(a, prior_scale**2)`` with any ``a``: the penalty ``|P r|**2 / prior_scale**2``,
     with ``P`` the projection onto deviations from the mean. Given blur and prior scale the posterior is normal, and its
     evidence weighs the pairs. The prior scale is averaged over instead of set to its likeliest value, with a
-    half-Cauchy prior (Gelman, Bayesian Anal. 1, 515, 2006). Negative weights are set to 0, the lowest first.
-
-    Parameters
-    ----------
-    equations
-        The :class:`WhitenedEquations`.
-    blur
-        Standard deviation in pixels, or None to estimate it.
-    prior_scale
-        Relative standard deviation of the weights about their shape, above 0, or None to estimate it.
-
-    Returns
-    -------
-    Posterior
-        The covariance and the prior scale are those of weights of any sign.
+    half-Cauchy prior (Gelman, Bayesian Anal. 1, 515, 2006). Negative weights are set to 0, the lowest first; covariance
+    and prior scale are those of weights of any sign. A blur or a prior scale of None is estimated.
     """
     active = np.arange(len(equations.scale))
     first = found = _of_active(equations, active, blur, prior_scale)
@@ -89,53 +76,47 @@ def pooled(equations, blur, prior_scale):
 def _of_active(equations, active, blur, prior_scale):
     """Posterior of the weights ``active``, the others being 0."""
     prior_scales = PRIOR_SCALES if prior_scale is None else np.array([float(prior_scale)])
-    columns = np.concatenate([[0], active + 1])
-    scale = np.concatenate([[1], equations.scale[active]])
-    unknown = equations.unknown[active]
     if blur is not None:
-        return _over(equations, columns, scale, unknown, np.array([float(blur)]), prior_scales)
-    blurs = np.linspace(0, MAX_BLUR, _BLURS)
-    rough = _over(equations, columns, scale, unknown, blurs, prior_scales)
-    reach = _RADIUS * max(_blur_error(rough), blurs[1] / 2)
-    blurs = np.linspace(max(0, rough.blur - reach), min(MAX_BLUR, rough.blur + reach), _BLURS)
-    return _over(equations, columns, scale, unknown, blurs, prior_scales)
-
-
-def _over(equations, columns, scale, unknown, blurs, prior_scales):
-    """Posterior over pairs of blurs and spreads."""
-    matrices = np.stack([equations.matrix_at(b)[:, columns] for b in blurs])
-    evidence, means, covariances = _conditional(matrices, equations.target, unknown, prior_scales)
-    evidence += _log_prior(blurs)[:, None] + np.log(prior_scales / (prior_scales**2 + MEDIAN_PRIOR_SCALE**2))
-    p = np.exp(evidence - evidence.max())
-    p /= p.sum()
+        blurs = np.array([float(blur)])
+    else:
+        blurs = np.linspace(0, MAX_BLUR, _BLURS)
+        p = _posterior(equations, active, blurs, prior_scales)[0].sum(axis=1)
+        mean, square = p @ blurs, p @ blurs**2
+        error = np.sqrt(p @ (blurs**2 - square) ** 2)
+        # the standard deviation of the blur from that of its square
+        reach = _RADIUS * max(error / max(2 * mean, np.sqrt(error), 1e-6), blurs[1] / 2)
+        blurs = np.linspace(max(0, mean - reach), min(MAX_BLUR, mean + reach), _BLURS)
+    p, means, precision = _posterior(equations, active, blurs, prior_scales)
+    scale = np.concatenate([[1], equations.scale[active]])
     of_blur = np.broadcast_to((blurs**2)[:, None, None], (*p.shape, 1))
     means = np.concatenate([means * scale, of_blur], axis=-1)
     mean = np.tensordot(p, means, 2)
     away = (means - mean).reshape(p.size, -1)
     covariance = (away * p.reshape(-1, 1)).T @ away
-    covariance[:-1, :-1] += np.outer(scale, scale) * np.tensordot(p, covariances, 2)
+    covariance[:-1, :-1] += np.outer(scale, scale) * np.tensordot(p, np.linalg.inv(precision), 2)
     return Posterior(
         mean[:-1], covariance, float(p.sum(axis=1) @ blurs), float(np.exp(p.sum(axis=0) @ np.log(prior_scales)))
     )
 
 
-def _log_prior(blurs):
-    """Half-normal in blur**2, over blurs at equal distances."""
-    if len(blurs) == 1:
-        return np.zeros(1)
-    return np.log(np.maximum(blurs, 1e-6)) - 0.5 * (blurs**2 / BLUR_PRIOR) ** 2
-
-
-def _blur_error(posterior):
-    """Standard deviation of the blur from that of its square."""
-    error = np.sqrt(posterior.covariance[-1, -1])
-    return error / max(2 * posterior.blur, np.sqrt(error), 1e-6)
+def _posterior(equations, active, blurs, prior_scales):
+    """Probabilities (B, T) of pairs of blurs and prior scales, and mean and precision of relative weights at each."""
+    matrices = equations.matrices_at(blurs)[..., np.concatenate([[0], active + 1])]
+    evidence, means, precision = _conditional(matrices, equations.target, equations.unknown[active], prior_scales)
+    if len(blurs) > 1:  # half-normal in blur**2, over blurs at equal distances
+        log_prior = np.log(np.maximum(blurs, 1e-6)) - 0.5 * (blurs**2 / BLUR_PRIOR) ** 2
+        evidence += log_prior[:, None]
+    evidence += np.log(prior_scales / (prior_scales**2 + MEDIAN_PRIOR_SCALE**2))
+    p = np.exp(evidence - evidence.max())
+    return p / p.sum(), means, precision
 
 
 def _conditional(matrices, target, unknown, prior_scales):
-    """Log evidence (B, T), means (B, T, n + 1), covariances of offset and relative weights by blur and prior scale."""
-    priors = _precisions(unknown, prior_scales)
-    n = priors.shape[-1]
+    """Log evidence (B, T), means (B, T, n + 1), precisions of offset and relative weights by blur and prior scale."""
+    n = len(unknown)
+    mean = np.full((n, n), 1 / n)
+    # of the relative weights: any gain, deviations of the prior scale, at most 100 % where unknown
+    priors = (np.eye(n) - mean) / prior_scales[:, None, None] ** 2 + unknown @ unknown.T + mean / _ANY_GAIN**2
     padded = np.zeros((len(prior_scales), n + 1, n + 1))
     padded[:, 1:, 1:] = priors
     forward_model = np.concatenate([[0], np.ones(n)])
@@ -149,11 +130,4 @@ def _conditional(matrices, target, unknown, prior_scales):
     # Jeffreys' prior of offset and gain: a flat one prefers blurs at which they are known worst
     both = np.stack([matrices[..., 0], matrices[..., 1:].sum(axis=-1)], axis=-1)
     evidence += 0.5 * np.linalg.slogdet(both.swapaxes(1, 2) @ both)[1][:, None]
-    return evidence, means, np.linalg.inv(precision)
-
-
-def _precisions(unknown, prior_scales):
-    """(T, n, n) of the relative weights: any gain, deviations of the prior scale, at most 100 % where unknown."""
-    n = len(unknown)
-    mean = np.full((n, n), 1 / n)
-    return (np.eye(n) - mean) / prior_scales[:, None, None] ** 2 + unknown @ unknown.T + mean / _ANY_GAIN**2
+    return evidence, means, precision

@@ -41,14 +41,17 @@ class FusionProblem(Protocol):
         """Findings about the data and the HAADF forward model."""
         ...
 
-    def start(self, state: Any = None) -> Any:
-        """The state to start from: that of the measured maps, or the maps of ``state``, of a problem of this kind."""
+    def start(self, state: Any) -> Any:
+        """The state to start from the maps of ``state``, which is of another problem of this kind."""
         ...
 
     def solve(
         self, settings: Any, state: Any = None, callback: Callable | None = None, num_workers: int | None = None
     ) -> tuple[FusionResult, Any]:
-        """Result, with maps (n, ny, nx) of elements, and state; from ``state``, which is changed in place, or anew."""
+        """Result, with maps (n, ny, nx) of elements, and state; from ``state``, which is changed in place, or anew.
+
+        ``settings`` say when the fit ends, by ``max_iter`` and ``tol``; or a :class:`~.solvers.primal_dual.Stopping`.
+        """
         ...
 
     def fits(self, state: Any) -> tuple[Sequence[tuple[FusionProblem, Any]], np.ndarray]:

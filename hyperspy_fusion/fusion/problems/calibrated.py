@@ -22,7 +22,8 @@ from hyperspy_fusion.fusion.haadf.hot_pixels import about_hot_pixels, hot_pixels
 from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, model_discrepancy
 from hyperspy_fusion.fusion.problems.resampling import resampled
 from hyperspy_fusion.fusion.settings import working_dtype
-from hyperspy_fusion.fusion.solvers.primal_dual import PrimalDualState, primal_dual
+from hyperspy_fusion.fusion.solvers.multilevel import multilevel_start
+from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.terms.data_fidelity import Counts, Gaussian, about_totals, noise_of
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, haadf_noise, z_weights
 from hyperspy_fusion.fusion.terms.objective import LEAST_BLUR, HaadfTerm, Objective
@@ -123,12 +124,16 @@ class CalibratedProblem(Objective):
 
     # ---- start, solve, resample --------------------------------------------------------------------
 
-    def start(self, state=None):
-        """The :class:`PrimalDualState` of the measured maps, or of the maps of another problem's state."""
-        return PrimalDualState.of(self) if state is None else state.restarted(self)
+    def start(self, state):
+        """The :class:`PrimalDualState` of the maps of another problem's state."""
+        return state.restarted(self)
 
     def solve(self, settings, state=None, callback=None, num_workers=None):
-        """Result and state, by :func:`~hyperspy_fusion.fusion.solvers.primal_dual.primal_dual`."""
+        """Result and state, by :func:`~hyperspy_fusion.fusion.solvers.primal_dual.primal_dual`; see there.
+
+        None starts from a coarse fit.
+        """
+        state = multilevel_start(self, num_workers) if state is None else state
         return primal_dual(self, settings, state, callback, num_workers)
 
     def fits(self, state):
@@ -238,7 +243,7 @@ class Observation:
         ValueError
             For settings that do not fit the maps, and a background that is given twice.
         """
-        dtype = working_dtype(scan.maps, settings.dtype)
+        dtype = working_dtype(settings.dtype)
         scan = scan.filled()
         noise = noise_of(scan, settings)
         calibration = _calibrated(scan, noise, settings)

@@ -114,7 +114,7 @@ def published_problem(maps, haadf, atomic_numbers, settings):
     """
     if np.any(maps.min(axis=(1, 2)) == maps.max(axis=(1, 2))) or haadf.min() == haadf.max():
         raise ValueError("A constant map or HAADF image cannot be scaled to [0, 1]: leave it out of the fit.")
-    maps = np.ascontiguousarray(maps, dtype=working_dtype(maps, settings.dtype))
+    maps = np.ascontiguousarray(maps, dtype=working_dtype(settings.dtype))
     map_range = Range.of(maps, axis=(1, 2))
     _check_contrast(map_range, maps.dtype)
     haadf = np.asarray(haadf, dtype=np.float64)
@@ -126,9 +126,7 @@ def published_problem(maps, haadf, atomic_numbers, settings):
         map_range=map_range,
         haadf_range=haadf_range,
         haadf_term=PowerHaadfModel(
-            haadf_coefficients_of(atomic_numbers, settings.gamma, settings.z_weighting),
-            settings.gamma,
-            settings.eps,
+            haadf_coefficients_of(atomic_numbers, settings.gamma, settings.z_weighting), settings.gamma
         ),
         noise=Poisson(settings.eps),
         penalty=TotalVariation(settings.tv_norm),

@@ -78,15 +78,7 @@ def resampled(image, placements, shape):
 
 
 def coverage(valid, placements, shape):
-    """Part of each pixel of another grid, 0 to 1, that valid pixels of an image cover.
-
-    Parameters
-    ----------
-    valid
-        (ny, nx) bool.
-    placements, shape
-        As for `resampled`.
-    """
+    """Part of each pixel of another grid, 0 to 1, that valid pixels (ny, nx) of an image cover; see `resampled`."""
     part = np.asarray(valid, dtype=np.float64)
     for axis, (placement, size) in enumerate(zip(placements, shape, strict=True)):
         part = _means(part, axis, placement, size, smooth=False)

@@ -98,7 +98,7 @@ def find_shift(
     found = [_measured(reference, sample, start, slope_noise) for start in starts]
     best = found[0]
     for other in found[1:]:
-        if other.evidence > best.evidence + (_EVIDENCE if _far(other, best) else 0):
+        if other.evidence > best.evidence + (_EVIDENCE if np.abs(other.shift - best.shift).max() > 1 else 0):
             best = other
     return best
 
@@ -120,10 +120,6 @@ def searched_shift(reference, image, position):
         *images, reference_mask=masks[0], moving_mask=masks[1], overlap_ratio=_SEARCH_OVERLAP
     )
     return np.asarray(moved, dtype=float) - np.asarray(position)
-
-
-def _far(one, other):
-    return np.abs(one.shift - other.shift).max() > 1
 
 
 def _padded(array, shape):
@@ -170,14 +166,8 @@ class _Fit:
     """The fit ``reference = c + a image - a step . gradient``, linear in c, a and a times the step.
 
     The offset c is a paraboloid and the scale a is a plane. So slow variations over the field, as the thickness of an
-    unmapped support, are no sign of a shift.
-
-    Attributes
-    ----------
-    step
-        (2,) to the best shift, 0 along undetermined directions.
-    error, correlation, evidence, undetermined
-        As of `Shift`, at the present shift.
+    unmapped support, are no sign of a shift. The step (2,) leads to the best shift and is 0 along undetermined
+    directions; the rest is that of `Shift`, at the present shift.
     """
 
     step: np.ndarray

@@ -64,22 +64,38 @@ class HeldOutCounts:
         fused
             (n, ny, nx) maps of a fit to ``maps``.
         """
-        flat, offset = self._flat, POISSON_OFFSET * self._flat
-        mean = np.maximum(self._mean(fused), 0)
-        scores = (self.held_out + offset) * np.log((mean + offset) / (flat + offset)) - (mean - flat)
-        return np.where(self.valid, scores, 0)
+        counts, flat, mean = self._in_precision_of(fused)
+        offset, mean = fused.dtype.type(POISSON_OFFSET) * flat, np.maximum(mean, 0)
+        scores = (counts + offset) * np.log((mean + offset) / (flat + offset)) - (mean - flat)
+        return scores if self._is_all_valid else np.where(self.valid, scores, 0)
 
     def gradient(self, fused: np.ndarray) -> np.ndarray:
         """Derivative of :meth:`scores` with respect to ``fused``."""
-        mean, offset = self._mean(fused), POISSON_OFFSET * self._flat
-        per_count = (1 - self.fraction) / self.fraction / _column(self.counts_scale)
-        gradient = (self.held_out - mean) / (np.maximum(mean, 0) + offset) * per_count
+        counts, flat, mean = self._in_precision_of(fused)
+        offset = fused.dtype.type(POISSON_OFFSET) * flat
+        gradient = (counts - mean) / (np.maximum(mean, 0) + offset) * self._per_unit.astype(fused.dtype)
         return np.where(self.valid & (mean > 0), gradient, 0)
 
-    def _mean(self, fused):
-        """Expected held-out counts."""
-        net = (fused.astype(np.float64) + _column(self.background)) / _column(self.counts_scale)
-        return net * (1 - self.fraction) / self.fraction
+    def _in_precision_of(self, fused):
+        """Held-out counts, (n, 1, 1) their mean, and those expected of fused maps, all in the dtype of the maps."""
+        if fused.dtype not in self._arrays:
+            arrays = self.held_out, self._flat, _column(self.background), self._per_unit
+            self._arrays[fused.dtype] = [a.astype(fused.dtype) for a in arrays]
+        counts, flat, background, per_unit = self._arrays[fused.dtype]
+        return counts, flat, (fused + background) * per_unit
+
+    @cached_property
+    def _arrays(self):
+        return {}
+
+    @cached_property
+    def _per_unit(self):
+        """(n, 1, 1) held-out counts for one unit of the fused maps."""
+        return (1 - self.fraction) / self.fraction / _column(self.counts_scale)
+
+    @cached_property
+    def _is_all_valid(self):
+        return bool(self.valid.all())
 
     @cached_property
     def _flat(self):

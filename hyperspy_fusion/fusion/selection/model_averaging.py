@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyperspy_fusion.fusion.result import FusionResult, StopReason
+from hyperspy_fusion.fusion.solvers.primal_dual import Stopping
 
 _WORST_FIRST = (StopReason.NOT_FINITE, StopReason.INTERRUPTED, StopReason.STOPPED, StopReason.NOT_CONVERGED)
 
 
 class EnsembleFit(NamedTuple):
-    """A fit of an ensemble: its settings, its weights (n,) in each map, a state to start from or None, and its data.
+    """A fit of an ensemble: its settings, its weights (n,) in each map, and its data.
 
     ``source.problem(settings)`` makes the problem: an :class:`~hyperspy_fusion.fusion.problems.calibrated.Observation`
     or :class:`~hyperspy_fusion.fusion.selection.spectral_components.Components`.
@@ -26,16 +27,26 @@ class EnsembleFit(NamedTuple):
 
     settings: Any
     weights: np.ndarray
-    start: Any
     source: Any
 
 
 @dataclass
 class EnsembleState:
-    """States of the fits that were reached, and the maps (n, ny, nx) of each."""
+    """States of the fits that were reached, the maps (n, ny, nx) of each, and the number of all fits."""
 
     states: list = field(default_factory=list)
     maps: list = field(default_factory=list)
+    number: int = 1
+
+    @property
+    def fraction(self):
+        """Of all fits, that is done, as estimated."""
+        return (len(self.states) - 1 + self.states[-1].fraction) / self.number
+
+    @property
+    def stage(self):
+        """The running fit in words."""
+        return f"fitting {len(self.states)}/{self.number}"
 
     @property
     def n_iter(self):
@@ -59,19 +70,16 @@ class AveragedProblem:
         :class:`~.ComponentProblem` of the same counts.
     weights
         (problems, n), >= 0, of sum 1 over the problems.
-    starts
-        A state or None for each.
     """
 
     problems: list
     weights: np.ndarray
-    starts: list
 
     @classmethod
     def of(cls, ensemble: Sequence[EnsembleFit]):
         """From what :func:`~hyperspy_fusion.fusion.selection.search.select` returns."""
         problems = [fit.source.problem(fit.settings) for fit in ensemble]
-        return cls(problems, np.array([fit.weights for fit in ensemble]), [fit.start for fit in ensemble])
+        return cls(problems, np.array([fit.weights for fit in ensemble]))
 
     @property
     def of_largest_weight(self):
@@ -113,21 +121,26 @@ class AveragedProblem:
             The gap is the largest of all, the history that of the problem of the largest weight. Where the fit is
             stopped, the average is that of the problems that were reached.
         """
-        before = [] if state is None else state.states
+        before, stopping = [] if state is None else state.states, Stopping.of(settings)
+        # distances of the fits from their final maps average out
+        stopping = replace(stopping, settled=stopping.settled * np.sqrt(len(self.problems)))
         state, results = EnsembleState(), []
-        call = None if callback is None else lambda _: callback(state)
+        call = (
+            None
+            if callback is None
+            else lambda running: callback(EnsembleState([*state.states, running], number=len(self.problems)))
+        )
         for k, problem in enumerate(self.problems):
-            state.states.append(before[k] if k < len(before) else problem.start(self.starts[k]))
+            start = before[k] if k < len(before) else None
             try:
-                result, state.states[k] = problem.solve(settings, state.states[k], call, num_workers)
+                result, fitted = problem.solve(stopping, start, call, num_workers)
             except KeyboardInterrupt:  # before its first iteration
                 if not results:
                     raise
-                state.states.pop()
                 results[-1] = replace(results[-1], reason=StopReason.INTERRUPTED)
                 break
             results.append(result)
-            self.starts[k] = None  # frees its memory
+            state.states.append(fitted)
             if result.reason in (StopReason.INTERRUPTED, StopReason.STOPPED, StopReason.NOT_FINITE):
                 break
         state.maps = [r.maps for r in results]
@@ -159,5 +172,5 @@ def weighted_mean(weights, maps):
     """Sum over fits of their maps (n, ny, nx) times weights (fits, n), in the dtype of the first."""
     mean: Any = 0.0
     for weight, m in zip(weights, maps, strict=True):
-        mean = mean + weight[:, None, None] * m
+        mean = mean + weight.astype(m.dtype)[:, None, None] * m
     return mean.astype(maps[0].dtype, copy=False)

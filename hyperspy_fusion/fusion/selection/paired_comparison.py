@@ -23,10 +23,10 @@ class PairedComparison:
     fit
         Candidate and number of the fold to maps (n, ny, nx) of the data without it.
     tick
-        Called after every fit.
+        Called after every fit with their number.
     """
 
-    def __init__(self, folds, fit, tick=lambda: None):
+    def __init__(self, folds, fit, tick=lambda n_fits: None):
         self.folds, self.fit, self.tick = folds, fit, tick
         self.scores = {}
 
@@ -36,7 +36,7 @@ class PairedComparison:
         while len(scores) <= k:
             of_maps = self.folds[len(scores)].scores(self.fit(candidate, len(scores)))
             scores.append(of_maps.sum(axis=0).astype(np.float32))
-            self.tick()
+            self.tick(sum(len(of_candidate) for of_candidate in self.scores.values()))
         return scores[k]
 
     def is_better(self, a, b, n_folds=None):

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import norm
 
 from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.result import StopReason
@@ -41,21 +42,20 @@ from hyperspy_fusion.fusion.selection.cross_validation import (
 from hyperspy_fusion.fusion.selection.model_averaging import EnsembleFit, weighted_mean
 from hyperspy_fusion.fusion.selection.paired_comparison import SIGNIFICANT, PairedComparison, in_standard_errors
 from hyperspy_fusion.fusion.selection.spectral_components import Components
-from hyperspy_fusion.fusion.selection.stacking import pseudo_bma_weights, stacking_weights
+from hyperspy_fusion.fusion.selection.stacking import pseudo_bma_weights, stacking_weights, without_small
+from hyperspy_fusion.fusion.solvers.primal_dual import Stopping
 
 _logger = logging.getLogger(__name__)
 
 # penalties to compare, with the weight at which each is tried first; the former wins a tie
-FIRST_WEIGHTS = {"guided": 1.0, "directional": 2**0.5, "tgv": 2.0, "tv": 1.0}
-# second-order penalties take two to four times as many iterations
-SECOND_ORDER = ("guided", "tgv")
+FIRST_WEIGHTS = {"guided": 1.0, "directional": 2**0.5, "tgv": 2.0}
 LARGEST_WEIGHT, SMALLEST_WEIGHT = 100.0, 1e-4
 # between two weights, first and in the end
 COARSE, FINE = 2.0, np.sqrt(2)
 # a penalty so many standard errors behind another, in one fold, has its weight from that fold
 FAR_BEHIND = 5.0
-# gap of low-accuracy fits, and pixels times iterations after which they end, within limits
-LOW_ACCURACY_TOL, LOW_ACCURACY_WORK, LOW_ACCURACY_ITERATIONS = 6e-3, 5e7, (500, 1500)
+# when low-accuracy fits end; their scores then differ from those of the final maps by less than those of neighbours
+LOW_ACCURACY = Stopping(max_iter=50, gap=6e-3, settled=0.3)
 # folds are held out until they have so many pixels: large scans need fewer
 HELD_OUT_PIXELS = 2**17
 # so many times less smoothing than usual is chosen for data that were smoothed before
@@ -125,7 +125,7 @@ def _flat(values):
     return [str(v) for v in values] if any(isinstance(v, str) for v in values) else np.array(values)
 
 
-def select(observation, settings, num_workers=None, tick=lambda: None, out_of_window=None):
+def select(observation, settings, num_workers=None, tick=lambda n_fits, expected: None, out_of_window=None):
     """Choose the settings that are left open.
 
     Parameters
@@ -137,7 +137,7 @@ def select(observation, settings, num_workers=None, tick=lambda: None, out_of_wi
     num_workers
         Threads; None for all.
     tick
-        Called after every fit.
+        Called after every fit with the numbers of fits done and expected.
     out_of_window
         (B, ny, nx) out-of-window counts of the spectra, or None.
 
@@ -157,11 +157,46 @@ def select(observation, settings, num_workers=None, tick=lambda: None, out_of_wi
     if out_of_window is not None and isinstance(folds[0], HeldOutCounts):
         spectra = _Spectra.of(observation, out_of_window, settings, len(folds), rng)
     fits = _LowAccuracyFits(observation, settings, folds, num_workers, spectra)
-    comparison = PairedComparison(folds, fits, tick)
-    weights = _Search(comparison, settings).run()
-    selection = _record(comparison, weights, settings, spectra is not None)
+    expected = _expected_fits(settings, len(folds), fits.n_components > 0)
+    comparison = PairedComparison(folds, fits, lambda n_fits: tick(n_fits, expected))
+    try:
+        weights = _Search(comparison, settings).run()
+        selection = _record(comparison, weights, settings, spectra is not None)
+    except KeyboardInterrupt:
+        weights, selection = _best_so_far(comparison, settings)
     _logger.info(selection.sentence)
     return [fits.final(choice, weight) for choice, weight in weights.items()], selection
+
+
+def _expected_fits(settings, n_folds, has_components):
+    """About so many fits a search takes, for a progress bar."""
+    penalties = len(FIRST_WEIGHTS) if settings.regularization == "auto" else 1
+    candidates = penalties * (3 if settings.lambda_reg == "auto" else 1) + (penalties - 1)
+    candidates += 2 * sum(getattr(settings, name) == "auto" for name in ("lambda_reg", "lambda_haadf", "joint"))
+    return round((candidates + 6 * has_components) * (1 + 0.45 * (n_folds - 1)))
+
+
+def _best_so_far(comparison, settings):
+    """The best candidate of an interrupted search in its first fold, and its record.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Where there is none of the maps.
+    """
+    of_maps = {
+        choice: scores[0].sum() for choice, scores in comparison.scores.items() if scores and not choice.components
+    }
+    if not of_maps:
+        raise KeyboardInterrupt
+    best = max(of_maps, key=of_maps.__getitem__)
+    weights = np.ones(len(comparison.folds[0].maps))
+    sentence = (
+        f"The search was interrupted: {_in_words(best, weights)} is the best of {len(of_maps)} fits. Fuse again for a "
+        "complete search."
+    )
+    found = Diagnostic("selection-interrupted", sentence)
+    return {best: weights}, Selection(settings.seed, sentence, diagnostics=[found])
 
 
 # ---- the folds -------------------------------------------------------------------------------------
@@ -201,7 +236,7 @@ def _defaults(observation, settings, poor):
     )
     found = Diagnostic("too-few-counts-for-selection", sentence, elements=tuple(poor))
     weights = np.ones(len(observation.scan.maps))
-    return [EnsembleFit(chosen, weights, None, observation)], Selection(settings.seed, sentence, diagnostics=[found])
+    return [EnsembleFit(chosen, weights, observation)], Selection(settings.seed, sentence, diagnostics=[found])
 
 
 # ---- the fits --------------------------------------------------------------------------------------
@@ -256,15 +291,14 @@ class _LowAccuracyFits:
         return self.maps[choice, k]
 
     def _fit(self, choice, k):
-        iterations = int(np.clip(LOW_ACCURACY_WORK / self.folds[k].valid[0].size, *LOW_ACCURACY_ITERATIONS))
-        settings = replace(self._settings(choice), tol=LOW_ACCURACY_TOL, max_iter=iterations)
+        settings = self._settings(choice)
         source = self.single.part(self.folds[k])
         if choice.components:
             source = self.spectra.without(k, source, settings)
         problem = source.problem(settings)
         kind = (k, choice.components > 0, choice.regularization, choice.joint)
-        start = problem.start(self.states.get(kind))
-        result, self.states[kind] = problem.solve(settings, start, num_workers=self.num_workers)
+        start = problem.start(self.states[kind]) if kind in self.states else None
+        result, self.states[kind] = problem.solve(LOW_ACCURACY, start, num_workers=self.num_workers)
         if result.reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt
         _logger.debug("%s, fold %d: %d iterations", choice, k, result.n_iter)
@@ -274,16 +308,9 @@ class _LowAccuracyFits:
         return self.settings.chosen(*choice[: len(OPEN)])
 
     def final(self, choice, weights):
-        """The :class:`EnsembleFit` to all data.
-
-        Second-order penalties take long, and start from the fit without the first fold; others start anew. A fit to
-        four fifths of few counts has noise that a fit to all does not lose on the way to its tolerance.
-        """
-        start = None
-        if not choice.components and choice.regularization in SECOND_ORDER:
-            start = self.states.get((0, False, choice.regularization, choice.joint))
+        """The :class:`EnsembleFit` to all data."""
         source = self.spectra.components if choice.components else self.observation
-        return EnsembleFit(self._settings(choice), weights, start, source)
+        return EnsembleFit(self._settings(choice), weights, source)
 
 
 # ---- the search ------------------------------------------------------------------------------------
@@ -370,8 +397,11 @@ class _Search:
         # each free weight gains up to one unit of log-likelihood by chance (Akaike)
         own = np.unique(weights, axis=1)
         by_chance = (np.count_nonzero(own) - own.shape[1]) / of_average.size
-        if in_standard_errors(of_average - max(scores, key=np.sum) - by_chance) <= SIGNIFICANT:
-            weights = np.repeat(pseudo_bma_weights(scores)[:, None], weights.shape[1], axis=1)
+        ahead = in_standard_errors(of_average - max(scores, key=np.sum) - by_chance)
+        # between both, by the probability that the average by stacking predicts better
+        stacked = float(norm.cdf(ahead - SIGNIFICANT / 2))
+        weights = stacked * weights + (1 - stacked) * pseudo_bma_weights(scores)[:, None]
+        weights = without_small(weights)
         order = np.argsort(-weights.sum(axis=1), kind="stable")
         return {choices[j]: weights[j] for j in order if weights[j].any()}
 

@@ -189,8 +189,8 @@ class ComponentProblem:
         """Whether the HAADF image contributes to the components."""
         return self.inner.uses_haadf
 
-    def start(self, state=None):
-        """The state of the measured components, or of those of ``state``."""
+    def start(self, state):
+        """The state to start from the components of ``state``."""
         return self.inner.start(state)
 
     def solve(self, settings, state=None, callback=None, num_workers=None):

@@ -48,6 +48,14 @@ def stacking_weights(folds, ensembles):
     return full
 
 
+def without_small(weights):
+    """Weights (fits, n) without fits that are small in all maps, of sum 1 again."""
+    largest = weights.max(axis=1)
+    kept = largest >= min(SMALLEST_ENSEMBLE_WEIGHT, largest.max())
+    weights = np.where(kept[:, None], weights, 0)
+    return weights / weights.sum(axis=0)
+
+
 class _StackingLoss:
     """Minus the score of the average, summed over maps and folds, and its gradient."""
 
@@ -99,7 +107,7 @@ class _StackingLoss:
         for fold, maps in zip(self.folds, self.ensembles, strict=True):
             mean = weighted_mean(of_maps, maps)
             by_map = fold.gradient(mean)
-            value -= fold.scores(mean).sum()
+            value -= fold.scores(mean).sum(dtype=np.float64)
             gradient -= [np.einsum("nyx,nyx->n", by_map, m) for m in maps]
         return value, (gradient @ self.groups.T).ravel()
 

@@ -10,9 +10,13 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
+# threads that wait must not take cores from others: on a busy computer, iterations took up to ten times as long
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import numba
 import numpy as np
 from numba import njit, prange, types
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.extending import overload
 
 # no "nnan", no "ninf": NaN and infinity must stay visible to isfinite()
@@ -24,6 +28,19 @@ LOG2_E = 1.4426950408889634
 LN_2 = 0.6931471805599453
 SQRT_HALF_BITS = 0x3F3504F3  # of float32
 SQRT_HALF = 0.7071067811865476
+
+
+class _NoAlias(CompilerBase):
+    """Tells LLVM that the rows passed do not overlap: it does not check more than a few pairs, and gives up."""
+
+    def define_pipelines(self):
+        self.state.flags.noalias = True
+        return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
+
+
+# loops over one row of pixels or cells, which vectorise; rows are passed one by one and do not overlap
+_row_loop = njit(pipeline_class=_NoAlias, forceinline=True, error_model="numpy", fastmath=FASTMATH)
+_inner = njit(error_model="numpy", fastmath=FASTMATH)
 
 
 # ---- x**g and log(x), vectorised in single precision ---------------------------------------------------------------
@@ -89,7 +106,7 @@ def _log_compiled(x):
 # ---- the smooth terms: one gradient step ---------------------------------------------------------------------------
 
 
-@njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
+@njit(cache=CACHE, parallel=True, error_model="numpy", fastmath=FASTMATH)
 def gradient_step(
     x,
     maps,
@@ -155,7 +172,7 @@ def gradient_step(
 # ---- total variation: prox by (fast) gradient projection -----------------------------------------------------------
 
 
-@njit(fastmath=FASTMATH)
+@_inner
 def _primal_row(v, weight, p_above, p, q, out):
     """One row of ``max(v - weight L(p, q), 0)`` with ``L(p, q) = p - p_above + q - q_left``."""
     zero = v.dtype.type(0)
@@ -164,7 +181,7 @@ def _primal_row(v, weight, p_above, p, q, out):
         out[j] = max(v[j] - weight * (p[j] - p_above[j] + q[j] - q[j - 1]), zero)
 
 
-@njit(fastmath=FASTMATH)
+@_inner
 def _extrapolated_row(p, q, p_old, q_old, momentum, r, s):
     """One row of ``(p, q) + momentum ((p, q) - (p_old, q_old))``, in (r, s); (p, q) itself where there is none."""
     if momentum == 0:
@@ -188,7 +205,7 @@ def _projected(p, q, isotropic, one):
     return p, q
 
 
-@njit(fastmath=FASTMATH)
+@_inner
 def _dual_row(u, u_below, step, isotropic, r, s, p, q):
     """One row of the projected ascent ``(p, q) <- P[(r, s) + step L^T u]``; (r, s) is not (p, q)."""
     one = u.dtype.type(1)
@@ -201,7 +218,7 @@ def _dual_row(u, u_below, step, isotropic, r, s, p, q):
     q[last] = u.dtype.type(0)
 
 
-@njit(fastmath=FASTMATH)
+@_inner
 def _first_dual_row(v, v_below, step, isotropic, p, q):
     """:func:`_dual_row` from a dual of zero, where ``u = max(v, 0)``."""
     zero, one = v.dtype.type(0), v.dtype.type(1)
@@ -215,7 +232,7 @@ def _first_dual_row(v, v_below, step, isotropic, p, q):
     q[last] = zero
 
 
-@njit(fastmath=FASTMATH)
+@_inner
 def _variation_row(u, u_below, isotropic):
     """Sum over one row of ``|(u - u_below, u - u_right)|``."""
     last = u.size - 1
@@ -227,7 +244,7 @@ def _variation_row(u, u_below, isotropic):
     return total
 
 
-@njit(fastmath=FASTMATH)
+@_inner
 def _replace_row(x, u):
     """Write ``u`` over ``x``; return ``||u - x||^2`` and ``||x||^2`` of the values replaced."""
     change = x.dtype.type(0)
@@ -239,7 +256,7 @@ def _replace_row(x, u):
     return change, size
 
 
-@njit(fastmath=FASTMATH)
+@_inner
 def _first_ascent(v, top, low, high, weight, isotropic, p, q):
     """The first step of gradient projection from a dual of zero, rows ``low`` to ``high``."""
     ny = v.shape[0]
@@ -248,7 +265,7 @@ def _first_ascent(v, top, low, high, weight, isotropic, p, q):
         _first_dual_row(v[y], v[min(y + 1, ny - 1)], step, isotropic, p[y - top + 1], q[y - top + 1])
 
 
-@njit(fastmath=FASTMATH)
+@_inner
 def _ascend(v, top, low, high, weight, isotropic, momentum, p, q, p_old, q_old, lines):
     """One step of gradient projection on the dual rows ``low`` to ``high`` of an image.
 
@@ -277,7 +294,7 @@ def _ascend(v, top, low, high, weight, isotropic, momentum, p, q, p_old, q_old, 
         s, s_below = s_below, s
 
 
-@njit(fastmath=FASTMATH)
+@_inner
 def _finish(v, x, top, first, last, weight, isotropic, p, q, u, u_below, sums):
     """Rows ``first`` to ``last`` of the primal maps from the dual, with what each row adds to the sums."""
     ny = v.shape[0]
@@ -293,7 +310,7 @@ def _finish(v, x, top, first, last, weight, isotropic, p, q, u, u_below, sums):
         u, u_below = u_below, u
 
 
-@njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
+@njit(cache=CACHE, parallel=True, error_model="numpy", fastmath=FASTMATH)
 def prox_tv(v, x, weight, isotropic, momentum, band, work, lines, sums):
     """``x_i = argmin_{u >= 0} 1/2 ||u - v_i||^2 + weight TV(u)``, by ``momentum.size`` steps of gradient projection.
 
@@ -342,266 +359,326 @@ def prox_tv(v, x, weight, isotropic, momentum, band, work, lines, sums):
 # bottom edge: D u, shape (4, n, ny - 1, nx - 1) for u of shape (n, ny, nx). Unlike forward differences, D u has the
 # same length for the flipped and for the transposed image. ``mode`` is the operator on them:
 
+OFF = -1  # no penalty
 PLAIN = 0  # D u
-# P D u with P = I - xi xi^T, xi = guide (4, ny - 1, nx - 1), shorter than 1; or P = I - xi xi^T - c t t^T, (xi, c) =
-# guide (5, ny - 1, nx - 1), c below 1, and t = (-1, 1, -1, 1) / 2 orthogonal to xi where c is not 0
+# P D u with P = I - xi xi^T - c t t^T, |xi| < 1, 0 <= c < 1, and t = (-1, 1, -1, 1) / 2 orthogonal to xi where c is
+# not 0; the guide (6, ny - 1, nx - 1) is xi, 1 / (1 - |xi|^2) and c
 DIRECTIONAL = 1
-GUIDED = 2  # D u - v * guide, one slope v (n, ny - 1, nx - 1) per map
+GUIDED = 2  # D u - v * guide, guide (4, ny - 1, nx - 1), one slope v (n, ny - 1, nx - 1) per map
 VECTOR = 3  # D u - L v, two slopes v per map: along y and along x
 
 
-@njit(fastmath=FASTMATH)
-def _cell_row(u, v, guide, mode, c, row, t):
-    """One row of the differences of map ``c``, as ``mode`` takes them, in ``t`` (4, n_cells)."""
-    half = u.dtype.type(SQRT_HALF)
-    top, bottom = u[c, row], u[c, row + 1]
-    n_cells = t.shape[1]
-    for j in range(n_cells):
-        t[0, j] = half * (bottom[j] - top[j])
-        t[1, j] = half * (bottom[j + 1] - top[j + 1])
-        t[2, j] = half * (top[j + 1] - top[j])
-        t[3, j] = half * (bottom[j + 1] - bottom[j])
-    if mode == DIRECTIONAL:
-        _project_row(guide, row, t)
-    elif mode == GUIDED:
-        for k in range(4):
-            g = guide[k, row]
-            for j in range(n_cells):
-                t[k, j] -= v[c, row, j] * g[j]
+@_row_loop
+def _ascended_plain(top, bottom, y0, y1, y2, y3, sigma, t0, t1, t2, t3, squares):
+    """``t = y + sigma D u`` of the rows ``top`` and ``bottom`` of pixels; its squares are added to ``squares``."""
+    half = top.dtype.type(SQRT_HALF)
+    for j in range(squares.size):
+        s = half * sigma[j]
+        a = y0[j] + s * (bottom[j] - top[j])
+        b = y1[j] + s * (bottom[j + 1] - top[j + 1])
+        c = y2[j] + s * (top[j + 1] - top[j])
+        d = y3[j] + s * (bottom[j + 1] - bottom[j])
+        t0[j], t1[j], t2[j], t3[j] = a, b, c, d
+        squares[j] += a * a + b * b + c * c + d * d
+
+
+@_row_loop
+def _ascended_guided(top, bottom, v, g0, g1, g2, g3, y0, y1, y2, y3, sigma, t0, t1, t2, t3, squares):
+    """``t = y + sigma (D u - v guide)``."""
+    half = top.dtype.type(SQRT_HALF)
+    for j in range(squares.size):
+        s, w = sigma[j], v[j]
+        a = y0[j] + s * (half * (bottom[j] - top[j]) - w * g0[j])
+        b = y1[j] + s * (half * (bottom[j + 1] - top[j + 1]) - w * g1[j])
+        c = y2[j] + s * (half * (top[j + 1] - top[j]) - w * g2[j])
+        d = y3[j] + s * (half * (bottom[j + 1] - bottom[j]) - w * g3[j])
+        t0[j], t1[j], t2[j], t3[j] = a, b, c, d
+        squares[j] += a * a + b * b + c * c + d * d
+
+
+@_row_loop
+def _ascended_vector(top, bottom, va, vb, y0, y1, y2, y3, sigma, t0, t1, t2, t3, squares):
+    """``t = y + sigma (D u - L v)`` with the slopes ``va`` along y and ``vb`` along x."""
+    half = top.dtype.type(SQRT_HALF)
+    for j in range(squares.size):
+        s = half * sigma[j]
+        a = y0[j] + s * (bottom[j] - top[j] - va[j])
+        b = y1[j] + s * (bottom[j + 1] - top[j + 1] - va[j])
+        c = y2[j] + s * (top[j + 1] - top[j] - vb[j])
+        d = y3[j] + s * (bottom[j + 1] - bottom[j] - vb[j])
+        t0[j], t1[j], t2[j], t3[j] = a, b, c, d
+        squares[j] += a * a + b * b + c * c + d * d
+
+
+@_row_loop
+def _ascended_directional(top, bottom, g0, g1, g2, g3, inverse, mixed, y0, y1, y2, y3, sigma, t0, t1, t2, t3, squares):
+    """The squares of ``a = P^-1 y + sigma P D u``, and ``t = P a``: duals of this mode are stored times P."""
+    half = top.dtype.type(SQRT_HALF)
+    quarter, one = top.dtype.type(0.25), top.dtype.type(1)
+    for j in range(squares.size):
+        s, m = sigma[j], mixed[j]
+        h0, h1, h2, h3 = g0[j], g1[j], g2[j], g3[j]
+        a = half * (bottom[j] - top[j])
+        b = half * (bottom[j + 1] - top[j + 1])
+        c = half * (top[j + 1] - top[j])
+        d = half * (bottom[j + 1] - bottom[j])
+        # P^-1 = I + xi xi^T / (1 - |xi|^2) + t t^T c / (1 - c)
+        along = (h0 * y0[j] + h1 * y1[j] + h2 * y2[j] + h3 * y3[j]) * inverse[j]
+        along -= s * (h0 * a + h1 * b + h2 * c + h3 * d)
+        across = quarter * m * ((y1[j] - y0[j] + y3[j] - y2[j]) / (one - m) - s * (b - a + d - c))
+        a = y0[j] + s * a + along * h0 - across
+        b = y1[j] + s * b + along * h1 + across
+        c = y2[j] + s * c + along * h2 - across
+        d = y3[j] + s * d + along * h3 + across
+        squares[j] += a * a + b * b + c * c + d * d
+        along = h0 * a + h1 * b + h2 * c + h3 * d
+        across = quarter * m * (b - a + d - c)
+        t0[j] = a - along * h0 + across
+        t1[j] = b - along * h1 - across
+        t2[j] = c - along * h2 + across
+        t3[j] = d - along * h3 - across
+
+
+@_inner
+def _ascended_row(u, v, guide, mode, c, row, y0, y1, y2, y3, sigma, t, squares):
+    """One row of cells of map ``c`` before its projection, in ``t`` (4, n_cells); its squares are added."""
+    top, bottom, t0, t1, t2, t3 = u[c, row], u[c, row + 1], t[0], t[1], t[2], t[3]
+    if mode == PLAIN:
+        _ascended_plain(top, bottom, y0, y1, y2, y3, sigma, t0, t1, t2, t3, squares)
     elif mode == VECTOR:
-        for k in range(4):
-            slope = v[2 * c + k // 2, row]
-            for j in range(n_cells):
-                t[k, j] -= half * slope[j]
-
-
-@njit(inline="always")
-def _add_mixed(t, j, mixed):
-    """Add twice a mixed difference to cell ``j``."""
-    t[0, j] -= mixed
-    t[1, j] += mixed
-    t[2, j] -= mixed
-    t[3, j] += mixed
-
-
-@njit(fastmath=FASTMATH)
-def _project_row(guide, row, t):
-    """``t <- P t``."""
-    a, b, c, d = guide[0, row], guide[1, row], guide[2, row], guide[3, row]
-    for j in range(t.shape[1]):
-        dot = a[j] * t[0, j] + b[j] * t[1, j] + c[j] * t[2, j] + d[j] * t[3, j]
-        t[0, j] -= dot * a[j]
-        t[1, j] -= dot * b[j]
-        t[2, j] -= dot * c[j]
-        t[3, j] -= dot * d[j]
-    if guide.shape[0] > 4:
-        minus, part = t.dtype.type(-0.25), guide[4, row]
-        for j in range(t.shape[1]):
-            _add_mixed(t, j, minus * part[j] * (t[1, j] - t[0, j] + t[3, j] - t[2, j]))
-
-
-@njit(fastmath=FASTMATH)
-def _unproject_row(guide, row, y, c, t, sigma):
-    """``t <- P^-1 y + sigma t``, with ``P^-1 = I + xi xi^T / (1 - |xi|^2) + t t^T c / (1 - c)``."""
-    one = t.dtype.type(1)
-    g0, g1, g2, g3 = guide[0, row], guide[1, row], guide[2, row], guide[3, row]
-    y0, y1, y2, y3 = y[0, c, row], y[1, c, row], y[2, c, row], y[3, c, row]
-    for j in range(t.shape[1]):
-        rest = one - (g0[j] * g0[j] + g1[j] * g1[j] + g2[j] * g2[j] + g3[j] * g3[j])
-        dot = (g0[j] * y0[j] + g1[j] * y1[j] + g2[j] * y2[j] + g3[j] * y3[j]) / rest
-        t[0, j] = y0[j] + dot * g0[j] + sigma[j] * t[0, j]
-        t[1, j] = y1[j] + dot * g1[j] + sigma[j] * t[1, j]
-        t[2, j] = y2[j] + dot * g2[j] + sigma[j] * t[2, j]
-        t[3, j] = y3[j] + dot * g3[j] + sigma[j] * t[3, j]
-    if guide.shape[0] > 4:
-        quarter, part = t.dtype.type(0.25), guide[4, row]
-        for j in range(t.shape[1]):
-            _add_mixed(t, j, quarter * part[j] / (one - part[j]) * (y1[j] - y0[j] + y3[j] - y2[j]))
-
-
-@njit(fastmath=FASTMATH)
-def _add_squares(t, factor, squares):
-    """Add ``factor**2 |t|**2`` of every cell to ``squares``."""
-    for k in range(4):
-        for j in range(squares.size):
-            squares[j] += factor * factor * t[k, j] * t[k, j]
-
-
-@njit(fastmath=FASTMATH)
-def _ascended_row(u, v, y, guide, mode, c, row, sigma, t, squares):
-    """``P^-1 y + sigma (P D u)`` before its projection: its squares to ``squares``, P times it in ``t``."""
-    _cell_row(u, v, guide, mode, c, row, t)
-    if mode == DIRECTIONAL:
-        _unproject_row(guide, row, y, c, t, sigma)
-        _add_squares(t, t.dtype.type(1), squares)
-        _project_row(guide, row, t)
+        _ascended_vector(top, bottom, v[2 * c, row], v[2 * c + 1, row], y0, y1, y2, y3, sigma, t0, t1, t2, t3, squares)
     else:
-        for k in range(4):
-            yk = y[k, c, row]
-            for j in range(squares.size):
-                t[k, j] = yk[j] + sigma[j] * t[k, j]
-        _add_squares(t, t.dtype.type(1), squares)
+        g0, g1, g2, g3 = guide[0, row], guide[1, row], guide[2, row], guide[3, row]
+        if mode == GUIDED:
+            _ascended_guided(top, bottom, v[c, row], g0, g1, g2, g3, y0, y1, y2, y3, sigma, t0, t1, t2, t3, squares)
+        else:
+            _ascended_directional(
+                top, bottom, g0, g1, g2, g3, guide[4, row], guide[5, row],
+                y0, y1, y2, y3, sigma, t0, t1, t2, t3, squares,
+            )  # fmt: skip
 
 
-@njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
-def ascend_dual(u, v, y, guide, mode, group, sigma, radius, relax, work):
-    """One step of the dual of ``radius sum |differences of u|``: ascent, then projection onto balls of ``radius``.
+@_row_loop
+def _shrinkage(squares, radius):
+    """Lengths squared to the factors that project onto the ball."""
+    for j in range(squares.size):
+        squares[j] = radius / max(radius, np.sqrt(squares[j]))
 
-    ``y`` moves ``relax`` times the step: 1 ends in the balls, more may leave them.
-    ``group`` maps that follow each other share one length per cell: 1 for each for itself, n for all together.
-    u : (n, ny, nx), extrapolated; v : slopes or (1, 1, 1); y : (4, n, ny - 1, nx - 1), of the directional mode the dual
-    times P, so that the adjoint is that of D for every mode; guide : (4 or 5, ny - 1, nx - 1) or (4, 1, 1);
-    sigma : (1 or ny - 1, nx - 1), step of each cell; work : (n_workers, 4 group + 1, nx - 1).
+
+@_row_loop
+def _relaxed(y0, y1, y2, y3, t0, t1, t2, t3, shrinkage, relax):
+    """``y <- y + relax (shrinkage t - y)``."""
+    stay = y0.dtype.type(1) - relax
+    for j in range(shrinkage.size):
+        s = relax * shrinkage[j]
+        y0[j] = stay * y0[j] + s * t0[j]
+        y1[j] = stay * y1[j] + s * t1[j]
+        y2[j] = stay * y2[j] + s * t2[j]
+        y3[j] = stay * y3[j] + s * t3[j]
+
+
+@_inner
+def _ascend_row(u, v, y, guide, mode, group, row, sigma, radius, relax, work):
+    """One row of the dual of ``radius sum |differences of u|``: ascent, then projection onto balls of ``radius``.
+
+    ``group`` maps that follow each other share one length per cell; work : (4 group + 1, n_cells).
     """
-    n, n_rows, n_cells = y.shape[1], y.shape[2], y.shape[3]
-    n_workers = work.shape[0]
-    for worker in prange(n_workers):
-        squares = work[worker, 4 * group]
-        for row in range(worker, n_rows, n_workers):
-            for first in range(0, n, group):
-                squares[:] = u.dtype.type(0)
-                for c in range(group):
-                    t = work[worker, 4 * c : 4 * c + 4]
-                    _ascended_row(u, v, y, guide, mode, first + c, row, sigma[row % sigma.shape[0]], t, squares)
-                for j in range(n_cells):
-                    squares[j] = radius / max(radius, np.sqrt(squares[j]))
-                for c in range(group):
-                    for k in range(4):
-                        new, t = y[k, first + c, row], work[worker, 4 * c + k]
-                        for j in range(n_cells):
-                            new[j] += relax * (squares[j] * t[j] - new[j])
+    squares, step = work[4 * group], sigma[row % sigma.shape[0]]
+    for first in range(0, y.shape[1], group):
+        squares[:] = u.dtype.type(0)
+        for k in range(group):
+            c = first + k
+            y0, y1, y2, y3 = y[0, c, row], y[1, c, row], y[2, c, row], y[3, c, row]
+            _ascended_row(u, v, guide, mode, c, row, y0, y1, y2, y3, step, work[4 * k : 4 * k + 4], squares)
+        _shrinkage(squares, radius)
+        for k in range(group):
+            c = first + k
+            y0, y1, y2, y3 = y[0, c, row], y[1, c, row], y[2, c, row], y[3, c, row]
+            t0, t1, t2, t3 = work[4 * k], work[4 * k + 1], work[4 * k + 2], work[4 * k + 3]
+            _relaxed(y0, y1, y2, y3, t0, t1, t2, t3, squares, relax)
 
 
-@njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
+@njit(cache=CACHE, parallel=True, error_model="numpy", fastmath=FASTMATH)
 def variation(u, v, guide, mode, group, factors, work, sums):
-    """Sum over each row of cells of the lengths whose sum :func:`ascend_dual` penalises.
+    """Sum over each row of cells of the lengths that a penalty sums up.
 
-    factors : (n,), multiply the maps (and their slopes); work : (n_workers, >= 5, nx - 1); sums : (ny - 1,).
+    u : (n, ny, nx); v, guide : as ``mode`` takes them; ``group`` maps that follow each other share one length.
+    factors : (n,), multiply the maps (and their slopes); work : (n_workers, >= 7, nx - 1); sums : (ny - 1,).
     """
-    n, n_rows = u.shape[0], sums.size
-    n_workers = work.shape[0]
+    n, n_rows, n_workers = u.shape[0], sums.size, work.shape[0]
+    zero = u.dtype.type(0)
     for worker in prange(n_workers):
-        t, squares = work[worker, :4], work[worker, 4]
+        t, squares, nothing, factor = work[worker, :4], work[worker, 4], work[worker, 5], work[worker, 6]
+        nothing[:] = zero
         for row in range(worker, n_rows, n_workers):
-            total = u.dtype.type(0)
+            total = zero
             for first in range(0, n, group):
-                squares[:] = u.dtype.type(0)
+                squares[:] = zero
                 for c in range(first, first + group):
-                    _cell_row(u, v, guide, mode, c, row, t)
-                    _add_squares(t, factors[c], squares)
+                    factor[:] = factors[c]
+                    _ascended_row(u, v, guide, mode, c, row, nothing, nothing, nothing, nothing, factor, t, squares)
                 for j in range(squares.size):
                     total += np.sqrt(squares[j])
             sums[row] = total
 
 
-@njit(fastmath=FASTMATH)
+@_row_loop
+def _adjoint_between(left, right, top, left_above, right_above, bottom_above, out):
+    """``D^T y`` of a row of pixels between two rows of cells, that below and that above."""
+    half = left.dtype.type(SQRT_HALF)
+    n = left.size
+    out[0] = half * (left_above[0] - bottom_above[0] - left[0] - top[0])
+    for j in range(1, n):
+        below = left[j] + top[j] + right[j - 1] - top[j - 1]
+        out[j] = half * (left_above[j] - bottom_above[j] + right_above[j - 1] + bottom_above[j - 1] - below)
+    out[n] = half * (right_above[n - 1] + bottom_above[n - 1] - right[n - 1] + top[n - 1])
+
+
+@_row_loop
+def _adjoint_at_edge(sign, vertical, vertical_right, horizontal, out):
+    """``D^T y`` of the first row of pixels (``sign`` -1) or of the last one (1)."""
+    half = vertical.dtype.type(SQRT_HALF)
+    n = vertical.size
+    out[0] = half * (sign * vertical[0] - horizontal[0])
+    for j in range(1, n):
+        out[j] = half * (sign * (vertical[j] + vertical_right[j - 1]) - horizontal[j] + horizontal[j - 1])
+    out[n] = half * (sign * vertical_right[n - 1] + horizontal[n - 1])
+
+
+@_inner
 def _adjoint_row(y, c, row, out):
     """One row of ``D^T y`` of map ``c``; 0 where there are no cells."""
-    n_rows, n_cells = y.shape[2], y.shape[3]
-    out[:] = y.dtype.type(0)
-    if n_cells == 0:
-        return
-    if row < n_rows:
-        left, right, top = y[0, c, row], y[1, c, row], y[2, c, row]
-        out[0] -= left[0] + top[0]
-        for j in range(1, n_cells):
-            out[j] -= left[j] + top[j] + right[j - 1] - top[j - 1]
-        out[n_cells] -= right[n_cells - 1] - top[n_cells - 1]
-    if row > 0:
-        left, right, bottom = y[0, c, row - 1], y[1, c, row - 1], y[3, c, row - 1]
-        out[0] += left[0] - bottom[0]
-        for j in range(1, n_cells):
-            out[j] += left[j] - bottom[j] + right[j - 1] + bottom[j - 1]
-        out[n_cells] += right[n_cells - 1] + bottom[n_cells - 1]
-    half = y.dtype.type(SQRT_HALF)
-    for j in range(n_cells + 1):
-        out[j] *= half
+    n_rows, one = y.shape[2], y.dtype.type(1)
+    if n_rows == 0 or y.shape[3] == 0:
+        out[:] = y.dtype.type(0)
+    elif row == 0:
+        _adjoint_at_edge(-one, y[0, c, 0], y[1, c, 0], y[2, c, 0], out)
+    elif row == n_rows:
+        _adjoint_at_edge(one, y[0, c, row - 1], y[1, c, row - 1], y[3, c, row - 1], out)
+    else:
+        _adjoint_between(
+            y[0, c, row], y[1, c, row], y[2, c, row], y[0, c, row - 1], y[1, c, row - 1], y[3, c, row - 1], out
+        )
 
 
 # ---- calibrated method: slopes and maps ------------------------------------------------------------------------------
 
 
-@njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
-def descend_field(v, v_bar, q, y, guide, mode, tau, relax, work, sums):
-    """``v <- v - relax tau (D^T q - L^T y)`` and ``v_bar`` twice as far as by tau, for the modes GUIDED and VECTOR.
-
-    v, v_bar : (m, ny, nx); q : (4, m, ny - 1, nx - 1) dual of the differences of v; y : (4, n, ny, nx);
-    tau : (1 or ny, nx), step of each cell; work : (n_workers, 1, nx); sums : (m, ny) receives of each row
-    ``sum |D^T q - L^T y|``, 0 at the solution.
-    """
-    m, ny, nx = v.shape
-    half, two = v.dtype.type(SQRT_HALF), v.dtype.type(2)
-    n_workers = work.shape[0]
-    for worker in prange(n_workers):
-        slack = work[worker, 0]
-        for row in range(worker, ny, n_workers):
-            step = tau[row % tau.shape[0]]
-            for c in range(m):
-                _adjoint_row(q, c, row, slack)
-                if mode == GUIDED:
-                    for k in range(4):
-                        g, yk = guide[k, row], y[k, c, row]
-                        for j in range(nx):
-                            slack[j] -= g[j] * yk[j]
-                else:
-                    # slopes along y act on the left and right edges, slopes along x on top and bottom
-                    ya, yb = y[2 * (c % 2), c // 2, row], y[2 * (c % 2) + 1, c // 2, row]
-                    for j in range(nx):
-                        slack[j] -= half * (ya[j] + yb[j])
-                total = v.dtype.type(0)
-                old, bar = v[c, row], v_bar[c, row]
-                for j in range(nx):
-                    new = old[j] - step[j] * slack[j]
-                    total += abs(slack[j])
-                    bar[j] = two * new - old[j]
-                    old[j] += relax * (new - old[j])
-                sums[c, row] = total
+@_row_loop
+def _descend_guided(slack, g0, g1, g2, g3, y0, y1, y2, y3, tau, relax, v, v_bar):
+    total = v.dtype.type(0)
+    for j in range(v.size):
+        excess = slack[j] - (g0[j] * y0[j] + g1[j] * y1[j] + g2[j] * y2[j] + g3[j] * y3[j])
+        move = tau[j] * excess
+        total += abs(excess)
+        v_bar[j] = v[j] - move - move
+        v[j] -= relax * move
+    return total
 
 
-@njit(fastmath=FASTMATH)
-def _poisson_row(moved, gradient, tau, slope, beta, delta, z):
-    """Minimise ``slope z - beta log(z + delta) + gradient z + (z - moved)^2 / (2 tau)`` over z >= 0."""
-    zero, half = moved.dtype.type(0), moved.dtype.type(0.5)
+@_row_loop
+def _descend_vector(slack, ya, yb, tau, relax, v, v_bar):
+    half, total = v.dtype.type(SQRT_HALF), v.dtype.type(0)
+    for j in range(v.size):
+        excess = slack[j] - half * (ya[j] + yb[j])
+        move = tau[j] * excess
+        total += abs(excess)
+        v_bar[j] = v[j] - move - move
+        v[j] -= relax * move
+    return total
+
+
+@_inner
+def _descend_slopes_row(v, v_bar, q, y, guide, mode, row, tau, relax, slack, sums):
+    """``v <- v - relax tau (D^T q - L^T y)`` and ``v_bar`` twice as far as by tau; sums of ``|D^T q - L^T y|``."""
+    step = tau[row % tau.shape[0]]
+    for c in range(v.shape[0]):
+        _adjoint_row(q, c, row, slack)
+        if mode == GUIDED:
+            g0, g1, g2, g3 = guide[0, row], guide[1, row], guide[2, row], guide[3, row]
+            y0, y1, y2, y3 = y[0, c, row], y[1, c, row], y[2, c, row], y[3, c, row]
+            sums[c, row] = _descend_guided(slack, g0, g1, g2, g3, y0, y1, y2, y3, step, relax, v[c, row], v_bar[c, row])
+        else:
+            # slopes along y act on the left and right edges, slopes along x on top and bottom
+            k = 2 * (c % 2)
+            ya, yb = y[k, c // 2, row], y[k + 1, c // 2, row]
+            sums[c, row] = _descend_vector(slack, ya, yb, step, relax, v[c, row], v_bar[c, row])
+
+
+@_row_loop
+def _moved(z, slope, theta, tau, out):
+    """From ``D^T y`` in ``out`` to ``z - tau (D^T y + theta)``, theta in valid pixels alone."""
+    zero = z.dtype.type(0)
     for j in range(z.size):
-        b = half * (moved[j] + delta[j] - tau * (slope[j] + gradient[j]))
-        z[j] = max(b + np.sqrt(b * b + tau * beta[j]) - delta[j], zero)
+        out[j] = z[j] - tau * (out[j] + (theta if slope[j] > zero else zero))
 
 
-@njit(fastmath=FASTMATH)
-def _gaussian_row(moved, gradient, tau, slope, beta, z):
-    """Minimise ``slope z^2 / 2 - beta z + gradient z + (z - moved)^2 / (2 tau)`` over z >= 0."""
-    zero, one = moved.dtype.type(0), moved.dtype.type(1)
+@_row_loop
+def _descend_poisson(moved, residual, w, tau, slope, beta, delta, relax, z, z_bar):
+    """From z towards the least ``slope x - beta log(x + delta) + w residual x + (x - moved)^2 / (2 tau)``, x >= 0."""
+    zero, half = z.dtype.type(0), z.dtype.type(0.5)
+    total = zero
     for j in range(z.size):
-        z[j] = max((moved[j] + tau * (beta[j] - gradient[j])) / (one + tau * slope[j]), zero)
+        b = half * (moved[j] + delta[j] - tau * (slope[j] + w * residual[j]))
+        x = max(b + np.sqrt(b * b + tau * beta[j]) - delta[j], zero)
+        total += x if slope[j] > zero else zero
+        z_bar[j] = x + x - z[j]
+        z[j] += relax * (x - z[j])
+    return total
 
 
-@njit(fastmath=FASTMATH)
+@_row_loop
+def _descend_gaussian(moved, residual, w, tau, slope, beta, relax, z, z_bar):
+    """From z towards the least ``slope x^2 / 2 - beta x + w residual x + (x - moved)^2 / (2 tau)``, x >= 0."""
+    zero, one = z.dtype.type(0), z.dtype.type(1)
+    total = zero
+    for j in range(z.size):
+        x = max((moved[j] + tau * (beta[j] - w * residual[j])) / (one + tau * slope[j]), zero)
+        total += x if slope[j] > zero else zero
+        z_bar[j] = x + x - z[j]
+        z[j] += relax * (x - z[j])
+    return total
+
+
+@_row_loop
 def _add_poisson_response(moved, r, w, tau, slope, beta, delta, value, fall):
-    """Add ``w z`` and minus its derivative by ``r`` for the gradient ``w r`` of the HAADF residual."""
+    """Add ``w x`` and minus its derivative by ``r``, with x the prox of the map under the gradient ``w r``."""
     zero, half, one = r.dtype.type(0), r.dtype.type(0.5), r.dtype.type(1)
     tiny = r.dtype.type(1e-30)
     for j in range(r.size):
         b = half * (moved[j] + delta[j] - tau * (slope[j] + w * r[j]))
         root = np.sqrt(b * b + tau * beta[j])
-        z = b + root - delta[j]
-        inside = one if z > zero else zero
-        value[j] += w * inside * z
+        x = b + root - delta[j]
+        inside = one if x > zero else zero
+        value[j] += w * inside * x
         fall[j] += inside * half * tau * w * w * (b + root) / max(root, tiny)
 
 
-@njit(fastmath=FASTMATH)
+@_row_loop
 def _add_gaussian_response(moved, r, w, tau, slope, beta, value, fall):
     """The same for the Gaussian term."""
     zero, one = r.dtype.type(0), r.dtype.type(1)
     for j in range(r.size):
         weight = one / (one + tau * slope[j])
-        z = (moved[j] + tau * (beta[j] - w * r[j])) * weight
-        inside = one if z > zero else zero
-        value[j] += w * inside * z
+        x = (moved[j] + tau * (beta[j] - w * r[j])) * weight
+        inside = one if x > zero else zero
+        value[j] += w * inside * x
         fall[j] += inside * tau * w * w * weight
 
 
-@njit(fastmath=FASTMATH)
+@_row_loop
+def _newton(value, fall, target, counted, r):
+    """One Newton step of the residual; the largest step and the largest size."""
+    step_length, size = r.dtype.type(0), r.dtype.type(0)
+    for j in range(r.size):
+        step = counted[j] * (value[j] - target[j] - r[j]) / fall[j]
+        r[j] = counted[j] * r[j] + step
+        step_length = max(step_length, abs(step))
+        size = max(size, abs(r[j]) + abs(target[j]))
+    return step_length, size
+
+
+@_inner
 def _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights, target, counted, r, tau):
     """The residual ``r = sum_i w_i z_i(r) - target`` of a row of pixels, each map at its prox with the gradient w_i r.
 
@@ -611,7 +688,7 @@ def _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights, targe
     """
     zero, one, accuracy = r.dtype.type(0), r.dtype.type(1), r.dtype.type(1e-6)
     rs, rd = row % slope.shape[1], row % delta.shape[1]
-    value, fall = rows[n + 2], rows[n + 3]
+    value, fall = rows[n], rows[n + 1]
     for _ in range(40):
         value[:] = zero
         fall[:] = one
@@ -622,65 +699,91 @@ def _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights, targe
                 )
             else:
                 _add_gaussian_response(rows[i], r, weights[i], tau, slope[i, rs], beta[i, row], value, fall)
-        step_length, size = zero, zero
-        for j in range(r.size):
-            step = counted[j] * (value[j] - target[j] - r[j]) / fall[j]
-            r[j] = counted[j] * r[j] + step
-            step_length = max(step_length, abs(step))
-            size = max(size, abs(r[j]) + abs(target[j]))
+        step_length, size = _newton(value, fall, target, counted, r)
         if step_length <= accuracy * size:
             break
 
 
-@njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
-def descend_maps(
-    z, z_bar, y, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, tau, relax, work, sums
+@_inner
+def _descend_maps_row(
+    z, z_bar, y, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, row, tau, relax, rows, sums
 ):
-    """From z towards x, the prox of the data terms at ``z - tau (D^T y + theta)``, exact in every pixel.
+    """One row of all maps, from z towards the prox of the data terms at ``z - tau (D^T y + theta)``."""
+    n = z.shape[0]
+    rs, rd = row % slope.shape[1], row % delta.shape[1]
+    for i in range(n):
+        _adjoint_row(y, i, row, rows[i])
+        _moved(z[i, row], slope[i, rs], theta[i], tau, rows[i])
+    r = residual[row]
+    if weights.size > 0:
+        valid = counted[row % counted.shape[0]]
+        _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights, target[row], valid, r, tau)
+    for i in range(n):
+        w = weights[i] if weights.size > 0 else z.dtype.type(0)
+        if is_poisson:
+            sums[i, row] = _descend_poisson(
+                rows[i], r, w, tau, slope[i, rs], beta[i, row], delta[i, rd], relax, z[i, row], z_bar[i, row]
+            )
+        else:
+            sums[i, row] = _descend_gaussian(
+                rows[i], r, w, tau, slope[i, rs], beta[i, row], relax, z[i, row], z_bar[i, row]
+            )
 
-    The maps move by ``z <- z + relax (x - z)``: 1 ends at x, more may leave z >= 0; ``z_bar = 2 x - z``.
 
-    The data terms of map i are ``slope z - beta log(z + delta)`` or, not Poisson, ``slope z^2 / 2 - beta z``, 0 in
-    masked pixels, whose slope and beta are 0; all maps of a pixel share ``1/2 (sum_i weights_i z_i - target)^2``
-    where ``counted`` is 1; z_i >= 0.
+@njit(cache=CACHE, parallel=True, error_model="numpy", fastmath=FASTMATH)
+def primal_dual_sweep(
+    z, z_bar, y, v, v_bar, q, guide, mode, group, slope_group, radius, sigma, sigma_v, tau, tau_v, relax_duals,
+    relax_maps, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, cell_work, slope_work,
+    slack_work, map_work, sums, slack_sums,
+):  # fmt: skip
+    """One iteration of the primal-dual solver, in one sweep over the rows: duals, slopes and maps of a row in cache.
 
-    z, z_bar, beta : (n, ny, nx); y : (4, n, ny - 1, nx - 1); slope, delta : (n, 1 or ny, nx); theta : (n,)
-    multipliers of the totals; weights : (n,) or (0,) for no HAADF term; target : (ny, nx); counted : (1 or ny, nx);
-    residual : (ny, nx) of the HAADF term, updated; work : (n_workers, n + 4, nx); sums : (n, ny) receives the sum
-    of x over the pixels of each row that are not masked.
+    - Duals: ``y <- y + relax_duals (P(y + sigma (D z_bar - L v_bar)) - y)``, with P the projection onto unit balls;
+      likewise q by ``D v_bar``, onto balls of ``radius``. Of the directional mode, y is the dual times P, so that the
+      adjoint is that of D for every mode. ``group`` maps, or ``slope_group`` slopes, share one length per cell.
+    - Slopes: ``v <- v - relax_maps tau_v (D^T q - L^T y)``, and ``v_bar`` twice as far as by tau_v.
+    - Maps: ``z <- z + relax_maps (x - z)`` and ``z_bar = 2 x - z``, with x the prox of the data terms at
+      ``z - tau (D^T y + theta)``, exact in every pixel.
+
+    The data terms of map i are ``slope x - beta log(x + delta)`` or, not Poisson, ``slope x^2 / 2 - beta x``, 0 in
+    masked pixels, whose slope and beta are 0; all maps of a pixel share ``1/2 (sum_i weights_i x_i - target)^2``
+    where ``counted`` is 1; x_i >= 0.
+
+    Row r of the duals takes rows r and r + 1 of z_bar and v_bar; row r of slopes and maps takes rows r - 1 and r of the
+    duals. Workers have bands of rows. The duals of the last row of each band, which two bands take, come first.
+
+    z, z_bar, beta : (n, ny, nx); y : (4, n, ny - 1, nx - 1); v, v_bar : (m, ny - 1, nx - 1);
+    q : (4, m, ny - 2, nx - 2); v, q of size 1 for modes without slopes; sigma, tau_v : (1 or ny - 1, nx - 1) step of
+    each cell; sigma_v : (1, nx - 2); slope, delta : (n, 1 or ny, nx); theta : (n,) multipliers of the totals;
+    weights : (n,) or (0,) for no HAADF term; target : (ny, nx); counted : (1 or ny, nx);
+    residual : (ny, nx) of the HAADF term, updated. cell_work : (n_workers, 4 group + 1, nx - 1);
+    slope_work : (n_workers, 4 slope_group + 1, nx - 2); slack_work : (n_workers, nx - 1);
+    map_work : (n_workers, n + 2, nx). sums : (n, ny) receives the sum of x over the valid pixels of each row;
+    slack_sums : (m, ny - 1) that of ``|D^T q - L^T y|``, 0 at the solution.
     """
-    n, ny, nx = z.shape
-    zero, two = z.dtype.type(0), z.dtype.type(2)
-    n_workers = work.shape[0]
+    ny, n_workers, one = z.shape[1], map_work.shape[0], z.dtype.type(1)
+    n_rows, n_slope_rows = y.shape[2] if mode >= PLAIN else 0, q.shape[2] if mode >= GUIDED else 0
     for worker in prange(n_workers):
-        rows, gradient, new = work[worker], work[worker, n], work[worker, n + 1]
-        for row in range(worker, ny, n_workers):
-            rs, rd = row % slope.shape[1], row % delta.shape[1]
-            for i in range(n):
-                _adjoint_row(y, i, row, rows[i])
-                for j in range(nx):
-                    constant = theta[i] if slope[i, rs, j] > zero else zero
-                    rows[i, j] = z[i, row, j] - tau * (rows[i, j] + constant)
-            if weights.size > 0:
-                valid, r = counted[row % counted.shape[0]], residual[row]
-                _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights, target[row], valid, r, tau)
-            gradient[:] = zero
-            for i in range(n):
-                if weights.size > 0:
-                    for j in range(nx):
-                        gradient[j] = weights[i] * residual[row, j]
-                if is_poisson:
-                    _poisson_row(rows[i], gradient, tau, slope[i, rs], beta[i, row], delta[i, rd], new)
-                else:
-                    _gaussian_row(rows[i], gradient, tau, slope[i, rs], beta[i, row], new)
-                old, bar, used = z[i, row], z_bar[i, row], slope[i, rs]
-                total = zero
-                for j in range(nx):
-                    value = new[j]
-                    total += value if used[j] > zero else zero
-                    bar[j] = two * value - old[j]
-                    old[j] += relax * (value - old[j])
-                sums[i, row] = total
+        row = (worker + 1) * ny // n_workers - 1
+        if row < n_rows:
+            _ascend_row(z_bar, v_bar, y, guide, mode, group, row, sigma, one, relax_duals, cell_work[worker])
+        if row < n_slope_rows:
+            _ascend_row(v_bar, v, q, guide, PLAIN, slope_group, row, sigma_v, radius, relax_duals, slope_work[worker])
+    for worker in prange(n_workers):
+        first, last = worker * ny // n_workers, (worker + 1) * ny // n_workers - 1
+        for row in range(first, last + 1):
+            if row < min(last, n_rows):
+                _ascend_row(z_bar, v_bar, y, guide, mode, group, row, sigma, one, relax_duals, cell_work[worker])
+            if row < min(last, n_slope_rows):
+                _ascend_row(
+                    v_bar, v, q, guide, PLAIN, slope_group, row, sigma_v, radius, relax_duals, slope_work[worker]
+                )
+            if mode >= GUIDED and row < n_rows:
+                _descend_slopes_row(v, v_bar, q, y, guide, mode, row, tau_v, relax_maps, slack_work[worker], slack_sums)
+            _descend_maps_row(
+                z, z_bar, y, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, row, tau,
+                relax_maps, map_work[worker], sums,
+            )  # fmt: skip
 
 
 @njit(inline="always")
@@ -689,13 +792,13 @@ def _deviance(mean, count):
     return mean if count <= 0 else mean - count - count * log(mean / count)
 
 
-@njit(cache=CACHE, parallel=True, fastmath=FASTMATH)
+@njit(cache=CACHE, parallel=True, error_model="numpy", fastmath=FASTMATH)
 def data_terms(
     z, y, beta, slope, delta, is_poisson, theta, upper, weights, target, counted, factors, gradient, work, sums
 ):
     """Values of the data terms at ``factors_i z_i``, and the smallest value of the Lagrangian over all maps.
 
-    Arguments as of :func:`descend_maps`. gradient : (ny, nx) of a blurred HAADF term with respect to the
+    Arguments as of :func:`primal_dual_sweep`. gradient : (ny, nx) of a blurred HAADF term with respect to the
     image; it replaces rho, and the values of the term in sums are then not valid; (0, 0) for a term without blur.
     sums : (ny, 4) float64 receives four values of each row. The first two are the data terms of the maps (as half
     deviances, 0 at a perfect fit) and the HAADF term. The third is the minimum over ``0 <= z <= upper`` of the data
@@ -762,7 +865,7 @@ def threads(num_workers):
 
 
 PUBLISHED = (gradient_step, prox_tv)
-CALIBRATED = (ascend_dual, descend_maps, data_terms)
+CALIBRATED = (primal_dual_sweep, data_terms, variation)
 
 
 def are_compiled(dtype, kernels=PUBLISHED):
@@ -773,6 +876,12 @@ def are_compiled(dtype, kernels=PUBLISHED):
         return any(signature[0].dtype == wanted for signature in signatures)
 
     return all(has(kernel.signatures) or has(_cached_signatures(kernel)) for kernel in kernels)
+
+
+def seconds_of_compilation(wanted):
+    """Seconds that Numba has taken for some kernels in this process."""
+    metadata = [kernel.get_metadata(signature) for kernel in wanted for signature in kernel.signatures]
+    return sum(m.get("timers", {}).get("compiler_lock", 0.0) for m in metadata if m)
 
 
 def _cached_signatures(kernel):

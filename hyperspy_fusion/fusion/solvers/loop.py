@@ -14,7 +14,8 @@ from hyperspy_fusion.fusion.solvers import kernels
 
 _logger = logging.getLogger(__name__)
 
-COMPILING = "Compiling the fusion kernels for %s maps, which takes about 15 s; later sessions find them compiled."
+COMPILING = "Compiling the fusion kernels for %s maps, once on this computer: later sessions find them compiled."
+COMPILED = "Compiled the fusion kernels in %.0f s."
 
 
 @contextmanager
@@ -35,12 +36,15 @@ def prepared(dtype, needed, num_workers):
     n_workers : int
     interruption : Interruption
     """
-    if not kernels.are_compiled(dtype, needed):
+    compiles = not kernels.are_compiled(dtype, needed)
+    if compiles:
         _logger.warning(COMPILING, dtype)
     # a fit that diverges is reported by its reason, not by floating point warnings on the way
     quiet = np.errstate(over="ignore", invalid="ignore")
     with kernels.threads(num_workers) as n_workers, Interruption() as interruption, quiet:
         yield n_workers, interruption
+    if compiles:
+        _logger.warning(COMPILED, kernels.seconds_of_compilation(needed))
 
 
 class Interruption:

@@ -33,7 +33,7 @@ the largest slope found, is subtracted from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -42,9 +42,10 @@ from hyperspy_fusion.fusion.solvers import kernels
 from hyperspy_fusion.fusion.solvers.loop import asked_to_stop, prepared
 from hyperspy_fusion.fusion.terms.haadf_model import blurred
 from hyperspy_fusion.fusion.terms.objective import Objective
+from hyperspy_fusion.fusion.terms.penalties import cell_adjoint
 
 _MODES = {
-    None: kernels.PLAIN,
+    None: kernels.OFF,
     "tv": kernels.PLAIN,
     "directional": kernels.DIRECTIONAL,
     "guided": kernels.GUIDED,
@@ -58,10 +59,44 @@ RELAXATION = 1.6
 _RELAXATION_MAJORISED = 1.45
 # iterations in which the ratios of the steps follow the variables; convergence needs them to settle
 _ADAPT_UNTIL = 1500
+# ... which begins with the first few, long before the first evaluation
+_ADAPT_EARLY = (5, 10, 15)
+# a fit with tol="settled" ends so near to its final maps, in standard errors of each map
+SETTLED, GAP_OF_SETTLED = 0.03, 1e-4
+_FIRST_RATE, _LEAST_RATE, _LARGEST_RATE = 0.6, 0.3, 0.95
 # sums of |D|: two entries of 1/sqrt(2) in a row, eight in a column
 _ROW, _COLUMN = np.sqrt(2), 8 * np.sqrt(0.5)
 # ratio of primal to dual steps over that of the sizes of the variables; tried on real counts and phantoms
 _MAPS_RATIO, _SLOPES_RATIO = 3.0, 0.3
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When a fit ends: at whichever comes first.
+
+    Attributes
+    ----------
+    max_iter
+        Iterations of one call.
+    gap
+        Relative duality gap.
+    settled
+        Distance from the final maps, as estimated from their last moves, in standard errors of each map. Without
+        standard errors the gap ``GAP_OF_SETTLED`` takes its place.
+    """
+
+    max_iter: int
+    gap: float = 0.0
+    settled: float = 0.0
+
+    @classmethod
+    def of(cls, settings):
+        """That of ``max_iter`` and ``tol`` of the settings of the calibrated method, or one made before."""
+        if isinstance(settings, cls):
+            return settings
+        if settings.tol == "settled":
+            return cls(settings.max_iter, settled=SETTLED)
+        return cls(settings.max_iter, gap=settings.tol)
 
 
 @dataclass
@@ -94,6 +129,12 @@ class PrimalDualState:
         Iterations behind ``z``.
     records
         (iteration, Terms, relative gap) of every evaluation.
+    standard_errors
+        (n,) of the maps, root mean square over pixels; None where they are not estimated.
+    fraction
+        Of the running call, that is done, as estimated.
+    checked, moves
+        Maps at the last evaluation, and how far the maps moved between evaluations, in standard errors.
     """
 
     problem: Objective
@@ -110,6 +151,10 @@ class PrimalDualState:
     ratios: tuple = (1.0, 1.0)
     n_iter: int = 0
     records: list = field(default_factory=list)
+    standard_errors: np.ndarray | None = None
+    checked: np.ndarray | None = None
+    moves: list = field(default_factory=list)
+    fraction: float = 0.0
 
     @classmethod
     def of(cls, problem, *, z=None, y=None, v=None, q=None, theta=None, ratios=(1.0, 1.0)):
@@ -157,7 +202,8 @@ class PrimalDualState:
                 # into the balls where they shrank; where they grew, these duals still match each other
                 radii = min(problem.penalty.second_order / old.penalty.second_order, 1)
                 arrays |= {"v": (self.v * stretched).astype(dtype), "q": (self.q * radii).astype(dtype)}
-        return PrimalDualState.of(problem, **arrays)
+        errors = None if self.standard_errors is None else self.standard_errors * factors.ravel()
+        return replace(PrimalDualState.of(problem, **arrays), standard_errors=errors)
 
 
 def _totals(problem, z):
@@ -166,15 +212,15 @@ def _totals(problem, z):
     return np.asarray(np.sum(z, axis=(1, 2), where=valid, dtype=np.float64))
 
 
-def primal_dual(problem, settings, state=None, callback=None, num_workers=None):
+def primal_dual(problem, stopping, state=None, callback=None, num_workers=None):
     """Fit by the calibrated method.
 
     Parameters
     ----------
     problem
         An :class:`~hyperspy_fusion.fusion.terms.objective.Objective`.
-    settings
-        ``max_iter``, and ``tol``, the relative duality gap at which the fit ends.
+    stopping
+        A :class:`Stopping`, or settings that have one.
     state
         Of an earlier call, to continue; it is changed in place. None starts anew.
     callback
@@ -198,11 +244,10 @@ def primal_dual(problem, settings, state=None, callback=None, num_workers=None):
     term contributes to this size no more than the noise of an image. The size is at least a thousandth per value of the
     maps. Maps are scaled to their totals before the gap is evaluated.
     """
-    needed = kernels.CALIBRATED + ((kernels.descend_field,) if problem.penalty.n_fields else ())
     state = PrimalDualState.of(problem) if state is None else state
-    with prepared(problem.dtype, needed, num_workers) as (n_workers, interruption):
+    with prepared(problem.dtype, kernels.CALIBRATED, num_workers) as (n_workers, interruption):
         iteration = _Iteration(problem, state, n_workers)
-        reason = iteration.run(settings, callback, interruption)
+        reason = iteration.run(Stopping.of(stopping), callback, interruption)
         result = iteration.result(reason)
     if reason is StopReason.INTERRUPTED and state.n_iter == 0:
         raise KeyboardInterrupt
@@ -220,16 +265,16 @@ class _Iteration:
         self.is_blurred = bool(term.blur) and term.weights.size > 0
         self.relaxation = _RELAXATION_MAJORISED if self.is_blurred else RELAXATION
         self.counted = np.ones((1, nx), dtype) if self.is_blurred else term.counted
-        self.mode = _MODES[penalty.kind]
-        self.guide = np.zeros((4, 1, 1), dtype) if penalty.guide is None else penalty.guide
+        self.mode, self.guide = _MODES[penalty.kind], _guide(penalty, dtype)
         self.kept = np.isfinite(problem.data.totals)
         self.is_masked = problem.data.slope.shape[1] > 1
         rows = problem.initial_maps.size // problem.data.slope.size
         self.n_valid = max(np.count_nonzero(problem.data.slope) * rows, 1)
         workers = min(n_workers, ny)
-        self.cell_work = np.empty((workers, 4 * penalty.group + 1, nx - 1), dtype)
-        self.slope_work = np.empty((workers, 4 * max(penalty.field_group, 1) + 1, max(nx - 2, 1)), dtype)
-        self.map_work = np.empty((workers, n + 4, nx), dtype)
+        # two rows more than the kernels of the loop take, for the evaluation
+        self.cell_work = np.empty((workers, max(4 * penalty.group + 1, 7), nx - 1), dtype)
+        self.slope_work = np.empty((workers, max(4 * max(penalty.field_group, 1) + 1, 7), max(nx - 2, 1)), dtype)
+        self.slack_work, self.map_work = np.empty((workers, nx - 1), dtype), np.empty((workers, n + 2, nx), dtype)
         self.map_sums, self.term_sums = np.empty((n, ny)), np.empty((ny, 4))
         self.cell_sums, self.slope_sums = np.empty(ny - 1), np.empty(max(ny - 2, 1))
         self.slack_sums = np.zeros((max(penalty.n_fields, 1), ny - 1))
@@ -243,27 +288,33 @@ class _Iteration:
 
     # ---- the loop ----------------------------------------------------------------------------------
 
-    def run(self, settings, callback, interruption):
+    def run(self, stopping, callback, interruption):
         """Run the iterations of one call; return the reason of their end."""
         state = self.state
+        is_unknown = stopping.settled > 0 and state.standard_errors is None
         if not state.records:
             self.measure_slack()
             self.evaluate()
         relaxation = 1  # a state ends with it
-        for k in range(1, settings.max_iter + 1):
+        for k in range(1, stopping.max_iter + 1):
             requested = interruption.requested
             if requested and state.records[-1][0] == state.n_iter:
                 return StopReason.INTERRUPTED
             due = (state.n_iter + 1) % CHECK_EVERY == 0
-            left = settings.max_iter - k
+            left = stopping.max_iter - k
             ends_within_two = -(state.n_iter + 1) % CHECK_EVERY <= 1 or left <= 1
             # the duals follow the maps of the iteration before and take its factor: only then convergence is proved
             before, relaxation = relaxation, 1 if requested or ends_within_two else self.relaxation
             is_last = (requested and before == 1) or left == 0
             self.advance(before, relaxation)
             if not due and not is_last:
+                if state.n_iter in _ADAPT_EARLY:
+                    self.adapt()
                 continue
             self.evaluate()
+            remaining = self.remaining() if due else np.inf
+            is_settled = remaining <= stopping.settled
+            state.fraction = self.fraction(stopping, k, remaining)
             if requested:
                 return StopReason.INTERRUPTED
             if not np.isfinite(state.records[-1][1].total):
@@ -271,11 +322,43 @@ class _Iteration:
             reason = asked_to_stop(callback, state)
             if reason is not None:
                 return reason
-            if state.gap <= settings.tol:
+            if is_settled or (is_unknown and state.gap <= GAP_OF_SETTLED):
+                return StopReason.SETTLED
+            if state.gap <= stopping.gap:
                 return StopReason.CONVERGED
             if due:  # so that two calls equal one
                 self.adapt()
         return StopReason.NOT_CONVERGED
+
+    def fraction(self, stopping, k, remaining):
+        """Estimated fraction of a call that is done after k iterations: distance and gap fall exponentially."""
+        by_iterations = k / stopping.max_iter
+        if stopping.settled and np.isfinite(remaining):
+            first, last, end = 1.0, remaining, stopping.settled
+        else:
+            first, last, end = self.state.records[0][2], self.state.gap, stopping.gap or GAP_OF_SETTLED
+        if not first > end:
+            return 1.0
+        return float(np.clip(max(by_iterations, np.log(first / max(last, end)) / np.log(first / end)), 0, 1))
+
+    def remaining(self):
+        """Estimated distance of the maps from the final ones, in standard errors; the largest of all maps.
+
+        Between two evaluations the moves of the maps shrink by a factor r. If they go on so, ``r / (1 - r)`` times the
+        last one is left.
+        """
+        state, before = self.state, self.state.checked
+        if state.standard_errors is None:
+            return np.inf
+        state.checked = state.z.copy()
+        if before is None:
+            return np.inf
+        errors = np.maximum(state.standard_errors, np.finfo(self.real).tiny)
+        state.moves.append(max(_rms(a - b) / e for a, b, e in zip(state.z, before, errors, strict=True)))
+        last, *earlier = state.moves[::-1]
+        rate = last / earlier[0] if earlier and earlier[0] > 0 else _FIRST_RATE
+        rate = float(np.clip(rate, _LEAST_RATE, _LARGEST_RATE))
+        return last * rate / (1 - rate)
 
     # ---- one iteration -----------------------------------------------------------------------------
 
@@ -293,41 +376,26 @@ class _Iteration:
         self.sigma_theta = ratio / self.problem.initial_maps[0].size
 
     def advance(self, rho_duals, rho_maps):
-        """One iteration: y, q, v, theta and z, with the over-relaxation of the duals and of maps and slopes."""
-        state, penalty, relax = self.state, self.penalty, self.real(rho_duals)
-        if penalty.kind is not None:
-            kernels.ascend_dual(
-                state.z_bar, state.v_bar, state.y, self.guide, self.mode, penalty.group, self.sigma, self.real(1),
-                relax, self.cell_work,
-            )  # fmt: skip
-        if penalty.n_fields:
-            kernels.ascend_dual(
-                state.v_bar, state.v, state.q, self.guide, kernels.PLAIN, penalty.field_group, self.sigma_v,
-                self.real(penalty.second_order), relax, self.slope_work,
-            )  # fmt: skip
-            self._descend_slopes(self.tau_v, self.real(rho_maps))
+        """One iteration, with the over-relaxation of the duals and of maps and slopes."""
+        state, penalty = self.state, self.penalty
         excess = state.totals_bar - self.problem.data.totals
         state.theta += np.where(self.kept, rho_duals * self.sigma_theta * excess, 0)
-        kernels.descend_maps(
-            state.z, state.z_bar, state.y, *self._terms(), *self._haadf(), state.residual, self.tau,
-            self.real(rho_maps), self.map_work, self.map_sums,
+        kernels.primal_dual_sweep(
+            state.z, state.z_bar, state.y, state.v, state.v_bar, state.q, self.guide, self.mode, penalty.group,
+            max(penalty.field_group, 1), self.real(penalty.second_order), self.sigma, self.sigma_v, self.tau,
+            self.tau_v, self.real(rho_duals), self.real(rho_maps), *self._terms(), *self._haadf(), state.residual,
+            self.cell_work, self.slope_work, self.slack_work, self.map_work, self.map_sums, self.slack_sums,
         )  # fmt: skip
         totals = self.map_sums.sum(axis=1)
         state.totals_bar = 2 * totals - state.totals
         state.totals = state.totals + rho_maps * (totals - state.totals)
         state.n_iter += 1
 
-    def _descend_slopes(self, tau_v, relax):
-        state = self.state
-        kernels.descend_field(
-            state.v, state.v_bar, state.q, state.y, self.guide, self.mode, tau_v, relax, self.cell_work,
-            self.slack_sums,
-        )  # fmt: skip
-
     def measure_slack(self):
-        """Violation of the dual constraint at the start, by a step of length 0; duals may be of another problem."""
+        """Violation of the dual constraint at the start; duals may be of another problem."""
         if self.penalty.n_fields:
-            self._descend_slopes(np.zeros_like(self.tau_v), self.real(1))
+            slack = cell_adjoint(self.state.q) - self.penalty.lifted(self.state.y)
+            self.slack_sums[:] = np.abs(slack).sum(axis=2)
 
     def _terms(self):
         data = self.problem.data
@@ -430,6 +498,20 @@ class _Iteration:
             reason=reason,
             gap=float(state.gap),
         )
+
+
+def _guide(penalty, dtype):
+    """The guide as the kernels take it."""
+    guide = np.zeros((4, 1, 1)) if penalty.guide is None else penalty.guide
+    if penalty.kind == "directional":
+        xi = guide[:4].astype(np.float64)
+        mixed = guide[4] if len(guide) > 4 else np.zeros(xi.shape[1:])
+        guide = np.stack([*xi, 1 / (1 - np.sum(xi**2, axis=0)), mixed])
+    return np.ascontiguousarray(guide, dtype)
+
+
+def _rms(array):
+    return _norm(array) / np.sqrt(array.size)
 
 
 def _norm(array):

@@ -22,17 +22,8 @@ def smoothed_counts(counts, together=COUNTS_TOGETHER):
     count per neighbourhood, for regions with none. Edges of the specimen stay as sharp as all windows together show
     them. The mean of each window is kept.
 
-    Parameters
-    ----------
-    counts
-        (k, ny, nx), counts of k windows.
-    together
-        Counts that ``G_1`` averages over in a pixel of mean intensity.
-
-    Returns
-    -------
-    numpy.ndarray
-        (k, ny, nx) float64, >= 0.
+    ``counts`` are (k, ny, nx) of k windows, as is the result, float64 and >= 0. ``G_1`` averages over ``together``
+    counts in a pixel of mean intensity.
     """
     counts = np.asarray(counts, dtype=np.float64)
     total = counts.sum(axis=0)

@@ -18,17 +18,7 @@ def spikes(spectra):
     ``e = y - median(y)`` of five channels removes slopes and the onsets of edges. It is compared with the noise of
     counts, whose scale is estimated from the same ``e``, so the unit of the spectra does not matter. Structure that
     pixels around show in the same channel (white lines, the pattern of a camera) is no spike. Spikes of one or two
-    channels are found.
-
-    Parameters
-    ----------
-    spectra
-        (ny, nx, n), finite.
-
-    Returns
-    -------
-    numpy.ndarray
-        (ny, nx, n) bool.
+    channels are found. Spectra are (ny, nx, n), finite, and so is the result, bool.
     """
     from scipy.ndimage import maximum_filter, median_filter
 

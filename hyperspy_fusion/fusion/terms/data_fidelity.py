@@ -45,6 +45,9 @@ class DataTerms:
         (n,) twice the largest measured value: the duality gap holds for maps below it, or below twice those found.
     totals
         (n,) totals over valid pixels, to be kept; NaN for none.
+    offset, variance_share
+        Of beta, counts that are not measured, and the variance of the measured ones (of slope, not Poisson) over their
+        number: 1 but for binned data.
     """
 
     is_poisson: bool
@@ -53,6 +56,16 @@ class DataTerms:
     delta: np.ndarray
     upper: np.ndarray
     totals: np.ndarray
+    offset: float = 0.0
+    variance_share: float = 1.0
+
+    def with_noise(self, rng):
+        """The terms with noise added that is as large as that of the data."""
+        variance = np.maximum(self.beta - self.offset, 0) if self.is_poisson else self.slope
+        noise = np.sqrt(self.variance_share * variance) * rng.standard_normal(self.beta.shape)
+        beta = np.where(self.slope > 0, self.beta + noise, 0)
+        beta = np.maximum(beta, 0) if self.is_poisson else beta
+        return replace(self, beta=np.ascontiguousarray(beta, self.beta.dtype))
 
     def net(self):
         """(n, ny, nx) measured maps, less background, in units of z; anything in masked pixels."""
@@ -142,6 +155,7 @@ class Counts:
             delta=_rows(delta, scan, dtype),
             upper=(2 * (beta.max(axis=(1, 2)) + 1) / slope.ravel()).astype(dtype),
             totals=_kept_totals(totals, keep_totals),
+            offset=self.shift,
         )
 
 
@@ -219,16 +233,17 @@ def about_totals(scan, data, keep):
 def noise_of(scan, settings):
     """The noise model of the settings, of the noise metadata, or of the data."""
     background = _background(scan, settings)
-    kind, sentence, found = settings.noise, f"noise={settings.noise!r} as given.", None
+    kind, sentence = settings.noise, f"noise={settings.noise!r} as given."
     if kind == "auto" and scan.variance is not None and settings.variance is None:
         kind, sentence = "gaussian", "The maps have a variance: Gaussian noise."
-    elif kind == "auto":
-        found = find_counts_scales(_with_nan(scan), scan.valid)
-        kind, sentence = choose_noise(_with_nan(scan), scan.valid, scan.elements, found)
+    maps = np.where(scan.valid, scan.maps, np.nan)
+    found = [] if kind == "gaussian" else find_counts_scales(maps)
+    if kind == "auto":
+        kind, sentence = choose_noise(maps, scan.elements, found)
     if kind == "gaussian":
         variances = _variances(scan, settings)
         return Gaussian(sentence, variances, 1 / scan.means_of(1 / variances), background)
-    counts_scale, diagnostics = _counts_scale(scan, found)
+    counts_scale, diagnostics = _counts_scale(scan, counts_scales(found))
     shift = settings.poisson_offset if kind == "shifted_poisson" else 0.0
     _check_counts(scan, counts_scale, shift, kind)
     return Counts(kind, sentence, counts_scale, shift, background, _unit(scan, counts_scale, shift), diagnostics)
@@ -256,10 +271,6 @@ def _background(scan, settings):
     return background
 
 
-def _with_nan(scan):
-    return np.where(scan.valid, scan.maps, np.nan)
-
-
 def _variances(scan, settings):
     """Variance (n, 1, 1) as given or estimated, or (n, ny, nx) from the noise metadata."""
     if settings.variance is not None:
@@ -277,7 +288,6 @@ def _variances(scan, settings):
 
 def _counts_scale(scan, found):
     """(n,) counts scale of every map, and a diagnostic where it had to be assumed."""
-    found = counts_scales(_with_nan(scan), scan.valid, found)
     unknown = tuple(e for e, q in zip(scan.elements, found, strict=True) if not q > 0)
     if not unknown:
         return found, []

@@ -10,22 +10,10 @@ from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance
 
 
 def haadf_coefficients_of(atomic_numbers, gamma, weighting):
-    """HAADF coefficients ``w_i`` of the published code, from the atomic numbers.
+    """(n,) HAADF coefficients ``w_i`` of the published code, from the atomic numbers of the maps.
 
-    Parameters
-    ----------
-    atomic_numbers
-        Of the fused elements, in the order of the maps.
-    gamma
-        Exponent on Z in the ``"z_gamma_..."`` weightings.
-    weighting
-        ``"equal"``: 1. ``"z_mean"``: Z / mean Z. ``"z_gamma_mean"``: Z**gamma / mean Z**gamma.
-        ``"z_sum"``: Z / sum Z. ``"z_gamma_sum"``: Z**gamma / sum Z**gamma.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64, one weight per element.
+    By ``weighting``: ``"equal"``: 1. ``"z_mean"``: Z / mean Z. ``"z_gamma_mean"``: Z**gamma / mean Z**gamma.
+    ``"z_sum"``: Z / sum Z. ``"z_gamma_sum"``: Z**gamma / sum Z**gamma.
     """
     z = np.asarray(atomic_numbers, dtype=np.float64)
     if weighting == "equal":
@@ -46,13 +34,10 @@ class PowerHaadfModel:
         ``w_i``, one per element.
     gamma
         Exponent.
-    floor
-        Where gamma < 1, the slope is taken at no less than this: it is infinite at zero.
     """
 
     weights: np.ndarray
     gamma: float
-    floor: float = 0.0
 
     def image(self, x):
         """``f(x)``, shape (ny, nx), of maps ``x`` of shape (n_elements, ny, nx)."""
@@ -62,32 +47,13 @@ class PowerHaadfModel:
         """``1/2 ||haadf - f(x)||^2``."""
         return 0.5 * float(np.sum((self.image(x) - haadf) ** 2, dtype=np.float64))
 
-    def gradient(self, x, haadf):
-        """``gamma w_i x_i**(gamma - 1) (f(x) - haadf)``, shape (n_elements, ny, nx)."""
-        base = x if self.gamma >= 1 else np.maximum(x, self.floor)
-        slope = self.gamma * self.weights[:, None, None] * base ** (self.gamma - 1)
-        return slope * (self.image(x) - haadf)
-
 
 def z_weights(atomic_numbers, gamma, factors=None):
-    """Shape of the weights per unit of the maps: ``factors_i Z_i**gamma``.
+    """(n,) shape of the weights per unit of the maps, of mean 1: ``factors_i Z_i**gamma``.
 
-    The intensity a HAADF detector collects from one atom goes with ``Z**gamma``, gamma 1.6 to 2.
-
-    Parameters
-    ----------
-    atomic_numbers
-        Of the n elements, in the order of the maps.
-    gamma
-        Exponent, about 1.7.
-    factors
-        (n,) amount of atoms per unit of each map (k-factors or inverse cross sections for counts); 1 by default.
-        Only their ratios matter.
-
-    Returns
-    -------
-    numpy.ndarray
-        (n,) float64, of mean 1.
+    The intensity a HAADF detector collects from one atom goes with ``Z**gamma``, gamma 1.6 to 2. ``factors`` (n,) are
+    the amounts of atoms per unit of each map (k-factors or inverse cross sections for counts), 1 by default. Only their
+    ratios matter.
     """
     shape = np.asarray(atomic_numbers, dtype=np.float64) ** gamma
     if factors is not None:
@@ -118,18 +84,6 @@ class LinearHaadfModel:
         """``f(x)``, shape (ny, nx), of maps ``x`` of shape (n_elements, ny, nx)."""
         return self.offset + np.tensordot(self.weights, x, axes=1)
 
-    def value(self, x, haadf, sigma=1.0, valid=None):
-        """``1/2 sum over valid pixels of (f(x) - haadf)**2 / sigma**2``; sigma scalar or (ny, nx)."""
-        return 0.5 * float(np.sum(self._residual(x, haadf, valid) ** 2 / np.square(sigma), dtype=np.float64))
-
-    def gradient(self, x, haadf, sigma=1.0, valid=None):
-        """``w_i (f(x) - haadf) / sigma**2``, shape (n_elements, ny, nx), 0 in masked pixels."""
-        return np.multiply.outer(self.weights, self._residual(x, haadf, valid) / np.square(sigma))
-
-    def _residual(self, x, haadf, valid):
-        residual = self.image(x) - haadf
-        return residual if valid is None else np.where(valid, residual, 0)
-
 
 def blurred(image, blur):
     """An image (ny, nx) under a Gaussian of standard deviation ``blur`` in pixels, mirrored at its borders."""
@@ -144,31 +98,16 @@ def blurred(image, blur):
 def haadf_noise(haadf, valid=None):
     """Standard deviation of the white noise of the HAADF image, by :func:`~.noise_estimation.estimate_variance`.
 
-    Parameters
-    ----------
-    haadf
-        (ny, nx); values that are not finite are left out.
-    valid
-        (ny, nx) bool, pixels to look at; leave out saturated ones, which have no noise.
-
-    Returns
-    -------
-    float
-        In units of the image, above 0 for any image that is not constant.
+    In units of the image, above 0 for any image that is not constant. Leave out saturated pixels, which have no noise.
     """
     return float(np.sqrt(estimate_variance(haadf, valid)))
 
 
 def saturated(haadf, least=16):
-    """Pixels at the ceiling of the detector.
+    """(ny, nx) bool: pixels at the ceiling of the detector, all False where there are none.
 
     The largest value is a ceiling where pixels pile up at it: at least ``least`` of them, and more than four times
     as many as at any of the eight values next below. An image of fewer than 32 values has no ceiling.
-
-    Returns
-    -------
-    numpy.ndarray
-        (ny, nx) bool, all False where nothing is saturated.
     """
     values, counts = np.unique(haadf[np.isfinite(haadf)], return_counts=True)
     piled = values.size >= 32 and counts[-1] >= least and counts[-1] > 4 * counts[-9:-1].max()

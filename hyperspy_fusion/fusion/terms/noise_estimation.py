@@ -1,4 +1,8 @@
-"""Noise of a map: the counts scale, the variance of white noise, and the noise model that fits the data."""
+"""Noise of a map: the counts scale, the variance of white noise, and the noise model that fits the data.
+
+A map is (ny, nx). ``valid`` (ny, nx) bool are the pixels to look at; all by default. Values that are not finite are
+left out as well.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +26,6 @@ class Poisson:
         """``sum(x - b log(x + background))``."""
         return float(np.sum(x - b * np.log(x + self.background), dtype=np.float64))
 
-    def gradient(self, x, b):
-        """``1 - b / (x + background)``, of the shape of ``x``."""
-        return 1 - b / (x + self.background)
-
 
 # ---- what noise a map has ------------------------------------------------------------------------
 
@@ -39,8 +39,8 @@ _COUNTS_OF_A_BLOCK, _FEWEST_BLOCKS = 8, 32
 _SHARED, _LIKE_COUNTS = 0.6, (0.5, 1.5)
 # part of the largest noise below which a block has none: rounding of zeros
 _SOME_NOISE = 1e-3
-# classes of the mean in which it is compared with the variance
-_CLASSES = 8
+# side in pixels of the blocks in which mean and variance are taken, and classes of the mean
+_BLOCK, _CLASSES = 8, 8
 # of values rounded to float32 after a few operations
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)
 
@@ -48,22 +48,13 @@ _ROUNDING = 4 * float(np.finfo(np.float32).eps)
 def counts_scale(map, valid=None):
     """The value of one count: the largest q of which all values are whole multiples.
 
-    Parameters
-    ----------
-    map
-        (ny, nx), integer or float; values that are not finite are left out.
-    valid
-        (ny, nx) bool, pixels to look at; all by default.
-
-    Returns
-    -------
-    float or None
-        For integers their greatest common divisor, for floats the step of their lattice within float32 rounding.
-        None for a map with negative values, without a positive one, or without such a lattice: more than 1e6
-        levels, or levels far apart although pixels repeat them (fractions of small counts have a common
-        denominator, which is no count).
+    For integers it is their greatest common divisor, for floats the step of their lattice within float32 rounding.
+    None for a map with negative values, without a positive one, or without such a lattice: more than 1e6 levels, or
+    levels far apart although pixels repeat them (fractions of small counts have a common denominator, which is no
+    count).
     """
-    values = _values(map, valid)
+    map, keep = _finite(map, valid)
+    values = map[keep]
     if values.size == 0 or values.min() < 0 or values.max() == 0:
         return None
     if values.dtype.kind in "iub":
@@ -74,11 +65,6 @@ def counts_scale(map, valid=None):
         if step is None and levels > 1:
             return None
     return step
-
-
-def _values(map, valid):
-    map, keep = _finite(map, valid)
-    return map[keep]
 
 
 def _lattice(values):
@@ -140,19 +126,9 @@ def estimate_variance(map, valid=None):
     ``(1.4826 median |d|)**2 / 36``, to which edges are outliers; where most ``d`` are 0 (maps of mostly zeros),
     ``pi/2 mean(|d|)**2 / 36``.
 
-    Parameters
-    ----------
-    map
-        (ny, nx); values that are not finite are left out.
-    valid
-        (ny, nx) bool, pixels to look at; all by default.
-
-    Returns
-    -------
-    float
-        In squared units of the map. Where fewer than 50 squares of 3x3 are valid, from second differences along single
-        lines; where there are none of these either, or all are 0, the variance of the values, structure and all.
-        Positive unless the map is constant. Correlated noise of neighbouring pixels is not found.
+    Where fewer than 50 squares of 3x3 are valid, it is from second differences along single lines. Where there are none
+    of these either, or all are 0, it is the variance of the values, structure and all. It is positive unless the map is
+    constant. Correlated noise of neighbouring pixels is not found.
     """
     map, valid = _finite(map, valid)
     for differences, gain in _noise_differences(map, valid):
@@ -178,35 +154,29 @@ def _robust_square(differences):
 
 def _line_differences(map, valid, lag):
     """Second differences along the first axis, of pixels that are all valid."""
-    filled = np.where(valid, map, 0).astype(np.float64)
-    whole = valid[: -2 * lag] & valid[lag:-lag] & valid[2 * lag :]
-    return (filled[: -2 * lag] - 2 * filled[lag:-lag] + filled[2 * lag :])[whole]
+    differences, whole = _second_differences(np.where(valid, map, 0).astype(np.float64), valid, lag)
+    return differences[whole]
 
 
 def _mixed_differences(map, valid, lag=1):
     """Second differences along both axes of pixels ``lag`` apart, and where all nine pixels are valid."""
-    filled = np.where(valid, map, 0).astype(np.float64)
-    rows = filled[: -2 * lag] - 2 * filled[lag:-lag] + filled[2 * lag :]
+    rows, whole = _second_differences(np.where(valid, map, 0).astype(np.float64), valid, lag)
+    mixed, whole = _second_differences(rows.T, whole.T, lag)
+    return mixed.T, whole.T
+
+
+def _second_differences(values, valid, lag):
+    """Along the first axis, and where all three are valid."""
     whole = valid[: -2 * lag] & valid[lag:-lag] & valid[2 * lag :]
-    mixed = rows[:, : -2 * lag] - 2 * rows[:, lag:-lag] + rows[:, 2 * lag :]
-    return mixed, whole[:, : -2 * lag] & whole[:, lag:-lag] & whole[:, 2 * lag :]
+    return values[: -2 * lag] - 2 * values[lag:-lag] + values[2 * lag :], whole
 
 
-def mean_variance_counts_scale(map, valid=None, block=8):
+def mean_variance_counts_scale(map, valid=None):
     """The counts scale from the relation of variance and mean, for maps that lie on no lattice.
 
-    Poisson counts times q have a variance of q times their mean. The variance of blocks of ``block`` x ``block``
-    pixels is the mean square of second mixed differences, over 36. It is compared with the mean, in eight classes of
-    the mean. The median of a class leaves out blocks with edges.
-
-    Parameters
-    ----------
-    map
-        (ny, nx), continuous.
-    valid
-        (ny, nx) bool, pixels to look at; all by default.
-    block
-        Side of a block in pixels.
+    Poisson counts times q have a variance of q times their mean. The variance of blocks of 8 x 8 pixels is the mean
+    square of second mixed differences, over 36. It is compared with the mean, in eight classes of the mean. The median
+    of a class leaves out blocks with edges.
 
     Returns
     -------
@@ -218,83 +188,59 @@ def mean_variance_counts_scale(map, valid=None, block=8):
         pixels two apart, unlike that of smoothed or interpolated maps.
     """
     map, valid = _finite(map, valid)
-    mean, variance = _block_moments(map, valid, block, lag=1)
+    mean, near = _block_moments(map, valid)
     if mean.size < 32 or np.min(map[valid]) < 0:
         return float("nan"), False
     # blocks without signal have no noise to compare
     signal = mean > 0.02 * mean.max()
     if np.count_nonzero(signal) < _CLASSES:
         return float("nan"), False
-    mean, variance = _classes(mean[signal], variance[signal])
+    classes = np.array_split(np.argsort(mean[signal]), _CLASSES)
+    mean, variance = (np.array([np.median(values[signal][c]) for c in classes]) for values in (mean, near))
     use = (mean > 0) & (variance > 0)
     if use.sum() < 4:
         return float("nan"), False
     q = float(np.exp(np.median(np.log(variance[use] / mean[use]))))
     power = np.polyfit(np.log(mean[use]), np.log(variance[use]), 1)[0]
-    contrast = mean[use].max() / mean[use].min()
-    return q, bool(contrast >= 3 and 0.8 <= power <= 1.2 and _is_white(map, valid, block))
+    if mean[use].max() < 3 * mean[use].min() or not 0.8 <= power <= 1.2:
+        return q, False
+    near, far = (np.median(v[v > 0]) for v in (near, _block_moments(map, valid, lag=2)[1]))
+    return q, bool(0.75 * far < near < 1.33 * far)
 
 
-def _block_moments(map, valid, block, lag):
+def _block_moments(map, valid, lag=1):
     """Mean and noise variance of all blocks without a masked pixel."""
     differences, whole = _mixed_differences(map, valid, lag)
-    means = _blocks(map[lag:-lag, lag:-lag], block)
-    variances, whole = _blocks(differences**2 / 36, block), _blocks(whole, block)
+    means, variances, whole = (_blocks(a) for a in (map[lag:-lag, lag:-lag], differences**2 / 36, whole))
     keep = whole.all(axis=1)
     return means[keep].mean(axis=1, dtype=np.float64), variances[keep].mean(axis=1)
 
 
-def _blocks(array, block):
-    """(number of blocks, block**2), the remainder at the far edges left out."""
-    ny, nx = (size // block for size in array.shape)
-    squares = array[: ny * block, : nx * block].reshape(ny, block, nx, block)
-    return squares.swapaxes(1, 2).reshape(ny * nx, block * block)
+def _blocks(array):
+    """(number of blocks, pixels of a block), the remainder at the far edges left out."""
+    ny, nx = (size // _BLOCK for size in array.shape)
+    squares = array[: ny * _BLOCK, : nx * _BLOCK].reshape(ny, _BLOCK, nx, _BLOCK)
+    return squares.swapaxes(1, 2).reshape(ny * nx, _BLOCK**2)
 
 
-def _classes(mean, variance, number=_CLASSES):
-    """Medians of both in classes of the mean with as many blocks each."""
-    order = np.array_split(np.argsort(mean), number)
-    return tuple(np.array([np.median(values[part]) for part in order]) for values in (mean, variance))
-
-
-def _is_white(map, valid, block):
-    """Whether the variance from neighbours is that from pixels two apart, in blocks with noise."""
-    variances = (_block_moments(map, valid, block, lag)[1] for lag in (1, 2))
-    near, far = (np.median(variance[variance > 0]) for variance in variances)
-    return 0.75 * far < near < 1.33 * far
-
-
-def shares_noise(map, valid=None, block=8):
+def shares_noise(map, valid=None):
     """Whether the noise of neighbouring pixels is correlated, as after smoothing or interpolation.
 
     White noise has the same second mixed differences for neighbours as for pixels two apart. Correlated noise has
     smaller ones for neighbours. Structure looks like correlated noise. Blocks are therefore compared each by itself,
     and the quarter with the least structure decides. Values in steps (counts, whatever their unit) with the noise of
     counts between neighbours are not correlated. With less noise, as after a median filter, all blocks decide.
-
-    Parameters
-    ----------
-    map
-        (ny, nx); values that are not finite are left out.
-    valid
-        (ny, nx) bool, pixels to look at; all by default.
-    block
-        Side of a block in pixels.
-
-    Returns
-    -------
-    bool
-        False where fewer than eight blocks have noise to compare.
+    False where fewer than eight blocks have noise to compare.
     """
     map, valid = _finite(map, valid)
-    if min(map.shape) < block + 4:
+    if min(map.shape) < _BLOCK + 4:
         return False
-    near, far, means = _noise_in_squares(map, valid, block)
+    near, far, means = _noise_in_squares(map, valid)
     some = far > _SOME_NOISE * far.max(initial=0)
     if np.count_nonzero(some) < _CLASSES:
         return False
     step = counts_scale(map, valid)
-    of_counts = _part_of_counts(near, means, step, block)
+    of_counts = _part_of_counts(near, means, step)
     # interpolation with round weights also has steps, of a fraction, and more noise than counts
     are_whole = step is not None and _is_whole(step)
     if _LIKE_COUNTS[0] < of_counts < (np.inf if are_whole else _LIKE_COUNTS[1]):
@@ -304,106 +250,78 @@ def shares_noise(map, valid=None, block=8):
     return bool(np.quantile(near[some] / far[some], 0.75) < _SHARED)
 
 
-def _noise_in_squares(map, valid, block):
+def _noise_in_squares(map, valid):
     """Noise variances by neighbours and by pixels two apart, and means, of blocks of which half is valid."""
-    near, far = (_mixed_differences(map, valid, lag) for lag in (1, 2))
-    whole = far[1]
-    used = _blocks(whole, block).sum(axis=1)
-    inner = map[2:-2, 2:-2]
-    squares = (near[0][1:-1, 1:-1] ** 2 / 36, far[0] ** 2 / 36, inner)
-    keep = 2 * used >= block**2
-    return tuple(_blocks(np.where(whole, d, 0), block).sum(axis=1)[keep] / used[keep] for d in squares)
+    (near, _), (far, whole) = (_mixed_differences(map, valid, lag) for lag in (1, 2))
+    used = _blocks(whole).sum(axis=1)
+    keep = 2 * used >= _BLOCK**2
+    squares = (near[1:-1, 1:-1] ** 2 / 36, far**2 / 36, map[2:-2, 2:-2])
+    return tuple(_blocks(np.where(whole, d, 0)).sum(axis=1)[keep] / used[keep] for d in squares)
 
 
-def _part_of_counts(variances, means, step, block):
+def _part_of_counts(variances, means, step):
     """Variances over those of counts of this step, where structure adds least to them; NaN without steps."""
     if step is None:
         return np.nan
-    bright = means * block**2 >= _COUNTS_OF_A_BLOCK * step
+    bright = means * _BLOCK**2 >= _COUNTS_OF_A_BLOCK * step
     if np.count_nonzero(bright) < _CLASSES:
         return variances.mean() / (step * means.mean())
     return np.quantile(variances[bright] / (step * means[bright]), 0.25)
 
 
-# ---- the choice ----------------------------------------------------------------------------------
+# ---- the choice, for maps (n, ny, nx) with NaN in pixels that are not valid ----------------------------
 
 
-def counts_scales(maps, valid=None, found=None):
-    """Value of one count of every map, (n,) float64, NaN for a map that holds no counts.
+def find_counts_scales(maps):
+    """Of each map the counts scale (0 for a map of zeros, NaN for none), and whether it is that of an exact lattice.
 
-    By :func:`counts_scale`, unless the variance refutes it, else by :func:`mean_variance_counts_scale`. A map of zeros
-    takes the mean of the others. ``found`` is the result of :func:`find_counts_scales` for these maps.
+    By :func:`counts_scale`, unless the variance refutes it, else by :func:`mean_variance_counts_scale`.
     """
-    found = np.array([q for q, _ in (find_counts_scales(maps, valid) if found is None else found)])
-    known = found[found > 0]
-    return np.where(found == 0, known.mean() if known.size else np.nan, found)
+    return [_find_counts_scale(map) for map in maps]
 
 
-def find_counts_scales(maps, valid=None):
-    """Of each map the counts scale (0 for a map of zeros, NaN for none), and whether it is that of an exact lattice."""
-    return [_find_counts_scale(map, keep) for map, keep in _pairs(maps, valid)]
-
-
-def _find_counts_scale(map, valid):
-    exact = counts_scale(map, valid)
-    if exact is None and not np.any(_values(map, valid)):
+def _find_counts_scale(map):
+    exact = counts_scale(map)
+    if exact is None and not np.nan_to_num(map).any():
         return 0.0, True
-    estimate, is_poisson_like = mean_variance_counts_scale(map, valid)
-    if exact is not None and not _is_refuted(exact, estimate, is_poisson_like, map, valid):
+    estimate, is_poisson_like = mean_variance_counts_scale(map)
+    if exact is not None and not _is_refuted(exact, estimate, is_poisson_like, map):
         return exact, True
     return (estimate if is_poisson_like else np.nan), False
 
 
-def _is_refuted(exact, estimate, is_poisson_like, map, valid):
+def _is_refuted(exact, estimate, is_poisson_like, map):
     """Whether the steps of a map are no counts: stretched and rounded, or smoothed and rounded.
 
     Structure adds to the variance. A larger variance than that of counts refutes them only in proportion to the mean.
     """
     if is_poisson_like and estimate > 2 * exact:
         return True
-    keep = np.isfinite(map) if valid is None else np.isfinite(map) & valid
-    mean, variance = _block_moments(np.asarray(map), keep, block=8, lag=1)
-    enough = mean * 64 >= _COUNTS_OF_A_BLOCK * exact
+    mean, variance = _block_moments(*_finite(map, None))
+    enough = mean * _BLOCK**2 >= _COUNTS_OF_A_BLOCK * exact
     return bool(enough.sum() >= _FEWEST_BLOCKS and np.median(variance[enough] / mean[enough]) < 0.4 * exact)
 
 
-def _pairs(maps, valid):
-    masks = [None] * len(maps) if valid is None else np.broadcast_to(valid, np.shape(maps))
-    return list(zip(maps, masks, strict=True))
+def counts_scales(found):
+    """(n,) value of one count from :func:`find_counts_scales`, NaN for none; a map of zeros has the mean of others."""
+    scales = np.array([q for q, _ in found])
+    known = scales[scales > 0]
+    return np.where(scales == 0, known.mean() if known.size else np.nan, scales)
 
 
-def choose_noise(maps, valid=None, elements=None, found=None):
-    """The noise model for some maps, and a sentence with the reason.
+def choose_noise(maps, elements, found):
+    """The noise model for some maps, and a sentence: what was found, what follows, and how to override it.
 
-    Parameters
-    ----------
-    maps
-        (n, ny, nx) in the units of the data.
-    valid
-        (ny, nx) or (n, ny, nx) bool, pixels to look at; all by default.
-    elements
-        n names for the sentence; numbers by default.
-    found
-        The result of :func:`find_counts_scales` for these maps, if it is there.
-
-    Returns
-    -------
-    kind : str
-        ``"shifted_poisson"`` where every map holds counts, by lattice or by variance and mean (:func:`counts_scales`),
-        else ``"gaussian"``.
-    sentence : str
-        What was found, what follows, and how to override it.
+    It is ``"shifted_poisson"`` where every map holds counts, by lattice or by variance and mean, else ``"gaussian"``.
+    ``found`` is the result of :func:`find_counts_scales`.
     """
-    names = [str(name) for name in (elements or range(len(maps)))]
-    values = [_values(map, keep) for map, keep in _pairs(maps, valid)]
-    negative = [name for name, v in zip(names, values, strict=True) if np.any(v < 0)]
+    negative = [name for name, map in zip(elements, maps, strict=True) if np.any(map < 0)]
     if negative:
         return "gaussian", f"Negative values in the map of {', '.join(negative)}{_GAUSSIAN}"
-    found = find_counts_scales(maps, valid) if found is None else found
-    poor = [name for name, (q, _) in zip(names, found, strict=True) if np.isnan(q)]
+    poor = [name for name, (q, _) in zip(elements, found, strict=True) if np.isnan(q)]
     if poor or not any(q for q, _ in found):
-        return "gaussian", f"The map of {', '.join(poor or names)} does not hold whole counts{_GAUSSIAN}"
-    means = [v.mean() / q for v, (q, _) in zip(values, found, strict=True) if q]
+        return "gaussian", f"The map of {', '.join(poor or elements)} does not hold whole counts{_GAUSSIAN}"
+    means = [np.nanmean(map) / q for map, (q, _) in zip(maps, found, strict=True) if q]
     return "shifted_poisson", _counts_because(found, means)
 
 

@@ -1,32 +1,10 @@
-"""Penalties on the maps: value, operators, and the schedule of their prox.
-
-The total variation of an image is taken with forward differences and Neumann edges. In the notation of
-Beck & Teboulle (2009), ``L^T u = (u_yx - u_y+1,x, u_yx - u_y,x+1)`` and ``L`` is its adjoint, minus the divergence.
-"""
+"""Penalties on the maps: value, operators, and the schedule of their prox."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-
-
-def differences(u):
-    """``L^T u``: the pair of arrays ``(u - next row, u - next column)``, zero in the last row and column."""
-    p, q = np.zeros_like(u), np.zeros_like(u)
-    p[..., :-1, :] = u[..., :-1, :] - u[..., 1:, :]
-    q[..., :, :-1] = u[..., :, :-1] - u[..., :, 1:]
-    return p, q
-
-
-def minus_divergence(p, q):
-    """``L(p, q)``, the adjoint of :func:`differences`."""
-    out = np.zeros_like(p)
-    out[..., :-1, :] += p[..., :-1, :]
-    out[..., 1:, :] -= p[..., :-1, :]
-    out[..., :, :-1] += q[..., :, :-1]
-    out[..., :, 1:] -= q[..., :, :-1]
-    return out
 
 
 def fgp_momentum(n_steps):
@@ -39,7 +17,7 @@ def fgp_momentum(n_steps):
 
 @dataclass(frozen=True)
 class TotalVariation:
-    """``sum_i TV(x_i)``: each map for itself.
+    """``sum_i TV(x_i)``: each map for itself, with forward differences and Neumann edges.
 
     Isotropic: ``sum sqrt(dy^2 + dx^2)``; anisotropic: ``sum |dy| + |dx|``, which favours edges along the axes.
     """
@@ -53,7 +31,8 @@ class TotalVariation:
 
     def value(self, x):
         """The penalty of maps ``x``, shape (n_elements, ny, nx) or (ny, nx)."""
-        p, q = differences(x)
+        p = np.diff(x, axis=-2, append=x[..., -1:, :])
+        q = np.diff(x, axis=-1, append=x[..., -1:])
         length = np.sqrt(p**2 + q**2) if self.is_isotropic else np.abs(p) + np.abs(q)
         return float(np.sum(length, dtype=np.float64))
 
@@ -154,6 +133,13 @@ class CellPenalty:
         if not self.n_fields:
             return first
         return first + self.second_order * _lengths(cell_differences(fields), self.field_group)
+
+    def lifted(self, y):
+        """``L^T y`` (n_fields, ny - 1, nx - 1) of a dual of the differences, minus the gradient of the slopes."""
+        if self.guide is not None:
+            return np.sum(self.guide[:, None] * y, axis=0)
+        along = np.stack([y[0] + y[1], y[2] + y[3]], axis=1)
+        return _SQRT_HALF * along.reshape(-1, *y.shape[2:])
 
     def _first(self, z, fields):
         t = cell_differences(z)

@@ -12,17 +12,16 @@ finds the HAADF forward model and the guide of the penalty anew from these, and 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from hyperspy_fusion.fusion.problems.base import FusionProblem
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.selection.model_averaging import weighted_mean
+from hyperspy_fusion.fusion.solvers.primal_dual import Stopping
 from hyperspy_fusion.fusion.uncertainty.error_estimates import BootstrapReplicates
 
-# of the refits, which start at the fit itself: the next looser one changed no error by a twentieth
-REFIT_TOL = 3e-4
+# of the refits, which start at the fit itself: gap, and distance from the final maps in standard errors
+REFIT_GAP, REFIT_SETTLED = 3e-4, 0.05
 
 
 def bootstrap(problem: FusionProblem, settings, state, maps, number=32, seed=0, callback=None, num_workers=None):
@@ -54,10 +53,10 @@ def bootstrap(problem: FusionProblem, settings, state, maps, number=32, seed=0, 
         Where Ctrl-C was pressed before.
     """
     fits, weights = problem.fits(state)
-    refit, errors, residuals = replace(settings, tol=max(settings.tol, REFIT_TOL)), [], []
+    errors, residuals = [], []
     try:
         for k in range(number):
-            drawn, refitted = _refitted(fits, refit, maps, (seed, k), num_workers)
+            drawn, refitted = _refitted(fits, settings, maps, (seed, k), num_workers)
             if len(refitted) < len(fits):
                 break
             fitted = weighted_mean(weights, refitted)
@@ -87,9 +86,10 @@ def bootstrap(problem: FusionProblem, settings, state, maps, number=32, seed=0, 
 def _refitted(fits, settings, maps, seed, num_workers):
     """The problems of one resampled measurement and the maps of their fits; no more after an interrupted one."""
     problems, fitted = [], []
+    stopping = Stopping(settings.max_iter, REFIT_GAP, REFIT_SETTLED)
     for problem, state in fits:
         problems.append(problem.resample(settings, state, maps, seed, tuple(problems)))
-        result, _ = problems[-1].solve(settings, problems[-1].start(state), num_workers=num_workers)
+        result, _ = problems[-1].solve(stopping, problems[-1].start(state), num_workers=num_workers)
         if result.reason is StopReason.INTERRUPTED:
             break
         fitted.append(result.maps)

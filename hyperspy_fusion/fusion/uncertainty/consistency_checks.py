@@ -120,8 +120,12 @@ class ConsistencyChecks:
 
     def _about_structure(self):
         """Maps whose squares vary no more than their noise."""
-        each = zip(self.elements, self.maps, self.variance, self.valid, strict=True)
-        flat = [element for element, *arrays in each if _is_flat(*arrays)]
+        sides = [side for side in SIDES if 2 * side <= min(self.haadf.shape)]
+        flat = [
+            element
+            for i, element in enumerate(self.elements)
+            if sides and all(self._excess_variance(i, side) < SIGNIFICANT_MEAN for side in sides)
+        ]
         if not flat:
             return []
         sentence = (
@@ -129,6 +133,16 @@ class ConsistencyChecks:
             "only the mean of the map."
         )
         return [Diagnostic("map-without-structure", sentence, elements=tuple(flat))]
+
+    def _excess_variance(self, i, side):
+        """Variance of the squares of map i beyond noise, in standard errors."""
+        arrays = self.maps[i], self.variance[i], 1.0
+        total, noise, number = (square_sums(np.where(self.valid[i], a, 0), side) for a in arrays)
+        full = number > 0.5 * side**2
+        if np.count_nonzero(full) < 4:
+            return 0.0
+        level, noise = total[full] / number[full], np.mean(noise[full] / number[full] ** 2)
+        return float((np.mean((level - level.mean()) ** 2) - noise) / (noise * np.sqrt(2 / level.size)))
 
     # ---- the HAADF image against the forward model ---------------------------------------------------
 
@@ -159,23 +173,6 @@ class ConsistencyChecks:
             "(register='shift')."
         )
         return [Diagnostic("haadf-unexplained", sentence, INFORMATION)]
-
-
-def _is_flat(image, variance, used):
-    """Whether squares of a map, of any side, vary within their noise."""
-    sides = [side for side in SIDES if 2 * side <= min(image.shape)]
-    found = [_significance_of_structure(image, variance, used, side) for side in sides]
-    return bool(found) and max(found) < SIGNIFICANT_MEAN
-
-
-def _significance_of_structure(image, variance, used, side):
-    """Variance of the squares of a map beyond noise, in standard errors."""
-    total, noise, number = (square_sums(np.where(used, a, 0), side) for a in (image, variance, 1.0))
-    full = number > 0.5 * side**2
-    if np.count_nonzero(full) < 4:
-        return 0.0
-    level, noise = total[full] / number[full], np.mean(noise[full] / number[full] ** 2)
-    return float((np.mean((level - level.mean()) ** 2) - noise) / (noise * np.sqrt(2 / level.size)))
 
 
 def _poisson_deviation(excess, mean):

@@ -153,21 +153,9 @@ class BootstrapReplicates:
         return Ratio(value, float(np.sqrt(max(square, 0))) / under.value)
 
     def shares(self, mask, factors, order=None) -> tuple[np.ndarray, np.ndarray]:
-        """Shares ``f_i I_i / sum_j f_j I_j`` of the region means ``I`` of maps in their sum, times ``factors``.
+        """Shares ``f_i I_i / sum_j f_j I_j`` of region means ``I`` times ``factors`` (n,), and their errors.
 
-        Parameters
-        ----------
-        mask
-            (ny, nx) bool.
-        factors
-            (n,) > 0, of the maps in their order.
-        order
-            (n,) their indices; all by default.
-
-        Returns
-        -------
-        values, errors
-            (n,) arrays; NaN and infinite where the sum is not above 0.
+        ``order`` (n,) are the indices of the maps, all by default. NaN and infinite where the sum is not above 0.
         """
         regions = [self.region(mask, i) for i in (range(len(self.maps)) if order is None else order)]
         values = factors * [region.mean.value for region in regions]

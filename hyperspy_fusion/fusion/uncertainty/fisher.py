@@ -14,7 +14,7 @@ def attainable_gain(variance, weights, sigma, blur=0.0):
     """By what factor counts and HAADF image of a pixel, and nothing else, can lower the variance of its counts.
 
     By the formula of Sherman & Morrison the gain of element i is
-    ``(sigma**2 + S) / (sigma**2 + S - w_i**2 V_i)``, ``S = sum_j w_j**2 V_j``. What is gained beyond it comes from
+    ``1 / (1 - w_i**2 V_i / (sigma**2 + S))``, ``S = sum_j w_j**2 V_j``. What is gained beyond it comes from
     neighbouring pixels, that is, from the penalty. A blur leaves ``g**2`` of the information of the image at a spatial
     frequency. The variance of a pixel is the mean over all frequencies, with equal variances around it.
 
@@ -34,15 +34,13 @@ def attainable_gain(variance, weights, sigma, blur=0.0):
     numpy.ndarray
         (n, ny, nx), 1 or more; NaN where the map was not measured.
     """
-    if blur:
-        left = _transfer(blur)
-        return 1 / np.mean([1 / attainable_gain(variance, weights, sigma / g) for g in left], axis=0)
     # where one map was not measured, the image carries no information on the others if it shows that element
     known = np.where(np.isnan(variance), np.inf, variance)
     shown = np.where(weights[:, None, None] > 0, weights[:, None, None] ** 2 * known, 0)
-    others = [np.sum(np.delete(shown, i, axis=0), axis=0) for i in range(len(shown))]
+    total = shown.sum(axis=0)
+    inverse = np.mean([1 / (np.square(sigma / g) + total) for g in (_transfer(blur) if blur else [1.0])], axis=0)
     with np.errstate(invalid="ignore"):
-        gain = 1 + shown / (np.square(sigma) + np.stack(others))
+        gain = 1 / (1 - shown * inverse)
     return np.where(np.isnan(variance), np.nan, gain)
 
 

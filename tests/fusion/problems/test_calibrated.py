@@ -20,7 +20,7 @@ from calibrated_cases import (
 from convex import guide
 
 from hyperspy_fusion.fusion.problems.base import FusionProblem
-from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
+from hyperspy_fusion.fusion.solvers.primal_dual import PrimalDualState, primal_dual
 from hyperspy_fusion.fusion.terms import noise_estimation as noises
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, haadf_noise
 from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance
@@ -109,7 +109,7 @@ def test_weights_of_the_slopes(scan):
 def test_problem_satisfies_the_protocol(scan):
     problem = problem_of(scan)
     assert isinstance(problem, FusionProblem) and problem.of_largest_weight is problem
-    state = problem.start()
+    state = PrimalDualState.of(problem)
     (single,), weights = problem.fits(state)
     assert single == (problem, state) and weights.shape == (1, 2) and np.all(weights == 1)
     np.testing.assert_array_equal(state.z, problem.initial_maps)

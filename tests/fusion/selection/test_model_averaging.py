@@ -27,9 +27,9 @@ def alone(observation, penalty, tol=1e-3, **options):
     return observation.problem(settings(penalty)).solve(settings(tol=tol), **options)
 
 
-def averaged(observation, penalties=PENALTIES, weights=WEIGHTS, starts=(None,) * 3):
-    fits = zip(penalties, weights, starts, strict=False)
-    return AveragedProblem.of([EnsembleFit(settings(p), weight, start, observation) for p, weight, start in fits])
+def averaged(observation, penalties=PENALTIES, weights=WEIGHTS):
+    fits = zip(penalties, weights, strict=False)
+    return AveragedProblem.of([EnsembleFit(settings(p), weight, observation) for p, weight in fits])
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +71,6 @@ def test_the_average_of_one_is_that_one(observation, results, penalty):
     np.testing.assert_array_equal(result.maps, one.maps)
     np.testing.assert_allclose(result.modelled_haadf, one.modelled_haadf, rtol=1e-6)
     assert (result.gap, result.n_iter, result.reason) == (one.gap, one.n_iter, one.reason)
-
-
-def test_a_start_is_used(observation):
-    """From a tighter fit of the same problem the tolerance is met at the first look."""
-    cold, _ = alone(observation, "tv")
-    _, state = alone(observation, "tv", tol=1e-8)
-    warm, _ = averaged(observation, ["tv"], np.ones((1, 2)), [state]).solve(settings())
-    assert warm.gap < 1e-6 < cold.gap
 
 
 def test_an_ensemble_goes_on_from_its_state(observation):
@@ -126,8 +118,8 @@ def test_a_stop_in_the_second_leaves_out_the_third(observation, results):
     assert set(numbers) == {1, 2} and len(state.maps) == 2
     second = state.maps[1]
     assert np.any(second != results[1].maps)
-    np.testing.assert_allclose(result.maps[0], (2 * results[0].maps[0] + second[0]) / 3, rtol=1e-12)
-    np.testing.assert_allclose(result.maps[1], (results[0].maps[1] + second[1]) / 2, rtol=1e-12)
+    np.testing.assert_allclose(result.maps[0], (2 * results[0].maps[0] + second[0]) / 3, rtol=1e-6)
+    np.testing.assert_allclose(result.maps[1], (results[0].maps[1] + second[1]) / 2, rtol=1e-6)
 
 
 def test_a_stopped_ensemble_goes_on_to_the_same_average(observation):

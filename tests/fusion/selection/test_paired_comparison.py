@@ -20,8 +20,9 @@ class Scored:
         self.asked.append((candidate, k))
         return self.table(candidate, k)
 
-    def tick(self):
+    def tick(self, n_fits):
         self.ticks += 1
+        assert n_fits == self.ticks
 
 
 def noisy(difference, shape=(10, 10)):

@@ -42,14 +42,14 @@ def test_a_penalty_far_behind_has_its_weight_from_one_fold():
     assert found._n_folds("c", ["b", "a"]) is None and found._n_folds("a", []) is None
 
 
-@pytest.mark.parametrize("errors, expected", [(3.5, True), (2.5, False), (1.0, False)])
-def test_an_average_must_be_significantly_better(monkeypatch, errors, expected):
-    """Better than the best fit by so many standard errors, and units; one unit is by chance of its weight."""
+@pytest.mark.parametrize("errors, expected", [(3.5, 0.28), (2.5, 0.207), (1.0, 0.0)])
+def test_weights_move_from_the_best_fit_to_the_average(monkeypatch, errors, expected):
+    """By how many standard errors, less one by chance, the average predicts better; small weights are left out."""
     found = search_of({"a": np.zeros((20, 20)), "b": np.zeros((20, 20)) - 2})
     monkeypatch.setattr(search, "weighted_mean", lambda weights, maps: errors / 400 + noise_of())
     monkeypatch.setattr(search, "stacking_weights", lambda folds, ensembles: np.array([[0.7], [0.3]]))
     weights = {choice: weight[0] for choice, weight in found._average(["a", "b"]).items()}
-    assert weights == ({"a": 0.7, "b": 0.3} if expected else {"a": 1})
+    assert sum(weights.values()) == pytest.approx(1) and weights.get("b", 0) == pytest.approx(expected, abs=0.01)
 
 
 def test_steps_of_weights_come_back_and_stay_within_bounds():
@@ -114,9 +114,8 @@ def assert_complete(ensemble, found, n):
 def test_the_choice_and_its_record(scan, chosen):
     ensemble, found = chosen
     assert_complete(ensemble, found, 3)
-    for settings, _, start, _ in ensemble:
+    for settings, _, _ in ensemble:
         assert type(settings) is CalibratedSettings and settings.tol == AutoSettings().tol
-        assert (start is not None) == (settings.regularization in search.SECOND_ORDER)
     assert set(found.tried["regularization"]) == set(search.FIRST_WEIGHTS)
     assert set(found.tried["lambda_haadf"]) == {0.0, 1.0} and set(found.tried["joint"]) == {True, False}
     largest = int(np.argmax(found.weights.sum(axis=1)))
@@ -174,7 +173,7 @@ def test_low_accuracy_fits_are_without_their_fold(scan, monkeypatch):
     for problem, settings in calls:
         totals = problem.data.totals * problem.scales
         np.testing.assert_allclose(totals, 0.8 * scan.maps.sum(axis=(1, 2)), rtol=0.05)
-        assert settings.tol == search.LOW_ACCURACY_TOL and problem.dtype == np.float32
+        assert settings == search.LOW_ACCURACY and problem.dtype == np.float32
         np.testing.assert_allclose(problem.forward_model.weights, whole / 0.8, rtol=1e-12)
 
 
@@ -245,10 +244,10 @@ def test_too_few_counts_take_the_defaults(scan):
     assert (warning.code, warning.severity) == ("too-few-counts-for-selection", "warning")
     assert warning.elements == ("Fe",) and warning.sentence == found.sentence and len(found.sentence.split()) <= 30
     assert "regularization='guided' and lambda_reg=1.0 were used" in found.sentence
-    ((settings, weights, start, _),) = ensemble
+    ((settings, weights, _),) = ensemble
     assert settings == replace(CalibratedSettings(), noise="shifted_poisson", tol=AutoSettings().tol)
     np.testing.assert_array_equal(weights, [1, 1, 1])
-    assert start is None and found.as_dict()["seed"] == 3 and len(found.scores) == 0
+    assert found.as_dict()["seed"] == 3 and len(found.scores) == 0
     # one count more is enough
     maps[1, 0, 0] = 1
     assert not choose(scan, maps, noise="shifted_poisson", regularization="tv")[1].diagnostics

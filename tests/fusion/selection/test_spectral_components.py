@@ -19,7 +19,8 @@ from hyperspy_fusion.fusion.selection import spectral_components as components
 from hyperspy_fusion.fusion.selection.search import Choice
 from hyperspy_fusion.fusion.selection.spectral_components import Components, number_of_components
 from hyperspy_fusion.fusion.settings import AutoSettings, CalibratedSettings
-from hyperspy_fusion.maps.eds_bands import out_of_window_counts
+from hyperspy_fusion.maps.base import SourceRequest
+from hyperspy_fusion.maps.sources import read_maps
 
 ELEMENTS = ("Fe", "Si")
 LINES_KEV = {"Fe": 6.404, "Si": 1.740, "Ni": 7.478, "Cu": 8.046}
@@ -58,9 +59,14 @@ def maps(scan):
     return hf.element_maps(scan[0], ELEMENTS)
 
 
+def out_of_window_counts(source, elements=ELEMENTS, **options):
+    request = SourceRequest(elements, allow_nan=True, out_of_window=True, **options)
+    return read_maps(source, request).out_of_window
+
+
 @pytest.fixture(scope="module")
-def rest(scan, maps):
-    return out_of_window_counts(scan[0], maps)
+def rest(scan):
+    return out_of_window_counts(scan[0])
 
 
 @pytest.fixture(scope="module")
@@ -89,37 +95,37 @@ def test_every_count_is_in_a_map_or_out_of_window(scan, maps, rest):
 def test_out_of_window_counts_of_any_width(scan, width):
     spectra = scan[0]
     maps = hf.element_maps(spectra, ELEMENTS, integration_windows=width)
-    rest = out_of_window_counts(spectra, maps)
+    rest = out_of_window_counts(spectra, integration_windows=width)
     np.testing.assert_array_equal(maps.data.sum(0) + rest.sum(0), spectra.data[..., 5:].sum(-1))
     model = hf.FusedMultiModal(scan[1], spectra, elements=ELEMENTS, integration_windows=width, method="auto")
     np.testing.assert_array_equal(model._measured.out_of_window, rest)
 
 
-def test_out_of_window_counts_of_lazy_spectra(scan, maps, rest):
-    np.testing.assert_array_equal(out_of_window_counts(scan[0].as_lazy(), maps), rest)
+def test_out_of_window_counts_of_lazy_spectra(scan, rest):
+    np.testing.assert_array_equal(out_of_window_counts(scan[0].as_lazy()), rest)
 
 
-def test_out_of_window_counts_of_energies_in_ev(scan, maps, rest):
+def test_out_of_window_counts_of_energies_in_ev(scan, rest):
     signal = scan[0].deepcopy()
     signal.axes_manager[-1].scale, signal.axes_manager[-1].units = 20.0, "eV"
-    np.testing.assert_array_equal(out_of_window_counts(signal, hf.element_maps(signal, ELEMENTS)), rest)
+    np.testing.assert_array_equal(out_of_window_counts(signal), rest)
 
 
-def test_spectra_that_are_no_counts_have_none(scan, maps):
+def test_spectra_that_are_no_counts_have_none(scan):
     signal = scan[0].deepcopy()
     signal.data = signal.data * 0.7
-    assert out_of_window_counts(signal, maps) is None
+    assert out_of_window_counts(signal) is None
     signal.data = scan[0].data.astype(np.float32)
-    assert out_of_window_counts(signal, maps) is not None
+    assert out_of_window_counts(signal) is not None
     signal.data = signal.data - 1
-    assert out_of_window_counts(signal, maps) is None
+    assert out_of_window_counts(signal) is None
     signal.data = scan[0].data.astype(np.float32)
     signal.data[3, 4] = np.nan
-    assert out_of_window_counts(signal, maps) is None
+    assert out_of_window_counts(signal) is None
     signal.data = scan[0].data * 1e10  # more than 32 bits hold
-    assert out_of_window_counts(signal, maps) is None
+    assert out_of_window_counts(signal) is None
     signal.data = np.zeros_like(scan[0].data)
-    assert out_of_window_counts(signal, maps) is None
+    assert out_of_window_counts(signal) is None
 
 
 def test_spectra_in_another_unit_are_fused_as_their_maps(scan):
@@ -131,15 +137,14 @@ def test_spectra_in_another_unit_are_fused_as_their_maps(scan):
 
 
 def test_maps_alone_have_no_out_of_window_counts(maps):
-    assert out_of_window_counts(maps, maps) is None
-    assert out_of_window_counts([maps], maps) is None
+    assert out_of_window_counts(maps) is None
+    assert out_of_window_counts([maps]) is None
 
 
 def test_windows_that_share_channels_leave_none(scan, caplog):
     names = ["Fe_Ka", "Mn_Kb"]
-    both = hf.element_maps(scan[0], xray_lines=names)
     with caplog.at_level(logging.INFO, "hyperspy_fusion"):
-        assert out_of_window_counts(scan[0], both) is None
+        assert out_of_window_counts(scan[0], None, xray_lines=names) is None
     assert "share channels" in caplog.text
 
 

@@ -1,6 +1,7 @@
 """Kernels of the calibrated method, compiled and as Python: they equal NumPy, and minimise what they document."""
 
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from hyperspy_fusion.fusion.solvers import kernels
 DTYPES = [np.float32, np.float64]
 SHAPES = [(2, 6, 7), (2, 2, 5), (2, 5, 2), (1, 3, 3), (3, 2, 2)]
 MODES = [kernels.PLAIN, kernels.DIRECTIONAL, kernels.GUIDED, kernels.VECTOR]
-HELPERS = """_cell_row _project_row _unproject_row _add_squares _ascended_row _adjoint_row _poisson_row _gaussian_row
-_add_poisson_response _add_gaussian_response _solve_residual _deviance""".split()
+HELPERS = """_ascended_plain _ascended_guided _ascended_vector _ascended_directional _ascended_row _shrinkage _relaxed
+_ascend_row _adjoint_between _adjoint_at_edge _adjoint_row _descend_guided _descend_vector _descend_slopes_row _moved
+_descend_poisson _descend_gaussian _add_poisson_response _add_gaussian_response _newton _solve_residual
+_descend_maps_row _deviance""".split()
 
 
 def compiled(name):
@@ -69,12 +72,12 @@ def cells(shape, dtype, mode):
         part[:, ::2] = 0
         guide -= np.multiply.outer(MIXED, (part > 0) * np.tensordot(MIXED, guide, 1))
         guide = 0.9 * guide / np.sqrt((guide**2).sum(0) + 0.1)
-        guide = np.concatenate([guide, part[None]])
+        guide = np.stack([*guide, 1 / (1 - (guide**2).sum(0)), part])
     return normal(0, shape, dtype), v, guide.astype(dtype), normal(3, (4, n, *inner), dtype)
 
 
 def projected(t, guide):
-    xi, part = guide[:4], guide[4]
+    xi, part = guide[:4], guide[5]
     p = np.eye(4)[:, :, None, None] - xi[:, None] * xi - np.multiply.outer(np.multiply.outer(MIXED, MIXED), part)
     return np.einsum("klyx,lnyx->knyx", p, t)
 
@@ -103,23 +106,69 @@ def steps_of(shape, dtype):
     return np.random.default_rng(9).uniform(0.2, 0.9, (rows, shape[1])).astype(dtype)
 
 
+def sweep(kernel, z_bar, v_bar, y, *, v=None, q=None, guide=None, mode=kernels.PLAIN, joint=False, radius=1.0,
+          sigma=0.5, sigma_v=0.5, tau=1.0, tau_v=1.0, relax=(1, 1), z=None, terms=None, residual=None,
+          workers=2):  # fmt: skip
+    """One iteration from copies; a namespace of all that it changes."""
+    (n, ny, nx), real = z_bar.shape, z_bar.dtype.type
+    m = len(v_bar) if mode >= kernels.GUIDED else 0
+    z = np.abs(z_bar) if z is None else z
+    terms = data(z.shape, z.dtype, True) if terms is None else terms
+    q = np.zeros((4, m, ny - 2, nx - 2) if m else (4, 1, 1, 1), real) if q is None else q
+    new = SimpleNamespace(
+        z=z.copy(), z_bar=z_bar.copy(), y=y.copy(), v=(v_bar if v is None else v).copy(), v_bar=v_bar.copy(),
+        q=q.copy(),
+        residual=np.zeros((ny, nx), real) if residual is None else residual.copy(),
+        sums=np.full((n, ny), np.nan), slack=np.full((max(m, 1), ny - 1), np.nan),
+    )  # fmt: skip
+    group, slope_group = (n if joint else 1), (m if joint else m // n) or 1
+
+    def steps(values, shape):
+        return np.array(values, real) if np.ndim(values) else np.full((1, shape), values, real)
+
+    def work(*shape):
+        return np.full((workers, *shape), np.nan, real)
+
+    kernel("primal_dual_sweep")(
+        new.z, new.z_bar, new.y, new.v, new.v_bar, new.q, np.zeros((4, 1, 1), real) if guide is None else guide, mode,
+        group, slope_group, real(radius), steps(sigma, nx - 1), steps(sigma_v, max(nx - 2, 1)), real(tau),
+        steps(tau_v, nx - 1), real(relax[0]), real(relax[1]), *terms[:5], *terms[6:], new.residual,
+        work(4 * group + 1, nx - 1), work(4 * slope_group + 1, max(nx - 2, 1)), work(nx - 1), work(n + 2, nx), new.sums,
+        new.slack,
+    )  # fmt: skip
+    return new
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_ascent_of_the_dual(case, mode):
     kernel, dtype, shapes = case
-    for shape, joint in product(shapes, (False, True)):
+    for shape, joint, relax in product(shapes, (False, True), (1, 1.6)):
         u, v, guide, inner = cells(shape, dtype, mode)
-        radius, sigma = dtype(1.3), steps_of((shape[1] - 1, shape[2] - 1), dtype)
-        inner = clipped(inner.astype(float), radius, joint)
+        sigma = steps_of((shape[1] - 1, shape[2] - 1), dtype)
+        inner = clipped(inner.astype(float), 1, joint)
         y = inner if mode != kernels.DIRECTIONAL else projected(inner, guide.astype(float))
-        expected = clipped(inner + sigma * taken(u, v, guide, mode), radius, joint)
+        expected = clipped(inner + sigma * taken(u, v, guide, mode), 1, joint)
         expected = expected if mode != kernels.DIRECTIONAL else projected(expected, guide.astype(float))
-        group = len(u) if joint else 1
-        for relax in (1, 1.6):
-            new, work = y.astype(dtype), np.full((2, 4 * group + 1, shape[2] - 1), np.nan, dtype)
-            kernel("ascend_dual")(u, v, new, guide, mode, group, sigma, radius, dtype(relax), work)
-            # P^-1 loses as many digits as P takes away
-            atol = rtol(dtype) * (10 if mode == kernels.DIRECTIONAL else 2)
-            np.testing.assert_allclose(new, y + relax * (expected - y), atol=2 * atol)
+        new = sweep(kernel, u, v, y.astype(dtype), guide=guide, mode=mode, joint=joint, sigma=sigma, relax=(relax, 1))
+        # P^-1 loses as many digits as P takes away
+        atol = rtol(dtype) * (10 if mode == kernels.DIRECTIONAL else 2)
+        np.testing.assert_allclose(new.y, y + relax * (expected - y), atol=2 * atol)
+
+
+@pytest.mark.parametrize("mode", [kernels.GUIDED, kernels.VECTOR])
+def test_ascent_of_the_dual_of_slopes(case, mode):
+    kernel, dtype, shapes = case
+    for shape, joint in product(shapes, (False, True)):
+        u, v, guide, y = cells(shape, dtype, mode)
+        n, ny, nx = shape
+        if ny < 3 or nx < 3:
+            continue
+        q = normal(6, (4, len(v), ny - 2, nx - 2), dtype)
+        raised = (q + dtype(0.4) * differences(v.astype(float))).reshape(4, n, -1, ny - 2, nx - 2)
+        size = np.sqrt((raised**2).sum(axis=(0, 1, 2) if joint else (0, 2), keepdims=True))
+        expected = (raised * 1.3 / np.maximum(1.3, size)).reshape(q.shape)
+        new = sweep(kernel, u, v, y, q=q, guide=guide, mode=mode, joint=joint, radius=1.3, sigma_v=0.4, relax=(1.6, 1))
+        np.testing.assert_allclose(new.q, q + 1.6 * (expected - q), atol=4 * rtol(dtype))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -131,46 +180,41 @@ def test_variation(case, mode):
         stretched = v if v.size == 1 else v * np.repeat(factors, len(v) // len(u))[:, None, None]
         expected = lengths(taken(u * factors[:, None, None], stretched, guide, mode), joint)
         expected = expected if joint else expected.sum(axis=0)
-        work = np.full((2, 5, shape[2] - 1), np.nan, dtype)
+        work = np.full((2, 7, shape[2] - 1), np.nan, dtype)
         sums = np.full(shape[1] - 1, np.nan)
         kernel("variation")(u, v, guide, mode, len(u) if joint else 1, factors, work, sums)
         close(sums, expected.sum(axis=1), dtype)
 
 
+def lifted(y, guide, mode):
+    if mode == kernels.GUIDED:
+        return (guide[:, None].astype(float) * y).sum(axis=0)
+    along_y, along_x = (y[0] + y[1]) / np.sqrt(2), (y[2] + y[3]) / np.sqrt(2)
+    return np.stack([along_y, along_x], axis=1).reshape(-1, *y.shape[2:])
+
+
 @pytest.mark.parametrize("mode", [kernels.GUIDED, kernels.VECTOR])
-def test_descent_of_the_fields(case, mode):
-    """Cells of 2 x nx and ny x 2 pixels are in one line: their slopes have no differences and no dual."""
+def test_descent_of_the_slopes(case, mode):
+    """By the duals after their step. Cells in one line have slopes without differences and dual."""
     kernel, dtype, shapes = case
-    for shape in shapes:
-        _, v, guide, y = cells(shape, dtype, mode)
-        m, ny, nx = v.shape
-        q = normal(4, (4, m, ny - 1, nx - 1), dtype)
-        guided = guide[:, None].astype(float) * y if mode == kernels.GUIDED else None
-        if mode == kernels.VECTOR:
-            along_y, along_x = (y[0] + y[1]) / np.sqrt(2), (y[2] + y[3]) / np.sqrt(2)
-            lifted = np.stack([along_y, along_x], axis=1).reshape(m, ny, nx)
-        else:
-            lifted = guided.sum(axis=0)
-        slack = (adjoint(q.astype(float)) if q.size else 0) - lifted
-        tau = steps_of((ny, nx), dtype)
-        for relax in (1, 1.6):
-            new, bar = v.copy(), np.full_like(v, np.nan)
-            sums, work = np.full((m, ny), np.nan), np.full((3, 1, nx), np.nan, dtype)
-            kernel("descend_field")(new, bar, q, y, guide, mode, tau, dtype(relax), work, sums)
-            close(new, v - relax * tau * slack, dtype)
-            close(bar, v - 2 * tau * slack, dtype)
-            close(sums, np.abs(slack).sum(axis=2), dtype)
+    for shape, relax in product(shapes, (1, 1.6)):
+        u, v_bar, guide, y = cells(shape, dtype, mode)
+        (m, ny, nx), v = v_bar.shape, normal(7, v_bar.shape, dtype)
+        tau, q = steps_of((ny, nx), dtype), normal(4, (4, m, ny - 1, nx - 1), dtype)
+        new = sweep(kernel, u, v_bar, y, v=v, q=q, guide=guide, mode=mode, tau_v=tau, relax=(1, relax))
+        slack = (adjoint(new.q.astype(float)) if q.size else 0) - lifted(new.y.astype(float), guide, mode)
+        close(new.v, v - relax * tau * slack, dtype)
+        close(new.v_bar, v - 2 * tau * slack, dtype)
+        close(new.slack, np.abs(slack).sum(axis=2), dtype)
 
 
 @pytest.mark.parametrize("mode", [kernels.GUIDED, kernels.VECTOR])
 def test_gradient_of_the_slopes_is_that_of_the_differences(mode):
-    """<difference taken, y> falls with the field as the adjoint in the descent says."""
+    """<difference taken, y> falls with the slopes as the adjoint in the descent has it."""
     u, v, guide, y = cells((2, 5, 6), np.float64, mode)
     step = normal(5, v.shape, float)
-    q, new, bar = np.zeros((4, len(v), 3, 4)), v.copy(), v.copy()
-    kernels.descend_field(new, bar, q, y, guide, mode, np.ones((1, 5)), 1.0, np.empty((1, 1, 5)), np.empty(v.shape[:2]))
-    slope = np.sum((taken(u, v + step, guide, mode) - taken(u, v, guide, mode)) * y)
-    np.testing.assert_allclose(slope, np.sum(step * -(new - v)), rtol=1e-12)
+    fall = np.sum((taken(u, v + step, guide, mode) - taken(u, v, guide, mode)) * y)
+    np.testing.assert_allclose(fall, -np.sum(step * lifted(y, guide, mode)), rtol=1e-12)
 
 
 # ---- the step of the maps ----------------------------------------------------------------------------
@@ -198,13 +242,10 @@ def data(shape, dtype, is_poisson, masked=False, coupled=True, seed=0):
 
 
 def descend(kernel, z, y, terms, tau, workers=2, residual=None, relax=1):
-    n, ny, nx = z.shape
-    new, bar = z.copy(), np.full_like(z, np.nan)
-    residual = np.zeros((ny, nx), z.dtype) if residual is None else residual
-    work, sums = np.full((workers, n + 4, nx), np.nan, z.dtype), np.full((n, ny), np.nan)
-    steps = z.dtype.type(tau), z.dtype.type(relax)
-    kernel("descend_maps")(new, bar, y, *terms[:5], *terms[6:], residual, *steps, work, sums)
-    return new, bar, residual, sums
+    """The step of the maps alone, with duals that stay."""
+    new = sweep(kernel, z, np.zeros((1, 1, 1), z.dtype), y, z=z, mode=kernels.OFF, terms=terms, tau=tau,
+                relax=(1, relax), residual=residual, workers=workers)  # fmt: skip
+    return new.z, new.z_bar, new.residual, new.sums
 
 
 def stationary(z, moved, terms, tau):
@@ -399,20 +440,17 @@ def test_half_deviance_of_one_count(case, counts, mean, expected):
 # ---- threads and the cache ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("joint", [False, True])
-def test_number_of_workers_does_not_matter(joint):
+@pytest.mark.parametrize("mode, joint", [*product(MODES, (False, True)), (kernels.OFF, True)])
+def test_number_of_workers_does_not_matter(mode, joint):
     """To the last bit: which worker takes which row is no part of the result."""
-    shape = (3, 9, 11)
-    u, v, guide, y = cells(shape, np.float32, kernels.GUIDED)
-    terms, results = data(shape, np.float32, True, masked=True), []
-    for workers in (1, 2, 5):
-        dual, group = y.copy(), 3 if joint else 1
-        work = np.full((workers, 4 * group + 1, 10), np.nan, np.float32)
-        steps = steps_of((8, 10), np.float32), np.float32(1), np.float32(1.6)
-        kernels.ascend_dual(u, v, dual, guide, kernels.GUIDED, group, *steps, work)
-        moved = descend(compiled, np.abs(u), dual, terms, 1.0, workers)
-        sums = values(compiled, moved[0], dual, terms, np.ones(3), workers)
-        results.append([dual, *moved, sums])
+    shape, results = (3, 9, 11), []
+    u, v, guide, y = cells(shape, np.float32, mode)
+    q = normal(8, (4, len(v), 7, 9), np.float32) if mode >= kernels.GUIDED else None
+    terms = data(shape, np.float32, True, masked=True)
+    for workers in (1, 2, 5, 9):
+        new = sweep(compiled, u, v, y, q=q, guide=guide, mode=mode, joint=joint, terms=terms, relax=(1.6, 1.6),
+                    workers=workers)  # fmt: skip
+        results.append([*vars(new).values(), values(compiled, new.z, new.y, terms, np.ones(3), workers)])
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(a, b)

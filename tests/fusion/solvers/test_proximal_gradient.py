@@ -60,8 +60,8 @@ def test_result_is_in_the_units_of_the_input(scan):
 
 def test_scale_and_offset_of_the_input_do_not_matter(scan):
     maps, haadf = (a.astype(float) for a in scan)
-    _, plain, _ = fit((maps, haadf))
-    _, other, _ = fit((3 * maps - 5, 0.01 * haadf + 2))
+    _, plain, _ = fit((maps, haadf), dtype="float64")
+    _, other, _ = fit((3 * maps - 5, 0.01 * haadf + 2), dtype="float64")
     np.testing.assert_allclose(other.maps, 3 * plain.maps - 5, rtol=1e-9, atol=1e-9)
 
 
@@ -216,9 +216,8 @@ def test_float32_maps_are_not_copied(scan):
 DTYPES = [
     ("u2", None, "f4"),
     ("f4", None, "f4"),
-    ("f8", None, "f8"),
+    ("f8", None, "f4"),
     (">f4", None, "f4"),
-    ("f8", "float32", "f4"),
     ("f4", "float64", "f8"),
 ]
 
@@ -277,26 +276,33 @@ def test_contrast_on_a_high_level(scan):
     _, lifted, _ = fit((maps, haadf.astype(float) + 1e9), max_iter=3)
     np.testing.assert_allclose(lifted.maps, plain.maps, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="contrast of less than 1000 steps of float32.*dtype='float64'"):
-        fit((maps.astype(float) + 1e6, haadf), dtype="float32")
-    fit((maps.astype(float) + 1e6, haadf), max_iter=1)
+        fit((maps.astype(float) + 1e6, haadf))
+    fit((maps.astype(float) + 1e6, haadf), max_iter=1, dtype="float64")
+
+
+def haadf_gradient(x, problem):
+    """Of the HAADF term; where gamma < 1 its slope is infinite at zero, and taken at eps there."""
+    term, eps = problem.haadf_term, problem.noise.background
+    base = x if term.gamma >= 1 else np.maximum(x, eps)
+    slope = term.gamma * term.weights[:, None, None] * base ** (term.gamma - 1)
+    return slope * (term.image(x) - problem.haadf)
+
+
+def test_the_gradient_of_the_haadf_term_is_that_of_its_value(scan):
+    problem, _, _ = fit(scan, max_iter=1, dtype="float64")
+    b, rng = problem.normalised_maps(), np.random.default_rng(1)
+    x, d = b + 0.1, 1e-6 * rng.standard_normal(b.shape)
+    low, high = (problem.haadf_term.value(x + step, problem.haadf) for step in (-d, d))
+    np.testing.assert_allclose((haadf_gradient(x, problem) * d).sum(), (high - low) / 2, rtol=1e-5)
 
 
 def test_step_is_down_the_gradient_of_the_terms(scan):
     for gamma in (0.5, 0.9, 1.0, 1.6, 3.0):
         problem, _, state = fit(scan, max_iter=1, gamma=gamma, lambda_tv=0, dtype="float64")
         b = problem.normalised_maps()
-        gradient = problem.lambda_haadf * problem.haadf_term.gradient(b, problem.haadf)
-        gradient += problem.lambda_chem * problem.noise.gradient(b, b)
+        gradient = problem.lambda_haadf * haadf_gradient(b, problem)
+        gradient += problem.lambda_chem * (1 - b / (b + problem.noise.background))
         np.testing.assert_allclose(state.x, np.maximum(b - gradient, 0), rtol=1e-10, atol=1e-12)
-
-
-def test_gradients_are_those_of_the_values(scan):
-    problem, _, _ = fit(scan, max_iter=1, dtype="float64")
-    b, rng = problem.normalised_maps(), np.random.default_rng(1)
-    x, d = b + 0.1, 1e-6 * rng.standard_normal(b.shape)
-    for term, data in ((problem.haadf_term, problem.haadf), (problem.noise, b)):
-        slope = (term.value(x + d, data) - term.value(x - d, data)) / 2
-        np.testing.assert_allclose((term.gradient(x, data) * d).sum(), slope, rtol=1e-5)
 
 
 def test_default_weight_of_the_haadf_is_one_over_n(scan):

@@ -9,11 +9,12 @@ from helpers import shared
 from scipy.ndimage import gaussian_filter, median_filter, shift, uniform_filter, zoom
 
 from hyperspy_fusion import data
+from hyperspy_fusion.fusion.terms import noise_estimation
 from hyperspy_fusion.fusion.terms.noise_estimation import (
-    choose_noise,
     counts_scale,
     counts_scales,
     estimate_variance,
+    find_counts_scales,
     mean_variance_counts_scale,
     shares_noise,
 )
@@ -154,7 +155,7 @@ def test_squares_fewer_than_classes_tell_nothing():
         warnings.simplefilter("error")
         for map in (counts, counts * flat_field(counts.shape)):
             assert not mean_variance_counts_scale(map)[1]
-        assert counts_scales(counts[None])[0] == 1
+        assert counts_scales(find_counts_scales(counts[None]))[0] == 1
 
 
 SHARING = {
@@ -224,9 +225,14 @@ def test_real_counts_and_tutorial_data():
     assert all(estimate_variance(map) > 0 for map in maps)
 
 
+def choose_noise(maps, valid=True, elements=("Pt", "Fe", "O")):
+    maps = np.where(valid, maps, np.nan)
+    return noise_estimation.choose_noise(maps, elements[: len(maps)], find_counts_scales(maps))
+
+
 def test_counts_are_chosen_and_said():
     maps = data.core_shell((64, 64), counts=4).maps
-    kind, sentence = choose_noise(maps, elements=("Pt", "Fe", "O"))
+    kind, sentence = choose_noise(maps)
     assert kind == "shifted_poisson"
     low, high = (f"{v:.2g}" for v in np.sort(maps.mean(axis=(1, 2)))[[0, -1]])
     assert sentence == (
@@ -239,13 +245,13 @@ def test_counts_are_chosen_and_said():
 def test_maps_that_are_no_counts_are_gaussian():
     maps = data.core_shell((64, 64)).maps.astype(np.float32)
     maps[1] = rng().random((64, 64))
-    kind, sentence = choose_noise(maps, elements=("Pt", "Fe", "O"))
+    kind, sentence = choose_noise(maps)
     assert kind == "gaussian"
     assert sentence == "The map of Fe does not hold whole counts: Gaussian noise; noise='shifted_poisson' overrides."
-    assert np.isnan(counts_scales(maps)).any()
+    assert np.isnan(counts_scales(find_counts_scales(maps))).any()
     maps = data.core_shell((64, 64)).maps.astype(int)
     maps[2] -= 1
-    kind, sentence = choose_noise(maps, elements=("Pt", "Fe", "O"))
+    kind, sentence = choose_noise(maps)
     assert kind == "gaussian"
     assert sentence.startswith("Negative values in the map of O: Gaussian noise")
 
@@ -253,7 +259,7 @@ def test_maps_that_are_no_counts_are_gaussian():
 def test_scales_of_counts_that_are_chosen():
     maps = 0.5 * data.interface((64, 64)).maps.astype(np.float32)
     maps[1] = 0
-    np.testing.assert_allclose(counts_scales(maps), 0.5)
+    np.testing.assert_allclose(counts_scales(find_counts_scales(maps)), 0.5)
     assert choose_noise(maps)[0] == "shifted_poisson"
     assert choose_noise(0 * maps)[0] == "gaussian"
     counts = data.core_shell((256, 256), counts=16).maps
@@ -267,14 +273,14 @@ def test_stretched_or_smoothed_counts_are_no_counts():
     y, x = np.mgrid[:128, :128]
     counts = np.random.default_rng(0).poisson(1 + 15 * np.exp(-((y - 60) ** 2 + (x - 60) ** 2) / 2000))
     stretched = np.rint(255 * counts / counts.max())
-    found = counts_scales([counts, stretched])
+    found = counts_scales(find_counts_scales([counts, stretched]))
     assert found[0] == 1
     np.testing.assert_allclose(found[1], 255 / counts.max(), rtol=0.15)
     from scipy.ndimage import gaussian_filter
 
     counts = np.random.default_rng(0).poisson(5, (96, 96)).astype(float)
     smooth = np.rint(100 * gaussian_filter(counts, 2))
-    assert np.isnan(counts_scales([smooth])).all()
+    assert np.isnan(counts_scales(find_counts_scales([smooth]))).all()
 
 
 @pytest.mark.parametrize("left_out", ["rows", "chequers", "random"])

@@ -85,7 +85,7 @@ def test_intervals_cover_the_truth(phantom, counts, seeds):
     for seed in range(seeds):
         scan = PHANTOMS[phantom]((32, 32), counts=counts, haadf_blur=1.0, haadf_offset=0.2, seed=seed)
         problem = calibrated_problem(scan.maps.astype(np.float32), scan.haadf, scan.atomic_numbers, settings)
-        result, state = problem.solve(settings, problem.start(state))
+        result, state = problem.solve(settings, None if state is None else problem.start(state))
         found = bootstrap(problem, settings, state, result.maps, 8)
         for mask in regions_of(scan.haadf.shape):
             for i in np.flatnonzero(scan.truth[:, mask].sum(axis=1) > 5):

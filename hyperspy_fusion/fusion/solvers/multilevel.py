@@ -1,0 +1,173 @@
+"""Start of a fit from the same problem in squares of 2 x 2 pixels, where large structures converge faster.
+
+Maps z that are constant in squares have the same value of the coarse objective, up to a factor of 2 that all terms
+share: a square has four times the counts and the HAADF image of four pixels; four cells with half the differences have
+twice the total variation. So z keeps its units, and duals of the differences their balls. The slopes of ``"tgv"``, per
+pixel, are twice as large, and their duals half as large. The coarse problem serves as a start alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from hyperspy_fusion.fusion.result import StopReason
+from hyperspy_fusion.fusion.solvers.primal_dual import PrimalDualState, Stopping, primal_dual
+from hyperspy_fusion.fusion.terms.data_fidelity import DataTerms
+from hyperspy_fusion.fusion.terms.objective import HaadfTerm, Objective
+
+# smaller maps are fitted without a coarse start; maps are binned once, and on until they are smaller than the second
+SMALLEST, SMALL = 16, 128
+# the coarse fits end here: the fine one moves further than this
+_SETTLED, _MAX_ITER = 0.2, 300
+# ... and the two from which the standard errors are estimated, which start without them
+_BY_GAP, _FEW = 1e-3, 100
+
+
+def multilevel_start(problem, num_workers=None):
+    """The state to start an :class:`Objective` from, with the standard errors of its maps unless they are small."""
+    if problem.penalty.kind is None or min(problem.shape[1:]) < SMALLEST:
+        return PrimalDualState.of(problem)
+    coarse = coarsened(problem)
+    is_last = min(coarse.shape[1:]) < SMALL
+    start = _with_standard_errors(coarse, num_workers) if is_last else multilevel_start(coarse, num_workers)
+    return prolonged(_fitted(coarse, Stopping(_MAX_ITER, settled=_SETTLED), start, num_workers), problem)
+
+
+def _with_standard_errors(problem, num_workers):
+    """A fit, with the standard errors of its maps as the distance of one with noise added to the data."""
+    stopping = Stopping(_FEW, gap=_BY_GAP)
+    state = _fitted(problem, stopping, PrimalDualState.of(problem), num_workers)
+    noisy = replace(problem, data=problem.data.with_noise(np.random.default_rng(0)))
+    other = _fitted(noisy, stopping, state.restarted(noisy), num_workers)
+    errors = np.sqrt(np.mean((other.z - state.z) ** 2, axis=(1, 2), dtype=np.float64))
+    return replace(state.restarted(problem), standard_errors=errors)
+
+
+def _fitted(problem, stopping, start, num_workers):
+    result, state = primal_dual(problem, stopping, start, num_workers=num_workers)
+    if result.reason is StopReason.INTERRUPTED:
+        raise KeyboardInterrupt
+    return state
+
+
+# ---- the coarse problem ----------------------------------------------------------------------------
+
+
+def coarsened(problem):
+    """The :class:`Objective` of squares of 2 x 2 pixels; at odd edges of what is left of them."""
+    dtype, (_, ny, nx) = problem.dtype, problem.shape
+    data, term = problem.data, problem.haadf_term
+    number = _sums(np.ones((1, ny, nx)))
+    slope = _sums(np.broadcast_to(data.slope, problem.shape)) / 2
+    weighted = _sums(np.broadcast_to(data.slope * data.delta, problem.shape)) / 2
+    delta = np.divide(weighted, slope, out=np.zeros_like(slope), where=slope > 0)
+    coarse_data = DataTerms(
+        is_poisson=data.is_poisson,
+        beta=(_sums(data.beta) / 2).astype(dtype),
+        slope=slope.astype(dtype),
+        delta=delta.astype(dtype),
+        upper=data.upper,
+        totals=data.totals * np.count_nonzero(slope, axis=(1, 2)) / _numbers(data.slope, problem.shape),
+        offset=2 * data.offset,
+        variance_share=data.variance_share / 2,
+    )
+    counted = _sums(np.broadcast_to(term.counted, (ny, nx)))
+    target = np.divide(_sums(term.counted * term.target), counted, out=np.zeros_like(counted), where=counted > 0)
+    coarse_term = HaadfTerm(
+        weights=term.weights * dtype.type(np.sqrt(2)),
+        target=(np.sqrt(2) * target).astype(dtype),
+        counted=(counted > 0).astype(dtype),
+        blur=term.blur / 2,
+    )
+    return Objective(
+        scales=problem.scales,
+        initial_maps=(_sums(problem.initial_maps) / number).astype(dtype),
+        data=coarse_data,
+        haadf_term=coarse_term,
+        penalty=_coarse_penalty(problem.penalty),
+        forward_model=problem.forward_model,
+    )
+
+
+def _sums(array):
+    """Sums over squares of 2 x 2 pixels, as float64."""
+    rows = np.add.reduceat(array, np.arange(0, array.shape[-2], 2), axis=-2, dtype=np.float64)
+    return np.add.reduceat(rows, np.arange(0, array.shape[-1], 2), axis=-1)
+
+
+def _numbers(slope, shape):
+    return np.count_nonzero(np.broadcast_to(slope > 0, shape), axis=(1, 2))
+
+
+def _coarse_penalty(penalty):
+    second_order = penalty.second_order / 2 if penalty.kind == "tgv" else penalty.second_order
+    if penalty.guide is None:
+        return replace(penalty, second_order=second_order)
+    return replace(penalty, guide=_coarse_guide(penalty.guide, penalty.kind == "guided"))
+
+
+def _coarse_guide(guide, is_of_differences):
+    """Differences of the 2x2 cells of squares, from those of the cells of pixels; of directions the means."""
+    if not is_of_differences:
+        mean = (0.25, 0.5, 0.25)
+        return np.ascontiguousarray(_every_second(_every_second(guide, -2, mean), -1, mean), guide.dtype)
+    # the means of two pixels are apart by half the sum of the first, twice the second and the third difference
+    apart, first, last = (0.5, 1.0, 0.5), (0.5, 0.5, 0.0), (0.0, 0.5, 0.5)
+    down, right = _every_second(guide[:2], -2, apart), _every_second(guide[2:], -1, apart)
+    edges = [
+        _every_second(down[0], -1, first),
+        _every_second(down[1], -1, last),
+        _every_second(right[0], -2, first),
+        _every_second(right[1], -2, last),
+    ]
+    return np.ascontiguousarray(edges, guide.dtype)
+
+
+def _every_second(array, axis, weights):
+    """Weighted sums of three cells about every second one, so many as there are between squares."""
+    number = (array.shape[axis] + 1 + 1) // 2 - 1
+    taken = [np.minimum(2 * np.arange(number) + k, array.shape[axis] - 1) for k in range(3)]
+    first, second, third = (w * array.take(at, axis) for w, at in zip(weights, taken, strict=True))
+    return first + second + third
+
+
+# ---- back to all pixels ----------------------------------------------------------------------------
+
+
+def prolonged(state, problem):
+    """The state of ``problem`` by linear interpolation of one of its coarse problem."""
+    (_, ny, nx), penalty = problem.shape, problem.penalty
+    pixels_per_slope = 2 if penalty.kind == "tgv" else 1
+    y = _interpolated(state.y, (ny - 1, nx - 1), 1.0)
+    if penalty.kind == "directional":
+        y /= np.maximum(1, _lengths_before_projection(y, penalty))
+    arrays = {"z": _interpolated(state.z, (ny, nx), 0.5), "y": y}
+    if penalty.n_fields:
+        arrays["v"] = _interpolated(state.v, (ny - 1, nx - 1), 1.0) / pixels_per_slope
+        arrays["q"] = _interpolated(state.q, (ny - 2, nx - 2), 1.5) * pixels_per_slope
+    arrays = {name: np.ascontiguousarray(array, problem.dtype) for name, array in arrays.items()}
+    ratios = (state.ratios[0], state.ratios[1] * pixels_per_slope**2)
+    new = PrimalDualState.of(problem, theta=state.theta / 2, ratios=ratios, **arrays)
+    return replace(new, standard_errors=state.standard_errors)
+
+
+def _interpolated(array, shape, shift):
+    """Linear interpolation along the last two axes: point m of the new one lies at ``(m - shift) / 2`` of the old."""
+    for axis, size in ((-2, shape[0]), (-1, shape[1])):
+        at = np.clip((np.arange(size) - shift) / 2, 0, array.shape[axis] - 1)
+        low = np.minimum(at.astype(int), max(array.shape[axis] - 2, 0))
+        part = (at - low).astype(array.dtype).reshape((-1, 1) if axis == -2 else (-1,))
+        below = array.take(low, axis)
+        array = below + part * (array.take(np.minimum(low + 1, array.shape[axis] - 1), axis) - below)
+    return array
+
+
+def _lengths_before_projection(y, penalty):
+    """Lengths ``|P^-1 y|`` of duals of ``"directional"``, which are stored times P; (n or 1, ny - 1, nx - 1)."""
+    xi, mixed = penalty.guide[:4, None], penalty.guide[4:].sum(axis=0)
+    along = np.sum(xi * y, axis=0) / (1 - np.sum(xi**2, axis=0))
+    across = 0.25 * mixed / (1 - mixed) * (y[1] - y[0] + y[3] - y[2])
+    squares = np.sum((y + xi * along + np.stack([-across, across, -across, across])) ** 2, axis=0)
+    return np.sqrt(squares.sum(axis=0, keepdims=True) if penalty.joint else squares)
