@@ -207,21 +207,12 @@ def test_other_shapes_are_refused_with_the_line_that_helps():
 @pytest.mark.parametrize(
     "m, h, what",
     [
-        ((3, 4), (6, 8), "rebin the HAADF image by `"),
-        ((6, 8), (3, 4), "rebin the maps, which adds up counts: a map by `"),
-        ((3, 4), (5, 4), "crop the HAADF image to the area of the maps, by `"),
-        ((3, 5), (3, 4), "crop the maps to the area of the HAADF image, by `"),
-        ((3, 5), (4, 4), "crop both to the area that they share, by `"),
-    ],
-)
-def test_without_calibration_shapes_decide_what_to_change(m, h, what):
-    with pytest.raises(ValueError, match=re.escape(what)):
-        check_same_scan(axes(m, units="px"), axes(h))
-
-
-@pytest.mark.parametrize(
-    "m, h, what",
-    [
+        # without calibration shapes decide, with it the sizes of pixels
+        (axes((3, 4), units="px"), axes((6, 8)), "rebin the HAADF image by `"),
+        (axes((6, 8), units="px"), axes((3, 4)), "rebin the maps, which adds up counts: a map by `"),
+        (axes((3, 4), units="px"), axes((5, 4)), "crop the HAADF image to the area of the maps, by `"),
+        (axes((3, 5), units="px"), axes((3, 4)), "crop the maps to the area of the HAADF image, by `"),
+        (axes((3, 5), units="px"), axes((4, 4)), "crop both to the area that they share, by `"),
         (axes((3, 4)), axes((6, 8)), "crop the HAADF image to the area of the maps"),
         (axes((6, 8)), axes((3, 4), 0.0005, "um"), "crop the maps to the area of the HAADF image"),
         (axes((3, 4)), axes((6, 8), 0.251), "rebin the HAADF image by `.rebin(new_shape=(4, 3))`"),
@@ -231,7 +222,7 @@ def test_without_calibration_shapes_decide_what_to_change(m, h, what):
         (axes((100, 100), 1.0), axes((103, 103), 1.01), "crop the HAADF image"),
     ],
 )
-def test_pixel_sizes_decide_between_cropping_and_rebinning(m, h, what):
+def test_shapes_and_pixel_sizes_decide_what_to_change(m, h, what):
     with pytest.raises(ValueError, match=re.escape(what)):
         check_same_scan(m, h)
 
@@ -299,27 +290,19 @@ def test_rebinning_of_the_image_keeps_the_sum():
 
 
 @pytest.mark.parametrize(
-    "form, signal",
-    [(0, IMAGE), (0, IMAGE.T), (1, SPECTRA), (2, STACK)],
+    "rebin, crop, signal",
+    [(0, 0, IMAGE), (0, 1, IMAGE.T), (1, 1, SPECTRA), (2, 0, STACK)],
     ids=["map (|x, y)", "map (x, y|)", "spectrum image", "stack"],
 )
-def test_rebinning_of_maps_in_every_form_keeps_the_sum(form, signal):
+def test_maps_in_every_form_can_be_rebinned_and_cropped(rebin, crop, signal):
     codes = remedy(scan_of(signal), axes((3, 4)))
     assert len(codes) == 3
-    small = followed(signal, codes[form])
+    small = followed(signal, codes[rebin])
     assert check_same_scan(scan_of(small), axes((3, 4))) == []
     assert small.data.sum() == signal.data.sum()
-
-
-@pytest.mark.parametrize(
-    "form, signal",
-    [(0, IMAGE), (1, IMAGE.T), (1, SPECTRA), (0, STACK)],
-    ids=["map (|x, y)", "map (x, y|)", "spectrum image", "stack"],
-)
-def test_cropping_works_for_images_and_spectra(form, signal):
     y, x = axes((3, 5), 0.25)
     smaller = [y, {**x, "offset": 0.25}]
-    code = remedy(scan_of(signal), smaller)[form]
+    code = remedy(scan_of(signal), smaller)[crop]
     assert check_same_scan(scan_of(followed(signal, code)), smaller) == []
 
 

@@ -8,31 +8,29 @@ from sources import FE, NAMES, TRUTH, O, assert_element_maps, codes, eels, image
 from hyperspy_fusion import element_maps
 from hyperspy_fusion.identify.elements import atomic_number, check_line
 
+SPELT = {
+    "fe": "Fe",
+    "FE": "Fe",
+    "iron": "Fe",
+    "Oxygen": "O",
+    "o ": "O",
+    "Aluminium": "Al",
+    "caesium": "Cs",
+    "Sulphur": "S",
+}
 
-def test_atomic_numbers_are_those_of_the_periodic_table():
+
+def test_symbols_and_other_spellings_of_elements():
     assert [atomic_number(s) for s in ("H", "O", "Fe", "Pt", "U")] == [1, 8, 26, 78, 92]
-
-
-@pytest.mark.parametrize(
-    "symbol, near",
-    [("fe", "Fe"), ("FE", "Fe"), ("iron", "Fe"), ("Oxygen", "O"), ("o ", "O")]
-    + [("Aluminium", "Al"), ("caesium", "Cs"), ("Sulphur", "S")],
-)
-def test_another_spelling_is_answered_with_its_symbol_alone(symbol, near):
-    with pytest.raises(ValueError, match=rf"{symbol!r} is not the symbol .*: did you mean {near}\?$"):
-        atomic_number(symbol)
-
-
-@pytest.mark.parametrize("symbol, near", [("Irn", "Fe"), ("Oxigen", "O")])
-def test_an_unknown_element_is_answered_with_the_nearest(symbol, near):
-    with pytest.raises(ValueError, match=rf"{symbol!r} is not the symbol .*did you mean .*\b{near}\b"):
-        atomic_number(symbol)
-
-
-@pytest.mark.parametrize("symbol", ["Fe.General_properties", "", 26])
-def test_what_is_no_symbol_has_no_atomic_number(symbol):
-    with pytest.raises(ValueError, match="is not the symbol of a chemical element"):
-        atomic_number(symbol)
+    for symbol, near in SPELT.items():
+        with pytest.raises(ValueError, match=rf"{symbol!r} is not the symbol .*: did you mean {near}\?$"):
+            atomic_number(symbol)
+    for symbol, near in (("Irn", "Fe"), ("Oxigen", "O")):
+        with pytest.raises(ValueError, match=rf"{symbol!r} is not the symbol .*did you mean .*\b{near}\b"):
+            atomic_number(symbol)
+    for symbol in ("Fe.General_properties", "", 26):
+        with pytest.raises(ValueError, match="is not the symbol of a chemical element"):
+            atomic_number(symbol)
 
 
 @pytest.mark.parametrize(

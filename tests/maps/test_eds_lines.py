@@ -113,16 +113,13 @@ def test_the_width_stays_with_maps_and_two_widths_warn(tmp_path):
     assert not codes(element_maps([wide, image(PT, "Pt")]))
 
 
-@pytest.mark.parametrize("width", [-1.2, 130, 0.13, np.nan])
-def test_a_width_that_is_no_number_of_fwhm_is_refused(width):
-    with pytest.raises(ValueError, match="in units of the FWHM of their line, no energy, .* between 0.2 and 10, such"):
-        element_maps(eds(), ["Fe"], integration_windows=width)
-
-
-@pytest.mark.parametrize("width", ["auto", True, [[6.3, 6.5]]])
-def test_a_width_that_is_no_number_is_refused(width):
-    with pytest.raises(TypeError, match="give one number, .* for windows in keV pass the maps of get_lines_intensity"):
-        element_maps(eds(), ["Fe"], integration_windows=width)
+def test_a_width_that_is_no_number_of_fwhm_is_refused():
+    for width in (-1.2, 130, 0.13, np.nan):
+        with pytest.raises(ValueError, match="in units of the FWHM of their line, no energy, .* 0.2 and 10, such"):
+            element_maps(eds(), ["Fe"], integration_windows=width)
+    for width in ("auto", True, [[6.3, 6.5]]):
+        with pytest.raises(TypeError, match="give one number, .* in keV pass the maps of get_lines_intensity"):
+            element_maps(eds(), ["Fe"], integration_windows=width)
 
 
 def test_lazy_spectra_are_read_once_for_all_maps():

@@ -13,8 +13,6 @@ from hyperspy_fusion import FusedMultiModal, element_maps
 from hyperspy_fusion.maps.eels_counts import fitted_edges, window_counts
 from hyperspy_fusion.maps.eels_edges import onset_energy, with_windows
 
-OXIDE = {"O_K": 532.0, "Mn_L3": 640.0}
-
 
 def spectra(counts=None, low=400.0, size=400, shape=(20, 24), dose=3e3, seed=0, **options):
     """``(24, 20|400)`` of 1 eV: a power law of ``dose`` counts at 400 eV and, of each edge, ``counts`` per channel.

@@ -1,7 +1,6 @@
 """`method="calibrated"` on HyperSpy signals: what goes in, what is left out, what the result says."""
 
-from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
+from dataclasses import replace
 
 import hyperspy.api as hs
 import numpy as np
@@ -9,10 +8,9 @@ import pytest
 from helpers import assert_untouched, fuse_with, scan_signals, snapshot
 
 import hyperspy_fusion as hf
-from hyperspy_fusion.diagnostics import Diagnostic
-from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason
+from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem, Observation
+from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
-from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
 from hyperspy_fusion.methods.fit_checks import diagnostics_of_units
 
 
@@ -32,96 +30,17 @@ def with_gap(signal, *pixels, value=np.nan):
     return with_data(signal, data)
 
 
-@dataclass
-class Problem:
-    maps: np.ndarray
-    haadf: np.ndarray
-    valid: np.ndarray | None
-    haadf_valid: np.ndarray | None
-    settings: object
-    forward_model: LinearHaadfModel
-    elements: list
-    lambda_haadf: float = 0.25
-    diagnostics: list = field(default_factory=lambda: [Diagnostic("noticed", "The engine noticed something.")])
-    uses_haadf: bool = True
-
-    @property
-    def of_largest_weight(self):
-        return self
-
-    def solve(self, *args):
-        return solve(self, *args)
-
-    def __post_init__(self):
-        n = len(self.maps)
-        self.scales = np.full(n, 2.0)
-        self.noise = SimpleNamespace(
-            kind="shifted_poisson",
-            sentence="The maps hold whole counts.",
-            counts_scale=np.ones(n),
-            variance=np.full(n, np.nan),
-        )
-        self.calibration = SimpleNamespace(
-            sigma=3.0, noise=2.0, offset_error=0.5, prior_scale=0.3, coefficient_errors=np.full(n, 0.1),
-            found_blur=(0.3, 0.2),
-        )  # fmt: skip
-        self.background = np.zeros(n)
-        self.data, self.penalty = SimpleNamespace(slope=np.ones((n, 1, 1))), SimpleNamespace(guide=None, kind="tv")
-        self.haadf_term = SimpleNamespace(blur=0.0)
-
-
-def build(scan, settings, num_workers=None):
-    forward_model = LinearHaadfModel(np.asarray(scan.atomic_numbers, float) ** settings.z_exponent, 7.0)
-    return Problem(scan.maps, scan.haadf, scan.valid, scan.haadf_valid, settings, forward_model, scan.elements)
-
-
-@dataclass
-class State:
-    x: np.ndarray
-    n_iter: int = 0
-    gap: float = 1.0
-    iterations: list = field(default_factory=lambda: [0])
-    gaps: list = field(default_factory=lambda: [np.inf])
-
-    def restarted(self, problem):
-        return State(self.x.copy())
-
-
-def solve(problem, settings, state=None, callback=None, num_workers=None):
-    """Every second iteration halves the distance to the mean of the valid pixels, and the gap."""
-    known = problem.valid
-    means = np.array([image[keep].mean() for image, keep in zip(problem.maps, known, strict=True)])[:, None, None]
-    state = state or State(np.where(known, problem.maps, means).astype("float32"))
-    reason = StopReason.NOT_CONVERGED
-    for _ in range(settings.max_iter):
-        state.n_iter += 1
-        if state.n_iter % 2 == 0:
-            state.x, state.gap = (state.x + means.astype("float32")) / 2, state.gap / 2
-            state.iterations.append(state.n_iter)
-            state.gaps.append(state.gap)
-            if callback:
-                callback(state)
-        if state.gap <= (1e-4 if settings.tol == "settled" else settings.tol):
-            reason = StopReason.CONVERGED
-            break
-    terms = np.linspace(5, 1, len(state.gaps))
-    history = CostHistory(terms, terms, terms, 3 * terms, np.array(state.iterations), np.array(state.gaps))
-    image = problem.forward_model.image(state.x).astype("float32")
-    return FusionResult(state.x.copy(), image, history, state.n_iter, reason, gap=state.gap), state
-
-
 @pytest.fixture
 def engine(monkeypatch):
-    """The stand-in in place of the engine; a list of the problems that were built."""
-    built = []
+    """The data of the problems that are built."""
+    built, build = [], Observation.problem
 
-    class Observation:
-        @staticmethod
-        def of(*args, **options):
-            built.append(build(*args, **options))
-            return SimpleNamespace(problem=lambda settings: built[-1])
+    def problem(self, settings):
+        found = build(self, settings)
+        built.append(found.scan)
+        return found
 
-    monkeypatch.setattr("hyperspy_fusion.fusion.problems.calibrated.Observation", Observation)
+    monkeypatch.setattr(Observation, "problem", problem)
     return built
 
 
@@ -135,20 +54,17 @@ def test_metadata_tell_the_fit_and_survive_saving(scan, engine, tmp_path):
         maps, haadf, tol=0.1, lambda_reg=(1, 2), z_exponent=2, mask=haadf.data == haadf.data.max()
     ).metadata.Fusion
     assert (fit.method, fit.version, fit.elements) == ("calibrated", hf.__version__, ["Fe", "O"])
-    assert (fit.n_iter, fit.converged, fit.gap) == (8, True, 1 / 16)
-    assert fit.stop_reason == "The relative duality gap fell to 0.062, within the tolerance."
-    assert (fit.noise, fit.noise_sentence) == ("shifted_poisson", "The maps hold whole counts.")
-    assert (fit.haadf_offset, fit.haadf_sigma, fit.haadf_noise, fit.parameters.lambda_haadf) == (7, 3, 2, 1)
-    np.testing.assert_array_equal(fit.haadf_coefficients, [26**2, 8**2])
-    np.testing.assert_array_equal(fit.haadf_coefficient_errors, [0.1, 0.1])
-    assert fit.haadf_prior_scale == 0.3
+    assert fit.converged and 0 < fit.gap <= 0.1 and fit.stop_reason.startswith("The relative duality gap fell to")
+    assert fit.noise == "shifted_poisson" and "counts" in fit.noise_sentence
+    assert fit.haadf_sigma >= fit.haadf_noise > 0 and fit.parameters.lambda_haadf == 1
+    assert fit.haadf_coefficients[0] / fit.haadf_coefficients[1] == pytest.approx((26 / 8) ** 2)
+    assert len(fit.haadf_coefficient_errors) == 2 and fit.haadf_prior_scale == 0
     np.testing.assert_array_equal(fit.parameters.lambda_reg, [1, 2])
     assert fit.parameters.regularization == "guided" and fit.parameters.haadf_coefficients == "z_power"
     np.testing.assert_array_equal(fit.n_masked, [1, 1])
     assert fit.haadf_n_masked == 1
-    np.testing.assert_array_equal(fit.cost_history.iteration, [0, 2, 4, 6, 8])
-    np.testing.assert_array_equal(fit.cost_history.gap, [np.inf, 0.5, 0.25, 0.125, 0.0625])
-    assert "The engine noticed something." in fit.warnings and not hasattr(fit, "change")
+    assert fit.cost_history.iteration[0] == 0 and fit.cost_history.iteration[-1] == fit.n_iter
+    assert fit.cost_history.gap[-1] == fit.gap and not hasattr(fit, "change")
     fused = fuse(*scan, lambda_reg=[1, 2], haadf_coefficients=np.array([3.0, 1.0]), k_factors=(1, 2))
     for value in leaves(fused.metadata.Fusion.as_dictionary()):
         if isinstance(value, np.ndarray):
@@ -172,23 +88,24 @@ def test_modelled_haadf_is_linear_in_the_maps(scan, engine):
     maps, haadf = scan
     model = hf.FusedMultiModal(haadf, maps, method="calibrated")
     output = model.fit(max_iter=2)
-    expected = 7 + np.tensordot([26.0**1.7, 8.0**1.7], output.x, axes=1)
+    fit = model.as_signal().metadata.Fusion
+    expected = fit.haadf_offset + np.tensordot(fit.haadf_coefficients, output.x, axes=1)
     for signal in (model.as_signal(), model):
         np.testing.assert_allclose(signal.modelled_haadf().data, expected, rtol=1e-5)
-    np.testing.assert_allclose(model.residual().data, haadf.data - expected, rtol=1e-3)
+    np.testing.assert_allclose(model.residual().data, haadf.data - expected, atol=1e-4 * np.ptp(haadf.data))
     part = model.as_signal().inav[:1].modelled_haadf()
-    np.testing.assert_allclose(part.data, 7 + 26.0**1.7 * output.x[0], rtol=1e-5)
+    np.testing.assert_allclose(part.data, fit.haadf_offset + fit.haadf_coefficients[0] * output.x[0], rtol=1e-5)
 
 
 def test_fit_output_has_the_gap_and_says_if_not_reached(scan, engine, caplog):
     model = hf.FusedMultiModal(scan[1], scan[0], method="calibrated")
     output = model.fit(max_iter=4)
-    assert (output.gap, output.nit, output.success) == (0.25, 4, False) and np.isnan(output.change)
-    assert "gap is 0.25, above the tolerance: raise max_iter" in output.message
-    assert model.fit(tol=0.2).success
+    assert output.gap > 1e-4 and (output.nit, output.success) == (4, False) and np.isnan(output.change)
+    assert f"gap is {output.gap:.2g}, above the tolerance: raise max_iter" in output.message
+    assert model.fit(tol=0.2, max_iter=500).success
     assert np.isnan(hf.FusedMultiModal(scan[1], scan[0], method="published").fit(max_iter=1).gap)
     fused = fuse(*scan, max_iter=6)
-    said = [w for w in fused.metadata.Fusion.warnings if "gap is 0.12" in w]
+    said = [w for w in fused.metadata.Fusion.warnings if "gap is" in w]
     assert said and said[0] in caplog.text and not fused.metadata.Fusion.converged
     assert not any("duality gap" in w for w in fuse(*scan).metadata.Fusion.warnings)
 
@@ -196,11 +113,13 @@ def test_fit_output_has_the_gap_and_says_if_not_reached(scan, engine, caplog):
 def changed(monkeypatch, **fields):
     """Let the engine return another result."""
 
+    solve = CalibratedProblem.solve
+
     def other(*args):
         result, state = solve(*args)
         return replace(result, **fields), state
 
-    monkeypatch.setattr(Problem, "solve", other)
+    monkeypatch.setattr(CalibratedProblem, "solve", other)
 
 
 @pytest.mark.parametrize("settings", [{}, {"keep_totals": False}])
@@ -219,9 +138,9 @@ def test_advice_names_settings_of_the_method(scan, engine, caplog, monkeypatch, 
 
 def test_totals_are_those_of_valid_pixels_and_net(scan, engine):
     maps, haadf = scan
-    fit = fuse(maps, haadf, background=(1.0, 0.5), max_iter=1).metadata.Fusion
-    totals = np.array([m.data.sum() for m in maps])
-    np.testing.assert_allclose(fit.total_ratios, totals / (totals - np.array([1.0, 0.5]) * haadf.data.size))
+    fused = fuse(maps, haadf, background=(1.0, 0.5), max_iter=1)
+    net = np.array([m.data.sum() for m in maps]) - np.array([1.0, 0.5]) * haadf.data.size
+    np.testing.assert_allclose(fused.metadata.Fusion.total_ratios, fused.data.sum(axis=(1, 2)) / net, rtol=1e-5)
     mask = np.zeros((12, 15), bool)
     mask[:, :5] = True
     fused = fuse(maps, haadf, mask=mask, max_iter=2)
@@ -236,9 +155,10 @@ def test_constant_maps_are_left_out(scan, engine):
     fused = fuse([maps[0], flat, maps[1]], haadf, lambda_reg=(1, 2), background=(1, 0))
     np.testing.assert_array_equal(fused.get_map("S").data, flat.data)
     assert engine[0].elements == ["Fe", "O"] and len(engine[0].maps) == 2
-    np.testing.assert_array_equal(fused.metadata.Fusion.map_scales, [2, 0, 2])
+    np.testing.assert_array_equal(fused.metadata.Fusion.map_scales > 0, [True, False, True])
     assert fused.metadata.Fusion.constant_elements == ["S"]
-    expected = 7 + np.tensordot([26.0**1.7, 8.0**1.7], fused.data[[0, 2]], axes=1)
+    fit = fused.metadata.Fusion
+    expected = fit.haadf_offset + np.tensordot(np.array(fit.haadf_coefficients)[[0, 2]], fused.data[[0, 2]], axes=1)
     np.testing.assert_allclose(fused.modelled_haadf().data, expected, rtol=1e-5)
     maps, haadf = scan
     mask = np.zeros((12, 15), bool)
@@ -251,17 +171,16 @@ def test_constant_maps_are_left_out(scan, engine):
         fuse(maps, with_data(haadf, flat), mask=mask)
 
 
-def test_refit_continues_or_starts_from_the_present_maps(scan, engine):
+def test_refit_continues_or_begins_a_new_history(scan, engine):
+    model = hf.FusedMultiModal(scan[1], scan[0], method="calibrated")
+    model.fit(max_iter=50, tol=1e-9)
+    output = model.fit(max_iter=50)
+    assert output.nit == 100 == output.cost_history["iteration"][-1]
+    np.testing.assert_allclose(output.x, fuse(*scan, max_iter=100, tol=1e-9).data, rtol=1e-6)
     model = hf.FusedMultiModal(scan[1], scan[0], method="calibrated")
     model.fit(max_iter=4)
-    output = model.fit(max_iter=6, tol=1e-9)
-    assert output.nit == 10 and len(output.cost_history["gap"]) == 6
-    np.testing.assert_allclose(output.x, fuse(*scan, max_iter=10, tol=1e-9).data, rtol=1e-6)
-    model = hf.FusedMultiModal(scan[1], scan[0], method="calibrated")
-    reached = model.fit(max_iter=4).x.copy()
     output = model.fit(max_iter=1, lambda_reg=3)
-    assert output.nit == 1 and model.settings.max_iter == 1 and engine[-1].settings.lambda_reg == 3
-    np.testing.assert_array_equal(output.x, reached)
+    assert output.nit == 1 and model.settings.max_iter == 1 and model.settings.lambda_reg == 3
 
 
 def test_divergence_and_wrong_settings_are_told(scan, engine, monkeypatch):
@@ -283,9 +202,9 @@ def test_the_convergence_is_shown(scan, engine, capsys):
         "HAADF, weight 1",
         "maps",
         "penalty 'guided', weight 1, 2",
-        "duality gap, 0.12 at the end",
+        axes[3].get_title(),
     ]
-    np.testing.assert_array_equal(axes[0].lines[0].get_xdata(), [0, 2, 4, 6])
+    assert axes[3].get_title().startswith("duality gap, ") and axes[0].lines[0].get_xdata()[-1] == 6
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
