@@ -150,7 +150,7 @@ class Counts:
         delta = (self.background / counts_scale + self.shift) / slope
         return DataTerms(
             is_poisson=True,
-            beta=beta.astype(dtype),
+            beta=beta.astype(dtype, order="C"),
             slope=_rows(slope, scan, dtype),
             delta=_rows(delta, scan, dtype),
             upper=(2 * (beta.max(axis=(1, 2)) + 1) / slope.ravel()).astype(dtype),
@@ -208,7 +208,7 @@ class Gaussian:
         beta = np.where(scan.valid, net * slope, 0)
         return DataTerms(
             is_poisson=False,
-            beta=beta.astype(dtype),
+            beta=beta.astype(dtype, order="C"),
             slope=_rows(slope, scan, dtype),
             delta=np.zeros((len(scales), 1, scan.maps.shape[2]), dtype),
             upper=(2 * net.max(axis=(1, 2), initial=0) + 10 / np.sqrt(slope.min(axis=(1, 2)))).astype(dtype),

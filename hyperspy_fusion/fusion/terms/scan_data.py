@@ -52,8 +52,8 @@ class ScanData:
 
     def filled(self):
         """The same scan with maps and HAADF image as float64, 0 in pixels that are not valid."""
-        maps = np.where(self.valid, self.maps, 0).astype(np.float64)
-        haadf = np.where(self.haadf_valid, self.haadf, 0).astype(np.float64)
+        maps = np.where(self.valid, self.maps, 0).astype(np.float64, order="C")
+        haadf = np.where(self.haadf_valid, self.haadf, 0).astype(np.float64, order="C")
         return replace(self, maps=maps, haadf=haadf)
 
     @property

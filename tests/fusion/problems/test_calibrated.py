@@ -490,3 +490,12 @@ def test_result_is_of_the_forward_model_without_noise_in_it(dtype):
     settings = settings_of(regularization="none", noise="poisson", dtype=np.dtype(dtype).name)
     result = fused((np.rint(truth), forward_model.image(truth)), settings)
     np.testing.assert_allclose(result.maps, truth, rtol=1e-2)
+
+
+def test_arrays_of_the_kernels_are_in_c_order(scan):
+    """Kernels are compiled anew for any other."""
+    maps, haadf = (np.asfortranarray(a) for a in scan)
+    problem = problem_of((maps, haadf), settings_of(regularization="guided"))
+    term = problem.haadf_term
+    for array in (problem.initial_maps, problem.data.beta, problem.data.slope, term.target, term.counted):
+        assert array.flags.c_contiguous
