@@ -119,7 +119,7 @@ def run(case):
     bar = "" if case.bar is None else f"bar {case.bar:g} x" + (f" or {case.or_seconds:g} s" if case.or_seconds else "")
     print(
         f"{case.name:9s} {best:7.1f} s   peer {peer:7.1f} s   ratio {best / peer:5.2f}  {bar:16s} ",
-        f"{'met' if met else 'NOT MET':8s} calibrated {calibrated:5.1f} s   time left shown / true {low:.2f} to {high:.2f}",
+        f"{'met' if met else 'NOT MET':8s} calibrated {calibrated:5.1f} s   time left / true {low:.2f} to {high:.2f}",
         flush=True,
     )
     return met, best

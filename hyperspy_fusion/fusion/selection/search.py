@@ -5,7 +5,7 @@ all of them. The candidates are fits of low accuracy to all folds but one. In ps
 
     split the data into folds (cross_validation);
     for each penalty, at lambda_haadf = 0 and joint = True:
-        climb in lambda_reg by factors of 2 (paired_comparison);
+        climb in lambda_reg by factors of 2, on half of the folds (paired_comparison);
     best = the best of these, after a climb by factors of the root of 2;
     for each change in (lambda_haadf = 1, joint = False):
         if best with the change is better: best = that, after a climb by factors of the root of 2;
@@ -328,7 +328,8 @@ class _Search:
         is_better, by_penalty = self.comparison.is_better, {}
         for penalty in self._penalties():
             first = self._first(penalty)
-            by_penalty[penalty] = self._climb(first, COARSE, self._n_folds(first, by_penalty.values()))
+            few = self._n_folds(first, by_penalty.values()) or -(-len(self.comparison.folds) // 2)
+            by_penalty[penalty] = self._climb(first, COARSE, few)
         best = functools.reduce(lambda a, b: b if is_better(b, a) else a, by_penalty.values())
         best = self._climb(best, FINE)
         for name, value in (("lambda_haadf", 1.0), ("joint", False)):
