@@ -12,10 +12,8 @@ all of them. The candidates are fits of low accuracy to all folds but one. In ps
     for each other penalty:
         replace its fit by that with lambda_haadf and joint of best, if it is better;
     candidates = the fit of each penalty, best with the other lambda_haadf, fits to components (spectral_components);
-    if the average by stacking weights is better than the best candidate by more than two standard errors:
-        weights = stacking weights (stacking);
-    else:
-        weights = pseudo-BMA+ weights (stacking).
+    p = the probability that the average by stacking weights predicts better than the best candidate;
+    weights = p stacking weights + (1 - p) pseudo-BMA+ weights (stacking).
 
 The result is the weighted mean of the candidates, fitted to all data (model_averaging).
 """
@@ -54,11 +52,13 @@ LARGEST_WEIGHT, SMALLEST_WEIGHT = 100.0, 1e-4
 COARSE, FINE = 2.0, np.sqrt(2)
 # a penalty so many standard errors behind another, in one fold, has its weight from that fold
 FAR_BEHIND = 5.0
-# When low-accuracy fits end. With half the iterations, or at a gap of 6e-3, the search took too small weights at a
-# twentieth of the counts of a real scan; with more, nothing changed.
-LOW_ACCURACY = Stopping(max_iter=100, settled=0.3)
+# When low-accuracy fits end: pixels times iterations, within limits, and distance from the final maps. With 50
+# iterations, or at a gap of 6e-3, the search took too small weights at a twentieth of the counts of a real scan.
+LOW_ACCURACY_WORK, LOW_ACCURACY_ITERATIONS, LOW_ACCURACY_SETTLED = 1e7, (100, 400), 0.2
 # folds are held out until they have so many pixels: large scans need fewer
 HELD_OUT_PIXELS = 2**17
+# ... and half as many for steps by factors of 2
+COARSE_PIXELS = 2**16
 # so many times less smoothing than usual is chosen for data that were smoothed before
 SMOOTH_DATA = 20
 # with fewer counts in a map, none can be held out
@@ -299,7 +299,9 @@ class _LowAccuracyFits:
         problem = source.problem(settings)
         kind = (k, choice.components > 0, choice.regularization, choice.joint)
         start = problem.start(self.states[kind]) if kind in self.states else None
-        result, self.states[kind] = problem.solve(LOW_ACCURACY, start, num_workers=self.num_workers)
+        iterations = np.clip(LOW_ACCURACY_WORK / self.folds[k].valid[0].size, *LOW_ACCURACY_ITERATIONS)
+        stopping = Stopping(int(iterations), settled=LOW_ACCURACY_SETTLED)
+        result, self.states[kind] = problem.solve(stopping, start, num_workers=self.num_workers)
         if result.reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt
         _logger.debug("%s, fold %d: %d iterations", choice, k, result.n_iter)
@@ -328,7 +330,9 @@ class _Search:
         is_better, by_penalty = self.comparison.is_better, {}
         for penalty in self._penalties():
             first = self._first(penalty)
-            few = self._n_folds(first, by_penalty.values()) or -(-len(self.comparison.folds) // 2)
+            few = self._n_folds(first, by_penalty.values()) or -(
+                -COARSE_PIXELS // self.comparison.folds[0].valid[0].size
+            )
             by_penalty[penalty] = self._climb(first, COARSE, few)
         best = functools.reduce(lambda a, b: b if is_better(b, a) else a, by_penalty.values())
         best = self._climb(best, FINE)
