@@ -45,9 +45,10 @@ def fuse(
         Maps in any unit, or spectra: see :func:`hyperspy_fusion.element_maps`. Not changed.
     haadf : BaseSignal
         The HAADF image, on the pixels of the maps unless `register` is set.
-    method : {"published", "calibrated", "auto"}
-        Of Schwartz et al., npj Comput. Mater. 8, 16 (2022); in the units of the maps; or
-        the latter with penalty and weights chosen by cross-validation.
+    method : {"auto", "calibrated", "published"}
+        ``"calibrated"`` fits in the units of the maps and keeps their totals. ``"auto"``, the
+        default, is the same with penalty and weights chosen by cross-validation.
+        ``"published"`` is the method of Schwartz et al., npj Comput. Mater. 8, 16 (2022).
     elements, xray_lines, integration_windows, edges
         What to map, and how: see :func:`hyperspy_fusion.element_maps`.
     background : str, float, sequence or maps, optional
@@ -65,11 +66,11 @@ def fuse(
     lambda_haadf, lambda_chem, lambda_tv, eps : optional
         Weights and offset of the published method: see :class:`PublishedSettings`.
     max_iter : int, optional
-        Number of iterations at most.
+        Number of iterations at most, of each fit in the result.
     settings : PublishedSettings, CalibratedSettings or AutoSettings, optional
         All settings of the method. Keywords that are given override its fields.
     show_progressbar : bool, optional
-        None follows HyperSpy's preference.
+        One bar with the stage and the time left. None follows HyperSpy's preference.
     num_workers : int, optional
         Number of threads, None for all. It does not change the result.
 
@@ -83,10 +84,15 @@ def fuse(
     ValueError, TypeError, NotImplementedError, FloatingPointError
         For input that cannot be fused, and for a fit that diverges.
 
+    Notes
+    -----
+    Six maps of 256 x 256 pixels take some ten seconds on two cores. The first fit on a computer also compiles,
+    for about 20 s. Ctrl-C ends a fit early: in the search of ``"auto"`` it takes the best settings so far.
+
     Examples
     --------
     >>> import hyperspy_fusion as hf
-    >>> fused = hf.fuse(*hf.data.core_shell().signals(), lambda_haadf=0.02, eps=0.005)
+    >>> fused = hf.fuse(*hf.data.core_shell((64, 64)).signals())
     """
     from hyperspy_fusion.fusion.checks import number_of_resamples
     from hyperspy_fusion.fusion.settings import settings_for

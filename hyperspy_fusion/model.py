@@ -54,7 +54,7 @@ class FusedMultiModal:
         Those of the last fit.
     fit_output : scipy.optimize.OptimizeResult or None
         Of the last fit: x, fun, nit, success, message, change, gap, cost_history. The published method has no
-        duality gap and the calibrated one no change: NaN.
+        duality gap and the other two no change: NaN.
     components : Components
         Fused maps by element: ``m.components.Fe``.
     diagnostics : list of Diagnostic
@@ -63,8 +63,8 @@ class FusedMultiModal:
     Examples
     --------
     >>> import hyperspy_fusion as hf
-    >>> maps, haadf = hf.data.core_shell().signals()
-    >>> m = hf.FusedMultiModal(haadf, maps)
+    >>> maps, haadf = hf.data.core_shell((64, 64)).signals()
+    >>> m = hf.FusedMultiModal(haadf, maps, method="calibrated")
     >>> output = m.fit(max_iter=10)
     >>> output = m.fit(max_iter=10)  # goes on
     >>> output.nit
@@ -120,7 +120,7 @@ class FusedMultiModal:
         self,
         *,
         settings: Any = None,
-        tol: float | None = None,
+        tol: float | str | None = None,
         max_iter: int | None = None,
         regularization: str | None = None,
         lambda_reg: Any = None,
@@ -136,22 +136,22 @@ class FusedMultiModal:
 
         A second call goes on from the maps reached, with the settings of the call before where none are given.
         A changed ``max_iter`` or tolerance keeps the cost history, and any other change begins a new one.
-        Ctrl-C stops the fit and keeps the maps of the last complete iteration. A fit that fails leaves the model
-        as it was before its first fit.
+        Ctrl-C stops the fit and keeps the maps of the last complete iteration. In the search of ``"auto"`` it takes
+        the best settings so far. A fit that fails leaves the model as it was before its first fit.
 
         Parameters
         ----------
         settings : PublishedSettings, CalibratedSettings or AutoSettings, optional
             All settings of the method; None takes those of the fit before, else the defaults.
-        tol : float, optional
-            Relative duality gap at which the calibrated method stops.
+        tol : float or "settled", optional
+            When the fit ends, for ``"calibrated"`` and ``"auto"``: see :class:`CalibratedSettings`.
         max_iter : int, optional
             Iterations of this call at most.
         regularization, lambda_reg, lambda_haadf, lambda_chem, lambda_tv, eps : optional
             Override fields of the settings, as in :func:`hyperspy_fusion.fuse`.
         callback : callable, optional
-            Called with the state of the solver after every iteration, of ``"calibrated"`` with every value of the
-            duality gap. It may raise ``StopIteration``.
+            Called with the state of the solver after every iteration, of ``"calibrated"`` and ``"auto"`` with every
+            value of the duality gap. It may raise ``StopIteration``.
         show_progressbar : bool, optional
             None follows HyperSpy's preference.
         num_workers : int, optional

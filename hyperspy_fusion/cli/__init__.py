@@ -25,6 +25,10 @@ from hyperspy_fusion.identify.map_identity import title_of
 _PICTURES = (".png", ".pdf", ".svg")
 # what a shell reports of a command that Ctrl-C ended
 INTERRUPTED = 130
+_METHODS = (
+    "auto: settings chosen by cross-validation; calibrated: settings as given; published: that of Schwartz et al. 2022 "
+    "(default: %(default)s)"
+)
 _BAD_INPUT = (ValueError, TypeError, NotImplementedError, OSError, FloatingPointError)
 
 
@@ -85,12 +89,12 @@ def _parser():
         "fuse",
         help="fuse the maps and the HAADF image of files",
         description="Fuse a file with a spectrum image and a HAADF image (.bcf, .emd, ...), or files with "
-        "one map each. Settings not given keep the defaults of the method.",
+        "one map each. Settings that are not given are chosen by cross-validation, or are the defaults of --method.",
     )
     _add_input(fuse)
     for command in (demo, fuse):
         command.add_argument("--overwrite", action="store_true", help="replace what is there")
-        command.add_argument("--method", choices=tuple(SETTINGS), default="auto", help="default: %(default)s")
+        command.add_argument("--method", choices=tuple(SETTINGS), default="auto", help=_METHODS)
     group = fuse.add_argument_group("settings", "Defaults are those of the method; see the classes of settings.")
     for name, text in _FRONT.items():
         kind = str if name == "regularization" else _value
@@ -139,13 +143,13 @@ def _add_input(fuse):
 # options that are keywords of `fuse`, with the texts of the settings
 _INPUT = ("method", "elements", "xray_lines", "integration_windows", "edges", "background", "register", "errors")
 _FRONT = {
-    "regularization": "penalty of the calibrated method: guided, directional, tgv, tv or none",
-    "lambda_reg": "weight of the penalty, one number or one per element; of the calibrated method",
+    "regularization": "penalty of auto and calibrated: guided, directional, tgv, tv or none",
+    "lambda_reg": "weight of the penalty of auto and calibrated, one number or one per element",
     "lambda_haadf": "weight of the HAADF term",
     "lambda_chem": "weight of the Poisson term; of the published method",
     "lambda_tv": "weight of the total variation; of the published method",
     "eps": "offset of the Poisson term; of the published method",
-    "max_iter": "number of iterations at most",
+    "max_iter": "number of iterations at most, of each fit in the result",
 }
 
 

@@ -41,9 +41,8 @@ DEMOS = {
     "auto": _Demo(
         {},
         _WEIGHTS,
-        "weights chosen\nby cross-validation:",
-        "Filter widths were chosen with the truth, the weights by the counts alone. The maps are a mean of several\n"
-        "fits; the weights given above are those of the fit with the largest weight.",
+        "settings chosen\nby cross-validation,\nlargest weight:",
+        "Filter widths were chosen with the truth, the settings of the fit by the measured counts alone.",
     ),
 }
 
@@ -69,6 +68,8 @@ def run_demo(folder, method, overwrite):
         f"Fused in {seconds:.1f} s (compilation included where it was needed) by the {method} method with "
         f"{_settings_text(fused)}."
     )
+    if "selection" in fused.metadata.Fusion:
+        yield fused.metadata.Fusion.selection.sentence
     yield _psnr_table(phantom, fused)
     folder.mkdir(parents=True, exist_ok=True)
     _demo_figure(phantom, fused).savefig(picture, dpi=130)
@@ -79,7 +80,7 @@ def run_demo(folder, method, overwrite):
 def _settings_text(fused):
     used = fused.metadata.Fusion.parameters.as_dictionary()
     shown = {name: used[name] for name in DEMOS[fused.metadata.Fusion.method].shown}
-    return ", ".join(f"{name} {value if isinstance(value, str) else f'{value:g}'}" for name, value in shown.items())
+    return ", ".join(f"{name} {value if isinstance(value, str) else f'{value:.3g}'}" for name, value in shown.items())
 
 
 def _psnr_table(phantom, fused):

@@ -44,7 +44,8 @@ class PublishedSettings:
     """Settings of the published method (Schwartz et al., npj Comput. Mater. 8, 16, 2022).
 
     The defaults are those of the paper's algorithm box (Manassa et al., Elemental Microscopy EM000003, 2024).
-    All weights act on maps and HAADF image scaled to [0, 1].
+    All weights act on maps and HAADF image scaled to [0, 1]. The method reproduces published results, and is used
+    only when ``method="published"`` is given.
 
     Parameters
     ----------
@@ -124,7 +125,7 @@ class PublishedSettings:
 
 @dataclass(frozen=True)
 class CalibratedSettings:
-    """Settings of the calibrated method: convex, in the units of the data, solved to a stated duality gap.
+    """Settings of the calibrated method: convex, in the units of the data, solved to a stated accuracy.
 
     Each map is measured in standard deviations of its typical pixel. A weight therefore means the same at any dose,
     size, element and scale of the data. Where one value per element is allowed, a number holds for all, and a
@@ -180,9 +181,10 @@ class CalibratedSettings:
     keep_totals
         Whether each fused map keeps the total of the measured one, less its background.
     tol
-        ``"settled"``: the fit ends once its maps are about 3 % of their standard errors from their final values, as
-        estimated from their last moves. A number > 0: it ends once the relative duality gap is at or below it, which
-        bounds how far the objective is from its minimum; 1e-4 takes some ten times as long.
+        ``"settled"``: the fit ends once its maps are about 3 % of their standard errors from their final values. This
+        is an estimate from their last moves. A number > 0: it ends once the relative duality gap is at or below it,
+        which bounds how far the objective is from its minimum. 1e-4 takes some ten times as long. Maps smaller than 16
+        pixels and ``"none"`` end at a gap of 1e-4 in place of ``"settled"``.
     max_iter
         Iterations of this call at most, >= 1.
     dtype
@@ -247,14 +249,14 @@ class CalibratedSettings:
 class AutoSettings(CalibratedSettings):
     """Settings of the calibrated method with penalty and weights chosen by cross-validation.
 
-    What is ``"auto"`` is chosen: low-accuracy fits to four fifths of the counts are compared by how well they predict
-    the last fifth. Maps that are no counts are compared by nine and one tenth of the pixels. All other settings are
-    those of :class:`CalibratedSettings`.
+    The default method. What is ``"auto"`` is chosen: low-accuracy fits to four fifths of the counts are compared by
+    how well they predict the last fifth. Maps that are no counts are compared by nine and one tenth of the pixels. All
+    other settings are those of :class:`CalibratedSettings`.
 
     Parameters
     ----------
     regularization
-        A penalty of the calibrated method, or ``"auto"`` for the best of all four.
+        A penalty of the calibrated method, or ``"auto"``: ``"guided"``, ``"directional"`` and ``"tgv"`` are compared.
     lambda_reg
         Weight of the penalty, > 0, or one per element, or ``"auto"`` for the best one for all.
     lambda_haadf

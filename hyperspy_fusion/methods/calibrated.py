@@ -1,4 +1,4 @@
-"""The calibrated method: convex, in the units of the maps, solved to a stated duality gap."""
+"""The calibrated method: convex, in the units of the maps, solved to a stated accuracy."""
 
 from __future__ import annotations
 

@@ -12,12 +12,11 @@ all of them. The candidates are fits of low accuracy to all folds but one. In ps
     for each other penalty:
         replace its fit by that with lambda_haadf and joint of best, if it is better;
     candidates = the fit of each penalty, best with the other lambda_haadf, fits to components (spectral_components);
-    if the average by stacking weights is better than the best candidate by more than two standard errors:
-        weights = stacking weights (stacking);
-    else:
-        weights = pseudo-BMA+ weights (stacking).
+    p = probability that the average by stacking weights is better than the best candidate by a standard error;
+    weights = p * stacking weights + (1 - p) * pseudo-BMA+ weights (stacking).
 
-The result is the weighted mean of the candidates, fitted to all data (model_averaging).
+The result is the weighted mean of the candidates, fitted to all data (model_averaging). ``"tv"`` is a candidate only
+where it is given by name.
 """
 
 from __future__ import annotations
