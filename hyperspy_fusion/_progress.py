@@ -24,7 +24,7 @@ class _Bar:
         if self.bar is not None:
             self.bar.close()
 
-    def step(self, by=1, **options):
+    def step(self, by: float = 1, **options):
         import hyperspy.api as hs
         from hyperspy.external.progressbar import progressbar
 
