@@ -762,7 +762,9 @@ def primal_dual_sweep(
     slack_sums : (m, ny - 1) that of ``|D^T q - L^T y|``, 0 at the solution.
     """
     ny, n_workers, one = z.shape[1], map_work.shape[0], z.dtype.type(1)
-    n_rows, n_slope_rows = y.shape[2] if mode >= PLAIN else 0, q.shape[2] if mode >= GUIDED else 0
+    n_rows = y.shape[2] if mode >= PLAIN else 0
+    # cells in one line have slopes without differences
+    n_slope_rows = q.shape[2] if mode >= GUIDED and q.shape[3] > 0 else 0
     for worker in prange(n_workers):
         row = (worker + 1) * ny // n_workers - 1
         if row < n_rows:

@@ -49,6 +49,8 @@ def _fitted(problem, stopping, start, num_workers):
     result, state = primal_dual(problem, stopping, start, num_workers=num_workers)
     if result.reason is StopReason.INTERRUPTED:
         raise KeyboardInterrupt
+    if result.reason is StopReason.NOT_FINITE:  # the measured maps are a better start
+        return PrimalDualState.of(problem)
     return state
 
 

@@ -248,6 +248,8 @@ def primal_dual(problem, stopping, state=None, callback=None, num_workers=None):
     with prepared(problem.dtype, kernels.CALIBRATED, num_workers) as (n_workers, interruption):
         iteration = _Iteration(problem, state, n_workers)
         reason = iteration.run(Stopping.of(stopping), callback, interruption)
+        if interruption.requested and reason in (StopReason.SETTLED, StopReason.CONVERGED, StopReason.NOT_CONVERGED):
+            reason = StopReason.INTERRUPTED  # between the last iteration and here
         result = iteration.result(reason)
     if reason is StopReason.INTERRUPTED and state.n_iter == 0:
         raise KeyboardInterrupt
@@ -267,7 +269,7 @@ class _Iteration:
         self.counted = np.ones((1, nx), dtype) if self.is_blurred else term.counted
         self.mode, self.guide = _MODES[penalty.kind], _guide(penalty, dtype)
         self.kept = np.isfinite(problem.data.totals)
-        self.is_masked = problem.data.slope.shape[1] > 1
+        self.is_masked = not problem.data.slope.all()
         rows = problem.initial_maps.size // problem.data.slope.size
         self.n_valid = max(np.count_nonzero(problem.data.slope) * rows, 1)
         workers = min(n_workers, ny)
@@ -314,7 +316,7 @@ class _Iteration:
                     self.adapt()
                 continue
             remaining = self.remaining() if due else np.inf
-            is_settled = remaining <= stopping.settled
+            is_settled = 0 < stopping.settled >= remaining
             if is_quiet and not (is_settled or is_last or requested or np.isnan(remaining)):
                 self.adapt()
                 continue
@@ -327,9 +329,9 @@ class _Iteration:
             reason = asked_to_stop(callback, state)
             if reason is not None:
                 return reason
-            if is_settled or (is_unknown and state.gap <= GAP_OF_SETTLED):
+            if is_settled:
                 return StopReason.SETTLED
-            if state.gap <= stopping.gap:
+            if state.gap <= (GAP_OF_SETTLED if is_unknown else stopping.gap):
                 return StopReason.CONVERGED
             if due:  # so that two calls equal one
                 self.adapt()
@@ -359,11 +361,14 @@ class _Iteration:
         if before is None:
             return np.inf
         errors = np.maximum(state.standard_errors, np.finfo(self.real).tiny)
-        state.moves.append(max(_rms(a - b) / e for a, b, e in zip(state.z, before, errors, strict=True)))
+        state.moves.append(np.sqrt(np.mean((state.z - before) ** 2, axis=(1, 2), dtype=np.float64)) / errors)
         last, *earlier = state.moves[::-1]
-        rate = last / earlier[0] if earlier and earlier[0] > 0 else _FIRST_RATE
-        rate = float(np.clip(rate, _LEAST_RATE, _LARGEST_RATE))
-        return last * rate / (1 - rate)
+        rate = np.full_like(last, _FIRST_RATE)
+        if earlier:
+            rate = np.divide(last, earlier[0], out=rate, where=earlier[0] > 0)
+        rate = np.clip(rate, _LEAST_RATE, _LARGEST_RATE)
+        # NaN where any map has it
+        return float(np.max(last * rate / (1 - rate)))
 
     # ---- one iteration -----------------------------------------------------------------------------
 
@@ -513,10 +518,6 @@ def _guide(penalty, dtype):
         mixed = guide[4] if len(guide) > 4 else np.zeros(xi.shape[1:])
         guide = np.stack([*xi, 1 / (1 - np.sum(xi**2, axis=0)), mixed])
     return np.ascontiguousarray(guide, dtype)
-
-
-def _rms(array):
-    return _norm(array) / np.sqrt(array.size)
 
 
 def _norm(array):

@@ -101,7 +101,7 @@ def test_settled_needs_standard_errors():
     settings = settings_of(regularization="tv", lambda_reg=1.0, tol="settled")
     problem = problem_of(scan((12, 12)), settings)
     result, state = problem.solve(settings)
-    assert state.standard_errors is None and result.reason is StopReason.SETTLED
+    assert state.standard_errors is None and result.reason is StopReason.CONVERGED
     assert result.gap <= primal_dual.GAP_OF_SETTLED
 
 
@@ -138,3 +138,16 @@ def test_restarted_state_keeps_its_standard_errors():
     state = multilevel_start(problem)
     again = PrimalDualState.restarted(state, replace(problem, scales=2 * problem.scales))
     np.testing.assert_allclose(again.standard_errors, state.standard_errors / 2)
+
+
+def test_the_slowest_map_decides_when_all_have_settled():
+    """One that moved far and has arrived must not hide one that creeps."""
+    problem = case("tv")
+    state = replace(multilevel_start(problem), standard_errors=np.ones(2))
+    iteration = primal_dual._Iteration(problem, state, 1)
+    for moves in ((1.0, 0.05), (0.01, 0.048)):
+        state.checked = state.z - np.reshape(moves, (2, 1, 1)).astype(state.z.dtype)
+        remaining = iteration.remaining()
+    assert remaining == pytest.approx(0.048 * 19, rel=1e-3)
+    state.checked = state.z * np.nan
+    assert np.isnan(iteration.remaining())
