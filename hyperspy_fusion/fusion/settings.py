@@ -183,7 +183,7 @@ class CalibratedSettings:
     tol
         ``"settled"``: the fit ends once its maps are about 3 % of their standard errors from their final values. This
         is an estimate from their last moves. A number > 0: it ends once the relative duality gap is at or below it,
-        which bounds how far the objective is from its minimum. 1e-4 takes some ten times as long. Maps smaller than 16
+        which bounds how far the objective is from its minimum. 1e-4 takes up to ten times as long. Maps smaller than 16
         pixels and ``"none"`` end at a gap of 1e-4 in place of ``"settled"``.
     max_iter
         Iterations of this call at most, >= 1.
