@@ -565,24 +565,27 @@ def _adjoint_row(y, c, row, out):
 
 
 @_row_loop
-def _descend_guided(slack, g0, g1, g2, g3, y0, y1, y2, y3, tau, relax, v, v_bar):
-    total = v.dtype.type(0)
-    for j in range(v.size):
-        excess = slack[j] - (g0[j] * y0[j] + g1[j] * y1[j] + g2[j] * y2[j] + g3[j] * y3[j])
-        move = tau[j] * excess
-        total += abs(excess)
-        v_bar[j] = v[j] - move - move
-        v[j] -= relax * move
-    return total
+def _subtract_guided(slack, g0, g1, g2, g3, y0, y1, y2, y3):
+    """``slack <- slack - L^T y`` of one map's slope against the guide."""
+    for j in range(slack.size):
+        slack[j] -= g0[j] * y0[j] + g1[j] * y1[j] + g2[j] * y2[j] + g3[j] * y3[j]
 
 
 @_row_loop
-def _descend_vector(slack, ya, yb, tau, relax, v, v_bar):
-    half, total = v.dtype.type(SQRT_HALF), v.dtype.type(0)
+def _subtract_vector(slack, ya, yb):
+    """``slack <- slack - L^T y`` of the slope along one axis, by the two edges of a cell along it."""
+    half = slack.dtype.type(SQRT_HALF)
+    for j in range(slack.size):
+        slack[j] -= half * (ya[j] + yb[j])
+
+
+@_row_loop
+def _descend_slopes(slack, tau, relax, v, v_bar):
+    """One row of slopes moved against ``slack``; the sum of its absolute values."""
+    total = v.dtype.type(0)
     for j in range(v.size):
-        excess = slack[j] - half * (ya[j] + yb[j])
-        move = tau[j] * excess
-        total += abs(excess)
+        move = tau[j] * slack[j]
+        total += abs(slack[j])
         v_bar[j] = v[j] - move - move
         v[j] -= relax * move
     return total
@@ -597,12 +600,12 @@ def _descend_slopes_row(v, v_bar, q, y, guide, mode, row, tau, relax, slack, sum
         if mode == GUIDED:
             g0, g1, g2, g3 = guide[0, row], guide[1, row], guide[2, row], guide[3, row]
             y0, y1, y2, y3 = y[0, c, row], y[1, c, row], y[2, c, row], y[3, c, row]
-            sums[c, row] = _descend_guided(slack, g0, g1, g2, g3, y0, y1, y2, y3, step, relax, v[c, row], v_bar[c, row])
+            _subtract_guided(slack, g0, g1, g2, g3, y0, y1, y2, y3)
         else:
             # slopes along y act on the left and right edges, slopes along x on top and bottom
             k = 2 * (c % 2)
-            ya, yb = y[k, c // 2, row], y[k + 1, c // 2, row]
-            sums[c, row] = _descend_vector(slack, ya, yb, step, relax, v[c, row], v_bar[c, row])
+            _subtract_vector(slack, y[k, c // 2, row], y[k + 1, c // 2, row])
+        sums[c, row] = _descend_slopes(slack, step, relax, v[c, row], v_bar[c, row])
 
 
 @_row_loop

@@ -15,7 +15,8 @@ DTYPES = [np.float32, np.float64]
 SHAPES = [(2, 6, 7), (2, 2, 5), (2, 5, 2), (1, 3, 3), (3, 2, 2)]
 MODES = [kernels.PLAIN, kernels.DIRECTIONAL, kernels.GUIDED, kernels.VECTOR]
 HELPERS = """_ascended_plain _ascended_guided _ascended_vector _ascended_directional _ascended_row _shrinkage _relaxed
-_ascend_row _adjoint_between _adjoint_at_edge _adjoint_row _descend_guided _descend_vector _descend_slopes_row _moved
+_ascend_row _adjoint_between _adjoint_at_edge _adjoint_row _subtract_guided _subtract_vector
+_descend_slopes _descend_slopes_row _moved
 _descend_poisson _descend_gaussian _add_poisson_response _add_gaussian_response _newton _solve_residual
 _descend_maps_row _deviance""".split()
 
