@@ -94,18 +94,17 @@ def fit(scan, options, start):
 def fit_calibrated(scan, options, start):
     """By one penalty with default weights; the start is the state of the first fit."""
     from hyperspy_fusion.fusion.settings import CalibratedSettings
-    from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
     from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
 
     names = ("regularization", "haadf_blur", "tol", "max_iter")
     settings = CalibratedSettings(**{name: getattr(options, name) for name in names})
     problem = observed(scan, settings).problem(settings)
-    result, state = primal_dual(problem, settings, start and start.restarted(problem))
+    result, state = problem.solve(settings, start and problem.start(start))
     return bootstrap(problem, settings, state, result.maps, options.replicates), start or state
 
 
 def fit_auto(scan, options, start):
-    """By the ensemble that is chosen; the start is that of the first scan if it is to be chosen once."""
+    """By the ensemble that is chosen, which is returned as the next start if it is to be chosen once."""
     from hyperspy_fusion.fusion.selection.model_averaging import AveragedProblem
     from hyperspy_fusion.fusion.selection.search import select
     from hyperspy_fusion.fusion.settings import AutoSettings
@@ -121,7 +120,7 @@ def fit_auto(scan, options, start):
     problem, run = AveragedProblem.of(ensemble), ensemble[0].settings
     result, state = problem.solve(run)
     found = bootstrap(problem, run, state, result.maps, options.replicates)
-    chosen = [fit._replace(start=one, source=None) for fit, one in zip(ensemble, state.states, strict=True)]
+    chosen = [fit._replace(source=None) for fit in ensemble]
     return found, start or (chosen if options.choose == "once" else None)
 
 
