@@ -24,14 +24,16 @@ class _Bar:
         if self.bar is not None:
             self.bar.close()
 
-    def step(self, by: float = 1, **options):
+    def step(self, by: float = 1, text=None):
         import hyperspy.api as hs
         from hyperspy.external.progressbar import progressbar
 
         if self.bar is None:
             general: Any = hs.preferences.General
             show = general.show_progressbar if self.show is None else self.show
-            self.bar = progressbar(disable=not show, **self.options, **options)
+            self.bar = progressbar(disable=not show, **self.options)
+        if text is not None:  # shown with the update
+            self.bar.set_postfix_str(text, refresh=False)
         self.bar.update(by)
 
 
@@ -70,9 +72,8 @@ class progress(_Bar):
         since, first = self.begun
         left = (now - since) * (1 - done) / (done - first) if done > first else None
         self.left = left
-        self.step(100 * (done - self.done))
+        self.step(100 * (done - self.done), stage if left is None else f"{stage}, about {left:.0f} s left")
         self.done = done
-        self.bar.set_postfix_str(stage if left is None else f"{stage}, about {left:.0f} s left", refresh=False)
 
     def __exit__(self, *error):
         if self.bar is not None and not any(error):

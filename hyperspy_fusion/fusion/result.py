@@ -18,6 +18,7 @@ class StopReason(Enum):
         "All iterations were run without reaching the tolerance: raise max_iter or the tolerance, or, where the maps "
         "oscillate, raise eps or lower lambda_chem."
     )
+    NOT_SETTLED = "All iterations were run before the maps had settled: raise max_iter, or fit again to go on."
     INTERRUPTED = "Interrupted: the maps are those of the last complete iteration."
     STOPPED = "Stopped by the callback: the maps are those of the last complete iteration."
     NOT_FINITE = "The maps became infinite or NaN: lower lambda_chem or lambda_haadf, or raise eps."
@@ -32,6 +33,10 @@ _WITH_GAP = {
     StopReason.NOT_CONVERGED: (
         "All iterations were run, and the relative duality gap is {gap:.2g}, above the tolerance: raise max_iter, "
         "fit again to go on, or raise tol."
+    ),
+    StopReason.NOT_SETTLED: (
+        "All iterations were run before the maps had settled, and the relative duality gap is {gap:.2g}: raise "
+        "max_iter, or fit again to go on."
     ),
     StopReason.NOT_FINITE: "The maps became infinite or NaN: pass dtype='float64'.",
 }

@@ -15,7 +15,10 @@ import numpy as np
 from hyperspy_fusion.fusion.result import FusionResult, StopReason
 from hyperspy_fusion.fusion.solvers.primal_dual import Stopping
 
-_WORST_FIRST = (StopReason.NOT_FINITE, StopReason.INTERRUPTED, StopReason.STOPPED, StopReason.NOT_CONVERGED)
+_WORST_FIRST = (
+    *(StopReason.NOT_FINITE, StopReason.INTERRUPTED, StopReason.STOPPED),
+    *(StopReason.NOT_CONVERGED, StopReason.NOT_SETTLED),
+)
 
 
 class EnsembleFit(NamedTuple):

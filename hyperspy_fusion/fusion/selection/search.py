@@ -5,7 +5,7 @@ all of them. The candidates are fits of low accuracy to all folds but one. In ps
 
     split the data into folds (cross_validation);
     for each penalty, at lambda_haadf = 0 and joint = True:
-        climb in lambda_reg by factors of 2, on half of the folds (paired_comparison);
+        climb in lambda_reg by factors of 2, on half as many held-out pixels (paired_comparison);
     best = the best of these, after a climb by factors of the root of 2;
     for each change in (lambda_haadf = 1, joint = False):
         if best with the change is better: best = that, after a climb by factors of the root of 2;
@@ -206,10 +206,15 @@ def _best_so_far(comparison, settings):
 
 def folds_of(maps, valid, counts_scale, variance, background, rng):
     """Folds of counts where the maps are whole numbers of counts, else folds of pixels."""
-    enough = -(-HELD_OUT_PIXELS // maps[0].size)
+    enough = _folds_for(HELD_OUT_PIXELS, maps)
     if _are_counts(maps, counts_scale):
         return count_folds(maps, valid, counts_scale, background, rng, limit=enough)
     return pixel_folds(maps, valid, variance, background, rng, limit=enough)
+
+
+def _folds_for(pixels, maps):
+    """How many folds of these maps have at least so many pixels."""
+    return -(-pixels // maps[0].size)
 
 
 def _are_counts(maps, counts_scale):
@@ -331,9 +336,7 @@ class _Search:
         is_better, by_penalty = self.comparison.is_better, {}
         for penalty in self._penalties():
             first = self._first(penalty)
-            few = self._n_folds(first, by_penalty.values()) or -(
-                -COARSE_PIXELS // self.comparison.folds[0].valid[0].size
-            )
+            few = self._n_folds(first, by_penalty.values()) or _folds_for(COARSE_PIXELS, self.comparison.folds[0].maps)
             by_penalty[penalty] = self._climb(first, COARSE, few)
         best = functools.reduce(lambda a, b: b if is_better(b, a) else a, by_penalty.values())
         best = self._climb(best, FINE)

@@ -37,6 +37,7 @@ def prepared(dtype, needed, num_workers):
     interruption : Interruption
     """
     compiles = not kernels.are_compiled(dtype, needed)
+    before = kernels.seconds_of_compilation(needed)  # for another dtype
     if compiles:
         _logger.warning(COMPILING, dtype)
     # a fit that diverges is reported by its reason, not by floating point warnings on the way
@@ -44,7 +45,7 @@ def prepared(dtype, needed, num_workers):
     with kernels.threads(num_workers) as n_workers, Interruption() as interruption, quiet:
         yield n_workers, interruption
     if compiles:
-        _logger.warning(COMPILED, kernels.seconds_of_compilation(needed))
+        _logger.warning(COMPILED, kernels.seconds_of_compilation(needed) - before)
 
 
 class Interruption:

@@ -63,6 +63,8 @@ _ADAPT_UNTIL = 1500
 _ADAPT_EARLY = (5, 10, 15)
 # a fit with tol="settled" ends so near to its final maps, in standard errors of each map
 SETTLED, GAP_OF_SETTLED = 0.03, 1e-4
+# rate at which moves shrink between two evaluations: where there is one move alone, and limits, because steps that
+# follow the variables make single rates as small as 0 and as large as 1
 _FIRST_RATE, _LEAST_RATE, _LARGEST_RATE = 0.6, 0.3, 0.95
 # sums of |D|: two entries of 1/sqrt(2) in a row, eight in a column
 _ROW, _COLUMN = np.sqrt(2), 8 * np.sqrt(0.5)
@@ -248,7 +250,7 @@ def primal_dual(problem, stopping, state=None, callback=None, num_workers=None):
     with prepared(problem.dtype, kernels.CALIBRATED, num_workers) as (n_workers, interruption):
         iteration = _Iteration(problem, state, n_workers)
         reason = iteration.run(Stopping.of(stopping), callback, interruption)
-        if interruption.requested and reason in (StopReason.SETTLED, StopReason.CONVERGED, StopReason.NOT_CONVERGED):
+        if interruption.requested and reason not in (StopReason.STOPPED, StopReason.NOT_FINITE):
             reason = StopReason.INTERRUPTED  # between the last iteration and here
         result = iteration.result(reason)
     if reason is StopReason.INTERRUPTED and state.n_iter == 0:
@@ -331,17 +333,18 @@ class _Iteration:
                 return reason
             if is_settled:
                 return StopReason.SETTLED
-            if state.gap <= (GAP_OF_SETTLED if is_unknown else stopping.gap):
+            if state.gap <= max(stopping.gap, GAP_OF_SETTLED if is_unknown else 0):
                 return StopReason.CONVERGED
             if due:  # so that two calls equal one
                 self.adapt()
-        return StopReason.NOT_CONVERGED
+        return StopReason.NOT_SETTLED if stopping.settled and not is_unknown else StopReason.NOT_CONVERGED
 
     def fraction(self, stopping, k, remaining):
         """Estimated fraction of a call that is done after k iterations: distance and gap fall exponentially."""
         by_iterations = k / stopping.max_iter
-        if stopping.settled and np.isfinite(remaining):
-            first, last, end = 1.0, remaining, stopping.settled
+        if stopping.settled and self.state.standard_errors is not None:
+            # nothing is estimated at the first evaluation
+            first, last, end = 1.0, min(remaining, 1.0), stopping.settled
         else:
             first, last, end = self.state.records[0][2], self.state.gap, stopping.gap or GAP_OF_SETTLED
         if not first > end:
