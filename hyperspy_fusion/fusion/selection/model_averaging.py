@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyperspy_fusion.fusion.result import FusionResult, StopReason
-from hyperspy_fusion.fusion.solvers.primal_dual import Stopping
+from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
 
 _WORST_FIRST = (
     *(StopReason.NOT_FINITE, StopReason.INTERRUPTED, StopReason.STOPPED),

@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from hyperspy_fusion.fusion.result import StopReason
-from hyperspy_fusion.fusion.solvers.primal_dual import PrimalDualState, Stopping, primal_dual
+from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
+from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState, Stopping
 from hyperspy_fusion.fusion.terms.data_fidelity import DataTerms
 from hyperspy_fusion.fusion.terms.objective import HaadfTerm, Objective
 
