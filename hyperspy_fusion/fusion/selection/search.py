@@ -250,11 +250,14 @@ class _LowAccuracyFits:
         if choice.components:
             source = self.spectra.without(k, source, settings)
         problem = source.problem(settings)
-        kind = (k, choice.components > 0, choice.regularization, choice.joint)
-        start = problem.start(self.states[kind]) if kind in self.states else None
+        kind = _kind(choice)
+        if (kind, k) in self.states:
+            start = problem.start(self.states[kind, k])
+        else:  # what another fold starts from has seen the counts of this one: it lends its standard errors alone
+            start = problem.coarse_start(self._first_state(choice), self.num_workers)
         iterations = np.clip(LOW_ACCURACY_WORK / self.folds[k].valid[0].size, *LOW_ACCURACY_ITERATIONS)
         stopping = Stopping(int(iterations), settled=LOW_ACCURACY_SETTLED)
-        result, self.states[kind] = problem.solve(stopping, start, num_workers=self.num_workers)
+        result, self.states[kind, k] = problem.solve(stopping, start, num_workers=self.num_workers)
         if result.reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt
         _logger.debug("%s, fold %d: %d iterations", choice, k, result.n_iter)
@@ -266,7 +269,16 @@ class _LowAccuracyFits:
     def final(self, choice, weights):
         """The :class:`EnsembleFit` to all data."""
         source = self.spectra.components if choice.components else self.observation
-        return EnsembleFit(self._settings(choice), weights, source)
+        return EnsembleFit(self._settings(choice), weights, source, self._first_state(choice), self.folds[0].fraction)
+
+    def _first_state(self, choice):
+        """The state of this kind in the first fold; None for components, which differ between folds."""
+        return None if choice.components else self.states.get((_kind(choice), 0))
+
+
+def _kind(choice):
+    """Fits of one kind start from each other."""
+    return choice.components > 0, choice.regularization, choice.joint
 
 
 # ---- the search ------------------------------------------------------------------------------------

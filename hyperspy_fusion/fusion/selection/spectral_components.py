@@ -197,6 +197,10 @@ class ComponentProblem:
         """The state to start from the components of ``state``."""
         return self.inner.start(state)
 
+    def coarse_start(self, alike=None, num_workers=None):
+        """The state to start from a coarse fit to the components."""
+        return self.inner.coarse_start(alike, num_workers)
+
     def solve(self, settings, state=None, callback=None, num_workers=None):
         """Result, with maps of the elements, and state."""
         result, state = self.inner.solve(settings, state, callback, num_workers)

@@ -49,8 +49,8 @@ _MODES = {
     "guided": kernels.GUIDED,
     "tgv": kernels.VECTOR,
 }
-# iterations between two evaluations of the gap
-CHECK_EVERY = 25
+# iterations between two evaluations of the gap, and between two of the moves alone where nobody asks for the gap
+CHECK_EVERY, _QUIET_CHECK_EVERY = 25, 10
 # over-relaxation: any below 2 converges; 1.6 saves a third of the iterations with every penalty, 1.9 slows tgv
 RELAXATION = 1.6
 # ... below 3/2 where the HAADF term is majorised (Condat 2013, theorem 3.1)
@@ -59,8 +59,8 @@ _RELAXATION_MAJORISED = 1.45
 _ADAPT_UNTIL = 1500
 # ... which begins with the first few, long before the first evaluation
 _ADAPT_EARLY = (5, 10, 15)
-# rate at which moves shrink between two evaluations: where there is one move alone, and limits, because steps that
-# follow the variables make single rates as small as 0 and as large as 1
+# rate at which moves shrink in ``CHECK_EVERY`` iterations: where there is one move alone, and limits, because steps
+# that follow the variables make single rates as small as 0 and as large as 1
 _FIRST_RATE, _LEAST_RATE, _LARGEST_RATE = 0.6, 0.3, 0.95
 # sums of |D|: two entries of 1/sqrt(2) in a row, eight in a column
 _ROW, _COLUMN = np.sqrt(2), 8 * np.sqrt(0.5)
@@ -155,25 +155,27 @@ class _Iteration:
         if not state.records and not is_quiet:
             self.measure_slack()
             self.evaluate()
+        every, last, is_settled = (_QUIET_CHECK_EVERY if is_quiet else CHECK_EVERY), stopping.max_iter, False
         relaxation = 1  # a state ends with it
         for k in range(1, stopping.max_iter + 1):
             requested = interruption.requested
             if requested and (not state.n_iter or state.records and state.records[-1][0] == state.n_iter):
                 return StopReason.INTERRUPTED
-            due = (state.n_iter + 1) % CHECK_EVERY == 0
-            left = stopping.max_iter - k
-            ends_within_two = -(state.n_iter + 1) % CHECK_EVERY <= 1 or left <= 1
+            due = (state.n_iter + 1) % every == 0
+            ends_within_two = last - k <= 1 or (-(state.n_iter + 1) % every <= 1 and not is_quiet)
             # the duals follow the maps of the iteration before and take its factor: only then convergence is proved
             before, relaxation = relaxation, 1 if requested or ends_within_two else self.relaxation
-            is_last = (requested and before == 1) or left == 0
+            is_last = (requested and before == 1) or k == last
             self.advance(before, relaxation)
             if not due and not is_last:
                 if state.n_iter in _ADAPT_EARLY:
                     self.adapt()
                 continue
-            remaining = self.remaining() if due else np.inf
-            is_settled = 0 < stopping.settled >= remaining
-            if is_quiet and not (is_settled or is_last or requested or np.isnan(remaining)):
+            remaining = self.remaining(every) if due else np.inf
+            is_settled = is_settled or 0 < stopping.settled >= remaining
+            if is_quiet and not is_last and not np.isnan(remaining):
+                # the gap needs two iterations without over-relaxation
+                last = min(last, k + 2) if is_settled else last
                 self.adapt()
                 continue
             self.evaluate()
@@ -205,11 +207,11 @@ class _Iteration:
             return 1.0
         return float(np.clip(max(by_iterations, np.log(first / max(last, end)) / np.log(first / end)), 0, 1))
 
-    def remaining(self):
+    def remaining(self, every=CHECK_EVERY):
         """Estimated distance of the maps from the final ones, in standard errors; the largest of all maps.
 
-        Between two evaluations the moves of the maps shrink by a factor r. If they go on so, ``r / (1 - r)`` times the
-        last one is left.
+        Between two evaluations, ``every`` iterations apart, the moves of the maps shrink by a factor r. If they go on
+        so, ``r / (1 - r)`` times the last one is left.
         """
         state, before = self.state, self.state.checked
         if state.standard_errors is None:
@@ -218,12 +220,14 @@ class _Iteration:
         if before is None:
             return np.inf
         errors = np.maximum(state.standard_errors, np.finfo(self.real).tiny)
-        state.moves.append(np.sqrt(np.mean((state.z - before) ** 2, axis=(1, 2), dtype=np.float64)) / errors)
+        lengths = np.array([_norm(one) for one in state.z - before])
+        state.moves.append(lengths / np.sqrt(before[0].size) / errors)
         last, *earlier = state.moves[::-1]
-        rate = np.full_like(last, _FIRST_RATE)
+        power = every / CHECK_EVERY
+        rate = np.full_like(last, _FIRST_RATE**power)
         if earlier:
             rate = np.divide(last, earlier[0], out=rate, where=earlier[0] > 0)
-        rate = np.clip(rate, _LEAST_RATE, _LARGEST_RATE)
+        rate = np.clip(rate, _LEAST_RATE**power, _LARGEST_RATE**power)
         # NaN where any map has it
         return float(np.max(last * rate / (1 - rate)))
 

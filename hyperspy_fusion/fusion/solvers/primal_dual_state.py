@@ -131,10 +131,13 @@ class PrimalDualState:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(np.isfinite(kept) & (totals > 0), kept / totals, 1.0)
 
-    def restarted(self, problem):
-        """The start of another problem of the same maps: these maps, and their duals where the penalty is alike."""
+    def restarted(self, problem, fraction=1.0):
+        """The start of another problem of the same maps: these maps, and their duals where the penalty is alike.
+
+        ``fraction`` of its counts are in the maps of this one.
+        """
         old, dtype = self.problem, problem.dtype
-        factors = (old.scales / problem.scales)[:, None, None]
+        factors = (old.scales / problem.scales / fraction)[:, None, None]
         kept = np.isfinite(problem.data.totals)
         arrays = {"z": (self.z * factors).astype(dtype), "theta": np.where(kept, self.theta / factors.ravel(), 0)}
         if old.penalty.shares_duals(problem.penalty):
@@ -144,7 +147,8 @@ class PrimalDualState:
                 # into the balls where they shrank; where they grew, these duals still match each other
                 radii = min(problem.penalty.second_order / old.penalty.second_order, 1)
                 arrays |= {"v": (self.v * stretched).astype(dtype), "q": (self.q * radii).astype(dtype)}
-        errors = None if self.standard_errors is None else self.standard_errors * factors.ravel()
+        errors = self.standard_errors
+        errors = None if errors is None else errors * factors.ravel() * np.sqrt(fraction)
         return replace(PrimalDualState.of(problem, **arrays), standard_errors=errors)
 
 

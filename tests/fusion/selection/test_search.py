@@ -126,7 +126,7 @@ def assert_complete(ensemble, found, n):
 def test_the_choice_and_its_record(scan, chosen):
     ensemble, found = chosen
     assert_complete(ensemble, found, 3)
-    for settings, _, _ in ensemble:
+    for settings, *_ in ensemble:
         assert type(settings) is CalibratedSettings and settings.tol == AutoSettings().tol
     assert set(found.tried["regularization"]) == set(search.FIRST_WEIGHTS)
     assert set(found.tried["lambda_haadf"]) == {0.0, 1.0} and set(found.tried["joint"]) == {True, False}
@@ -258,7 +258,7 @@ def test_too_few_counts_take_the_defaults(scan):
     assert (warning.code, warning.severity) == ("too-few-counts-for-selection", "warning")
     assert warning.elements == ("Fe",) and warning.sentence == found.sentence and len(found.sentence.split()) <= 30
     assert "regularization='guided' and lambda_reg=1.0 were used" in found.sentence
-    ((settings, weights, _),) = ensemble
+    ((settings, weights, *_),) = ensemble
     assert settings == replace(CalibratedSettings(), noise="shifted_poisson", tol=AutoSettings().tol)
     np.testing.assert_array_equal(weights, [1, 1, 1])
     assert found.as_dict()["seed"] == 3 and len(found.scores) == 0
