@@ -96,7 +96,9 @@ def test_lists_of_vendors():
     assert "It is no HAADF image: haadf_coefficients='fit'" in scan.sentence
     signals = velox()[:-1]
     haadf, source = hf.scan(signals)
-    assert haadf is signals[1] and source.elements == ["Fe", "O"]
+    assert haadf is signals[1] and source.elements == ["Fe", "O", "C"]
+    for titles in (("Pt L", "Fe K", "O K"), ("Pt-EELS", "Fe-EELS", "O-EELS"), ("Pt map", "FeK", "O Kα1")):
+        assert hf.scan([image("HAADF"), *map(image, titles)]).source.elements == ["Pt", "Fe", "O"]
     assert hf.scan([haadf, source]).source is source
     assert hf.scan([haadf, image("Fe")]).source.elements == ["Fe"]
 
