@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -38,13 +39,40 @@ UNCALIBRATED = {"", "px", "pixel", "pixels", "<undefined>", "None"}
 _UNIT_NAMES = {"A": "angstrom", "Ang": "angstrom", "Angstrom": "angstrom"}
 
 
-_LAYOUTS = {(0, 2): "image", (2, 0): "image", (1, 2): "stack", (3, 0): "stack", (2, 1): "spectra"}
+_LAYOUTS = {(0, 2): "image", (2, 0): "image", (1, 2): "stack", (3, 0): "stack", (2, 1): "spectra", (3, 1): "frames"}
+_ENERGY = re.compile("energy|loss", re.IGNORECASE)
 
 
 def layout(signal: Any) -> str:
-    """What a signal, or a model of one, is by its axes: "image", "stack" of images, "spectra" (x, y|E), or ""."""
+    """What a signal, or a model of one, is by its axes.
+
+    "image", "stack" of images, "spectra" (x, y|E), their "frames" (x, y, t|E), or "".
+    """
     manager = getattr(signal, "axes_manager", None)
     return _LAYOUTS.get((manager.navigation_dimension, manager.signal_dimension), "") if manager else ""
+
+
+def order_problem(signal: Any) -> str:
+    """A sentence about spectra whose frames are kept, (x, y, t|E), or whose energies come first, (E|x, y); else ""."""
+    of, axes = layout(signal), getattr(signal, "axes_manager", None)
+    if of == "frames":
+        frames = axes.navigation_axes[-1]
+        named = repr(frames.name) if isinstance(frames.name, str) else frames.index_in_axes_manager
+        return (
+            f"{signal} keeps its frames apart, and one spectrum per pixel is needed: add them up by `s.sum({named})`, "
+            "after aligning them where the scan has drifted."
+        )
+    energies = [a for a in axes.navigation_axes if _is_of_energies(a)] if of in ("stack", "spectra") else []
+    if not energies:
+        return ""
+    return (
+        f"{signal} has its energies first, and a spectrum image (x, y|E) is needed: transpose it by "
+        f"`s.as_signal1D({energies[0].name!r})`."
+    )
+
+
+def _is_of_energies(axis):
+    return str(axis.units).strip() in ("eV", "keV") or _ENERGY.search(str(axis.name)) is not None
 
 
 def capital(sentence: str) -> str:
