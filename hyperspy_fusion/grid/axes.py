@@ -54,7 +54,8 @@ def layout(signal: Any) -> str:
 
 def order_problem(signal: Any) -> str:
     """A sentence about spectra whose frames are kept, (x, y, t|E), or whose energies come first, (E|x, y); else ""."""
-    of, axes = layout(signal), getattr(signal, "axes_manager", None)
+    of: str = layout(signal)
+    axes: Any = getattr(signal, "axes_manager", None)
     if of == "frames":
         frames = axes.navigation_axes[-1]
         named = repr(frames.name) if isinstance(frames.name, str) else frames.index_in_axes_manager
@@ -392,7 +393,7 @@ def _ratio(h, m):
     return _in_units_of(m, h, "scale") / m["scale"]
 
 
-def _in_units_of(m, h, key):
+def _in_units_of(m, h, key) -> Any:
     """Scale or offset of the axis `h` in the units of `m`; None where they are not comparable."""
     import pint
 

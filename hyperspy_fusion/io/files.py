@@ -78,7 +78,7 @@ def _names_of(plugin):
 def _missing(error):
     """The package that a reader lacks, and the extra of rosettasciio that brings it."""
     words = {str(error.name or ""), *re.findall(r"[\w-]+", str(error))}
-    words = {{"skimage": "scikit-image", "PIL": "pillow"}.get(word, word).lower() for word in words}
+    words = {str({"skimage": "scikit-image", "PIL": "pillow"}.get(word, word)).lower() for word in words}
     for requirement in requires("rosettasciio") or []:
         found = re.match(r"([\w.-]+)(?!\[).*extra == ['\"]([\w-]+)['\"]", requirement)
         if found and found[1].lower() in words:

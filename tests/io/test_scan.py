@@ -177,6 +177,8 @@ AMBIGUOUS = {
                          "of several acquisitions", "spectrum", (1, 2)),
     "two areas": ([image("HAADF"), *TWO_AREAS], "not on the same pixels", "spectrum", (1, 2)),
     "the same counts twice": ([image("HAADF"), *TWICE], "hold the same counts", "spectrum", (1, 2)),
+    "maps of two acquisitions": ([image("HAADF"), *map(image, ("O K", "Fe K", "O K"))],
+                                 "There are several maps of one element", "spectrum", (1, 2, 3)),
     "no spectra": ([image("HAADF"), image("BF")], "no spectrum image and no element map", "spectrum", (0, 1)),
 }  # fmt: skip
 
@@ -263,7 +265,10 @@ def test_frames_are_to_be_summed_and_the_maps_of_the_vendor_no_way_out(signal_ty
     assert hf.scan(signals, spectrum=["Fe", "O"]).source.elements == ["Fe", "O"]
 
 
-@pytest.mark.parametrize("make", [lambda s: s.T, lambda s: s.as_signal1D(0), lambda s: s.T.T.T.as_lazy()])
+@pytest.mark.parametrize(
+    "make",
+    [lambda s: s.T, lambda s: s.as_signal1D(0), lambda s: s.T.as_lazy(), lambda s: s.transpose(signal_axes=[])],
+)
 @pytest.mark.parametrize("make_spectra", [spectra, eels])
 def test_spectra_with_energies_first_are_to_be_transposed(make, make_spectra):
     """(E|x, y) and (E, y|x), of which neither is a stack of maps."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -141,7 +142,8 @@ def searched_shifts(reference, image, position):
     highest = correlations.max()
     if highest <= 0:
         return []
-    peaks, n = label(correlations >= _PEAK_EDGE * highest)
+    labelled: Any = label(correlations >= _PEAK_EDGE * highest)
+    peaks, n = labelled
     places = maximum_position(correlations, peaks, np.arange(1, n + 1))
     places = sorted(places, key=lambda place: -correlations[place])
     places = [place for place in places if correlations[place] >= _ALIKE * highest]
@@ -150,13 +152,20 @@ def searched_shifts(reference, image, position):
     return [shifts[nearest], *(shift for k, shift in enumerate(shifts) if k != nearest)][:2]
 
 
+def _centred(image):
+    """Offset and scale change a correlation by nothing but rounding; 0 for pixels that are NaN."""
+    values = image[np.isfinite(image)]
+    if not values.size:
+        return np.zeros(image.shape)
+    return np.nan_to_num((image - values.mean()) / (np.ptp(values) or 1.0))
+
+
 def _masked_correlations(reference, image):
     """Normalised cross-correlation over the pixels that neither lacks; pixel 0 of the image goes from 1 - n on."""
     from scipy.signal import fftconvolve
 
     masks = [np.isfinite(a).astype(float) for a in (reference, image)]
-    # a constant changes nothing but the rounding
-    first, second = (np.nan_to_num(a - np.nanmean(a)) for a in (reference, image))
+    first, second = map(_centred, (reference, image))
 
     def summed(a, b):
         return fftconvolve(a, b[::-1, ::-1])
