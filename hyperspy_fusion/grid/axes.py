@@ -57,18 +57,23 @@ def order_problem(signal: Any) -> str:
     of: str = layout(signal)
     axes: Any = getattr(signal, "axes_manager", None)
     if of == "frames":
-        frames = axes.navigation_axes[-1]
-        named = repr(frames.name) if isinstance(frames.name, str) else frames.index_in_axes_manager
-        return (
-            f"{signal} keeps its frames apart, and one spectrum per pixel is needed: add them up by `s.sum({named})`, "
-            "after aligning them where the scan has drifted."
-        )
+        return frames_problem(signal)
     energies = [a for a in axes.navigation_axes if _is_of_energies(a)] if of in ("stack", "spectra") else []
     if not energies:
         return ""
     return (
         f"{signal} has its energies first, and a spectrum image (x, y|E) is needed: transpose it by "
         f"`s.as_signal1D({energies[0].name!r})`."
+    )
+
+
+def frames_problem(signal: Any) -> str:
+    """A sentence about a signal whose last navigation axis is of frames."""
+    axis = signal.axes_manager.navigation_axes[-1]
+    named = repr(axis.name) if isinstance(axis.name, str) else axis.index_in_axes_manager
+    return (
+        f"{signal} keeps its frames apart, and one value or spectrum per pixel is needed: add them up by "
+        f"`s.sum({named})`, after aligning them where the scan has drifted."
     )
 
 

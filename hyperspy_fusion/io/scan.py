@@ -17,6 +17,7 @@ from hyperspy_fusion.grid.axes import (
     STACK_AXES,
     begins_elsewhere,
     capital,
+    frames_problem,
     is_calibrated,
     layout,
     order_problem,
@@ -378,6 +379,9 @@ def _elastic_image(candidates, axes):
         relation = _relation(axes or maps[0].axes, scanned[0].axes)
         if relation:
             return scanned[0], _why_elastic(scanned[0], relation, axes)
+    for c in candidates:
+        if c.detector is not None and layout(c.signal) == "stack" and c.kind != _STACK:
+            raise ValueError(frames_problem(c.signal))
     where = "" if axes is None else f" of the scan's {axes[1]['size']} x {axes[0]['size']} pixels or field of view"
     _refuse(f"no image{where} is known to be of HAADF or another elastic detector", images or candidates, "haadf")
 

@@ -265,6 +265,17 @@ def test_frames_are_to_be_summed_and_the_maps_of_the_vendor_no_way_out(signal_ty
     assert hf.scan(signals, spectrum=["Fe", "O"]).source.elements == ["Fe", "O"]
 
 
+@pytest.mark.parametrize("name", ["Time", "scan", None])
+def test_frames_of_the_haadf_image_are_to_be_summed(name):
+    axes = [{"size": 5} | ({"name": name} if name else {}), *spatial()]
+    kept = hs.signals.Signal2D(RNG.random((5, NY, NX)), axes=axes, metadata={"General": {"title": "HAADF"}})
+    for signals in ([kept, spectra()], [kept, image("Fe")], [image("BF"), kept, spectra()]):
+        with pytest.raises(ValueError, match="HAADF.* keeps its frames apart") as error:
+            hf.scan(signals)
+    summed = eval(re.search(r"`(.+)`", str(error.value))[1], {"s": kept})
+    assert hf.scan([*signals, summed]).haadf is summed
+
+
 @pytest.mark.parametrize(
     "make",
     [lambda s: s.T, lambda s: s.as_signal1D(0), lambda s: s.T.as_lazy(), lambda s: s.transpose(signal_axes=[])],
