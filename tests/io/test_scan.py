@@ -422,6 +422,15 @@ def test_jeol_files_go_from_path_to_maps():
     assert y["units"] == "µm" and y["scale"] == pytest.approx(0.00869140625)
 
 
+@pytest.mark.nightly
+def test_a_jeol_project_goes_from_path_to_maps():
+    """Of 512 x 512 x 4096 channels, which are read lazily."""
+    haadf, eds = hf.scan(shared("data/jeol/rawdata.ASW"), lazy=True)
+    assert (haadf.metadata.General.title, eds._signal_type) == ("IMG1", "EDS_TEM")
+    fused = eds.fuse(haadf, elements=["Fe", "Cu"], method="published", max_iter=1)
+    assert fused.elements == ["Fe", "Cu"] and fused.axes_manager.signal_shape == (512, 512)
+
+
 @pytest.mark.parametrize("name", ["bruker_test_TEM", "L2083-K-4-1_tilt0", "L2083-K-4-1_tilt-20"])
 def test_bruker_files(name):
     haadf, eds = hf.scan(shared(f"data/{name}.bcf"), lazy=True)
