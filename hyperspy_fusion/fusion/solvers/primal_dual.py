@@ -64,8 +64,8 @@ _ADAPT_EARLY = (5, 10, 15)
 _FIRST_RATE, _LEAST_RATE, _LARGEST_RATE = 0.6, 0.3, 0.95
 # sums of |D|: two entries of 1/sqrt(2) in a row, eight in a column
 _ROW, _COLUMN = np.sqrt(2), 8 * np.sqrt(0.5)
-# ratio of primal to dual steps over that of the sizes of the variables; tried on real counts and phantoms
-_MAPS_RATIO, _SLOPES_RATIO = 3.0, 0.3
+# ratio of primal to dual steps of the maps, over that of their sizes; for slopes it is 1
+_MAPS_RATIO = 3.0
 
 
 def primal_dual(problem, stopping, state=None, callback=None, num_workers=None):
@@ -289,7 +289,7 @@ class _Iteration:
         if state.n_iter > _ADAPT_UNTIL or self.penalty.kind is None:
             return
         size = np.sqrt(sum(float(np.var(m, dtype=np.float64)) * m.size for m in state.z))
-        pairs = (_MAPS_RATIO * _norm(state.y), size), (_SLOPES_RATIO * _norm(state.q), _norm(state.v))
+        pairs = (_MAPS_RATIO * _norm(state.y), size), (_norm(state.q), _norm(state.v))
         # within the range of single precision; the present ratio where one size is 0
         state.ratios = tuple(
             float(np.clip(dual / primal, 1e-4, 1e6)) if dual > 0 and primal > 0 else present
