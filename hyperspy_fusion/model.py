@@ -23,7 +23,7 @@ from hyperspy_fusion.maps.base import SourceRequest
 from hyperspy_fusion.maps.sources import read_maps
 from hyperspy_fusion.methods import METHODS, check_noise_model
 from hyperspy_fusion.methods.base import same_objective
-from hyperspy_fusion.methods.fit import Fit, Measured
+from hyperspy_fusion.methods.fit import Fit, Measured, Record
 from hyperspy_fusion.methods.fit_checks import (
     diagnostics_of_edge_errors,
     diagnostics_of_maps,
@@ -86,7 +86,7 @@ class FusedMultiModal:
         register: bool | str = False,
     ):
         self._counts = background if _are_counts(background) else None
-        self.settings = settings_for(method, background=self._counts)
+        self._record = Record(settings_for(method, background=self._counts))
         check_choice("register", register, (False, True, "calibration", "shift"))
         self.method, self._method = method, METHODS[method]
         uses = self._method
@@ -114,7 +114,6 @@ class FusedMultiModal:
         self._report(self._input_diagnostics)
         noise = (maps.background, maps.variance) if uses.uses_noise_metadata else (None, None)
         self._measured = Measured(self.elements, pixels, image, valid, flat, *noise, maps.out_of_window)
-        self._forget()
 
     def fit(
         self,
@@ -168,23 +167,15 @@ class FusedMultiModal:
         with progress(show_progressbar) as bar:
             setup, state = self._start(new, bar.choosing, num_workers)
             # before the fit: its maps are the memory of the next ones, and a fit that fails leaves none
-            self._forget()
+            self._record = Record(self.settings)
             call = _both(functools.partial(bar.fitting, max_iter=new.max_iter), callback)
             result, state = self._method.solve(setup.problem, setup.settings, state, call, num_workers)
         if result.reason is StopReason.NOT_FINITE:
             raise FloatingPointError(result.message)
         fit = Fit.of(self._method, self._measured, setup, state, result, norms(self.maps.data))
+        self._record = Record(new, fit)
         self._report(fit.diagnostics)
-        output = fit.output(self._measured.all_maps(result.maps))
-        self.settings, self._fit, self.fit_output = new, fit, output
-        return output
-
-    def _forget(self):
-        """The model as before its first fit."""
-        self.fit_output: Any = None
-        self._fit: Fit | None = None
-        self._errors: Any = None
-        self._seed, self._error_diagnostics = 0, []
+        return fit.output
 
     def _report(self, found):
         """Report each diagnostic once."""
@@ -272,11 +263,11 @@ class FusedMultiModal:
                 num_workers=num_workers,
             )
         elements = self._measured.fitted_elements
-        errors = Errors(found, self._signal(copied=True), elements)
         # maps of EELS edges lie above backgrounds that pixels share
         edges = [e for e in elements if self.maps.metadata.has_item(f"Element_maps.edges.{e}")]
-        self._errors, self._seed, self._error_diagnostics = errors, seed, diagnostics_of_edge_errors(edges)
-        self._report(self._error_diagnostics)
+        errors = Errors(found, self._signal(copied=True), elements, seed, diagnostics_of_edge_errors(edges))
+        self._record = Record(self.settings, fit, errors)
+        self._report(errors.diagnostics)
         return self.as_signal().standard_errors()
 
     def attainable_gain(self):
@@ -320,6 +311,16 @@ class FusedMultiModal:
         return self._signal().plot_convergence()
 
     @property
+    def settings(self) -> Any:
+        """The settings of the last fit."""
+        return self._record.settings
+
+    @property
+    def fit_output(self) -> Any:
+        """The last fit as SciPy's optimisers have it; None before the first."""
+        return None if self._fit is None else self._fit.output
+
+    @property
     def components(self):
         """Fused maps by element: ``m.components.Fe``."""
         return Components(self)
@@ -327,7 +328,7 @@ class FusedMultiModal:
     @property
     def diagnostics(self) -> list:
         """Diagnostics of the input and, after a fit, of its result and of the standard errors."""
-        return self._input_diagnostics + ([] if self._fit is None else self._fit.diagnostics + self._error_diagnostics)
+        return self._input_diagnostics + self._record.diagnostics
 
     @property
     def warnings(self) -> list[str]:
@@ -347,6 +348,10 @@ class FusedMultiModal:
         state = "not fitted" if self._fit is None else f"{self._fit.result.n_iter} iterations"
         return f"<FusedMultiModal, title: {title}, elements: {', '.join(self.elements)}, {state}>"
 
+    @property
+    def _fit(self):
+        return self._record.fit
+
     def _fitted(self) -> Fit:
         if self._fit is None:
             raise ValueError("There are no fused maps yet: call fit() first.")
@@ -356,7 +361,7 @@ class FusedMultiModal:
         """The fused maps of all elements; constant ones are what they were."""
         data = self._measured.all_maps(self._fitted().result.maps)
         data = data.copy() if copied else data
-        return fused_signal(self.maps, data, self._metadata(), Inputs(self.maps, self.haadf), self._errors)
+        return fused_signal(self.maps, data, self._metadata(), Inputs(self.maps, self.haadf), self._record.errors)
 
     def _derived(self, data, title):
         """Data of the fitted elements as maps, NaN for constant ones."""
@@ -366,7 +371,7 @@ class FusedMultiModal:
 
     def _metadata(self):
         """``metadata.Fusion``: Python scalars, strings and flat arrays."""
-        fit, measured = self._fitted(), self._measured
+        fit, measured, errors = self._fitted(), self._measured, self._record.errors
         return {
             "version": version("hyperspy_fusion"),
             "method": self.method,
@@ -376,18 +381,12 @@ class FusedMultiModal:
             **self._method.describe(fit.setup.problem, fit.result, measured.per_map),
             **(measured.left_out() if self._method.uses_masks else {}),
             **({"registration": self._registration} if self._registration else {}),
-            **({} if self._errors is None else {"errors": self._about_errors()}),
+            **({} if errors is None else {"errors": errors.metadata(measured.per_map)}),
             **fit.metadata(),
             "warnings": self.warnings,
             "diagnostics": as_metadata(self.diagnostics),
             "haadf_title": str(self.haadf.metadata.General.title),
         }
-
-    def _about_errors(self):
-        """How the standard errors were found."""
-        found = self._errors.bootstrap
-        scales = self._measured.per_map(found.bias_scales)
-        return {"n_resamples": len(found), "seed": int(self._seed), "bias_scales": scales}
 
 
 class Components:

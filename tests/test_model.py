@@ -254,22 +254,108 @@ def test_divergence_raises_and_leaves_the_model_usable(scan):
     )
 
 
-@pytest.mark.parametrize("where", ["callback", "conclusion"])
-def test_a_fit_that_fails_leaves_no_false_record(scan, where, monkeypatch):
+def test_a_fit_that_fails_leaves_no_false_record(scan):
     model = hf.FusedMultiModal(scan[1], scan[0], method="published")
     model.fit(max_iter=2)
 
     def fail(*_):
         raise RuntimeError("mine")
 
-    if where == "conclusion":
-        monkeypatch.setattr(hf.model.Fit, "output", fail)
     with pytest.raises(RuntimeError, match="mine"):
-        fit_with(model, gamma=2, callback=fail if where == "callback" else None)
+        fit_with(model, gamma=2, callback=fail)
     with pytest.raises(ValueError, match="call fit"):
         model.as_signal()
-    monkeypatch.undo()
     assert model.settings.gamma == 1.6 and model.fit_output is None and model.fit(max_iter=2).nit == 2
+
+
+class InterruptedAt:
+    """Ctrl-C at one opcode of the model's methods that conclude, after a function returns.
+
+    What these call changes nothing of the model, or is atomic.
+    """
+
+    def __init__(self, step):
+        self.left, self.before = step, sys.gettrace()
+
+    def after(self, function):
+        def call(*args, **options):
+            found = function(*args, **options)
+            sys.settrace(self)
+            sys._getframe(1).f_trace = self
+            return found
+
+        return call
+
+    def __call__(self, frame, event, _):
+        if frame.f_code.co_name not in ("fit", "standard_errors", "_report"):
+            return None
+        frame.f_trace_opcodes = True
+        self.left -= event == "opcode"
+        if not self.left:
+            raise KeyboardInterrupt
+        return self
+
+    def in_call(self, function, **options):
+        """Whether the call was interrupted."""
+        try:
+            function(**options)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(self.before)
+        return False
+
+
+def test_ctrl_c_in_any_step_of_a_conclusion_leaves_a_fit_or_none(scan, monkeypatch):
+    """Never the maps of one fit with the ratios, diagnostics or settings of another."""
+    model = hf.FusedMultiModal(scan[1], scan[0], method="published")
+    first, second = {"max_iter": 2}, {"max_iter": 3, "lambda_tv": 0.01, "lambda_chem": 1.0}
+    solve, outcomes = model._method.solve, []
+    for step in range(1, 10**6):
+        if not outcomes or outcomes[-1]:  # from a model that is fitted, and from one that is not
+            model = hf.FusedMultiModal(scan[1], scan[0], method="published")
+            model.fit(**first, lambda_tv=0.1)
+        stop = InterruptedAt(step)
+        with monkeypatch.context() as patch:
+            patch.setattr(model._method, "solve", stop.after(solve), raising=False)
+            if not stop.in_call(model.fit, **second):
+                break
+        outcomes.append(model.fit_output is not None)
+        assert model.settings.lambda_tv == (0.01 if outcomes[-1] else 0.1)
+        assert (len(model.diagnostics) > 0) == outcomes[-1] == ("iterations" in repr(model))
+        if outcomes[-1]:
+            assert model.fit_output.nit == 3
+            found = model.as_signal()
+            np.testing.assert_array_equal(found.data, model.fit_output.x)
+            ratios = found.data.sum(axis=(1, 2)) / model.maps.data.sum(axis=(1, 2))
+            np.testing.assert_allclose(found.metadata.Fusion.total_ratios, ratios, rtol=1e-5)
+        else:
+            with pytest.raises(ValueError, match="call fit"):
+                model.as_signal()
+    assert set(outcomes) == {True, False} and len(outcomes) > 50
+
+
+def test_ctrl_c_in_any_step_of_the_errors_leaves_old_or_new_ones(scan, monkeypatch):
+    model = hf.FusedMultiModal(scan[1], scan[0], method="calibrated")
+    fit_with(model, max_iter=20, regularization="none")
+    draw, seed, outcomes = hf.model.bootstrap, 0, []
+    of_seed = {seed: draw(*_of_bootstrap(model), number=2 + seed, seed=seed) for seed in (0, 1)}
+    model.standard_errors(2)
+    for step in range(1, 10**6):
+        stop, other = InterruptedAt(step), 1 - seed
+        monkeypatch.setattr(hf.model, "bootstrap", stop.after(lambda *_, of=other, **__: of_seed[of]))
+        if not stop.in_call(model.standard_errors, n_resamples=2 + other, seed=other):
+            break
+        about = model.as_signal().metadata.Fusion.errors
+        outcomes.append(about.seed == other)
+        seed = about.seed
+        assert about.n_resamples == 2 + seed and model.fit_output.nit > 0
+    assert set(outcomes) == {False, True}
+
+
+def _of_bootstrap(model):
+    fit = model._fit
+    return fit.setup.problem, fit.setup.settings, fit.state, fit.result.maps
 
 
 def test_refit_continues(scan):
