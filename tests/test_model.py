@@ -196,6 +196,24 @@ def test_interrupted_fit_keeps_the_last_iterate(scan, caplog):
     assert any("Interrupted" in w for w in model.as_signal().metadata.Fusion.warnings)
 
 
+@pytest.mark.parametrize("where", ["fit", "bootstrap"])
+def test_ctrl_c_ends_a_call_for_errors_too(scan, monkeypatch, caplog, where):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    if where == "fit":
+        monkeypatch.setattr(hf.model.progress, "fitting", interrupt)
+        monkeypatch.setattr(hf.model, "bootstrap", lambda *_, **__: pytest.fail("the bootstrap is run"))
+    else:
+        monkeypatch.setattr(hf.model, "bootstrap", interrupt)
+    fused = fuse_with(*scan, method="calibrated", regularization="none", errors=8)
+    assert np.isfinite(fused.data).all() and "errors" not in fused.metadata.Fusion
+    assert ("interrupted" in fused.metadata.Fusion.diagnostics.codes) == (where == "fit")
+    assert "Interrupted: the maps have no standard errors." in caplog.text
+    with pytest.raises(ValueError, match="errors of these maps are not known"):
+        fused.standard_errors()
+
+
 def test_unsuitable_signals_get_help(scan):
     haadf = scan_signals()[1]
     with pytest.raises((TypeError, ValueError), match="map"):

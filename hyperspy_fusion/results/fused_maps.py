@@ -160,7 +160,9 @@ def window_of(part, whole):
     """Slices (y, x) of ``whole`` that ``part`` covers; None where it is not a crop of it."""
     slices = []
     for p, w in zip(scan_axes(part), scan_axes(whole), strict=True):
-        start = round((p["offset"] - w["offset"]) / w["scale"])
+        distance = p["offset"] - w["offset"]
+        # where the scale is 0 no place is known but that of the whole
+        start = round(distance / w["scale"]) if w["scale"] else min(p["size"] - w["size"], 0)
         same = np.isclose(p["scale"], w["scale"]) and p["name"] == w["name"]
         if not same or start < 0 or start + p["size"] > w["size"]:
             return None
