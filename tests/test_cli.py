@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import fuse_with, shared
 
-import hyperspy_fusion
+import hyperspy_fusion.model
 from hyperspy_fusion import cli
 from hyperspy_fusion.cli.demo import DEMOS
 from hyperspy_fusion.data import core_shell

@@ -16,6 +16,7 @@ from helpers import assert_untouched, fit_with, fuse_with, scan_signals, shared,
 from hyperspy.signal import BaseSignal
 
 import hyperspy_fusion as hf
+import hyperspy_fusion.model  # noqa: F401
 from hyperspy_fusion.api import attach_fuse
 
 
