@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hyperspy_fusion._floating_point import default_errstate
 from hyperspy_fusion._progress import counted, progress
 from hyperspy_fusion.diagnostics import as_metadata, report, warnings_of
 from hyperspy_fusion.fusion.checks import check_choice, check_seed, check_workers, number_of_resamples
@@ -71,6 +72,7 @@ class FusedMultiModal:
     20
     """
 
+    @default_errstate
     def __init__(
         self,
         haadf: Any,
@@ -115,6 +117,7 @@ class FusedMultiModal:
         noise = (maps.background, maps.variance) if uses.uses_noise_metadata else (None, None)
         self._measured = Measured(self.elements, pixels, image, valid, flat, *noise, maps.out_of_window)
 
+    @default_errstate
     def fit(
         self,
         *,
@@ -201,16 +204,19 @@ class FusedMultiModal:
         """The fused maps as a new :class:`ElementMaps`."""
         return self._signal(copied=True)
 
+    @default_errstate
     def modelled_haadf(self):
         """``f(x)``: the HAADF image that the fused maps explain, as a Signal2D in the units of the measured one."""
         image = self._fitted().result.modelled_haadf.copy()
         return image_signal(image, spatial_axes(self.haadf), "Modelled HAADF")
 
+    @default_errstate
     def residual(self):
         """Measured minus modelled HAADF image, as a Signal2D: what no mapped element explains."""
         residual = self.haadf.data - self._fitted().result.modelled_haadf.astype(np.float64)
         return image_signal(residual, spatial_axes(self.haadf), "HAADF residual")
 
+    @default_errstate
     def normalised_residuals(self):
         """Measured minus fused maps in standard deviations of the noise, as ElementMaps; constant maps have zeros.
 
@@ -230,6 +236,7 @@ class FusedMultiModal:
         residuals.metadata.General.title = "Normalised residuals"
         return residuals
 
+    @default_errstate
     def standard_errors(self, n_resamples=32, *, seed=0, show_progressbar=None, num_workers=None):
         """Standard errors of the fused maps, from bootstrap replicates that are fitted in the same way.
 
@@ -270,6 +277,7 @@ class FusedMultiModal:
         self._report(errors.diagnostics)
         return self.as_signal().standard_errors()
 
+    @default_errstate
     def attainable_gain(self):
         """By what factor counts and HAADF image of a pixel, without its neighbours, can lower the variance of counts.
 
@@ -287,6 +295,7 @@ class FusedMultiModal:
         gain = attainable_gain(fit.setup.problem, fit.setup.settings, fit.result.maps, self._measured.valid.haadf)
         return self._derived(gain, "Attainable gain of")
 
+    @default_errstate
     def attribution(self):
         """What moved each pixel from its measured to its fused value.
 

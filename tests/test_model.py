@@ -454,6 +454,55 @@ def test_progress_bar_follows_the_preference(scan, capsys, monkeypatch):
     assert "Fusing" in capsys.readouterr().err
 
 
+def test_settings_of_numpy_and_the_console_do_not_matter(scan, monkeypatch, tmp_path):
+    factors = {"Fe": 1.2, "O": 1.9}
+    options = {"method": "calibrated", "regularization": "tv", "errors": 2, "tol": 1e-2}
+    expected = fuse_with(*scan, **options)
+    composition = expected.atomic_percent("CL", factors).data
+    monkeypatch.setattr(hs.preferences.General, "show_progressbar", True)
+    monkeypatch.setattr(sys, "stderr", None)  # as in programs without a console
+    with np.errstate(all="raise"):
+        fused = fuse_with(*scan, **options | {"show_progressbar": True})
+        found = fused.atomic_percent("CL", {"Fe": 1.2, "O": 1.9 * (1 + 1e-9)})  # which is not in the cache
+        fused.region().means(), fused.line_profile((3.5, -1.0), (6.0, 1.0)), fused.modelled_haadf()
+        fused.plot_fusion(errors=True), fused.plot_convergence(), fused.export(tmp_path / "out")
+        model = hf.FusedMultiModal(scan[1], scan[0], method="calibrated")
+        fit_with(model, max_iter=5)
+        model.normalised_residuals(), model.attainable_gain(), model.attribution(), model.residual()
+    np.testing.assert_array_equal(fused.data, expected.data)
+    np.testing.assert_allclose(found.data, composition, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.25, 1e-9])
+def test_results_on_any_scale_are_drawn_and_written(scan, scale, tmp_path):
+    maps, haadf = scan
+    for signal in (*maps, haadf):
+        for axis in signal.axes_manager.signal_axes:
+            axis.scale, axis.offset, axis.units = scale, 5 * scale, "m"
+    fused = fuse_with(maps, haadf, method="calibrated", max_iter=5, errors=2)
+    names = {path.name for path in fused.export(tmp_path / "out")}
+    assert names == {"Fe.tif", "O.tif", "HAADF.tif", "HAADF_modelled.tif", "fused.h5"}
+    assert fused.plot_fusion(errors=True).shape == (3, 3)
+    cut = fused.isig[2:6, 1:]
+    assert {path.name for path in cut.export(tmp_path / "cut")} >= {"Fe.tif"}
+    region = fused.region(np.arange(15) > np.zeros((12, 1)))
+    assert region.mean("Fe").error > 0
+
+
+WITHOUT_COMPILER = """
+import hyperspy_fusion as hf
+scan = hf.data.core_shell((8, 9)).signals()
+print([hf.fuse(*scan, method=m, max_iter=2).metadata.Fusion.n_iter for m in ("published", "calibrated")])
+"""
+
+
+def test_kernels_run_without_a_compiler():
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    command = [sys.executable, "-c", WITHOUT_COMPILER]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.stdout.split() == ["[2,", "2]"] and "Compiling" not in run.stderr, run.stderr
+
+
 TINY_KERNEL = """
 import sys, numba, numpy as np
 from hyperspy_fusion.fusion.solvers.loop import prepared

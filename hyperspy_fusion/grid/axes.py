@@ -97,6 +97,23 @@ def stack_axes(signal: Any) -> tuple[Any, Any]:
     return axis, [other for other in axes if other is not axis]
 
 
+def rising(axes: Axes) -> tuple[list[dict], tuple]:
+    """`axes` on which coordinates rise with pixels, and the slices that turn data with falling ones.
+
+    An axis with no scale, which is 0 or NaN, is in pixels.
+    """
+    found, slices = [], []
+    for axis in axes:
+        scale, last = axis["scale"], axis["offset"] + axis["scale"] * (axis["size"] - 1)
+        if not np.isfinite(last) or scale == 0:
+            axis = {**axis, "scale": 1.0, "offset": 0.0, "units": "px"}
+        elif scale < 0:
+            axis = {**axis, "scale": -scale, "offset": last}
+        found.append(axis)
+        slices.append(slice(None, None, -1 if scale < 0 else 1))
+    return found, tuple(slices)
+
+
 def check_same_scan(
     map_axes: Axes, haadf_axes: Axes, *, maps: str = "the maps", haadf: str = _HAADF, both_are_maps: bool = False
 ) -> list[Diagnostic]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from hyperspy_fusion._floating_point import default_errstate
 from hyperspy_fusion.grid.axes import in_units_of_length, scan_axes
 from hyperspy_fusion.grid.images import image_signal
 
@@ -22,6 +23,7 @@ from hyperspy_fusion.grid.images import image_signal
 _TIF_SCALES = 1e-3, 1e6
 
 
+@default_errstate
 def export_maps(fused, others, folder, *, overwrite=False):
     """Write the maps of ``fused`` into ``folder``, and the images ``others``; see ``ElementMaps.export``.
 

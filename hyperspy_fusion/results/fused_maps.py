@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hyperspy_fusion._floating_point import default_errstate
 from hyperspy_fusion.diagnostics import Diagnostic, report
 from hyperspy_fusion.fusion.problems.published import Range
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, PowerHaadfModel, blurred
@@ -39,6 +40,7 @@ def fused_signal(maps, data, fusion, inputs, errors=None):
     return fused
 
 
+@default_errstate
 def modelled_haadf(fused):
     """The HAADF image of fused maps from their metadata; see ``ElementMaps.modelled_haadf``."""
     fit = fused._fit()

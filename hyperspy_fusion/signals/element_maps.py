@@ -141,7 +141,8 @@ class ElementMaps(LabelledMaps):
         Raises
         ------
         ValueError, TypeError
-            For a region without a pixel, of another shape, or that is neither ROI nor mask.
+            For a region without a pixel, of another shape, or that is neither ROI nor mask. Axes may have a negative
+            scale; where it is 0, a ROI is in pixels.
 
         Examples
         --------
@@ -172,7 +173,7 @@ class ElementMaps(LabelledMaps):
         Raises
         ------
         ValueError
-            Where all of the line is beyond the maps.
+            Where the line does not lie on the maps, as one in other units, and for ends or widths that are no numbers.
         TypeError
             For what is no line.
         """
