@@ -5,6 +5,7 @@ For other programs there are a .tif for each map and one .h5 with everything; fo
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import unicodedata
@@ -19,6 +20,8 @@ from hyperspy_fusion._floating_point import default_errstate
 from hyperspy_fusion.grid.axes import in_units_of_length, scan_axes
 from hyperspy_fusion.grid.images import image_signal
 
+# bytes for all but the pixels of a signal
+_ROOM = 2**20
 # ImageJ reads pixels per unit as a fraction of whole numbers: between these a scale keeps five digits
 _TIF_SCALES = 1e-3, 1e6
 
@@ -67,6 +70,7 @@ def save_whole(save, signal, filename=None, overwrite=None, **options):
     folder = path if into_folder else path.parent
     before = known.deepcopy()
     with _sentence_of(path), temporary_folder(folder) as temporary:
+        _check_room(temporary / "room", signal)
         try:
             save(temporary if into_folder else temporary / path.name, overwrite=overwrite, **options)
             (written,) = temporary.iterdir()
@@ -147,6 +151,26 @@ def _path_of(known, filename):
     return Path(filename).resolve()
 
 
+def _check_room(path, signal):
+    """OSError unless the disk has room for a signal, without its compression.
+
+    HDF5 crashes the process some time after a disk was full.
+    """
+    arrays = (signal.data, getattr(signal.known_background, "data", None), signal.get_noise_variance())
+    size = sum(getattr(getattr(array, "data", array), "nbytes", 0) for array in arrays)
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, size + _ROOM)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # of some file systems
+                    raise
+        else:
+            for _ in range(0, size + _ROOM, _ROOM):
+                file.write(bytes(_ROOM))
+    path.unlink()
+
+
 def _asked_to_overwrite(path):
     try:
         from rsciio.utils.path import overwrite
@@ -202,14 +226,16 @@ def _save_h5(fused, images, path):
     # read before the file is open: HDF5 has one lock for all files, and lazy metadata lie in another
     fit = fused._fit() if fused.metadata.has_item("Fusion") else None
     arrays = {key: np.asarray(signal.data) for key, signal in images.items()}
-    with h5py.File(path, "w") as file:
+    # in memory, for HDF5 crashes the process some time after a disk was full
+    with h5py.File(path, "w", driver="core", backing_store=False) as file:
         for key, array in arrays.items():
             data = file.create_dataset(key, data=array, compression="gzip")
             y, x = sorted(images[key].axes_manager.signal_axes, key=lambda axis: axis.index_in_array)
             data.attrs.update({"scale": [y.scale, x.scale], "offset": [y.offset, x.offset], "units": str(x.units)})
         if fit is not None:
             _write_fit(file, fit)
-    return path
+        file.flush()
+        path.write_bytes(file.id.get_file_image())
 
 
 def _write_fit(file, fit):
