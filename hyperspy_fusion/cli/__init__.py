@@ -219,8 +219,9 @@ def _fuse(arguments):
         fused.standard_errors().save(errors, overwrite=arguments.overwrite)
         print(f"Their standard errors, from {fit.errors.n_resamples} bootstrap replicates: {errors}")
     if picture is not None:
+        figure = fused.plot_fusion(errors=fit.has_item("errors"))[0, 0].figure
         with whole_file(picture) as path:
-            fused.plot_fusion(errors=fit.has_item("errors"))[0, 0].figure.savefig(path, dpi=130)
+            figure.savefig(path, dpi=130)
         print(f"Picture: {picture}")
     is_cut = fit.stop_reason == StopReason.INTERRUPTED.value or (errors is not None and not fit.has_item("errors"))
     return INTERRUPTED if is_cut else 0

@@ -74,8 +74,9 @@ def run_demo(folder, method, overwrite):
         yield fused.metadata.Fusion.selection.sentence
     yield _psnr_table(phantom, fused)
     folder.mkdir(parents=True, exist_ok=True)
+    figure = _demo_figure(phantom, fused)
     with whole_file(picture) as path:
-        _demo_figure(phantom, fused).savefig(path, dpi=130)
+        figure.savefig(path, dpi=130)
     fused.save(file, overwrite=overwrite)
     yield f"Picture: {picture}\nFused maps, for hs.load: {file}"
 

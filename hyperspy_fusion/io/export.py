@@ -118,6 +118,8 @@ def _sentence_of(path):
         yield
     # h5py closes a file on a full disk with a RuntimeError
     except (OSError, RuntimeError) as error:
+        if type(error) is not RuntimeError and not isinstance(error, OSError):
+            raise
         number = getattr(error, "errno", None)
         why = os.strerror(number) if number else str(error).splitlines()[0].rstrip(".")
         kind = type(error) if isinstance(error, OSError) else OSError

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.ndimage import binary_opening
 
+from hyperspy_fusion._floating_point import default_errstate
 from hyperspy_fusion.diagnostics import Diagnostic, report
 from hyperspy_fusion.grid.axes import capital, rising, scan_axes
 from hyperspy_fusion.grid.images import image_signal
@@ -96,6 +97,7 @@ class Region:
 
     # ---- means ----------------------------------------------------------------------------------
 
+    @default_errstate
     def mean(self, element):
         """Mean of the map of one element over the region.
 
@@ -124,6 +126,7 @@ class Region:
         """``{element: mean}`` of all maps; see :meth:`mean`."""
         return {element: self.mean(element) for element in self.elements}
 
+    @default_errstate
     def estimate(self, element):
         """What the mean of a fit with ``errors=True`` comes from.
 
@@ -147,6 +150,7 @@ class Region:
 
     # ---- ratios and composition -------------------------------------------------------------------
 
+    @default_errstate
     def ratio(self, element, other):
         """Mean of one element over that of another, in the units of the maps, as counts per counts, not of atoms.
 
@@ -179,6 +183,7 @@ class Region:
         error = np.hypot(over.error, value * under.error) / under.value if element != other else 0.0
         return Measured(value, float(error))
 
+    @default_errstate
     def percent(self, method, factors=None, *, units="atomic"):
         """Composition of the region: that of the mean counts, and not the mean of the compositions of its pixels.
 
