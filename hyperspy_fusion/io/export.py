@@ -121,7 +121,7 @@ def _sentence_of(path):
         if type(error) is not RuntimeError and not isinstance(error, OSError):
             raise
         number = getattr(error, "errno", None)
-        why = os.strerror(number) if number else str(error).splitlines()[0].rstrip(".")
+        why = os.strerror(number) if number else (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         kind = type(error) if isinstance(error, OSError) else OSError
         raise kind(
             f"{path} cannot be written ({why}), and what was there is kept: make room, or give another path."
@@ -136,11 +136,12 @@ def _replace(new, target, aside):
         os.replace(new, target)
         return
     old = aside / f"{target.name}.old"
-    os.replace(target, old)
     try:
+        os.replace(target, old)
         os.replace(new, target)
-    except OSError:
-        os.replace(old, target)
+    except BaseException:  # Ctrl-C too
+        if old.exists() and not target.exists():
+            os.replace(old, target)
         raise
 
 

@@ -1,5 +1,7 @@
 """`ElementMaps`: which map is which element, through slicing, saving and exporting."""
 
+import os
+
 import h5py
 import hyperspy.api as hs
 import numpy as np
@@ -505,6 +507,26 @@ def test_save_that_fails_keeps_the_file_before(tmp_path, name, full_disk):
     assert maps.tmp_parameters.as_dictionary() == known
     np.testing.assert_array_equal(hs.load(path).data, (maps * 2).data)
     assert list(tmp_path.rglob("*.?spy")) == [path] and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_folder_that_cannot_be_replaced_comes_back(tmp_path, monkeypatch, error):
+    pytest.importorskip("zarr")
+    maps, path, moves = maps_on(1.0, "nm"), tmp_path / "maps.zspy", []
+    maps.save(path)
+    replace = os.replace
+
+    def fail_once(old, new):
+        moves.append(new)
+        if moves.count(path) == 1 and new == path:
+            raise error
+        replace(old, new)
+
+    with monkeypatch.context() as patch, pytest.raises(error):
+        patch.setattr(os, "replace", fail_once)
+        (maps * 2).save(path, overwrite=True)
+    np.testing.assert_array_equal(hs.load(path).data, maps.data)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("suffix", [".hspy", ".zspy"])
