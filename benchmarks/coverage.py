@@ -120,7 +120,7 @@ def fit_auto(scan, options, start):
     problem, run = AveragedProblem.of(ensemble), ensemble[0].settings
     result, state = problem.solve(run)
     found = bootstrap(problem, run, state, result.maps, options.replicates)
-    chosen = [fit._replace(source=None) for fit in ensemble]
+    chosen = [fit._replace(source=None, state=None) for fit in ensemble]
     return found, start or (chosen if options.choose == "once" else None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from importlib.metadata import version
 from numbers import Real
 from typing import Any
@@ -196,7 +197,8 @@ class FusedMultiModal:
             if same_objective(self.settings, settings):
                 return self._fit.setup.going_on(settings), self._fit.state
         setup = self._method.build(self._measured.scan_data(), settings, num_workers, tick)
-        return setup, None if self._fit is None else self._method.restart(self._fit.state, setup.problem)
+        state = None if self._fit is None else self._method.restart(self._fit.state, setup.problem)
+        return replace(setup, start=None), setup.start if state is None else state
 
     # ---- what comes out -----------------------------------------------------------------------
 

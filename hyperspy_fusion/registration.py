@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic, report
+from hyperspy_fusion.diagnostics import INFORMATION, WARNING, Diagnostic, report
 from hyperspy_fusion.fusion.registration.resampling import LEAST_COVERAGE, coverage, filled, resampled
 from hyperspy_fusion.fusion.registration.shift import LARGEST_ERROR, Shift, find_shift, slopes
 from hyperspy_fusion.fusion.settings import check_choice
 from hyperspy_fusion.fusion.terms.haadf_model import saturated, z_weights
 from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance
-from hyperspy_fusion.grid.axes import check_same_scan, placements, spatial_axes
+from hyperspy_fusion.grid.axes import begins_elsewhere, check_same_scan, placements, spatial_axes
 from hyperspy_fusion.grid.images import image_array, image_signal
 from hyperspy_fusion.grid.masks import mask_array
 from hyperspy_fusion.identify.elements import atomic_number
@@ -62,7 +62,8 @@ class MatchedHaadf(NamedTuple):
     sentence : str
         All of this in words.
     diagnostics : list of Diagnostic
-        Codes ``"haadf-coarser"``, ``"haadf-covers-part"`` and ``"shift-undetermined"``.
+        Codes ``"haadf-coarser"``, ``"haadf-covers-part"``, ``"offset-differs"``, ``"shift-ambiguous"`` and
+        ``"shift-undetermined"``.
     """
 
     haadf: Any
@@ -174,7 +175,7 @@ def _matched(haadf, maps, register, mask, gamma=REGISTRATION_GAMMA, keep_saturat
         overlap=float(covered.mean()),
         correlation=np.nan if found is None else float(found.correlation),
         sentence=sentence,
-        diagnostics=_diagnostics(source, found, covered),
+        diagnostics=[*_about_offsets(maps.axes, haadf, found), *_diagnostics(source, found, covered)],
     )
     return matched, np.array([p.step for p in placed])
 
@@ -300,6 +301,12 @@ def _in_words(source, found, shift, overlap):
     return f"The HAADF image {where} and {way}; it covers {overlap:.1%} of the maps."
 
 
+def _about_offsets(map_axes, haadf, found):
+    where = begins_elsewhere(map_axes, spatial_axes(haadf))
+    sentence = f"{where}: the equal fields of view were laid edge on edge; check that they show the same area."
+    return [Diagnostic("offset-differs", sentence, WARNING if found is None else INFORMATION)] if where else []
+
+
 def _diagnostics(source, found, covered):
     diagnostics = []
     coarse = max(p.step for p in source.placed)
@@ -315,6 +322,12 @@ def _diagnostics(source, found, covered):
             "image."
         )
         diagnostics.append(Diagnostic("haadf-covers-part", sentence))
+    if found is not None and found.is_ambiguous:
+        sentence = (
+            "Several shifts make the HAADF image and the maps alike, as on a crystal lattice: the one nearest to the "
+            "calibration was taken; check it at an edge or a defect."
+        )
+        diagnostics.append(Diagnostic("shift-ambiguous", sentence))
     if found is not None and len(found.undetermined):
         y, x = found.undetermined[0]
         sentence = (

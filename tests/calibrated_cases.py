@@ -4,7 +4,8 @@ import numpy as np
 
 from hyperspy_fusion.fusion.problems.calibrated import Observation
 from hyperspy_fusion.fusion.settings import CalibratedSettings
-from hyperspy_fusion.fusion.solvers.primal_dual import PrimalDualState, primal_dual
+from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
+from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState
 from hyperspy_fusion.fusion.terms.scan_data import ScanData
 
 NUMBERS = (26, 8)

@@ -50,7 +50,7 @@ def scan(monkeypatch):
     """Make `cli` load these signals from every file."""
 
     def give(*signals):
-        monkeypatch.setattr(cli, "_load", lambda file: list(signals))
+        monkeypatch.setattr(cli, "load_signals", lambda file, **_: list(signals))
 
     return give
 
@@ -93,6 +93,37 @@ def test_haadf_is_found_by_its_title_among_the_files(folder):
     spectrum_image().save("eds.hspy")
     assert fuse_files("eds.hspy --haadf HAADF.hspy --elements O Fe --max-iter 1") == 0
     assert hs.load("eds_fused.hspy").elements == ["O", "Fe"]
+
+
+def test_a_format_settles_an_ending_of_several(folder, capsys):
+    (folder / "HAADF.hspy").rename("HAADF.hdf5")
+    spectrum_image().save("eds.hspy")
+    (folder / "eds.hspy").rename("eds.hdf5")
+    command = "eds.hdf5 HAADF.hdf5 --max-iter 1 -o out.hspy"
+    said = refusal(capsys, "fuse", *command.split())
+    assert "is that of several formats, " in said and "pass that of the file, as --file-format " in said
+    assert fuse_files(f"{command} --file-format HSPY") == 0
+    assert hs.load("out.hspy").elements == ["Fe", "O"]
+    assert fuse_files("eds.hdf5 --haadf HAADF.hdf5 --max-iter 1 -o out.hspy --overwrite --file-format HyperSpy") == 0
+    capsys.readouterr()
+    assert "'X' is no format that HyperSpy reads: pass --file-format " in refusal(
+        capsys, "fuse", *command.split(), "--overwrite", "--file-format", "X"
+    )
+
+
+def test_vendor_maps_and_kept_frames(folder, scan, capsys):
+    """Titles of JEOL; and spectra whose frames are kept are not left for the maps of the vendor."""
+    (folder / "scan.emd").touch()
+    maps = [image("IMG1"), image("Fe K"), image("O K")]
+    scan(*maps)
+    assert fuse_files("scan.emd --max-iter 1 -o out.hspy") == 0
+    fused = hs.load("out.hspy")
+    assert fused.elements == ["Fe", "O"] and fused.metadata.Fusion.haadf_title == "IMG1"
+    capsys.readouterr()
+    frames = hs.signals.Signal1D(np.ones((3, *SHAPE, 100), "u1"))
+    frames.set_signal_type("EDS_TEM")
+    scan(*maps, frames)
+    assert "keeps its frames apart" in refusal(capsys, "fuse", "scan.emd")
 
 
 def test_elements_name_maps_in_the_order_of_the_files(folder):
@@ -226,9 +257,9 @@ def test_nothing_is_overwritten_unasked(folder, capsys, tmp_path):
 @pytest.mark.parametrize(
     "command, sentence",
     [
-        ("fuse none.hspy", "there is no file none.hspy"),
-        ("fuse notes.txt --haadf HAADF.hspy", "notes.txt is of no format that HyperSpy reads"),
-        ("fuse broken.hspy --haadf HAADF.hspy", "HyperSpy cannot read broken.hspy"),
+        ("fuse none.hspy", "There is no file 'none.hspy'"),
+        ("fuse notes.txt --haadf HAADF.hspy", "HyperSpy cannot read 'notes.txt' (no format has the ending '.txt')"),
+        ("fuse broken.hspy --haadf HAADF.hspy", "HyperSpy cannot read 'broken.hspy'"),
         ("fuse Fe.hspy O.hspy", "No image is known to be of HAADF or another elastic detector: pass"),
         ("fuse Fe.hspy O.hspy --haadf ADF", "No signal has the title or number 'ADF': pass"),
         ("fuse Fe.hspy --haadf HAADF.hspy --method published --set gamma=9", "gamma is 9: it must lie above 0"),

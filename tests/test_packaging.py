@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points, version
@@ -67,6 +68,13 @@ def test_the_package_imports_neither_numba_nor_matplotlib(tmp_path):
     assert PACKAGE in with_package
     for heavy in ("numba", "llvmlite", "matplotlib", "exspy"):
         assert heavy not in with_package - alone
+
+
+def test_a_plain_installation_reads_the_files_of_the_field():
+    """rosettasciio has `sparse`, which the spectra of Velox need, and `h5py` as extras only."""
+    text = (REPOSITORY / "pyproject.toml").read_text()
+    plain = re.findall(r'^ *"([\w.-]+)>=', re.search(r"^dependencies = \[(.*?)^\]", text, re.M | re.S)[1], re.M)
+    assert {"sparse", "h5py", "tifffile"} <= set(plain)
 
 
 def test_continuous_integration_tests_the_installed_package():

@@ -8,7 +8,7 @@ import pytest
 from helpers import assert_untouched, fuse_with, scan_signals, shared, snapshot
 
 import hyperspy_fusion as hf
-from hyperspy_fusion.data import core_shell, gradient_alloy, psnr
+from hyperspy_fusion.data import atomic_columns, core_shell, gradient_alloy, psnr
 
 FINE, SHIFT = 20, (1.3, -0.7)
 
@@ -224,7 +224,7 @@ def test_units_and_proportional_shapes_of_one_field():
         actual = placed(image_of(data, 0.25, (offset, offset)), maps_of()).haadf.data
         np.testing.assert_allclose(actual, blocks(data, 4))
     data = np.random.default_rng(0).random((8, 8))
-    result = placed(image_of(data, 0.001, (0.002, 0.0), "µm"), maps_of()).haadf.data
+    result = placed(image_of(data, 0.001, (0.012, 0.01), "µm"), maps_of(offset=10.0)).haadf.data
     np.testing.assert_allclose(result[2:], data[:-2])
     assert np.isnan(result[:2]).all()
     data = np.random.default_rng(0).random((16, 16))
@@ -237,6 +237,48 @@ def test_units_and_proportional_shapes_of_one_field():
         placed(image_of(np.ones((16, 16)), -0.5), maps_of())
     with pytest.raises(ValueError, match="looks transposed"):
         placed(image_of(np.random.default_rng(0).random((15, 12)), units=""), scan_signals()[0])
+
+
+@pytest.mark.parametrize("units, length", [("nm", 1.0), ("µm", 1e-3), ("Å", 10.0)])
+@pytest.mark.parametrize("n", [8, 16, 32])
+@pytest.mark.parametrize("of_maps, of_image", [((-16.0, -9.0), (0, 0)), ((0, 0), (40.0, 3.0)), ((0.5, 0), (-900, 0))])
+def test_an_offset_of_the_stage_on_one_side_is_no_shift(n, units, length, of_maps, of_image):
+    """As Velox gives the spectra one, and the HAADF image none; pixels that are coarser, as they are, and finer."""
+    data, scale = np.random.default_rng(0).random((n, n)), 16 / n * length
+    image, maps = image_of(data, scale, np.multiply(of_image, length), units), maps_of(16, 1.0)
+    for m in maps:
+        for name, offset in zip("yx", of_maps, strict=True):
+            m.axes_manager[name].offset = offset
+    matched = placed(image, maps)
+    expected = placed(image_of(data, 16 / n), maps_of(16, 1.0)).haadf.data
+    assert matched.overlap == 1
+    np.testing.assert_allclose(matched.haadf.data, expected)
+    (found,) = [d for d in matched.diagnostics if d.code == "offset-differs"]
+    assert found.severity == "warning" and "laid edge on edge" in found.sentence
+    # an offset on both sides is that of one frame
+    for m in maps:
+        m.axes_manager["x"].offset += 50.0
+    image.axes_manager["y"].offset += 33.0 * length
+    image.axes_manager["x"].offset += 33.0 * length
+    with pytest.raises(ValueError, match="covers no pixel of the maps"):
+        placed(image, maps)
+
+
+def test_a_lattice_keeps_the_nearest_position_and_says_so():
+    """A cell has 15.6 pixels; the calibration is off by part of one."""
+    maps, haadf = atomic_columns((64, 64), counts=10).signals()
+    for of_maps, of_image, shift in ((-1.3, 0.0, 0.0), (3.0, 3.05, -2.0), (3.0, 2.87, 5.2)):
+        for m in (*maps, haadf):
+            for axis in m.axes_manager.signal_axes:
+                axis.offset = of_image if m is haadf else of_maps
+        matched = hf.match_haadf(haadf, maps)
+        assert np.abs(matched.shift - shift).max() < 0.3
+        assert "shift-ambiguous" in [d.code for d in matched.diagnostics]
+
+
+def test_particles_are_not_ambiguous(scene):
+    for haadf in (scene.aligned(), scene.shifted(2, margin=0.1, shift=(3.4, -5.2))):
+        assert "shift-ambiguous" not in [d.code for d in hf.match_haadf(haadf, scene.maps).diagnostics]
 
 
 def test_the_mean_over_pixels_is_that_of_rebin():

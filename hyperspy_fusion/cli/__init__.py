@@ -20,8 +20,9 @@ from typing import Any
 from hyperspy_fusion.cli.demo import run_demo
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import SETTINGS, settings_for
-from hyperspy_fusion.identify.map_identity import title_of
+from hyperspy_fusion.identify.map_identity import identify_map, title_of
 from hyperspy_fusion.io.export import check_writable, whole_file
+from hyperspy_fusion.io.files import load_signals
 
 _PICTURES = (".png", ".pdf", ".svg")
 # what a shell reports of a command that Ctrl-C ended
@@ -120,6 +121,8 @@ def _add_input(fuse):
     add("files", nargs="+", metavar="FILE", help="any file HyperSpy reads")
     found = "where it is not found by itself"
     add("--haadf", metavar="IMAGE", help=f"file of the HAADF image, or its title or number in the FILEs, {found}")
+    text = "name of the format of FILEs whose ending is that of several, such as JEOL for .img"
+    add("--file-format", metavar="FORMAT", help=text)
     add("--spectrum", metavar="SPECTRA", help=f"title or number of the spectrum image in the FILEs, {found}")
     text = "bring the HAADF image to the pixels of the maps: by the calibration of the axes, or with its shift "
     text += "measured as well (default where no value is given)"
@@ -209,7 +212,9 @@ def _fuse(arguments):
     picture = _picture_path(arguments)
     from hyperspy_fusion.api import fuse
 
-    source, haadf = _find_scan(arguments.files, arguments.haadf, arguments.elements, arguments.spectrum)
+    source, haadf = _find_scan(
+        arguments.files, arguments.haadf, arguments.elements, arguments.spectrum, arguments.file_format
+    )
     fused: Any = fuse(source, haadf, **{name: getattr(arguments, name) for name in _INPUT}, settings=settings, **front)
     fused.save(output, overwrite=arguments.overwrite)
     fit = fused.metadata.Fusion
@@ -265,29 +270,35 @@ def _refuse_path(path, overwrite, option):
     check_writable(path.parent)
 
 
-def _find_scan(files, haadf, elements, spectrum=None):
+def _find_scan(files, haadf, elements, spectrum=None, file_format=None):
     """What to fuse, a signal or a list of maps, and the HAADF image, among the signals of the files."""
+    try:
+        return _found_scan(files, haadf, elements, spectrum, file_format)
+    except ValueError as error:
+        # options of the command instead of keywords
+        said = re.sub(r"\bfile_format='(\w+)'", r"--file-format \1", str(error))
+        said = re.sub(r"\b(haadf|spectrum)=", r"--\1", said.replace("file_format=", "--file-format"))
+        raise _Refusal(said) from error
+
+
+def _found_scan(files, haadf, elements, spectrum, file_format):
     from hyperspy_fusion.grid.axes import layout
     from hyperspy_fusion.io import scan as scans
 
-    extra = _load(haadf) if haadf is not None and Path(haadf).exists() else []
+    extra = load_signals(haadf, file_format=file_format) if haadf is not None and Path(haadf).exists() else []
     if haadf is not None and extra:
         # `*.hspy` names the HAADF file too
         files = [file for file in files if Path(file).resolve() != Path(haadf).resolve()] or files
-    signals = [signal for file in files for signal in _load(file)]
+    signals = [signal for file in files for signal in load_signals(file, file_format=file_format)]
     hint = _number_ortitle_of(haadf)
     if len(extra) == 1:
         hint, extra = extra[0], []
     elif extra:
         hint = scans.elastic_image(extra)
-    try:
-        if spectrum is not None or scans.has_spectra(signals):
-            image, source = scans.scan(signals, haadf=hint, spectrum=_number_ortitle_of(spectrum))
-            return source, image
-        image = scans.elastic_image(signals, hint)
-    except ValueError as error:
-        # options of the command instead of keywords
-        raise _Refusal(re.sub(r"\b(haadf|spectrum)=", r"--\1", str(error))) from error
+    if spectrum is not None or scans.has_spectra(signals):
+        image, source = scans.scan(signals, haadf=hint, spectrum=_number_ortitle_of(spectrum))
+        return source, image
+    image = scans.elastic_image(signals, hint)
     images = [s for s in signals if s is not image and layout(s) == "image"]
     return _maps(images, elements, several_files=len(files) > 1), image
 
@@ -296,31 +307,10 @@ def _number_ortitle_of(text):
     return int(text) if text is not None and text.isdecimal() else text
 
 
-def _load(file):
-    """The signals of a file, as a list."""
-    import hyperspy.api as hs
-    from rsciio import IO_PLUGINS
-
-    path = Path(file)
-    if not path.exists():
-        raise _Refusal(f"there is no file {path}.")
-    known = {extension.lower() for plugin in IO_PLUGINS for extension in plugin["file_extensions"]}
-    if path.suffix.lower().lstrip(".") not in known:
-        raise _Refusal(f"{path} is of no format that HyperSpy reads: give a .hspy, .bcf, .emd, .dm4, ... file.")
-    try:
-        loaded = hs.load(str(file), escape_square_brackets=True)  # pyright: ignore[reportCallIssue]
-    # a broken file raises whatever its reader stumbles over
-    except Exception as error:
-        raise _Refusal(f"HyperSpy cannot read {file}: {error}") from error
-    return loaded if isinstance(loaded, list) else [loaded]
-
-
 def _maps(images, elements, several_files):
-    """The maps among images: those titled as asked, else those of one file titled by an element, else all."""
-    from exspy.material import elements as table
-
-    by_title = {title_of(image.metadata): image for image in images}
-    if elements and all(element in by_title for element in elements):
-        return [by_title[element] for element in elements]
-    named = [image for image in images if title_of(image.metadata) in table]
-    return named if named and not several_files else images
+    """The maps among images: those of the elements asked for, else of one file whose element is known, else all."""
+    of = [identify_map(image).element for image in images]
+    if elements and set(of).issuperset(elements):
+        return [images[of.index(element)] for element in elements]
+    known = [image for image, element in zip(images, of, strict=True) if element is not None]
+    return known if known and not several_files else images

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ SILENT_PIXELS = 0.5
 # two detectors of one vendor file disagree by 0.6 % (0.41452 and 0.4169 um); another binning or another
 # field of view is a factor far above
 SAME_SCAN_RTOL = 0.05
+# of one axis, where the other agrees and the numbers of pixels are the same: a scan is stretched, or its file wrong
+_STRETCHED_RTOL = 0.2
 # of a distance in pixels
 _ROUNDING = 1e-6
 _HAADF = "the HAADF image"
@@ -36,13 +40,46 @@ _UNIT_NAMES = {"A": "angstrom", "Ang": "angstrom", "Angstrom": "angstrom"}
 _LENGTHS = ("nm", "µm", "pm", "mm", "m")
 
 
-_LAYOUTS = {(0, 2): "image", (2, 0): "image", (1, 2): "stack", (3, 0): "stack", (2, 1): "spectra"}
+_LAYOUTS = {(0, 2): "image", (2, 0): "image", (1, 2): "stack", (3, 0): "stack", (2, 1): "spectra", (3, 1): "frames"}
+_ENERGY = re.compile("energy|loss", re.IGNORECASE)
 
 
 def layout(signal: Any) -> str:
-    """What a signal, or a model of one, is by its axes: "image", "stack" of images, "spectra" (x, y|E), or ""."""
+    """What a signal, or a model of one, is by its axes.
+
+    "image", "stack" of images, "spectra" (x, y|E), their "frames" (x, y, t|E), or "".
+    """
     manager = getattr(signal, "axes_manager", None)
     return _LAYOUTS.get((manager.navigation_dimension, manager.signal_dimension), "") if manager else ""
+
+
+def order_problem(signal: Any) -> str:
+    """A sentence about spectra whose frames are kept, (x, y, t|E), or whose energies come first, (E|x, y); else ""."""
+    of: str = layout(signal)
+    axes: Any = getattr(signal, "axes_manager", None)
+    if of == "frames":
+        return frames_problem(signal)
+    energies = [a for a in axes.navigation_axes if _is_of_energies(a)] if of in ("stack", "spectra") else []
+    if not energies:
+        return ""
+    return (
+        f"{signal} has its energies first, and a spectrum image (x, y|E) is needed: transpose it by "
+        f"`s.as_signal1D({energies[0].name!r})`."
+    )
+
+
+def frames_problem(signal: Any) -> str:
+    """A sentence about a signal whose last navigation axis is of frames."""
+    axis = signal.axes_manager.navigation_axes[-1]
+    named = repr(axis.name) if isinstance(axis.name, str) else axis.index_in_axes_manager
+    return (
+        f"{signal} keeps its frames apart, and one value or spectrum per pixel is needed: add them up by "
+        f"`s.sum({named})`, after aligning them where the scan has drifted."
+    )
+
+
+def _is_of_energies(axis):
+    return str(axis.units).strip() in ("eV", "keV") or _ENERGY.search(str(axis.name)) is not None
 
 
 def capital(sentence: str) -> str:
@@ -97,23 +134,6 @@ def stack_axes(signal: Any) -> tuple[Any, Any]:
     return axis, [other for other in axes if other is not axis]
 
 
-def rising(axes: Axes) -> tuple[list[dict], tuple]:
-    """`axes` on which coordinates rise with pixels, and the slices that turn data with falling ones.
-
-    An axis with no scale, which is 0 or NaN, is in pixels.
-    """
-    found, slices = [], []
-    for axis in axes:
-        scale, last = axis["scale"], axis["offset"] + axis["scale"] * (axis["size"] - 1)
-        if not np.isfinite(last) or scale == 0:
-            axis = {**axis, "scale": 1.0, "offset": 0.0, "units": "px"}
-        elif scale < 0:
-            axis = {**axis, "scale": -scale, "offset": last}
-        found.append(axis)
-        slices.append(slice(None, None, -1 if scale < 0 else 1))
-    return found, tuple(slices)
-
-
 def check_same_scan(
     map_axes: Axes, haadf_axes: Axes, *, maps: str = "the maps", haadf: str = _HAADF, both_are_maps: bool = False
 ) -> list[Diagnostic]:
@@ -121,15 +141,16 @@ def check_same_scan(
 
     Shapes must be the same. Pixel sizes are compared in common units where both are calibrated. A difference below half
     a pixel over the field of view is silent, up to 5 % it is information, and above it is an error. Vendor files carry
-    a slightly different calibration for each detector. Offsets distinguish two areas of one scan: above half a pixel
-    there is a warning, since some files give the detectors of one scan different positions. Where `both_are_maps`, a
-    pixel or more in the same units is an error. Names are not compared, "px" and undefined units are no calibration,
-    and "A" is read as angstrom.
+    a slightly different calibration for each detector. Up to 20 % along one axis alone is a warning. Offsets
+    distinguish two areas of one scan: above half a pixel there is a warning, since some files give the detectors of one
+    scan different positions. Where `both_are_maps`, a pixel or more in the same units is an error. Names are not
+    compared, "px" and undefined units are no calibration, and "A" is read as angstrom.
 
     Codes of the diagnostics: ``"units-differ"``, ``"pixel-size-differs"`` and ``"offset-differs"``.
     """
     check_same_shape(map_axes, haadf_axes, maps, haadf, both_are_maps, by_keyword=not both_are_maps)
-    found = [_compare_pixel(m, h, maps, haadf) for m, h in zip(map_axes, haadf_axes, strict=True)]
+    rtol = _field_rtol(map_axes, haadf_axes)
+    found = [_compare_pixel(m, h, maps, haadf, rtol) for m, h in zip(map_axes, haadf_axes, strict=True)]
     found.append(_compare_areas(map_axes, haadf_axes, maps, haadf, both_are_maps))
     # y and x usually agree
     return list(dict.fromkeys(diagnostic for diagnostic in found if diagnostic))
@@ -224,7 +245,8 @@ def placements(map_axes: Axes, haadf_axes: Axes, maps: str = "the maps", haadf: 
 
     By scales and offsets, which are of the centres of pixels, where both are calibrated. Fields of view are the same
     within half a pixel, or within 5 % with numbers of pixels in a whole proportion. Where the offsets are the same too,
-    so are the edges of the fields: a file may have the offset of the edge or none. Without calibrations the fields are
+    so are the edges of the fields: a file may have the offset of the edge or none. So are those of equal fields of
+    which one has no offset, and the other that of a stage, see `begins_elsewhere`. Without calibrations the fields are
     taken for the same if the shapes are in proportion. ValueError where the place is not known, or the image mirrored
     or transposed.
     """
@@ -232,7 +254,11 @@ def placements(map_axes: Axes, haadf_axes: Axes, maps: str = "the maps", haadf: 
     if got != expected and _way_to_same_shape(map_axes, haadf_axes) == "transpose":
         check_same_shape(map_axes, haadf_axes, maps, haadf)
     if all(_comparable(m, h) for m, h in pairs):
-        return [_calibrated_placement(m, h, maps, haadf) for m, h in pairs]
+        rtol = _field_rtol(map_axes, haadf_axes)
+        placed = [_calibrated_placement(m, h, maps, haadf, rtol) for m, h in pairs]
+        is_whole = all(abs(p.step * p.size - m["size"]) < _ROUNDING for p, m in zip(placed, map_axes, strict=True))
+        frames = [all(_begins_at_zero(m, h, own) for m, h in pairs) for own in (0, 1)]
+        return [replace(p, start=0.0) for p in placed] if is_whole and frames[0] != frames[1] else placed
     steps = np.divide(expected, got)
     if abs(steps[0] / steps[1] - 1) > SAME_SCAN_RTOL:
         raise ValueError(
@@ -242,7 +268,36 @@ def placements(map_axes: Axes, haadf_axes: Axes, maps: str = "the maps", haadf: 
     return [Placement(h["size"], step, 0.0) for (_, h), step in zip(pairs, steps, strict=True)]
 
 
-def _calibrated_placement(m, h, maps, haadf):
+def begins_elsewhere(map_axes: Axes, haadf_axes: Axes) -> str:
+    """Where an image and the maps begin, if offsets and `placements` of equal fields differ; "" where they agree.
+
+    A vendor's file gives spectra and maps an offset in the frame of the stage, and the image of the same scan none.
+    """
+    if not all(map(_comparable, map_axes, haadf_axes)):
+        return ""
+    placed = placements(map_axes, haadf_axes)
+    pairs = zip(placed, map_axes, haadf_axes, strict=True)
+    differ = any(p.start == 0 and abs(_start(m, h, p.step)) > _largest_start(p.step) for p, m, h in pairs)
+    return _beginnings(map_axes, haadf_axes, "the maps", _HAADF) if differ else ""
+
+
+def _begins_at_zero(m, h, own):
+    """Whether one axis of the two begins at zero, with its edge or the centre of a pixel of any of the two."""
+    scale = max(abs(m["scale"]), abs(_in_units_of(m, h, "scale")))
+    offset = _in_units_of(m, h, "offset") if own else m["offset"]
+    return abs(offset) <= scale * (SILENT_PIXELS + _ROUNDING)
+
+
+def _field_rtol(map_axes, haadf_axes):
+    """How far two fields of view may differ: more along one axis, where shapes are equal and the other axis agrees."""
+    pairs = list(zip(map_axes, haadf_axes, strict=True))
+    if _shape(map_axes) != _shape(haadf_axes) or not all(_comparable(m, h) for m, h in pairs):
+        return SAME_SCAN_RTOL
+    near, far = sorted(abs(_ratio(h, m) - 1) for m, h in pairs)
+    return _STRETCHED_RTOL if near <= SAME_SCAN_RTOL < far <= _STRETCHED_RTOL else SAME_SCAN_RTOL
+
+
+def _calibrated_placement(m, h, maps, haadf, rtol):
     step = _ratio(h, m)
     if step < 0:
         raise ValueError(
@@ -252,13 +307,23 @@ def _calibrated_placement(m, h, maps, haadf):
     expected, size = m["size"], h["size"]
     is_whole = max(expected, size) % min(expected, size) == 0
     is_near = abs(step * size - expected) <= SILENT_PIXELS
-    same_field = is_near or (is_whole and abs(step * size / expected - 1) <= SAME_SCAN_RTOL)
+    same_field = is_near or (is_whole and abs(step * size / expected - 1) <= rtol)
     if same_field:
         step = expected / size
-    start = (_in_units_of(m, h, "offset") - m["offset"]) / m["scale"] + (1 - step) / 2
-    if same_field and abs(start) <= SILENT_PIXELS + abs(1 - step) / 2 + _ROUNDING:
+    start = _start(m, h, step)
+    if same_field and abs(start) <= _largest_start(step):
         start = 0.0
     return Placement(size, step, start)
+
+
+def _start(m, h, step):
+    """Where the first pixel of the axis `h` begins on those of `m`, by the offsets."""
+    return (_in_units_of(m, h, "offset") - m["offset"]) / m["scale"] + (1 - step) / 2
+
+
+def _largest_start(step):
+    """Of fields of view that begin at the same place: their offsets may be those of edges."""
+    return SILENT_PIXELS + abs(1 - step) / 2 + _ROUNDING
 
 
 def is_calibrated(axis: dict) -> bool:
@@ -266,7 +331,7 @@ def is_calibrated(axis: dict) -> bool:
     return str(axis["units"]).strip() not in UNCALIBRATED and axis["scale"] != 0
 
 
-def _compare_pixel(m, h, maps, haadf):
+def _compare_pixel(m, h, maps, haadf, rtol):
     """Diagnostic about two axes of one size, None where they agree; ValueError where they clearly differ."""
     if not (is_calibrated(m) and is_calibrated(h)):
         return None
@@ -283,6 +348,12 @@ def _compare_pixel(m, h, maps, haadf):
     if abs(ratio - 1) <= SAME_SCAN_RTOL:
         sentence = f"{sizes}, {abs(ratio - 1):.1%} apart: both are taken for one scan, on the axes of {maps}."
         return Diagnostic("pixel-size-differs", sentence, INFORMATION)
+    if abs(ratio - 1) <= rtol:
+        sentence = (
+            f"{sizes}, {abs(ratio - 1):.1%} apart along {m['name']} alone: both were taken pixel for pixel, on the "
+            f"axes of {maps}; check that they are one scan."
+        )
+        return Diagnostic("pixel-size-differs", sentence)
     raise ValueError(
         f"{sizes}, a factor of {ratio:.4g}, so they are not the same scan: correct the scale of one "
         "(`axes_manager[...].scale`) or crop and rebin it to the field of view of the other."
@@ -296,8 +367,7 @@ def _compare_areas(map_axes, haadf_axes, maps, haadf, both_are_maps):
     apart = max(map(_pixels_apart, map_axes, haadf_axes))
     if apart <= SILENT_PIXELS + _ROUNDING:
         return None
-    begin = [", ".join(f"{a['offset']:.5g} {a['units']}" for a in axes) for axes in (haadf_axes, map_axes)]
-    where = capital(f"{haadf} begins at ({begin[0]}) and {maps} at ({begin[1]}) (y, x), {apart:.3g} pixels apart")
+    where = f"{_beginnings(map_axes, haadf_axes, maps, haadf)}, {apart:.3g} pixels apart"
     pairs = zip(map_axes, haadf_axes, strict=True)
     is_same_pixel = all(m["units"] == h["units"] and np.isclose(m["scale"], h["scale"]) for m, h in pairs)
     if both_are_maps and is_same_pixel and apart >= 1 - _ROUNDING:
@@ -307,6 +377,11 @@ def _compare_areas(map_axes, haadf_axes, maps, haadf, both_are_maps):
         )
     by_keyword = "" if both_are_maps else ", or pass register='shift'"
     return Diagnostic("offset-differs", f"{where}: check that they show the same area{by_keyword}.")
+
+
+def _beginnings(map_axes, haadf_axes, maps, haadf):
+    begin = [", ".join(f"{a['offset']:.5g} {a['units']}" for a in axes) for axes in (haadf_axes, map_axes)]
+    return capital(f"{haadf} begins at ({begin[0]}) and {maps} at ({begin[1]}) (y, x)")
 
 
 def _pixels_apart(m, h):
@@ -324,7 +399,7 @@ def _ratio(h, m):
     return _in_units_of(m, h, "scale") / m["scale"]
 
 
-def _in_units_of(m, h, key):
+def _in_units_of(m, h, key) -> Any:
     """Scale or offset of the axis `h` in the units of `m`; None where they are not comparable."""
     import pint
 

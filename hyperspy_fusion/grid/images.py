@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.grid.axes import STACK_AXES, Axes, capital, layout, spatial_axes
+from hyperspy_fusion.grid.axes import STACK_AXES, Axes, capital, layout, order_problem, spatial_axes
 
 
 def image_array(signal: Any, allow_nan: bool = False) -> np.ndarray:
@@ -74,6 +74,8 @@ def check_real(signal: Any) -> None:
 def check_energies(signal: Any, *units: str) -> None:
     """Raise unless the energies of a spectrum image are uniform and in one of the `units`, the usual one first."""
     axis = signal.axes_manager.signal_axes[0]
+    if problem := order_problem(signal):
+        raise ValueError(problem)
     if not axis.is_uniform:
         raise NotImplementedError(f"{signal} has a non-uniform energy axis: interpolate it first.")
     if axis.units not in units:

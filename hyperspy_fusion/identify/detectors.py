@@ -55,3 +55,8 @@ def is_survey(title):
 def is_detector_title(title):
     """Whether a title is that of a detector, dark or bright, and so not of an element map."""
     return detector_of(title) is not None or bool(_BRIGHT.search(title))
+
+
+def names_no_detector(title):
+    """Whether a title leaves open which detector an image is from."""
+    return not is_detector_title(title) and not _OTHER.search(title)

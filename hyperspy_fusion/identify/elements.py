@@ -114,6 +114,13 @@ def lines_of_exspy(symbol: str) -> list[str]:
     return [f"{symbol}_{name}" for name in lines.keys()]
 
 
+def has_shell(symbol: str, shell: str) -> bool:
+    """Whether exspy knows an X-ray line or an edge of an element that begins with `shell`, such as "K"."""
+    properties = periodic_table()[symbol].Atomic_properties
+    known = [key for group in ("Xray_lines", "Binding_energies") for key in properties.get_item(group, {}).keys()]
+    return any(key.startswith(shell) for key in known)
+
+
 def list_of_names(value: Any, keyword: str, example: str) -> list[str]:
     """List of str, of one str too; TypeError, which names the `keyword`, for anything else."""
     if isinstance(value, str):

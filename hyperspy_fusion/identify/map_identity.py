@@ -10,9 +10,16 @@ import numpy as np
 
 from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.identify.detectors import is_detector_title
-from hyperspy_fusion.identify.elements import element_of, periodic_table
+from hyperspy_fusion.identify.elements import element_of, has_shell, periodic_table
 
-# "Cu_L3", "Fe_Ka"; with a space or hyphen only when a family follows ("Fe Kα1"): "C K" may be two elements
+# a title that is a name and nothing else: "Fe", "Fe K", "FeK", "Fe Kα1", "Fe-EELS", "Fe map", "map of Fe"
+_ONLY_A_NAME = re.compile(
+    r"(?:[A-Za-z %.-]*\b(?:[Mm]aps?|[Cc]ounts|[Ii]ntensity|[Pp]ercent) of )?"
+    r"([A-Z][a-z]?)(?:(?:[ _-]+|(?<=[a-z])|(?=K))([KLM][abgαβγ]?\d*(?:[,_]\d+)*|[NO]\d+))?"
+    r"(?:[ _-]+(?i:maps?|eels|eds|edx|xeds|series|lines?|edges?|counts?|intensity|signal|net|raw|sum)"
+    r"|[ _-]+(?:at|wt|mass)\.? ?%| *\(.*\))*"
+)
+# "Cu_L3", "Fe_Ka" anywhere; with a space or hyphen only when a family follows ("Fe Kα1"): "C K" may be two elements
 _LINE_IN_TITLE = re.compile(
     r"(?<![A-Za-z])([A-Z][a-z]?)(?:_[KLMNO][a-zαβ\d]*|[ -][KLM](?:[abαβ]\d*|\d+))(?![A-Za-z\d])"
 )
@@ -112,12 +119,10 @@ def _identity(metadata):
     """By the lists of the metadata, else by the title; a title that contradicts the lists is a diagnostic."""
     found = _listed_identity(metadata)
     title = title_of(metadata)
-    named = _element_of_title(title)
     if found.element is None:
-        return Identity(named)
-    # a symbol or a line and nothing else can only mean the element
-    is_only_a_name = title.strip() in periodic_table().keys() or _LINE_IN_TITLE.fullmatch(title.strip()) is not None
-    if not is_only_a_name or named in (None, found.element):
+        return Identity(_element_of_title(title))
+    named = _only_named(title)
+    if named in (None, found.element):
         return found
     sentence = (
         f"The map titled {title!r} is taken for {found.element} by its metadata.Sample."
@@ -135,11 +140,17 @@ def _listed_identity(metadata):
 
 
 def _element_of_title(title):
-    symbols = set(periodic_table().keys())
-    if title.strip() in symbols:
-        return title.strip()
-    found = set(_LINE_IN_TITLE.findall(title)) & symbols
-    return found.pop() if len(found) == 1 else None
+    """The element of a title that is its name, else of the one line or edge that is in the title."""
+    found = set(_LINE_IN_TITLE.findall(title)) & set(periodic_table().keys())
+    return _only_named(title) or (found.pop() if len(found) == 1 else None)
+
+
+def _only_named(title):
+    """The element where the title is its symbol, line or edge and nothing else, so that it can only mean this."""
+    found = _ONLY_A_NAME.fullmatch(title.strip())
+    if found is None or found[1] not in periodic_table().keys():
+        return None
+    return found[1] if not found[2] or has_shell(found[1], found[2][0]) else None
 
 
 def _claims(metadata):

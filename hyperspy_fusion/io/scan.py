@@ -7,7 +7,6 @@ import os
 from dataclasses import dataclass, field
 from functools import reduce
 from numbers import Integral
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,15 +15,26 @@ from hyperspy_fusion.grid.axes import (
     SAME_SCAN_RTOL,
     SILENT_PIXELS,
     STACK_AXES,
+    begins_elsewhere,
     capital,
+    frames_problem,
     is_calibrated,
     layout,
+    order_problem,
     placements,
     scan_axes,
 )
 from hyperspy_fusion.grid.images import check_signal
-from hyperspy_fusion.identify.detectors import DETECTORS, Detector, detector_of, is_detector_title, is_survey
+from hyperspy_fusion.identify.detectors import (
+    DETECTORS,
+    Detector,
+    detector_of,
+    is_detector_title,
+    is_survey,
+    names_no_detector,
+)
 from hyperspy_fusion.identify.map_identity import identify_map, title_of
+from hyperspy_fusion.io.files import load_signals
 from hyperspy_fusion.maps.sources import element_maps
 
 _logger = logging.getLogger(__name__)
@@ -33,6 +43,8 @@ _logger = logging.getLogger(__name__)
 _DETECTOR_NAMES = ("DetectorMetadata.DetectorName", "BinaryResult.Detector")
 _EDS, _EELS, _SPECTRA = "EDS spectrum image", "EELS spectrum image", "spectrum image"
 _STACK, _MAP, _IMAGE = "stack of maps", "element map", "image"
+# frames kept or energies first: to be put in order before
+_UNORDERED = "spectra in another order"
 # the kinds that can be fused, the first that there is; maps only where there are no spectra
 _SOURCES = ((_EDS, _EELS), (_SPECTRA,), (_STACK,), (_MAP,))
 
@@ -74,7 +86,14 @@ class SeveralSources(list):
         return getattr(BaseSignal, "fuse")(self, haadf, **options)  # noqa: B009, the package gives it to the class
 
 
-def scan(signals_or_path: Any, haadf: Any = None, spectrum: Any = None, *, lazy: bool = False) -> ChosenSignals:
+def scan(
+    signals_or_path: Any,
+    haadf: Any = None,
+    spectrum: Any = None,
+    *,
+    lazy: bool = False,
+    file_format: str | None = None,
+) -> ChosenSignals:
     """
     Find the spectrum image and the elastic image of the same scan.
 
@@ -82,7 +101,8 @@ def scan(signals_or_path: Any, haadf: Any = None, spectrum: Any = None, *, lazy:
     them, which is known by its counts. Of a low-loss and a core-loss scan the latter is taken. Where there are no
     spectra, a stack of maps, or the maps of known elements, take their place. The elastic image is that of a
     HAADF detector, else of one for backscattered electrons, MAADF or ADF, known by its title or by the detector in
-    its metadata; on the same pixels if there is one, else of the same field of view; surveys are left out.
+    its metadata; on the same pixels if there is one, else of the same field of view; surveys are left out. Among
+    element maps, the only other image is taken.
 
     Parameters
     ----------
@@ -94,6 +114,8 @@ def scan(signals_or_path: Any, haadf: Any = None, spectrum: Any = None, *, lazy:
         one set of maps.
     lazy : bool
         How to load files.
+    file_format : str, optional
+        Name of the format of files whose ending is that of several, such as "JEOL" for .img or "HSPY" for .hdf5.
 
     Returns
     -------
@@ -116,7 +138,7 @@ def scan(signals_or_path: Any, haadf: Any = None, spectrum: Any = None, *, lazy:
     >>> image
     <Signal2D, title: HAADF, dimensions: (|128, 128)>
     """
-    candidates = [_Candidate.of(i, signal) for i, signal in enumerate(_signals(signals_or_path, lazy))]
+    candidates = [_Candidate.of(i, signal) for i, signal in enumerate(_signals(signals_or_path, lazy, file_format))]
     if not candidates:
         raise ValueError("There are no signals to find a scan in: pass a file, or what hyperspy.api.load returns.")
     image = None if haadf is None else _asked(haadf, candidates, "haadf")
@@ -151,7 +173,8 @@ class _Candidate:
         names = [str(signal.original_metadata.get_item(key, "")) for key in _DETECTOR_NAMES]
         detector = detector_of(title, *names)
         kind = _kind(signal, title, detector)
-        return cls(number, signal, title, kind, scan_axes(signal) if kind else None, detector)
+        axes = scan_axes(signal) if kind not in ("", _UNORDERED) else None
+        return cls(number, signal, title, kind, axes, detector)
 
     @property
     def name(self):
@@ -173,6 +196,8 @@ def _kind(signal, title, detector):
     axes = manager.navigation_axes + manager.signal_axes
     if signal.ragged or signal.data.dtype.kind not in "biuf" or not all(axis.is_uniform for axis in axes):
         return ""
+    if order_problem(signal):
+        return _UNORDERED
     if of_axes == "stack":
         named = manager.navigation_axes[0].name in STACK_AXES
         return _STACK if named or signal.original_metadata.has_item("stack_elements") else ""
@@ -185,26 +210,13 @@ def _kind(signal, title, detector):
     return _MAP if is_map else _IMAGE
 
 
-def _signals(source, lazy):
+def _signals(source, lazy, file_format):
     """The signals of a file, or of several, or those given."""
-    from hyperspy.io import load
-
     if isinstance(source, list | tuple):
-        return [signal for one in source for signal in _signals(one, lazy)]
-    if not isinstance(source, str | os.PathLike):
-        return [source]
-    path = os.fspath(source)
-    if not Path(path).exists():
-        raise FileNotFoundError(f"There is no file {path!r} to find a scan in: check its path.")
-    try:
-        loaded = load(path, lazy=lazy, escape_square_brackets=True)
-    # a file of no known format, or a broken one, raises whatever its reader stumbles over
-    except Exception as error:
-        raise ValueError(
-            f"HyperSpy cannot read {path!r} ({error}): give a file of a format that it reads, as .hspy, .bcf, .emd or "
-            ".dm4; arrays go into signals first, hyperspy.api.signals.Signal2D(array)."
-        ) from error
-    return loaded if isinstance(loaded, list) else [loaded]
+        return [signal for one in source for signal in _signals(one, lazy, file_format)]
+    if isinstance(source, str | os.PathLike):
+        return load_signals(source, lazy=lazy, file_format=file_format)
+    return [source]
 
 
 def _asked(hint, candidates, keyword):
@@ -247,6 +259,9 @@ def _sources(candidates, hint, image):
             found = [c for c in found if _relation(c.axes, image.axes)] or found
         if found:
             return _of_one_kind(found)
+        # rather than the maps of the vendor
+        if kinds == (_SPECTRA,) and (unordered := [c for c in candidates if c.kind == _UNORDERED]):
+            raise ValueError(order_problem(unordered[0].signal))
     _refuse("there is no spectrum image and no element map", candidates, "spectrum")
 
 
@@ -254,6 +269,8 @@ def _of_one_kind(found):
     kind = found[0].kind
     if kind == _MAP:
         _refuse_other_grids(found)
+        if len({c.title for c in found}) < len(found):
+            _refuse("there are several maps of one element", found, "spectrum")
         return found, "the images of known elements"
     if len(found) == 1:
         return found, f"the only {kind}"
@@ -330,7 +347,7 @@ def _added_up(sources):
 
 def has_spectra(signals: Any) -> bool:
     """Whether there is a spectrum image or a stack of maps among `signals`."""
-    return any(_Candidate.of(i, signal).kind in (_EDS, _EELS, _SPECTRA, _STACK) for i, signal in enumerate(signals))
+    return any(_Candidate.of(i, signal).kind not in ("", _MAP, _IMAGE) for i, signal in enumerate(signals))
 
 
 # ---- the elastic image ---------------------------------------------------------------------------
@@ -356,17 +373,30 @@ def _elastic_image(candidates, axes):
             if len(found) > 1:
                 _refuse(f"{len(found)} images are of {detector.name} and fit the scan", found, "haadf")
             if found:
-                return found[0], _why_elastic(found[0], relation)
+                return found[0], _why_elastic(found[0], relation, axes)
+    maps = [c for c in candidates if c.kind in (_MAP, _STACK)]
+    if maps and len(scanned) == 1 and names_no_detector(scanned[0].title):
+        relation = _relation(axes or maps[0].axes, scanned[0].axes)
+        if relation:
+            return scanned[0], _why_elastic(scanned[0], relation, axes)
+    for c in candidates:
+        if c.detector is not None and layout(c.signal) == "stack" and c.kind != _STACK:
+            raise ValueError(frames_problem(c.signal))
     where = "" if axes is None else f" of the scan's {axes[1]['size']} x {axes[0]['size']} pixels or field of view"
     _refuse(f"no image{where} is known to be of HAADF or another elastic detector", images or candidates, "haadf")
 
 
-def _why_elastic(image, relation):
+def _why_elastic(image, relation, axes):
     detector = image.detector
     where = "on the pixels of the scan" if relation == "pixels" else "of its field of view, on other pixels"
-    sentence = f"{image.name} is the elastic image: {detector.name} by its name, and {where}"
+    why = "the only image that is no element map" if detector is None else f"{detector.name} by its name"
+    sentence = f"{image.name} is the elastic image: {why}, and {where}"
+    if axes is not None and begins_elsewhere(axes, image.axes):
+        sentence += ", edge on edge although their offsets differ"
     if relation == "field":
         sentence += " (register='calibration' or 'shift' brings it to those of the maps)"
+    if detector is None:
+        return f"{sentence}. Nothing names its detector: check that it is HAADF."
     if detector is DETECTORS[0]:
         return f"{sentence}."
     remedy = "haadf_coefficients='fit'" if detector.gamma is None else f"z_exponent about {detector.gamma}"

@@ -189,7 +189,12 @@ def _within(edge, axis):
     limits = []
     for what, (low, high), least in (("background", edge.before, 4), ("signal", edge.after, 1)):
         low, high = max(low, axis.low_value), min(high, axis.high_value + axis.scale / 2)
-        channels = axis.value2index(high) - axis.value2index(low) if high > low else 0
+        if low >= high:
+            raise ValueError(
+                f"The spectra, from {axis.low_value:g} to {axis.high_value:g} eV, have no room for the {what} window "
+                f"of {edge.name}, whose onset is at {edge.onset:g} eV: leave the edge out, or give other windows."
+            )
+        channels = axis.value2index(high) - axis.value2index(low)
         if channels < least:
             raise ValueError(
                 f"The {what} window of {edge.name}, {low:g} to {high:g} eV, has fewer than {least} channels of the "

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.grid.axes import layout, scan_axes, spatial_axes, stack_axes
+from hyperspy_fusion.grid.axes import layout, order_problem, scan_axes, spatial_axes, stack_axes
 from hyperspy_fusion.grid.images import check_image, check_real, check_signal, is_eels
 from hyperspy_fusion.identify.elements import (
     atomic_number,
@@ -98,6 +98,8 @@ class StackOrMap:
         check_signal(source)
         check_real(source)
         elements = request.elements
+        if problem := order_problem(source):
+            raise ValueError(problem)
         if layout(source) == "image":
             return read_list([source], elements, alone=True)
         if layout(source) != "stack":

@@ -80,7 +80,8 @@ def element_maps(
         own. A name that contradicts the metadata of a map is used with a warning. It is an error where it shows that
         the names are in a wrong order. Without `elements` each map is identified by the one
         entry of its ``Sample.xray_lines``, else of its ``Sample.elements``, else by its title. The title must be a
-        symbol ("Fe") or contain one line or edge ("... Cu_L3 component"). Lists of several elements in the metadata
+        symbol or line alone or with a word of vendors ("Fe", "Fe K", "Fe-EELS", "Fe map"), or contain one line or edge
+        ("... Cu_L3 component"). Lists of several elements in the metadata
         describe the sample and never a map. A title of another element than the metadata raises a warning.
     xray_lines : list of str, optional
         X-ray lines, e.g. ``["Fe_Ka", "Fe_La"]``, of an EDS spectrum image or model. By default those of

@@ -18,10 +18,11 @@ class Auto(Calibrated):
 
         observation = self.observe(scan, settings, num_workers)
         ensemble, selection = select(observation, settings, num_workers, tick, scan.out_of_window)
-        return Setup(AveragedProblem.of(ensemble), ensemble[0].settings, scan, selection)
+        problem = AveragedProblem.of(ensemble)
+        return Setup(problem, ensemble[0].settings, scan, selection, problem.first_state(ensemble))
 
     def restart(self, state, problem):
-        """Another choice starts from the measured maps."""
+        """Another choice starts from its own search."""
         return None
 
     def diagnose(self, setup, result, elements, total_ratios, haadf_correlation):

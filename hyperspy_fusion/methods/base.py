@@ -28,12 +28,15 @@ class Setup:
         What it is the problem of.
     selection
         How the settings were chosen; None where all were given.
+    start
+        The state to solve from, until it is used; None for none.
     """
 
     problem: Any
     settings: Any
     scan: ScanData
     selection: Any = None
+    start: Any = None
 
     def going_on(self, settings):
         """The same problem, run as long as other settings say."""

@@ -10,7 +10,7 @@ from scipy.ndimage import binary_opening
 
 from hyperspy_fusion._floating_point import default_errstate
 from hyperspy_fusion.diagnostics import Diagnostic, report
-from hyperspy_fusion.grid.axes import capital, rising, scan_axes
+from hyperspy_fusion.grid.axes import capital, scan_axes
 from hyperspy_fusion.grid.images import image_signal
 from hyperspy_fusion.identify.elements import no_map_of
 from hyperspy_fusion.results.composition import propagated, quantifying
@@ -298,6 +298,23 @@ def extent_of(maps):
     """Where maps are, for messages."""
     y, x = (f"{low:.4g} to {high:.4g} {units}" for low, high, units in _extents(maps))
     return f"the maps, which are from x = {x} and y = {y}"
+
+
+def rising(axes):
+    """`axes` on which coordinates rise with pixels, and the slices that turn data with falling ones.
+
+    An axis with no scale, which is 0 or NaN, is in pixels.
+    """
+    found, slices = [], []
+    for axis in axes:
+        scale, last = axis["scale"], axis["offset"] + axis["scale"] * (axis["size"] - 1)
+        if not np.isfinite(last) or scale == 0:
+            axis = {**axis, "scale": 1.0, "offset": 0.0, "units": "px"}
+        elif scale < 0:
+            axis = {**axis, "scale": -scale, "offset": last}
+        found.append(axis)
+        slices.append(slice(None, None, -1 if scale < 0 else 1))
+    return found, tuple(slices)
 
 
 def _extents(maps):

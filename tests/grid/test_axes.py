@@ -10,7 +10,7 @@ from helpers import shared
 from sources import ragged, rgb
 
 from hyperspy_fusion import element_maps
-from hyperspy_fusion.grid.axes import axis_dicts, check_same_scan, is_calibrated, spatial_axes
+from hyperspy_fusion.grid.axes import axis_dicts, check_same_scan, is_calibrated, placements, spatial_axes
 from hyperspy_fusion.grid.images import image_array
 
 PIXELS = np.arange(12.0).reshape(3, 4)
@@ -183,6 +183,21 @@ def test_areas_apart_warn_or_are_refused():
         check_same_scan(axes(), moved(0.5), maps="map 1", haadf="map 2", both_are_maps=True)
     for other in (moved(0.49), moved(0.6, scale=0.51), moved(50.0, scale=5.0, units="Å")):
         assert "offset-differs" in [d.code for d in check_same_scan(axes(), other, both_are_maps=True)]
+
+
+@pytest.mark.parametrize("stretch", [1.06, 0.85, 1.19])
+@pytest.mark.parametrize("axis, units, length", [(0, "nm", 1.0), (1, "µm", 1e-3)])
+def test_one_axis_stretched_is_taken_pixel_for_pixel(stretch, axis, units, length):
+    stretched = axes((100, 80), 0.5 * length, units)
+    stretched[axis]["scale"] *= stretch
+    for m, h in ((axes((100, 80)), stretched), (stretched, axes((100, 80)))):
+        (found,) = check_same_scan(m, h)
+        assert (found.code, found.severity) == ("pixel-size-differs", "warning")
+        assert "pixel for pixel" in found.sentence
+        assert [(p.step, p.start) for p in placements(m, h)] == [(1.0, 0.0)] * 2
+    stretched[axis]["scale"] *= 1.25 / stretch
+    with pytest.raises(ValueError, match="not the same scan"):
+        check_same_scan(axes((100, 80)), stretched)
 
 
 @pytest.mark.parametrize("factor", [1.051, 0.949, 1000.0, -1.0])

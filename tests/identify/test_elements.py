@@ -1,5 +1,7 @@
 """Claims about elements: known symbols only, and no map gets the name of another."""
 
+import re
+
 import hyperspy.api as hs
 import numpy as np
 import pytest
@@ -96,12 +98,13 @@ def test_given_names_and_conflicts():
         maps = element_maps(source, elements)
         assert_element_maps(maps, TRUTH[:1], ["O"])
         assert not codes(maps)
-    for title in ("Fe", "Fe_Ka", "O map", "O_Ka window", "sum of O_Ka", "", "HAADF"):
+    for title in ("Fe", "Fe_Ka", "O_Ka window", "sum of O_Ka", "", "HAADF"):
         assert not codes(element_maps([image(FE, title, ["Fe"])]))
     source = [image(FE, lines=["Fe_Ka"])]
     assert list(element_maps(source, ["Fe"]).metadata.Element_maps.xray_lines) == ["Fe_Ka"]
     assert not element_maps(source, ["O"]).metadata.has_item("Element_maps.xray_lines")
-    for title in ("", "STEM", "Sum", "C K", "map of Fe", "Cu_L3 and Zn_L3", "SiN_K", "Xx_Ka", "In situ"):
+    not_named = ("", "STEM", "Sum", "Cu_L3 and Zn_L3", "SiN_K", "Xx_Ka", "In situ", "As received", "CL", "PL", "SEM")
+    for title in (*not_named, "Map B", "Fe O", "Si N", "Fe2O3", "C K N", "Image C", "IMG1", "fe map", "Feb map"):
         with pytest.raises(ValueError, match="Cannot tell the element of map 1"):
             element_maps([image(FE, title)])
 
@@ -119,6 +122,33 @@ def test_a_title_of_another_element_than_the_metadata_warns(make, taken):
     maps = element_maps(make())
     assert maps.elements == taken and codes(maps) == ["title-conflicts"]
     assert "elements=['O', ...]" in warnings_of(maps)[0]
+
+
+VENDORS = {
+    "Fe": ["Fe K", "Fe-EELS", "Fe Kα1", "Fe K series", "Fe map", "Fe EDS map", "map of Fe", "atomic percent of Fe",
+           "Fe at.%", "FeK", "FeKα1", "Fe_K", "Fe K (frame1)", "Fe(frame1)", "Fe (raw)", "Fe-L3 edge", "Fe L"],
+    "O": ["O K", "O-EELS", "O map", "Elemental map of O", "O wt%", "OK", "O Kα1"],
+    "C": ["C K", "C Kα1_2", "CK"],
+    "K": ["K", "K K", "KK", "K map"],
+    "Pt": ["Pt L", "Pt M", "PtL", "Pt Mα1"],
+    "Ba": ["Ba N45", "Ba M"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("symbol", VENDORS)
+def test_titles_of_vendors_name_their_element(symbol):
+    for title in VENDORS[symbol]:
+        maps = [image(FE, title), image(O, "Al")]
+        assert element_maps(maps).elements == [symbol, "Al"]
+        with pytest.raises(ValueError, match=f"Map 1 is titled {re.escape(repr(title))} but is named Al: check the"):
+            element_maps(maps, ["Al", symbol])
+        assert "title-conflicts" in codes(element_maps([image(FE, title, ["Al"])]))
+
+
+def test_names_in_another_order_than_the_titles_are_refused():
+    titles = ("Pt L", "Fe K", "O K")
+    with pytest.raises(ValueError, match="Map 1 is titled 'Pt L' but is named Fe: check the order of elements"):
+        element_maps([image(m, title) for m, title in zip(TRUTH, titles, strict=True)], ["Fe", "Pt", "O"])
 
 
 EXCHANGED = {

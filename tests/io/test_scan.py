@@ -1,6 +1,7 @@
 """Finding the scan: the spectrum image and the elastic image among what a vendor's file holds."""
 
 import logging
+import re
 
 import hyperspy.api as hs
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from helpers import assert_untouched, shared, snapshot
 
 import hyperspy_fusion as hf
+from hyperspy_fusion.grid.axes import scan_axes, spatial_axes
 from hyperspy_fusion.identify.detectors import DETECTORS, detector_of, is_detector_title, is_survey
 
 NY, NX = 12, 16
@@ -96,7 +98,9 @@ def test_lists_of_vendors():
     assert "It is no HAADF image: haadf_coefficients='fit'" in scan.sentence
     signals = velox()[:-1]
     haadf, source = hf.scan(signals)
-    assert haadf is signals[1] and source.elements == ["Fe", "O"]
+    assert haadf is signals[1] and source.elements == ["Fe", "O", "C"]
+    for titles in (("Pt L", "Fe K", "O K"), ("Pt-EELS", "Fe-EELS", "O-EELS"), ("Pt map", "FeK", "O Kα1")):
+        assert hf.scan([image("HAADF"), *map(image, titles)]).source.elements == ["Pt", "Fe", "O"]
     assert hf.scan([haadf, source]).source is source
     assert hf.scan([haadf, image("Fe")]).source.elements == ["Fe"]
 
@@ -173,6 +177,8 @@ AMBIGUOUS = {
                          "of several acquisitions", "spectrum", (1, 2)),
     "two areas": ([image("HAADF"), *TWO_AREAS], "not on the same pixels", "spectrum", (1, 2)),
     "the same counts twice": ([image("HAADF"), *TWICE], "hold the same counts", "spectrum", (1, 2)),
+    "maps of two acquisitions": ([image("HAADF"), *map(image, ("O K", "Fe K", "O K"))],
+                                 "There are several maps of one element", "spectrum", (1, 2, 3)),
     "no spectra": ([image("HAADF"), image("BF")], "no spectrum image and no element map", "spectrum", (0, 1)),
 }  # fmt: skip
 
@@ -230,6 +236,199 @@ def test_what_is_no_scan_is_refused_in_a_sentence(tmp_path):
     np.savez(tmp_path / "maps.npz", Fe=np.ones((4, 4)))
     with pytest.raises(ValueError, match=r"HyperSpy cannot read '.*maps.npz' .*Signal2D\(array\)"):
         hf.scan(tmp_path / "maps.npz")
+
+
+def frames(signal_type="EDS_TEM", name="Time"):
+    """Spectra whose frames are kept, (x, y, t|E), as Velox and JEOL files give them with sum_frames=False."""
+    data = RNG.poisson(0.5, (5, NY, NX, 300)).astype("u1")
+    energy = {"name": "Energy", "size": 300, "scale": 0.03, "units": "keV"}
+    of_frames = {"size": 5, "units": "s"} | ({"name": name} if name else {})
+    signal = hs.signals.Signal1D(data, axes=[of_frames, *spatial(), energy])
+    signal.set_signal_type(signal_type)
+    signal.metadata.General.title = "EDS"
+    return signal
+
+
+@pytest.mark.parametrize("signal_type", ["EDS_TEM", "EDS_SEM", "EELS", ""])
+@pytest.mark.parametrize("name", ["Time", "Frame", None])
+def test_frames_are_to_be_summed_and_the_maps_of_the_vendor_no_way_out(signal_type, name):
+    kept = frames(signal_type, name)
+    signals = [image("HAADF"), image("Fe"), image("O"), kept]
+    for call in (lambda: hf.scan(signals), lambda: hf.element_maps(kept, ["Fe"]), lambda: kept.fuse(signals[0])):
+        with pytest.raises(
+            ValueError, match=r"EDS.* keeps its frames apart, .*: add them up by `s\.sum\((.+)\)`"
+        ) as error:
+            call()
+    summed = eval(re.search(r"`(.+)`", str(error.value))[1], {"s": kept})
+    assert summed.axes_manager.navigation_shape == (NX, NY)
+    assert hf.scan([*signals, summed]).source is summed
+    assert hf.scan(signals, spectrum=["Fe", "O"]).source.elements == ["Fe", "O"]
+
+
+@pytest.mark.parametrize("name", ["Time", "scan", None])
+def test_frames_of_the_haadf_image_are_to_be_summed(name):
+    axes = [{"size": 5} | ({"name": name} if name else {}), *spatial()]
+    kept = hs.signals.Signal2D(RNG.random((5, NY, NX)), axes=axes, metadata={"General": {"title": "HAADF"}})
+    for signals in ([kept, spectra()], [kept, image("Fe")], [image("BF"), kept, spectra()]):
+        with pytest.raises(ValueError, match="HAADF.* keeps its frames apart") as error:
+            hf.scan(signals)
+    summed = eval(re.search(r"`(.+)`", str(error.value))[1], {"s": kept})
+    assert hf.scan([*signals, summed]).haadf is summed
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda s: s.T, lambda s: s.as_signal1D(0), lambda s: s.T.as_lazy(), lambda s: s.transpose(signal_axes=[])],
+)
+@pytest.mark.parametrize("make_spectra", [spectra, eels])
+def test_spectra_with_energies_first_are_to_be_transposed(make, make_spectra):
+    """(E|x, y) and (E, y|x), of which neither is a stack of maps."""
+    right = make_spectra()
+    first = make(right)
+    for call in (
+        lambda: hf.scan([image("HAADF"), image("Fe"), first]),
+        lambda: hf.element_maps(first, ["Fe", "O"]),
+        lambda: first.fuse(image("HAADF"), elements=["Fe"]),
+    ):
+        with pytest.raises(ValueError, match=r"has its energies first, .*: transpose it by `s\.as_signal1D") as error:
+            call()
+    turned = eval(re.search(r"`(.+)`", str(error.value))[1], {"s": first})
+    assert turned._signal_type == right._signal_type
+    np.testing.assert_array_equal(sorted(turned.data.shape), sorted(right.data.shape))
+    assert hf.scan([image("HAADF"), right]).source is right
+
+
+@pytest.mark.parametrize("titles", [("C K", "O K", "S K", "Fe K", "Cu K"), ("Fe",)])
+@pytest.mark.parametrize("title", ["IMG1", "", "Image", "Analog 1"])
+def test_the_only_image_that_is_no_element_map_is_taken(title, titles):
+    signals = [image(title), *map(image, titles)]
+    scan = hf.scan(signals)
+    assert scan.haadf is signals[0] and scan.source.elements == [t.split()[0] for t in titles]
+    assert "the only image that is no element map" in scan.sentence and "check that it is HAADF" in scan.sentence
+    assert hf.scan([*signals, spectra()]).haadf is signals[0]
+    for other in (image("IMG2"), image("BF")):
+        with pytest.raises(ValueError, match="is known to be of HAADF"):
+            hf.scan([*signals, other])
+    with pytest.raises(ValueError, match="is known to be of HAADF"):
+        hf.scan([image("BF"), *signals[1:]])
+
+
+def test_images_of_one_field_lie_edge_on_edge():
+    """The spectra have an offset in the frame of the stage, the image none; and one axis of it is stretched."""
+    there = spectra(axes=spatial(offset=(-33.9, -22.0)))
+    for haadf in (image("HAADF"), image("HAADF", spatial((2 * NY, 2 * NX), 1.0))):
+        scan = hf.scan([haadf, there])
+        assert scan.haadf is haadf and "edge on edge although their offsets differ" in scan.sentence
+    haadf = image("HAADF")
+    haadf.axes_manager["y"].scale *= 1.12
+    assert hf.scan([haadf, spectra()]).haadf is haadf
+    fused = spectra().fuse(haadf, max_iter=1, method="published")
+    assert [a.scale for a in fused.axes_manager.signal_axes] == [2.0, 2.0]
+    assert any("pixel for pixel" in sentence for sentence in fused.metadata.Fusion.warnings)
+
+
+# ---- files of vendors ----------------------------------------------------------------------------
+
+
+def test_a_format_settles_an_ending_of_several(tmp_path):
+    for signal in (image("HAADF"), spectra()):
+        signal.save(tmp_path / "one.hspy", overwrite=True)
+        (tmp_path / "one.hspy").rename(tmp_path / f"{signal.metadata.General.title}.hdf5")
+    image("Fe").save(tmp_path / "Fe.hspy")
+    files = [tmp_path / "HAADF.hdf5", tmp_path / "EDS.hdf5"]
+    with pytest.raises(ValueError, match=r"HAADF.hdf5' is that of several formats, .*HSPY.*, as file_format='\w+'\."):
+        hf.scan(files)
+    for name in ("HSPY", "hspy", "HyperSpy"):
+        haadf, eds = hf.scan([*files, tmp_path / "Fe.hspy"], file_format=name)
+        assert eds._signal_type == "EDS_TEM" and haadf.metadata.General.title == "HAADF"
+    # files of another ending are read as ever
+    assert hf.scan([*files[:1], tmp_path / "Fe.hspy"], file_format="HSPY").source.elements == ["Fe"]
+    with pytest.raises(ValueError, match="'Nikon' is no format that HyperSpy reads: .*file_format= as one of .*HSPY"):
+        hf.scan(files, file_format="Nikon")
+    with pytest.raises(ValueError, match="HyperSpy cannot read .*HAADF.hdf5"):
+        hf.scan(files, file_format="Delmic")
+
+
+@pytest.mark.parametrize(
+    "error, named",
+    [
+        (ModuleNotFoundError("No module named 'sparse'", name="sparse"), r"sparse, .*'rosettasciio\[eds-stream\]'"),
+        (ModuleNotFoundError("The 'sparse' library was not found."), r"sparse, .*'rosettasciio\[eds-stream\]'"),
+        (ModuleNotFoundError("No module named 'pyUSID'", name="pyUSID"), r"pyUSID, .*'rosettasciio\[usid\]'"),
+        (
+            ModuleNotFoundError("No module named 'skimage'", name="skimage"),
+            r"scikit-image, .*rosettasciio\[blockfile\]",
+        ),
+        (ImportError("No netCDF library installed."), r"\(No netCDF.*'rosettasciio\[all\]'"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(error, named, monkeypatch, tmp_path):
+    def load(*_, **__):
+        raise error
+
+    monkeypatch.setattr("hyperspy.io.load", load)
+    (tmp_path / "scan.emd").touch()
+    with pytest.raises(ValueError, match=f"scan.emd' by the package .*{named}"):
+        hf.scan(tmp_path / "scan.emd")
+
+
+def fused_from(path, elements=None, **options):
+    """The lines of the README, with the first iterations of each method."""
+    haadf, source = hf.scan(path, **options)
+    before = scan_axes(source)
+    for method in ("published", "calibrated"):
+        fused = source.fuse(haadf, elements=elements, method=method, max_iter=2)
+        assert fused.axes_manager.signal_shape == (before[1]["size"], before[0]["size"])
+        after = [{**axis, "name": None} for axis in spatial_axes(fused.get_map(fused.elements[0]))]
+        assert after == [{**axis, "name": None} for axis in before]
+        assert np.isfinite(fused.data).all()
+    return fused
+
+
+def test_a_velox_file_of_spectra_goes_from_path_to_maps():
+    path = shared("data/velox/SI_empty selection.emd")
+    scan = hf.scan(path)
+    assert (scan.source._signal_type, scan.haadf.metadata.General.title) == ("EDS_TEM", "HAADF")
+    y, x = scan_axes(scan.source)
+    assert (y["size"], x["size"], y["units"]) == (16, 20, "nm") and y["scale"] == pytest.approx(1.99684875715)
+    assert "edge on edge although their offsets differ" in scan.sentence
+    # its image was emptied to make the file small
+    with pytest.raises(ValueError, match="The HAADF image .* is constant"):
+        scan.source.fuse(scan.haadf, elements=["C"])
+    haadf = scan.haadf._deepcopy_with_new_data(scan.source.data.sum(axis=-1).astype(float))
+    assert fused_from([scan.source, haadf], ["C", "O"]).elements == ["C", "O"]
+    rebinned = scan.source.rebin(scale=(2, 2, 1))
+    assert hf.match_haadf(haadf, hf.element_maps(rebinned, ["C"]), register="calibration").overlap == 1
+
+
+def test_a_velox_file_of_maps_goes_from_path_to_maps():
+    fused = fused_from(shared("data/velox/Test SI 16x16 ReducedData 215 kx.emd"))
+    assert fused.elements == ["C", "Ca", "O", "Cu"]
+    y, _ = spatial_axes(fused.get_map("Ca"))
+    assert (y["size"], y["units"]) == (16, "nm") and y["scale"] == pytest.approx(3.59924925596)
+
+
+def test_jeol_files_go_from_path_to_maps():
+    folder = shared("data/jeol/Sample/00_View000")
+    files = sorted([*folder.glob("*.img"), *folder.glob("*.map")])
+    with pytest.raises(ValueError, match=r"img' is that of several formats, JEOL, Hamamatsu: .* file_format='JEOL'"):
+        hf.scan(files)
+    haadf, maps = hf.scan(files, file_format="JEOL")
+    assert haadf.metadata.General.title == "IMG1" and maps.elements == ["C", "O", "S", "Fe", "Cu"]
+    small = [signal.isig[192:320, 192:320] for signal in (haadf, maps)]
+    fused = fused_from(small)
+    assert fused.elements == ["C", "O", "S", "Fe", "Cu"]
+    y, _ = spatial_axes(fused.get_map("Fe"))
+    assert y["units"] == "µm" and y["scale"] == pytest.approx(0.00869140625)
+
+
+@pytest.mark.nightly
+def test_a_jeol_project_goes_from_path_to_maps():
+    """Of 512 x 512 x 4096 channels, which are read lazily."""
+    haadf, eds = hf.scan(shared("data/jeol/rawdata.ASW"), lazy=True)
+    assert (haadf.metadata.General.title, eds._signal_type) == ("IMG1", "EDS_TEM")
+    fused = eds.fuse(haadf, elements=["Fe", "Cu"], method="published", max_iter=1)
+    assert fused.elements == ["Fe", "Cu"] and fused.axes_manager.signal_shape == (512, 512)
 
 
 @pytest.mark.parametrize("name", ["bruker_test_TEM", "L2083-K-4-1_tilt0", "L2083-K-4-1_tilt-20"])

@@ -96,7 +96,11 @@ def test_the_lowest_major_edge_in_ev_is_taken():
     [
         ({"edges": ["Mn_L"]}, "'Mn_L' is not an edge of Mn that exspy knows: did you mean Mn_L"),
         ({"edges": ["Mn_L3", "Mn_L2"]}, "names Mn 2 times"),
-        ({"edges": ["Al_K"]}, "background window of Al_K, .* has fewer than 4 channels of the spectra"),
+        ({"edges": {"O_K": (500, 502, 532, 580)}}, "window of O_K, 500 to 502 eV, has fewer than 4 channels of the sp"),
+        ({"edges": ["Al_K"]}, "from 400 to 799 eV, have no room for the background window of Al_K, .* at 1560 eV: lea"),
+        ({"edges": ["C_K"]}, "from 400 to 799 eV, have no room for the background window of C_K, .* is at 284 eV: lea"),
+        ({"edges": ["N_K"]}, "from 400 to 799 eV, have no room for the background window of N_K, .* is at 401 eV: lea"),
+        ({"edges": {"O_K": (100, 200, 540, 580)}}, "have no room for the background window of O_K"),
         (
             {"elements": ["Al"]},
             r"Al has no major edge within the spectra, 400 to 799 eV \(its edges: .*Al_K at 1560 eV",

@@ -14,7 +14,8 @@ from hyperspy_fusion.fusion.registration.resampling import filled
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers.multilevel import multilevel_start
-from hyperspy_fusion.fusion.solvers.primal_dual import Stopping, primal_dual
+from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
+from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
 from hyperspy_fusion.fusion.terms.data_fidelity import DataTerms
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, haadf_noise
 from hyperspy_fusion.fusion.terms.objective import HaadfTerm, Objective

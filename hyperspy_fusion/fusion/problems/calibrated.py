@@ -124,16 +124,20 @@ class CalibratedProblem(Objective):
 
     # ---- start, solve, resample --------------------------------------------------------------------
 
-    def start(self, state):
-        """The :class:`PrimalDualState` of the maps of another problem's state."""
-        return state.restarted(self)
+    def start(self, state, fraction=1.0):
+        """The :class:`PrimalDualState` of the maps of another problem's state, of such a fraction of the counts."""
+        return state.restarted(self, fraction)
+
+    def coarse_start(self, alike=None, num_workers=None):
+        """The state to start from a coarse fit; its standard errors are those of the state ``alike`` if it is given."""
+        return multilevel_start(self, num_workers, alike)
 
     def solve(self, settings, state=None, callback=None, num_workers=None):
         """Result and state, by :func:`~hyperspy_fusion.fusion.solvers.primal_dual.primal_dual`; see there.
 
         None starts from a coarse fit.
         """
-        state = multilevel_start(self, num_workers) if state is None else state
+        state = self.coarse_start(num_workers=num_workers) if state is None else state
         return primal_dual(self, settings, state, callback, num_workers)
 
     def fits(self, state):

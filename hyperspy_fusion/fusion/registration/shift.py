@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,10 @@ _SEARCH_SIGMA = 2.0
 _START_SIGMA = 3.0
 # least overlap of two positions that are compared, as a part of the largest possible one
 _SEARCH_OVERLAP = 0.5
+# part of the best correlation at which another position is as good, as on a lattice; and part at which its peak ends
+_ALIKE, _PEAK_EDGE = 0.8, 0.5
+# pixels between two positions that are not the same
+_APART = 1.0
 # pixels: a shift with a larger standard error is not determined
 LARGEST_ERROR = 0.5
 # of twice a log-likelihood ratio, for a shift against none and for a position against another
@@ -48,6 +53,8 @@ class Shift:
         Twice the log of the likelihood ratio to no correlation at all.
     undetermined
         (k, 2) unit vectors (y, x) along which the shift is not determined; along them it is 0.
+    is_ambiguous
+        Whether another position is as alike, as one period further on a lattice.
     """
 
     shift: np.ndarray
@@ -55,6 +62,12 @@ class Shift:
     correlation: float
     evidence: float
     undetermined: np.ndarray
+    is_ambiguous: bool = False
+
+    @property
+    def score(self):
+        """The evidence, below 0 where one of the two is like the negative of the other."""
+        return np.copysign(self.evidence, self.correlation)
 
     @property
     def is_found(self):
@@ -69,10 +82,10 @@ def find_shift(
 
     The model of the reference is ``a * image + c`` and noise, with a and c that vary slowly over the field. The
     variance of the noise is a linear function of the mean, fitted to the residuals. The fit is weighted least
-    squares in a, c and the shift (Gauss-Newton). It starts from no shift, and from the maximum of the masked normalised
-    cross-correlation of the smoothed images (`skimage.registration.phase_cross_correlation`). The latter is taken
-    where it is clearly more likely. A symmetric blur of one of the two does not bias the shift, nor does another power
-    of the same contrast.
+    squares in a, c and the shift (Gauss-Newton). It starts from no shift, and from peaks of the masked normalised
+    cross-correlation of the smoothed images (Padfield, IEEE Trans. Image Process. 21, 2706, 2012). One of the latter is
+    taken where it is clearly more likely. Of positions that are alike, as on a lattice, the nearest is taken. A
+    symmetric blur of one of the two does not bias the shift, nor does another power of the same contrast.
 
     Parameters
     ----------
@@ -94,13 +107,22 @@ def find_shift(
     """
     smooth = _smoothed(reference, _START_SIGMA)
     start, _ = _refined(smooth, lambda t: _smoothed(sample(t), _START_SIGMA), np.zeros(2))
-    starts = [start, np.zeros(2)] + ([] if search is None else [searched_shift(reference, *search)])
+    starts = [start, np.zeros(2), *([] if search is None else searched_shifts(reference, *search))]
     found = [_measured(reference, sample, start, slope_noise) for start in starts]
     best = found[0]
     for other in found[1:]:
-        if other.evidence > best.evidence + (_EVIDENCE if np.abs(other.shift - best.shift).max() > 1 else 0):
+        if other.score > best.score + (_EVIDENCE if _distance(other, best) > _APART else 0):
             best = other
-    return best
+    alike = [other for other in found if other.is_found and other.correlation >= _ALIKE * best.correlation]
+    if not best.is_found or len(alike) < 2:
+        return best
+    nearest = min(alike, key=lambda other: np.hypot(*other.shift))
+    best = best if _distance(nearest, best) <= _APART else nearest
+    return replace(best, is_ambiguous=any(_distance(other, best) > _APART for other in alike))
+
+
+def _distance(one, other):
+    return np.abs(one.shift - other.shift).max()
 
 
 def slopes(sample, shift):
@@ -109,21 +131,52 @@ def slopes(sample, shift):
     return [(sample(shift - step) - sample(shift + step)) / (2 * _SLOPE_STEP) for step in steps]
 
 
-def searched_shift(reference, image, position):
-    """Shift in whole pixels that makes an image, with its first pixel at ``position``, most similar to a reference."""
-    from skimage.registration import phase_cross_correlation
+def searched_shifts(reference, image, position):
+    """Shifts in whole pixels that make an image, with its first pixel at ``position``, alike to a reference.
 
-    shape = np.maximum(reference.shape, image.shape)
-    masks = [_padded(np.isfinite(a), shape) for a in (reference, image)]
-    images = [_padded(np.nan_to_num(_smoothed(a, _SEARCH_SIGMA)), shape) for a in (reference, image)]
-    moved, *_ = phase_cross_correlation(
-        *images, reference_mask=masks[0], moving_mask=masks[1], overlap_ratio=_SEARCH_OVERLAP
-    )
-    return np.asarray(moved, dtype=float) - np.asarray(position)
+    Two at most: of the peaks that are about as high as the highest one, the nearest to no shift, and the highest other.
+    """
+    from scipy.ndimage import label, maximum_position
+
+    correlations = _masked_correlations(*(_smoothed(a, _SEARCH_SIGMA) for a in (reference, image)))
+    highest = correlations.max()
+    if highest <= 0:
+        return []
+    labelled: Any = label(correlations >= _PEAK_EDGE * highest)
+    peaks, n = labelled
+    places = maximum_position(correlations, peaks, np.arange(1, n + 1))
+    places = sorted(places, key=lambda place: -correlations[place])
+    places = [place for place in places if correlations[place] >= _ALIKE * highest]
+    shifts = [np.array(place) - (np.array(image.shape) - 1) - np.asarray(position) for place in places]
+    nearest = min(range(len(shifts)), key=lambda k: np.hypot(*shifts[k]))
+    return [shifts[nearest], *(shift for k, shift in enumerate(shifts) if k != nearest)][:2]
 
 
-def _padded(array, shape):
-    return np.pad(array, [(0, n - m) for n, m in zip(shape, array.shape, strict=True)])
+def _centred(image):
+    """Offset and scale change a correlation by nothing but rounding; 0 for pixels that are NaN."""
+    values = image[np.isfinite(image)]
+    if not values.size:
+        return np.zeros(image.shape)
+    return np.nan_to_num((image - values.mean()) / (np.ptp(values) or 1.0))
+
+
+def _masked_correlations(reference, image):
+    """Normalised cross-correlation over the pixels that neither lacks; pixel 0 of the image goes from 1 - n on."""
+    from scipy.signal import fftconvolve
+
+    masks = [np.isfinite(a).astype(float) for a in (reference, image)]
+    first, second = map(_centred, (reference, image))
+
+    def summed(a, b):
+        return fftconvolve(a, b[::-1, ::-1])
+
+    n = np.maximum(np.round(summed(*masks)), 1)
+    of_first, of_second = summed(first, masks[1]), summed(masks[0], second)
+    covariance = summed(first, second) - of_first * of_second / n
+    variances = summed(first**2, masks[1]) - of_first**2 / n, summed(masks[0], second**2) - of_second**2 / n
+    product = np.prod(np.maximum(variances, 0), axis=0)
+    is_used = (n >= _SEARCH_OVERLAP * n.max()) & (product > 1e-12 * product.max())
+    return np.divide(covariance, np.sqrt(product), out=np.zeros_like(n), where=is_used)
 
 
 def _smoothed(image, sigma):

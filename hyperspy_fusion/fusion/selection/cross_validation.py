@@ -23,6 +23,10 @@ import numpy as np
 N_COUNT_FOLDS, N_PIXEL_FOLDS = 5, 10
 # of the score of counts, as a fraction of the mean of the held-out counts
 POISSON_OFFSET = 0.3
+# folds are held out until they have so many pixels: large scans need fewer
+HELD_OUT_PIXELS = 2**17
+# with fewer counts in a map, none can be held out
+FEWEST_COUNTS = 50
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,27 @@ class HeldOutPixels:
 
     def _residual(self, fused):
         return self.maps - fused.astype(np.float64) - _column(self.background)
+
+
+def folds_of(maps, valid, counts_scale, variance, background, rng):
+    """Folds of counts where the maps are whole numbers of counts, else folds of pixels."""
+    enough = folds_for(HELD_OUT_PIXELS, maps)
+    if are_counts(maps, counts_scale):
+        return count_folds(maps, valid, counts_scale, background, rng, limit=enough)
+    return pixel_folds(maps, valid, variance, background, rng, limit=enough)
+
+
+def folds_for(pixels, maps):
+    """How many folds of these maps have at least so many pixels."""
+    return -(-pixels // maps[0].size)
+
+
+def are_counts(maps, counts_scale):
+    """Whether all maps are whole numbers of counts, none of them negative."""
+    if not np.all(counts_scale > 0):
+        return False
+    counts = maps / counts_scale[:, None, None]
+    return bool(counts.min() >= 0 and np.allclose(counts, np.rint(counts), rtol=0, atol=1e-3))
 
 
 def thinned(counts, rng, n_folds, limit=None):

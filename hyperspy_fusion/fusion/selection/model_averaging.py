@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyperspy_fusion.fusion.result import FusionResult, StopReason
-from hyperspy_fusion.fusion.solvers.primal_dual import Stopping
+from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
 
 _WORST_FIRST = (
     *(StopReason.NOT_FINITE, StopReason.INTERRUPTED, StopReason.STOPPED),
@@ -22,7 +22,7 @@ _WORST_FIRST = (
 
 
 class EnsembleFit(NamedTuple):
-    """A fit of an ensemble: its settings, its weights (n,) in each map, and its data.
+    """A fit of an ensemble: its settings, its weights (n,) in each map, its data, and a state of part of the counts.
 
     ``source.problem(settings)`` makes the problem: an :class:`~hyperspy_fusion.fusion.problems.calibrated.Observation`
     or :class:`~hyperspy_fusion.fusion.selection.spectral_components.Components`.
@@ -31,6 +31,8 @@ class EnsembleFit(NamedTuple):
     settings: Any
     weights: np.ndarray
     source: Any
+    state: Any = None
+    fraction: float = 1.0
 
 
 @dataclass
@@ -83,6 +85,15 @@ class AveragedProblem:
         """From what :func:`~hyperspy_fusion.fusion.selection.search.select` returns."""
         problems = [fit.source.problem(fit.settings) for fit in ensemble]
         return cls(problems, np.array([fit.weights for fit in ensemble]))
+
+    def first_state(self, ensemble: Sequence[EnsembleFit]):
+        """The :class:`EnsembleState` to solve from: near the fits to part of the counts, where there are any."""
+        return EnsembleState(
+            [
+                None if fit.state is None else problem.start(fit.state, fit.fraction)
+                for problem, fit in zip(self.problems, ensemble, strict=True)
+            ]
+        )
 
     @property
     def of_largest_weight(self):

@@ -8,8 +8,6 @@ import numpy as np
 
 # a difference of so many standard errors is not compared on further folds
 SIGNIFICANT = 2.0
-# of two steps of a weight that differ by less, the smoother one is taken
-NEARLY_ALIKE = 0.5
 
 
 class PairedComparison:
@@ -41,25 +39,21 @@ class PairedComparison:
             self.tick(sum(len(of_candidate) for of_candidate in self.scores.values()))
         return scores[k]
 
-    def is_better(self, a, b, n_folds=None, margin=0.0):
-        """Whether a predicts better than b by more than ``margin`` standard errors, on at most so many folds."""
+    def is_better(self, a, b, n_folds=None):
+        """Whether a predicts better than b, on at most so many folds."""
         difference: Any = 0.0
         for k in range(len(self.folds[:n_folds])):
             # the known one first: the fit of the other starts from it
             difference = difference - self.score(b, k) + self.score(a, k)
             if abs(in_standard_errors(difference)) > SIGNIFICANT:
                 break
-        return in_standard_errors(difference) > margin
+        return bool(difference.sum() > 0)
 
     def climb(self, start, step, factors, n_folds=None):
-        """The best candidate uphill of ``start``; ``step`` takes a candidate by a factor, or to None at the end.
-
-        Of two that predict nearly alike that of the larger factor is better: a smoother map that chance
-        disfavours is nearer to the truth than a noisy one that it favours.
-        """
+        """The best candidate uphill of ``start``; ``step`` takes a candidate by a factor, or to None at the end."""
         for factor in factors:
-            best, margin = start, NEARLY_ALIKE if factor < 1 else -NEARLY_ALIKE
-            while (further := step(best, factor)) is not None and self.is_better(further, best, n_folds, margin):
+            best = start
+            while (further := step(best, factor)) is not None and self.is_better(further, best, n_folds):
                 best = further
             if best != start:
                 return best

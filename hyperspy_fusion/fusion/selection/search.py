@@ -6,6 +6,7 @@ all of them. The candidates are fits of low accuracy to all folds but one. In ps
     split the data into folds (cross_validation);
     for each penalty, at lambda_haadf = 0 and joint = True:
         climb in lambda_reg by factors of 2, on half as many held-out pixels (paired_comparison);
+        take the geometric mean of the weights tried, by how likely each predicts best, after this and other climbs;
     best = the best of these, after a climb by factors of the root of 2;
     for each change in (lambda_haadf = 1, joint = False):
         if best with the change is better: best = that, after a climb by factors of the root of 2;
@@ -32,17 +33,17 @@ from scipy.stats import norm
 from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.selection.cross_validation import (
-    N_COUNT_FOLDS,
+    FEWEST_COUNTS,
     HeldOutCounts,
-    count_folds,
-    pixel_folds,
-    thinned,
+    are_counts,
+    folds_for,
+    folds_of,
 )
 from hyperspy_fusion.fusion.selection.model_averaging import EnsembleFit, weighted_mean
 from hyperspy_fusion.fusion.selection.paired_comparison import SIGNIFICANT, PairedComparison, in_standard_errors
-from hyperspy_fusion.fusion.selection.spectral_components import Components
+from hyperspy_fusion.fusion.selection.spectral_components import ComponentsByFold
 from hyperspy_fusion.fusion.selection.stacking import pseudo_bma_weights, stacking_weights, without_small
-from hyperspy_fusion.fusion.solvers.primal_dual import Stopping
+from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
 
 _logger = logging.getLogger(__name__)
 
@@ -56,14 +57,10 @@ FAR_BEHIND = 5.0
 # When low-accuracy fits end: pixels times iterations, within limits, and distance from the final maps. With 50
 # iterations, or at a gap of 6e-3, the search took too small weights at a twentieth of the counts of a real scan.
 LOW_ACCURACY_WORK, LOW_ACCURACY_ITERATIONS, LOW_ACCURACY_SETTLED = 1e7, (100, 400), 0.2
-# folds are held out until they have so many pixels: large scans need fewer
-HELD_OUT_PIXELS = 2**17
-# ... and half as many for steps by factors of 2
+# of the folds that decide on steps by factors of 2: half of HELD_OUT_PIXELS
 COARSE_PIXELS = 2**16
 # so many times less smoothing than usual is chosen for data that were smoothed before
 SMOOTH_DATA = 20
-# with fewer counts in a map, none can be held out
-FEWEST_COUNTS = 50
 
 
 # what the method "auto" may choose
@@ -157,7 +154,7 @@ def select(observation, settings, num_workers=None, tick=lambda n_fits, expected
     folds = folds_of(scan.maps, scan.valid, noise.counts_scale, noise.variances, noise.background, rng)
     spectra = None
     if out_of_window is not None and isinstance(folds[0], HeldOutCounts):
-        spectra = _Spectra.of(observation, out_of_window, settings, len(folds), rng)
+        spectra = ComponentsByFold.of(observation, out_of_window, settings, len(folds), rng)
     fits = _LowAccuracyFits(observation, settings, folds, num_workers, spectra)
     expected = _expected_fits(settings, len(folds), fits.n_components > 0)
     comparison = PairedComparison(folds, fits, lambda n_fits: tick(n_fits, expected))
@@ -201,33 +198,12 @@ def _best_so_far(comparison, settings):
     return {best: weights}, Selection(settings.seed, sentence, diagnostics=[found])
 
 
-# ---- the folds -------------------------------------------------------------------------------------
-
-
-def folds_of(maps, valid, counts_scale, variance, background, rng):
-    """Folds of counts where the maps are whole numbers of counts, else folds of pixels."""
-    enough = _folds_for(HELD_OUT_PIXELS, maps)
-    if _are_counts(maps, counts_scale):
-        return count_folds(maps, valid, counts_scale, background, rng, limit=enough)
-    return pixel_folds(maps, valid, variance, background, rng, limit=enough)
-
-
-def _folds_for(pixels, maps):
-    """How many folds of these maps have at least so many pixels."""
-    return -(-pixels // maps[0].size)
-
-
-def _are_counts(maps, counts_scale):
-    """Whether all maps are whole numbers of counts, none of them negative."""
-    if not np.all(counts_scale > 0):
-        return False
-    counts = maps / counts_scale[:, None, None]
-    return bool(counts.min() >= 0 and np.allclose(counts, np.rint(counts), rtol=0, atol=1e-3))
+# ---- scans of few counts ---------------------------------------------------------------------------
 
 
 def _poor_elements(maps, counts_scale, elements):
     """Elements with too few counts to hold some out."""
-    if not _are_counts(maps, counts_scale):
+    if not are_counts(maps, counts_scale):
         return []
     counts = maps.sum(axis=(1, 2)) / counts_scale
     return [e for e, total in zip(elements, counts, strict=True) if total < FEWEST_COUNTS]
@@ -247,35 +223,6 @@ def _defaults(observation, settings, poor):
 
 
 # ---- the fits --------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Spectra:
-    """Components of all counts, and out-of-window counts without each fold."""
-
-    components: Components
-    training: list
-    number: int | None
-    of_folds: dict = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, observation, out_of_window, settings, n_folds, rng):
-        """None where they cannot be used: few counts, another unit, or a ``lambda_reg`` for each map."""
-        number = None if settings.components == "auto" else settings.components
-        if number == 0 or out_of_window.sum() < FEWEST_COUNTS or isinstance(settings.lambda_reg, tuple):
-            return None
-        if not np.allclose(observation.noise.counts_scale, 1, rtol=1e-6):
-            _logger.info("The maps are not in counts: out-of-window counts are not used.")
-            return None
-        components = Components.of(observation, out_of_window, settings.chosen(), number)
-        counts = out_of_window.astype(np.uint32)
-        return cls(components, [counts - fold for fold in thinned(counts, rng, N_COUNT_FOLDS, n_folds)], number)
-
-    def without(self, k, observation, settings):
-        """Components of the counts without fold k, of which their number too is independent."""
-        if k not in self.of_folds:
-            self.of_folds[k] = Components.of(observation, self.training[k], settings, self.number)
-        return self.of_folds[k]
 
 
 class _LowAccuracyFits:
@@ -303,11 +250,14 @@ class _LowAccuracyFits:
         if choice.components:
             source = self.spectra.without(k, source, settings)
         problem = source.problem(settings)
-        kind = (k, choice.components > 0, choice.regularization, choice.joint)
-        start = problem.start(self.states[kind]) if kind in self.states else None
+        kind = _kind(choice)
+        if (kind, k) in self.states:
+            start = problem.start(self.states[kind, k])
+        else:  # what another fold starts from has seen the counts of this one: it lends its standard errors alone
+            start = problem.coarse_start(self._first_state(choice), self.num_workers)
         iterations = np.clip(LOW_ACCURACY_WORK / self.folds[k].valid[0].size, *LOW_ACCURACY_ITERATIONS)
         stopping = Stopping(int(iterations), settled=LOW_ACCURACY_SETTLED)
-        result, self.states[kind] = problem.solve(stopping, start, num_workers=self.num_workers)
+        result, self.states[kind, k] = problem.solve(stopping, start, num_workers=self.num_workers)
         if result.reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt
         _logger.debug("%s, fold %d: %d iterations", choice, k, result.n_iter)
@@ -319,7 +269,16 @@ class _LowAccuracyFits:
     def final(self, choice, weights):
         """The :class:`EnsembleFit` to all data."""
         source = self.spectra.components if choice.components else self.observation
-        return EnsembleFit(self._settings(choice), weights, source)
+        return EnsembleFit(self._settings(choice), weights, source, self._first_state(choice), self.folds[0].fraction)
+
+    def _first_state(self, choice):
+        """The state of this kind in the first fold; None for components, which differ between folds."""
+        return None if choice.components else self.states.get((_kind(choice), 0))
+
+
+def _kind(choice):
+    """Fits of one kind start from each other."""
+    return choice.components > 0, choice.regularization, choice.joint
 
 
 # ---- the search ------------------------------------------------------------------------------------
@@ -336,7 +295,7 @@ class _Search:
         is_better, by_penalty = self.comparison.is_better, {}
         for penalty in self._penalties():
             first = self._first(penalty)
-            few = self._n_folds(first, by_penalty.values()) or _folds_for(COARSE_PIXELS, self.comparison.folds[0].maps)
+            few = self._n_folds(first, by_penalty.values()) or folds_for(COARSE_PIXELS, self.comparison.folds[0].maps)
             by_penalty[penalty] = self._climb(first, COARSE, few)
         best = functools.reduce(lambda a, b: b if is_better(b, a) else a, by_penalty.values())
         best = self._climb(best, FINE)
@@ -376,7 +335,21 @@ class _Search:
     def _climb(self, choice, factor, n_folds=None):
         if self.settings.lambda_reg != "auto" or choice.regularization == "none":
             return choice
-        return self.comparison.climb(choice, scaled_weight, (factor, 1 / factor), n_folds)
+        return self._with_mean_weight(self.comparison.climb(choice, scaled_weight, (factor, 1 / factor), n_folds))
+
+    def _with_mean_weight(self, best):
+        """The best with the geometric mean of the weights that were tried, by how likely each predicts best.
+
+        Scores near their maximum differ by chance alone, and the largest one would choose by chance.
+        """
+        scores = self.comparison.scores
+        # on fewer folds are those that are significantly worse, or of larger steps
+        alike = [
+            c for c in scores if c._replace(lambda_reg=best.lambda_reg) == best and len(scores[c]) >= len(scores[best])
+        ]
+        likely = pseudo_bma_weights([sum(scores[c][: len(scores[best])]) for c in alike])
+        mean = np.exp(likely @ np.log([c.lambda_reg for c in alike]))
+        return scaled_weight(best._replace(lambda_reg=mean), 1.0) or best
 
     def _of_components(self, best):
         """Fits to components of the spectra; each also with less smoothing, for an average smooths further."""

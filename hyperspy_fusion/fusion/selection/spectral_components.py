@@ -12,14 +12,18 @@ The average with fits to the maps has both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import logging
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem, Observation
 from hyperspy_fusion.fusion.problems.resampling import guided_by
+from hyperspy_fusion.fusion.selection.cross_validation import FEWEST_COUNTS, N_COUNT_FOLDS, thinned
 from hyperspy_fusion.fusion.terms.scan_data import ScanData
+
+_logger = logging.getLogger(__name__)
 
 # standard deviation in pixels of the Gaussian over neighbours, and of that by which variances are averaged
 _WIDTH = 3.0
@@ -193,6 +197,10 @@ class ComponentProblem:
         """The state to start from the components of ``state``."""
         return self.inner.start(state)
 
+    def coarse_start(self, alike=None, num_workers=None):
+        """The state to start from a coarse fit to the components."""
+        return self.inner.coarse_start(alike, num_workers)
+
     def solve(self, settings, state=None, callback=None, num_workers=None):
         """Result, with maps of the elements, and state."""
         result, state = self.inner.solve(settings, state, callback, num_workers)
@@ -225,3 +233,44 @@ class ComponentProblem:
         of_maps = self.components.of_maps
         change = maps - (of_maps.scan.maps - of_maps.noise.background)
         return {"spectrum": np.where(of_maps.scan.valid, change, np.nan)}
+
+
+@dataclass
+class ComponentsByFold:
+    """Components of all counts, and of those without each fold.
+
+    Attributes
+    ----------
+    components
+        :class:`Components` of all counts.
+    training
+        (B, ny, nx) out-of-window counts without each fold.
+    number
+        Of components; None to find it.
+    of_folds
+        {fold: components} that were asked for.
+    """
+
+    components: Components
+    training: list
+    number: int | None
+    of_folds: dict = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, observation, out_of_window, settings, n_folds, rng):
+        """None where they cannot be used: few counts, another unit, or a ``lambda_reg`` for each map."""
+        number = None if settings.components == "auto" else settings.components
+        if number == 0 or out_of_window.sum() < FEWEST_COUNTS or isinstance(settings.lambda_reg, tuple):
+            return None
+        if not np.allclose(observation.noise.counts_scale, 1, rtol=1e-6):
+            _logger.info("The maps are not in counts: out-of-window counts are not used.")
+            return None
+        components = Components.of(observation, out_of_window, settings.chosen(), number)
+        counts = out_of_window.astype(np.uint32)
+        return cls(components, [counts - fold for fold in thinned(counts, rng, N_COUNT_FOLDS, n_folds)], number)
+
+    def without(self, k, observation, settings):
+        """Components of the counts without fold k, of which their number too is independent."""
+        if k not in self.of_folds:
+            self.of_folds[k] = Components.of(observation, self.training[k], settings, self.number)
+        return self.of_folds[k]

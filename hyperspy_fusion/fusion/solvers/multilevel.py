@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from hyperspy_fusion.fusion.result import StopReason
-from hyperspy_fusion.fusion.solvers.primal_dual import PrimalDualState, Stopping, primal_dual
+from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
+from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState, Stopping
 from hyperspy_fusion.fusion.terms.data_fidelity import DataTerms
 from hyperspy_fusion.fusion.terms.objective import HaadfTerm, Objective
 
@@ -25,13 +26,21 @@ _SETTLED, _MAX_ITER = 0.2, 300
 _BY_GAP, _FEW = 1e-3, 100
 
 
-def multilevel_start(problem, num_workers=None):
-    """The state to start an :class:`Objective` from, with the standard errors of its maps unless they are small."""
+def multilevel_start(problem, num_workers=None, alike=None):
+    """The state to start an :class:`Objective` from, with the standard errors of its maps unless they are small.
+
+    The standard errors are those of ``alike``, the state of a fit to data of about as many counts, where it is given.
+    """
     if problem.penalty.kind is None or min(problem.shape[1:]) < SMALLEST:
         return PrimalDualState.of(problem)
     coarse = coarsened(problem)
-    is_last = min(coarse.shape[1:]) < SMALL
-    start = _with_standard_errors(coarse, num_workers) if is_last else multilevel_start(coarse, num_workers)
+    if min(coarse.shape[1:]) >= SMALL:
+        start = multilevel_start(coarse, num_workers, alike)
+    elif alike is not None and alike.standard_errors is not None:
+        errors = alike.standard_errors * alike.problem.scales / problem.scales
+        start = replace(PrimalDualState.of(coarse), standard_errors=errors)
+    else:
+        start = _with_standard_errors(coarse, num_workers)
     return prolonged(_fitted(coarse, Stopping(_MAX_ITER, settled=_SETTLED), start, num_workers), problem)
 
 

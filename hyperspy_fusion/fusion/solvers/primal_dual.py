@@ -33,15 +33,13 @@ the largest slope found, is subtracted from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-
 import numpy as np
 
 from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason, Terms
 from hyperspy_fusion.fusion.solvers import kernels
 from hyperspy_fusion.fusion.solvers.loop import asked_to_stop, prepared
+from hyperspy_fusion.fusion.solvers.primal_dual_state import GAP_OF_SETTLED, PrimalDualState, Stopping
 from hyperspy_fusion.fusion.terms.haadf_model import blurred
-from hyperspy_fusion.fusion.terms.objective import Objective
 from hyperspy_fusion.fusion.terms.penalties import cell_adjoint
 
 _MODES = {
@@ -51,8 +49,8 @@ _MODES = {
     "guided": kernels.GUIDED,
     "tgv": kernels.VECTOR,
 }
-# iterations between two evaluations of the gap
-CHECK_EVERY = 25
+# iterations between two evaluations of the gap, and between two of the moves alone where nobody asks for the gap
+CHECK_EVERY, _QUIET_CHECK_EVERY = 25, 10
 # over-relaxation: any below 2 converges; 1.6 saves a third of the iterations with every penalty, 1.9 slows tgv
 RELAXATION = 1.6
 # ... below 3/2 where the HAADF term is majorised (Condat 2013, theorem 3.1)
@@ -61,157 +59,13 @@ _RELAXATION_MAJORISED = 1.45
 _ADAPT_UNTIL = 1500
 # ... which begins with the first few, long before the first evaluation
 _ADAPT_EARLY = (5, 10, 15)
-# a fit with tol="settled" ends so near to its final maps, in standard errors of each map
-SETTLED, GAP_OF_SETTLED = 0.03, 1e-4
-# rate at which moves shrink between two evaluations: where there is one move alone, and limits, because steps that
-# follow the variables make single rates as small as 0 and as large as 1
+# rate at which moves shrink in ``CHECK_EVERY`` iterations: where there is one move alone, and limits, because steps
+# that follow the variables make single rates as small as 0 and as large as 1
 _FIRST_RATE, _LEAST_RATE, _LARGEST_RATE = 0.6, 0.3, 0.95
 # sums of |D|: two entries of 1/sqrt(2) in a row, eight in a column
 _ROW, _COLUMN = np.sqrt(2), 8 * np.sqrt(0.5)
 # ratio of primal to dual steps over that of the sizes of the variables; tried on real counts and phantoms
 _MAPS_RATIO, _SLOPES_RATIO = 3.0, 0.3
-
-
-@dataclass(frozen=True)
-class Stopping:
-    """When a fit ends: at whichever comes first.
-
-    Attributes
-    ----------
-    max_iter
-        Iterations of one call.
-    gap
-        Relative duality gap.
-    settled
-        Distance from the final maps, as estimated from their last moves, in standard errors of each map. Without
-        standard errors the gap ``GAP_OF_SETTLED`` takes its place.
-    """
-
-    max_iter: int
-    gap: float = 0.0
-    settled: float = 0.0
-
-    @classmethod
-    def of(cls, settings):
-        """That of ``max_iter`` and ``tol`` of the settings of the calibrated method, or one made before."""
-        if isinstance(settings, cls):
-            return settings
-        if settings.tol == "settled":
-            return cls(settings.max_iter, settled=SETTLED)
-        return cls(settings.max_iter, gap=settings.tol)
-
-
-@dataclass
-class PrimalDualState:
-    """Everything that changes in a fit. A fit continues from the state that it returned.
-
-    Between two calls, maps and duals are within their bounds. Two calls equal one, bit by bit, where the first ends
-    at its ``max_iter``, a multiple of ``CHECK_EVERY``.
-
-    Attributes
-    ----------
-    problem
-        The :class:`~hyperspy_fusion.fusion.terms.objective.Objective`.
-    z, z_bar
-        (n, ny, nx) maps in natural units, and extrapolated.
-    y
-        (4, n, ny - 1, nx - 1) dual of the differences.
-    v, v_bar, q
-        (m, ny - 1, nx - 1) slopes of the penalty, extrapolated, and (4, m, ny - 2, nx - 2) dual of their differences;
-        of size 1 for penalties without slopes.
-    theta
-        (n,) multipliers of the totals.
-    totals, totals_bar
-        (n,) totals of the maps over valid pixels, and extrapolated.
-    residual
-        (ny, nx) of the HAADF term.
-    ratios
-        Of primal to dual steps, for maps and slopes.
-    n_iter
-        Iterations behind ``z``.
-    records
-        (iteration, Terms, relative gap) of every evaluation.
-    standard_errors
-        (n,) of the maps, root mean square over pixels; None where they are not estimated.
-    fraction
-        Of the running call, that is done, as estimated.
-    checked, moves
-        Maps at the last evaluation, and how far the maps moved between evaluations, in standard errors.
-    """
-
-    problem: Objective
-    z: np.ndarray
-    y: np.ndarray
-    v: np.ndarray
-    q: np.ndarray
-    theta: np.ndarray
-    residual: np.ndarray
-    z_bar: np.ndarray
-    v_bar: np.ndarray
-    totals: np.ndarray
-    totals_bar: np.ndarray
-    ratios: tuple = (1.0, 1.0)
-    n_iter: int = 0
-    records: list = field(default_factory=list)
-    standard_errors: np.ndarray | None = None
-    checked: np.ndarray | None = None
-    moves: list = field(default_factory=list)
-    fraction: float = 0.0
-
-    @classmethod
-    def of(cls, problem, *, z=None, y=None, v=None, q=None, theta=None, ratios=(1.0, 1.0)):
-        """The start of a fit: the measured maps, and slopes and duals of zero, where they are not given."""
-        (n, ny, nx), m, dtype = problem.shape, problem.penalty.n_fields, problem.dtype
-        z = problem.initial_maps.copy() if z is None else z
-        v = np.zeros((m, ny - 1, nx - 1) if m else (1, 1, 1), dtype) if v is None else v
-        totals = _totals(problem, z)
-        return cls(
-            problem=problem,
-            z=z,
-            y=np.zeros((4, n, ny - 1, nx - 1), dtype) if y is None else y,
-            v=v,
-            q=np.zeros((4, m, ny - 2, nx - 2) if m else (4, 1, 1, 1), dtype) if q is None else q,
-            theta=np.zeros(n) if theta is None else theta,
-            residual=np.zeros((ny, nx), dtype),
-            z_bar=z.copy(),
-            v_bar=v.copy(),
-            totals=totals,
-            totals_bar=totals,
-            ratios=ratios,
-        )
-
-    @property
-    def gap(self):
-        """The relative duality gap last evaluated."""
-        return self.records[-1][2] if self.records else np.inf
-
-    def factors(self):
-        """(n,) factors that bring the maps to their totals."""
-        kept, totals = self.problem.data.totals, _totals(self.problem, self.z)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(np.isfinite(kept) & (totals > 0), kept / totals, 1.0)
-
-    def restarted(self, problem):
-        """The start of another problem of the same maps: these maps, and their duals where the penalty is alike."""
-        old, dtype = self.problem, problem.dtype
-        factors = (old.scales / problem.scales)[:, None, None]
-        kept = np.isfinite(problem.data.totals)
-        arrays = {"z": (self.z * factors).astype(dtype), "theta": np.where(kept, self.theta / factors.ravel(), 0)}
-        if old.penalty.shares_duals(problem.penalty):
-            arrays |= {"y": self.y.astype(dtype), "ratios": self.ratios}
-            if problem.penalty.n_fields:
-                stretched = np.repeat(factors, problem.penalty.n_fields // problem.penalty.n_maps, axis=0)
-                # into the balls where they shrank; where they grew, these duals still match each other
-                radii = min(problem.penalty.second_order / old.penalty.second_order, 1)
-                arrays |= {"v": (self.v * stretched).astype(dtype), "q": (self.q * radii).astype(dtype)}
-        errors = None if self.standard_errors is None else self.standard_errors * factors.ravel()
-        return replace(PrimalDualState.of(problem, **arrays), standard_errors=errors)
-
-
-def _totals(problem, z):
-    """(n,) totals of maps over valid pixels."""
-    valid = np.broadcast_to(problem.data.slope > 0, z.shape)
-    return np.asarray(np.sum(z, axis=(1, 2), where=valid, dtype=np.float64))
 
 
 def primal_dual(problem, stopping, state=None, callback=None, num_workers=None):
@@ -301,25 +155,27 @@ class _Iteration:
         if not state.records and not is_quiet:
             self.measure_slack()
             self.evaluate()
+        every, last, is_settled = (_QUIET_CHECK_EVERY if is_quiet else CHECK_EVERY), stopping.max_iter, False
         relaxation = 1  # a state ends with it
         for k in range(1, stopping.max_iter + 1):
             requested = interruption.requested
             if requested and (not state.n_iter or state.records and state.records[-1][0] == state.n_iter):
                 return StopReason.INTERRUPTED
-            due = (state.n_iter + 1) % CHECK_EVERY == 0
-            left = stopping.max_iter - k
-            ends_within_two = -(state.n_iter + 1) % CHECK_EVERY <= 1 or left <= 1
+            due = (state.n_iter + 1) % every == 0
+            ends_within_two = last - k <= 1 or (-(state.n_iter + 1) % every <= 1 and not is_quiet)
             # the duals follow the maps of the iteration before and take its factor: only then convergence is proved
             before, relaxation = relaxation, 1 if requested or ends_within_two else self.relaxation
-            is_last = (requested and before == 1) or left == 0
+            is_last = (requested and before == 1) or k == last
             self.advance(before, relaxation)
             if not due and not is_last:
                 if state.n_iter in _ADAPT_EARLY:
                     self.adapt()
                 continue
-            remaining = self.remaining() if due else np.inf
-            is_settled = 0 < stopping.settled >= remaining
-            if is_quiet and not (is_settled or is_last or requested or np.isnan(remaining)):
+            remaining = self.remaining(every) if due else np.inf
+            is_settled = is_settled or 0 < stopping.settled >= remaining
+            if is_quiet and not is_last and not np.isnan(remaining):
+                # the gap needs two iterations without over-relaxation
+                last = min(last, k + 2) if is_settled else last
                 self.adapt()
                 continue
             self.evaluate()
@@ -351,11 +207,11 @@ class _Iteration:
             return 1.0
         return float(np.clip(max(by_iterations, np.log(first / max(last, end)) / np.log(first / end)), 0, 1))
 
-    def remaining(self):
+    def remaining(self, every=CHECK_EVERY):
         """Estimated distance of the maps from the final ones, in standard errors; the largest of all maps.
 
-        Between two evaluations the moves of the maps shrink by a factor r. If they go on so, ``r / (1 - r)`` times the
-        last one is left.
+        Between two evaluations, ``every`` iterations apart, the moves of the maps shrink by a factor r. If they go on
+        so, ``r / (1 - r)`` times the last one is left.
         """
         state, before = self.state, self.state.checked
         if state.standard_errors is None:
@@ -364,12 +220,14 @@ class _Iteration:
         if before is None:
             return np.inf
         errors = np.maximum(state.standard_errors, np.finfo(self.real).tiny)
-        state.moves.append(np.sqrt(np.mean((state.z - before) ** 2, axis=(1, 2), dtype=np.float64)) / errors)
+        lengths = np.array([_norm(one) for one in state.z - before])
+        state.moves.append(lengths / np.sqrt(before[0].size) / errors)
         last, *earlier = state.moves[::-1]
-        rate = np.full_like(last, _FIRST_RATE)
+        power = every / CHECK_EVERY
+        rate = np.full_like(last, _FIRST_RATE**power)
         if earlier:
             rate = np.divide(last, earlier[0], out=rate, where=earlier[0] > 0)
-        rate = np.clip(rate, _LEAST_RATE, _LARGEST_RATE)
+        rate = np.clip(rate, _LEAST_RATE**power, _LARGEST_RATE**power)
         # NaN where any map has it
         return float(np.max(last * rate / (1 - rate)))
 

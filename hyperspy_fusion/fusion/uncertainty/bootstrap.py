@@ -17,7 +17,7 @@ import numpy as np
 from hyperspy_fusion.fusion.problems.base import FusionProblem
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.selection.model_averaging import weighted_mean
-from hyperspy_fusion.fusion.solvers.primal_dual import Stopping
+from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
 from hyperspy_fusion.fusion.uncertainty.error_estimates import BootstrapReplicates
 
 # of the refits, which start at the fit itself: gap, and distance from the final maps in standard errors

@@ -14,7 +14,7 @@ from hyperspy_fusion.data import interface
 from hyperspy_fusion.fusion.haadf import guide as module
 from hyperspy_fusion.fusion.haadf.guide import DENOISED_EDGE, SMOOTHED_EDGE, Guide
 from hyperspy_fusion.fusion.result import StopReason
-from hyperspy_fusion.fusion.selection.search import folds_of
+from hyperspy_fusion.fusion.selection.cross_validation import folds_of
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.terms.haadf_model import haadf_noise

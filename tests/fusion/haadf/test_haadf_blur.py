@@ -20,7 +20,8 @@ from hyperspy_fusion.fusion.problems.resampling import resampled
 from hyperspy_fusion.fusion.selection.spectral_components import _component_settings
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers import kernels
-from hyperspy_fusion.fusion.solvers.primal_dual import PrimalDualState, _Iteration, primal_dual
+from hyperspy_fusion.fusion.solvers.primal_dual import _Iteration, primal_dual
+from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState
 from hyperspy_fusion.fusion.terms.data_fidelity import noise_of
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, blurred
 from hyperspy_fusion.fusion.terms.objective import HaadfTerm

@@ -20,7 +20,8 @@ from calibrated_cases import (
 from convex import guide
 
 from hyperspy_fusion.fusion.problems.base import FusionProblem
-from hyperspy_fusion.fusion.solvers.primal_dual import PrimalDualState, primal_dual
+from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
+from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState
 from hyperspy_fusion.fusion.terms import noise_estimation as noises
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, haadf_noise
 from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance

@@ -10,7 +10,7 @@ from calibrated_cases import observe
 from hyperspy_fusion.data import atomic_columns, core_shell, interface
 from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem
 from hyperspy_fusion.fusion.result import StopReason
-from hyperspy_fusion.fusion.selection import search
+from hyperspy_fusion.fusion.selection import cross_validation, search
 from hyperspy_fusion.fusion.selection.cross_validation import HeldOutCounts, HeldOutPixels, count_folds
 from hyperspy_fusion.fusion.selection.paired_comparison import PairedComparison
 from hyperspy_fusion.fusion.selection.search import OPEN, Choice, Selection, select
@@ -50,6 +50,18 @@ def test_weights_move_from_the_best_fit_to_the_average(monkeypatch, errors, expe
     monkeypatch.setattr(search, "stacking_weights", lambda folds, ensembles: np.array([[0.7], [0.3]]))
     weights = {choice: weight[0] for choice, weight in found._average(["a", "b"]).items()}
     assert sum(weights.values()) == pytest.approx(1) and weights.get("b", 0) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("behind, expected", [(0.0, 4.0), (20.0, 2.0)])
+def test_weights_that_predict_alike_are_averaged(behind, expected):
+    """Geometrically, those of the same other settings; one far behind does not count."""
+    tables = {Choice("tgv", w, 0.0, True): noise_of(0.1 * w) for w in (1.0, 2.0, 4.0)}
+    tables |= {Choice("tgv", w, 0.0, True): noise_of(0.1 * w) - behind / 400 for w in (8.0, 16.0)}
+    others = {Choice("tgv", 64.0, 1.0, True): noise_of(), Choice("tv", 64.0, 0.0, True): noise_of()}
+    found = search_of(tables | others)
+    for choice in [*tables, *others]:
+        found.comparison.score(choice, 0)
+    assert found._with_mean_weight(next(iter(tables))).lambda_reg == pytest.approx(expected)
 
 
 def test_steps_of_weights_come_back_and_stay_within_bounds():
@@ -114,7 +126,7 @@ def assert_complete(ensemble, found, n):
 def test_the_choice_and_its_record(scan, chosen):
     ensemble, found = chosen
     assert_complete(ensemble, found, 3)
-    for settings, _, _ in ensemble:
+    for settings, *_ in ensemble:
         assert type(settings) is CalibratedSettings and settings.tol == AutoSettings().tol
     assert set(found.tried["regularization"]) == set(search.FIRST_WEIGHTS)
     assert set(found.tried["lambda_haadf"]) == {0.0, 1.0} and set(found.tried["joint"]) == {True, False}
@@ -212,7 +224,7 @@ def test_the_order_of_the_elements_does_not_matter(scan, monkeypatch):
             for folds in zip(*each, strict=True)
         ]  # fmt: skip
 
-    monkeypatch.setattr(search, "count_folds", by_its_counts)
+    monkeypatch.setattr(cross_validation, "count_folds", by_its_counts)
     order = [2, 0, 1]
     turned = replace(scan, maps=scan.maps[order], elements=[scan.elements[i] for i in order], truth=scan.truth[order])
     ensemble, found = choose(scan)
@@ -246,7 +258,7 @@ def test_too_few_counts_take_the_defaults(scan):
     assert (warning.code, warning.severity) == ("too-few-counts-for-selection", "warning")
     assert warning.elements == ("Fe",) and warning.sentence == found.sentence and len(found.sentence.split()) <= 30
     assert "regularization='guided' and lambda_reg=1.0 were used" in found.sentence
-    ((settings, weights, _),) = ensemble
+    ((settings, weights, *_),) = ensemble
     assert settings == replace(CalibratedSettings(), noise="shifted_poisson", tol=AutoSettings().tol)
     np.testing.assert_array_equal(weights, [1, 1, 1])
     assert found.as_dict()["seed"] == 3 and len(found.scores) == 0
@@ -318,9 +330,11 @@ def test_large_scans_need_fewer_folds():
     for side, number in ((24, 5), (256, 2), (512, 1)):
         maps = np.ones((1, side, side)) + (np.arange(side) % 2)
         nothing = np.zeros(1)
-        folds = search.folds_of(maps, maps > 0, np.ones(1), np.ones(1), nothing, np.random.default_rng(0))
+        folds = cross_validation.folds_of(maps, maps > 0, np.ones(1), np.ones(1), nothing, np.random.default_rng(0))
         assert len(folds) == number and isinstance(folds[0], HeldOutCounts)
-        folds = search.folds_of(maps + 0.5, maps > 0, np.ones(1), np.ones(1), nothing, np.random.default_rng(0))
+        folds = cross_validation.folds_of(
+            maps + 0.5, maps > 0, np.ones(1), np.ones(1), nothing, np.random.default_rng(0)
+        )
         assert len(folds) == {5: 10}.get(number, number) and isinstance(folds[0], HeldOutPixels)
 
 

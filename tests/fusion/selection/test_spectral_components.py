@@ -16,8 +16,9 @@ from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem
 from hyperspy_fusion.fusion.problems.resampling import guided_by
 from hyperspy_fusion.fusion.selection import search
 from hyperspy_fusion.fusion.selection import spectral_components as components
+from hyperspy_fusion.fusion.selection.cross_validation import folds_of
 from hyperspy_fusion.fusion.selection.search import Choice
-from hyperspy_fusion.fusion.selection.spectral_components import Components, number_of_components
+from hyperspy_fusion.fusion.selection.spectral_components import Components, ComponentsByFold, number_of_components
 from hyperspy_fusion.fusion.settings import AutoSettings, CalibratedSettings
 from hyperspy_fusion.maps.base import SourceRequest
 from hyperspy_fusion.maps.sources import read_maps
@@ -291,8 +292,8 @@ def test_held_out_counts_are_in_no_fit(scan, maps, rest):
     settings = AutoSettings(regularization="directional", lambda_haadf=0.0)
     one, _ = observed(maps, scan[1])
     noise, rng = one.noise, np.random.default_rng(0)
-    folds = search.folds_of(one.scan.maps, one.scan.valid, noise.counts_scale, noise.variances, noise.background, rng)
-    spectra = search._Spectra.of(one, rest, settings, len(folds), rng)
+    folds = folds_of(one.scan.maps, one.scan.valid, noise.counts_scale, noise.variances, noise.background, rng)
+    spectra = ComponentsByFold.of(one, rest, settings, len(folds), rng)
     assert not np.array_equal(spectra.training[0], rest)
     other = replace(one, scan=replace(one.scan, maps=folds[0].maps + rng.poisson(1.0, maps.data.shape)))
     strange = Components.of(other, rest + rng.poisson(3.0, rest.shape).astype(np.uint32), settings.chosen(), 5)

@@ -10,7 +10,7 @@ from hyperspy_fusion.data import core_shell
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.solvers import multilevel, primal_dual
 from hyperspy_fusion.fusion.solvers.multilevel import coarsened, multilevel_start, prolonged
-from hyperspy_fusion.fusion.solvers.primal_dual import PrimalDualState, Stopping
+from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState, Stopping
 from hyperspy_fusion.fusion.terms.penalties import cell_differences
 
 KINDS = ["tv", "directional", "tgv", "guided"]

@@ -24,7 +24,8 @@ from convex import Convex, adjoint, differences, directions, guide
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers import kernels
-from hyperspy_fusion.fusion.solvers.primal_dual import CHECK_EVERY, PrimalDualState, primal_dual
+from hyperspy_fusion.fusion.solvers.primal_dual import CHECK_EVERY, primal_dual
+from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState
 
 
 @pytest.fixture

@@ -1,0 +1,158 @@
+"""When a fit by primal-dual iterations ends, and everything that changes in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from hyperspy_fusion.fusion.terms.objective import Objective
+
+# a fit with tol="settled" ends so near to its final maps, in standard errors of each map
+SETTLED, GAP_OF_SETTLED = 0.03, 1e-4
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When a fit ends: at whichever comes first.
+
+    Attributes
+    ----------
+    max_iter
+        Iterations of one call.
+    gap
+        Relative duality gap.
+    settled
+        Distance from the final maps, as estimated from their last moves, in standard errors of each map. Without
+        standard errors the gap ``GAP_OF_SETTLED`` takes its place.
+    """
+
+    max_iter: int
+    gap: float = 0.0
+    settled: float = 0.0
+
+    @classmethod
+    def of(cls, settings):
+        """That of ``max_iter`` and ``tol`` of the settings of the calibrated method, or one made before."""
+        if isinstance(settings, cls):
+            return settings
+        if settings.tol == "settled":
+            return cls(settings.max_iter, settled=SETTLED)
+        return cls(settings.max_iter, gap=settings.tol)
+
+
+@dataclass
+class PrimalDualState:
+    """Everything that changes in a fit. A fit continues from the state that it returned.
+
+    Between two calls, maps and duals are within their bounds. Two calls equal one, bit by bit, where the first ends
+    at its ``max_iter``, a multiple of ``CHECK_EVERY``.
+
+    Attributes
+    ----------
+    problem
+        The :class:`~hyperspy_fusion.fusion.terms.objective.Objective`.
+    z, z_bar
+        (n, ny, nx) maps in natural units, and extrapolated.
+    y
+        (4, n, ny - 1, nx - 1) dual of the differences.
+    v, v_bar, q
+        (m, ny - 1, nx - 1) slopes of the penalty, extrapolated, and (4, m, ny - 2, nx - 2) dual of their differences;
+        of size 1 for penalties without slopes.
+    theta
+        (n,) multipliers of the totals.
+    totals, totals_bar
+        (n,) totals of the maps over valid pixels, and extrapolated.
+    residual
+        (ny, nx) of the HAADF term.
+    ratios
+        Of primal to dual steps, for maps and slopes.
+    n_iter
+        Iterations behind ``z``.
+    records
+        (iteration, Terms, relative gap) of every evaluation.
+    standard_errors
+        (n,) of the maps, root mean square over pixels; None where they are not estimated.
+    fraction
+        Of the running call, that is done, as estimated.
+    checked, moves
+        Maps at the last evaluation, and how far the maps moved between evaluations, in standard errors.
+    """
+
+    problem: Objective
+    z: np.ndarray
+    y: np.ndarray
+    v: np.ndarray
+    q: np.ndarray
+    theta: np.ndarray
+    residual: np.ndarray
+    z_bar: np.ndarray
+    v_bar: np.ndarray
+    totals: np.ndarray
+    totals_bar: np.ndarray
+    ratios: tuple = (1.0, 1.0)
+    n_iter: int = 0
+    records: list = field(default_factory=list)
+    standard_errors: np.ndarray | None = None
+    checked: np.ndarray | None = None
+    moves: list = field(default_factory=list)
+    fraction: float = 0.0
+
+    @classmethod
+    def of(cls, problem, *, z=None, y=None, v=None, q=None, theta=None, ratios=(1.0, 1.0)):
+        """The start of a fit: the measured maps, and slopes and duals of zero, where they are not given."""
+        (n, ny, nx), m, dtype = problem.shape, problem.penalty.n_fields, problem.dtype
+        z = problem.initial_maps.copy() if z is None else z
+        v = np.zeros((m, ny - 1, nx - 1) if m else (1, 1, 1), dtype) if v is None else v
+        totals = totals_of(problem, z)
+        return cls(
+            problem=problem,
+            z=z,
+            y=np.zeros((4, n, ny - 1, nx - 1), dtype) if y is None else y,
+            v=v,
+            q=np.zeros((4, m, ny - 2, nx - 2) if m else (4, 1, 1, 1), dtype) if q is None else q,
+            theta=np.zeros(n) if theta is None else theta,
+            residual=np.zeros((ny, nx), dtype),
+            z_bar=z.copy(),
+            v_bar=v.copy(),
+            totals=totals,
+            totals_bar=totals,
+            ratios=ratios,
+        )
+
+    @property
+    def gap(self):
+        """The relative duality gap last evaluated."""
+        return self.records[-1][2] if self.records else np.inf
+
+    def factors(self):
+        """(n,) factors that bring the maps to their totals."""
+        kept, totals = self.problem.data.totals, totals_of(self.problem, self.z)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(np.isfinite(kept) & (totals > 0), kept / totals, 1.0)
+
+    def restarted(self, problem, fraction=1.0):
+        """The start of another problem of the same maps: these maps, and their duals where the penalty is alike.
+
+        ``fraction`` of its counts are in the maps of this one.
+        """
+        old, dtype = self.problem, problem.dtype
+        factors = (old.scales / problem.scales / fraction)[:, None, None]
+        kept = np.isfinite(problem.data.totals)
+        arrays = {"z": (self.z * factors).astype(dtype), "theta": np.where(kept, self.theta / factors.ravel(), 0)}
+        if old.penalty.shares_duals(problem.penalty):
+            arrays |= {"y": self.y.astype(dtype), "ratios": self.ratios}
+            if problem.penalty.n_fields:
+                stretched = np.repeat(factors, problem.penalty.n_fields // problem.penalty.n_maps, axis=0)
+                # into the balls where they shrank; where they grew, these duals still match each other
+                radii = min(problem.penalty.second_order / old.penalty.second_order, 1)
+                arrays |= {"v": (self.v * stretched).astype(dtype), "q": (self.q * radii).astype(dtype)}
+        errors = self.standard_errors
+        errors = None if errors is None else errors * factors.ravel() * np.sqrt(fraction)
+        return replace(PrimalDualState.of(problem, **arrays), standard_errors=errors)
+
+
+def totals_of(problem, z):
+    """(n,) totals of maps over valid pixels."""
+    valid = np.broadcast_to(problem.data.slope > 0, z.shape)
+    return np.asarray(np.sum(z, axis=(1, 2), where=valid, dtype=np.float64))
