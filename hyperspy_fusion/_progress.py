@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -31,6 +32,7 @@ class _Bar:
         if self.bar is None:
             general: Any = hs.preferences.General
             show = general.show_progressbar if self.show is None else self.show
+            show = show and sys.stderr is not None  # which programs without a console do not have
             self.bar = progressbar(disable=not show, **self.options)
         if text is not None:  # shown with the update
             self.bar.set_postfix_str(text, refresh=False)

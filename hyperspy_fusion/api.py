@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+# codes of the diagnostics of a fit that Ctrl-C ended early
+_INTERRUPTED = {"interrupted", "selection-interrupted"}
+
 
 def fuse(
     maps: Any,
@@ -87,7 +90,8 @@ def fuse(
     Notes
     -----
     Six maps of 256 x 256 pixels take some ten seconds on two cores. The first fit on a computer also compiles,
-    for about 20 s. Ctrl-C ends a fit early: in the search of ``"auto"`` it takes the best settings so far.
+    for about 20 s. Ctrl-C ends a fit early: in the search of ``"auto"`` it takes the best settings so far. The
+    maps have no standard errors then.
 
     Examples
     --------
@@ -119,8 +123,22 @@ def fuse(
     )
     model.fit(settings=chosen, show_progressbar=show_progressbar, num_workers=num_workers)
     if n_resamples:
-        model.standard_errors(n_resamples, show_progressbar=show_progressbar, num_workers=num_workers)
+        _find_errors(model, n_resamples, show_progressbar, num_workers)
     return model._signal()
+
+
+def _find_errors(model, n_resamples, show_progressbar, num_workers):
+    """Standard errors of a fit. After Ctrl-C, in the fit or before two bootstrap replicates, there are none."""
+    from hyperspy_fusion.diagnostics import Diagnostic, report
+
+    if _INTERRUPTED.isdisjoint(d.code for d in model.diagnostics):
+        try:
+            model.standard_errors(n_resamples, show_progressbar=show_progressbar, num_workers=num_workers)
+            return
+        except KeyboardInterrupt:
+            pass
+    sentence = "Interrupted: the maps have no standard errors. Fuse again to find them."
+    report([Diagnostic("errors-interrupted", sentence)])
 
 
 def _as_method(function) -> Any:

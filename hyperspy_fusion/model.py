@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hyperspy_fusion._floating_point import default_errstate
 from hyperspy_fusion._progress import counted, progress
 from hyperspy_fusion.diagnostics import as_metadata, report, warnings_of
 from hyperspy_fusion.fusion.checks import check_choice, check_seed, check_workers, number_of_resamples
@@ -24,7 +25,7 @@ from hyperspy_fusion.maps.base import SourceRequest
 from hyperspy_fusion.maps.sources import read_maps
 from hyperspy_fusion.methods import METHODS, check_noise_model
 from hyperspy_fusion.methods.base import same_objective
-from hyperspy_fusion.methods.fit import Fit, Measured
+from hyperspy_fusion.methods.fit import Fit, Measured, Record
 from hyperspy_fusion.methods.fit_checks import (
     diagnostics_of_edge_errors,
     diagnostics_of_maps,
@@ -72,6 +73,7 @@ class FusedMultiModal:
     20
     """
 
+    @default_errstate
     def __init__(
         self,
         haadf: Any,
@@ -87,7 +89,7 @@ class FusedMultiModal:
         register: bool | str = False,
     ):
         self._counts = background if _are_counts(background) else None
-        self.settings = settings_for(method, background=self._counts)
+        self._record = Record(settings_for(method, background=self._counts))
         check_choice("register", register, (False, True, "calibration", "shift"))
         self.method, self._method = method, METHODS[method]
         uses = self._method
@@ -115,8 +117,8 @@ class FusedMultiModal:
         self._report(self._input_diagnostics)
         noise = (maps.background, maps.variance) if uses.uses_noise_metadata else (None, None)
         self._measured = Measured(self.elements, pixels, image, valid, flat, *noise, maps.out_of_window)
-        self._forget()
 
+    @default_errstate
     def fit(
         self,
         *,
@@ -169,23 +171,15 @@ class FusedMultiModal:
         with progress(show_progressbar) as bar:
             setup, state = self._start(new, bar.choosing, num_workers)
             # before the fit: its maps are the memory of the next ones, and a fit that fails leaves none
-            self._forget()
+            self._record = Record(self.settings)
             call = _both(functools.partial(bar.fitting, max_iter=new.max_iter), callback)
             result, state = self._method.solve(setup.problem, setup.settings, state, call, num_workers)
         if result.reason is StopReason.NOT_FINITE:
             raise FloatingPointError(result.message)
         fit = Fit.of(self._method, self._measured, setup, state, result, norms(self.maps.data))
+        self._record = Record(new, fit)
         self._report(fit.diagnostics)
-        output = fit.output(self._measured.all_maps(result.maps))
-        self.settings, self._fit, self.fit_output = new, fit, output
-        return output
-
-    def _forget(self):
-        """The model as before its first fit."""
-        self.fit_output: Any = None
-        self._fit: Fit | None = None
-        self._errors: Any = None
-        self._seed, self._error_diagnostics = 0, []
+        return fit.output
 
     def _report(self, found):
         """Report each diagnostic once."""
@@ -212,16 +206,19 @@ class FusedMultiModal:
         """The fused maps as a new :class:`ElementMaps`."""
         return self._signal(copied=True)
 
+    @default_errstate
     def modelled_haadf(self):
         """``f(x)``: the HAADF image that the fused maps explain, as a Signal2D in the units of the measured one."""
         image = self._fitted().result.modelled_haadf.copy()
         return image_signal(image, spatial_axes(self.haadf), "Modelled HAADF")
 
+    @default_errstate
     def residual(self):
         """Measured minus modelled HAADF image, as a Signal2D: what no mapped element explains."""
         residual = self.haadf.data - self._fitted().result.modelled_haadf.astype(np.float64)
         return image_signal(residual, spatial_axes(self.haadf), "HAADF residual")
 
+    @default_errstate
     def normalised_residuals(self):
         """Measured minus fused maps in standard deviations of the noise, as ElementMaps; constant maps have zeros.
 
@@ -241,6 +238,7 @@ class FusedMultiModal:
         residuals.metadata.General.title = "Normalised residuals"
         return residuals
 
+    @default_errstate
     def standard_errors(self, n_resamples=32, *, seed=0, show_progressbar=None, num_workers=None):
         """Standard errors of the fused maps, from bootstrap replicates that are fitted in the same way.
 
@@ -274,13 +272,14 @@ class FusedMultiModal:
                 num_workers=num_workers,
             )
         elements = self._measured.fitted_elements
-        errors = Errors(found, self._signal(copied=True), elements)
         # maps of EELS edges lie above backgrounds that pixels share
         edges = [e for e in elements if self.maps.metadata.has_item(f"Element_maps.edges.{e}")]
-        self._errors, self._seed, self._error_diagnostics = errors, seed, diagnostics_of_edge_errors(edges)
-        self._report(self._error_diagnostics)
+        errors = Errors(found, self._signal(copied=True), elements, seed, diagnostics_of_edge_errors(edges))
+        self._record = Record(self.settings, fit, errors)
+        self._report(errors.diagnostics)
         return self.as_signal().standard_errors()
 
+    @default_errstate
     def attainable_gain(self):
         """By what factor counts and HAADF image of a pixel, without its neighbours, can lower the variance of counts.
 
@@ -298,6 +297,7 @@ class FusedMultiModal:
         gain = attainable_gain(fit.setup.problem, fit.setup.settings, fit.result.maps, self._measured.valid.haadf)
         return self._derived(gain, "Attainable gain of")
 
+    @default_errstate
     def attribution(self):
         """What moved each pixel from its measured to its fused value.
 
@@ -322,6 +322,16 @@ class FusedMultiModal:
         return self._signal().plot_convergence()
 
     @property
+    def settings(self) -> Any:
+        """The settings of the last fit."""
+        return self._record.settings
+
+    @property
+    def fit_output(self) -> Any:
+        """The last fit as SciPy's optimisers have it; None before the first."""
+        return None if self._fit is None else self._fit.output
+
+    @property
     def components(self):
         """Fused maps by element: ``m.components.Fe``."""
         return Components(self)
@@ -329,7 +339,7 @@ class FusedMultiModal:
     @property
     def diagnostics(self) -> list:
         """Diagnostics of the input and, after a fit, of its result and of the standard errors."""
-        return self._input_diagnostics + ([] if self._fit is None else self._fit.diagnostics + self._error_diagnostics)
+        return self._input_diagnostics + self._record.diagnostics
 
     @property
     def warnings(self) -> list[str]:
@@ -349,6 +359,10 @@ class FusedMultiModal:
         state = "not fitted" if self._fit is None else f"{self._fit.result.n_iter} iterations"
         return f"<FusedMultiModal, title: {title}, elements: {', '.join(self.elements)}, {state}>"
 
+    @property
+    def _fit(self):
+        return self._record.fit
+
     def _fitted(self) -> Fit:
         if self._fit is None:
             raise ValueError("There are no fused maps yet: call fit() first.")
@@ -358,7 +372,7 @@ class FusedMultiModal:
         """The fused maps of all elements; constant ones are what they were."""
         data = self._measured.all_maps(self._fitted().result.maps)
         data = data.copy() if copied else data
-        return fused_signal(self.maps, data, self._metadata(), Inputs(self.maps, self.haadf), self._errors)
+        return fused_signal(self.maps, data, self._metadata(), Inputs(self.maps, self.haadf), self._record.errors)
 
     def _derived(self, data, title):
         """Data of the fitted elements as maps, NaN for constant ones."""
@@ -368,7 +382,7 @@ class FusedMultiModal:
 
     def _metadata(self):
         """``metadata.Fusion``: Python scalars, strings and flat arrays."""
-        fit, measured = self._fitted(), self._measured
+        fit, measured, errors = self._fitted(), self._measured, self._record.errors
         return {
             "version": version("hyperspy_fusion"),
             "method": self.method,
@@ -378,18 +392,12 @@ class FusedMultiModal:
             **self._method.describe(fit.setup.problem, fit.result, measured.per_map),
             **(measured.left_out() if self._method.uses_masks else {}),
             **({"registration": self._registration} if self._registration else {}),
-            **({} if self._errors is None else {"errors": self._about_errors()}),
+            **({} if errors is None else {"errors": errors.metadata(measured.per_map)}),
             **fit.metadata(),
             "warnings": self.warnings,
             "diagnostics": as_metadata(self.diagnostics),
             "haadf_title": str(self.haadf.metadata.General.title),
         }
-
-    def _about_errors(self):
-        """How the standard errors were found."""
-        found = self._errors.bootstrap
-        scales = self._measured.per_map(found.bias_scales)
-        return {"n_resamples": len(found), "seed": int(self._seed), "bias_scales": scales}
 
 
 class Components:

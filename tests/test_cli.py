@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import hyperspy.api as hs
 import numpy as np
 import pytest
 from helpers import fuse_with, shared
 
-import hyperspy_fusion
+import hyperspy_fusion.model
 from hyperspy_fusion import cli
 from hyperspy_fusion.cli.demo import DEMOS
 from hyperspy_fusion.data import core_shell
@@ -163,6 +164,41 @@ def test_errors_are_saved_beside_the_maps(folder, capsys):
     options = {"method": "calibrated", "regularization": "tv", "tol": 1e-2, "errors": number}
     expected = fuse_with(maps[1:], haadf, **options).standard_errors()
     np.testing.assert_allclose(errors.data, expected.data, rtol=1e-6)
+
+
+def test_ctrl_c_saves_the_maps_without_errors(folder, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hyperspy_fusion.model.progress, "fitting", interrupt)
+    command = "fuse Fe.hspy O.hspy --haadf HAADF.hspy --method calibrated --errors 2 -o o.hspy --picture o.png"
+    assert cli.main(command.split()) == cli.INTERRUPTED
+    assert {path.name for path in folder.glob("o*")} == {"o.hspy", "o.png"}
+    assert "standard errors" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "fuse Fe.hspy O.hspy --haadf HAADF.hspy -o sub/o.hspy",
+        "fuse Fe.hspy O.hspy --haadf HAADF.hspy --picture sub/o.png",
+        "demo -o sub",
+        "demo -o sub/new",
+    ],
+)
+def test_a_protected_folder_is_refused_before_the_fit(folder, capsys, monkeypatch, command):
+    (folder / "sub").mkdir()
+    make = Path.mkdir
+
+    def protected(path, *args, **options):
+        if path.parent.name == "sub":
+            raise PermissionError(13, "Permission denied", str(path))
+        make(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", protected)
+    monkeypatch.setattr(hyperspy_fusion.model.FusedMultiModal, "fit", lambda *_, **__: pytest.fail("a fit is run"))
+    said = refusal(capsys, *command.split())
+    assert "sub" in said and "cannot be written (Permission denied)" in said
 
 
 @pytest.mark.parametrize("errors", [[], ["--errors", "2"]], ids=["maps", "with errors"])

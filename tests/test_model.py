@@ -16,6 +16,7 @@ from helpers import assert_untouched, fit_with, fuse_with, scan_signals, shared,
 from hyperspy.signal import BaseSignal
 
 import hyperspy_fusion as hf
+import hyperspy_fusion.model  # noqa: F401
 from hyperspy_fusion.api import attach_fuse
 
 
@@ -196,6 +197,24 @@ def test_interrupted_fit_keeps_the_last_iterate(scan, caplog):
     assert any("Interrupted" in w for w in model.as_signal().metadata.Fusion.warnings)
 
 
+@pytest.mark.parametrize("where", ["fit", "bootstrap"])
+def test_ctrl_c_ends_a_call_for_errors_too(scan, monkeypatch, caplog, where):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    if where == "fit":
+        monkeypatch.setattr(hf.model.progress, "fitting", interrupt)
+        monkeypatch.setattr(hf.model, "bootstrap", lambda *_, **__: pytest.fail("the bootstrap is run"))
+    else:
+        monkeypatch.setattr(hf.model, "bootstrap", interrupt)
+    fused = fuse_with(*scan, method="calibrated", regularization="none", errors=8)
+    assert np.isfinite(fused.data).all() and "errors" not in fused.metadata.Fusion
+    assert ("interrupted" in fused.metadata.Fusion.diagnostics.codes) == (where == "fit")
+    assert "Interrupted: the maps have no standard errors." in caplog.text
+    with pytest.raises(ValueError, match="errors of these maps are not known"):
+        fused.standard_errors()
+
+
 def test_unsuitable_signals_get_help(scan):
     haadf = scan_signals()[1]
     with pytest.raises((TypeError, ValueError), match="map"):
@@ -254,22 +273,108 @@ def test_divergence_raises_and_leaves_the_model_usable(scan):
     )
 
 
-@pytest.mark.parametrize("where", ["callback", "conclusion"])
-def test_a_fit_that_fails_leaves_no_false_record(scan, where, monkeypatch):
+def test_a_fit_that_fails_leaves_no_false_record(scan):
     model = hf.FusedMultiModal(scan[1], scan[0], method="published")
     model.fit(max_iter=2)
 
     def fail(*_):
         raise RuntimeError("mine")
 
-    if where == "conclusion":
-        monkeypatch.setattr(hf.model.Fit, "output", fail)
     with pytest.raises(RuntimeError, match="mine"):
-        fit_with(model, gamma=2, callback=fail if where == "callback" else None)
+        fit_with(model, gamma=2, callback=fail)
     with pytest.raises(ValueError, match="call fit"):
         model.as_signal()
-    monkeypatch.undo()
     assert model.settings.gamma == 1.6 and model.fit_output is None and model.fit(max_iter=2).nit == 2
+
+
+class InterruptedAt:
+    """Ctrl-C at one opcode of the model's methods that conclude, after a function returns.
+
+    What these call changes nothing of the model, or is atomic.
+    """
+
+    def __init__(self, step):
+        self.left, self.before = step, sys.gettrace()
+
+    def after(self, function):
+        def call(*args, **options):
+            found = function(*args, **options)
+            sys.settrace(self)
+            sys._getframe(1).f_trace = self
+            return found
+
+        return call
+
+    def __call__(self, frame, event, _):
+        if frame.f_code.co_name not in ("fit", "standard_errors", "_report"):
+            return None
+        frame.f_trace_opcodes = True
+        self.left -= event == "opcode"
+        if not self.left:
+            raise KeyboardInterrupt
+        return self
+
+    def in_call(self, function, **options):
+        """Whether the call was interrupted."""
+        try:
+            function(**options)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(self.before)
+        return False
+
+
+def test_ctrl_c_in_any_step_of_a_conclusion_leaves_a_fit_or_none(scan, monkeypatch):
+    """Never the maps of one fit with the ratios, diagnostics or settings of another."""
+    model = hf.FusedMultiModal(scan[1], scan[0], method="published")
+    first, second = {"max_iter": 2}, {"max_iter": 3, "lambda_tv": 0.01, "lambda_chem": 1.0}
+    solve, outcomes = model._method.solve, []
+    for step in range(1, 10**6):
+        if not outcomes or outcomes[-1]:  # from a model that is fitted, and from one that is not
+            model = hf.FusedMultiModal(scan[1], scan[0], method="published")
+            model.fit(**first, lambda_tv=0.1)
+        stop = InterruptedAt(step)
+        with monkeypatch.context() as patch:
+            patch.setattr(model._method, "solve", stop.after(solve), raising=False)
+            if not stop.in_call(model.fit, **second):
+                break
+        outcomes.append(model.fit_output is not None)
+        assert model.settings.lambda_tv == (0.01 if outcomes[-1] else 0.1)
+        assert (len(model.diagnostics) > 0) == outcomes[-1] == ("iterations" in repr(model))
+        if outcomes[-1]:
+            assert model.fit_output.nit == 3
+            found = model.as_signal()
+            np.testing.assert_array_equal(found.data, model.fit_output.x)
+            ratios = found.data.sum(axis=(1, 2)) / model.maps.data.sum(axis=(1, 2))
+            np.testing.assert_allclose(found.metadata.Fusion.total_ratios, ratios, rtol=1e-5)
+        else:
+            with pytest.raises(ValueError, match="call fit"):
+                model.as_signal()
+    assert set(outcomes) == {True, False} and len(outcomes) > 50
+
+
+def test_ctrl_c_in_any_step_of_the_errors_leaves_old_or_new_ones(scan, monkeypatch):
+    model = hf.FusedMultiModal(scan[1], scan[0], method="calibrated")
+    fit_with(model, max_iter=20, regularization="none")
+    draw, seed, outcomes = hf.model.bootstrap, 0, []
+    of_seed = {seed: draw(*_of_bootstrap(model), number=2 + seed, seed=seed) for seed in (0, 1)}
+    model.standard_errors(2)
+    for step in range(1, 10**6):
+        stop, other = InterruptedAt(step), 1 - seed
+        monkeypatch.setattr(hf.model, "bootstrap", stop.after(lambda *_, of=other, **__: of_seed[of]))
+        if not stop.in_call(model.standard_errors, n_resamples=2 + other, seed=other):
+            break
+        about = model.as_signal().metadata.Fusion.errors
+        outcomes.append(about.seed == other)
+        seed = about.seed
+        assert about.n_resamples == 2 + seed and model.fit_output.nit > 0
+    assert set(outcomes) == {False, True}
+
+
+def _of_bootstrap(model):
+    fit = model._fit
+    return fit.setup.problem, fit.setup.settings, fit.state, fit.result.maps
 
 
 def test_refit_continues(scan):
@@ -347,6 +452,55 @@ def test_progress_bar_follows_the_preference(scan, capsys, monkeypatch):
     monkeypatch.setattr(hs.preferences.General, "show_progressbar", True)
     hf.fuse(*scan, max_iter=2, method="published")
     assert "Fusing" in capsys.readouterr().err
+
+
+def test_settings_of_numpy_and_the_console_do_not_matter(scan, monkeypatch, tmp_path):
+    factors = {"Fe": 1.2, "O": 1.9}
+    options = {"method": "calibrated", "regularization": "tv", "errors": 2, "tol": 1e-2}
+    expected = fuse_with(*scan, **options)
+    composition = expected.atomic_percent("CL", factors).data
+    monkeypatch.setattr(hs.preferences.General, "show_progressbar", True)
+    monkeypatch.setattr(sys, "stderr", None)  # as in programs without a console
+    with np.errstate(all="raise"):
+        fused = fuse_with(*scan, **options | {"show_progressbar": True})
+        found = fused.atomic_percent("CL", {"Fe": 1.2, "O": 1.9 * (1 + 1e-9)})  # which is not in the cache
+        fused.region().means(), fused.line_profile((3.5, -1.0), (6.0, 1.0)), fused.modelled_haadf()
+        fused.plot_fusion(errors=True), fused.plot_convergence(), fused.export(tmp_path / "out")
+        model = hf.FusedMultiModal(scan[1], scan[0], method="calibrated")
+        fit_with(model, max_iter=5)
+        model.normalised_residuals(), model.attainable_gain(), model.attribution(), model.residual()
+    np.testing.assert_array_equal(fused.data, expected.data)
+    np.testing.assert_allclose(found.data, composition, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.25, 1e-9])
+def test_results_on_any_scale_are_drawn_and_written(scan, scale, tmp_path):
+    maps, haadf = scan
+    for signal in (*maps, haadf):
+        for axis in signal.axes_manager.signal_axes:
+            axis.scale, axis.offset, axis.units = scale, 5 * scale, "m"
+    fused = fuse_with(maps, haadf, method="calibrated", max_iter=5, errors=2)
+    names = {path.name for path in fused.export(tmp_path / "out")}
+    assert names == {"Fe.tif", "O.tif", "HAADF.tif", "HAADF_modelled.tif", "fused.h5"}
+    assert fused.plot_fusion(errors=True).shape == (3, 3)
+    cut = fused.isig[2:6, 1:]
+    assert {path.name for path in cut.export(tmp_path / "cut")} >= {"Fe.tif"}
+    region = fused.region(np.arange(15) > np.zeros((12, 1)))
+    assert region.mean("Fe").error > 0
+
+
+WITHOUT_COMPILER = """
+import hyperspy_fusion as hf
+scan = hf.data.core_shell((8, 9)).signals()
+print([hf.fuse(*scan, method=m, max_iter=2).metadata.Fusion.n_iter for m in ("published", "calibrated")])
+"""
+
+
+def test_kernels_run_without_a_compiler():
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    command = [sys.executable, "-c", WITHOUT_COMPILER]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.stdout.split() == ["[2,", "2]"] and "Compiling" not in run.stderr, run.stderr
 
 
 TINY_KERNEL = """

@@ -21,6 +21,7 @@ from hyperspy_fusion.cli.demo import run_demo
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import SETTINGS, settings_for
 from hyperspy_fusion.identify.map_identity import identify_map, title_of
+from hyperspy_fusion.io.export import check_writable, whole_file
 from hyperspy_fusion.io.files import load_signals
 
 _PICTURES = (".png", ".pdf", ".svg")
@@ -219,13 +220,16 @@ def _fuse(arguments):
     fit = fused.metadata.Fusion
     print(f"Fused {', '.join(fused.elements)} with {title_of(haadf.metadata)!r}, iterations: {fit.n_iter}.")
     print(f"{fit.stop_reason}\nFused maps, for hs.load: {output}")
-    if errors is not None:
+    if fit.has_item("errors"):
         fused.standard_errors().save(errors, overwrite=arguments.overwrite)
         print(f"Their standard errors, from {fit.errors.n_resamples} bootstrap replicates: {errors}")
     if picture is not None:
-        fused.plot_fusion(errors=errors is not None)[0, 0].figure.savefig(picture, dpi=130)
+        figure = fused.plot_fusion(errors=fit.has_item("errors"))[0, 0].figure
+        with whole_file(picture) as path:
+            figure.savefig(path, dpi=130)
         print(f"Picture: {picture}")
-    return INTERRUPTED if fit.stop_reason == StopReason.INTERRUPTED.value else 0
+    is_cut = fit.stop_reason == StopReason.INTERRUPTED.value or (errors is not None and not fit.has_item("errors"))
+    return INTERRUPTED if is_cut else 0
 
 
 def _output_path(arguments):
@@ -258,11 +262,12 @@ def _picture_path(arguments):
 
 
 def _refuse_path(path, overwrite, option):
-    """Refuse a file whose folder is missing, or that is there already."""
+    """Refuse a file whose folder is missing or protected, or that is there already."""
     if not path.parent.is_dir():
         raise _Refusal(f"the folder {path.parent} does not exist: make it, or give another {option}.")
     if path.exists() and not overwrite:
         raise _Refusal(f"{path} exists: give --overwrite to replace it, or another {option}.")
+    check_writable(path.parent)
 
 
 def _find_scan(files, haadf, elements, spectrum=None, file_format=None):

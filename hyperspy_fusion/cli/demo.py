@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hyperspy_fusion.data import core_shell, psnr
+from hyperspy_fusion.io.export import check_writable, whole_file
 from hyperspy_fusion.results.plot import plot_fusion
 
 
@@ -53,6 +54,7 @@ def run_demo(folder, method, overwrite):
     for path in (picture, file):
         if path.exists() and not overwrite:
             raise ValueError(f"{path} exists: give --overwrite to replace it, or another --output.")
+    check_writable(folder)
     # the figure goes to a file: no window system is needed
     os.environ.setdefault("MPLBACKEND", "agg")
     from hyperspy_fusion import fuse
@@ -72,7 +74,9 @@ def run_demo(folder, method, overwrite):
         yield fused.metadata.Fusion.selection.sentence
     yield _psnr_table(phantom, fused)
     folder.mkdir(parents=True, exist_ok=True)
-    _demo_figure(phantom, fused).savefig(picture, dpi=130)
+    figure = _demo_figure(phantom, fused)
+    with whole_file(picture) as path:
+        figure.savefig(path, dpi=130)
     fused.save(file, overwrite=overwrite)
     yield f"Picture: {picture}\nFused maps, for hs.load: {file}"
 

@@ -37,6 +37,7 @@ STACK_AXES = ("element", "stack_element")
 UNCALIBRATED = {"", "px", "pixel", "pixels", "<undefined>", "None"}
 # to pint "A" is the ampere, which no scan is measured in
 _UNIT_NAMES = {"A": "angstrom", "Ang": "angstrom", "Angstrom": "angstrom"}
+_LENGTHS = ("nm", "µm", "pm", "mm", "m")
 
 
 _LAYOUTS = {(0, 2): "image", (2, 0): "image", (1, 2): "stack", (3, 0): "stack", (2, 1): "spectra", (3, 1): "frames"}
@@ -406,8 +407,30 @@ def _in_units_of(m, h, key) -> Any:
     names = [str(axis["units"]).strip() for axis in (h, m)]
     if names[0] == names[1]:  # units that pint does not know can still be the same
         return h[key]
+    if not UNCALIBRATED.isdisjoint(names):
+        return None
     try:
         own, other = (_UNIT_NAMES.get(name, name) for name in names)
         return units.Quantity(h[key], own).to(other).magnitude
     except Exception:  # pint raises AttributeError, TypeError, TokenError, ... for what it cannot read
         return None
+
+
+def in_units_of_length(axes: Axes, low: float, high: float) -> list[dict]:
+    """Scales, offsets and units of `axes`, in the first unit of length where absolute scales lie between two numbers.
+
+    That of the axes comes first. Axes without a scale, or for which there is none, are in pixels from 0.
+    """
+    for units in (None, *_LENGTHS):
+        found = [{**axis, "units": str(units or axis["units"]).strip()} for axis in axes]
+        for new, old in zip(found, axes, strict=True):
+            if new["units"] != str(old["units"]).strip():
+                # without the last digits, which the conversion rounds
+                new |= {key: _rounded(_in_units_of(new, old, key)) for key in ("scale", "offset")}
+        if all(low <= abs(new["scale"]) <= high for new in found):
+            return found
+    return [{**axis, "scale": 1.0, "offset": 0.0, "units": "px"} for axis in axes]
+
+
+def _rounded(value):
+    return 0.0 if value is None else float(f"{value:.12g}")

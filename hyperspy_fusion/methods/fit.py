@@ -98,6 +98,8 @@ class Fit:
         (n,) of the measured maps, to notice later changes.
     diagnostics
         Of the fit.
+    output
+        ``fit_output``: the result as SciPy's optimisers have it, with the fused maps of all elements.
     """
 
     setup: Setup
@@ -107,6 +109,7 @@ class Fit:
     haadf_correlation: float
     norms: np.ndarray
     diagnostics: list
+    output: Any
 
     @classmethod
     def of(cls, method, measured, setup, state, result, norms):
@@ -118,23 +121,7 @@ class Fit:
         ratios = totals_over_measured(fused, measured.maps, measured.valid.maps, background)
         agreement = correlation(result.modelled_haadf, measured.haadf, measured.valid.haadf)
         found = method.diagnose(setup, result, measured.elements, ratios, agreement)
-        return cls(setup, state, result, ratios, agreement, norms, found)
-
-    def output(self, fused):
-        """``fit_output``: the result as SciPy's optimisers have it, with the ``fused`` maps of all elements."""
-        from scipy.optimize import OptimizeResult
-
-        result = self.result
-        return OptimizeResult(
-            x=fused,
-            fun=float(result.history.total[-1]),
-            nit=result.n_iter,
-            success=result.success,
-            message=result.message,
-            change=result.change,
-            gap=result.gap,
-            cost_history=result.history.as_dict(),
-        )
+        return cls(setup, state, result, ratios, agreement, norms, found, _output(result, fused))
 
     def metadata(self):
         """What every method has in ``metadata.Fusion`` after a fit: Python scalars and flat arrays."""
@@ -149,6 +136,45 @@ class Fit:
             "converged": bool(result.converged),
             "stop_reason": result.message,
         }
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a model knows of its fits. It is replaced as a whole: an exception never leaves a part of a new one.
+
+    Attributes
+    ----------
+    settings
+        Those asked for in the last fit that succeeded, else those of the model.
+    fit
+        The last fit; None before the first and after one that failed.
+    errors
+        Its standard errors, None where they were not found.
+    """
+
+    settings: Any
+    fit: Fit | None = None
+    errors: Any = None
+
+    @property
+    def diagnostics(self):
+        """Of the fit and of its standard errors."""
+        return [d for part in (self.fit, self.errors) if part is not None for d in part.diagnostics]
+
+
+def _output(result, fused):
+    from scipy.optimize import OptimizeResult
+
+    return OptimizeResult(
+        x=fused,
+        fun=float(result.history.total[-1]),
+        nit=result.n_iter,
+        success=result.success,
+        message=result.message,
+        change=result.change,
+        gap=result.gap,
+        cost_history=result.history.as_dict(),
+    )
 
 
 def _flat(value):

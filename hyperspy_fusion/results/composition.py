@@ -6,14 +6,18 @@ independent: ``var c_i = sum_j (f_j / T)^2 (delta_ij - c_i)^2 var I_j`` with ``T
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stderr
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from hyperspy_fusion._floating_point import default_errstate
 from hyperspy_fusion.diagnostics import Diagnostic, report
-from hyperspy_fusion.fusion.settings import check_choice
+from hyperspy_fusion.fusion.checks import check_choice, check_from
 from hyperspy_fusion.identify.map_identity import metadata_names
 from hyperspy_fusion.methods.fit_checks import TOTAL_TOLERANCE
 from hyperspy_fusion.results.uncertainty import pixel_errors
@@ -27,13 +31,13 @@ VACUUM = 0.05
 _THICK = 99
 
 
+@default_errstate
 def composition(maps, method, factors=None, units="atomic", vacuum=VACUUM, errors=None):
     """Composition of the element maps; see ``ElementMaps.atomic_percent``."""
     method, factors, relative = quantifying(maps, method, factors, units)
     counts = np.maximum(np.asarray(maps.data, dtype=np.float64), 0)
     total = np.tensordot(relative, counts, 1)
-    if not 0 <= vacuum < 1:
-        raise ValueError(f"vacuum is {vacuum!r}: it must be at least 0 and below 1.")
+    check_from("vacuum", vacuum, 0, below=1)
     finite = total[np.isfinite(total)]
     threshold = vacuum * np.percentile(finite, _THICK) if finite.size else 0.0
     total[~(total > threshold)] = np.nan
@@ -82,7 +86,10 @@ def _factors(maps, method, factors):
         if missing:
             raise ValueError(f"factors has none for {', '.join(missing)}: give one for each of {', '.join(elements)}.")
         factors = [factors[element] for element in elements]
-    values = np.asarray(factors, dtype=float)
+    try:
+        values = np.asarray(factors, dtype=float)
+    except (TypeError, ValueError):  # words, or sequences of several lengths
+        values = np.array(np.nan)
     values = np.full(len(elements), values) if values.ndim == 0 else values
     if values.shape != (len(elements),) or not np.all(np.isfinite(values) & (values > 0)):
         raise ValueError(
@@ -152,7 +159,9 @@ def _relative_factors(names, method, factors, units):
         intensities[-1].metadata.set_item("Sample.elements", [name.split("_")[0]])
         intensities[-1].metadata.set_item("Sample.xray_lines", [name])
     options = {"composition_units": units, "navigation_mask": None, "probe_area": 1.0}
-    with np.errstate(divide="ignore", invalid="ignore"):
+    # programs without a console have no stderr, which the progress bars of HyperSpy need
+    console = redirect_stderr(io.StringIO()) if sys.stderr is None else nullcontext()
+    with np.errstate(divide="ignore", invalid="ignore"), console:
         result = spectrum.quantification(intensities, method, list(factors), **options)
     return tuple(float(signal.data.item()) / 100 for signal in (result if method == "CL" else result[0]))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hyperspy_fusion._floating_point import default_errstate
 from hyperspy_fusion.diagnostics import Diagnostic, report
 from hyperspy_fusion.fusion.problems.published import Range
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, PowerHaadfModel, blurred
@@ -39,6 +40,7 @@ def fused_signal(maps, data, fusion, inputs, errors=None):
     return fused
 
 
+@default_errstate
 def modelled_haadf(fused):
     """The HAADF image of fused maps from their metadata; see ``ElementMaps.modelled_haadf``."""
     fit = fused._fit()
@@ -160,7 +162,9 @@ def window_of(part, whole):
     """Slices (y, x) of ``whole`` that ``part`` covers; None where it is not a crop of it."""
     slices = []
     for p, w in zip(scan_axes(part), scan_axes(whole), strict=True):
-        start = round((p["offset"] - w["offset"]) / w["scale"])
+        distance = p["offset"] - w["offset"]
+        # where the scale is 0 no place is known but that of the whole
+        start = round(distance / w["scale"]) if w["scale"] else min(p["size"] - w["size"], 0)
         same = np.isclose(p["scale"], w["scale"]) and p["name"] == w["name"]
         if not same or start < 0 or start + p["size"] > w["size"]:
             return None

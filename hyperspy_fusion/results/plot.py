@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hyperspy_fusion._floating_point import default_errstate
+
 # other names of a unit, in small letters, for those of matplotlib-scalebar; the second is the Greek letter
 _UNITS = {"micron": "µm", "\u03bcm": "µm", "angstrom": "Å", "\u212b": "Å"}
 _UNCALIBRATED = ("", "px", "pixel", "pixels", "none", "<undefined>")
@@ -35,6 +37,7 @@ _CALIBRATED_TERMS = {
 }
 
 
+@default_errstate
 def plot_fusion(
     fused: np.ndarray | None,
     elements: list,
@@ -69,6 +72,8 @@ def plot_fusion(
         {"HAADF": haadf, "modelled HAADF": modelled_haadf},
         elements,
     )
+    if scale is None or not np.all(np.isfinite(scale) & (np.asarray(scale) != 0)):
+        scale, offset = None, (0.0, 0.0)
     pixel, units = _pixel(scale, units)
     shape = next(iter(rows.values())).shape[1:]
     window = _window(crop, shape, 1.0 if scale is None else scale, offset)
@@ -88,6 +93,7 @@ def plot_fusion(
     return axes
 
 
+@default_errstate
 def plot_convergence(history: dict, weights: dict, *, axes=None) -> np.ndarray:
     """The three terms of the objective against the iteration, and the weights they were summed with.
 
@@ -125,6 +131,7 @@ def plot_convergence(history: dict, weights: dict, *, axes=None) -> np.ndarray:
     return axes
 
 
+@default_errstate
 def plot_selection(selection: dict):
     """Cross-validation scores of the fits that a choice of weights compared, against the weight.
 
@@ -204,7 +211,7 @@ def _window(crop, shape, scale, offset):
     if crop is None:
         return slice(None), slice(None)
     ends = tuple(crop) if isinstance(crop, tuple | list | np.ndarray) else ()
-    if len(ends) != 4 or not all(end is None or isinstance(end, Real) for end in ends):
+    if len(ends) != 4 or not all(end is None or (isinstance(end, Real) and np.isfinite(float(end))) for end in ends):
         raise ValueError(
             f"crop is {crop!r}: it must be four numbers (left, right, top, bottom), integers in pixels or floats in "
             "the units of the axes; tuple(roi) of a RectangularROI is such."
@@ -222,8 +229,11 @@ def _window(crop, shape, scale, offset):
 
 def _side(ends, size, scale, offset):
     """A slice between two ends, pixels or positions; None leaves an end where it is."""
-    # a position before the first pixel must not count from the end, as a negative index does
     is_position = [isinstance(end, float | np.floating) for end in ends]
+    if scale < 0 and all(p or e is None for e, p in zip(ends, is_position, strict=True)):
+        turned = _side(ends, size, -scale, offset + scale * (size - 1))
+        return slice(size - turned.stop, size - turned.start)
+    # a position before the first pixel must not count from the end, as a negative index does
     first, last = (max(round((e - offset) / scale), 0) if p else e for e, p in zip(ends, is_position, strict=True))
     return slice(*slice(first, last).indices(size)[:2])
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
+from hyperspy_fusion._floating_point import default_errstate
 from hyperspy_fusion.diagnostics import Diagnostic, report
-from hyperspy_fusion.results.regions import blocks_of, extent_of
+from hyperspy_fusion.fusion.checks import check_from
+from hyperspy_fusion.grid.axes import scan_axes
+from hyperspy_fusion.results.regions import beyond, blocks_of, extent_of, rising
 from hyperspy_fusion.results.uncertainty import filled_pixels, is_independent, pixel_errors
 
+# lengths of a line in diagonals of the maps: far longer ones are in other units, and would fill the memory
+_LONGEST = 10
 
+
+@default_errstate
 def line_profile(maps, start, end=None, linewidth=0.0, errors=None, independent=None):
     """Profile of each map along a line; see ``ElementMaps.line_profile``."""
-    line = _line_ends(start, end, linewidth)
+    line = _checked_line(maps, *_line_ends(start, end, linewidth))
     independent = is_independent(maps) if independent is None else independent
     errors = pixel_errors(maps, errors)
     bare = maps._deepcopy_with_new_data(np.asarray(maps.data, dtype=float))
@@ -27,7 +35,7 @@ def line_profile(maps, start, end=None, linewidth=0.0, errors=None, independent=
         if errors is not None:
             mean = _along(bare, np.where(valid, errors**2 if independent else errors, 0), line).data / share
             # of independent pixels the variance falls with their number, else all err in one direction
-            across = max(round(line[-1] / min(axis.scale for axis in maps.axes_manager.signal_axes)), 1)
+            across = max(round(line[-1] / min(axis["scale"] for axis in rising(scan_axes(maps))[0])), 1)
             variance = mean / (share * across) if independent else mean**2
             noise = profile._deepcopy_with_new_data(variance)
             noise.metadata.General.title = "Variance"
@@ -45,22 +53,42 @@ def _line_ends(start: Any, end, linewidth):
 
     roi = start
     if isinstance(roi, Line2DROI) and end is None:
-        return roi.x1, roi.y1, roi.x2, roi.y2, float(linewidth or roi.linewidth)
+        return roi.x1, roi.y1, roi.x2, roi.y2, linewidth or roi.linewidth
     if np.shape(start) != (2,) or np.shape(end) != (2,):
         raise TypeError(
             f"The line is given by start={start!r} and end={end!r}: expected a hs.roi.Line2DROI alone, or start and "
             "end as (x, y) in the units of the axes."
         )
-    return *map(float, start), *map(float, end), float(linewidth)
+    return *start, *end, linewidth
+
+
+def _checked_line(maps, *line):
+    """The line as floats; ValueError for one that cannot lie on the maps, before it is sampled."""
+    *ends, width = line
+    check_from("linewidth", width, 0)
+    if not all(isinstance(value, Real) and np.isfinite(float(value)) for value in ends):
+        raise ValueError(f"The line has the ends {tuple(ends)}: give x and y of both as numbers.")
+    line = tuple(map(float, line))
+    lengths = [axis["scale"] * axis["size"] for axis in rising(scan_axes(maps))[0]]
+    length, diagonal = np.hypot(line[2] - line[0], line[3] - line[1]), np.hypot(*lengths)
+    if not length:
+        raise ValueError(f"The line starts and ends at {line[:2]}: give two points.")
+    if length > _LONGEST * diagonal or line[-1] > diagonal:
+        raise beyond(_in_words(line), maps)
+    return line
+
+
+def _in_words(line):
+    width = f" of width {line[4]:.4g}" if line[4] else ""
+    return f"the line from ({line[0]:.4g}, {line[1]:.4g}) to ({line[2]:.4g}, {line[3]:.4g}){width}"
 
 
 def _about_outside(maps, line):
     """The diagnostic of a profile that lies beyond the maps in part; ValueError where all of it does."""
     inside = _along(maps, np.ones(maps.data.shape), line).data.reshape(len(maps.elements), -1)[0] > 0
-    where, extent = f"the line from {line[:2]} to {line[2:4]}", extent_of(maps)
     if not inside.any():
-        raise ValueError(f"All of {where} lies beyond {extent}: give (x, y) in the units of the axes.")
-    sentence = f"{np.mean(~inside):.0%} of {where} lies beyond {extent}: the profile is NaN there."
+        raise beyond(_in_words(line), maps)
+    sentence = f"{np.mean(~inside):.0%} of {_in_words(line)} lies beyond {extent_of(maps)}: the profile is NaN there."
     return [] if inside.all() else [Diagnostic("profile-beyond-maps", sentence)]
 
 
@@ -84,7 +112,10 @@ def _along(maps, data, line) -> Any:
     """HyperSpy's profile of `data` on the axes of `maps`, a Signal1D ``(n|distance)``."""
     from hyperspy.roi import Line2DROI
 
-    signal = maps._deepcopy_with_new_data(data)
+    axes, turned = rising(scan_axes(maps))
+    signal = maps._deepcopy_with_new_data(data[(..., *turned)])
+    for axis, values in zip(signal.axes_manager.signal_axes[::-1], axes, strict=True):
+        axis.scale, axis.offset, axis.units = values["scale"], values["offset"], values["units"]
     profile: Any = Line2DROI(*line)(signal, axes=signal.axes_manager.signal_axes)
     profile.set_signal_type("")
     # which HyperSpy has as the length over the number of points

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.ndimage import binary_opening
 
+from hyperspy_fusion._floating_point import default_errstate
 from hyperspy_fusion.diagnostics import Diagnostic, report
-from hyperspy_fusion.grid.axes import scan_axes
+from hyperspy_fusion.grid.axes import capital, scan_axes
 from hyperspy_fusion.grid.images import image_signal
 from hyperspy_fusion.identify.elements import no_map_of
 from hyperspy_fusion.results.composition import propagated, quantifying
@@ -96,6 +97,7 @@ class Region:
 
     # ---- means ----------------------------------------------------------------------------------
 
+    @default_errstate
     def mean(self, element):
         """Mean of the map of one element over the region.
 
@@ -124,6 +126,7 @@ class Region:
         """``{element: mean}`` of all maps; see :meth:`mean`."""
         return {element: self.mean(element) for element in self.elements}
 
+    @default_errstate
     def estimate(self, element):
         """What the mean of a fit with ``errors=True`` comes from.
 
@@ -147,6 +150,7 @@ class Region:
 
     # ---- ratios and composition -------------------------------------------------------------------
 
+    @default_errstate
     def ratio(self, element, other):
         """Mean of one element over that of another, in the units of the maps, as counts per counts, not of atoms.
 
@@ -179,6 +183,7 @@ class Region:
         error = np.hypot(over.error, value * under.error) / under.value if element != other else 0.0
         return Measured(value, float(error))
 
+    @default_errstate
     def percent(self, method, factors=None, *, units="atomic"):
         """Composition of the region: that of the mean counts, and not the mean of the compositions of its pixels.
 
@@ -284,10 +289,37 @@ def blocks_of(pixels):
     return binary_opening(pixels, np.ones((1,) * (pixels.ndim - 2) + (3, 3)))
 
 
+def beyond(what, maps):
+    """The error of a ROI or a line that does not lie on maps."""
+    return ValueError(f"{capital(what)} does not lie on {extent_of(maps)}: give it in the units of the axes.")
+
+
 def extent_of(maps):
     """Where maps are, for messages."""
-    x, y = (f"{a.low_value:.4g} to {a.high_value:.4g} {a.units}" for a in maps.axes_manager.signal_axes)
+    y, x = (f"{low:.4g} to {high:.4g} {units}" for low, high, units in _extents(maps))
     return f"the maps, which are from x = {x} and y = {y}"
+
+
+def rising(axes):
+    """`axes` on which coordinates rise with pixels, and the slices that turn data with falling ones.
+
+    An axis with no scale, which is 0 or NaN, is in pixels.
+    """
+    found, slices = [], []
+    for axis in axes:
+        scale, last = axis["scale"], axis["offset"] + axis["scale"] * (axis["size"] - 1)
+        if not np.isfinite(last) or scale == 0:
+            axis = {**axis, "scale": 1.0, "offset": 0.0, "units": "px"}
+        elif scale < 0:
+            axis = {**axis, "scale": -scale, "offset": last}
+        found.append(axis)
+        slices.append(slice(None, None, -1 if scale < 0 else 1))
+    return found, tuple(slices)
+
+
+def _extents(maps):
+    """(lowest, highest coordinate of a pixel, units) of y and x."""
+    return [(a["offset"], a["offset"] + a["scale"] * (a["size"] - 1), a["units"]) for a in rising(scan_axes(maps))[0]]
 
 
 def _region_mask(roi, maps):
@@ -296,8 +328,9 @@ def _region_mask(roi, maps):
     shape = tuple(axis["size"] for axis in axes)
     if roi is None:
         return np.ones(shape, bool)
-    is_roi = hasattr(roi, "interactive")
-    mask = _roi_mask(roi, maps, axes, shape) if is_roi else np.asarray(getattr(roi, "data", roi))
+    if hasattr(roi, "interactive"):
+        return _roi_mask(roi, maps, axes, shape)
+    mask = np.asarray(getattr(roi, "data", roi))
     if mask.dtype != bool:
         raise TypeError(
             f"The region holds {mask.dtype}: pass an array or signal of bool that another image chose, such as "
@@ -306,7 +339,7 @@ def _region_mask(roi, maps):
     if mask.shape != shape:
         raise ValueError(f"The region has shape {mask.shape}, expected {shape}, one value for each pixel of the maps.")
     if not mask.any():
-        raise ValueError(f"The region holds no pixel of {extent_of(maps)}{': draw it on their axes' * is_roi}.")
+        raise ValueError("The region holds no pixel: pass a mask that is True where a pixel is in the region.")
     return mask
 
 
@@ -316,22 +349,27 @@ def _roi_mask(roi, maps, axes, shape):
 
     if isinstance(roi, BasePointROI | Line2DROI) or roi.ndim != 2:
         raise TypeError(f"{roi!r} covers no area: pass a RectangularROI, CircleROI or PolygonROI, or a mask.")
-    numbers = image_signal(np.arange(np.prod(shape), dtype=float).reshape(shape), axes, "")
+    # HyperSpy cuts nothing out along axes with a negative scale
+    axes, turned = rising(axes)
+    numbers = image_signal(np.arange(np.prod(shape), dtype=float).reshape(shape)[turned], axes, "")
+    mask = np.zeros(shape, bool)
     try:
         inside = np.asarray(roi(numbers).data).ravel()
-    except ValueError as error:
-        raise ValueError(f"{roi!r} does not lie on {extent_of(maps)}: give it in the units of the axes.") from error
-    mask = np.zeros(shape, bool)
-    mask.ravel()[inside[np.isfinite(inside)].astype(int)] = True
+        mask.ravel()[inside[np.isfinite(inside)].astype(int)] = True
+    except (ValueError, IndexError):  # of HyperSpy, for some ROIs off the axes
+        pass
+    if not mask.any():
+        raise beyond(repr(roi), maps)
     return mask
 
 
 def _about_roi(roi, maps):
     """The diagnostic of a ROI that ends more than a pixel beyond the maps; none for masks."""
-    for axis, (low, high) in zip(maps.axes_manager.signal_axes, _bounds(roi), strict=False):
+    scales = [axis["scale"] for axis in rising(scan_axes(maps))[0]]
+    for scale, (start, end, _), (low, high) in zip(scales[::-1], _extents(maps)[::-1], _bounds(roi), strict=False):
         # the last pixels end one after their coordinate
-        margin = 1.001 * abs(axis.scale)
-        if low < axis.low_value - margin or high > axis.high_value + margin:
+        margin = 1.001 * scale
+        if low < start - margin or high > end + margin:
             sentence = f"{roi!r} reaches beyond {extent_of(maps)}: only the pixels of the maps in it are taken."
             return [Diagnostic("roi-beyond-maps", sentence)]
     return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,16 +22,27 @@ class Errors:
         The fused maps.
     elements : list of str
         Symbols of the fitted maps in the order of ``bootstrap``; constant maps are not fitted.
+    seed : int
+        Of the bootstrap.
+    diagnostics : list of Diagnostic
+        Of the errors.
     """
 
     bootstrap: Any
     maps: Any
     elements: list
+    seed: int = 0
+    diagnostics: list = field(default_factory=list)
 
     def __repr__(self):
         size = (self.bootstrap.errors.nbytes + self.bootstrap.residuals.nbytes) / 2**20
         elements = ", ".join(self.elements)
         return f"<Errors of {elements} from {len(self.bootstrap)} bootstrap replicates, {size:.0f} MB>"
+
+    def metadata(self, per_map):
+        """How they were found, for ``metadata.Fusion.errors``."""
+        scales = per_map(self.bootstrap.bias_scales)
+        return {"n_resamples": len(self.bootstrap), "seed": int(self.seed), "bias_scales": scales}
 
 
 def standard_errors(fused):

@@ -8,7 +8,7 @@ import numpy as np
 from hyperspy.signals import LazySignal2D
 
 from hyperspy_fusion.api import fuse_method
-from hyperspy_fusion.io.export import export_maps
+from hyperspy_fusion.io.export import export_maps, save_whole
 from hyperspy_fusion.results import fused_maps, plot, uncertainty
 from hyperspy_fusion.results.composition import composition
 from hyperspy_fusion.results.docstrings import shares_texts
@@ -141,7 +141,8 @@ class ElementMaps(LabelledMaps):
         Raises
         ------
         ValueError, TypeError
-            For a region without a pixel, of another shape, or that is neither ROI nor mask.
+            For a region without a pixel, of another shape, or that is neither ROI nor mask. Axes may have a negative
+            scale; where it is 0, a ROI is in pixels.
 
         Examples
         --------
@@ -172,7 +173,7 @@ class ElementMaps(LabelledMaps):
         Raises
         ------
         ValueError
-            Where all of the line is beyond the maps.
+            Where the line does not lie on the maps, as one in other units, and for ends or widths that are no numbers.
         TypeError
             For what is no line.
         """
@@ -236,8 +237,30 @@ class ElementMaps(LabelledMaps):
         found = np.atleast_3d(self.standard_errors().data.T).T if errors else None
         return fused_maps.plot_fused(self, crop=crop, maps=maps, haadf=haadf, errors=found, same_limits=same_limits)
 
+    def save(self, filename=None, overwrite=None, extension=None, file_format=None, **options):
+        """As HyperSpy's, but a file is complete or not there: an earlier one is kept where the write fails.
+
+        The file, or the .zspy folder, is written beside the earlier one and then takes its place.
+
+        Parameters
+        ----------
+        filename, overwrite, extension, file_format, **options
+            As for :meth:`hyperspy.api.signals.BaseSignal.save`.
+
+        Raises
+        ------
+        OSError
+            Where the disk is full or protected.
+        """
+        options |= {k: v for k, v in {"extension": extension, "file_format": file_format}.items() if v is not None}
+        save_whole(super().save, self, filename, overwrite, **options)
+
     def export(self, folder, overwrite=False):
         """Write a calibrated .tif of each map and one .h5 of maps, HAADF, cost history and settings.
+
+        A .tif is in the units of the axes, or in a unit of length that suits its pixels better: 1e-9 m is 1 nm. An axis
+        with a negative scale is turned there, and one that fits no unit is in pixels; the .h5 has axes as they are.
+        All files are written completely before they take the place of others.
 
         The HAADF image is cropped as the maps are, and left out where it is not known, as after loading. The modelled
         one is left out where maps of fitted elements are missing: it would look like a bad fit.
@@ -258,6 +281,8 @@ class ElementMaps(LabelledMaps):
         ------
         FileExistsError
             Where the folder exists and `overwrite` is not set.
+        TypeError, NotADirectoryError, OSError
+            For what is no folder, and where the disk is full or protected: nothing is then left behind.
         """
         measured, modelled = fused_maps.inputs_of_part(self).haadf, fused_maps.whole_modelled_haadf(self)
         images = {"HAADF": measured, "HAADF_modelled": modelled}

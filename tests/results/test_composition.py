@@ -103,6 +103,7 @@ def test_factors_belong_to_elements_and_not_to_their_order():
         (("CL", {"Fe": 1.0}), "factors has none for Al, Pt"),
         (("CL", [1.0, 2.0]), "one number above 0 for each of Al, Fe, Pt"),
         (("CL", [1.0, 2.0, 0.0]), "one number above 0"),
+        *[(("CL", factors), "one number above 0") for factors in ("a", ["a", 1, 2], [[1], [1, 2], 3], {1, 2})],
         (("CL",), "factors is None: give the k-factors"),
         (("cross_section",), "only maps of EELS edges"),
     ],

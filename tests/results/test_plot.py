@@ -196,22 +196,31 @@ def test_scale_bars_are_at_most_a_third_of_the_width(pixel, units, nx):
 
 
 @settings(max_examples=8, deadline=None)
-@given(st.data(), st.floats(0.01, 50), st.floats(-100, 100))
-def test_crops_in_pixels_and_in_units_are_the_same(data, scale, offset):
+@given(st.data(), st.floats(0.01, 50), st.floats(-100, 100), st.sampled_from([1, -1]))
+def test_crops_in_pixels_and_in_units_are_the_same(data, scale, offset, sign):
     ny, nx = FUSED.shape[1:]
     (left, right), (top, bottom) = (
         sorted(data.draw(st.lists(st.integers(0, n), min_size=2, max_size=2, unique=True))) for n in (nx, ny)
     )
     expected = FUSED[0, top:bottom, left:right]
-    options = {"scale": (scale, 2 * scale), "units": "nm", "offset": (offset, -offset)}
+    options = {"scale": (sign * scale, 2 * sign * scale), "units": "nm", "offset": (offset, -offset)}
+    # on a falling axis the smaller coordinate is that of the last pixel
+    ends = ((left, right), (top, bottom)) if sign > 0 else ((right - 1, left - 1), (bottom - 1, top - 1))
     positions = (
-        *(-offset + 2 * scale * end for end in (left, right)),
-        *(offset + scale * end for end in (top, bottom)),
+        *(-offset + 2 * sign * scale * end for end in ends[0]),
+        *(offset + sign * scale * end for end in ends[1]),
     )
     for crop in ((left, right, top, bottom), (left or None, right, top, bottom), positions):
         axes = plot_fusion(FUSED[:1], ["Fe"], crop=crop, figure=plt.figure(), **options)
         np.testing.assert_array_equal(shown(axes[0, 0]), expected)
         plt.close("all")
+
+
+@pytest.mark.parametrize("scale", [0.0, (0.0, 0.5), np.nan, (-0.0, 0.0)])
+def test_maps_without_a_scale_are_drawn_in_pixels(scale):
+    axes = plot_fusion(FUSED, BOTH, scale=scale, units="nm", offset=(5, 5), crop=(1.0, 4.0, 1, 3))
+    np.testing.assert_array_equal(shown(axes[0, 0]), FUSED[0, 1:3, 1:4])
+    assert axes[0, 0].images[0].get_extent() == [0, 3, 2, 0]
 
 
 @pytest.mark.parametrize(
@@ -223,6 +232,7 @@ def test_crops_in_pixels_and_in_units_are_the_same(data, scale, offset):
         ({"fused": None}, "no maps to plot"),
         ({"crop": (3, 3, 0, 2)}, r"crop \(3, 3, 0, 2\) leaves no pixel.*6 x 4"),
         *[({"crop": crop}, "must be four numbers") for crop in ("5 nm", ("5", None, None, None), 7, (1, 2, 3))],
+        *[({"crop": (0.0, end, 0.0, 2.0)}, "must be four numbers") for end in (np.nan, np.inf)],
     ],
 )
 def test_what_does_not_fit_is_refused(options, words):

@@ -40,7 +40,7 @@ def test_profiles_leave_out_what_is_outside_and_say_so(caplog):
     profile = maps.line_profile((3.5, 2.0), (7.5, 2.0))
     np.testing.assert_array_equal(np.isnan(profile.data), np.tile(np.arange(9) > 4, (3, 1)))
     assert "44% of the line" in caplog.text and codes(caplog) == ["profile-beyond-maps"]
-    with pytest.raises(ValueError, match="All of the line from .* lies beyond the maps"):
+    with pytest.raises(ValueError, match="The line from .* does not lie on the maps"):
         maps.line_profile((10, 2), (40, 2))
     one = count_maps(np.ones((1, 4, 6)), ["Fe"]).get_map("Fe")
     assert np.isnan(one.line_profile((0.0, 1.0), (4.0, 1.0)).data).sum() == 3
@@ -81,3 +81,41 @@ def test_a_profile_through_filled_pixels_is_reported(caplog):
     # a row of dead pixels is known from both sides; changed maps have no errors
     for signal, row in ((fused, 10), (fused, 8), (fused * 2, 5)):
         assert not shares(signal, row)
+
+
+@pytest.mark.parametrize("dy, dx", [(-0.5, 0.5), (0.5, -0.5), (-0.25, -0.5), (5e-10, -1e-9), (0.0, 0.0)])
+def test_profiles_on_falling_axes_are_those_of_the_same_pixels(dy, dx):
+    maps = random_maps(shape=(9, 12))
+    for axis, scale in zip(maps.axes_manager.signal_axes, (dx, dy), strict=True):
+        axis.scale, axis.offset = scale, 3 * scale
+    x, y = dx or 1.0, dy or 1.0
+    start, end = ((1 + 3 * bool(dx)) * x, (2 + 3 * bool(dy)) * y), ((10 + 3 * bool(dx)) * x, (2 + 3 * bool(dy)) * y)
+    profile = maps.line_profile(start, end, errors=np.sqrt(maps.data))
+    np.testing.assert_allclose(profile.data, maps.data[:, 2, 1:11], rtol=1e-6)
+    np.testing.assert_allclose(profile.get_noise_variance().data, maps.data[:, 2, 1:11], rtol=1e-6)
+    assert profile.axes_manager.signal_axes[0].scale == pytest.approx(abs(x))
+    assert maps.axes_manager.signal_axes[0].scale == dx
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        (((0, 0), (10, 10)), "line from (0, 0) to (10, 10) does not lie on the maps, .* to 5.5e-09 m"),
+        (((0, 0), (3e-9, 0), 2.0), "line from (0, 0) to (3e-09, 0) of width 2 does not lie on the maps"),
+        (((0, 0), (np.nan, 1)), "has the ends .*nan.*: give x and y of both as numbers"),
+        (((0, 0), (np.inf, 1)), "has the ends .*inf.*: give x and y of both as numbers"),
+        (((0, 0), ("a", 1)), "has the ends .*'a'.*: give x and y of both as numbers"),
+        (((1e-9, 0), (1e-9, 0)), "starts and ends at .*: give two points"),
+        *[
+            (((0, 0), (3e-9, 0), width), "linewidth is .*: it must be at least 0")
+            for width in (-1, np.nan, np.inf, "a")
+        ],
+    ],
+)
+def test_lines_that_cannot_be_are_refused_before_they_are_sampled(line, words, monkeypatch):
+    maps = random_maps(shape=(9, 12))
+    for axis in maps.axes_manager.signal_axes:
+        axis.scale, axis.units = 5e-10, "m"
+    monkeypatch.setattr("hyperspy_fusion.results.profiles._along", lambda *_: pytest.fail("the line is sampled"))
+    with pytest.raises(ValueError, match=words.replace("(", r"\(").replace(")", r"\)")):
+        maps.line_profile(*line)

@@ -1,5 +1,7 @@
 """`ElementMaps`: which map is which element, through slicing, saving and exporting."""
 
+import os
+
 import h5py
 import hyperspy.api as hs
 import numpy as np
@@ -404,3 +406,153 @@ def test_export_with_lists_and_dictionaries_in_the_metadata(fused, tmp_path, loa
         assert list(file["diagnostics"].attrs["elements"]) == ["Fe,O", ""] and "nothing" in file
         assert list(file["selection"].attrs["regularization"]) == choice["regularization"]
         assert list(file["selection"].attrs["score"]) == [0.5, 0.25] and file["selection"].attrs["sentence"]
+
+
+# ---- files that are complete or not there ---------------------------------------------------------
+
+
+def maps_on(scale, units, shape=(6, 8)):
+    """Maps with pixels of another size along x."""
+    axes = [{"name": n, "size": s, "scale": scale * k, "offset": 3 * scale, "units": units}
+            for n, s, k in zip("yx", shape, (1, 2), strict=True)]  # fmt: skip
+    data = np.random.default_rng(0).random((2, *shape), np.float32)
+    return hf.element_maps({e: hs.signals.Signal2D(m, axes=axes) for e, m in zip(("Fe", "O"), data, strict=True)})
+
+
+@pytest.mark.parametrize(
+    "scale, units, written",
+    [
+        (1e-9, "m", (1, "nm")),
+        (-2.5e-11, "m", (-0.025, "nm")),
+        (0.02, "um", (0.02, "um")),
+        (-0.5, "nm", (-0.5, "nm")),
+        (2e-5, "\u03bcm", (0.02, "nm")),
+        (3.0, "\u212b", (3, "Å")),
+        (0.4, "1/Å", (0.4, "1/angstrom")),
+        (0.4, "nm⁻¹", (0.4, "nm-1")),
+        (1e-12, "1/m", None),
+        (0.0, "nm", None),
+        (1e-9, "px", None),
+    ],
+)
+def test_export_in_any_unit_and_sign(scale, units, written, tmp_path):
+    maps = maps_on(scale, units)
+    maps.export(tmp_path / "out")
+    tif = hs.load(tmp_path / "out" / "Fe.tif")
+    np.testing.assert_array_equal(tif.data, maps.data[0])
+    size, units_written = written or (1 / 3, "px")
+    sign = np.sign(size)  # of an axis that is turned
+    expected = [2 * abs(size), 3 * sign * size, abs(size), 3 * sign * size] if written else [1, 0, 1, 0]
+    assert calibration(tif) == pytest.approx(expected, rel=1e-5)
+    assert {axis.units for axis in tif.axes_manager.signal_axes} == {units_written}
+    with h5py.File(tmp_path / "out" / "fused.h5") as file:
+        np.testing.assert_allclose(file["maps/O"].attrs["scale"], [scale, 2 * scale])
+        assert file["maps/O"].attrs["units"] == units
+
+
+@pytest.fixture
+def full_disk():
+    """A function after which no file becomes longer than a few bytes, until the test ends."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_export_that_fails_leaves_nothing_behind(tmp_path, full_disk, monkeypatch):
+    maps = maps_on(1.0, "nm", (64, 64))
+    maps.export(tmp_path / "there")
+    (tmp_path / "there" / "notes.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in (tmp_path / "there").iterdir()}
+    for folder, options in (("deep/new", {}), ("there", {"overwrite": True})):
+        with monkeypatch.context() as patch:  # the last file
+            patch.setattr("h5py.File.create_dataset", lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                (maps * 2).export(tmp_path / folder, **options)
+    full_disk()
+    for folder, options in (("deep/new", {}), ("there", {"overwrite": True})):
+        with pytest.raises(
+            OSError, match=r"(new|there) cannot be written \(.*\), and what was there is kept: make room"
+        ):
+            (maps * 2).export(tmp_path / folder, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert {path: path.read_bytes() for path in (tmp_path / "there").iterdir()} == before
+
+
+@pytest.mark.parametrize("given", [None, 3, b"out"])
+def test_export_to_no_folder(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TypeError, match="folder is .*: give the path of the folder"):
+        maps_on(1.0, "nm").export(given)
+    (tmp_path / "notes.txt").write_text("mine")
+    for name in ("notes.txt", "notes.txt/out"):
+        with pytest.raises(NotADirectoryError, match="notes.txt is a file, and maps are exported to a folder"):
+            maps_on(1.0, "nm").export(name, overwrite=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["maps.hspy", "maps.zspy", "maps"])
+def test_save_that_fails_keeps_the_file_before(tmp_path, name, full_disk):
+    if name.endswith("zspy"):
+        pytest.importorskip("zarr")
+    maps = maps_on(1.0, "nm", (64, 64))
+    maps.save(tmp_path / "new" / name)
+    (path,) = (tmp_path / "new").iterdir()
+    (maps * 2).save(path, overwrite=True)
+    known = maps.tmp_parameters.as_dictionary()
+    full_disk()
+    for target in (path, tmp_path / "other" / path.name):
+        with pytest.raises(OSError, match="maps.* cannot be written .*, and what was there is kept"):
+            maps.save(target, overwrite=True)
+    assert maps.tmp_parameters.as_dictionary() == known
+    np.testing.assert_array_equal(hs.load(path).data, (maps * 2).data)
+    assert list(tmp_path.rglob("*.?spy")) == [path] and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_folder_that_cannot_be_replaced_comes_back(tmp_path, monkeypatch, error):
+    pytest.importorskip("zarr")
+    maps, path, moves = maps_on(1.0, "nm"), tmp_path / "maps.zspy", []
+    maps.save(path)
+    replace = os.replace
+
+    def fail_once(old, new):
+        moves.append(new)
+        if moves.count(path) == 1 and new == path:
+            raise error
+        replace(old, new)
+
+    with monkeypatch.context() as patch, pytest.raises(error):
+        patch.setattr(os, "replace", fail_once)
+        (maps * 2).save(path, overwrite=True)
+    np.testing.assert_array_equal(hs.load(path).data, maps.data)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", [".hspy", ".zspy"])
+def test_save_names_and_overwrites_as_hyperspy_does(tmp_path, suffix, monkeypatch):
+    if suffix == ".zspy":
+        pytest.importorskip("zarr")
+    maps, path = maps_on(1.0, "nm"), tmp_path / f"maps{suffix}"
+    maps.save(path)
+    assert (maps.tmp_parameters.folder, maps.tmp_parameters.filename) == (tmp_path, "maps")
+    loaded = hs.load(path, lazy=True)
+    loaded.save(path, overwrite=True)  # onto the file that it reads
+    (maps * 2).save(path, overwrite=False)
+    answers = iter("ny")
+    monkeypatch.setattr("builtins.input", lambda _: next(answers))
+    (maps * 3).save(path)
+    np.testing.assert_array_equal(hs.load(path).data, maps.data)
+    again = hs.load(path)
+    again.data *= 4
+    again.save()
+    np.testing.assert_array_equal(hs.load(path).data, 4 * maps.data)
+    (tmp_path / "sub").mkdir()
+    again.save(tmp_path / "sub")
+    again.save(tmp_path / "copy", file_format="HSPY")
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, "sub", "copy.hspy"}
+    assert [p.name for p in (tmp_path / "sub").iterdir()] == [path.name]
+    with pytest.raises(ValueError, match="overwrite"):
+        maps.save(path, overwrite="yes")
+    with pytest.raises(ValueError, match="File name not defined"):
+        maps_on(1.0, "nm").save()

@@ -875,6 +875,8 @@ CALIBRATED = (primal_dual_sweep, data_terms, variation)
 
 def are_compiled(dtype, kernels=PUBLISHED):
     """True where ``kernels`` for maps of ``dtype`` are in memory or in the disk cache."""
+    if numba.config.DISABLE_JIT:  # pyright: ignore[reportAttributeAccessIssue, reportPrivateImportUsage]
+        return True
     wanted = numba.from_dtype(np.dtype(dtype))
 
     def has(signatures):
@@ -885,7 +887,8 @@ def are_compiled(dtype, kernels=PUBLISHED):
 
 def seconds_of_compilation(wanted):
     """Seconds that Numba has taken for some kernels in this process."""
-    metadata = [kernel.get_metadata(signature) for kernel in wanted for signature in kernel.signatures]
+    signatures = [(kernel, signature) for kernel in wanted for signature in getattr(kernel, "signatures", ())]
+    metadata = [kernel.get_metadata(signature) for kernel, signature in signatures]
     return sum(m.get("timers", {}).get("compiler_lock", 0.0) for m in metadata if m)
 
 
