@@ -53,7 +53,7 @@ def fuse(
         What to map, and how: see :func:`hyperspy_fusion.element_maps`.
     background : str, float, sequence or maps, optional
         What the maps hold that is not of the element: known counts per pixel, one number or one
-        per element, or an estimator for spectra, as ``"windows"`` of ``element_maps``.
+        per element or by element ``{"Fe": 1}``, or an estimator for spectra, as ``"windows"`` of ``element_maps``.
     mask : array or BaseSignal of bool, optional
         ``(ny, nx)``, True where a pixel is left out; not for ``"published"``.
     register : bool or {"calibration", "shift"}

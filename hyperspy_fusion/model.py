@@ -430,6 +430,8 @@ def _both(first, second):
 
 def _are_counts(background):
     """Whether ``background`` is known counts per pixel: a number, or one per element."""
+    if isinstance(background, dict) and background:
+        return all(isinstance(value, Real) for value in background.values())
     if isinstance(background, list | tuple | np.ndarray):
         return len(np.shape(background)) == 1 and all(isinstance(value, Real) for value in background)
     return isinstance(background, Real)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from hyperspy_fusion.fusion.terms.noise_estimation import shares_noise
 from hyperspy_fusion.grid.masks import find_valid
 from hyperspy_fusion.methods.base import Setup
@@ -42,8 +40,8 @@ class Calibrated:
     def restart(self, state, problem):
         return state.restarted(problem)
 
-    def map_background(self, settings):
-        return np.asarray(settings.background)
+    def map_background(self, setup):
+        return setup.scan.per_map("background", setup.settings.background)
 
     def consistency(self, setup, result):
         from hyperspy_fusion.fusion.uncertainty.consistency_checks import ConsistencyChecks

@@ -152,7 +152,7 @@ def test_constant_maps_are_left_out(scan, engine):
     maps, haadf = scan
     flat = with_gap(with_data(maps[0], np.full((12, 15), 3.0)), (4, 4))
     flat.metadata.Sample.elements = ["S"]
-    fused = fuse([maps[0], flat, maps[1]], haadf, lambda_reg=(1, 2), background=(1, 0))
+    fused = fuse([maps[0], flat, maps[1]], haadf, lambda_reg=(1, 5, 2), background=(1, 5, 0))
     np.testing.assert_array_equal(fused.get_map("S").data, flat.data)
     assert engine[0].elements == ["Fe", "O"] and len(engine[0].maps) == 2
     np.testing.assert_array_equal(fused.metadata.Fusion.map_scales > 0, [True, False, True])
@@ -169,6 +169,26 @@ def test_constant_maps_are_left_out(scan, engine):
     assert fused.metadata.Fusion.constant_elements == ["O"]
     with pytest.raises(ValueError, match="HAADF image .* is constant"):
         fuse(maps, with_data(haadf, flat), mask=mask)
+
+
+PER_ELEMENT = ("lambda_reg", "k_factors", "background", "variance", "haadf_coefficients")
+
+
+@pytest.mark.parametrize("method", ["calibrated", "auto"])
+@pytest.mark.parametrize("name", PER_ELEMENT)
+def test_settings_per_element_count_the_maps_that_are_given(scan, name, method):
+    maps, haadf = scan
+    zero = with_data(maps[0], np.zeros((12, 15)))
+    zero.metadata.Sample.elements, zero.metadata.General.title = ["S"], "S"
+    options = {"method": method, "haadf_coefficients": "fit", "noise": "gaussian" if name == "variance" else "auto"}
+    expected = fuse_with(maps, haadf, **options | {name: (1, 0.5)}).data
+    for values in ((1, 9, 0.5), np.array([1, 9, 0.5]), {"O": 0.5, "Fe": 1}, {"O": 0.5, "S": 9, "Fe": 1.0}):
+        fused = fuse_with([maps[0], zero, maps[1]], haadf, **options | {name: values})
+        np.testing.assert_array_equal(fused.data[[0, 2]], expected)
+        np.testing.assert_array_equal(fused.metadata.Fusion.parameters[name][[0, 2]], [1, 0.5])
+    for values, why in (((1, 2), r"2 values and there are 3 maps \(Fe, S, O\)"), ({"Fe": 1}, "no value for O: give")):
+        with pytest.raises(ValueError, match=f"^{name} has .*{why}"):
+            fuse_with([maps[0], zero, maps[1]], haadf, **options | {name: values})
 
 
 def test_refit_continues_or_begins_a_new_history(scan, engine):

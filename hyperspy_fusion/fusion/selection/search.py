@@ -30,6 +30,7 @@ import numpy as np
 from scipy.stats import norm
 
 from hyperspy_fusion.diagnostics import Diagnostic
+from hyperspy_fusion.fusion.checks import values_of
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.selection.cross_validation import (
     N_COUNT_FOLDS,
@@ -262,7 +263,7 @@ class _Spectra:
     def of(cls, observation, out_of_window, settings, n_folds, rng):
         """None where they cannot be used: few counts, another unit, or a ``lambda_reg`` for each map."""
         number = None if settings.components == "auto" else settings.components
-        if number == 0 or out_of_window.sum() < FEWEST_COUNTS or isinstance(settings.lambda_reg, tuple):
+        if number == 0 or out_of_window.sum() < FEWEST_COUNTS or isinstance(settings.lambda_reg, tuple | dict):
             return None
         if not np.allclose(observation.noise.counts_scale, 1, rtol=1e-6):
             _logger.info("The maps are not in counts: out-of-window counts are not used.")
@@ -363,7 +364,7 @@ class _Search:
 
     def _first(self, penalty):
         settings = self.settings
-        weight = FIRST_WEIGHTS.get(penalty, 1.0) if settings.lambda_reg == "auto" else settings.lambda_reg
+        weight = FIRST_WEIGHTS.get(penalty, 1.0) if settings.lambda_reg == "auto" else values_of(settings.lambda_reg)
         lambda_haadf = 0.0 if settings.lambda_haadf == "auto" else settings.lambda_haadf
         return Choice(penalty, weight, lambda_haadf, True if settings.joint == "auto" else settings.joint)
 
@@ -453,8 +454,8 @@ def _about_smooth_data(best):
     if np.min(best.lambda_reg) > FIRST_WEIGHTS.get(best.regularization, np.inf) / SMOOTH_DATA:
         return []
     sentence = (
-        f"Hardly any smoothing was chosen (lambda_reg={best.lambda_reg:.2g}): neighbouring pixels share their noise, "
-        "as after smoothing or interpolation. Start from counts, or give lambda_reg."
+        f"Hardly any smoothing was chosen (lambda_reg={np.min(best.lambda_reg):.2g}): neighbouring pixels share their "
+        "noise, as after smoothing or interpolation. Start from counts, or give lambda_reg."
     )
     return [Diagnostic("noise-shared-by-neighbours", sentence)]
 
