@@ -104,7 +104,10 @@ class FusedMultiModal:
         image, pixels = self.haadf.data, self.maps.data
         valid, of_masks = uses.find_valid(self.elements, pixels, image, mask)
         if is_constant([image], [valid.haadf]).all():
-            raise ValueError(f"The HAADF image {haadf} is constant: pass that of the scan.")
+            number = np.count_nonzero(valid.haadf)
+            raise ValueError(
+                f"The HAADF image {haadf} is constant in its {number} valid pixels: pass that of the scan."
+            )
         flat = is_constant(pixels, valid.maps)
         found = diagnostics_of_maps(self.elements, pixels, valid.maps, flat, uses, maps.variance is not None)
         if maps.background is not None and not uses.uses_noise_metadata:

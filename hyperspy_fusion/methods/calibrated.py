@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from hyperspy_fusion.fusion.terms.noise_estimation import shares_noise
 from hyperspy_fusion.grid.masks import find_valid
 from hyperspy_fusion.methods.base import Setup
@@ -49,10 +51,17 @@ class Calibrated:
         return ConsistencyChecks.of(setup.scan, result.maps, setup.problem)
 
     def diagnose(self, setup, result, elements, total_ratios, haadf_correlation):
+        problem, settings = setup.problem.of_largest_weight, setup.settings
+        if any(d.code == "no-haadf-model" for d in setup.problem.diagnostics):  # nothing more can be expected of it
+            haadf_correlation = np.nan
         return [
             *setup.problem.diagnostics,
-            *diagnostics_of_units(setup.problem.of_largest_weight.noise.counts_scale, setup.settings),
-            *diagnostics_of_calibrated_fit(elements, result, total_ratios, haadf_correlation, setup.settings),
+            *(
+                diagnostics_of_units(problem.noise.counts_scale, settings)
+                if problem.forward_model.weights.any()
+                else []
+            ),
+            *diagnostics_of_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings),
             *self._diagnose_noise(setup.scan, setup.selection),
             *self.consistency(setup, result).diagnostics(),
         ]

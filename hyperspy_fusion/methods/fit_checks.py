@@ -128,7 +128,7 @@ def _of_exit(result):
 
 
 def _of_correlation(haadf_correlation, remedy):
-    if haadf_correlation >= POOR_CORRELATION:
+    if not haadf_correlation < POOR_CORRELATION:  # NaN is not known
         return []
     sentence = (
         f"The fused maps explain little of the HAADF image (correlation {haadf_correlation:.2f}): check that it shows "

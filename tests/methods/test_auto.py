@@ -276,7 +276,7 @@ def test_noise_that_pixels_share_is_a_warning(caplog):
 
 
 def test_an_image_without_the_maps_is_not_used(phantom, monkeypatch):
-    from hyperspy_fusion.fusion.haadf.calibration import UndeterminedModelError
+    from hyperspy_fusion.fusion.haadf.estimates import UndeterminedModelError
 
     def undetermined(*args, **options):
         raise UndeterminedModelError("Nothing in common.")

@@ -148,6 +148,23 @@ def test_totals_are_those_of_valid_pixels_and_net(scan, engine):
     np.testing.assert_allclose(fused.metadata.Fusion.total_ratios, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("left", [np.s_[3:6, 4:8], np.s_[5, 1:13], np.s_[::6, ::3], np.s_[2:4, 7]])
+@pytest.mark.parametrize("method", ["calibrated", "auto"])
+@pytest.mark.parametrize("settings", [{}, {"haadf_coefficients": "fit", "haadf_blur": "fit"}])
+def test_what_can_be_done_with_few_valid_pixels_is_done(scan, left, method, settings):
+    maps, haadf = scan
+    mask = np.ones((12, 15), bool)
+    mask[left] = False
+    fused = fuse_with(maps, haadf, mask=mask, method=method, errors=2, **settings)
+    assert np.isfinite(fused.data).all() and np.isfinite(fused.standard_errors().data).all()
+    found = fused.metadata.Fusion.diagnostics
+    assert "no-haadf-model" in found.codes and "haadf-poorly-explained" not in found.codes
+    assert not any("weights" in sentence for sentence in found.sentences)
+    mask[left], mask[3, 3] = True, False
+    with pytest.raises(ValueError, match="is constant in its 1 valid pixels"):
+        fuse_with(maps, haadf, mask=mask, method=method)
+
+
 def test_constant_maps_are_left_out(scan, engine):
     maps, haadf = scan
     flat = with_gap(with_data(maps[0], np.full((12, 15), 3.0)), (4, 4))

@@ -16,7 +16,8 @@ from functools import partial
 import numpy as np
 
 from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
-from hyperspy_fusion.fusion.haadf.calibration import UndeterminedModelError, fit_haadf_model, refit_haadf_model
+from hyperspy_fusion.fusion.haadf.calibration import fit_haadf_model, refit_haadf_model
+from hyperspy_fusion.fusion.haadf.estimates import UndeterminedModelError
 from hyperspy_fusion.fusion.haadf.guide import Guide
 from hyperspy_fusion.fusion.haadf.hot_pixels import about_hot_pixels, hot_pixels
 from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, model_discrepancy
