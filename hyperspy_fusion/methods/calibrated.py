@@ -54,13 +54,10 @@ class Calibrated:
         problem, settings = setup.problem.of_largest_weight, setup.settings
         if any(d.code == "no-haadf-model" for d in setup.problem.diagnostics):  # nothing more can be expected of it
             haadf_correlation = np.nan
+        units = problem.noise.counts_scale if problem.forward_model.weights.any() else []
         return [
             *setup.problem.diagnostics,
-            *(
-                diagnostics_of_units(problem.noise.counts_scale, settings)
-                if problem.forward_model.weights.any()
-                else []
-            ),
+            *diagnostics_of_units(units, settings),
             *diagnostics_of_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings),
             *self._diagnose_noise(setup.scan, setup.selection),
             *self.consistency(setup, result).diagnostics(),

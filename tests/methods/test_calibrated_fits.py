@@ -226,8 +226,32 @@ def test_divergence_and_wrong_settings_are_told(scan, engine, monkeypatch):
     with pytest.raises(ValueError, match="eta is 1: it must be at least 0 and below 1"):
         fuse("no maps", "no image", eta=1)
     changed(monkeypatch, reason=StopReason.NOT_FINITE)
-    with pytest.raises(FloatingPointError, match="infinite or NaN: pass dtype='float64'"):
+    with pytest.raises(FloatingPointError, match="infinite or NaN: take settings nearer to the defaults, or"):
         fuse(*scan)
+
+
+EXTREME = [{"lambda_reg": 1e-30}, {"lambda_reg": 1e30}, {"lambda_haadf": 1e30}, {"background": (1e30, 0)}]
+EXTREME += [{"lambda_reg": (1, 1e30)}, {"variance": 1e-30, "noise": "gaussian"}, {"guide_blur": 1e30}]
+EXTREME += [{"lambda_reg": 1e-30, "lambda_haadf": 1e30}, {"variance": 1e30, "noise": "gaussian"}]
+
+
+@pytest.mark.parametrize("method", ["calibrated", "auto"])
+@pytest.mark.parametrize("settings", EXTREME, ids=str)
+def test_extreme_settings_end_in_maps_or_in_a_sentence(scan, settings, method, recwarn):
+    try:
+        assert np.isfinite(fuse_with(*scan, method=method, max_iter=200, **settings).data).all()
+    except FloatingPointError as error:
+        assert "nearer to the defaults" in str(error) and "lambda_chem" not in str(error)
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+@pytest.mark.parametrize("factor", [1e-29, 1e-20, 1e20, 1e25])
+def test_the_noise_model_does_not_follow_the_unit(scan, factor):
+    maps, haadf = scan
+    expected = fuse(maps, haadf)
+    fused = fuse([with_data(m, m.data * factor) for m in maps], with_data(haadf, haadf.data * factor))
+    assert fused.metadata.Fusion.noise == expected.metadata.Fusion.noise
+    np.testing.assert_allclose(fused.data / factor, expected.data, rtol=1e-3, atol=1e-3)
 
 
 def test_the_convergence_is_shown(scan, engine, capsys):

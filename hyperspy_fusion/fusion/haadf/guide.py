@@ -78,6 +78,8 @@ class Guide:
         if kind not in GUIDED:
             return None
         blur = USUAL_BLUR if self._stays_noisy(settings) else settings.guide_blur
+        # the image is flat under a Gaussian of its size
+        blur = None if blur is None else min(blur, max(self.haadf.shape))
         edges = cell_differences(self.denoised(DENOISING[kind]) if blur is None else gaussian_filter(self.scaled, blur))
         if kind == "directional":
             least = DENOISED_EDGE if blur is None else SMOOTHED_EDGE
