@@ -148,6 +148,22 @@ def test_totals_are_those_of_valid_pixels_and_net(scan, engine):
     np.testing.assert_allclose(fused.metadata.Fusion.total_ratios, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("counts", [4, 15])
+@pytest.mark.parametrize("phantom", ["core_shell", "interface", "gradient_alloy"])
+@pytest.mark.parametrize("missing", ["bright half", "left half"])
+def test_half_of_an_image_is_worth_more_than_none(phantom, counts, missing):
+    phantom = hf.data.PHANTOMS[phantom]((48, 48), counts=counts)
+    maps, haadf = phantom.signals()
+    if missing == "bright half":
+        haadf.data = np.minimum(haadf.data, np.median(haadf.data))
+    else:
+        haadf.data[:, :24] = np.nan
+    without = fuse(maps, haadf, lambda_haadf=0, regularization="tgv")
+    fused, *others = (fuse(maps, haadf, **options) for options in ({}, {"lambda_haadf": 0}))
+    error, worse, alone = (np.mean((f.data - phantom.truth) ** 2, axis=(1, 2)) for f in (fused, without, *others))
+    assert np.mean(np.log10(error / worse)) < 0 and np.mean(np.log10(alone / worse)) < 0
+
+
 @pytest.mark.parametrize("left", [np.s_[3:6, 4:8], np.s_[5, 1:13], np.s_[::6, ::3], np.s_[2:4, 7]])
 @pytest.mark.parametrize("method", ["calibrated", "auto"])
 @pytest.mark.parametrize("settings", [{}, {"haadf_coefficients": "fit", "haadf_blur": "fit"}])
