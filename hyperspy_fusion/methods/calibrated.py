@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from hyperspy_fusion.fusion.haadf.hot_pixels import about_spikes_of_maps, spikes_of_maps
 from hyperspy_fusion.fusion.terms.noise_estimation import shares_noise
 from hyperspy_fusion.grid.masks import find_valid
 from hyperspy_fusion.methods.base import Setup
@@ -22,7 +25,11 @@ class Calibrated:
     uses_spectra = False
 
     def find_valid(self, elements, maps, haadf, mask):
-        return find_valid(elements, maps, haadf, mask)
+        valid, found = find_valid(elements, maps, haadf, mask)
+        spikes = spikes_of_maps(maps, valid.maps, haadf, valid.haadf)
+        if spikes.any():
+            valid = replace(valid, maps=valid.maps & ~spikes)
+        return valid, [*found, *about_spikes_of_maps(elements, spikes)]
 
     def observe(self, scan, settings, num_workers):
         """Noise model, HAADF forward model and guide of a scan, from which problems of any penalty are built."""

@@ -277,6 +277,17 @@ def test_the_calibrated_method_takes_maps_with_dead_pixels():
         signal.fuse(haadf, edges=list(edges), show_progressbar=False, method="published")
 
 
+def test_pixels_with_spikes_are_left_out_where_that_is_possible():
+    edges = heights()
+    signal = spectra(edges)
+    signal.data[4, 9, 280] += 3000  # in the window of Mn
+    maps = element_maps(signal, edges=list(edges), allow_nan=True)
+    assert codes(maps)[0] == "spikes" and "they are left out" in warnings_of(maps)[0]
+    (element,) = (e for e in maps.elements if np.isnan(maps.get_map(e).data).any())
+    assert element == "Mn" and np.argwhere(np.isnan(maps.get_map("Mn").data)).tolist() == [[4, 9]]
+    assert np.isfinite(element_maps(signal, edges=list(edges)).data).all()
+
+
 def test_spikes_in_windows_warn_with_their_pixels():
     signal = spectra(heights())
     signal.data[4, 9, 280] += 3000  # in the window of Mn

@@ -247,10 +247,11 @@ class Observation:
         dtype = working_dtype(settings.dtype)
         scan = scan.filled()
         noise = noise_of(scan, settings)
+        hot = hot_pixels(scan, noise, _shape_weights(scan, settings))
+        scan = replace(scan, haadf_valid=scan.haadf_valid & ~hot).filled()
         calibration = _calibrated(scan, noise, settings)
-        about_image = about_hot_pixels(hot_pixels(scan, noise, _shape_weights(scan, settings)))
         guide = _guide(scan, noise, calibration.forward_model, dtype, num_workers)
-        return cls(scan, noise, calibration, guide, dtype, about_image)
+        return cls(scan, noise, calibration, guide, dtype, about_hot_pixels(hot))
 
     def part(self, held_out):
         """The observation without the held-out counts, or pixels of the maps; the forward model scaled to it."""

@@ -74,7 +74,7 @@ class ConsistencyChecks:
             variance=variance,
             fused=fused,
             haadf=scan.haadf,
-            haadf_valid=scan.haadf_valid,
+            haadf_valid=problem.scan.haadf_valid,
             haadf_noise=float(problem.calibration.noise),
             forward_model=problem.forward_model,
             counts_scale=problem.noise.counts_scale,
