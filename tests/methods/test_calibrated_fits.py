@@ -1,5 +1,8 @@
 """`method="calibrated"` on HyperSpy signals: what goes in, what is left out, what the result says."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import hyperspy.api as hs
@@ -234,6 +237,48 @@ def test_refit_continues_or_begins_a_new_history(scan, engine):
     model.fit(max_iter=4)
     output = model.fit(max_iter=1, lambda_reg=3)
     assert output.nit == 1 and model.settings.max_iter == 1 and model.settings.lambda_reg == 3
+
+
+SEVERAL = """
+import os, sys, threading
+import hyperspy.api as hs, hyperspy_fusion as hf, numba
+hs.preferences.General.show_progressbar = False
+maps, haadf = hf.data.core_shell((24, 24)).signals()
+fit = lambda method: done.append(hf.fuse(maps, haadf, method=method))
+done = []
+if sys.argv[1] == "threads":
+    started = [threading.Thread(target=fit, args=(m,)) for m in 2 * ("calibrated", "published")]
+    [t.start() for t in started], [t.join() for t in started]
+    print(len(done), "done by", numba.threading_layer())
+else:
+    fit("calibrated")
+    if numba.threading_layer() != "omp":
+        print("no OpenMP: from multiprocessing.get_context('spawn'), or")
+    elif os.fork():
+        print(os.wait()[1])
+    else:
+        try:
+            fit("calibrated")
+        except RuntimeError as error:
+            print(error, flush=True)
+        os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize(
+    "what, layer, sentence",
+    [
+        ("threads", "workqueue", "4 done by workqueue"),
+        ("fork", "default", "multiprocessing.get_context('spawn'), or"),
+    ],
+)
+def test_threads_and_forks_end_in_maps_or_in_a_sentence(what, layer, sentence):
+    environment = os.environ | {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2"}
+    command = [sys.executable, "-W", "ignore", "-c", SEVERAL, what]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-1000:]
+    assert sentence in ended.stdout
 
 
 def test_divergence_and_wrong_settings_are_told(scan, engine, monkeypatch):
