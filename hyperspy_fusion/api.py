@@ -87,7 +87,7 @@ def fuse(
     Notes
     -----
     Six maps of 256 x 256 pixels take some ten seconds on two cores. The first fit on a computer also compiles,
-    for about 20 s. Ctrl-C ends a fit early: in the search of ``"auto"`` it takes the best settings so far.
+    for 20 to 60 s. Ctrl-C ends a fit early: in the search of ``"auto"`` it takes the best settings so far.
 
     Examples
     --------

@@ -28,6 +28,7 @@ from hyperspy_fusion.methods.fit_checks import (
     diagnostics_of_edge_errors,
     diagnostics_of_maps,
     diagnostics_of_unused_background,
+    even_maps,
 )
 from hyperspy_fusion.registration import haadf_on_grid
 from hyperspy_fusion.results.fused_maps import Inputs, fused_signal, norms
@@ -109,6 +110,9 @@ class FusedMultiModal:
             raise ValueError(f"The HAADF image {haadf} is constant in its {left} valid pixels: pass that of the scan.")
         flat = is_constant(pixels, valid.maps)
         found = diagnostics_of_maps(self.elements, pixels, valid.maps, flat, uses, maps.variance is not None)
+        if maps.named_by_file and uses.has_noise_model:
+            even, about = even_maps(self.elements, pixels, valid.maps, flat)
+            flat, found = flat | even, found + about
         if maps.background is not None and not uses.uses_noise_metadata:
             found += diagnostics_of_unused_background(self.elements, uses)
         self._input_diagnostics = [*maps.diagnostics, *of_grid, *of_masks, *found]
