@@ -177,6 +177,8 @@ def test_counts_that_are_electrons_need_no_noise_of_the_map():
 def test_pixels_without_counts_have_a_background():
     signal = spectra({"O_K": np.full((20, 24), 25.0)})
     signal.data[:6, :6] = 0
+    signal.data[10, 10, : signal.axes_manager[-1].value2index(490.0)] = 0
+    signal.data[11, 10, signal.axes_manager[-1].value2index(460.0) :] = 0
     maps = element_maps(signal, edges=["O_K"])
     assert np.isfinite(maps.data).all() and np.isfinite(maps.get_noise_variance().data).all()
     np.testing.assert_array_equal(maps.data[0, :3, :3], 0)
