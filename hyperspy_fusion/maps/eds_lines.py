@@ -187,7 +187,7 @@ def _about_beam_energy(signal, chosen):
 
 def _has_beam_energy(signal):
     paths = [f"Acquisition_instrument.{kind}.beam_energy" for kind in ("SEM", "TEM")]
-    return any(isinstance(energy := signal.metadata.get_item(path), Real) and energy > 0 for path in paths)
+    return any(isinstance(energy := signal.metadata.get_item(path), Real) and float(energy) > 0 for path in paths)
 
 
 def _default_lines(signal, element, beam_energy=None):

@@ -131,7 +131,7 @@ def _pixels_with_spikes(spectra, edges):
     """{edge: (ny, nx) bool}: spikes in its windows, as of x-rays that hit the camera: bright or dark spots of a map."""
     found = spikes(spectra.data)
     parts = {edge.name: [found[..., channels(spectra, w)] for w in (edge.before, edge.after)] for edge in edges}
-    return {name: np.logical_or(*(part.any(axis=-1) for part in own)) for name, own in parts.items()}
+    return {name: before.any(axis=-1) | after.any(axis=-1) for name, (before, after) in parts.items()}
 
 
 def _about_spikes(hit, are_left_out):

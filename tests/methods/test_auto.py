@@ -339,13 +339,13 @@ def test_time_left_is_what_the_fraction_done_implies(monkeypatch):
     clock = iter([0.0, 10.0, 20.0, 30.0])
     monkeypatch.setattr(_progress.time, "perf_counter", lambda: next(clock))
     with _progress.progress(False) as bar:
-        # the final fits count as 9 more
-        for n_fits, left in ((1, None), (6, 10 * 24 / 5), (11, 20 * 19 / 10)):
+        # the final fits count as 18 more
+        for n_fits, left in ((1, None), (6, 10 * 33 / 5), (11, 20 * 28 / 10)):
             bar.choosing(n_fits, 21)
             assert bar.left == (None if left is None else pytest.approx(left))
         # sooner through than expected: the bar never goes back
         bar.fitting(SimpleNamespace(fraction=0.5, stage="fitting 1/2", n_iter=9), 100)
-        assert bar.done == pytest.approx(11 / 30 + 19 / 30 / 2)
+        assert bar.done == pytest.approx(11 / 39 + 28 / 39 / 2)
 
 
 def test_an_interrupted_search_takes_the_best_so_far(monkeypatch):

@@ -75,7 +75,7 @@ class Choice(NamedTuple):
     """A candidate: a fit to the maps, or to so many components of the spectra."""
 
     regularization: str
-    lambda_reg: float
+    lambda_reg: Any  # float, or one per element
     lambda_haadf: float
     joint: bool
     components: int = 0

@@ -878,7 +878,7 @@ if hasattr(os, "register_at_fork"):
 def _layer():
     """Numba's threading layer, None before any thread was started."""
     try:
-        return numba.threading_layer()
+        return numba.threading_layer()  # pyright: ignore[reportPrivateImportUsage]
     except ValueError:
         return None
 
