@@ -8,7 +8,7 @@ from typing import Any
 
 _WITH_TIME_LEFT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
 # the fits to all data take about as long as so many of a search; benchmarks/handsfree.py prints both
-_FINAL = 9
+_FINAL = 18
 
 
 class _Bar:
@@ -74,7 +74,7 @@ class progress(_Bar):
         since, first = self.begun
         left = (now - since) * (1 - done) / (done - first) if done > first else None
         self.left = left
-        self.step(100 * (done - self.done), stage if left is None else f"{stage}, about {left:.0f} s left")
+        self.step(100 * (done - self.done), stage if left is None else f"{stage}, {left:.0f} s left or more")
         self.done = done
 
     def __exit__(self, *error):

@@ -56,7 +56,7 @@ def fuse(
         What to map, and how: see :func:`hyperspy_fusion.element_maps`.
     background : str, float, sequence or maps, optional
         What the maps hold that is not of the element: known counts per pixel, one number or one
-        per element, or an estimator for spectra, as ``"windows"`` of ``element_maps``.
+        per element or by element ``{"Fe": 1}``, or an estimator for spectra, as ``"windows"`` of ``element_maps``.
     mask : array or BaseSignal of bool, optional
         ``(ny, nx)``, True where a pixel is left out; not for ``"published"``.
     register : bool or {"calibration", "shift"}
@@ -90,7 +90,7 @@ def fuse(
     Notes
     -----
     Six maps of 256 x 256 pixels take some ten seconds on two cores. The first fit on a computer also compiles,
-    for about 20 s. Ctrl-C ends a fit early: in the search of ``"auto"`` it takes the best settings so far. The
+    for 20 to 60 s. Ctrl-C ends a fit early: in the search of ``"auto"`` it takes the best settings so far. The
     maps have no standard errors then.
 
     Examples

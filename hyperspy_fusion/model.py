@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 from importlib.metadata import version
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,13 @@ import numpy as np
 from hyperspy_fusion._floating_point import default_errstate
 from hyperspy_fusion._progress import counted, progress
 from hyperspy_fusion.diagnostics import as_metadata, report, warnings_of
-from hyperspy_fusion.fusion.checks import check_choice, check_seed, check_workers, number_of_resamples
+from hyperspy_fusion.fusion.checks import are_numbers, check_choice, check_seed, check_workers, number_of_resamples
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import settings_for
 from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
 from hyperspy_fusion.grid.axes import spatial_axes
 from hyperspy_fusion.grid.images import image_signal
-from hyperspy_fusion.grid.masks import is_constant, mask_array
+from hyperspy_fusion.grid.masks import check_magnitudes, is_constant, mask_array
 from hyperspy_fusion.identify.elements import atomic_number
 from hyperspy_fusion.maps.base import SourceRequest
 from hyperspy_fusion.maps.sources import read_maps
@@ -30,6 +29,7 @@ from hyperspy_fusion.methods.fit_checks import (
     diagnostics_of_edge_errors,
     diagnostics_of_maps,
     diagnostics_of_unused_background,
+    even_maps,
 )
 from hyperspy_fusion.registration import haadf_on_grid
 from hyperspy_fusion.results.fused_maps import Inputs, fused_signal, norms
@@ -88,7 +88,7 @@ class FusedMultiModal:
         mask: Any = None,
         register: bool | str = False,
     ):
-        self._counts = background if _are_counts(background) else None
+        self._counts = background if are_numbers(background) else None
         self._record = Record(settings_for(method, background=self._counts))
         check_choice("register", register, (False, True, "calibration", "shift"))
         self.method, self._method = method, METHODS[method]
@@ -106,10 +106,15 @@ class FusedMultiModal:
         self.haadf, self._registration, of_grid = haadf_on_grid(haadf, maps, register, mask, uses.uses_masks)
         image, pixels = self.haadf.data, self.maps.data
         valid, of_masks = uses.find_valid(self.elements, pixels, image, mask)
+        check_magnitudes([*self.elements, "HAADF"], [*pixels, image], [*valid.maps, valid.haadf])
         if is_constant([image], [valid.haadf]).all():
-            raise ValueError(f"The HAADF image {haadf} is constant: pass that of the scan.")
+            left = np.count_nonzero(valid.haadf)
+            raise ValueError(f"The HAADF image {haadf} is constant in its {left} valid pixels: pass that of the scan.")
         flat = is_constant(pixels, valid.maps)
         found = diagnostics_of_maps(self.elements, pixels, valid.maps, flat, uses, maps.variance is not None)
+        if maps.named_by_file and uses.has_noise_model:
+            even, about = even_maps(self.elements, pixels, valid.maps, flat)
+            flat, found = flat | even, found + about
         if maps.background is not None and not uses.uses_noise_metadata:
             found += diagnostics_of_unused_background(self.elements, uses)
         self._input_diagnostics = [*maps.diagnostics, *of_grid, *of_masks, *found]
@@ -436,10 +441,3 @@ def _both(first, second):
         second(state)
 
     return call
-
-
-def _are_counts(background):
-    """Whether ``background`` is known counts per pixel: a number, or one per element."""
-    if isinstance(background, list | tuple | np.ndarray):
-        return len(np.shape(background)) == 1 and all(isinstance(value, Real) for value in background)
-    return isinstance(background, Real)

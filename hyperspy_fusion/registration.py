@@ -11,13 +11,13 @@ import numpy as np
 
 from hyperspy_fusion.diagnostics import INFORMATION, WARNING, Diagnostic, report
 from hyperspy_fusion.fusion.registration.resampling import LEAST_COVERAGE, coverage, filled, resampled
-from hyperspy_fusion.fusion.registration.shift import LARGEST_ERROR, Shift, find_shift, slopes
+from hyperspy_fusion.fusion.registration.shift import FEWEST_PIXELS, LARGEST_ERROR, Shift, find_shift, slopes
 from hyperspy_fusion.fusion.settings import check_choice
 from hyperspy_fusion.fusion.terms.haadf_model import saturated, z_weights
 from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance
 from hyperspy_fusion.grid.axes import begins_elsewhere, check_same_scan, placements, spatial_axes
 from hyperspy_fusion.grid.images import image_array, image_signal
-from hyperspy_fusion.grid.masks import mask_array
+from hyperspy_fusion.grid.masks import check_magnitudes, mask_array
 from hyperspy_fusion.identify.elements import atomic_number
 from hyperspy_fusion.maps.base import SourceRequest
 from hyperspy_fusion.maps.sources import read_maps
@@ -154,9 +154,13 @@ def haadf_on_grid(
 
 def _matched(haadf, maps, register, mask, gamma=REGISTRATION_GAMMA, keep_saturated=False):
     """`MatchedHaadf`, and the (2,) size of a pixel of the image in those of the maps; its sentence is logged."""
-    image = image_array(haadf, allow_nan=True)
+    image, pixels = image_array(haadf, allow_nan=True), maps.signal.data
+    if not np.isfinite(image).any():
+        raise ValueError("The HAADF image has no pixel that is a number: pass that of the scan.")
+    images = [*pixels, image]
+    check_magnitudes([*maps.signal.elements, "HAADF"], images, [np.isfinite(one) for one in images])
     placed = placements(maps.axes, spatial_axes(haadf))
-    source = _Source(image, placed, maps.signal.data.shape[1:])
+    source = _Source(image, placed, pixels.shape[1:])
     found = _found_shift(source, maps.signal, mask, gamma) if register == SHIFT else None
     shift = np.zeros(2) if found is None else found.shift
     result = source.final(shift, keep_saturated)
@@ -221,6 +225,12 @@ class _Source:
             return None
         return sample(-first, shape), first
 
+    def number_of_pixels(self, reference):
+        """Pixels on which image and reference can be compared at the lightest smoothing, on the start or corner."""
+        sample, corner = self.smooth(self.smoothings()[0]), -np.array([p.start for p in self.placed])
+        common = (reference + sum(slopes(sample, shift)) for shift in (np.zeros(2), corner))
+        return max(np.count_nonzero(np.isfinite(image)) for image in common)
+
     def smoothings(self):
         """Standard deviations, in pixels of the image, to try in turn."""
         # the noise of a magnified image has the size of the pixels that it had before
@@ -236,8 +246,9 @@ class _Source:
         """Variance that the noise of the image has in its slopes, from an image of noise treated the same way."""
         noise = np.random.default_rng(0).normal(size=self.image.shape)
         to_maps = -np.array([placement.start for placement in self.placed])
-        of_one = [np.nanvar(slope) for slope in slopes(self.smooth(sigma, noise), to_maps)]
-        return np.nan_to_num(of_one) * estimate_variance(self.image, self.usable)
+        found = (slope[np.isfinite(slope)] for slope in slopes(self.smooth(sigma, noise), to_maps))
+        of_one = np.array([slope.var() if slope.size else 0.0 for slope in found])
+        return of_one * estimate_variance(self.image, self.usable)
 
 
 def _found_shift(source, maps, mask, gamma) -> Shift:
@@ -259,6 +270,11 @@ def _found_shift(source, maps, mask, gamma) -> Shift:
     if found.is_found:
         return found
     why = f"the two are not alike (correlation {found.correlation:.2f})"
+    if (number := source.number_of_pixels(reference)) < FEWEST_PIXELS:
+        raise ValueError(
+            f"There are too few pixels to measure a shift of the HAADF image ({number} away from the edges, "
+            f"{FEWEST_PIXELS} are needed): pass register='calibration'."
+        )
     if found.correlation > 0 and len(found.undetermined) == 2:
         why = "the two have too little structure at these counts"
     raise ValueError(

@@ -323,6 +323,7 @@ def seen(monkeypatch):
         ("--method calibrated --set joint=false --set guide_blur=none", {}, dict(joint=False, guide_blur=None)),
         ("--method calibrated --set haadf_coefficients=3,4", {}, dict(haadf_coefficients=(3, 4))),
         ("--method calibrated --background 0.1,0", dict(background=(0.1, 0)), {}),
+        ("--method auto --set variance=Fe:3,O:4", {}, dict(variance={"Fe": 3, "O": 4})),
         ("--method auto --set components=0 --set k_factors=1.2,", {}, dict(components=0, k_factors=(1.2,))),
         ("--edges Mn_L3 O_K --background model", dict(edges=["Mn_L3", "O_K"], background="model"), {}),
         ("--method calibrated --errors", dict(errors=True), {}),

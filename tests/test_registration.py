@@ -217,6 +217,37 @@ def placed(image, maps):
     return hf.match_haadf(image, maps, register="calibration")
 
 
+@pytest.mark.parametrize("ny, nx", [(1, 64), (2, 64), (3, 64), (64, 4), (5, 64), (8, 8), (2, 2)])
+def test_few_pixels_are_told_and_nothing_leaks(ny, nx, recwarn):
+    maps, haadf = core_shell((64, 64), counts=10).signals()
+    maps, haadf = [m.isig[:nx, :ny] for m in maps], haadf.isig[:nx, :ny]
+    with pytest.raises(ValueError, match=r"^There are too few pixels .* are needed\): pass register='calibration'.$"):
+        hf.match_haadf(haadf, maps)
+    assert hf.match_haadf(haadf, maps, register="calibration").overlap == 1
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+@pytest.mark.parametrize("register", ["shift", "calibration"])
+@pytest.mark.parametrize("factor", [np.nan, np.inf, 1e300, 1e31, 1e-300, 1e-32, -1e200])
+def test_images_that_no_fit_can_square_are_refused(factor, register):
+    maps, haadf = core_shell((32, 32), counts=10).signals()
+    sentence = "HAADF image has (no pixel that is a number|values up to .*: multiply it by 1e)"
+    with np.errstate(all="raise", under="ignore"):
+        image = np.full((32, 32), factor) if not np.isfinite(factor) else haadf.data * factor
+        with pytest.raises(ValueError, match=sentence):
+            hf.match_haadf(image_of(image, 0.5), maps, register=register)
+        if np.isfinite(factor):
+            fe = image_of(maps[1].data * factor, 0.5)
+            fe.metadata.General.title = "Fe"
+            with pytest.raises(ValueError, match="The Fe image has values up to"):
+                hf.match_haadf(haadf, [maps[0], fe, maps[2]], register=register)
+            for method in ("published", "calibrated", "auto"):
+                with pytest.raises(ValueError, match=f"The (Fe )?{sentence.partition(' ')[2]}"):
+                    hf.fuse([maps[0], fe, maps[2]], haadf, method=method)
+                with pytest.raises(ValueError, match=sentence):
+                    hf.fuse(maps, image_of(image, 0.5), method=method)
+
+
 def test_units_and_proportional_shapes_of_one_field():
     """An offset of 0, of the centre of the first pixel, and of the edge."""
     data = np.random.default_rng(0).random((32, 32))

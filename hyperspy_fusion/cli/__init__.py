@@ -148,7 +148,7 @@ def _add_input(fuse):
 _INPUT = ("method", "elements", "xray_lines", "integration_windows", "edges", "background", "register", "errors")
 _FRONT = {
     "regularization": "penalty of auto and calibrated: guided, directional, tgv, tv or none",
-    "lambda_reg": "weight of the penalty of auto and calibrated, one number or one per element",
+    "lambda_reg": "weight of the penalty of auto and calibrated, one number or one per element (1,2 or Fe:1,O:2)",
     "lambda_haadf": "weight of the HAADF term",
     "lambda_chem": "weight of the Poisson term; of the published method",
     "lambda_tv": "weight of the total variation; of the published method",
@@ -165,7 +165,9 @@ def _assignment(text):
 
 
 def _value(text):
-    """A number, True, False or None, else the text; with commas a tuple."""
+    """A number, True, False or None, else the text; with commas a tuple, and of EL:X,EL:X a dictionary."""
+    if all(part.partition(":")[0].isalpha() and ":" in part for part in text.split(",")):
+        return {name: _value(one) for name, _, one in (part.partition(":") for part in text.split(","))}
     if "," in text:
         return tuple(_value(part) for part in text.split(",") if part)
     words = {"true": True, "false": False, "none": None}

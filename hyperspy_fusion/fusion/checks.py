@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -22,7 +23,9 @@ def is_auto(value):
 
 
 def as_python(value):
-    """NumPy scalars as the Python ones that metadata keep, and sequences as tuples of them."""
+    """NumPy scalars as the Python ones that metadata keep, sequences as tuples of them; dictionaries are copied."""
+    if isinstance(value, Mapping):
+        return {str(key): as_python(one) for key, one in value.items()}
     if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim):
         return tuple(as_python(v) for v in value)
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
@@ -64,16 +67,21 @@ def check_from(name: str, value: Any, low: float, below: float | None = None, of
 
 
 def check_each(name, value, check, *args, **options):
-    """Check a number, or those of a sequence with one for each element, of which none may be None."""
+    """Check a number, or those of a sequence or dictionary with one for each element, of which none may be None."""
     if not _is_filled(value):
         check(name, value, *args, **options)
         return
-    for one in value:
+    for one in values_of(value):
         check(name, one, *args)
 
 
 def _is_filled(value):
-    return isinstance(value, tuple) and len(value) > 0
+    return isinstance(value, tuple | dict) and len(value) > 0
+
+
+def values_of(value):
+    """The numbers of a setting with one per element; the setting itself where it is one number."""
+    return tuple(value.values()) if isinstance(value, dict) else value
 
 
 def check_background(background):
@@ -90,7 +98,7 @@ def check_haadf_coefficients(coefficients):
         check_choice("haadf_coefficients", coefficients, HAADF_COEFFICIENTS, also="numbers, one per element")
         return
     check_each("haadf_coefficients", coefficients, check_from, 0)
-    if not any(coefficients):
+    if not any(values_of(coefficients)):
         raise ValueError(f"haadf_coefficients is {coefficients!r}: one of them must be above 0.")
 
 
@@ -108,8 +116,7 @@ def check_haadf_blur(blur: Any, coefficients: Any) -> None:
 def check_factors(factors):
     if factors is not None and not _is_filled(factors):
         raise ValueError(f"k_factors is {factors!r}: it must hold one number per element, or be None for 1.")
-    for factor in factors or ():
-        check_positive("k_factors", factor)
+    check_each("k_factors", factors, check_positive, off="for 1")
 
 
 def check_count(name: str, value: Any) -> None:
@@ -158,3 +165,11 @@ def check_choice(name, value, allowed, also=""):
         near = difflib.get_close_matches(value.lower(), words, n=1) if isinstance(value, str) else []
         hint = f" The nearest is {near[0]!r}." if near else ""
         raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(map(repr, allowed))}{others}.{hint}")
+
+
+def are_numbers(values):
+    """Whether these are a number, or numbers one per element, in a sequence or a dictionary."""
+    values = list(values.values()) if isinstance(values, dict) and values else values
+    if isinstance(values, list | tuple | np.ndarray):
+        return len(np.shape(values)) == 1 and all(isinstance(value, Real) for value in values)
+    return isinstance(values, Real)

@@ -38,7 +38,9 @@ _WITH_GAP = {
         "All iterations were run before the maps had settled, and the relative duality gap is {gap:.2g}: raise "
         "max_iter, or fit again to go on."
     ),
-    StopReason.NOT_FINITE: "The maps became infinite or NaN: pass dtype='float64'.",
+    StopReason.NOT_FINITE: (
+        "The maps became infinite or NaN: take settings nearer to the defaults, or dtype='float64'."
+    ),
 }
 
 
@@ -113,7 +115,7 @@ class FusionResult:
     @property
     def message(self) -> str:
         """The reason as a sentence, with the duality gap where there is one."""
-        if np.isnan(self.gap):
+        if self.history.gap is None:
             return self.reason.value
         return _WITH_GAP.get(self.reason, self.reason.value).format(gap=self.gap)
 

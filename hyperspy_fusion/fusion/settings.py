@@ -7,7 +7,7 @@ are the fields below.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -128,8 +128,8 @@ class CalibratedSettings:
     """Settings of the calibrated method: convex, in the units of the data, solved to a stated accuracy.
 
     Each map is measured in standard deviations of its typical pixel. A weight therefore means the same at any dose,
-    size, element and scale of the data. Where one value per element is allowed, a number holds for all, and a
-    sequence is in the order of the maps, constant ones left out.
+    size, element and scale of the data. Where one value per element is allowed, a number holds for all, a sequence is
+    in the order of the maps, with one for each, and a dictionary ``{element: value}`` needs no order.
 
     Parameters
     ----------
@@ -197,18 +197,18 @@ class CalibratedSettings:
     """
 
     regularization: str = "guided"
-    lambda_reg: float | Sequence = 1.0
+    lambda_reg: float | Sequence | Mapping = 1.0
     joint: bool = True
     second_order: float | None = None
     eta: float = 0.95
     guide_blur: float | None = 0.7
     noise: str = "auto"
     poisson_offset: float = 0.3
-    background: float | Sequence = 0.0
-    variance: float | Sequence | None = None
-    haadf_coefficients: str | Sequence = "z_power"
+    background: float | Sequence | Mapping = 0.0
+    variance: float | Sequence | Mapping | None = None
+    haadf_coefficients: str | Sequence | Mapping = "z_power"
     z_exponent: float = 1.7
-    k_factors: Sequence | None = None
+    k_factors: Sequence | Mapping | None = None
     lambda_haadf: float = 1.0
     haadf_blur: float | str = 0.0
     keep_totals: bool = True
@@ -276,7 +276,7 @@ class AutoSettings(CalibratedSettings):
     """
 
     regularization: str = AUTO
-    lambda_reg: float | str | Sequence = AUTO
+    lambda_reg: float | str | Sequence | Mapping = AUTO
     lambda_haadf: Any = AUTO  # float or "auto"
     joint: Any = AUTO  # bool or "auto"
     components: int | str = AUTO

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hyperspy_fusion.diagnostics import INFORMATION, WARNING, Diagnostic
+from hyperspy_fusion.fusion.checks import LARGEST, SMALLEST
 from hyperspy_fusion.fusion.terms.haadf_model import saturated
 from hyperspy_fusion.grid.axes import Axes, check_same_shape, spatial_axes
 from hyperspy_fusion.grid.images import image_array
@@ -96,6 +97,17 @@ def find_valid(
             is_rare = code == "saturated" and number <= _FEW_SATURATED * keep.sum()
             found.append(Diagnostic(f"{code}-haadf-pixels", sentence, INFORMATION if is_rare else WARNING))
     return valid, found
+
+
+def check_magnitudes(names: Sequence[str], images: Any, valid: Any) -> None:
+    """Raise ValueError for an image whose largest valid value, 0 aside, leaves no room for squares and quotients."""
+    for name, image, keep in zip(names, images, valid, strict=True):
+        largest = max(abs(float(end(image, where=keep, initial=0))) for end in (np.min, np.max))
+        if largest and not SMALLEST <= largest <= LARGEST:
+            raise ValueError(
+                f"The {name} image has values up to {largest:.3g}, outside of the {SMALLEST:g} to {LARGEST:g} that can "
+                f"be fused: multiply it by 1e{-round(np.log10(largest))} first, and set wrong pixels to NaN."
+            )
 
 
 def is_constant(maps: Any, valid: Any) -> np.ndarray:

@@ -52,7 +52,8 @@ class SourceMaps:
     """The maps of a source, the title of what they were made from ("" where their elements name it), and findings.
 
     ``out_of_window`` are the counts outside of the windows of EDS spectra, None where nobody asks for them. ``whole``
-    is an ElementMaps in memory of just these maps, None where there is none.
+    is an ElementMaps in memory of just these maps, None where there is none. ``named_by_file`` is whether the file
+    alone names their elements, as those of spectra that were not chosen by anyone.
     """
 
     maps: list[SourceMap]
@@ -60,6 +61,7 @@ class SourceMaps:
     diagnostics: list[Diagnostic] = field(default_factory=list)
     out_of_window: Any = None
     whole: Any = None
+    named_by_file: bool = False
 
 
 class MapSource(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from itertools import combinations
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,8 @@ _logger = logging.getLogger(__name__)
 
 # outside of these it is a width in eV, or in keV
 _WIDTHS = (0.2, 10.0)
+# keV, for an example of a beam that excites all lines in the range well
+USUAL_BEAM = 200.0
 # two windows that share more than this of the narrower one show each other's counts
 SHARED_CHANNELS = 0.1
 # lines weaker than this part of the strongest of their family do not matter to others
@@ -52,8 +55,9 @@ class LineCounts(NamedTuple):
     Counts are (ny, nx, n), maybe a dask array: 64-bit integers for integer spectra, else their float dtype, of 32 bits
     at least. Those that are not of the lines are (ny, nx, n) float32, >= 0, None where they were not asked for.
 
-    Codes of the diagnostics: ``"element-not-in-file"``, ``"line-out-of-range"``, ``"windows-share-channels"``,
-    ``"lines-overlap"``, ``"background-windows-hold-lines"`` and ``"background-above-lines"``.
+    Codes of the diagnostics: ``"element-not-in-file"``, ``"line-out-of-range"``, ``"beam-energy-unknown"``,
+    ``"windows-share-channels"``, ``"lines-overlap"``, ``"background-windows-hold-lines"`` and
+    ``"background-above-lines"``.
     """
 
     lines: dict[str, list[str]]
@@ -153,7 +157,9 @@ def _choose_lines(signal, elements, xray_lines):
             f"{lineless[0]} has no X-ray line within the energies of {signal}: leave it out, or name a line "
             "by xray_lines=[...]."
         )
-    return {e: own for e, own in chosen.items() if own}, _about_left_out(left_out)
+    chosen = {e: own for e, own in chosen.items() if own}
+    by_default = {e: own for e, own in chosen.items() if not of_element(lines, e)}
+    return chosen, [*_about_left_out(left_out), *_about_beam_energy(signal, by_default)]
 
 
 def _about_left_out(names):
@@ -163,12 +169,38 @@ def _about_left_out(names):
     return [Diagnostic("line-out-of-range", sentence, elements=tuple(dict.fromkeys(map(element_of, names))))]
 
 
-def _default_lines(signal, element):
-    """What exspy takes of `element`: the alpha line in the energy range that this beam excites well."""
+def _about_beam_energy(signal, chosen):
+    """Lines `chosen` by default without a beam energy, where that of a TEM excites others in the energy range."""
+    if _has_beam_energy(signal):
+        return []
+    better = {e: _default_lines(signal, e, USUAL_BEAM) for e in chosen}
+    changed = [e for e, own in chosen.items() if own != better[e]]
+    if not changed:
+        return []
+    taken, others = (listed([line for e in changed for line in lines[e]]) for lines in (chosen, better))
+    sentence = (
+        f"The spectra have no beam energy, and lines of low energy are taken ({taken}, not {others}): set it by "
+        f"`s.set_microscope_parameters(beam_energy={USUAL_BEAM:g})` in keV, or pass xray_lines=[...]."
+    )
+    return [Diagnostic("beam-energy-unknown", sentence, elements=tuple(changed))]
+
+
+def _has_beam_energy(signal):
+    paths = [f"Acquisition_instrument.{kind}.beam_energy" for kind in ("SEM", "TEM")]
+    return any(isinstance(energy := signal.metadata.get_item(path), Real) and float(energy) > 0 for path in paths)
+
+
+def _default_lines(signal, element, beam_energy=None):
+    """What exspy takes of `element`: the alpha line in the energy range that the beam (keV) excites well."""
     if not (is_detectable(element) and lines_of_exspy(element)):
         return []
     probe = signal.inav[0, 0]  # a copy, so that the caller's metadata stay as they are
     probe.metadata.set_item("Sample.xray_lines", [])
+    if beam_energy is None and not _has_beam_energy(signal):  # as exspy does where there is none, but not for 0
+        axis = signal.axes_manager.signal_axes[0]
+        beam_energy = axis.high_value / (1000 if axis.units == "eV" else 1)
+    if beam_energy is not None:
+        probe.set_microscope_parameters(beam_energy=beam_energy)
     probe.set_elements([element])
     probe.add_lines()
     return metadata_names(probe.metadata, "Sample.xray_lines")

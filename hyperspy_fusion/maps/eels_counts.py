@@ -31,6 +31,8 @@ _logger = logging.getLogger(__name__)
 
 # channels that a fit needs beyond its parameters
 SPARE = 4
+# counts that stand in for none, as a part of the mean of a spectrum
+_FEW = 0.01
 
 
 # ---- in windows ---------------------------------------------------------------------------------------
@@ -88,6 +90,7 @@ def _of_mean(mean, edge):
 
 def _power_law(signal, window):
     """The power law that HyperSpy's remove_background fits in the window, at all energies."""
+    signal = _without_empty_halves(signal, window)
     logger = logging.getLogger("hyperspy")
     level = logger.level
     logger.setLevel(logging.ERROR)  # that a faster library is not installed, once for each call
@@ -97,6 +100,18 @@ def _power_law(signal, window):
     finally:
         logger.setLevel(level)
     return signal.data - rest.data
+
+
+def _without_empty_halves(signal, window):
+    """Spectra with a few counts where one half of the window has none: HyperSpy divides by them, and gives up."""
+    start, stop = signal.axes_manager.signal_axes[0].value_range_to_indices(*map(float, window))
+    middle = (start + stop) // 2
+    halves = (signal.data[..., start : max(middle - 1, start + 1)], signal.data[..., min(middle + 1, stop - 1) : stop])
+    empty = np.logical_or(*((half == 0).all(axis=-1, keepdims=True) for half in halves))
+    if not empty.any():
+        return signal
+    few = np.maximum(_FEW * signal.data.mean(axis=-1, keepdims=True), 1e-12 * max(signal.data.mean(), 1e-18))
+    return signal._deepcopy_with_new_data(np.where(empty, signal.data + few, signal.data))
 
 
 def _counts_of_noise(signal, edge, gross, beside):

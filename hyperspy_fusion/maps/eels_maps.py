@@ -50,8 +50,11 @@ def edge_counts(signal: Any, request: SourceRequest) -> tuple[list[Edge], list[D
     edges = with_windows(asked, signal.axes_manager.signal_axes[0], fitted=way == "model")
     spectra, invalid, found = _without_invalid(_cropped(signal, edges), edges)
     measured, about_background = _BY_BACKGROUND[way](spectra, edges)
-    maps = {edge.name: _finished(edge, invalid) for edge in measured}
-    found = [*window_diagnostics(signal, edges), *found, *_about_spikes(spectra, edges), *about_background]
+    hit = _pixels_with_spikes(spectra, edges)
+    left_out = {name: invalid | pixels if request.allow_nan else invalid for name, pixels in hit.items()}
+    maps = {edge.name: _finished(edge, left_out[edge.name]) for edge in measured}
+    about_spikes = _about_spikes({edge.element: hit[edge.name] for edge in edges}, request.allow_nan)
+    found = [*window_diagnostics(signal, edges), *found, *about_spikes, *about_background]
     return [maps[name] for name in asked], found
 
 
@@ -124,21 +127,25 @@ def _pixels(number):
     return f"{number} pixel{'s' if number != 1 else ''}"
 
 
-def _about_spikes(spectra, edges):
-    """Spectra with spikes in the windows, as of x-rays that hit the camera: bright or dark spots of a map."""
-    inside = inside_windows(spectra, edges)
-    found = np.zeros(spectra.data.shape, bool)
-    found[..., inside] = spikes(spectra.data)[..., inside]
-    hit = found.any(axis=-1)
-    if not hit.any():
+def _pixels_with_spikes(spectra, edges):
+    """{edge: (ny, nx) bool}: spikes in its windows, as of x-rays that hit the camera: bright or dark spots of a map."""
+    found = spikes(spectra.data)
+    parts = {edge.name: [found[..., channels(spectra, w)] for w in (edge.before, edge.after)] for edge in edges}
+    return {name: before.any(axis=-1) | after.any(axis=-1) for name, (before, after) in parts.items()}
+
+
+def _about_spikes(hit, are_left_out):
+    """Of pixels {element: (ny, nx)} with spikes."""
+    elements = tuple(element for element, pixels in hit.items() if pixels.any())
+    if not elements:
         return []
-    elements = tuple(
-        e.element for e in edges if any(found[..., channels(spectra, w)].any() for w in (e.before, e.after))
-    )
-    where = listed([f"({x}, {y})" for y, x in np.argwhere(hit)])
+    pixels = np.any(list(hit.values()), axis=0)
+    where = listed([f"({x}, {y})" for y, x in np.argwhere(pixels)])
+    remedy = "remove spikes by `s.spikes_removal_tool()`, or leave the pixels out by `mask=` of fuse."
+    if are_left_out:
+        remedy = "they are left out; to keep their spectra, remove spikes by `s.spikes_removal_tool()`."
     sentence = (
-        f"{_pixels(hit.sum())} with a spike in the windows of {', '.join(elements)}, at (x, y) = {where}: remove "
-        "spikes by `s.spikes_removal_tool()`, or leave the pixels out by `mask=` of fuse."
+        f"{_pixels(pixels.sum())} with a spike in the windows of {', '.join(elements)}, at (x, y) = {where}: {remedy}"
     )
     return [Diagnostic("spikes", sentence, elements=elements)]
 

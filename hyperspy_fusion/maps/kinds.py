@@ -218,7 +218,8 @@ class EdsSpectra:
             background = None if found.background is None else found.background[..., i]
             maps.append(SourceMap(element, "+".join(lines), data, axes, metadata, name, background))
         others = out_of_window_counts(source, found.lines, width) if request.out_of_window else None
-        return SourceMaps(maps, title_of(metadata), found.diagnostics, others)
+        by_file = request.elements is None and request.xray_lines is None
+        return SourceMaps(maps, title_of(metadata), found.diagnostics, others, named_by_file=by_file)
 
 
 class EelsSpectra:

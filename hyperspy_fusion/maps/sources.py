@@ -85,7 +85,8 @@ def element_maps(
         describe the sample and never a map. A title of another element than the metadata raises a warning.
     xray_lines : list of str, optional
         X-ray lines, e.g. ``["Fe_Ka", "Fe_La"]``, of an EDS spectrum image or model. By default those of
-        ``Sample.xray_lines``, else exspy's choice for each element at this beam energy and energy range.
+        ``Sample.xray_lines``, else exspy's choice for each element at this beam energy and energy range. Without a
+        beam energy, low lines may be chosen: a warning names them.
     integration_windows : float
         Full width of the windows of an EDS spectrum image in units of the FWHM of each line, between 0.2 and 10. The
         default is exspy's: 2 hold 98 % of a line. Narrower ones hold less of the background and of neighbouring

@@ -36,6 +36,7 @@ class ScanMaps:
     The signal is an ElementMaps ``(n|x, y)``; its axes are of y, then of x. `background`, counts that are not of the
     elements, and `variance` of the noise are (n, ny, nx), None where not known. The diagnostics include those that the
     maps had before. `out_of_window` counts of EDS spectra are (bands, ny, nx), None where nobody asked for them.
+    `named_by_file` is whether the file alone names the elements.
     """
 
     signal: Any
@@ -44,6 +45,7 @@ class ScanMaps:
     variance: np.ndarray | None
     diagnostics: list[Diagnostic]
     out_of_window: np.ndarray | None = None
+    named_by_file: bool = False
 
 
 def one_scan(found: SourceMaps, allow_nan: bool) -> tuple[ScanMaps, list[Diagnostic]]:
@@ -69,7 +71,7 @@ def one_scan(found: SourceMaps, allow_nan: bool) -> tuple[ScanMaps, list[Diagnos
         signal.metadata.set_item(_DIAGNOSTICS, as_metadata(kept))
     if sentences := warnings_of(kept):
         signal.metadata.set_item("Element_maps.warnings", list(dict.fromkeys(sentences)))
-    return ScanMaps(signal, axes, *noise, kept, found.out_of_window), diagnostics
+    return ScanMaps(signal, axes, *noise, kept, found.out_of_window, found.named_by_file), diagnostics
 
 
 def _check_elements(maps):

@@ -98,8 +98,8 @@ class Method(Protocol):
         """The state that starts a new problem from the present maps; None starts it from the measured ones."""
         ...
 
-    def map_background(self, settings) -> Any:
-        """Counts per pixel of the measured maps that are not in the fused ones: a number, or one per map."""
+    def map_background(self, setup) -> Any:
+        """Counts per pixel of the measured maps that are not in the fused ones: a number, or one per fitted map."""
         ...
 
     def consistency(self, setup, result) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from hyperspy_fusion.fusion.haadf.hot_pixels import about_spikes_of_maps, spikes_of_maps
 from hyperspy_fusion.fusion.terms.noise_estimation import shares_noise
 from hyperspy_fusion.grid.masks import find_valid
 from hyperspy_fusion.methods.base import Setup
@@ -22,7 +25,11 @@ class Calibrated:
     uses_spectra = False
 
     def find_valid(self, elements, maps, haadf, mask):
-        return find_valid(elements, maps, haadf, mask)
+        valid, found = find_valid(elements, maps, haadf, mask)
+        spikes = spikes_of_maps(maps, valid.maps, haadf, valid.haadf)
+        if spikes.any():
+            valid = replace(valid, maps=valid.maps & ~spikes)
+        return valid, [*found, *about_spikes_of_maps(elements, spikes)]
 
     def observe(self, scan, settings, num_workers):
         """Noise model, HAADF forward model and guide of a scan, from which problems of any penalty are built."""
@@ -42,8 +49,8 @@ class Calibrated:
     def restart(self, state, problem):
         return state.restarted(problem)
 
-    def map_background(self, settings):
-        return np.asarray(settings.background)
+    def map_background(self, setup):
+        return setup.scan.per_map("background", setup.settings.background)
 
     def consistency(self, setup, result):
         from hyperspy_fusion.fusion.uncertainty.consistency_checks import ConsistencyChecks
@@ -51,10 +58,14 @@ class Calibrated:
         return ConsistencyChecks.of(setup.scan, result.maps, setup.problem)
 
     def diagnose(self, setup, result, elements, total_ratios, haadf_correlation):
+        problem, settings = setup.problem.of_largest_weight, setup.settings
+        if any(d.code == "no-haadf-model" for d in setup.problem.diagnostics):  # nothing more can be expected of it
+            haadf_correlation = np.nan
+        units = problem.noise.counts_scale if problem.forward_model.weights.any() else []
         return [
             *setup.problem.diagnostics,
-            *diagnostics_of_units(setup.problem.of_largest_weight.noise.counts_scale, setup.settings),
-            *diagnostics_of_calibrated_fit(elements, result, total_ratios, haadf_correlation, setup.settings),
+            *diagnostics_of_units(units, settings),
+            *diagnostics_of_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings),
             *self._diagnose_noise(setup.scan, setup.selection),
             *self.consistency(setup, result).diagnostics(),
         ]

@@ -52,7 +52,16 @@ class Measured:
             maps, valid = maps[fitted], valid.of(fitted)
             background, variance = (None if v is None else v[fitted] for v in (background, variance))
         return ScanData(
-            elements, numbers, maps, self.haadf, valid.maps, valid.haadf, background, variance, self.out_of_window
+            elements,
+            numbers,
+            maps,
+            self.haadf,
+            valid.maps,
+            valid.haadf,
+            background,
+            variance,
+            self.out_of_window,
+            self.elements,
         )
 
     def left_out(self):
@@ -116,7 +125,7 @@ class Fit:
         """Conclude a fit: compare its result with what is measured."""
         background = measured.background
         if background is None:
-            background = measured.per_map(method.map_background(setup.settings))
+            background = measured.per_map(method.map_background(setup))
         fused = measured.all_maps(result.maps)
         ratios = totals_over_measured(fused, measured.maps, measured.valid.maps, background)
         agreement = correlation(result.modelled_haadf, measured.haadf, measured.valid.haadf)
@@ -127,7 +136,7 @@ class Fit:
         """What every method has in ``metadata.Fusion`` after a fit: Python scalars and flat arrays."""
         result, selection = self.result, self.setup.selection
         return {
-            "parameters": {name: _flat(value) for name, value in self.setup.settings.as_dict().items()},
+            "parameters": {name: self._flat(value) for name, value in self.setup.settings.as_dict().items()},
             **({} if selection is None else {"selection": selection.as_dict()}),
             "cost_history": result.history.as_dict(),
             "total_ratios": self.total_ratios,
@@ -136,6 +145,12 @@ class Fit:
             "converged": bool(result.converged),
             "stop_reason": result.message,
         }
+
+    def _flat(self, value):
+        """Sequences as the flat arrays that metadata keep, and dictionaries as those of all maps."""
+        if isinstance(value, dict):
+            value = tuple(value.get(element, np.nan) for element in self.setup.scan.given)
+        return np.array(value, dtype=float) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
@@ -175,8 +190,3 @@ def _output(result, fused):
         gap=result.gap,
         cost_history=result.history.as_dict(),
     )
-
-
-def _flat(value):
-    """Sequences as the flat arrays that metadata keep."""
-    return np.array(value, dtype=float) if isinstance(value, tuple) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hyperspy_fusion.diagnostics import Diagnostic
+from hyperspy_fusion.fusion.uncertainty.consistency_checks import without_structure
 
 # changes of the totals that are within the errors of quantification
 TOTAL_TOLERANCE = 0.1
@@ -46,6 +47,22 @@ def diagnostics_of_maps(elements, maps, valid, constant, method, has_variance):
         sentence = f"The map of {listed} has negative values. {_NEGATIVE[method.has_noise_model]}"
         found.append(Diagnostic("negative-values", sentence, elements=tuple(negative)))
     return found
+
+
+def even_maps(elements, maps, valid, constant):
+    """(n,) bool: maps that are no worth of a fit, of elements that the file names and nobody asked for; diagnostics.
+
+    They have no structure beyond their noise, while others have. ``constant`` (n,) are left out anyway.
+    """
+    even = without_structure(maps, valid) & ~constant
+    if not even.any() or (even | constant).all():
+        return np.zeros(len(maps), bool), []
+    names = tuple(e for e, is_even in zip(elements, even, strict=True) if is_even)
+    sentence = (
+        f"The counts of {_and(names)}, which the file names, show no structure beyond noise: they stay as they are "
+        "and the others are fused; name all by elements=[...] to fuse them."
+    )
+    return even, [Diagnostic("elements-without-structure", sentence, elements=names)]
 
 
 def _negative(elements, maps, valid):
@@ -128,7 +145,7 @@ def _of_exit(result):
 
 
 def _of_correlation(haadf_correlation, remedy):
-    if haadf_correlation >= POOR_CORRELATION:
+    if not haadf_correlation < POOR_CORRELATION:  # NaN is not known
         return []
     sentence = (
         f"The fused maps explain little of the HAADF image (correlation {haadf_correlation:.2f}): check that it shows "

@@ -43,7 +43,7 @@ class Published:
     def restart(self, state, problem):
         return state.restarted(problem.maps.dtype)
 
-    def map_background(self, settings):
+    def map_background(self, setup):
         return 0.0
 
     def consistency(self, setup, result):

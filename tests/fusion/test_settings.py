@@ -84,6 +84,16 @@ def test_sequences_become_tuples_of_python_numbers(given):
     assert settings == CalibratedSettings(**settings.as_dict())
 
 
+def test_dictionaries_are_copied_and_checked_like_sequences():
+    given = {"Fe": np.float32(1), "O": 2.5}
+    settings = CalibratedSettings(lambda_reg=given, haadf_coefficients=given)
+    given["O"] = 9
+    assert settings.lambda_reg == {"Fe": 1, "O": 2.5} and type(settings.lambda_reg["Fe"]) is float
+    for name, value in (("lambda_reg", {"Fe": 0}), ("k_factors", {}), ("haadf_coefficients", {"Fe": 0})):
+        with pytest.raises(ValueError, match=f"^{name} is "):
+            CalibratedSettings(**{name: value})
+
+
 @pytest.mark.parametrize(
     "method, name, counterpart",
     [

@@ -50,6 +50,27 @@ def test_lines_come_from_argument_then_metadata_then_exspy():
     assert_element_maps(element_maps(signal, ["Pt"]), [pt_la], ["Pt"])
 
 
+@pytest.mark.parametrize("kind, units", [("EDS_TEM", "keV"), ("EDS_SEM", "keV"), ("EDS_TEM", "eV")])
+@pytest.mark.parametrize("beam", [None, 0.0])
+def test_lines_that_are_chosen_without_a_beam_energy_are_reported(kind, units, beam):
+    signal = eds().isig[:10.0]
+    signal.set_signal_type(kind)
+    node = signal.metadata.Acquisition_instrument[kind[-3:]]
+    if beam is None:
+        del node.beam_energy
+    else:
+        node.beam_energy = beam
+    signal.axes_manager[-1].units, signal.axes_manager[-1].scale = units, {"keV": 0.01, "eV": 10}[units]
+    maps = element_maps(signal, ["O", "Fe", "Cu", "Pt"])
+    assert list(maps.metadata.Element_maps.xray_lines) == ["O_Ka", "Fe_La", "Cu_La", "Pt_Ma"]
+    assert codes(maps) == ["beam-energy-unknown"]
+    for words in ("(Fe_La, Cu_La, Pt_Ma, not Fe_Ka, Cu_Ka, Pt_La)", "`s.set_microscope_parameters(beam_energy=200)`"):
+        assert words in warnings_of(maps)[0]
+    assert not codes(element_maps(signal, xray_lines=["Fe_La"])) and not codes(element_maps(signal, ["O", "Al"]))
+    signal.set_microscope_parameters(beam_energy=200)
+    assert not codes(element_maps(signal, ["O", "Fe", "Pt"]))
+
+
 def test_windows_that_share_channels():
     signal = eds("u2")
     signal.data[:] = 0

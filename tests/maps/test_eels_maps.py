@@ -181,6 +181,8 @@ def test_counts_that_are_electrons_need_no_noise_of_the_map():
 def test_pixels_without_counts_have_a_background():
     signal = spectra({"O_K": np.full((20, 24), 25.0)})
     signal.data[:6, :6] = 0
+    signal.data[10, 10, : signal.axes_manager[-1].value2index(490.0)] = 0
+    signal.data[11, 10, signal.axes_manager[-1].value2index(460.0) :] = 0
     maps = element_maps(signal, edges=["O_K"])
     assert np.isfinite(maps.data).all() and np.isfinite(maps.get_noise_variance().data).all()
     np.testing.assert_array_equal(maps.data[0, :3, :3], 0)
@@ -279,6 +281,17 @@ def test_the_calibrated_method_takes_maps_with_dead_pixels():
         maps.fuse(haadf, method="published")
     with pytest.raises(ValueError, match="which leaves them out"):
         signal.fuse(haadf, edges=list(edges), show_progressbar=False, method="published")
+
+
+def test_pixels_with_spikes_are_left_out_where_that_is_possible():
+    edges = heights()
+    signal = spectra(edges)
+    signal.data[4, 9, 280] += 3000  # in the window of Mn
+    maps = element_maps(signal, edges=list(edges), allow_nan=True)
+    assert codes(maps)[0] == "spikes" and "they are left out" in warnings_of(maps)[0]
+    (element,) = (e for e in maps.elements if np.isnan(maps.get_map(e).data).any())
+    assert element == "Mn" and np.argwhere(np.isnan(maps.get_map("Mn").data)).tolist() == [[4, 9]]
+    assert np.isfinite(element_maps(signal, edges=list(edges)).data).all()
 
 
 def test_spikes_in_windows_warn_with_their_pixels():

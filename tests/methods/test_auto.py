@@ -133,6 +133,40 @@ def test_too_few_counts_are_a_warning(scan, caplog):
     assert fused.metadata.Fusion.parameters.regularization == "guided"
 
 
+@pytest.mark.parametrize("method", ["auto", "calibrated"])
+def test_elements_of_the_file_without_structure_are_not_fused(method):
+    maps, haadf = hf.data.core_shell((40, 40), counts=6).signals()
+    counts = np.random.default_rng(0).poisson(0.02, (40, 40, 1000)).astype("u2")
+    for channel, one in zip((944, 640, 52), maps, strict=True):  # Pt La, Fe Ka, O Ka
+        counts[..., channel] += one.data
+    eds = hs.signals.Signal1D(counts)
+    eds.set_signal_type("EDS_TEM")
+    eds.set_microscope_parameters(beam_energy=200)
+    energy, *axes = eds.axes_manager[-1], *eds.axes_manager.navigation_axes
+    energy.scale, energy.units = 0.01, "keV"
+    for axis, same in zip(axes, haadf.axes_manager.signal_axes, strict=True):
+        axis.scale, axis.units = same.scale, same.units
+    even, present = ["Al", "Cl", "Si"], ["Fe", "O", "Pt"]
+    eds.set_elements(even + present)
+    fused = eds.fuse(haadf, method=method, show_progressbar=False)
+    found = fused.metadata.Fusion.diagnostics
+    sentence = found.sentences[list(found.codes).index("elements-without-structure")]
+    assert "Al, Cl and Si" in sentence and list(fused.metadata.Fusion.constant_elements) == even
+    measured = hf.element_maps(eds)
+    assert fused.elements == measured.elements
+    for element in even:
+        np.testing.assert_array_equal(fused.get_map(element).data, measured.get_map(element).data)
+    expected = eds.fuse(haadf, elements=present, method="calibrated", show_progressbar=False)
+    if method == "calibrated":
+        chosen = np.stack([fused.get_map(e).data for e in present])
+        np.testing.assert_allclose(chosen, expected.data, rtol=1e-4, atol=1e-4)
+    asked = eds.fuse(haadf, elements=["Al", *present], method="calibrated", show_progressbar=False)
+    assert "elements-without-structure" not in asked.metadata.Fusion.diagnostics.codes
+    # where nothing has structure, everything is fused
+    eds.set_elements(even)
+    assert not eds.fuse(haadf, method="calibrated", show_progressbar=False).metadata.Fusion.constant_elements
+
+
 def test_masks_and_nan_and_constant_maps(scan):
     maps, haadf = scan
     quick = QUICK | {"joint": True, "lambda_haadf": 1.0}
@@ -276,7 +310,7 @@ def test_noise_that_pixels_share_is_a_warning(caplog):
 
 
 def test_an_image_without_the_maps_is_not_used(phantom, monkeypatch):
-    from hyperspy_fusion.fusion.haadf.calibration import UndeterminedModelError
+    from hyperspy_fusion.fusion.haadf.estimates import UndeterminedModelError
 
     def undetermined(*args, **options):
         raise UndeterminedModelError("Nothing in common.")
@@ -305,13 +339,13 @@ def test_time_left_is_what_the_fraction_done_implies(monkeypatch):
     clock = iter([0.0, 10.0, 20.0, 30.0])
     monkeypatch.setattr(_progress.time, "perf_counter", lambda: next(clock))
     with _progress.progress(False) as bar:
-        # the final fits count as 9 more
-        for n_fits, left in ((1, None), (6, 10 * 24 / 5), (11, 20 * 19 / 10)):
+        # the final fits count as 18 more
+        for n_fits, left in ((1, None), (6, 10 * 33 / 5), (11, 20 * 28 / 10)):
             bar.choosing(n_fits, 21)
             assert bar.left == (None if left is None else pytest.approx(left))
         # sooner through than expected: the bar never goes back
         bar.fitting(SimpleNamespace(fraction=0.5, stage="fitting 1/2", n_iter=9), 100)
-        assert bar.done == pytest.approx(11 / 30 + 19 / 30 / 2)
+        assert bar.done == pytest.approx(11 / 39 + 28 / 39 / 2)
 
 
 def test_an_interrupted_search_takes_the_best_so_far(monkeypatch):

@@ -1,5 +1,8 @@
 """`method="calibrated"` on HyperSpy signals: what goes in, what is left out, what the result says."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import hyperspy.api as hs
@@ -148,11 +151,44 @@ def test_totals_are_those_of_valid_pixels_and_net(scan, engine):
     np.testing.assert_allclose(fused.metadata.Fusion.total_ratios, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("counts", [4, 15])
+@pytest.mark.parametrize("phantom", ["core_shell", "interface", "gradient_alloy"])
+@pytest.mark.parametrize("missing", ["bright half", "left half"])
+def test_half_of_an_image_is_worth_more_than_none(phantom, counts, missing):
+    phantom = hf.data.PHANTOMS[phantom]((48, 48), counts=counts)
+    maps, haadf = phantom.signals()
+    if missing == "bright half":
+        haadf.data = np.minimum(haadf.data, np.median(haadf.data))
+    else:
+        haadf.data[:, :24] = np.nan
+    without = fuse(maps, haadf, lambda_haadf=0, regularization="tgv")
+    fused, *others = (fuse(maps, haadf, **options) for options in ({}, {"lambda_haadf": 0}))
+    error, worse, alone = (np.mean((f.data - phantom.truth) ** 2, axis=(1, 2)) for f in (fused, without, *others))
+    assert np.mean(np.log10(error / worse)) < 0 and np.mean(np.log10(alone / worse)) < 0
+
+
+@pytest.mark.parametrize("left", [np.s_[3:6, 4:8], np.s_[5, 1:13], np.s_[::6, ::3], np.s_[2:4, 7]])
+@pytest.mark.parametrize("method", ["calibrated", "auto"])
+@pytest.mark.parametrize("settings", [{}, {"haadf_coefficients": "fit", "haadf_blur": "fit"}])
+def test_what_can_be_done_with_few_valid_pixels_is_done(scan, left, method, settings):
+    maps, haadf = scan
+    mask = np.ones((12, 15), bool)
+    mask[left] = False
+    fused = fuse_with(maps, haadf, mask=mask, method=method, errors=2, **settings)
+    assert np.isfinite(fused.data).all() and np.isfinite(fused.standard_errors().data).all()
+    found = fused.metadata.Fusion.diagnostics
+    assert "no-haadf-model" in found.codes and "haadf-poorly-explained" not in found.codes
+    assert not any("weights" in sentence for sentence in found.sentences)
+    mask[left], mask[3, 3] = True, False
+    with pytest.raises(ValueError, match="is constant in its 1 valid pixels"):
+        fuse_with(maps, haadf, mask=mask, method=method)
+
+
 def test_constant_maps_are_left_out(scan, engine):
     maps, haadf = scan
     flat = with_gap(with_data(maps[0], np.full((12, 15), 3.0)), (4, 4))
     flat.metadata.Sample.elements = ["S"]
-    fused = fuse([maps[0], flat, maps[1]], haadf, lambda_reg=(1, 2), background=(1, 0))
+    fused = fuse([maps[0], flat, maps[1]], haadf, lambda_reg=(1, 5, 2), background=(1, 5, 0))
     np.testing.assert_array_equal(fused.get_map("S").data, flat.data)
     assert engine[0].elements == ["Fe", "O"] and len(engine[0].maps) == 2
     np.testing.assert_array_equal(fused.metadata.Fusion.map_scales > 0, [True, False, True])
@@ -171,6 +207,26 @@ def test_constant_maps_are_left_out(scan, engine):
         fuse(maps, with_data(haadf, flat), mask=mask)
 
 
+PER_ELEMENT = ("lambda_reg", "k_factors", "background", "variance", "haadf_coefficients")
+
+
+@pytest.mark.parametrize("method", ["calibrated", "auto"])
+@pytest.mark.parametrize("name", PER_ELEMENT)
+def test_settings_per_element_count_the_maps_that_are_given(scan, name, method):
+    maps, haadf = scan
+    zero = with_data(maps[0], np.zeros((12, 15)))
+    zero.metadata.Sample.elements, zero.metadata.General.title = ["S"], "S"
+    options = {"method": method, "haadf_coefficients": "fit", "noise": "gaussian" if name == "variance" else "auto"}
+    expected = fuse_with(maps, haadf, **options | {name: (1, 0.5)}).data
+    for values in ((1, 9, 0.5), np.array([1, 9, 0.5]), {"O": 0.5, "Fe": 1}, {"O": 0.5, "S": 9, "Fe": 1.0}):
+        fused = fuse_with([maps[0], zero, maps[1]], haadf, **options | {name: values})
+        np.testing.assert_array_equal(fused.data[[0, 2]], expected)
+        np.testing.assert_array_equal(fused.metadata.Fusion.parameters[name][[0, 2]], [1, 0.5])
+    for values, why in (((1, 2), r"2 values and there are 3 maps \(Fe, S, O\)"), ({"Fe": 1}, "no value for O: give")):
+        with pytest.raises(ValueError, match=f"^{name} has .*{why}"):
+            fuse_with([maps[0], zero, maps[1]], haadf, **options | {name: values})
+
+
 def test_refit_continues_or_begins_a_new_history(scan, engine):
     model = hf.FusedMultiModal(scan[1], scan[0], method="calibrated")
     model.fit(max_iter=50, tol=1e-9)
@@ -183,14 +239,80 @@ def test_refit_continues_or_begins_a_new_history(scan, engine):
     assert output.nit == 1 and model.settings.max_iter == 1 and model.settings.lambda_reg == 3
 
 
+SEVERAL = """
+import os, sys, threading
+import hyperspy.api as hs, hyperspy_fusion as hf, numba
+hs.preferences.General.show_progressbar = False
+maps, haadf = hf.data.core_shell((24, 24)).signals()
+fit = lambda method: done.append(hf.fuse(maps, haadf, method=method))
+done = []
+if sys.argv[1] == "threads":
+    started = [threading.Thread(target=fit, args=(m,)) for m in 2 * ("calibrated", "published")]
+    [t.start() for t in started], [t.join() for t in started]
+    print(len(done), "done by", numba.threading_layer())
+else:
+    fit("calibrated")
+    if numba.threading_layer() != "omp":
+        print("no OpenMP: from multiprocessing.get_context('spawn'), or")
+    elif os.fork():
+        print(os.wait()[1])
+    else:
+        try:
+            fit("calibrated")
+        except RuntimeError as error:
+            print(error, flush=True)
+        os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize(
+    "what, layer, sentence",
+    [
+        ("threads", "workqueue", "4 done by workqueue"),
+        ("fork", "default", "multiprocessing.get_context('spawn'), or"),
+    ],
+)
+def test_threads_and_forks_end_in_maps_or_in_a_sentence(what, layer, sentence):
+    environment = os.environ | {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2"}
+    command = [sys.executable, "-W", "ignore", "-c", SEVERAL, what]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-1000:]
+    assert sentence in ended.stdout
+
+
 def test_divergence_and_wrong_settings_are_told(scan, engine, monkeypatch):
     with pytest.raises(TypeError, match="it is called lambda_reg"):
         fuse("no maps", "no image", lambda_tv=0.1)
     with pytest.raises(ValueError, match="eta is 1: it must be at least 0 and below 1"):
         fuse("no maps", "no image", eta=1)
     changed(monkeypatch, reason=StopReason.NOT_FINITE)
-    with pytest.raises(FloatingPointError, match="infinite or NaN: pass dtype='float64'"):
+    with pytest.raises(FloatingPointError, match="infinite or NaN: take settings nearer to the defaults, or"):
         fuse(*scan)
+
+
+EXTREME = [{"lambda_reg": 1e-30}, {"lambda_reg": 1e30}, {"lambda_haadf": 1e30}, {"background": (1e30, 0)}]
+EXTREME += [{"lambda_reg": (1, 1e30)}, {"variance": 1e-30, "noise": "gaussian"}, {"guide_blur": 1e30}]
+EXTREME += [{"lambda_reg": 1e-30, "lambda_haadf": 1e30}, {"variance": 1e30, "noise": "gaussian"}]
+
+
+@pytest.mark.parametrize("method", ["calibrated", "auto"])
+@pytest.mark.parametrize("settings", EXTREME, ids=str)
+def test_extreme_settings_end_in_maps_or_in_a_sentence(scan, settings, method, recwarn):
+    try:
+        assert np.isfinite(fuse_with(*scan, method=method, max_iter=200, **settings).data).all()
+    except FloatingPointError as error:
+        assert "nearer to the defaults" in str(error) and "lambda_chem" not in str(error)
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+@pytest.mark.parametrize("factor", [1e-29, 1e-20, 1e20, 1e25])
+def test_the_noise_model_does_not_follow_the_unit(scan, factor):
+    maps, haadf = scan
+    expected = fuse(maps, haadf)
+    fused = fuse([with_data(m, m.data * factor) for m in maps], with_data(haadf, haadf.data * factor))
+    assert fused.metadata.Fusion.noise == expected.metadata.Fusion.noise
+    np.testing.assert_allclose(fused.data / factor, expected.data, rtol=1e-3, atol=1e-3)
 
 
 def test_the_convergence_is_shown(scan, engine, capsys):

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from hyperspy_fusion.fusion.checks import MAX_BLUR
-from hyperspy_fusion.fusion.haadf.estimates import Estimate, solved
+from hyperspy_fusion.fusion.haadf.estimates import Estimate, UndeterminedModelError, solved
 from hyperspy_fusion.fusion.haadf.moment_equations import (
     CorrelationData,
     EstimatingEquations,
@@ -129,9 +129,9 @@ def fit_haadf_model(
     Raises
     ------
     ValueError
-        For another ``weights``, arrays that do not fit together, a constant image, or too few valid pixels.
+        For another ``weights``, arrays that do not fit together, or a constant image.
     UndeterminedModelError
-        A ValueError, where image and maps have nothing in common.
+        A ValueError, where image and maps have nothing in common, or too few valid pixels.
 
     Notes
     -----
@@ -190,10 +190,6 @@ def refit_haadf_model(fit, maps, haadf, noise_variance, *, shape_weights=None, b
     if not np.isfinite([offset, *weights]).all():
         return fit.forward_model
     return LinearHaadfModel(weights, offset, float(found.blur) * scan.binning)
-
-
-class UndeterminedModelError(ValueError):
-    """Image and maps have nothing in common that a forward model could be fitted to."""
 
 
 def _of_all(scan, blur):

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 
+class UndeterminedModelError(ValueError):
+    """Image and maps have nothing in common that a forward model could be fitted to, or too few valid pixels."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Parameters (offset for maps less their mean, weights, blur), their covariance with blur**2 last, and how."""

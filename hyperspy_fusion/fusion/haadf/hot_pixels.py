@@ -1,17 +1,21 @@
-"""Hot and dead pixels of the HAADF image: single pixels that the counts of the maps contradict."""
+"""Hot and dead pixels: of the HAADF image, where the counts of the maps contradict it, and of the maps, likewise."""
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import median_filter, uniform_filter
+from scipy.ndimage import maximum_filter, median_filter, uniform_filter
 
 from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.terms.haadf_model import haadf_noise
+from hyperspy_fusion.fusion.terms.noise_estimation import counts_scale, estimate_variance
 
 # standard deviations of the image noise from the median of the 3 x 3 neighbourhood at which a pixel is a candidate
 _OUTLYING = 8.0
 # probability, over all candidates of an image, that noise of the maps hides a particle of one pixel
 _CHANCE = 1e-4
+# a pixel of a map is a candidate above so many times the largest of its neighbours and so many counts; the image shows
+# it too where it is so many standard deviations of its noise above the median of the neighbourhood
+_TIMES, _COUNTS, _SHOWN = 4.0, 16.0, 4.0
 # pixels whose places are listed
 LISTED = 4
 
@@ -42,10 +46,49 @@ def hot_pixels(scan, noise, coefficients):
 
 def about_hot_pixels(hot):
     """A list with the :class:`Diagnostic` of hot pixels, empty for none."""
-    places = np.argwhere(hot)
-    if not len(places):
+    if not hot.any():
         return []
-    listed = ", ".join(str(tuple(place)) for place in places[:LISTED].tolist())
-    more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
-    sentence = f"The HAADF image has hot or dead pixels at (row, column) {listed}{more}: mask them by mask=."
+    sentence = f"The HAADF image has hot or dead pixels at (row, column) {_listed(hot)}: they are left out of it."
     return [Diagnostic("hot-pixels", sentence)]
+
+
+def spikes_of_maps(maps, valid, haadf, haadf_valid):
+    """(n, ny, nx) bool: single pixels far above all their neighbours in a map, as of a spike in a spectrum.
+
+    Where the image is bright as well, it is a particle of one pixel, and no spike. The unit is one count, or the
+    standard deviation of the noise where there are no counts.
+    """
+    around = np.ones((3, 3), bool)
+    around[1, 1] = False
+    found = np.zeros(maps.shape, bool)
+    for image, keep, spike in zip(maps, valid, found, strict=True):
+        image = np.where(keep, image, 0).astype(np.float64)
+        level = maximum_filter(image, footprint=around, mode="constant")
+        spike[...] = keep & (image > _TIMES * np.maximum(level, 0))
+        if spike.any():
+            unit = counts_scale(image, keep) or np.sqrt(estimate_variance(image, keep))
+            spike &= image > _TIMES * np.maximum(level, 0) + _COUNTS * unit
+    if found.any():
+        seen = np.where(haadf_valid, haadf, np.mean(haadf, where=haadf_valid)).astype(np.float64)
+        rise = seen - median_filter(seen, 3, mode="mirror")
+        found &= ~(haadf_valid & (rise > _SHOWN * haadf_noise(haadf, haadf_valid)))
+    return found
+
+
+def about_spikes_of_maps(elements, spikes):
+    """A list with the :class:`Diagnostic` of spikes in maps, empty for none."""
+    hit = tuple(e for e, spike in zip(elements, spikes, strict=True) if spike.any())
+    if not hit:
+        return []
+    sentence = (
+        f"The map of {', '.join(hit)} is far above all neighbours at (row, column) {_listed(spikes.any(axis=0))}, and "
+        "the image is not: these pixels are left out as spikes."
+    )
+    return [Diagnostic("spikes-in-maps", sentence, elements=hit)]
+
+
+def _listed(pixels):
+    """The places of some of the pixels (ny, nx) in words."""
+    places = np.argwhere(pixels)
+    more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
+    return ", ".join(str(tuple(place)) for place in places[:LISTED].tolist()) + more

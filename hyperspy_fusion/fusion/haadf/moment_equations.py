@@ -11,6 +11,7 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 
+from hyperspy_fusion.fusion.haadf.estimates import UndeterminedModelError
 from hyperspy_fusion.fusion.terms.haadf_model import haadf_noise
 
 # Larger images are binned to this size: the fit needs their counts, not their pixels.
@@ -185,9 +186,9 @@ def _usable(scan, blur):
         if usable.sum() > 0.3 * usable.size:
             break
     if usable.sum() < 8 * (len(scan.maps) + 2):
-        raise ValueError(
-            f"The maps and the HAADF image share {usable.sum()} valid pixels, fewer than 8 per unknown: give the "
-            "weights instead of fitting them."
+        raise UndeterminedModelError(
+            f"The maps and the HAADF image share {usable.sum()} valid pixels, fewer than 8 per unknown: give numbers "
+            "for haadf_coefficients instead of fitting them."
         )
     return usable
 

@@ -16,8 +16,9 @@ from functools import partial
 import numpy as np
 
 from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
-from hyperspy_fusion.fusion.haadf.calibration import UndeterminedModelError, fit_haadf_model, refit_haadf_model
-from hyperspy_fusion.fusion.haadf.guide import Guide
+from hyperspy_fusion.fusion.haadf.calibration import fit_haadf_model, refit_haadf_model
+from hyperspy_fusion.fusion.haadf.estimates import UndeterminedModelError
+from hyperspy_fusion.fusion.haadf.guide import Guide, completed
 from hyperspy_fusion.fusion.haadf.hot_pixels import about_hot_pixels, hot_pixels
 from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, model_discrepancy
 from hyperspy_fusion.fusion.problems.resampling import resampled
@@ -250,10 +251,11 @@ class Observation:
         dtype = working_dtype(settings.dtype)
         scan = scan.filled()
         noise = noise_of(scan, settings)
+        hot = hot_pixels(scan, noise, _shape_weights(scan, settings))
+        scan = replace(scan, haadf_valid=scan.haadf_valid & ~hot).filled()
         calibration = _calibrated(scan, noise, settings)
-        about_image = about_hot_pixels(hot_pixels(scan, noise, _shape_weights(scan, settings)))
-        guide = Guide(scan.haadf, scan.haadf_valid, dtype, num_workers)
-        return cls(scan, noise, calibration, guide, dtype, about_image)
+        guide = _guide(scan, noise, calibration.forward_model, dtype, num_workers)
+        return cls(scan, noise, calibration, guide, dtype, about_hot_pixels(hot))
 
     def part(self, held_out):
         """The observation without the held-out counts, or pixels of the maps; the forward model scaled to it."""
@@ -292,6 +294,14 @@ class Observation:
                 *(self.about_image if uses_haadf else []),
             ],
         )
+
+
+def _guide(scan, noise, model, dtype, num_workers):
+    """The guide of the HAADF image, or of its forward model where the image is missing."""
+    variance = np.tensordot(model.weights**2, noise.noise_variance(scan), 1)
+    modelled = model.image(scan.net(noise.background))
+    image = completed(scan.haadf, scan.haadf_valid, modelled, scan.valid.all(axis=0), variance, dtype, num_workers)
+    return Guide(*image, dtype, num_workers)
 
 
 def _penalty(scan, guide, settings, dtype, blur):

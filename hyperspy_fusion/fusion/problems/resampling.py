@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hyperspy_fusion.fusion.haadf.guide import Guide
+from hyperspy_fusion.fusion.haadf.guide import Guide, completed
 from hyperspy_fusion.fusion.terms.haadf_model import blurred
 from hyperspy_fusion.fusion.terms.objective import LEAST_BLUR, HaadfTerm
 
@@ -39,11 +39,20 @@ def resampled(problem, settings, maps, seed, earlier=()):
 
 def guided_by(image, problem, settings, earlier=()):
     """The problem with another HAADF image (ny, nx), which also guides its penalty."""
-    same = (p.guide for p in earlier if np.array_equal(p.guide.haadf, image))
-    guide = next(same, None) or Guide(image, problem.scan.haadf_valid, problem.dtype, problem.guide.num_workers)
+    same = (p.guide for p in earlier if np.array_equal(p.scan.haadf, image))
+    guide = next(same, None) or _guide(image, problem)
     edges = guide.of(problem.penalty.kind, settings, problem.dtype, problem.haadf_term.blur)
     penalty = replace(problem.penalty, guide=edges)
     return replace(problem, scan=replace(problem.scan, haadf=image), guide=guide, penalty=penalty)
+
+
+def _guide(image, problem):
+    """The guide of a drawn image, completed by the drawn maps as that of the data is by the measured ones."""
+    model, seen = problem.forward_model, problem.valid.all(axis=0)
+    net = np.where(problem.valid, problem.measured(), 0)
+    variance = np.tensordot(model.weights**2, np.nan_to_num(problem.count_variance(np.maximum(net, 0))), 1)
+    options = problem.dtype, problem.guide.num_workers
+    return Guide(*completed(image, problem.scan.haadf_valid, model.image(net), seen, variance, *options), *options)
 
 
 def _drawn_data(problem, maps, rng):

@@ -29,7 +29,8 @@ _STEPS = 15
 _TOLERANCE, _PART_OF_ERROR = 1e-3, 0.03
 # smallest variance of a pixel, as a part of the mean one
 _LEAST_VARIANCE = 0.05
-_FEWEST_PIXELS = 64
+# to measure a shift on
+FEWEST_PIXELS = 64
 # edge in pixels of the patches whose gradients are compared
 _PATCH = 8
 # least information of structure, in units of the information that the noise of the image pretends to have
@@ -234,7 +235,7 @@ class _Fit:
         """None where the two share too few pixels, or are flat there."""
         used = np.isfinite(reference + image + sum(slopes))
         target, level = reference[used], image[used]
-        if target.size < _FEWEST_PIXELS or np.ptp(level) == 0 or np.ptp(target) == 0:
+        if target.size < FEWEST_PIXELS or np.ptp(level) == 0 or np.ptp(target) == 0:
             return None
         y, x = (2 * places / (n - 1) - 1 for places, n in zip(np.nonzero(used), image.shape, strict=True))
         plane = np.stack([np.ones_like(y), y, x])

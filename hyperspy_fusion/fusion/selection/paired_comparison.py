@@ -8,6 +8,8 @@ import numpy as np
 
 # a difference of so many standard errors is not compared on further folds
 SIGNIFICANT = 2.0
+# of a pixel: the maps of a fit that became infinite, or that is off by as much, predict nothing
+LARGEST_SCORE = 1e30
 
 
 class PairedComparison:
@@ -35,7 +37,12 @@ class PairedComparison:
         scores = self.scores.setdefault(candidate, [])
         while len(scores) <= k:
             of_maps = self.folds[len(scores)].scores(self.fit(candidate, len(scores)))
-            scores.append(of_maps.sum(axis=0).astype(np.float32))
+            total = of_maps.sum(axis=0)
+            if not np.abs(total).max() <= LARGEST_SCORE:
+                raise FloatingPointError(
+                    "A fit to a part of the data is infinitely far from the rest: take settings nearer to the defaults."
+                )
+            scores.append(total.astype(np.float32))
             self.tick(sum(len(of_candidate) for of_candidate in self.scores.values()))
         return scores[k]
 
@@ -65,11 +72,13 @@ class PairedComparison:
         Folds differ by chance: a candidate of few folds is compared with the best on the same ones.
         """
         of_best = np.array([self.score(best, k) for k in range(len(self.folds))])
-        difference = np.mean(self.scores[candidate] - of_best[: len(self.scores[candidate])], axis=0)
+        scores = np.asarray(self.scores[candidate], dtype=np.float64)
+        difference = np.mean(scores - of_best[: len(scores)], axis=0)
         error = np.sqrt(np.sum(difference**2)) / difference.size
         return float(of_best.mean() + difference.mean()), float(error)
 
 
 def in_standard_errors(difference):
     """Sum of a difference over pixels, divided by its standard error."""
+    difference = np.asarray(difference, dtype=np.float64)
     return float(difference.sum()) / max(float(np.sqrt(np.sum(difference**2))), 1e-300)

@@ -31,6 +31,7 @@ import numpy as np
 from scipy.stats import norm
 
 from hyperspy_fusion.diagnostics import Diagnostic
+from hyperspy_fusion.fusion.checks import values_of
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.selection.cross_validation import (
     FEWEST_COUNTS,
@@ -71,7 +72,7 @@ class Choice(NamedTuple):
     """A candidate: a fit to the maps, or to so many components of the spectra."""
 
     regularization: str
-    lambda_reg: float
+    lambda_reg: Any  # float, or one per element
     lambda_haadf: float
     joint: bool
     components: int = 0
@@ -322,7 +323,7 @@ class _Search:
 
     def _first(self, penalty):
         settings = self.settings
-        weight = FIRST_WEIGHTS.get(penalty, 1.0) if settings.lambda_reg == "auto" else settings.lambda_reg
+        weight = FIRST_WEIGHTS.get(penalty, 1.0) if settings.lambda_reg == "auto" else values_of(settings.lambda_reg)
         lambda_haadf = 0.0 if settings.lambda_haadf == "auto" else settings.lambda_haadf
         return Choice(penalty, weight, lambda_haadf, True if settings.joint == "auto" else settings.joint)
 
@@ -426,8 +427,8 @@ def _about_smooth_data(best):
     if np.min(best.lambda_reg) > FIRST_WEIGHTS.get(best.regularization, np.inf) / SMOOTH_DATA:
         return []
     sentence = (
-        f"Hardly any smoothing was chosen (lambda_reg={best.lambda_reg:.2g}): neighbouring pixels share their noise, "
-        "as after smoothing or interpolation. Start from counts, or give lambda_reg."
+        f"Hardly any smoothing was chosen (lambda_reg={np.min(best.lambda_reg):.2g}): neighbouring pixels share their "
+        "noise, as after smoothing or interpolation. Start from counts, or give lambda_reg."
     )
     return [Diagnostic("noise-shared-by-neighbours", sentence)]
 

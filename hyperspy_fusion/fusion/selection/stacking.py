@@ -131,7 +131,9 @@ def pseudo_bma_weights(scores):
     scores = np.reshape(scores, (len(scores), -1)).astype(np.float64)
     difference = scores - scores[np.argmax(scores.sum(axis=1))]
     rng = np.random.default_rng(0)
-    totals = rng.multivariate_normal(difference.sum(axis=1), difference @ difference.T, 2000, method="svd")
+    # semidefinite as a product with its transpose, whatever rounding makes of it
+    draw = {"size": 2000, "method": "svd", "check_valid": "ignore"}
+    totals = rng.multivariate_normal(difference.sum(axis=1), difference @ difference.T, **draw)
     weights = np.exp(totals - totals.max(axis=1, keepdims=True))
     weights = np.mean(weights / weights.sum(axis=1, keepdims=True), axis=0)
     weights[weights < min(SMALLEST_ENSEMBLE_WEIGHT, weights.max())] = 0

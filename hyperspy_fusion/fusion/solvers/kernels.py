@@ -8,7 +8,9 @@ that a result does not depend on the number of threads.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+import sys
+import threading
+from contextlib import contextmanager, nullcontext
 
 # threads that wait must not take cores from others: on a busy computer, iterations took up to ten times as long
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -857,16 +859,49 @@ def data_terms(
 # ---- threads and compilation ---------------------------------------------------------------------------------------
 
 
+# Numba's own threads, without OpenMP or TBB, abort the process where two Python threads call them at once
+_one_at_a_time = threading.RLock()
+_is_forked = False
+
+
+def _after_fork():
+    """In a child process: GNU OpenMP aborts it at the next kernel where its threads have run in the parent."""
+    global _is_forked, _one_at_a_time
+    _one_at_a_time = threading.RLock()  # another thread may have held it
+    _is_forked = sys.platform == "linux" and _layer() == "omp"
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _layer():
+    """Numba's threading layer, None before any thread was started."""
+    try:
+        return numba.threading_layer()  # pyright: ignore[reportPrivateImportUsage]
+    except ValueError:
+        return None
+
+
 @contextmanager
 def threads(num_workers):
-    """Run with so many threads, all that Numba has for None, and restore the number afterwards."""
-    before = numba.get_num_threads()
+    """Run with so many threads, all that Numba has for None, and restore the number afterwards.
+
+    RuntimeError in a child process that cannot run kernels.
+    """
+    if _is_forked:
+        raise RuntimeError(
+            "This process was forked after a fit, and OpenMP cannot run in it: start processes by "
+            "multiprocessing.get_context('spawn'), or before the first fit."
+        )
+    before = numba.get_num_threads()  # starts them
     most = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue, reportPrivateImportUsage]
-    numba.set_num_threads(before if num_workers is None else min(num_workers, most))
-    try:
-        yield numba.get_num_threads()
-    finally:
-        numba.set_num_threads(before)
+    with _one_at_a_time if _layer() == "workqueue" else nullcontext():
+        numba.set_num_threads(before if num_workers is None else min(num_workers, most))
+        try:
+            yield numba.get_num_threads()
+        finally:
+            numba.set_num_threads(before)
 
 
 PUBLISHED = (gradient_step, prox_tv)

@@ -14,7 +14,9 @@ from hyperspy_fusion.fusion.solvers import kernels
 
 _logger = logging.getLogger(__name__)
 
-COMPILING = "Compiling the fusion kernels for %s maps, once on this computer: later sessions find them compiled."
+COMPILING = "Compiling the fusion kernels for %s maps, which takes about a minute at most: %s."
+KEPT = "later sessions find them compiled"
+NOT_KEPT = "every session does, for HYPERSPY_FUSION_CACHE=0 is set"
 COMPILED = "Compiled the fusion kernels in %.0f s."
 
 
@@ -39,7 +41,7 @@ def prepared(dtype, needed, num_workers):
     compiles = not kernels.are_compiled(dtype, needed)
     before = kernels.seconds_of_compilation(needed)  # for another dtype
     if compiles:
-        _logger.warning(COMPILING, dtype)
+        _logger.warning(COMPILING, dtype, KEPT if kernels.CACHE else NOT_KEPT)
     # a fit that diverges is reported by its reason, not by floating point warnings on the way
     quiet = np.errstate(over="ignore", invalid="ignore")
     with kernels.threads(num_workers) as n_workers, Interruption() as interruption, quiet:

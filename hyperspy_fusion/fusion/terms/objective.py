@@ -51,7 +51,9 @@ class HaadfTerm:
         target = np.where(scan.haadf_valid, factor * (scan.haadf - model.offset), 0)
         counted = np.ones((1, scan.haadf.shape[1])) if scan.haadf_valid.all() else scan.haadf_valid
         weights = factor * model.weights * scales
-        return cls(weights.astype(dtype), target.astype(dtype, order="C"), np.ascontiguousarray(counted, dtype), blur)
+        with np.errstate(over="ignore"):  # the maps are infinite then, which ends the fit
+            weights, target = weights.astype(dtype), target.astype(dtype, order="C")
+        return cls(weights, target, np.ascontiguousarray(counted, dtype), blur)
 
     def value(self, z):
         """The term."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class ScanData:
         (n, ny, nx) noise metadata of the maps, in their units and in squared units; None where there are none.
     out_of_window
         (B, ny, nx) out-of-window counts of the spectra that the maps were made from; None where there are none.
+    given
+        Names of all maps that were given, those that are not in it included; empty for the same as ``elements``.
     """
 
     elements: list
@@ -36,6 +38,7 @@ class ScanData:
     background: np.ndarray | None = None
     variance: np.ndarray | None = None
     out_of_window: np.ndarray | None = None
+    given: list = field(default_factory=list)
 
     @classmethod
     def of(cls, maps, haadf, atomic_numbers, *, elements=None, valid=None, haadf_valid=None, **noise_metadata):
@@ -75,20 +78,30 @@ class ScanData:
         return np.where(self.valid, net, column(self.means_of(net)))
 
     def per_map(self, name, value):
-        """(n,) values of a setting ``name`` that is one number or one per map.
+        """(n,) values of a setting ``name`` that is one number, one per map given, or a dictionary by element.
 
         Raises
         ------
         ValueError
-            For another number of values.
+            For another number of values, and for a dictionary without one of the elements.
         """
+        given = self.given or self.elements
+        if isinstance(value, dict):
+            missing = [e for e in self.elements if e not in value]
+            if missing:
+                raise ValueError(
+                    f"{name} has {', '.join(value)} and no value for {', '.join(missing)}: give one for each map."
+                )
+            return np.array([value[e] for e in self.elements], dtype=np.float64)
         value = np.asarray(value, dtype=np.float64)
-        if value.ndim and len(value) != len(self.maps):
+        if not value.ndim:
+            return np.full(len(self.elements), value)
+        if len(value) != len(given):
             raise ValueError(
-                f"{name} has {len(value)} values and there are {len(self.maps)} maps to fuse "
-                f"({', '.join(self.elements)}): give one number for all, or one for each in this order."
+                f"{name} has {len(value)} values and there are {len(given)} maps ({', '.join(given)}): give one number "
+                f"for all, one for each in this order, or a dictionary {{{given[0]!r}: ...}}."
             )
-        return np.broadcast_to(value, len(self.maps)).copy()
+        return np.array([value[given.index(e)] for e in self.elements])
 
 
 def column(values):

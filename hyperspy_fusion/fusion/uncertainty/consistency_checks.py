@@ -13,11 +13,14 @@ import numpy as np
 
 from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
+from hyperspy_fusion.fusion.terms.noise_estimation import counts_scale
 
 # sides of the squares in pixels
 SIDES = (4, 8, 16)
 # standard errors beyond which a sum, or the mean of their squares, is significant
 SIGNIFICANT_SUM, SIGNIFICANT_MEAN = 5.5, 6.0
+# ... and below which a map of an element that nobody asked for is not worth a fit
+LITTLE = 3.0
 # fraction of the contrast of the HAADF image that may be unexplained
 UNEXPLAINED = 0.1
 
@@ -74,7 +77,7 @@ class ConsistencyChecks:
             variance=variance,
             fused=fused,
             haadf=scan.haadf,
-            haadf_valid=scan.haadf_valid,
+            haadf_valid=problem.scan.haadf_valid,
             haadf_noise=float(problem.calibration.noise),
             forward_model=problem.forward_model,
             counts_scale=problem.noise.counts_scale,
@@ -136,13 +139,7 @@ class ConsistencyChecks:
 
     def _excess_variance(self, i, side):
         """Variance of the squares of map i beyond noise, in standard errors."""
-        arrays = self.maps[i], self.variance[i], 1.0
-        total, noise, number = (square_sums(np.where(self.valid[i], a, 0), side) for a in arrays)
-        full = number > 0.5 * side**2
-        if np.count_nonzero(full) < 4:
-            return 0.0
-        level, noise = total[full] / number[full], np.mean(noise[full] / number[full] ** 2)
-        return float((np.mean((level - level.mean()) ** 2) - noise) / (noise * np.sqrt(2 / level.size)))
+        return excess_variance(self.maps[i], self.variance[i], self.valid[i], side)
 
     # ---- the HAADF image against the forward model ---------------------------------------------------
 
@@ -186,6 +183,33 @@ def _poisson_deviation(excess, mean):
 def _middle(number, side):
     """Pixel in the middle of a square."""
     return int(number * side + side // 2)
+
+
+def without_structure(maps, valid):
+    """(n,) bool: maps of counts whose squares, of any side, vary no more than Poisson noise alone.
+
+    Maps that are no counts, or too small for four squares, are not judged: False.
+    """
+    sides = [side for side in SIDES if 2 * side <= min(maps.shape[1:])]
+    return np.array([bool(sides) and _is_even(*one, sides) for one in zip(maps, valid, strict=True)])
+
+
+def _is_even(map, valid, sides):
+    scale = counts_scale(map, valid)
+    if scale is None:
+        return False
+    noise = np.full(map.shape, scale * np.mean(map, where=valid))
+    return all(excess_variance(map, noise, valid, side) < LITTLE for side in sides)
+
+
+def excess_variance(map, variance, valid, side):
+    """Variance of the squares of a map (ny, nx) beyond the noise, in standard errors."""
+    total, noise, number = (square_sums(np.where(valid, a, 0), side) for a in (map, variance, 1.0))
+    full = number > 0.5 * side**2
+    if np.count_nonzero(full) < 4:
+        return 0.0
+    level, noise = total[full] / number[full], np.mean(noise[full] / number[full] ** 2)
+    return float((np.mean((level - level.mean()) ** 2) - noise) / (noise * np.sqrt(2 / level.size)))
 
 
 def square_sums(image, side):

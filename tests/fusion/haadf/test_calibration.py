@@ -5,7 +5,8 @@ import pytest
 from helpers import shared
 
 from hyperspy_fusion import data
-from hyperspy_fusion.fusion.haadf.calibration import UndeterminedModelError, fit_haadf_model, refit_haadf_model
+from hyperspy_fusion.fusion.haadf.calibration import fit_haadf_model, refit_haadf_model
+from hyperspy_fusion.fusion.haadf.estimates import UndeterminedModelError
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, haadf_noise, saturated, z_weights
 
 

@@ -6,7 +6,7 @@ from helpers import fuse_with, shared
 
 import hyperspy_fusion as hf
 from hyperspy_fusion.data import HAADF_EXPONENT, PHANTOMS, core_shell
-from hyperspy_fusion.fusion.haadf.hot_pixels import LISTED, about_hot_pixels, hot_pixels
+from hyperspy_fusion.fusion.haadf.hot_pixels import LISTED, about_hot_pixels, hot_pixels, spikes_of_maps
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.terms.data_fidelity import noise_of
 from hyperspy_fusion.fusion.terms.haadf_model import saturated, z_weights
@@ -67,6 +67,47 @@ def test_real_scans_have_none(name, elements):
     maps = hf.element_maps(eds, elements)
     image = haadf.data.astype(float)
     assert not found(maps.data, image, [atomic_number(e) for e in elements], haadf_valid=~saturated(image))
+
+
+@pytest.mark.parametrize("name", PHANTOMS)
+@pytest.mark.parametrize("counts", [0.2, 2, 20])
+@pytest.mark.parametrize("scale", [1, 0.125, "percent"])
+def test_spikes_are_found_in_maps_and_structure_is_not(name, counts, scale):
+    phantom = PHANTOMS[name]((48, 40), counts=counts)
+    noise = np.random.default_rng(0).normal(0, 0.3, phantom.maps.shape)
+    maps = phantom.maps + noise if scale == "percent" else phantom.maps * scale
+    valid, seen = np.ones(maps.shape, bool), np.ones((48, 40), bool)
+    assert not spikes_of_maps(maps, valid, phantom.haadf, seen).any()
+    hit = maps.copy()
+    hit[1, 20, 30] = hit[0, 0, 0] = 6 * maps.max() + 40 * (1 if scale == "percent" else scale)
+    found = spikes_of_maps(hit, valid, phantom.haadf, seen)
+    assert np.argwhere(found).tolist() == [[0, 0, 0], [1, 20, 30]]
+    # a particle of one pixel, which the image shows as well; and a pixel that is invalid anyway
+    bright = phantom.haadf.copy()
+    bright[20, 30] *= 5
+    bright[20, 30] += 5 * phantom.haadf.max()
+    valid[0, 0, 0] = False
+    assert not spikes_of_maps(hit, valid, bright, seen).any()
+    seen[20, 30] = False
+    assert np.argwhere(spikes_of_maps(hit, valid, bright, seen)).tolist() == [[1, 20, 30]]
+
+
+@pytest.mark.parametrize("method", ["calibrated", "auto"])
+@pytest.mark.parametrize("where", [[1], [0, 1, 2], []])
+def test_a_spike_and_a_hot_pixel_leave_no_bright_square(method, where):
+    phantom = core_shell((48, 48), counts=8)
+    maps, haadf = phantom.signals()
+    expected = fuse_with(maps, haadf, method=method)
+    for i in where:
+        maps[i].data[20, 30] = 900
+    if not where:
+        haadf.data[20, 30] = 30
+    fused = fuse_with(maps, haadf, method=method)
+    assert ("spikes-in-maps" if where else "hot-pixels") in fused.metadata.Fusion.diagnostics.codes
+    assert "(20, 30)" in fused.metadata.Fusion.warnings[0] and "left out" in fused.metadata.Fusion.warnings[0]
+    assert list(fused.metadata.Fusion.n_masked) == [int(i in where) for i in range(3)]
+    for one, other in ((fused, expected), (fused.modelled_haadf(), expected.modelled_haadf())):
+        np.testing.assert_allclose(one.data, other.data, atol=0.05 * other.data.max())
 
 
 def test_a_fit_warns_and_a_mask_removes_the_warning():

@@ -189,7 +189,7 @@ def test_net_counts_within_the_shift_are_allowed(scan):
 ])  # fmt: skip
 def test_settings_per_element_must_be_as_many_as_maps(scan, name, options):
     settings = settings_of(**(options | {name: (1.0, 2.0, 3.0)}))
-    with pytest.raises(ValueError, match=rf"{name} has 3 values and there are 2 maps to fuse \(Fe, O\)"):
+    with pytest.raises(ValueError, match=rf"{name} has 3 values and there are 2 maps \(Fe, O\)"):
         problem_of(scan, settings, elements=["Fe", "O"])
 
 

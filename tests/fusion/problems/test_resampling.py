@@ -103,8 +103,9 @@ def test_drawn_images_are_blurred_and_noisy(fit):
 
 @pytest.mark.parametrize("penalty", ["guided", "directional"])
 @pytest.mark.parametrize("lambda_haadf", [1.0, 0.0])
-def test_the_drawn_image_guides_the_penalty(penalty, lambda_haadf):
+def test_the_drawn_image_guides_the_penalty(penalty, lambda_haadf, monkeypatch):
     """Else errors would lack the effect of noise and blur of the image by its edges."""
+    monkeypatch.setattr("hyperspy_fusion.fusion.haadf.guide._FEW_MISSING", 1.0)  # no image from other maps
     counts = np.ones(SHAPE, bool)
     counts[3:6, 8:12] = False
     settings = settings_of(regularization=penalty, lambda_haadf=lambda_haadf, eta=0.8, guide_blur=0.4)

@@ -31,7 +31,7 @@ QUICK = {"method": "auto", "regularization": "directional", "lambda_haadf": 0.0,
 def phases(shape=(48, 48)):
     """(2, ny, nx) thickness of two phases, one of them in grains that the HAADF image does not show."""
     noise = gaussian_filter(np.random.default_rng(5).standard_normal(shape), 4)
-    grains = gaussian_filter((noise > 0).astype(float), 0.7)
+    grains = np.clip(gaussian_filter((noise > 0).astype(float), 0.7), 0, 1)
     return np.stack([grains, 1 - grains])
 
 

@@ -466,11 +466,13 @@ def test_ctrl_c_before_the_first_iteration_is_passed_on(scan, monkeypatch):
         fit(scan, small_settings())
 
 
-@pytest.mark.parametrize("is_compiled", [True, False])
-def test_the_first_fit_reports_that_it_compiles(scan, monkeypatch, caplog, is_compiled):
+@pytest.mark.parametrize("is_compiled, is_kept", [(True, True), (False, True), (False, False)])
+def test_the_first_fit_reports_that_it_compiles(scan, monkeypatch, caplog, is_compiled, is_kept):
+    monkeypatch.setattr(kernels, "CACHE", is_kept)
     monkeypatch.setattr(kernels, "are_compiled", lambda dtype, wanted: is_compiled)
     fit(scan, small_settings(max_iter=1))
     assert ("Compiling the fusion kernels" in caplog.text) is not is_compiled
+    assert ("later sessions find them" in caplog.text) is (is_kept and not is_compiled)
 
 
 # ---- extremes ----------------------------------------------------------------------------------------

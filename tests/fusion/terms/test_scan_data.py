@@ -44,5 +44,7 @@ def test_means_and_net_maps_are_of_valid_pixels(scan):
 def test_a_setting_is_one_number_or_one_for_each_map(scan):
     np.testing.assert_array_equal(scan.per_map("eta", 2), [2, 2])
     np.testing.assert_array_equal(scan.per_map("eta", (1, 2)), [1, 2])
-    with pytest.raises(ValueError, match=r"eta has 3 values and there are 2 maps to fuse \(Fe, O\): give one number"):
+    with pytest.raises(ValueError, match=r"eta has 3 values and there are 2 maps \(Fe, O\): give one number"):
         scan.per_map("eta", (1, 2, 3))
+    with pytest.raises(ValueError, match="eta has Fe and no value for O: give one"):
+        scan.per_map("eta", {"Fe": 1.0})

@@ -13,7 +13,7 @@ from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
 from hyperspy_fusion.fusion.terms.scan_data import ScanData
-from hyperspy_fusion.fusion.uncertainty.consistency_checks import ConsistencyChecks, square_sums
+from hyperspy_fusion.fusion.uncertainty.consistency_checks import ConsistencyChecks, square_sums, without_structure
 
 SHAPE = (64, 64)
 MODEL = LinearHaadfModel(np.array([5.0, 3.0]), 100.0)
@@ -81,6 +81,20 @@ def test_the_truth_of_many_seeds_is_consistent():
     # a particle in a support with a count per 1000 pixels: two of them in 4 x 4 pixels happen by chance
     truth = np.stack([0.001 + 8 * bump(30, 34, 5), truth_of()[1]])
     assert not any(COUNTS in codes(checks_of(truth, seed)) for seed in range(40))
+
+
+@pytest.mark.parametrize("scale", [1, 0.25, 1e-12])
+@pytest.mark.parametrize("shape", [SHAPE, (24, 61), (6, 7)])
+def test_maps_without_structure_are_those_of_noise(scale, shape):
+    rng = np.random.default_rng(0)
+    even = rng.poisson(np.array([0.05, 1, 30])[:, None, None], (3, *shape))
+    is_large = min(shape) > 8
+    maps = np.concatenate([even, core_shell(shape, counts=3).maps]) if is_large else even
+    found = without_structure(maps * scale, np.ones(maps.shape, bool))
+    # a scan of less than four squares is not judged
+    assert found.tolist() == ([True] * 3 + [False] * 3 if is_large else [False] * 3)
+    with_noise = maps + rng.normal(0, 1, maps.shape)
+    assert not without_structure(with_noise, np.ones(maps.shape, bool)).any()
 
 
 @pytest.mark.parametrize("phantom", [core_shell, gradient_alloy])
