@@ -55,13 +55,19 @@ def test_the_ensemble_is_reproducible_and_nearer_to_the_truth(scan, fused, phant
 
 def test_a_choice_of_one_is_the_fit_of_its_settings():
     maps, haadf = hf.data.atomic_columns((32, 32), counts=4.0).signals()
-    given = {"regularization": "directional", "lambda_haadf": 1.0, "joint": True, "show_progressbar": False}
+    given = {
+        "regularization": "directional",
+        "lambda_haadf": 1.0,
+        "joint": True,
+        "tol": 1e-6,
+        "show_progressbar": False,
+    }
     auto = fuse_with(maps, haadf, method="auto", **given)
     chosen = auto.metadata.Fusion.parameters.as_dictionary()
     assert auto.metadata.Fusion.selection.weights.any(axis=-1).sum() == 1
-    found = {name: chosen[name] for name in ("lambda_reg", "tol")}
-    alone = fuse_with(maps, haadf, method="calibrated", **given, **found)
-    np.testing.assert_array_equal(auto.data, alone.data)
+    alone = fuse_with(maps, haadf, method="calibrated", **given, lambda_reg=chosen["lambda_reg"])
+    # from another start
+    np.testing.assert_allclose(auto.data, alone.data, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.nightly

@@ -210,8 +210,7 @@ def test_constant_maps_are_left_out(scan, engine):
 PER_ELEMENT = ("lambda_reg", "k_factors", "background", "variance", "haadf_coefficients")
 
 
-@pytest.mark.parametrize("method", ["calibrated", "auto"])
-@pytest.mark.parametrize("name", PER_ELEMENT)
+@pytest.mark.parametrize("name, method", [*((name, "calibrated") for name in PER_ELEMENT), ("lambda_reg", "auto")])
 def test_settings_per_element_count_the_maps_that_are_given(scan, name, method):
     maps, haadf = scan
     zero = with_data(maps[0], np.zeros((12, 15)))

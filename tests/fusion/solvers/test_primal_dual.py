@@ -533,7 +533,7 @@ def test_bright_pixel_of_the_image_alone_is_not_cut_at_the_largest_count():
     rng = np.random.default_rng(0)
     maps = rng.poisson(0.5, (2, 24, 24)).astype(float)
     haadf = 3 * maps[0] + maps[1] + rng.standard_normal((24, 24))
-    haadf[10:12, 10:12] += 400
+    haadf[8:16, 8:16] += 400
     settings = CalibratedSettings(regularization="tv", haadf_coefficients=(3, 1), keep_totals=False, tol=1e-6)
     problem = calibrated_problem(maps, haadf, (26, 8), settings)
     # an image taken at its word, where the fitted forward model would be said to lack the bright pixels
