@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# before OpenMP starts, in the published code or in ours: threads that wait must not take the cores of others
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 
@@ -92,7 +96,6 @@ def run_peer(peer, options, iterations, history, progress):
 
 def machine():
     """Cores, threads, Python and what else keeps the machine busy (for times), as a sentence."""
-    import os
     import sys
 
     import numba

@@ -7,8 +7,10 @@ import time
 from typing import Any
 
 _WITH_TIME_LEFT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
-# the fits to all data take about as long as so many of a search; benchmarks/handsfree.py prints both
-_FINAL = 18
+# part of the time that a search takes, the fits to all data included; benchmarks/handsfree.py prints both
+_SEARCH = 0.85
+# steps of the bar, whole numbers: sums of fractions may exceed their total
+_STEPS = 1000
 
 
 class _Bar:
@@ -53,13 +55,13 @@ class progress(_Bar):
     """Context with one bar for a whole fit: it shows the stage and the time left."""
 
     def __init__(self, show):
-        super().__init__(show, desc="Fusing", total=100, bar_format=_WITH_TIME_LEFT)
-        self.searched, self.done, self.begun = 0.0, 0.0, None
+        super().__init__(show, desc="Fusing", total=_STEPS, bar_format=_WITH_TIME_LEFT)
+        self.searched, self.done, self.begun = 0.0, 0, None
 
     def choosing(self, n_fits, expected):
         """To call after each fit of a search, with the numbers of fits done and expected."""
         expected = max(expected, n_fits)
-        self.searched = n_fits / (expected + _FINAL)
+        self.searched = _SEARCH * n_fits / expected
         self._show(self.searched, f"choosing settings {n_fits}/{expected}")
 
     def fitting(self, state, max_iter):
@@ -68,17 +70,17 @@ class progress(_Bar):
         self._show(self.searched + (1 - self.searched) * fraction, getattr(state, "stage", "fitting"))
 
     def _show(self, done, stage):
-        now, done = time.perf_counter(), min(max(done, self.done), 0.99)
+        now, done = time.perf_counter(), round(_STEPS * min(max(done, self.done / _STEPS), 0.99))
         if self.begun is None:  # compilation is over
             self.begun = now, done
         since, first = self.begun
-        left = (now - since) * (1 - done) / (done - first) if done > first else None
+        left = (now - since) * (_STEPS - done) / (done - first) if done > first else None
         self.left = left
-        self.step(100 * (done - self.done), stage if left is None else f"{stage}, {left:.0f} s left or more")
+        self.step(done - self.done, stage if left is None else f"{stage}, about {left:.0f} s left")
         self.done = done
 
     def __exit__(self, *error):
         if self.bar is not None and not any(error):
-            self.step(100 * (1 - self.done))
+            self.step(_STEPS - self.done)
             self.bar.set_postfix_str("done")
         super().__exit__(*error)

@@ -173,7 +173,7 @@ def _expected_fits(settings, n_folds, has_components):
     penalties = len(FIRST_WEIGHTS) if settings.regularization == "auto" else 1
     candidates = penalties * (3 if settings.lambda_reg == "auto" else 1) + (penalties - 1)
     candidates += 2 * sum(getattr(settings, name) == "auto" for name in ("lambda_reg", "lambda_haadf", "joint"))
-    return round((candidates + 6 * has_components) * (1 + 0.45 * (n_folds - 1)))
+    return round((candidates + 6 * has_components) * (1 + 0.55 * (n_folds - 1)))
 
 
 def _best_so_far(comparison, settings):
