@@ -177,6 +177,11 @@ def test_energies_in_ev_on_any_axis_of_the_array():
     signal.axes_manager[-1].units = "channel"
     with pytest.raises(ValueError, match="has the units channel: expected eV or keV"):
         element_maps(signal, ["Fe"])
+    for axis in ("Energy", "width"):
+        signal = eds()
+        signal.axes_manager[axis].offset = np.nan
+        with pytest.raises(ValueError, match=f"offset nan on its axis '{axis}', and numbers of"):
+            element_maps(signal, ["Fe"])
 
 
 def test_elements_without_lines_and_unnamed_ones(caplog):
