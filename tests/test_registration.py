@@ -254,6 +254,15 @@ def test_images_that_no_fit_can_square_are_refused(factor, register):
                     hf.fuse(maps, image_of(image, 0.5), method=method)
 
 
+def test_an_image_near_the_end_of_single_precision_is_refused(recwarn):
+    maps, haadf = core_shell((32, 32), counts=10).signals()
+    image = image_of((3e38 * haadf.data / haadf.data.max()).astype("f4"), 0.5)
+    for method in ("published", "calibrated", "auto"):
+        with pytest.raises(ValueError, match="HAADF image has values up to"):
+            hf.fuse(maps, image, method=method)
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
 def test_units_and_proportional_shapes_of_one_field():
     """An offset of 0, of the centre of the first pixel, and of the edge."""
     data = np.random.default_rng(0).random((32, 32))
