@@ -11,8 +11,11 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
+
+from hyperspy_fusion.fusion.checks import check_seed
 
 ATOMIC_NUMBERS = {"O": 8, "Al": 13, "Ti": 22, "Fe": 26, "Ni": 28, "Cu": 29, "Sr": 38, "Pd": 46, "Pt": 78}
 
@@ -154,6 +157,15 @@ def _acquire(
     return Phantom(title, tuple(elements), truth, maps, haadf, float(pixel_size_nm), weights, float(haadf_offset))
 
 
+def _check_numbers(options):
+    """ValueError for an option that is no number; the seed is a whole one."""
+    for name, value in options.items():
+        if name == "seed":
+            check_seed(value)
+        elif not isinstance(value, Real) or isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}: it must be a number.")
+
+
 def _check_positive(name, value, most=1e9):
     if not 0 < value <= most:
         raise ValueError(f"{name} is {value!r}: it must be above 0 and at most {most:g}.")
@@ -203,6 +215,7 @@ def _phantom(title: str, *elements: str) -> Callable[[Callable], Callable[..., P
                 raise ValueError(
                     f"shape is {shape!r}: a phantom needs (ny, nx), whole numbers, both at least 8 pixels."
                 )
+            _check_numbers({"pixel_size_nm": pixel_size_nm, **chosen, **options})
             atoms = structure(tuple(int(size) for size in sizes), pixel_size_nm=pixel_size_nm, **chosen)
             return _acquire(title, elements, atoms, pixel_size_nm, **options)
 

@@ -18,7 +18,7 @@ from hyperspy_fusion.fusion.settings import settings_for
 from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
 from hyperspy_fusion.grid.axes import spatial_axes
 from hyperspy_fusion.grid.images import image_signal
-from hyperspy_fusion.grid.masks import check_magnitudes, is_constant, mask_array
+from hyperspy_fusion.grid.masks import is_constant, mask_array
 from hyperspy_fusion.identify.elements import atomic_number
 from hyperspy_fusion.maps.base import SourceRequest
 from hyperspy_fusion.maps.sources import read_maps
@@ -106,7 +106,6 @@ class FusedMultiModal:
         self.haadf, self._registration, of_grid = haadf_on_grid(haadf, maps, register, mask, uses.uses_masks)
         image, pixels = self.haadf.data, self.maps.data
         valid, of_masks = uses.find_valid(self.elements, pixels, image, mask)
-        check_magnitudes([*self.elements, "HAADF"], [*pixels, image], [*valid.maps, valid.haadf])
         if is_constant([image], [valid.haadf]).all():
             left = np.count_nonzero(valid.haadf)
             raise ValueError(f"The HAADF image {haadf} is constant in its {left} valid pixels: pass that of the scan.")

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyperspy_fusion.diagnostics import INFORMATION, WARNING, Diagnostic, report
+from hyperspy_fusion.fusion.checks import check_choice, check_interval
 from hyperspy_fusion.fusion.registration.resampling import LEAST_COVERAGE, coverage, filled, resampled
 from hyperspy_fusion.fusion.registration.shift import FEWEST_PIXELS, LARGEST_ERROR, Shift, find_shift, slopes
-from hyperspy_fusion.fusion.settings import check_choice
 from hyperspy_fusion.fusion.terms.haadf_model import saturated, z_weights
 from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance
 from hyperspy_fusion.grid.axes import begins_elsewhere, check_same_scan, placements, spatial_axes
@@ -38,7 +38,7 @@ _CORRELATED = 4.0
 _INSIDE = 0.98
 # largest part of a pixel that saturated pixels may cover
 _SATURATED_PART = 1e-3
-# pixels in the search for a shift, which takes several arrays of them
+# pixels in the search for a shift, which takes several arrays of them, and distance of the image in pixels
 _LARGEST_SEARCH = 2**24
 
 
@@ -103,7 +103,7 @@ def match_haadf(
         ``"shift"`` measures by how much the image is shifted against the maps, by its correlation with their sum,
         weighted by ``Z**gamma``. ``"calibration"`` trusts the axes.
     gamma : float
-        Exponent of that sum. The shift depends little on it.
+        Exponent of that sum, in (0, 4]. The shift depends little on it.
     mask : array or BaseSignal of bool, optional
         ``(ny, nx)``, True where a pixel of the maps is left out.
 
@@ -126,6 +126,7 @@ def match_haadf(
     <Signal2D, title: HAADF, dimensions: (|128, 128)>
     """
     check_choice("register", register, (SHIFT, CALIBRATION))
+    check_interval("gamma", gamma, 0, 4)
     maps = read_maps(maps, SourceRequest(elements, allow_nan=True))
     matched, _ = _matched(haadf, maps, register, mask_array(mask, maps.axes), gamma)
     report(matched.diagnostics)
@@ -220,6 +221,8 @@ class _Source:
     def whole(self, sample: Callable):
         """The whole image in pixels of the size of the maps', and the position of the first; None where too large."""
         first = np.floor([p.start for p in self.placed])
+        if np.abs(first).max() > _LARGEST_SEARCH:
+            return None
         shape = tuple(int(n) for n in np.ceil([p.end for p in self.placed]) - first)
         if np.prod(np.maximum(shape, self.shape)) > _LARGEST_SEARCH:
             return None

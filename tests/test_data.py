@@ -271,6 +271,8 @@ def test_atoms_of_the_alloy_fill_its_thickness(ramp):
         ({"pixel_size_nm": float("nan")}, "above 0"),
         ({"haadf_gain": 0}, "above 0"),
         ({"haadf_offset": float("inf")}, "must be finite"),
+        *[({name: value}, "must be a number") for name, value in (("counts", "9"), ("haadf_blur", [1]))],
+        ({"seed": [1.0]}, "must be a whole number"),
         *[({"haadf_blur": blur}, "at least 0 and below 128 pixels") for blur in (-0.5, float("nan"))],
     ],
 )

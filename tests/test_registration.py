@@ -177,6 +177,12 @@ def test_offsets_and_images_of_other_scans(scene):
     np.testing.assert_allclose(matched.shift, np.array(SHIFT) - 2000, atol=0.2)
     with pytest.raises(ValueError, match="covers no pixel of the maps where their axes put it: pass register='shift'"):
         hf.match_haadf(haadf, scene.maps, register="calibration")
+    haadf.axes_manager[0].offset = 1e30
+    with pytest.raises(ValueError, match="No shift of the HAADF image|There are too few pixels"):
+        hf.match_haadf(haadf, scene.maps)
+    for gamma in ("a", 0, np.nan, [1.7], {"Fe": 1}):
+        with pytest.raises(ValueError, match="gamma is .*: it must lie above 0 and at most at 4"):
+            hf.match_haadf(haadf, scene.maps, gamma=gamma)
     other = scene.signal(scene.aligned().data[::-1, ::-1].T.copy())
     noise = scene.signal(np.random.default_rng(0).normal(size=(64, 64)))
     with pytest.raises(ValueError, match="No shift of the HAADF image against the maps can be measured, for the two"):
@@ -246,6 +252,15 @@ def test_images_that_no_fit_can_square_are_refused(factor, register):
                     hf.fuse([maps[0], fe, maps[2]], haadf, method=method)
                 with pytest.raises(ValueError, match=sentence):
                     hf.fuse(maps, image_of(image, 0.5), method=method)
+
+
+def test_an_image_near_the_end_of_single_precision_is_refused(recwarn):
+    maps, haadf = core_shell((32, 32), counts=10).signals()
+    image = image_of((3e38 * haadf.data / haadf.data.max()).astype("f4"), 0.5)
+    for method in ("published", "calibrated", "auto"):
+        with pytest.raises(ValueError, match="HAADF image has values up to"):
+            hf.fuse(maps, image, method=method)
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
 
 def test_units_and_proportional_shapes_of_one_field():

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
+from hyperspy_fusion.fusion.checks import LARGEST, SMALLEST
 from hyperspy_fusion.fusion.registration.resampling import Placement
 
 #: of y, then of x: what `axes=` of a signal takes
@@ -112,6 +113,11 @@ def axis_dicts(axes: Any, signal: Any) -> list[dict]:
             )
         if not axis.size:
             raise ValueError(f"{signal} is empty: an image of at least one pixel is needed.")
+        if not (axis.scale == 0 or SMALLEST <= abs(axis.scale) <= LARGEST) or not abs(axis.offset) <= LARGEST:
+            raise ValueError(
+                f"{signal} has the scale {axis.scale:g} and the offset {axis.offset:g} on its axis {axis.name!r}, and "
+                f"numbers of {SMALLEST:g} to {LARGEST:g} are needed: set those of `s.axes_manager[...]`."
+            )
     return [{key: getattr(axis, key) for key in ("size", "name", "scale", "offset", "units")} for axis in axes]
 
 

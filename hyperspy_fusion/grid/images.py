@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.grid.axes import STACK_AXES, Axes, capital, layout, order_problem, spatial_axes
+from hyperspy_fusion.grid.axes import STACK_AXES, Axes, axis_dicts, capital, layout, order_problem, spatial_axes
 
 
 def image_array(signal: Any, allow_nan: bool = False) -> np.ndarray:
@@ -83,6 +83,7 @@ def check_energies(signal: Any, *units: str) -> None:
             f"The energy axis of {signal} has the units {axis.units}: expected {' or '.join(sorted(units))}, set by "
             f"`s.axes_manager.signal_axes[0].units = {units[0]!r}`."
         )
+    axis_dicts([*signal.axes_manager.navigation_axes, axis], signal)
 
 
 def is_eels(source: Any) -> bool:

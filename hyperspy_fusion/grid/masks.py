@@ -96,6 +96,7 @@ def find_valid(
             sentence = f"The HAADF image is {kind} in {pixels}, where it is left out and the maps are not."
             is_rare = code == "saturated" and number <= _FEW_SATURATED * keep.sum()
             found.append(Diagnostic(f"{code}-haadf-pixels", sentence, INFORMATION if is_rare else WARNING))
+    check_magnitudes([*elements, "HAADF"], [*maps, haadf], [*valid.maps, valid.haadf])
     return valid, found
 
 

@@ -300,7 +300,16 @@ def window_sums(signal: Any, windows: list) -> Any:
         sums: Any = sum(parts[..., k * n : (k + 1) * n] for k in range(blocks))
     else:
         sums = _sum_channels(data, windows)
-    return sums.astype(np.result_type(data.dtype, np.float32)) if data.dtype.kind == "f" else sums
+    if data.dtype.kind != "f":
+        return sums
+    dtype = np.result_type(data.dtype, np.float32)
+    return sums.map_blocks(_narrowed, dtype, dtype=dtype) if signal._lazy else _narrowed(sums, dtype)
+
+
+def _narrowed(sums, dtype):
+    """Sums beyond the dtype are infinite, as those of a sum of spectra are."""
+    with np.errstate(over="ignore"):
+        return sums.astype(dtype)
 
 
 def _sum_channels(spectra, windows, block_info=None):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hyperspy_fusion.fusion.problems.published import published_problem
 from hyperspy_fusion.grid.images import finite_pixels
-from hyperspy_fusion.grid.masks import Valid
+from hyperspy_fusion.grid.masks import Valid, check_magnitudes
 from hyperspy_fusion.methods.base import Setup
 from hyperspy_fusion.methods.fit_checks import diagnostics_of_published_fit
 
@@ -22,7 +22,9 @@ class Published:
             raise ValueError("mask is given, and method='published' needs every pixel: pass method='calibrated'.")
         for element, image in zip([*elements, "HAADF"], [*maps, haadf], strict=True):
             finite_pixels(image, f"the {element} image")
-        return Valid.everywhere(maps.shape), []
+        valid = Valid.everywhere(maps.shape)
+        check_magnitudes([*elements, "HAADF"], [*maps, haadf], [*valid.maps, valid.haadf])
+        return valid, []
 
     def build(self, scan, settings, num_workers, tick):
         problem = published_problem(scan.maps, scan.haadf, scan.atomic_numbers, settings)

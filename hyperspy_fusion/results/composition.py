@@ -17,7 +17,7 @@ import numpy as np
 
 from hyperspy_fusion._floating_point import default_errstate
 from hyperspy_fusion.diagnostics import Diagnostic, report
-from hyperspy_fusion.fusion.checks import check_choice, check_from
+from hyperspy_fusion.fusion.checks import LARGEST, SMALLEST, check_choice, check_from
 from hyperspy_fusion.identify.map_identity import metadata_names
 from hyperspy_fusion.methods.fit_checks import TOTAL_TOLERANCE
 from hyperspy_fusion.results.uncertainty import pixel_errors
@@ -91,10 +91,10 @@ def _factors(maps, method, factors):
     except (TypeError, ValueError):  # words, or sequences of several lengths
         values = np.array(np.nan)
     values = np.full(len(elements), values) if values.ndim == 0 else values
-    if values.shape != (len(elements),) or not np.all(np.isfinite(values) & (values > 0)):
+    if values.shape != (len(elements),) or not np.all((values >= SMALLEST) & (values <= LARGEST)):
         raise ValueError(
-            f"factors is {factors!r}: give one number above 0 for each of {', '.join(elements)}, in this order or as a "
-            "dictionary {element: factor}."
+            f"factors is {factors!r}: give one number above 0 ({SMALLEST:g} to {LARGEST:g}) for each of "
+            f"{', '.join(elements)}, in this order or as a dictionary {{element: factor}}."
         )
     return values
 

@@ -356,7 +356,7 @@ def _roi_mask(roi, maps, axes, shape):
     try:
         inside = np.asarray(roi(numbers).data).ravel()
         mask.ravel()[inside[np.isfinite(inside)].astype(int)] = True
-    except (ValueError, IndexError):  # of HyperSpy, for some ROIs off the axes
+    except (ValueError, IndexError, OverflowError):  # of HyperSpy, for some ROIs off the axes
         pass
     if not mask.any():
         raise beyond(repr(roi), maps)

@@ -29,6 +29,15 @@ def non_uniform():
     return hs.signals.Signal2D(PIXELS, axes=[{"axis": [0.0, 1.0, 4.0]}, {"size": 4}])
 
 
+def away(scale, offset):
+    """An image whose coordinates are no numbers."""
+    signal = image()
+    with np.errstate(all="ignore"):
+        axis = signal.axes_manager["y"]
+        axis.scale, axis.offset = scale, offset
+    return signal
+
+
 def with_pixel(value):
     data = PIXELS.copy()
     data[1, 2] = value
@@ -56,6 +65,10 @@ def test_pixels_come_as_they_are_in_native_byte_order():
         (rgb(), TypeError, "RGB picture"),
         (ragged(), TypeError, "is ragged"),
         (non_uniform(), NotImplementedError, "non-uniform axis"),
+        *[
+            (away(*place), ValueError, "on its axis 'y', and numbers of 1e-30 to 1e")
+            for place in ((np.nan, 0), (np.inf, 0), (-1e31, 0), (1e-31, 0), (1, np.nan), (1, -np.inf), (1, 1e31))
+        ],
         (hs.signals.Signal1D(np.zeros(4)), ValueError, r"not one image: expected dimensions \(\|x, y\)"),
         (hs.signals.Signal1D(np.zeros((3, 4))), ValueError, "not one image"),
         (hs.signals.Signal2D(np.zeros((2, 3, 4))), ValueError, r"not one image.*\.inav"),

@@ -24,6 +24,16 @@ def test_windows_are_those_of_exspy_and_counts_stay_integer(dtype):
     assert list(result.metadata.Element_maps.source_titles) == ["grain"]
 
 
+@pytest.mark.parametrize("is_lazy", [False, True])
+def test_sums_beyond_single_precision_are_infinite(is_lazy, recwarn):
+    signal = eds("f4", lines=["Fe_Ka"])
+    signal.data[:] = 3e38
+    signal = signal.as_lazy() if is_lazy else signal
+    with pytest.raises(ValueError, match="12 of 12 pixels that are NaN, infinite"):
+        element_maps(signal)
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
 def test_counts_do_not_overflow():
     signal = eds(lines=["Fe_Ka"])
     signal.data[:] = 255
@@ -177,6 +187,11 @@ def test_energies_in_ev_on_any_axis_of_the_array():
     signal.axes_manager[-1].units = "channel"
     with pytest.raises(ValueError, match="has the units channel: expected eV or keV"):
         element_maps(signal, ["Fe"])
+    for axis in ("Energy", "width"):
+        signal = eds()
+        signal.axes_manager[axis].offset = np.nan
+        with pytest.raises(ValueError, match=f"offset nan on its axis '{axis}', and numbers of"):
+            element_maps(signal, ["Fe"])
 
 
 def test_elements_without_lines_and_unnamed_ones(caplog):

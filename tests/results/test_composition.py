@@ -101,7 +101,8 @@ def test_factors_belong_to_elements_and_not_to_their_order():
     [
         (("kl", 1.0), "must be one of 'CL', 'zeta', 'cross_section'"),
         (("CL", {"Fe": 1.0}), "factors has none for Al, Pt"),
-        (("CL", [1.0, 2.0]), "one number above 0 for each of Al, Fe, Pt"),
+        (("CL", [1.0, 2.0]), r"one number above 0 \(1e-30 to 1e\+30\) for each of Al, Fe, Pt"),
+        *[((method, size), "one number above 0") for method in ("CL", "cross_section") for size in (1e-300, 1e300)],
         (("CL", [1.0, 2.0, 0.0]), "one number above 0"),
         *[(("CL", factors), "one number above 0") for factors in ("a", ["a", 1, 2], [[1], [1, 2], 3], {1, 2})],
         (("CL",), "factors is None: give the k-factors"),

@@ -108,6 +108,7 @@ def test_what_is_beyond_the_maps_gets_one_sentence(scale):
     for find in (
         lambda: maps.region(hs.roi.RectangularROI(away[0], away[0], away[1], away[1])),
         lambda: maps.region(hs.roi.CircleROI(away[0], away[0], abs(size))),
+        lambda: maps.region(hs.roi.CircleROI(np.inf, away[0], abs(size))),
         lambda: maps.region(hs.roi.PolygonROI([(away[0], away[0]), (away[1], away[0]), (away[1], away[1])])),
         lambda: maps.line_profile(away, (away[1], away[1])),
     ):

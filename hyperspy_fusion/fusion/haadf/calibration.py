@@ -245,13 +245,24 @@ def _fit(first, prior_scale):
     tried = {k: step(moments, estimate, blur) for k, moments in enumerate(first.equations)}
     # pixel weights, instrumental variables and parameters depend on each other: two rounds for all, one for the best
     for number in (len(first.ways), 1):
+        tried = _finite(tried)
         order = sorted(tried, key=lambda k: _relative_error(tried[k]))
         estimate = tried[order[0]]
         weight = pixel_weight(scan, estimate.weights, estimate.blur)
-        made = {k: EstimatingEquations.of(scan, first.ways[k], weight, estimate.weights) for k in order[:number]}
+        # weights of 0 denoise nothing
+        weights = estimate.weights if np.any(estimate.weights) else first.estimate.scale
+        made = {k: EstimatingEquations.of(scan, first.ways[k], weight, weights) for k in order[:number]}
         tried = {k: step(moments, estimate, blur) for k, moments in made.items()}
-    ((best, estimate),) = tried.items()
+    ((best, estimate),) = _finite(tried).items()
     return replace(_report(scan, estimate, blur), instruments=best)
+
+
+def _finite(tried):
+    """The estimates that are numbers: of an image of one bright pixel there may be none."""
+    found = {k: one for k, one in tried.items() if np.isfinite([one.offset, *one.weights]).all()}
+    if not found:
+        raise np.linalg.LinAlgError("no estimate is finite")
+    return found
 
 
 def _relative_error(estimate):

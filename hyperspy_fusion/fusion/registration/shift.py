@@ -295,5 +295,5 @@ def _solved(information, of_noise, gradient):
     determined = variance < LARGEST_ERROR**2
     step = vectors @ (np.divide(1, values + false, out=np.zeros(2), where=determined) * (vectors.T @ gradient))
     # 0 times infinity: the error of the other axis stays finite
-    error = np.sqrt(np.sum(np.where(np.abs(vectors) < 1e-12, 0, vectors**2 * variance), axis=1))
-    return step, error, vectors.T[~determined]
+    parts = np.multiply(vectors**2, variance, out=np.zeros((2, 2)), where=np.abs(vectors) >= 1e-12)
+    return step, np.sqrt(parts.sum(axis=1)), vectors.T[~determined]

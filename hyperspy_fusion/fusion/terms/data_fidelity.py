@@ -250,8 +250,9 @@ def noise_of(scan, settings):
 
 
 def _unit(scan, counts_scale, shift):
-    """(n,) the noise of a typical pixel."""
-    return counts_scale * np.sqrt(scan.means() / counts_scale + shift)
+    """(n,) the noise of a typical pixel; that of one count in the map where a part of the counts has none."""
+    means = np.maximum(scan.means() / counts_scale, 1 / scan.maps[0].size)
+    return counts_scale * np.sqrt(means + shift)
 
 
 def _background(scan, settings):

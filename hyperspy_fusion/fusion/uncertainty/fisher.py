@@ -36,10 +36,10 @@ def attainable_gain(variance, weights, sigma, blur=0.0):
     """
     # where one map was not measured, the image carries no information on the others if it shows that element
     known = np.where(np.isnan(variance), np.inf, variance)
-    shown = np.where(weights[:, None, None] > 0, weights[:, None, None] ** 2 * known, 0)
-    total = shown.sum(axis=0)
-    inverse = np.mean([1 / (np.square(sigma / g) + total) for g in (_transfer(blur) if blur else [1.0])], axis=0)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # 0 times infinity
+        shown = np.where(weights[:, None, None] > 0, weights[:, None, None] ** 2 * known, 0)
+        total = shown.sum(axis=0)
+        inverse = np.mean([1 / (np.square(sigma / g) + total) for g in (_transfer(blur) if blur else [1.0])], axis=0)
         gain = 1 / (1 - shown * inverse)
     return np.where(np.isnan(variance), np.nan, gain)
 

@@ -12,6 +12,7 @@ from calibrated_cases import (
     count_loss,
     fused,
     haadf_loss,
+    observe,
     problem_of,
     scan_of,
     settings_of,
@@ -20,6 +21,7 @@ from calibrated_cases import (
 from convex import guide
 
 from hyperspy_fusion.fusion.problems.base import FusionProblem
+from hyperspy_fusion.fusion.selection.cross_validation import HeldOutPixels
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState
 from hyperspy_fusion.fusion.terms import noise_estimation as noises
@@ -33,6 +35,16 @@ def scan():
 
 
 # ---- units -------------------------------------------------------------------------------------------
+
+
+def test_a_part_without_counts_has_the_noise_of_one_count(scan):
+    maps = np.stack([scan[0][0], np.zeros(scan[1].shape)])
+    maps[1, 3, 5] = 1
+    observed = observe(maps, scan[1], NUMBERS, settings_of(noise="poisson"))
+    valid = np.stack([np.ones(scan[1].shape, bool), maps[1] == 0])
+    part = observed.part(HeldOutPixels(maps, valid, ~valid, np.ones(2), np.zeros(2)))
+    np.testing.assert_allclose(part.noise.unit, observed.noise.unit)
+    assert part.noise.unit[1] == pytest.approx(maps[1].size ** -0.5)
 
 
 @pytest.mark.parametrize("noise, deviation", [

@@ -20,6 +20,12 @@ def test_gain_by_hand():
     np.testing.assert_array_equal(gain, [[[np.nan, 1]], [[1, 1]]])
 
 
+def test_elements_that_the_image_does_not_show(recwarn):
+    gain = attainable_gain(np.array([[[np.nan, 2.0]], [[3.0, 3.0]]]), np.array([0.0, 2.0]), 1.0)
+    np.testing.assert_allclose(gain, [[[np.nan, 1]], [[13, 13]]])
+    assert not recwarn.list
+
+
 def test_gain_is_that_of_the_inverse_fisher_matrix():
     rng = np.random.default_rng(0)
     variance, w, sigma = rng.uniform(0.1, 5, (3, 2, 4)), rng.uniform(0, 2, 3), rng.uniform(0.1, 3, (2, 4))
