@@ -129,16 +129,13 @@ def fuse(
 
 def _find_errors(model, n_resamples, show_progressbar, num_workers):
     """Standard errors of a fit. After Ctrl-C, in the fit or before two bootstrap replicates, there are none."""
-    from hyperspy_fusion.diagnostics import Diagnostic, report
-
     if _INTERRUPTED.isdisjoint(d.code for d in model.diagnostics):
         try:
             model.standard_errors(n_resamples, show_progressbar=show_progressbar, num_workers=num_workers)
             return
         except KeyboardInterrupt:
             pass
-    sentence = "Interrupted: the maps have no standard errors. Fuse again to find them."
-    report([Diagnostic("errors-interrupted", sentence)])
+    model._lack_errors()
 
 
 def _as_method(function) -> Any:

@@ -27,6 +27,7 @@ from hyperspy_fusion.methods.base import same_objective
 from hyperspy_fusion.methods.fit import Fit, Measured, Record
 from hyperspy_fusion.methods.fit_checks import (
     diagnostics_of_edge_errors,
+    diagnostics_of_interrupted_errors,
     diagnostics_of_maps,
     diagnostics_of_unused_background,
     even_maps,
@@ -278,10 +279,16 @@ class FusedMultiModal:
         elements = self._measured.fitted_elements
         # maps of EELS edges lie above backgrounds that pixels share
         edges = [e for e in elements if self.maps.metadata.has_item(f"Element_maps.edges.{e}")]
-        errors = Errors(found, self._signal(copied=True), elements, seed, diagnostics_of_edge_errors(edges))
+        about = [*diagnostics_of_edge_errors(edges), *diagnostics_of_interrupted_errors(len(found), number)]
+        errors = Errors(found, self._signal(copied=True), elements, seed, about)
         self._record = Record(self.settings, fit, errors)
         self._report(errors.diagnostics)
         return self.as_signal().standard_errors()
+
+    def _lack_errors(self):
+        """Note that Ctrl-C left none."""
+        self._record = replace(self._record, about_errors=tuple(diagnostics_of_interrupted_errors(0)))
+        self._report(self._record.about_errors)
 
     @default_errstate
     def attainable_gain(self):

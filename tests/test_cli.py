@@ -215,7 +215,7 @@ def test_a_picture_is_drawn(folder, capsys, errors):
 @pytest.mark.parametrize(
     "given, sentence",
     [
-        ("--method published --errors", "method='published' has no model of the noise"),
+        ("--method published --errors", "--method published has no model of the noise"),
         ("--method calibrated --errors 1", "errors is 1: it must be True, False or a whole number of at least 2"),
         ("--picture fused.bmp", "fused.bmp ends in '.bmp': pictures are drawn as .png, .pdf, .svg."),
         ("--picture nowhere/fused.png", "the folder nowhere does not exist: make it, or give another --picture."),
@@ -344,7 +344,7 @@ def test_options_arrive(folder, seen, given, arrived, settings):
     [
         (
             "--lambda-tv 0.1",
-            "lambda_tv belongs to method='published'; with method='calibrated' it is called lambda_reg.",
+            "lambda_tv belongs to --method published; with --method calibrated it is called lambda_reg.",
         ),
         ("--set tol=none", "tol is None: it must be a number above 0"),
         ("--set haadf_coefficients=z_powr", "haadf_coefficients is 'z_powr': it must be one of"),
@@ -362,7 +362,7 @@ def test_which_images_are_haadf_and_maps(scan):
     assert source is eds and found is haadf
     one, two = image("HAADF 1"), image("HAADF 2")
     scan(one, two, spectrum_image())
-    with pytest.raises(ValueError, match=r"2 images are of HAADF .* --haadf\.(.|\n)*'HAADF 1'(.|\n)*'HAADF 2'"):
+    with pytest.raises(ValueError, match=r"2 images are of HAADF .* haadf=\.(.|\n)*'HAADF 1'(.|\n)*'HAADF 2'"):
         cli._find_scan(["scan.emd"], None, None)
     assert cli._find_scan(["scan.emd"], "HAADF 2", None)[1] is two
     scan(image("BF"), spectrum_image())
@@ -383,7 +383,7 @@ def test_maps_on_any_axes_and_spectra_that_stand_twice(scan):
     assert cli._find_scan(["scan.emd"], None, None) == (stack, haadf)
     one, two = (spectrum_image(title=f"SDD {i}") for i in (1, 2))
     scan(image("HAADF"), one, two)
-    with pytest.raises(ValueError, match=r"hold the same counts: .* as --spectrum\.(.|\n)*1: 'SDD 1'(.|\n)*2: 'SDD 2'"):
+    with pytest.raises(ValueError, match=r"hold the same counts: .* as spectrum=\.(.|\n)*1: 'SDD 1'(.|\n)*2: 'SDD 2'"):
         cli._find_scan(["scan.emd"], None, None)
     assert cli._find_scan(["scan.emd"], None, None, "SDD 2")[0] is two
     assert cli._find_scan(["scan.emd"], None, None, "1")[0] is one

@@ -210,9 +210,18 @@ def test_ctrl_c_ends_a_call_for_errors_too(scan, monkeypatch, caplog, where):
     fused = fuse_with(*scan, method="calibrated", regularization="none", errors=8)
     assert np.isfinite(fused.data).all() and "errors" not in fused.metadata.Fusion
     assert ("interrupted" in fused.metadata.Fusion.diagnostics.codes) == (where == "fit")
+    assert "errors-interrupted" in fused.metadata.Fusion.diagnostics.codes
     assert "Interrupted: the maps have no standard errors." in caplog.text
     with pytest.raises(ValueError, match="errors of these maps are not known"):
         fused.standard_errors()
+
+
+def test_interrupted_errors_say_how_many_there_are(scan, monkeypatch):
+    draw = hf.model.bootstrap
+    monkeypatch.setattr(hf.model, "bootstrap", lambda *args, **options: draw(*args[:4], 2, *args[5:], **options))
+    fused = fuse_with(*scan, method="calibrated", regularization="none", errors=8)
+    (sentence,) = [w for w in fused.metadata.Fusion.warnings if "Interrupted" in w]
+    assert "from 2 of 8 bootstrap replicates" in sentence and fused.metadata.Fusion.errors.n_resamples == 2
 
 
 def test_unsuitable_signals_get_help(scan):

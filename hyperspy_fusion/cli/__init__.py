@@ -73,11 +73,22 @@ def main(argv: list | None = None) -> int:
             warnings.filterwarnings("ignore", message="Importing `")
             return arguments.run(arguments)
     except _BAD_INPUT as error:
-        print(f"hyperspy-fusion: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"hyperspy-fusion: {_with_options(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("hyperspy-fusion: interrupted.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _with_options(sentence):
+    """A sentence with options of the command instead of keywords of ``fuse`` and ``scan``."""
+    names = "|".join(("haadf", "spectrum", "file_format", *_INPUT, *_FRONT))
+
+    def option(found):
+        name, value = found[1], found[2].strip("'\"").replace("[...]", "...").replace("True", "")
+        return f"--{name.replace('_', '-')} {value}".rstrip()
+
+    return re.sub(rf"\b({names})=(\[\.\.\.\]|'[^']*'|\"[^\"]*\"|[\w.+-]*\w|)", option, sentence)
 
 
 def _parser():
@@ -274,16 +285,6 @@ def _refuse_path(path, overwrite, option):
 
 def _find_scan(files, haadf, elements, spectrum=None, file_format=None):
     """What to fuse, a signal or a list of maps, and the HAADF image, among the signals of the files."""
-    try:
-        return _found_scan(files, haadf, elements, spectrum, file_format)
-    except ValueError as error:
-        # options of the command instead of keywords
-        said = re.sub(r"\bfile_format='(\w+)'", r"--file-format \1", str(error))
-        said = re.sub(r"\b(haadf|spectrum)=", r"--\1", said.replace("file_format=", "--file-format"))
-        raise _Refusal(said) from error
-
-
-def _found_scan(files, haadf, elements, spectrum, file_format):
     from hyperspy_fusion.grid.axes import layout
     from hyperspy_fusion.io import scan as scans
 

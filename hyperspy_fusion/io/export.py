@@ -73,13 +73,14 @@ def save_whole(save, signal, filename=None, overwrite=None, **options):
         _check_room(temporary / "room", signal)
         try:
             save(temporary if into_folder else temporary / path.name, overwrite=overwrite, **options)
-            (written,) = temporary.iterdir()
+            files = sorted(temporary.iterdir(), key=lambda file: file.suffix != path.suffix)
         finally:
             signal.tmp_parameters = before
-        target = folder / written.name
+        target = folder / files[0].name
         if overwrite is True or not target.exists() or (overwrite is None and _asked_to_overwrite(target)):
             folder.mkdir(parents=True, exist_ok=True)
-            _replace(written, target, temporary)
+            for file in files:  # some formats have two
+                _replace(file, folder / file.name, temporary)
             for name, value in {"folder": folder, "filename": target.stem, "extension": target.suffix}.items():
                 before.set_item(name, value)
 

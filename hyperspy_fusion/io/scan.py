@@ -148,7 +148,8 @@ def scan(
     else:
         because = f"{image.name} is the elastic image, as asked."
     found = ChosenSignals(image.signal, *_as_one(sources, why, because, candidates))
-    _logger.info(found.sentence)
+    is_unknown = haadf is None and image.detector is None
+    _logger.log(logging.WARNING if is_unknown else logging.INFO, found.sentence)
     return found
 
 

@@ -165,16 +165,20 @@ class Record:
         The last fit; None before the first and after one that failed.
     errors
         Its standard errors, None where they were not found.
+    about_errors
+        Diagnostics of errors that were not found.
     """
 
     settings: Any
     fit: Fit | None = None
     errors: Any = None
+    about_errors: tuple = ()
 
     @property
     def diagnostics(self):
         """Of the fit and of its standard errors."""
-        return [d for part in (self.fit, self.errors) if part is not None for d in part.diagnostics]
+        found = [d for part in (self.fit, self.errors) if part is not None for d in part.diagnostics]
+        return [*found, *self.about_errors]
 
 
 def _output(result, fused):

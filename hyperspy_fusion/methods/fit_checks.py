@@ -49,6 +49,19 @@ def diagnostics_of_maps(elements, maps, valid, constant, method, has_variance):
     return found
 
 
+def diagnostics_of_interrupted_errors(n_done, number=1):
+    """Where Ctrl-C ended the bootstrap after ``n_done`` of ``number`` bootstrap replicates, or before it."""
+    if n_done >= number:
+        return []
+    sentence = "Interrupted: the maps have no standard errors. Fuse again to find them."
+    if n_done:
+        sentence = (
+            f"Interrupted: the standard errors are from {n_done} of {number} bootstrap replicates, and uncertain by "
+            f"{100 / np.sqrt(2 * n_done):.0f} %."
+        )
+    return [Diagnostic("errors-interrupted", sentence)]
+
+
 def even_maps(elements, maps, valid, constant):
     """(n,) bool: maps that are no worth of a fit, of elements that the file names and nobody asked for; diagnostics.
 

@@ -221,7 +221,12 @@ def test_settings_per_element_count_the_maps_that_are_given(scan, name, method):
         fused = fuse_with([maps[0], zero, maps[1]], haadf, **options | {name: values})
         np.testing.assert_array_equal(fused.data[[0, 2]], expected)
         np.testing.assert_array_equal(fused.metadata.Fusion.parameters[name][[0, 2]], [1, 0.5])
-    for values, why in (((1, 2), r"2 values and there are 3 maps \(Fe, S, O\)"), ({"Fe": 1}, "no value for O: give")):
+    wrong = {"Fe": 1, "O": 1, "Xx": 1}
+    for values, why in (
+        ((1, 2), r"2 values and there are 3 maps \(Fe, S, O\)"),
+        ({"Fe": 1}, "no value for O: give"),
+        (wrong, "a value for Xx, of which there is no map"),
+    ):
         with pytest.raises(ValueError, match=f"^{name} has .*{why}"):
             fuse_with([maps[0], zero, maps[1]], haadf, **options | {name: values})
 

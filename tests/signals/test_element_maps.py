@@ -529,6 +529,13 @@ def test_a_folder_that_cannot_be_replaced_comes_back(tmp_path, monkeypatch, erro
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_formats_of_two_files_are_saved_whole(tmp_path):
+    maps = maps_on(1.0, "nm")
+    maps.save(tmp_path / "maps.rpl")
+    assert {p.name for p in tmp_path.iterdir()} == {"maps.rpl", "maps.raw"}
+    np.testing.assert_array_equal(hs.load(tmp_path / "maps.rpl").data, maps.data)
+
+
 @pytest.mark.parametrize("suffix", [".hspy", ".zspy"])
 def test_save_names_and_overwrites_as_hyperspy_does(tmp_path, suffix, monkeypatch):
     if suffix == ".zspy":

@@ -87,7 +87,12 @@ class ScanData:
         """
         given = self.given or self.elements
         if isinstance(value, dict):
-            missing = [e for e in self.elements if e not in value]
+            missing, unknown = [e for e in self.elements if e not in value], [e for e in value if e not in given]
+            if unknown:
+                raise ValueError(
+                    f"{name} has a value for {', '.join(unknown)}, of which there is no map: give them for "
+                    f"{', '.join(given)}."
+                )
             if missing:
                 raise ValueError(
                     f"{name} has {', '.join(value)} and no value for {', '.join(missing)}: give one for each map."
