@@ -164,6 +164,8 @@ def test_errors_are_saved_beside_the_maps(folder, capsys):
     options = {"method": "calibrated", "regularization": "tv", "tol": 1e-2, "errors": number}
     expected = fuse_with(maps[1:], haadf, **options).standard_errors()
     np.testing.assert_allclose(errors.data, expected.data, rtol=1e-6)
+    assert cli.main([*QUICK.split(), "--overwrite"]) == 0
+    assert "out_errors.hspy has the standard errors of earlier maps" in capsys.readouterr().out
 
 
 def test_ctrl_c_saves_the_maps_without_errors(folder, capsys, monkeypatch):

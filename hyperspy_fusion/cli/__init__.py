@@ -219,8 +219,8 @@ def _demo(arguments):
 def _fuse(arguments):
     settings, front = _settings(arguments)  # refused before files are read
     output = _output_path(arguments)
-    errors = output.with_stem(f"{output.stem}_errors") if arguments.errors else None
-    if errors is not None:
+    errors = output.with_stem(f"{output.stem}_errors")
+    if arguments.errors:
         _refuse_path(errors, arguments.overwrite, "--output")
     picture = _picture_path(arguments)
     from hyperspy_fusion.api import fuse
@@ -236,12 +236,14 @@ def _fuse(arguments):
     if fit.has_item("errors"):
         fused.standard_errors().save(errors, overwrite=arguments.overwrite)
         print(f"Their standard errors, from {fit.errors.n_resamples} bootstrap replicates: {errors}")
+    elif errors.exists():
+        print(f"{errors} has the standard errors of earlier maps, not of these: give --errors for new ones.")
     if picture is not None:
         figure = fused.plot_fusion(errors=fit.has_item("errors"))[0, 0].figure
         with whole_file(picture) as path:
             figure.savefig(path, dpi=130)
         print(f"Picture: {picture}")
-    is_cut = fit.stop_reason == StopReason.INTERRUPTED.value or (errors is not None and not fit.has_item("errors"))
+    is_cut = fit.stop_reason == StopReason.INTERRUPTED.value or (arguments.errors and not fit.has_item("errors"))
     return INTERRUPTED if is_cut else 0
 
 
