@@ -45,8 +45,8 @@ class Stopping:
 class PrimalDualState:
     """Everything that changes in a fit. A fit continues from the state that it returned.
 
-    Between two calls, maps and duals are within their bounds. Two calls equal one, bit by bit, where the first ends
-    at its ``max_iter``, a multiple of ``CHECK_EVERY``.
+    Between two calls, maps and duals are within their bounds. Where the gap or a callback is asked for, two calls equal
+    one, bit by bit, if the first ends at its ``max_iter``, a multiple of ``CHECK_EVERY``.
 
     Attributes
     ----------
