@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import poisson
+from scipy.special import pdtrc
 
 from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
@@ -220,8 +220,8 @@ def _shows_structure(counts, valid, mean, side):
     total, number = square_sums(counts, side), square_sums(valid.astype(float), side)
     levels = np.unique(np.rint(total[total > 0.5]))[-LEVELS:]
     found = np.count_nonzero(total[..., None] > levels - 0.5, axis=(0, 1))
-    expected = np.array([poisson.sf(level - 0.5, mean * number).sum() for level in levels])
-    return bool(np.any(poisson.sf(found - 0.5, expected) < CHANCE))
+    expected = np.array([pdtrc(level - 1, mean * number).sum() for level in levels])
+    return bool(np.any(pdtrc(found - 1.0, expected) < CHANCE))
 
 
 def _is_periodic(rest, mean):
