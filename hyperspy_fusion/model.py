@@ -113,7 +113,7 @@ class FusedMultiModal:
         flat = is_constant(pixels, valid.maps)
         found = diagnostics_of_maps(self.elements, pixels, valid.maps, flat, uses, maps.variance is not None)
         if maps.named_by_file and uses.has_noise_model:
-            even, about = even_maps(self.elements, pixels, valid.maps, flat)
+            even, about = even_maps(self.elements, pixels, image, valid, flat)
             flat, found = flat | even, found + about
         if maps.background is not None and not uses.uses_noise_metadata:
             found += diagnostics_of_unused_background(self.elements, uses)

@@ -41,7 +41,7 @@ from hyperspy_fusion.maps.base import (
 from hyperspy_fusion.maps.eds_background import counts_over_background
 from hyperspy_fusion.maps.eds_lines import line_counts, out_of_window_counts
 from hyperspy_fusion.maps.eels_maps import edge_counts
-from hyperspy_fusion.maps.stack import noise_diagnostics, noise_metadata
+from hyperspy_fusion.maps.stack import OF_FILE, noise_diagnostics, noise_metadata
 
 _logger = logging.getLogger(__name__)
 
@@ -127,6 +127,8 @@ class ElementMapsSource:
     def read(source: Any, request: SourceRequest) -> SourceMaps:
         check_real(source)
         found = _read_stack(source)
+        of_file = metadata_names(source.metadata, OF_FILE) == [m.element for m in found.maps]
+        found = replace(found, named_by_file=of_file and request.elements is None)
         maps = selected(found.maps, request.elements)
         # not of a slice, nor where pixels or their background are to be changed
         names = metadata_names(source.metadata, "Sample.elements")

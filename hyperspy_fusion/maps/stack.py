@@ -23,6 +23,8 @@ _logger = logging.getLogger(__name__)
 _COPIED = ["Acquisition_instrument", "Sample.description"]
 _COPIED += [f"General.{key}" for key in ("date", "time", "authors", "original_filename")]
 _DIAGNOSTICS = "Element_maps.diagnostics"
+# elements that the file alone names, of maps from which nobody has selected
+OF_FILE = "Element_maps.named_by_file"
 # where the metadata have background and variance, and their names; the variance is where HyperSpy has it
 _NOISE = {"Element_maps.background": "background", "Signal.Noise_properties.variance": "variance"}
 # once; older files of a fit of the result of a fit have it twice
@@ -66,6 +68,10 @@ def one_scan(found: SourceMaps, allow_nan: bool) -> tuple[ScanMaps, list[Diagnos
         diagnostics += [*about_metadata, *about_noise]
         data = _one_array([m.data for m in maps])
     signal = with_noise_metadata(_signal(data, axes, metadata), *noise)
+    if found.named_by_file:
+        signal.metadata.set_item(OF_FILE, list(signal.elements))
+    elif signal.metadata.has_item(OF_FILE):
+        del signal.metadata.Element_maps.named_by_file
     kept = list(dict.fromkeys([*earlier, *diagnostics]))
     if kept:
         signal.metadata.set_item(_DIAGNOSTICS, as_metadata(kept))

@@ -7,8 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from hyperspy_fusion.fusion.haadf.hot_pixels import about_spikes_of_maps, spikes_of_maps
+from hyperspy_fusion.fusion.settings import CalibratedSettings
+from hyperspy_fusion.fusion.terms.haadf_model import z_weights
 from hyperspy_fusion.fusion.terms.noise_estimation import shares_noise
 from hyperspy_fusion.grid.masks import find_valid
+from hyperspy_fusion.identify.elements import atomic_number
 from hyperspy_fusion.methods.base import Setup
 from hyperspy_fusion.methods.fit_checks import (
     diagnostics_of_calibrated_fit,
@@ -26,10 +29,11 @@ class Calibrated:
 
     def find_valid(self, elements, maps, haadf, mask):
         valid, found = find_valid(elements, maps, haadf, mask)
-        spikes = spikes_of_maps(maps, valid.maps, haadf, valid.haadf)
+        coefficients = z_weights([atomic_number(e) for e in elements], CalibratedSettings.z_exponent)
+        spikes, doubtful = spikes_of_maps(maps, valid.maps, haadf, valid.haadf, coefficients)
         if spikes.any():
             valid = replace(valid, maps=valid.maps & ~spikes)
-        return valid, [*found, *about_spikes_of_maps(elements, spikes)]
+        return valid, [*found, *about_spikes_of_maps(elements, spikes, doubtful)]
 
     def observe(self, scan, settings, num_workers):
         """Noise model, HAADF forward model and guide of a scan, from which problems of any penalty are built."""

@@ -27,7 +27,7 @@ class Measured:
     valid
         Valid pixels of both.
     is_constant
-        (n,) bool: maps that are not fitted.
+        (n,) bool: maps that are not fitted, constant or without structure.
     background, variance
         (n, ny, nx) counts of the maps that are not of their elements, and variance of the noise; None if not used.
     out_of_window
@@ -44,7 +44,7 @@ class Measured:
     out_of_window: np.ndarray | None = None
 
     def scan_data(self):
-        """What the methods fuse: all of this without constant maps."""
+        """What the methods fuse: all of this without the maps that are not fitted."""
         elements, fitted = self.fitted_elements, ~self.is_constant
         numbers = [atomic_number(e) for e in elements]
         maps, valid, background, variance = self.maps, self.valid, self.background, self.variance
@@ -73,17 +73,17 @@ class Measured:
 
     @property
     def fitted_elements(self):
-        """Symbols of the maps that are not constant."""
+        """Symbols of the maps that are fitted."""
         return [e for e, is_constant in zip(self.elements, self.is_constant, strict=True) if not is_constant]
 
     def per_map(self, values):
-        """(n,) values of the fitted maps, 0 for constant ones."""
+        """(n,) values of the fitted maps, 0 for others."""
         full = np.zeros(len(self.elements))
         full[~self.is_constant] = values
         return full
 
     def all_maps(self, fused):
-        """(n, ny, nx) fused maps; constant ones are the measured ones."""
+        """(n, ny, nx) fused maps; those that are not fitted are the measured ones."""
         if not self.is_constant.any():
             return fused
         data = self.maps.astype(fused.dtype)

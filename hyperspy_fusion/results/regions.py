@@ -109,7 +109,7 @@ class Region:
         Returns
         -------
         Measured
-            ``(value, error)`` in the units of the maps. A constant map was not fitted: its mean is plain.
+            ``(value, error)`` in the units of the maps. The mean of a map that was not fitted is plain.
 
         Raises
         ------
@@ -262,8 +262,8 @@ class Region:
         self._index(element)
         if element not in self._fitted:
             raise ValueError(
-                f"There are no errors of {element!r}: the fitted elements are {', '.join(self._fitted)}, and constant "
-                "maps are not fitted; `inav` takes maps without them."
+                f"There are no errors of {element!r}: only {', '.join(self._fitted)} are fitted: fuse with "
+                "elements=[...] to fit it unless it is constant, or leave it out by `inav`."
             )
         return self._fitted.index(element)
 

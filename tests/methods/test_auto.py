@@ -160,6 +160,11 @@ def test_elements_of_the_file_without_structure_are_not_fused(method):
     assert "Al, Cl and Si" in sentence and list(fused.metadata.Fusion.constant_elements) == even
     measured = hf.element_maps(eds)
     assert fused.elements == measured.elements
+    if method == "calibrated":
+        # the same from maps that were read before, unless somebody selects
+        of_maps, of_some = (m.fuse(haadf, method=method, show_progressbar=False) for m in (measured, measured.inav[:5]))
+        assert list(of_maps.metadata.Fusion.constant_elements) == even
+        assert not of_some.metadata.Fusion.constant_elements
     for element in even:
         np.testing.assert_array_equal(fused.get_map(element).data, measured.get_map(element).data)
     expected = eds.fuse(haadf, elements=present, method="calibrated", show_progressbar=False)

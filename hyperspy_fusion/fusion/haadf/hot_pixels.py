@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import maximum_filter, median_filter, uniform_filter
+from scipy.ndimage import convolve, maximum_filter, median_filter, uniform_filter
 
 from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.terms.haadf_model import haadf_noise
@@ -13,9 +13,11 @@ from hyperspy_fusion.fusion.terms.noise_estimation import counts_scale, estimate
 _OUTLYING = 8.0
 # probability, over all candidates of an image, that noise of the maps hides a particle of one pixel
 _CHANCE = 1e-4
-# a pixel of a map is a candidate above so many times the largest of its neighbours and so many counts; the image shows
-# it too where it is so many standard deviations of its noise above the median of the neighbourhood
-_TIMES, _COUNTS, _SHOWN = 4.0, 16.0, 4.0
+# a pixel of a map is a candidate above so many times the largest of its neighbours and so many counts
+_TIMES, _COUNTS = 4.0, 16.0
+# the image shows it too so many standard deviations of its noise above the median of the neighbourhood; it must show
+# it where it would be as many times that, for HAADF coefficients by atomic numbers are rough
+_SHOWN, _MUST = 4.0, 4.0
 # pixels whose places are listed
 LISTED = 4
 
@@ -38,9 +40,8 @@ def hot_pixels(scan, noise, coefficients):
     total = np.where(both, np.tensordot(coefficients, scan.maps, 1), 0)
     sums, number = (9 * uniform_filter(a.astype(float), 3, mode="constant") - a for a in (total, both))
     around = sums / np.maximum(number, 1)
-    h, t = image[used] - image[used].mean(), total[used] - total[used].mean()
-    slope = max(float(h @ t / (h @ h)), 0.0) if h.any() else 0.0
-    evidence = noise.evidence(total, np.maximum(around + slope * change, 0), around, coefficients)
+    expected = np.maximum(around + _slope(total, image, used) * change, 0)
+    evidence = noise.evidence(total, expected, around, coefficients)
     return found & (evidence > np.log(np.count_nonzero(found) / _CHANCE))
 
 
@@ -48,47 +49,73 @@ def about_hot_pixels(hot):
     """A list with the :class:`Diagnostic` of hot pixels, empty for none."""
     if not hot.any():
         return []
-    sentence = f"The HAADF image has hot or dead pixels at (row, column) {_listed(hot)}: they are left out of it."
+    sentence = f"The HAADF image has hot or dead pixels at (x, y) = {_listed(hot)}: they are left out of it."
     return [Diagnostic("hot-pixels", sentence)]
 
 
-def spikes_of_maps(maps, valid, haadf, haadf_valid):
-    """(n, ny, nx) bool: single pixels far above all their neighbours in a map, as of a spike in a spectrum.
+def spikes_of_maps(maps, valid, haadf, haadf_valid, coefficients):
+    """Two (n, ny, nx) bool: spikes of maps, and pixels that may be spikes or particles of one pixel.
 
-    Where the image is bright as well, it is a particle of one pixel, and no spike. The unit is one count, or the
-    standard deviation of the noise where there are no counts.
+    Both are far above all their neighbours, most of which are valid, and the image is not. Spikes are those that the
+    image would have to show: it rises with the sum of the maps times ``coefficients``, which are the HAADF coefficients
+    (n,) up to a factor. The unit is one count, or the standard deviation of the noise where there are no counts.
     """
+    found, height = _bright_pixels(maps, valid)
+    if not found.any():
+        return found, found
+    noise = haadf_noise(haadf, haadf_valid)
+    seen = np.where(haadf_valid, haadf, np.mean(haadf, where=haadf_valid)).astype(np.float64)
+    found &= ~(haadf_valid & (seen - median_filter(seen, 3, mode="mirror") > _SHOWN * noise))
+    total = np.tensordot(coefficients, np.where(valid, maps, 0), 1)
+    used = haadf_valid & valid.all(axis=0) & ~found.any(axis=0)
+    expected = _slope(seen, total, used) * coefficients[:, None, None] * height
+    spikes = found & haadf_valid & (expected > _MUST * _SHOWN * noise)
+    return spikes, found & ~spikes
+
+
+def _bright_pixels(maps, valid):
+    """(n, ny, nx) bool, pixels far above all their neighbours, and how far they are above."""
     around = np.ones((3, 3), bool)
     around[1, 1] = False
-    found = np.zeros(maps.shape, bool)
-    for image, keep, spike in zip(maps, valid, found, strict=True):
-        image = np.where(keep, image, 0).astype(np.float64)
-        level = maximum_filter(image, footprint=around, mode="constant")
-        spike[...] = keep & (image > _TIMES * np.maximum(level, 0))
-        if spike.any():
+    found, height = np.zeros(maps.shape, bool), np.zeros(maps.shape)
+    there = convolve(np.ones(maps.shape[1:]), around, mode="constant")
+    for i, keep in enumerate(valid):
+        image = np.where(keep, maps[i], 0).astype(np.float64)
+        level = np.maximum(maximum_filter(image, footprint=around, mode="constant"), 0)
+        height[i] = image - level
+        bright = keep & (image > _TIMES * level) & (2 * convolve(keep * 1.0, around, mode="constant") > there)
+        if bright.any():
             unit = counts_scale(image, keep) or np.sqrt(estimate_variance(image, keep))
-            spike &= image > _TIMES * np.maximum(level, 0) + _COUNTS * unit
-    if found.any():
-        seen = np.where(haadf_valid, haadf, np.mean(haadf, where=haadf_valid)).astype(np.float64)
-        rise = seen - median_filter(seen, 3, mode="mirror")
-        found &= ~(haadf_valid & (rise > _SHOWN * haadf_noise(haadf, haadf_valid)))
+            bright &= image > _TIMES * level + _COUNTS * unit
+        found[i] = bright
+    return found, height
+
+
+def _slope(image, over, used):
+    """Slope, not below 0, of an image over another one."""
+    if not used.any():
+        return 0.0
+    h, t = image[used] - image[used].mean(), over[used] - over[used].mean()
+    return max(float(h @ t / (t @ t)), 0.0) if t.any() else 0.0
+
+
+def about_spikes_of_maps(elements, spikes, doubtful):
+    """The :class:`Diagnostic` objects of spikes in maps, and of what may be spikes; none for none."""
+    found = []
+    for pixels, what in (
+        (spikes, "and the image is not: these pixels are left out as spikes."),
+        (doubtful, "and the image cannot tell why: they are fused; leave spikes out by `mask=` of fuse."),
+    ):
+        hit = tuple(e for e, pixel in zip(elements, pixels, strict=True) if pixel.any())
+        if hit:
+            where = _listed(pixels.any(axis=0))
+            sentence = f"The map of {', '.join(hit)} is far above all neighbours at (x, y) = {where}, {what}"
+            found.append(Diagnostic("spikes", sentence, elements=hit))
     return found
 
 
-def about_spikes_of_maps(elements, spikes):
-    """A list with the :class:`Diagnostic` of spikes in maps, empty for none."""
-    hit = tuple(e for e, spike in zip(elements, spikes, strict=True) if spike.any())
-    if not hit:
-        return []
-    sentence = (
-        f"The map of {', '.join(hit)} is far above all neighbours at (row, column) {_listed(spikes.any(axis=0))}, and "
-        "the image is not: these pixels are left out as spikes."
-    )
-    return [Diagnostic("spikes-in-maps", sentence, elements=hit)]
-
-
 def _listed(pixels):
-    """The places of some of the pixels (ny, nx) in words."""
-    places = np.argwhere(pixels)
+    """The places (x, y) of some of the pixels (ny, nx) in words."""
+    places = np.argwhere(pixels)[:, ::-1]
     more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
     return ", ".join(str(tuple(place)) for place in places[:LISTED].tolist()) + more

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import pdtrc
 
 from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
@@ -19,8 +20,11 @@ from hyperspy_fusion.fusion.terms.noise_estimation import counts_scale
 SIDES = (4, 8, 16)
 # standard errors beyond which a sum, or the mean of their squares, is significant
 SIGNIFICANT_SUM, SIGNIFICANT_MEAN = 5.5, 6.0
-# ... and below which a map of an element that nobody asked for is not worth a fit
-LITTLE = 3.0
+# a map of an element that nobody asked for is worth a fit unless it has fewer counts per pixel than this, at least so
+# many pixels along both axes, and in no test such a significance, or so small a probability of noise
+FEW, LEAST_PIXELS, LITTLE, CHANCE = 1.0, 8, 3.0, 0.01
+# brightest levels of squares that are looked at
+LEVELS = 8
 # fraction of the contrast of the HAADF image that may be unexplained
 UNEXPLAINED = 0.1
 
@@ -185,21 +189,52 @@ def _middle(number, side):
     return int(number * side + side // 2)
 
 
-def without_structure(maps, valid):
-    """(n,) bool: maps of counts whose squares, of any side, vary no more than Poisson noise alone.
+def without_structure(maps, valid, haadf, haadf_valid):
+    """(n,) bool: maps of few counts that are Poisson noise in every test; see :func:`_shows_structure`.
 
-    Maps that are no counts, or too small for four squares, are not judged: False.
+    Maps that are no counts, or are small, or have many counts, are not judged: False.
     """
-    sides = [side for side in SIDES if 2 * side <= min(maps.shape[1:])]
-    return np.array([bool(sides) and _is_even(*one, sides) for one in zip(maps, valid, strict=True)])
+    image = np.where(haadf_valid, haadf, 0).astype(np.float64)
+    return np.array([_is_noise(*one, image, haadf_valid) for one in zip(maps, valid, strict=True)])
 
 
-def _is_even(map, valid, sides):
+def _is_noise(map, valid, haadf, haadf_valid):
     scale = counts_scale(map, valid)
-    if scale is None:
+    if scale is None or min(map.shape) < LEAST_PIXELS:
         return False
-    noise = np.full(map.shape, scale * np.mean(map, where=valid))
-    return all(excess_variance(map, noise, valid, side) < LITTLE for side in sides)
+    counts = np.where(valid, map, 0) / scale
+    mean = counts.sum() / np.count_nonzero(valid)
+    if mean >= FEW or any(_shows_structure(counts, valid, mean, 2**i) for i in range(min(map.shape).bit_length() - 1)):
+        return False
+    rest, (y, x) = counts - mean * valid, np.indices(map.shape)
+    trends = ((y, valid), (x, valid), (haadf, valid & haadf_valid))
+    return not _is_periodic(rest, mean) and all(abs(_trend(rest, mean, *one)) < LITTLE for one in trends)
+
+
+def _shows_structure(counts, valid, mean, side):
+    """Whether squares of counts vary more than Poisson noise of this mean, or too many of them are bright."""
+    # of few counts the variance itself varies more
+    few = np.sqrt(2 / (2 + 1 / (mean * side**2)))
+    if few * excess_variance(counts, np.full(counts.shape, mean), valid, side) > LITTLE:
+        return True
+    total, number = square_sums(counts, side), square_sums(valid.astype(float), side)
+    levels = np.unique(np.rint(total[total > 0.5]))[-LEVELS:]
+    found = np.count_nonzero(total[..., None] > levels - 0.5, axis=(0, 1))
+    expected = np.array([pdtrc(level - 1, mean * number).sum() for level in levels])
+    return bool(np.any(pdtrc(found - 1.0, expected) < CHANCE))
+
+
+def _is_periodic(rest, mean):
+    """Whether counts less their mean have a period, as of a lattice."""
+    power = np.abs(np.fft.rfft2(rest)) ** 2 / (mean * rest.size)
+    return bool(power.size * np.exp(-power.max()) < CHANCE)
+
+
+def _trend(rest, mean, image, used):
+    """Standard errors by which counts less their mean rise with an image."""
+    image = np.where(used, image - np.mean(image, where=used), 0) if used.any() else np.zeros(rest.shape)
+    error = np.sqrt(mean * np.sum(image**2))
+    return float(np.sum(rest * image) / error) if error > 0 else 0.0
 
 
 def excess_variance(map, variance, valid, side):

@@ -69,6 +69,15 @@ def test_real_scans_have_none(name, elements):
     assert not found(maps.data, image, [atomic_number(e) for e in elements], haadf_valid=~saturated(image))
 
 
+def spikes_in(phantom, maps, haadf=None, valid=None, seen=None):
+    """Places (map, row, column) of spikes, and of pixels that may be."""
+    haadf = phantom.haadf if haadf is None else haadf
+    valid = np.ones(maps.shape, bool) if valid is None else valid
+    seen = np.ones(haadf.shape, bool) if seen is None else seen
+    coefficients = z_weights(phantom.atomic_numbers, HAADF_EXPONENT)
+    return [np.argwhere(places).tolist() for places in spikes_of_maps(maps, valid, haadf, seen, coefficients)]
+
+
 @pytest.mark.parametrize("name", PHANTOMS)
 @pytest.mark.parametrize("counts", [0.2, 2, 20])
 @pytest.mark.parametrize("scale", [1, 0.125, "percent"])
@@ -76,20 +85,48 @@ def test_spikes_are_found_in_maps_and_structure_is_not(name, counts, scale):
     phantom = PHANTOMS[name]((48, 40), counts=counts)
     noise = np.random.default_rng(0).normal(0, 0.3, phantom.maps.shape)
     maps = phantom.maps + noise if scale == "percent" else phantom.maps * scale
-    valid, seen = np.ones(maps.shape, bool), np.ones((48, 40), bool)
-    assert not spikes_of_maps(maps, valid, phantom.haadf, seen).any()
+    assert spikes_in(phantom, maps) == [[], []]
     hit = maps.copy()
     hit[1, 20, 30] = hit[0, 0, 0] = 6 * maps.max() + 40 * (1 if scale == "percent" else scale)
-    found = spikes_of_maps(hit, valid, phantom.haadf, seen)
-    assert np.argwhere(found).tolist() == [[0, 0, 0], [1, 20, 30]]
+    assert spikes_in(phantom, hit) == [[[0, 0, 0], [1, 20, 30]], []]
     # a particle of one pixel, which the image shows as well; and a pixel that is invalid anyway
     bright = phantom.haadf.copy()
     bright[20, 30] *= 5
     bright[20, 30] += 5 * phantom.haadf.max()
+    valid = np.ones(maps.shape, bool)
     valid[0, 0, 0] = False
-    assert not spikes_of_maps(hit, valid, bright, seen).any()
+    assert spikes_in(phantom, hit, bright, valid) == [[], []]
+    # an image without a value contradicts nothing
+    seen = np.ones((48, 40), bool)
     seen[20, 30] = False
-    assert np.argwhere(spikes_of_maps(hit, valid, bright, seen)).tolist() == [[1, 20, 30]]
+    assert spikes_in(phantom, hit, bright, valid, seen) == [[], [[1, 20, 30]]]
+
+
+@pytest.mark.parametrize("counts", [4, 40])
+def test_a_light_pixel_that_the_image_need_not_show_is_fused(counts):
+    phantom = core_shell((48, 48), counts=counts)
+    maps = phantom.maps.copy()
+    maps[2, 3, 40] = 60
+    assert phantom.elements[2] == "O" and spikes_in(phantom, maps) == [[], [[2, 3, 40]]]
+    fused = fuse_with(*with_map(phantom, maps), method="calibrated", tol=1e-2)
+    (sentence,) = (s for s in fused.metadata.Fusion.warnings if "neighbours" in s)
+    assert "(40, 3)" in sentence and "they are fused" in sentence and not any(fused.metadata.Fusion.n_masked)
+
+
+def with_map(phantom, maps):
+    signals, haadf = phantom.signals()
+    for signal, data in zip(signals, maps, strict=True):
+        signal.data[...] = data
+    return signals, haadf
+
+
+@pytest.mark.parametrize("valid", ["every second", "checkerboard", "half at random"])
+def test_sparse_sampling_is_no_spike(valid):
+    phantom = core_shell((64, 64), counts=40)
+    y, x = np.indices((64, 64))
+    random = np.random.default_rng(0).random((64, 64)) < 0.5
+    keep = {"every second": (y % 2 == 0) & (x % 2 == 0), "checkerboard": (y + x) % 2 == 0, "half at random": random}
+    assert spikes_in(phantom, phantom.maps, valid=np.broadcast_to(keep[valid], phantom.maps.shape)) == [[], []]
 
 
 @pytest.mark.parametrize(
@@ -104,8 +141,8 @@ def test_a_spike_and_a_hot_pixel_leave_no_bright_square(method, where):
     if not where:
         haadf.data[20, 30] = 30
     fused = fuse_with(maps, haadf, method=method)
-    assert ("spikes-in-maps" if where else "hot-pixels") in fused.metadata.Fusion.diagnostics.codes
-    assert "(20, 30)" in fused.metadata.Fusion.warnings[0] and "left out" in fused.metadata.Fusion.warnings[0]
+    assert ("spikes" if where else "hot-pixels") in fused.metadata.Fusion.diagnostics.codes
+    assert "(30, 20)" in fused.metadata.Fusion.warnings[0] and "left out" in fused.metadata.Fusion.warnings[0]
     assert list(fused.metadata.Fusion.n_masked) == [int(i in where) for i in range(3)]
     for one, other in ((fused, expected), (fused.modelled_haadf(), expected.modelled_haadf())):
         np.testing.assert_allclose(one.data, other.data, atol=0.05 * other.data.max())
@@ -118,7 +155,7 @@ def test_a_fit_warns_and_a_mask_removes_the_warning():
     mask = np.zeros((48, 48), bool)
     mask[20, 30] = True
     warned, masked = (fuse_with(maps, haadf, method="calibrated", tol=1e-2, mask=m) for m in (None, mask))
-    assert any("(20, 30)" in warning for warning in warned.metadata.Fusion.warnings)
+    assert any("(30, 20)" in warning for warning in warned.metadata.Fusion.warnings)
     assert not any("hot" in warning for warning in masked.metadata.Fusion.warnings)
     hot = np.zeros((4, 4), bool)
     assert about_hot_pixels(hot) == []
