@@ -323,7 +323,8 @@ def _in_words(source, found, shift, overlap):
 def _about_offsets(map_axes, haadf, found):
     where = begins_elsewhere(map_axes, spatial_axes(haadf))
     sentence = f"{where}: the equal fields of view were laid edge on edge; check that they show the same area."
-    return [Diagnostic("offset-differs", sentence, WARNING if found is None else INFORMATION)] if where else []
+    is_measured = found is not None and not found.is_ambiguous and not len(found.undetermined)
+    return [Diagnostic("offset-differs", sentence, INFORMATION if is_measured else WARNING)] if where else []
 
 
 def _diagnostics(source, found, covered):
@@ -343,8 +344,8 @@ def _diagnostics(source, found, covered):
         diagnostics.append(Diagnostic("haadf-covers-part", sentence))
     if found is not None and found.is_ambiguous:
         sentence = (
-            "Several shifts make the HAADF image and the maps alike, as on a crystal lattice: the one nearest to the "
-            "calibration was taken; check it at an edge or a defect."
+            "Several shifts make the HAADF image and the maps alike, as on a crystal lattice: the nearest to the "
+            "calibration that is not clearly worse was taken; check it at an edge or a defect."
         )
         diagnostics.append(Diagnostic("shift-ambiguous", sentence))
     if found is not None and len(found.undetermined):

@@ -319,7 +319,40 @@ def test_a_lattice_keeps_the_nearest_position_and_says_so():
                 axis.offset = of_image if m is haadf else of_maps
         matched = hf.match_haadf(haadf, maps)
         assert np.abs(matched.shift - shift).max() < 0.3
-        assert "shift-ambiguous" in [d.code for d in matched.diagnostics]
+        severities = {d.code: d.severity for d in matched.diagnostics}
+        assert "shift-ambiguous" in severities
+        # what is ambiguous does not confirm the edges
+        assert severities.get("offset-differs", "warning") == "warning"
+
+
+@pytest.mark.parametrize(
+    "period, shift, kind, expected",
+    [
+        (8, (0, 6), "edge", (0, 6)),
+        (8, (5, -6), "edge", (5, -6)),
+        (12, (9, 0), "edge", (9, 0)),
+        (10, (0, 8), "vacancies", (0, 8)),
+        (8, (0, 6), "perfect", (0, -2)),
+        (12, (0, -8), "perfect", (0, 4)),
+    ],
+)
+def test_an_edge_or_defects_of_a_lattice_decide_between_its_periods(period, shift, kind, expected):
+    rng, n, margin = np.random.default_rng(0), 96, 12
+    y, x = np.indices((n + 2 * margin, n + 2 * margin))
+    lattice = np.clip(0.5 + 0.5 * np.cos(2 * np.pi * x / period) * np.cos(2 * np.pi * y / period), 0, None) ** 2
+    if kind == "edge":
+        lattice /= (1 + np.exp(45.0 - x)) * (1 + np.exp(y - 80.0))
+    if kind == "vacancies":
+        for row, column in ((30, 40), (70, 60), (60, 80)):
+            lattice[np.hypot(y - row, x - column) < period / 2] = 0
+    image = lattice + rng.normal(0, 0.03, lattice.shape)
+    top, left = margin + np.array(shift)
+    counts = hs.signals.Signal2D(rng.poisson(20 * lattice[margin:-margin, margin:-margin]).astype("float32"))
+    counts.metadata.General.title = "Sr"
+    haadf = image_of(image[top : top + n, left : left + n], units="px")
+    matched = hf.match_haadf(haadf, [counts])
+    assert np.abs(matched.shift - expected).max() < 0.2
+    assert kind == "edge" or "shift-ambiguous" in [d.code for d in matched.diagnostics]
 
 
 def test_particles_are_not_ambiguous(scene):

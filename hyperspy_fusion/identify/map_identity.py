@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.identify.detectors import is_detector_title
-from hyperspy_fusion.identify.elements import element_of, has_shell, periodic_table
+from hyperspy_fusion.identify.elements import atomic_number, element_of, has_shell, periodic_table
 
-# a title that is a name and nothing else: "Fe", "Fe K", "FeK", "Fe Kα1", "Fe-EELS", "Fe map", "map of Fe"
+# what stands before a name: "map of Fe", "EDS Pt", "78 Pt"; one letter may be a label: "Map B"
+_BEFORE = (
+    r"(?:[A-Za-z %.-]*\b(?:[Mm]aps?|[Cc]ounts|[Ii]ntensity|[Pp]ercent|%) of "
+    r"|(?:(?i:element(?:al)?|maps?|images?|eds|edx|xeds|eels)[ _:-]+)+(?=[A-Z][a-z])|(?P<number>\d+)[ _-]+)?"
+)
+# its line or edge: "Fe K", "FeK", "Fe Kα1", "Ba N45"; "PuO2" and "U O2" are compounds
+_SHELL = (
+    r"(?:(?:[ _-]+|(?<=[a-z])|(?=K))(?P<shell>[KLM](?:[ -]?(?:alpha|beta|gamma)|[abgαβγ])?\d*(?:[,_]\d+)*"
+    r"|N(?:23|45|67)|O(?:23|45)|[NO]\d+(?=[ _-](?i:edge))))?"
+)
+# what stands behind: "Fe-EELS", "Fe map", "Fe at.%", "Fe (raw)"
+_WORD = r"[ _-]+(?i:maps?|images?|eels|eds|edx|xeds|series|lines?|shells?|edges?|counts?|intensity|signal|net|raw|sum)"
+_UNIT = r"[ _-]+(?i:norm\.? ?)?(?i:at|wt|mass|weight|atomic)\.?[ -]?(?i:%|percent|fraction)|[ _-]*%| *\([^()]*\)"
+# the first two words of a sentence: "As counts", "In sum"
+_SENTENCE = r"(?!(?:As|At|In) (?!maps?\b|(?:at|wt|mass|weight)\b)[a-z])"
+# a title that is a name, "Fe" or "Iron", and nothing else
 _ONLY_A_NAME = re.compile(
-    r"(?:[A-Za-z %.-]*\b(?:[Mm]aps?|[Cc]ounts|[Ii]ntensity|[Pp]ercent) of )?"
-    r"([A-Z][a-z]?)(?:(?:[ _-]+|(?<=[a-z])|(?=K))([KLM][abgαβγ]?\d*(?:[,_]\d+)*|[NO]\d+))?"
-    r"(?:[ _-]+(?i:maps?|eels|eds|edx|xeds|series|lines?|edges?|counts?|intensity|signal|net|raw|sum)"
-    r"|[ _-]+(?:at|wt|mass)\.? ?%| *\(.*\))*"
+    _BEFORE + _SENTENCE + "(?P<name>[A-Z][a-z]?|[A-Za-z]{3,})" + _SHELL + "(?:" + _WORD + "|" + _UNIT + ")*"
 )
 # "Cu_L3", "Fe_Ka" anywhere; with a space or hyphen only when a family follows ("Fe Kα1"): "C K" may be two elements
 _LINE_IN_TITLE = re.compile(
-    r"(?<![A-Za-z])([A-Z][a-z]?)(?:_[KLMNO][a-zαβ\d]*|[ -][KLM](?:[abαβ]\d*|\d+))(?![A-Za-z\d])"
+    r"(?<![A-Za-z])([A-Z][a-z]?)(?:_([KLM][a-zαβ\d]*|[NO]\d+)|[ -]([KLM](?:[abαβ]\d*|\d+)))(?![A-Za-z\d])"
 )
+_BRITISH = {"aluminium": "Al", "caesium": "Cs", "sulphur": "S"}
 
 
 class Identity(NamedTuple):
@@ -141,16 +155,33 @@ def _listed_identity(metadata):
 
 def _element_of_title(title):
     """The element of a title that is its name, else of the one line or edge that is in the title."""
-    found = set(_LINE_IN_TITLE.findall(title)) & set(periodic_table().keys())
+    found = {name for name, *shells in _LINE_IN_TITLE.findall(title) if _has_line(name, "".join(shells))}
     return _only_named(title) or (found.pop() if len(found) == 1 else None)
 
 
 def _only_named(title):
-    """The element where the title is its symbol, line or edge and nothing else, so that it can only mean this."""
+    """The element where the title is its name, symbol, line or edge and nothing else, so that it can only mean this."""
     found = _ONLY_A_NAME.fullmatch(title.strip())
-    if found is None or found[1] not in periodic_table().keys():
+    if found is None:
         return None
-    return found[1] if not found[2] or has_shell(found[1], found[2][0]) else None
+    symbol = found["name"]
+    if len(symbol) > 2:
+        symbol = _symbols().get(symbol.lower())
+    if symbol not in periodic_table().keys() or (found["number"] and int(found["number"]) != atomic_number(symbol)):
+        return None
+    return symbol if _has_line(symbol, found["shell"] or "") else None
+
+
+@cache
+def _symbols():
+    """Dict of the symbols of the elements by their names."""
+    table = periodic_table()
+    return {table[symbol].General_properties.name: symbol for symbol in table.keys()} | _BRITISH
+
+
+def _has_line(symbol, shell):
+    """Whether an element has the family of a line, "K" of "Ka1"; the very shell for N and O: "Ti_O2" is a compound."""
+    return symbol in periodic_table().keys() and has_shell(symbol, shell[: 2 if shell[:1] in ("N", "O") else 1])
 
 
 def _claims(metadata):

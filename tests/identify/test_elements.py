@@ -103,8 +103,22 @@ def test_given_names_and_conflicts():
     source = [image(FE, lines=["Fe_Ka"])]
     assert list(element_maps(source, ["Fe"]).metadata.Element_maps.xray_lines) == ["Fe_Ka"]
     assert not element_maps(source, ["O"]).metadata.has_item("Element_maps.xray_lines")
+    compounds = ("ThO2", "Th O2", "UO2", "U O2", "PuO2", "Pu O2", "Np-O2", "Ti_O2", "U_O2", "Ba N4", "Fe2O3", "Fe O")
+    others = (
+        "Map B",
+        "Si N",
+        "C K N",
+        "Image C",
+        "IMG1",
+        "fe map",
+        "Feb map",
+        "As counts",
+        "In sum",
+        "EDS B",
+        "EDS Sum",
+    )
     not_named = ("", "STEM", "Sum", "Cu_L3 and Zn_L3", "SiN_K", "Xx_Ka", "In situ", "As received", "CL", "PL", "SEM")
-    for title in (*not_named, "Map B", "Fe O", "Si N", "Fe2O3", "C K N", "Image C", "IMG1", "fe map", "Feb map"):
+    for title in (*not_named, *others, *compounds, "10 Pa", "300 K", "26 Pt", "Gold film"):
         with pytest.raises(ValueError, match="Cannot tell the element of map 1"):
             element_maps([image(FE, title)])
 
@@ -126,12 +140,17 @@ def test_a_title_of_another_element_than_the_metadata_warns(make, taken):
 
 VENDORS = {
     "Fe": ["Fe K", "Fe-EELS", "Fe Kα1", "Fe K series", "Fe map", "Fe EDS map", "map of Fe", "atomic percent of Fe",
-           "Fe at.%", "FeK", "FeKα1", "Fe_K", "Fe K (frame1)", "Fe(frame1)", "Fe (raw)", "Fe-L3 edge", "Fe L"],
-    "O": ["O K", "O-EELS", "O map", "Elemental map of O", "O wt%", "OK", "O Kα1"],
+           "Fe at.%", "FeK", "FeKα1", "Fe_K", "Fe K (frame1)", "Fe(frame1)", "Fe (raw)", "Fe-L3 edge", "Fe L",
+           "26 Fe", "Iron", "iron map", "Map Iron", "Fe%", "Fe K alpha"],
+    "O": ["8 O", "Oxygen", "Map Oxygen", "O K", "O-EELS", "O map", "Elemental map of O", "O wt%", "OK", "O Kα1"],
     "C": ["C K", "C Kα1_2", "CK"],
     "K": ["K", "K K", "KK", "K map"],
-    "Pt": ["Pt L", "Pt M", "PtL", "Pt Mα1"],
-    "Ba": ["Ba N45", "Ba M"],
+    "Pt": ["Pt L", "Pt M", "PtL", "Pt Mα1", "Pt Wt%", "Pt Atomic %", "Pt Atomic Percent", "Pt norm. wt%", "Map Pt",
+           "EDS Pt", "EDS Map: Pt L", "Image Pt", "78 Pt", "78-Pt", "Pt Lalpha", "Platinum", "Platinum L"],
+    "Ba": ["Ba N45", "Ba M", "Ba N4 edge"],
+    "In": ["In map", "In L", "In at.%", "In", "Indium counts"],
+    "As": ["As map", "As K"],
+    "S": ["sulphur", "Sulfur K"],
 }  # fmt: skip
 
 

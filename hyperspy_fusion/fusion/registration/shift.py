@@ -85,7 +85,8 @@ def find_shift(
     variance of the noise is a linear function of the mean, fitted to the residuals. The fit is weighted least
     squares in a, c and the shift (Gauss-Newton). It starts from no shift, and from peaks of the masked normalised
     cross-correlation of the smoothed images (Padfield, IEEE Trans. Image Process. 21, 2706, 2012). One of the latter is
-    taken where it is clearly more likely. Of positions that are alike, as on a lattice, the nearest is taken. A
+    taken where it is clearly more likely. Of positions that are alike, as on a lattice, the nearest is taken unless
+    another is clearly more likely on the pixels that both have (Vuong, Econometrica 57, 307, 1989). A
     symmetric blur of one of the two does not bias the shift, nor does another power of the same contrast.
 
     Parameters
@@ -117,9 +118,22 @@ def find_shift(
     alike = [other for other in found if other.is_found and other.correlation >= _ALIKE * best.correlation]
     if not best.is_found or len(alike) < 2:
         return best
-    nearest = min(alike, key=lambda other: np.hypot(*other.shift))
-    best = best if _distance(nearest, best) <= _APART else nearest
+    taken, *others = sorted(alike, key=lambda other: np.hypot(*other.shift))
+    for other in others:
+        if _is_clearly_better(reference, *(sample(one.shift) for one in (other, taken))):
+            taken = other
+    best = best if _distance(taken, best) <= _APART else taken
     return replace(best, is_ambiguous=any(_distance(other, best) > _APART for other in alike))
+
+
+def _is_clearly_better(reference, image, other):
+    """Whether an image explains the pixels that both have better than another, beyond noise (Vuong's test)."""
+    used = np.isfinite(reference + image + other)
+    target = reference[used]
+    if target.size < FEWEST_PIXELS or np.ptp(target) == 0:
+        return False
+    ratio = np.subtract(*(_log_likelihood(target, one, used) for one in (image, other)))
+    return ratio.sum() > max(_EVIDENCE, np.sqrt(_EVIDENCE * np.sum(ratio**2)))
 
 
 def _distance(one, other):
@@ -237,10 +251,7 @@ class _Fit:
         target, level = reference[used], image[used]
         if target.size < FEWEST_PIXELS or np.ptp(level) == 0 or np.ptp(target) == 0:
             return None
-        y, x = (2 * places / (n - 1) - 1 for places, n in zip(np.nonzero(used), image.shape, strict=True))
-        plane = np.stack([np.ones_like(y), y, x])
-        offsets = np.concatenate([plane, [y * y, x * y, x * x]])
-        smooth = np.concatenate([offsets, plane * level])
+        plane, offsets, smooth = _regressors(image, used)
         deviation = np.sqrt(_variance(smooth, target))
         scale = np.linalg.lstsq((smooth / deviation).T, target / deviation, rcond=None)[0][len(offsets) :] @ plane
         slopes = [scale * s[used] / deviation for s in slopes]
@@ -254,6 +265,22 @@ class _Fit:
         if not len(undetermined):
             error = np.maximum(error, _error_of_patches(slopes, rest, used))
         return cls(step, error, correlation, -target.size * np.log1p(-(correlation**2)), undetermined)
+
+
+def _regressors(image, used):
+    """Rows of a plane, of the offsets, and of all that explains the reference, on the pixels ``used`` (ny, nx)."""
+    y, x = (2 * places / (n - 1) - 1 for places, n in zip(np.nonzero(used), image.shape, strict=True))
+    plane = np.stack([np.ones_like(y), y, x])
+    offsets = np.concatenate([plane, [y * y, x * y, x * x]])
+    return plane, offsets, np.concatenate([offsets, plane * image[used]])
+
+
+def _log_likelihood(target, image, used):
+    """Twice the log-likelihood of each pixel of the reference, but for a constant."""
+    *_, smooth = _regressors(image, used)
+    variance = _variance(smooth, target)
+    deviation = np.sqrt(variance)
+    return -np.log(variance) - _without(smooth / deviation, target / deviation) ** 2
 
 
 def _variance(regressors, target):
