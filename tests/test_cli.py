@@ -362,6 +362,9 @@ def test_which_images_are_haadf_and_maps(scan):
     scan(image("HAADF overview", (64, 64)), image("BF"), haadf, image("Fe"), eds)
     source, found = cli._find_scan(["scan.emd"], None, None)
     assert source is eds and found is haadf
+    scan(haadf, image("Fe K"), image("Fe L"), image("O K"))
+    with pytest.raises(ValueError, match="several maps of Fe \\('Fe K', 'Fe L'\\): give the FILE of one"):
+        cli._find_scan(["scan.emd"], None, ["Fe", "O"])
     one, two = image("HAADF 1"), image("HAADF 2")
     scan(one, two, spectrum_image())
     with pytest.raises(ValueError, match=r"2 images are of HAADF .* haadf=\.(.|\n)*'HAADF 1'(.|\n)*'HAADF 2'"):

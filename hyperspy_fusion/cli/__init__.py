@@ -316,6 +316,10 @@ def _maps(images, elements, several_files):
     """The maps among images: those of the elements asked for, else of one file whose element is known, else all."""
     of = [identify_map(image).element for image in images]
     if elements and set(of).issuperset(elements):
+        repeated = [element for element in elements if of.count(element) > 1]
+        if repeated:
+            named = ", ".join(repr(title_of(i.metadata)) for i, e in zip(images, of, strict=True) if e == repeated[0])
+            raise _Refusal(f"there are several maps of {repeated[0]} ({named}): give the FILE of one.")
         return [images[of.index(element)] for element in elements]
     known = [image for image, element in zip(images, of, strict=True) if element is not None]
     return known if known and not several_files else images

@@ -270,7 +270,7 @@ def _of_one_kind(found):
     kind = found[0].kind
     if kind == _MAP:
         _refuse_other_grids(found)
-        if len({c.title for c in found}) < len(found):
+        if len({identify_map(c.signal).element for c in found}) < len(found):
             _refuse("there are several maps of one element", found, "spectrum")
         return found, "the images of known elements"
     if len(found) == 1:
