@@ -58,8 +58,8 @@ _SMOOTHER = 8.0
 _TOL, _MAX_ITER = 1e-3, 2000
 
 
-def completed(haadf, valid, modelled, modelled_valid, variance, dtype, num_workers=None):
-    """The HAADF image with a modelled one where it is missing, and which pixels have a value.
+def completed_guide(haadf, valid, model, maps, maps_valid, variances, dtype, num_workers=None):
+    """The :class:`Guide` of a HAADF image, with a modelled one where it is missing.
 
     Saturated or uncovered parts of the image have no edges that could guide a penalty, but the maps have. There
     the image is that of the forward model of the measured maps, without its noise: the least
@@ -69,22 +69,26 @@ def completed(haadf, valid, modelled, modelled_valid, variance, dtype, num_worke
     ----------
     haadf, valid
         (ny, nx) the image, and its valid pixels.
-    modelled, modelled_valid
-        (ny, nx) that of the measured maps, and where all of these are valid.
-    variance
-        (ny, nx) of the modelled image.
+    model
+        The forward model of the image.
+    maps, maps_valid
+        (n, ny, nx) measured maps less background, and their valid pixels.
+    variances
+        (n, ny, nx) of the maps.
     dtype, num_workers
         Of the fit.
     """
-    missing = ~valid & modelled_valid
-    noise = float(np.sqrt(np.mean(variance, where=missing))) if np.mean(missing) > _FEW_MISSING else 0.0
+    missing, noise = ~valid & maps_valid.all(axis=0), 0.0
+    if np.mean(missing) > _FEW_MISSING:
+        noise = float(np.sqrt(np.mean(np.tensordot(model.weights**2, variances, 1), where=missing)))
     if not noise > 0:
-        return haadf, valid
-    image = filled(np.where(missing, modelled, haadf), valid | missing)
+        return Guide(haadf, valid, dtype, num_workers)
+    image = filled(np.where(missing, model.image(maps), haadf), valid | missing)
     trusted = min((noise / max(haadf_noise(haadf, valid), 1e-30)) ** 2, _MOST_TRUSTED)
     # what is smoothed is the modelled image alone
     problem = _of_image(image, np.where(valid, _SMOOTHER * trusted, missing), _SMOOTHER * noise, dtype)
-    return np.where(missing, _fitted_image(problem, num_workers), haadf), valid | missing
+    image = np.where(missing, _fitted_image(problem, num_workers), haadf)
+    return Guide(image, valid | missing, dtype, num_workers)
 
 
 def _fitted_image(problem, num_workers):

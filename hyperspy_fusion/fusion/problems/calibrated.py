@@ -18,7 +18,7 @@ import numpy as np
 from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
 from hyperspy_fusion.fusion.haadf.calibration import fit_haadf_model, refit_haadf_model
 from hyperspy_fusion.fusion.haadf.estimates import UndeterminedModelError
-from hyperspy_fusion.fusion.haadf.guide import Guide, completed
+from hyperspy_fusion.fusion.haadf.guide import Guide, completed_guide
 from hyperspy_fusion.fusion.haadf.hot_pixels import about_hot_pixels, hot_pixels
 from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, model_discrepancy
 from hyperspy_fusion.fusion.problems.resampling import resampled
@@ -254,7 +254,8 @@ class Observation:
         hot = hot_pixels(scan, noise, _shape_weights(scan, settings))
         scan = replace(scan, haadf_valid=scan.haadf_valid & ~hot).filled()
         calibration = _calibrated(scan, noise, settings)
-        guide = _guide(scan, noise, calibration.forward_model, dtype, num_workers)
+        maps = scan.net(noise.background), scan.valid, noise.noise_variance(scan)
+        guide = completed_guide(scan.haadf, scan.haadf_valid, calibration.forward_model, *maps, dtype, num_workers)
         return cls(scan, noise, calibration, guide, dtype, about_hot_pixels(hot))
 
     def part(self, held_out):
@@ -294,14 +295,6 @@ class Observation:
                 *(self.about_image if uses_haadf else []),
             ],
         )
-
-
-def _guide(scan, noise, model, dtype, num_workers):
-    """The guide of the HAADF image, or of its forward model where the image is missing."""
-    variance = np.tensordot(model.weights**2, noise.noise_variance(scan), 1)
-    modelled = model.image(scan.net(noise.background))
-    image = completed(scan.haadf, scan.haadf_valid, modelled, scan.valid.all(axis=0), variance, dtype, num_workers)
-    return Guide(*image, dtype, num_workers)
 
 
 def _penalty(scan, guide, settings, dtype, blur):

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hyperspy_fusion.fusion.haadf.guide import Guide, completed
+from hyperspy_fusion.fusion.haadf.guide import completed_guide
 from hyperspy_fusion.fusion.terms.haadf_model import blurred
 from hyperspy_fusion.fusion.terms.objective import LEAST_BLUR, HaadfTerm
 
@@ -48,11 +48,10 @@ def guided_by(image, problem, settings, earlier=()):
 
 def _guide(image, problem):
     """The guide of a drawn image, completed by the drawn maps as that of the data is by the measured ones."""
-    model, seen = problem.forward_model, problem.valid.all(axis=0)
     net = np.where(problem.valid, problem.measured(), 0)
-    variance = np.tensordot(model.weights**2, np.nan_to_num(problem.count_variance(np.maximum(net, 0))), 1)
-    options = problem.dtype, problem.guide.num_workers
-    return Guide(*completed(image, problem.scan.haadf_valid, model.image(net), seen, variance, *options), *options)
+    maps = net, problem.valid, np.nan_to_num(problem.count_variance(np.maximum(net, 0)))
+    model, options = problem.forward_model, (problem.dtype, problem.guide.num_workers)
+    return completed_guide(image, problem.scan.haadf_valid, model, *maps, *options)
 
 
 def _drawn_data(problem, maps, rng):

@@ -35,6 +35,7 @@ from hyperspy_fusion.fusion.checks import values_of
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.selection.cross_validation import (
     FEWEST_COUNTS,
+    HELD_OUT_PIXELS,
     HeldOutCounts,
     are_counts,
     folds_for,
@@ -58,8 +59,8 @@ FAR_BEHIND = 5.0
 # When low-accuracy fits end: pixels times iterations, within limits, and distance from the final maps. With 50
 # iterations, or at a gap of 6e-3, the search took too small weights at a twentieth of the counts of a real scan.
 LOW_ACCURACY_WORK, LOW_ACCURACY_ITERATIONS, LOW_ACCURACY_SETTLED = 1e7, (100, 400), 0.2
-# of the folds that decide on steps by factors of 2: half of HELD_OUT_PIXELS
-COARSE_PIXELS = 2**16
+# of the folds that decide on steps by factors of 2
+COARSE_PIXELS = HELD_OUT_PIXELS // 2
 # so many times less smoothing than usual is chosen for data that were smoothed before
 SMOOTH_DATA = 20
 
