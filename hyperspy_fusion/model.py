@@ -99,6 +99,7 @@ class FusedMultiModal:
             *(elements, xray_lines, integration_windows, edges, asked),
             allow_nan=uses.uses_masks,
             out_of_window=uses.uses_spectra,
+            beside=uses.has_noise_model,
         )
         maps = read_maps(maps, request)
         self.maps, self.elements = maps.signal, maps.signal.elements
@@ -113,7 +114,7 @@ class FusedMultiModal:
         flat = is_constant(pixels, valid.maps)
         found = diagnostics_of_maps(self.elements, pixels, valid.maps, flat, uses, maps.variance is not None)
         if maps.named_by_file and uses.has_noise_model:
-            even, about = even_maps(self.elements, pixels, image, valid, flat)
+            even, about = even_maps(self.elements, pixels, image, valid, flat, maps.beside)
             flat, found = flat | even, found + about
         if maps.background is not None and not uses.uses_noise_metadata:
             found += diagnostics_of_unused_background(self.elements, uses)

@@ -25,6 +25,24 @@ class SourceRequest:
     allow_nan: bool = False
     #: whether to read the counts outside of the windows of EDS spectra too
     out_of_window: bool = False
+    #: whether to read the counts beside the lines of EDS spectra too, where the file alone names the elements
+    beside: bool = False
+
+    @property
+    def is_of_file(self) -> bool:
+        """Whether nobody asks for elements or lines, so that the file alone names them."""
+        return self.elements is None and self.xray_lines is None
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Counts (ny, nx) in the background windows of a line, alike on both sides of it, maybe a dask array.
+
+    The window of the line has ``ratio`` times as many channels, and of a linear background as many counts.
+    """
+
+    counts: Any
+    ratio: float
 
 
 class SourceMap(NamedTuple):
@@ -33,7 +51,8 @@ class SourceMap(NamedTuple):
     Its element is None where it is not known. Its X-ray lines are such as "Fe_Ka+Fe_La", "" for none. Data (ny, nx) may
     be a dask array, and so may background and variance, None where not known. The axes of y and x are as
     :func:`~hyperspy_fusion.grid.axes.spatial_axes` returns them, the metadata those of the signal it is from. The name
-    is for messages. `allows_nan` is whether its pixels may be NaN anyway, with a diagnostic.
+    is for messages. `allows_nan` is whether its pixels may be NaN anyway, with a diagnostic. `beside` are the counts in
+    background windows of its line, None where not read.
     """
 
     element: str | None
@@ -45,6 +64,7 @@ class SourceMap(NamedTuple):
     background: Any = None
     variance: Any = None
     allows_nan: bool = False
+    beside: Beside | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,14 @@ from hyperspy_fusion.fusion.spectra.background import smoothed_counts
 from hyperspy_fusion.grid.axes import layout
 from hyperspy_fusion.identify.elements import by_element
 from hyperspy_fusion.maps.base import SourceRequest, refuse_unfitted
-from hyperspy_fusion.maps.eds_lines import LineCounts, line_counts, line_windows, lines_within, window_sums
+from hyperspy_fusion.maps.eds_lines import (
+    LineCounts,
+    line_counts,
+    line_windows,
+    lines_within,
+    n_channels,
+    window_sums,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -46,16 +53,15 @@ def counts_over_background(signal: Any, request: SourceRequest) -> LineCounts:
             "each channel of each spectrum."
         )
     windows = [line_windows(signal, names, request.integration_windows) for names in found.lines.values()]
-    counts, under = _in_memory(found.counts, window_sums(background, windows))
-    return found._replace(counts=counts, background=under)
+    return _in_memory(found, window_sums(background, windows))
 
 
-def _in_memory(counts, background):
-    """Both computed in one pass over lazy spectra; background not below 0."""
+def _in_memory(found, background):
+    """All counts and the background, not below 0, computed in one pass over lazy spectra."""
     from dask.base import compute
 
-    counts, background = compute(counts, background)
-    return counts, np.maximum(background, 0).astype(np.float32)
+    counts, background, beside = compute(found.counts, background, found.beside)
+    return found._replace(counts=counts, background=np.maximum(background, 0).astype(np.float32), beside=beside)
 
 
 def _from_windows(signal, found, background, width):
@@ -63,17 +69,17 @@ def _from_windows(signal, found, background, width):
     names = [name for own in lines.values() for name in own]
     sides = _sides(signal, names, background, width)
     measured = list(dict.fromkeys(side for own in sides.values() for side in own))
-    counts, beside = _in_memory(found.counts, window_sums(signal, [[side] for side in measured]))
-    per_channel = {side: beside[..., i] / _size([side]) for i, side in enumerate(measured)}
+    found = _in_memory(found, window_sums(signal, [[side] for side in measured]))
+    per_channel = {side: found.background[..., i] / n_channels([side]) for i, side in enumerate(measured)}
     diagnostics = list(found.diagnostics)
     if isinstance(background, str):
         sides, about = _clean_sides(signal, sides, per_channel)
         diagnostics += about
-    diagnostics += _about_high(signal, lines, counts, sides, per_channel, width)
+    diagnostics += _about_high(signal, lines, found.counts, sides, per_channel, width)
     _logger.info("Channels of the background: %s", sides)
     expected = _expected(sides, per_channel)
     under = [sum(_under(signal, own, name, expected, width) for name in own) for own in lines.values()]
-    return LineCounts(lines, counts, np.stack(under, axis=-1).astype(np.float32), diagnostics)
+    return found._replace(background=np.stack(under, axis=-1).astype(np.float32), diagnostics=diagnostics)
 
 
 def _sides(signal, names, background, width):
@@ -116,7 +122,7 @@ def _clean_sides(signal, sides, per_channel):
             kept = [min(own, key=lambda side: totals[side])]
         # a line that nobody named is in a window that holds far more than the other
         most = STEEPEST * min(totals[side] for side in kept)
-        clean[name] = tuple(side for side in kept if totals[side] <= most + 5 * np.sqrt(most / _size([side])))
+        clean[name] = tuple(side for side in kept if totals[side] <= most + 5 * np.sqrt(most / n_channels([side])))
     sentence = (
         f"Both background windows of {', '.join(dirty)} hold lines of the sample, so the background may be too high: "
         "pass windows of your own as background, or a fitted model."
@@ -130,7 +136,7 @@ def _about_high(signal, lines, counts, sides, per_channel, width):
     high = []
     for (element, own), total in zip(lines.items(), counts.sum(axis=(0, 1), dtype=float), strict=True):
         means = [np.mean([per_channel[side].sum(dtype=float) for side in sides[name]]) for name in own]
-        if total < np.mean(means) * _size(line_windows(signal, own, width)):
+        if total < np.mean(means) * n_channels(line_windows(signal, own, width)):
             high.append(element)
     sentence = (
         f"The background windows of {', '.join(high)} hold more counts than the windows of the lines: leave the "
@@ -146,16 +152,12 @@ def _energies(signal, side):
     return low - (high - low) / 2, high + (high - low) / 2
 
 
-def _size(sides):
-    return sum(stop - start for start, stop in sides)
-
-
 def _expected(sides, per_channel):
     """Dict of the expected counts per channel (ny, nx) at each line, smoothed together."""
     groups = list(dict.fromkeys(sides.values()))
-    counts = [sum(per_channel[side] * _size([side]) for side in own) for own in groups]
+    counts = [sum(per_channel[side] * n_channels([side]) for side in own) for own in groups]
     smooth = dict(zip(groups, smoothed_counts(counts), strict=True))
-    return {name: smooth[own] / _size(own) for name, own in sides.items()}
+    return {name: smooth[own] / n_channels(own) for name, own in sides.items()}
 
 
 def _under(signal, own, name, expected, width):
@@ -164,5 +166,5 @@ def _under(signal, own, name, expected, width):
     for window in line_windows(signal, own, width):
         inside = [other for other, (start, stop) in ranges.items() if window[0] <= start and stop <= window[1]]
         if name in inside:
-            return expected[name] * (_size([window]) / len(inside))
+            return expected[name] * (n_channels([window]) / len(inside))
     return 0.0

@@ -26,7 +26,7 @@ from hyperspy_fusion.identify.elements import (
     refuse_undetectable,
 )
 from hyperspy_fusion.identify.map_identity import metadata_names
-from hyperspy_fusion.maps.base import WINDOW_WIDTH, SourceRequest
+from hyperspy_fusion.maps.base import WINDOW_WIDTH, Beside, SourceRequest
 
 _logger = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ _WIDTHS = (0.2, 10.0)
 USUAL_BEAM = 200.0
 # two windows that share more than this of the narrower one show each other's counts
 SHARED_CHANNELS = 0.1
+# background windows of a line are so far from it, and at least so far from all lines of the sample, in units of FWHM
+FARTHEST, NEAREST = 6.0, 1.2
 # lines weaker than this part of the strongest of their family do not matter to others
 STRONG = 0.1
 
@@ -54,6 +56,7 @@ class LineCounts(NamedTuple):
 
     Counts are (ny, nx, n), maybe a dask array: 64-bit integers for integer spectra, else their float dtype, of 32 bits
     at least. Those that are not of the lines are (ny, nx, n) float32, >= 0, None where they were not asked for.
+    ``beside`` has those in background windows, {element: Beside}, where the file alone names the elements.
 
     Codes of the diagnostics: ``"element-not-in-file"``, ``"line-out-of-range"``, ``"beam-energy-unknown"``,
     ``"windows-share-channels"``, ``"lines-overlap"``, ``"background-windows-hold-lines"`` and
@@ -64,6 +67,7 @@ class LineCounts(NamedTuple):
     counts: Any
     background: np.ndarray | None
     diagnostics: list[Diagnostic]
+    beside: dict[str, Beside]
 
 
 def checked_width(width: Any) -> float:
@@ -101,7 +105,12 @@ def line_counts(signal: Any, request: SourceRequest) -> LineCounts:
     windows = {element: line_windows(signal, names, width) for element, names in lines.items()}
     shared = _shared_channels(windows)
     found += [*left_out, *_about_shared(shared), *_about_near(signal, lines, width, shared)]
-    return LineCounts(lines, window_sums(signal, list(windows.values())), None, found)
+    beside = _background_windows(signal, lines, windows) if request.beside and request.is_of_file else {}
+    sums = window_sums(signal, [*windows.values(), *beside.values()])
+    ratios = {e: n_channels(windows[e]) / n_channels(own) for e, own in beside.items()}
+    n = len(lines)
+    counts = {element: Beside(sums[..., n + i], ratio) for i, (element, ratio) in enumerate(ratios.items())}
+    return LineCounts(lines, sums[..., :n], None, found, counts)
 
 
 def _asked_diagnostics(signal, request):
@@ -224,6 +233,42 @@ def line_windows(signal: Any, lines: list[str], width: float) -> list[tuple[int,
             start, stop = merged[-1][0], max(stop, merged.pop()[1])
         merged.append((start, max(stop, start + 1)))
     return merged
+
+
+def _background_windows(signal, lines, windows):
+    """``{element: channel ranges}`` on both sides of the line of each element that has one line, and room beside it.
+
+    They are free of lines of the sample, and hold as many channels as the window of the line at least.
+    """
+    axis = signal.axes_manager.signal_axes[0]
+    names = [*lines_within(signal, axis.low_value, axis.high_value, lines), *(n for own in lines.values() for n in own)]
+    free = axis.axis >= LOWEST_KEV * (1000 if axis.units == "eV" else 1)
+    for start, stop in line_windows(signal, names, 2 * NEAREST):
+        free[start:stop] = False
+    found = {}
+    for element in (e for e, own in lines.items() if len(own) == 1):
+        ((start, stop),) = windows[element]
+        ((first, last),) = line_windows(signal, lines[element], 2 * FARTHEST)
+        # a background that is linear in energy has the same mean in channels at the same distances from the line
+        last = min(last, start + stop - first)
+        first = start + stop - last
+        beside = np.zeros(free.shape, bool)
+        beside[first:last] = free[first:last] & free[first:last][::-1]
+        beside[start:stop] = False
+        if np.count_nonzero(beside) >= stop - start:
+            found[element] = _ranges(beside)
+    return found
+
+
+def _ranges(channels):
+    """(start, stop) of the runs of True."""
+    edges = np.flatnonzero(np.diff(np.r_[0, channels, 0])).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def n_channels(ranges: list) -> int:
+    """Number of channels in disjoint ranges ``(start, stop)``."""
+    return sum(stop - start for start, stop in ranges)
 
 
 def _shared_channels(windows):
@@ -356,9 +401,7 @@ def _in_bands(source, free):
         return None
     # each channel to the band in which its middle lies
     band = np.minimum(((np.cumsum(total) - total / 2) * number / total.sum()).astype(int), number - 1)
-    # (start, stop) of the runs of channels in each band
-    edges = [np.flatnonzero(np.diff(np.r_[0, free & (band == k), 0])).tolist() for k in range(number)]
-    ranges = [list(zip(own[::2], own[1::2], strict=True)) for own in edges if own]
+    ranges = [own for own in (_ranges(free & (band == k)) for k in range(number)) if own]
     sums = np.moveaxis(np.asarray(window_sums(source, ranges)), -1, 0)
     if sums.dtype.kind == "f" and not np.array_equal(sums, np.rint(sums)):
         return None

@@ -218,10 +218,10 @@ class EdsSpectra:
         for i, (element, lines) in enumerate(found.lines.items()):
             name, data = f"the {element} map of {source}", found.counts[..., i]
             background = None if found.background is None else found.background[..., i]
-            maps.append(SourceMap(element, "+".join(lines), data, axes, metadata, name, background))
+            line, beside = "+".join(lines), found.beside.get(element)
+            maps.append(SourceMap(element, line, data, axes, metadata, name, background, beside=beside))
         others = out_of_window_counts(source, found.lines, width) if request.out_of_window else None
-        by_file = request.elements is None and request.xray_lines is None
-        return SourceMaps(maps, title_of(metadata), found.diagnostics, others, named_by_file=by_file)
+        return SourceMaps(maps, title_of(metadata), found.diagnostics, others, named_by_file=request.is_of_file)
 
 
 class EelsSpectra:

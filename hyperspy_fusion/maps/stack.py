@@ -38,7 +38,8 @@ class ScanMaps:
     The signal is an ElementMaps ``(n|x, y)``; its axes are of y, then of x. `background`, counts that are not of the
     elements, and `variance` of the noise are (n, ny, nx), None where not known. The diagnostics include those that the
     maps had before. `out_of_window` counts of EDS spectra are (bands, ny, nx), None where nobody asked for them.
-    `named_by_file` is whether the file alone names the elements.
+    `named_by_file` is whether the file alone names the elements. `beside` has for each map the counts in background
+    windows of its line, None where not read.
     """
 
     signal: Any
@@ -48,6 +49,7 @@ class ScanMaps:
     diagnostics: list[Diagnostic]
     out_of_window: np.ndarray | None = None
     named_by_file: bool = False
+    beside: tuple = ()
 
 
 def one_scan(found: SourceMaps, allow_nan: bool) -> tuple[ScanMaps, list[Diagnostic]]:
@@ -77,7 +79,8 @@ def one_scan(found: SourceMaps, allow_nan: bool) -> tuple[ScanMaps, list[Diagnos
         signal.metadata.set_item(_DIAGNOSTICS, as_metadata(kept))
     if sentences := warnings_of(kept):
         signal.metadata.set_item("Element_maps.warnings", list(dict.fromkeys(sentences)))
-    return ScanMaps(signal, axes, *noise, kept, found.out_of_window, found.named_by_file), diagnostics
+    beside = tuple(m.beside for m in maps)
+    return ScanMaps(signal, axes, *noise, kept, found.out_of_window, found.named_by_file, beside), diagnostics
 
 
 def _check_elements(maps):
@@ -107,10 +110,10 @@ def _computed(maps: Sequence[SourceMap], allow_nan):
     """The maps in memory, lazy ones in one computation, with pixels that are finite or, where allowed, NaN."""
     from dask.base import compute
 
-    images = compute(*(m.data for m in maps))
+    images, beside = compute([m.data for m in maps], [m.beside for m in maps])
     return [
-        m._replace(data=nan_pixels(image) if allow_nan or m.allows_nan else finite_pixels(image, m.name))
-        for m, image in zip(maps, images, strict=True)
+        m._replace(data=nan_pixels(image) if allow_nan or m.allows_nan else finite_pixels(image, m.name), beside=counts)
+        for m, image, counts in zip(maps, images, beside, strict=True)
     ]
 
 
@@ -130,7 +133,8 @@ def _added_up(maps):
                     "are different X-ray lines to be added up: keep one map, or pass their sum."
                 )
             _logger.info("The %s map is the sum of %s.", element, ", ".join(lines))
-        added.append(group[0]._replace(line="+".join(lines), **_sums(group)) if len(group) > 1 else group[0])
+        one = group[0]._replace(line="+".join(lines), beside=None, **_sums(group)) if len(group) > 1 else group[0]
+        added.append(one)
     return added
 
 

@@ -62,18 +62,19 @@ def diagnostics_of_interrupted_errors(n_done, number=1):
     return [Diagnostic("errors-interrupted", sentence)]
 
 
-def even_maps(elements, maps, haadf, valid, constant):
+def even_maps(elements, maps, haadf, valid, constant, beside=()):
     """(n,) bool: maps that are not worth a fit, of elements that the file names and nobody asked for; diagnostics.
 
-    They have few counts and no structure beyond their noise, while others have. ``constant`` (n,) are left out anyway.
+    They have no structure beyond that of noise or background, while others have: see :func:`without_structure`, also
+    for what is ``beside`` the lines. ``constant`` (n,) are left out anyway.
     """
-    even = without_structure(maps, valid.maps, haadf, valid.haadf) & ~constant
+    even = without_structure(maps, valid.maps, haadf, valid.haadf, beside) & ~constant
     if not even.any() or (even | constant).all():
         return np.zeros(len(maps), bool), []
     names = tuple(e for e, is_even in zip(elements, even, strict=True) if is_even)
     sentence = (
-        f"The few counts of {_and(names)}, which the file names, show nothing but noise: they stay as they are and the "
-        "others are fused; name all by elements=[...] to fuse them."
+        f"The counts of {_and(names)}, which the file names, show only noise or background: they stay as they are and "
+        "the others are fused; name all by elements=[...] to fuse them."
     )
     return even, [Diagnostic("elements-without-structure", sentence, elements=names)]
 

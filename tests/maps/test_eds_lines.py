@@ -10,6 +10,9 @@ from sources import FE, NAMES, PT, assert_element_maps, codes, eds, image, lines
 
 import hyperspy_fusion
 from hyperspy_fusion import element_maps
+from hyperspy_fusion.maps.base import SourceRequest
+from hyperspy_fusion.maps.eds_lines import line_windows
+from hyperspy_fusion.maps.sources import read_maps
 
 
 @pytest.mark.parametrize("dtype", ["u1", ">u2", "i2", "f4"])
@@ -257,6 +260,48 @@ def test_there_are_no_x_ray_maps_of_hydrogen_and_helium(symbol):
         with pytest.raises(ValueError, match=f"{symbol} has no X-ray line that a detector sees: leave it out"):
             element_maps(source, elements, xray_lines=lines)
     assert element_maps([image(FE)], [symbol]).elements == [symbol]  # of EELS, say
+
+
+def beside(signal, **request):
+    """{element: counts beside the line}, of elements that the file alone names."""
+    scan = read_maps(signal, SourceRequest(beside=True, **request))
+    return dict(zip(scan.signal.elements, scan.beside, strict=True))
+
+
+@pytest.mark.parametrize("width, background", [(2.0, None), (1.2, None), (2.0, "windows")])
+@pytest.mark.parametrize("is_lazy", [False, True])
+def test_counts_beside_a_line_are_those_of_a_linear_background(width, background, is_lazy):
+    names = ["Cr", "Fe", "Zr", "O", "Co"]
+    signal = eds("u4", elements=names)
+    signal.data[:] = 5000 - 2 * np.arange(2000)
+    reads = []
+    if is_lazy:
+        signal = signal.as_lazy(chunks=(3, 4, 300))
+        signal.data = signal.data.map_blocks(lambda block: reads.append(1) or block, meta=signal.data._meta)
+    request = {"integration_windows": width, "background": background}
+    found = beside(signal, **request)
+    assert len(reads) == 7 * is_lazy
+    counts = element_maps(signal, **request)
+    # Cr La is near O Ka, and Fe Kb near Co Ka
+    assert [e for e, own in found.items() if own is None] == ["O", "Co"]
+    for element in ("Cr", "Fe", "Zr"):
+        expected = found[element].ratio * np.asarray(found[element].counts, float)
+        np.testing.assert_allclose(expected, counts.get_map(element).data, rtol=1e-9)
+    # no count of a line that is beside
+    signal = eds("u4", elements=names)
+    signal.data[:] = 0
+    for line in ("Cr_Ka", "Cr_Kb", "Fe_Ka", "Fe_Kb", "Co_Ka", "Zr_La", "O_Ka"):
+        ((start, stop),) = line_windows(signal, [line], 2.0)
+        signal.data[..., start:stop] = 7
+    assert not any(own.counts.any() for own in beside(signal, **request).values() if own is not None)
+
+
+def test_counts_beside_lines_are_read_only_where_the_file_names_one_line_of_an_element():
+    signal = eds(lines=["Fe_Ka", "Cr_Ka", "Cr_La"])
+    assert [own is not None for own in beside(signal).values()] == [True, False]
+    for asked in ({"elements": ["Fe"]}, {"xray_lines": ["Fe_Ka"]}):
+        assert beside(signal, **asked) == {"Fe": None}
+    assert beside(element_maps(signal)) == {"Fe": None, "Cr": None}
 
 
 def test_real_spectra_give_the_counts_of_exspy():

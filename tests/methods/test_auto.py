@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import hyperspy.api as hs
 import numpy as np
 import pytest
-from helpers import assert_untouched, fit_with, fuse_with, snapshot
+from helpers import assert_untouched, fit_with, fuse_with, shared, snapshot
 
 import hyperspy_fusion as hf
 from hyperspy_fusion.fusion.selection import search
@@ -139,19 +139,30 @@ def test_too_few_counts_are_a_warning(scan, caplog):
     assert fused.metadata.Fusion.parameters.regularization == "guided"
 
 
-@pytest.mark.parametrize("method", ["auto", "calibrated"])
-def test_elements_of_the_file_without_structure_are_not_fused(method):
-    maps, haadf = hf.data.core_shell((40, 40), counts=6).signals()
-    counts = np.random.default_rng(0).poisson(0.02, (40, 40, 1000)).astype("u2")
-    for channel, one in zip((944, 640, 52), maps, strict=True):  # Pt La, Fe Ka, O Ka
-        counts[..., channel] += one.data
+def core_shell_spectra(shape, continuum, units="keV", lines=None):
+    """HAADF image and spectra of Pt, Fe and O, above a continuum of so many counts per channel, maybe an image.
+
+    ``lines`` {channel: map} are added.
+    """
+    maps, haadf = hf.data.core_shell(shape, counts=6).signals()
+    mean = np.broadcast_to(continuum, shape)[..., None]
+    counts = np.random.default_rng(1).poisson(mean, (*shape, 1000)).astype("u2")
+    lines = {944: maps[0].data, 640: maps[1].data, 52: maps[2].data, **(lines or {})}  # Pt La, Fe Ka, O Ka
+    for channel, one in lines.items():
+        counts[..., channel] += one.astype("u2")
     eds = hs.signals.Signal1D(counts)
     eds.set_signal_type("EDS_TEM")
     eds.set_microscope_parameters(beam_energy=200)
     energy, *axes = eds.axes_manager[-1], *eds.axes_manager.navigation_axes
-    energy.scale, energy.units = 0.01, "keV"
+    energy.scale, energy.units = {"keV": 0.01, "eV": 10}[units], units
     for axis, same in zip(axes, haadf.axes_manager.signal_axes, strict=True):
         axis.scale, axis.units = same.scale, same.units
+    return haadf, eds
+
+
+@pytest.mark.parametrize("method", ["auto", "calibrated"])
+def test_elements_of_the_file_without_structure_are_not_fused(method):
+    haadf, eds = core_shell_spectra((40, 40), 0.02)
     even, present = ["Al", "Cl", "Si"], ["Fe", "O", "Pt"]
     eds.set_elements(even + present)
     fused = eds.fuse(haadf, method=method, show_progressbar=False)
@@ -176,6 +187,47 @@ def test_elements_of_the_file_without_structure_are_not_fused(method):
     # where nothing has structure, everything is fused
     eds.set_elements(even)
     assert not eds.fuse(haadf, method="calibrated", show_progressbar=False).metadata.Fusion.constant_elements
+
+
+def not_fused(haadf, eds, **options):
+    """Elements that a calibrated fit would leave out."""
+    model = hf.FusedMultiModal(haadf, eds, method="calibrated", **options)
+    return [e for d in model.diagnostics if d.code == "elements-without-structure" for e in d.elements]
+
+
+@pytest.mark.parametrize("units, is_lazy", [("keV", False), ("eV", True)])
+@pytest.mark.parametrize("counts", [0.2, 1, 4])
+def test_elements_of_the_file_without_a_line_are_not_fused(counts, units, is_lazy):
+    shape = (48, 48)
+    thickness = np.linspace(0.4, 1.6, 48) * (1 + (np.indices(shape)[0] > 20))
+    rng = np.random.default_rng(5)
+    iron = hf.data.core_shell(shape, counts=6).maps[1]
+    grain = np.zeros(shape)
+    grain[30:36, 8:14] = 3 + counts
+    # Fe Kb in the window of Co, S in that of Mo, and a grain of Ti
+    lines = {706: rng.binomial(iron.astype(int), 0.13), 231: rng.poisson(thickness), 451: rng.poisson(grain)}
+    haadf, eds = core_shell_spectra(shape, counts / 25 * thickness, units, lines)
+    eds = eds.as_lazy(chunks=(24, 48, 300)) if is_lazy else eds
+    eds.set_elements(["Co", "Cr", "Fe", "Mo", "O", "Pt", "S", "Sc", "Ti"])
+    eds.set_lines(["Co_Ka", "Cr_Ka", "Fe_Ka", "Mo_La", "O_Ka", "Pt_La", "S_Ka", "Sc_Ka", "Ti_Ka"])
+    before = snapshot(eds)
+    assert not_fused(haadf, eds) == not_fused(haadf, eds, background="windows") == ["Cr", "Sc"]
+    assert_untouched(eds, before)
+    assert not not_fused(haadf, eds, elements=list(eds.metadata.Sample.elements))
+    # without room beside the line nothing shows that there is none
+    eds.metadata.Sample.elements += ["V", "Mn", "I", "Cs", "Ba"]
+    assert "Cr" not in not_fused(haadf, eds)
+
+
+def test_elements_of_real_files_are_fused_unless_they_have_no_line():
+    haadf, eds = hf.scan(shared("data/bruker_test_TEM.bcf"))
+    assert not not_fused(haadf, eds)
+    # Cr is in grains; Nb is not in the sample
+    haadf, eds = hf.scan(shared("data/L2083-K-4-1_tilt0.bcf"))
+    assert not not_fused(haadf, eds)
+    eds.metadata.Sample.elements += ["Nb"]
+    eds.metadata.Sample.xray_lines += ["Nb_Ka"]
+    assert not_fused(haadf, eds) == ["Nb"]
 
 
 def test_masks_and_nan_and_constant_maps(scan):

@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import pdtrc
+from scipy.ndimage import uniform_filter
+from scipy.special import betainc, pdtrc
 
 from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
+from hyperspy_fusion.fusion.spectra.background import gaussian
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
 from hyperspy_fusion.fusion.terms.noise_estimation import counts_scale
 
@@ -20,9 +22,11 @@ from hyperspy_fusion.fusion.terms.noise_estimation import counts_scale
 SIDES = (4, 8, 16)
 # standard errors beyond which a sum, or the mean of their squares, is significant
 SIGNIFICANT_SUM, SIGNIFICANT_MEAN = 5.5, 6.0
-# a map of an element that nobody asked for is worth a fit unless it has fewer counts per pixel than this, at least so
-# many pixels along both axes, and in no test such a significance, or so small a probability of noise
+# a map of an element that nobody asked for is worth a fit unless it has fewer counts per pixel than this or no line, at
+# least so many pixels along both axes, and in no test such a significance, or so small a probability of noise
 FEW, LEAST_PIXELS, LITTLE, CHANCE = 1.0, 8, 3.0, 0.01
+# net counts that are no line, as a part of the background
+TRACE = 0.03
 # brightest levels of squares that are looked at
 LEVELS = 8
 # fraction of the contrast of the HAADF image that may be unexplained
@@ -189,52 +193,122 @@ def _middle(number, side):
     return int(number * side + side // 2)
 
 
-def without_structure(maps, valid, haadf, haadf_valid):
-    """(n,) bool: maps of few counts that are Poisson noise in every test; see :func:`_shows_structure`.
+def without_structure(maps, valid, haadf, haadf_valid, beside=()):
+    """(n,) bool: maps whose counts are noise alone in every test, of one mean or of the background of their line.
 
-    Maps that are no counts, or are small, or have many counts, are not judged: False.
+    Of one mean only with less than :data:`FEW` counts per pixel. ``beside`` has for each map None, or ``counts``
+    (ny, nx) in background windows and the ``ratio`` of the background in the window of the line to these. The map is
+    background alone where its net counts are noise or a trace, and all pixels have the same share of counts in that
+    window. Maps that are no counts, or are small, are not judged: False.
     """
     image = np.where(haadf_valid, haadf, 0).astype(np.float64)
-    return np.array([_is_noise(*one, image, haadf_valid) for one in zip(maps, valid, strict=True)])
+    beside = beside or [None] * len(maps)
+    found = zip(maps, valid, beside, strict=True)
+    return np.array(
+        [_is_even(m, v, image, haadf_valid) or _is_background(m, v, b, image, haadf_valid) for m, v, b in found]
+    )
 
 
-def _is_noise(map, valid, haadf, haadf_valid):
+def _is_even(map, valid, haadf, haadf_valid):
     scale = counts_scale(map, valid)
     if scale is None or min(map.shape) < LEAST_PIXELS:
         return False
     counts = np.where(valid, map, 0) / scale
     mean = counts.sum() / np.count_nonzero(valid)
-    if mean >= FEW or any(_shows_structure(counts, valid, mean, 2**i) for i in range(min(map.shape).bit_length() - 1)):
+    return bool(mean < FEW) and not _shows_structure(counts, mean * valid, 0.0, haadf, haadf_valid)
+
+
+def _is_background(map, valid, beside, haadf, haadf_valid):
+    if beside is None or min(map.shape) < LEAST_PIXELS:
         return False
-    rest, (y, x) = counts - mean * valid, np.indices(map.shape)
-    trends = ((y, valid), (x, valid), (haadf, valid & haadf_valid))
-    return not _is_periodic(rest, mean) and all(abs(_trend(rest, mean, *one)) < LITTLE for one in trends)
+    both = np.stack([map, beside.counts])
+    scale = counts_scale(both, np.stack([valid, valid])) if np.isfinite(both[:, valid]).all() else None
+    if scale is None:
+        return False
+    counts, others = np.where(valid, both, 0) / scale
+    if not (counts.any() and others.any()):
+        return False
+    background = beside.ratio * others.sum()
+    net, error = counts.sum() - background, np.sqrt(counts.sum() + beside.ratio * background)
+    if net > max(LITTLE * error, TRACE * background):
+        return False
+    # of the counts of both, those in the window of the line are a binomial number
+    share = counts.sum() / (counts.sum() + others.sum())
+    return not _shows_structure(counts, share * (counts + others), share, haadf, haadf_valid)
 
 
-def _shows_structure(counts, valid, mean, side):
-    """Whether squares of counts vary more than Poisson noise of this mean, or too many of them are bright."""
-    # of few counts the variance itself varies more
-    few = np.sqrt(2 / (2 + 1 / (mean * side**2)))
-    if few * excess_variance(counts, np.full(counts.shape, mean), valid, side) > LITTLE:
+def _shows_structure(counts, mean, share, haadf, haadf_valid):
+    """Whether counts differ from this mean (ny, nx) by more than noise in any test.
+
+    The noise is Poisson's for a ``share`` of 0, else binomial: ``mean / share`` counts, this share of which is counted.
+    """
+    sides = [2**i for i in range(min(counts.shape).bit_length() - 1)]
+    if any(_squares_vary(counts, mean, share, side) or _has_cluster(counts, mean, share, side) for side in sides):
         return True
-    total, number = square_sums(counts, side), square_sums(valid.astype(float), side)
+    rest, variance, (y, x) = counts - mean, (1 - share) * mean, np.indices(counts.shape)
+    trends = ((y, True), (x, True), (haadf, haadf_valid))
+    if _is_periodic(rest, variance) or any(abs(_trend(rest, variance, *one)) > LITTLE for one in trends):
+        return True
+    return _is_in_peaks(counts, mean, share, haadf, haadf_valid)
+
+
+def _squares_vary(counts, mean, share, side):
+    """Whether squares of counts vary more than noise, or too many of them are bright."""
+    total, expected = square_sums(counts, side), square_sums(mean, side)
+    variance = (1 - share) * expected
+    # the variance of the squared deviations
+    dispersion = np.sum(2 * variance**2 + variance * (1 - 6 * share * (1 - share)))
+    if np.sum((total - expected) ** 2 - variance) > LITTLE * np.sqrt(dispersion):
+        return True
     levels = np.unique(np.rint(total[total > 0.5]))[-LEVELS:]
     found = np.count_nonzero(total[..., None] > levels - 0.5, axis=(0, 1))
-    expected = np.array([pdtrc(level - 1, mean * number).sum() for level in levels])
-    return bool(np.any(pdtrc(found - 1.0, expected) < CHANCE))
+    chances = np.array([_chance_of(level, expected, share).sum() for level in levels])
+    return bool(np.any(pdtrc(found - 1.0, chances) < CHANCE))
 
 
-def _is_periodic(rest, mean):
+def _has_cluster(counts, mean, share, side):
+    """Whether a square anywhere has too many counts."""
+    total, expected = (side**2 * uniform_filter(a.astype(np.float64), side, mode="constant") for a in (counts, mean))
+    # others are no candidates
+    bright = total - expected > LITTLE * np.sqrt(np.maximum(expected, 0))
+    chances = _chance_of(np.rint(total[bright]), expected[bright], share)
+    return bool(total.size * np.min(chances, initial=1.0) < CHANCE)
+
+
+def _chance_of(level, mean, share):
+    """Probability of so many counts or more, Poisson's or binomial."""
+    if share == 0:
+        return pdtrc(level - 1, mean)
+    trials = np.rint(mean / share)
+    return np.where(trials < level, 0, betainc(level, np.maximum(trials - level, 0) + 1, share))
+
+
+def _is_periodic(rest, variance):
     """Whether counts less their mean have a period, as of a lattice."""
-    power = np.abs(np.fft.rfft2(rest)) ** 2 / (mean * rest.size)
+    power = np.abs(np.fft.rfft2(rest)) ** 2 / variance.sum()
     return bool(power.size * np.exp(-power.max()) < CHANCE)
 
 
-def _trend(rest, mean, image, used):
+def _is_in_peaks(counts, mean, share, image, used):
+    """Whether the pixels brightest above their neighbours in an image, such as atoms, have too many counts."""
+    if not used.any():
+        return False
+    image = np.where(used, image, image[used].mean())
+    order = np.argsort(np.where(used, gaussian(image, 1) - image, np.inf), axis=None)
+    numbers = 2 ** np.arange(2, max(int(used.sum()).bit_length() - 1, 2))
+    total, expected = (np.cumsum(a.ravel()[order])[numbers - 1] for a in (counts, mean))
+    chances = [_chance_of(np.rint(n), m, share) for n, m in zip(total, expected, strict=True) if n > 0]
+    return len(chances) * min(chances, default=1.0) < CHANCE
+
+
+def _trend(rest, variance, image, used):
     """Standard errors by which counts less their mean rise with an image."""
-    image = np.where(used, image - np.mean(image, where=used), 0) if used.any() else np.zeros(rest.shape)
-    error = np.sqrt(mean * np.sum(image**2))
-    return float(np.sum(rest * image) / error) if error > 0 else 0.0
+    weights = np.where(used, variance, 0)
+    if not weights.any():
+        return 0.0
+    image = image - np.average(image, weights=weights)
+    error = np.sqrt(np.sum(weights * image**2))
+    return float(np.sum(np.where(used, rest * image, 0)) / error) if error > 0 else 0.0
 
 
 def excess_variance(map, variance, valid, side):

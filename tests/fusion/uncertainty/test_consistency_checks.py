@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -125,6 +126,54 @@ def test_single_atoms_and_gradients_have_structure():
     # too weak for any test of the map alone
     weak = 1 + 0.5 * rng.choice([-1, 1], SHAPE)
     assert noise_only(rng.poisson(0.3 * weak, (4, *SHAPE)), weak) == [False] * 4
+
+
+def left_out_beside(background, line, seeds, ratio=0.4, image=0.0):
+    """How many of the maps of a line above a background, which is counted beside it, are left out."""
+    found = []
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        haadf = background / background.mean() + image + rng.normal(0, 0.2, SHAPE)
+        beside = SimpleNamespace(counts=rng.poisson(background / ratio), ratio=ratio)
+        map, valid = rng.poisson(background + line), np.ones(SHAPE, bool)
+        valid[50:, 5:9] = False
+        found += without_structure(np.where(valid, map, -1)[None], valid[None], haadf, valid, [beside]).tolist()
+    return sum(found)
+
+
+THICKNESS = {
+    "wedge": np.tile(np.linspace(0.4, 1.6, 64), (64, 1)),
+    "grains": np.repeat(np.repeat(np.random.default_rng(0).uniform(0.5, 1.5, (8, 8)), 8, 0), 8, 1),
+    "edge": np.where(np.arange(64)[:, None] > 20, 1.4, 0.1) * np.ones(SHAPE),
+}
+
+
+@pytest.mark.parametrize("counts", [0.05, 0.3, 1, 4, 40])
+@pytest.mark.parametrize("thickness", THICKNESS)
+def test_the_background_of_a_line_is_no_structure_of_its_own(counts, thickness):
+    background = counts * THICKNESS[thickness]
+    assert left_out_beside(background, 0 * background, range(10)) >= 7
+    # a uniform line, one in proportion to the background, and that of a neighbour
+    for line in (max(counts, 1) + 0 * background, background + 1, 4 * np.sqrt(max(counts, 1)) * bump(30, 20, 8)):
+        assert not left_out_beside(background, line, range(3))
+
+
+@pytest.mark.parametrize("counts", [0.05, 0.3, 1, 4])
+@pytest.mark.parametrize("thickness", THICKNESS)
+@pytest.mark.parametrize("seeds", [range(2), pytest.param(range(2, 40), marks=pytest.mark.nightly)])
+def test_weak_structure_above_a_background_is_found(counts, thickness, seeds):
+    """Of 8 to 10 standard errors for who knows where it is."""
+    background, noise = counts * THICKNESS[thickness], np.sqrt(counts)
+    y, x = np.indices(SHAPE)
+    atoms = np.zeros(SHAPE)
+    atoms.ravel()[np.random.default_rng(1).choice(4096, 10, replace=False)] = 1
+    lines = {f"lattice {p}": (0.12 * noise * np.outer(wave(p), wave(p)), True) for p in (2, 4, 8)}
+    lines["atoms"] = (max(3, 5 * noise) * atoms, True)
+    lines["gradient"] = (0.4 * noise * x / 64, False)
+    lines["particle"] = ((4 + 1.5 * counts) * ((y // 3 == 5) & (x // 3 == 9)), False)
+    for name, (line, in_image) in lines.items():
+        image = 2 * line / line.max() if in_image else 0.0
+        assert left_out_beside(background, line, seeds, image=image) <= len(seeds) // 20, name
 
 
 @pytest.mark.parametrize("phantom", [core_shell, gradient_alloy])
