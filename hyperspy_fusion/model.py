@@ -9,10 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion._floating_point import default_errstate
 from hyperspy_fusion._progress import counted, progress
 from hyperspy_fusion.diagnostics import as_metadata, report, warnings_of
-from hyperspy_fusion.fusion.checks import are_numbers, check_choice, check_seed, check_workers, number_of_resamples
+from hyperspy_fusion.fusion.checks import (
+    are_numbers,
+    check_choice,
+    check_seed,
+    check_workers,
+    default_errstate,
+    number_of_resamples,
+)
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import settings_for
 from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
