@@ -100,8 +100,12 @@ def fuse(
     """
     from hyperspy_fusion.fusion.checks import number_of_resamples
     from hyperspy_fusion.fusion.settings import settings_for
-    from hyperspy_fusion.methods import check_noise_model
+    from hyperspy_fusion.methods import METHODS, check_noise_model
+    from hyperspy_fusion.methods.base import request_of
     from hyperspy_fusion.model import FusedMultiModal
+    from hyperspy_fusion.stacks.fit import Call
+    from hyperspy_fusion.stacks.frames import frames_of
+    from hyperspy_fusion.stacks.fuse_stack import fuse_stack
 
     front = {"regularization": regularization, "lambda_reg": lambda_reg, "lambda_haadf": lambda_haadf}
     front |= {"lambda_chem": lambda_chem, "lambda_tv": lambda_tv, "eps": eps, "max_iter": max_iter}
@@ -109,14 +113,18 @@ def fuse(
     n_resamples = number_of_resamples(errors)
     if n_resamples:
         check_noise_model(method)
+    of_source = {"elements": elements, "xray_lines": xray_lines, "integration_windows": integration_windows}
+    of_source |= {"edges": edges}
+    frames = frames_of(maps, haadf, mask, background)
+    if frames is not None:
+        request = request_of(METHODS[method], **of_source, background=None)
+        call = Call(method, request, register, chosen, n_resamples)
+        return fuse_stack(frames, call, show_progressbar, num_workers)
     model = FusedMultiModal(
         haadf,
         maps,
         method=method,
-        elements=elements,
-        xray_lines=xray_lines,
-        integration_windows=integration_windows,
-        edges=edges,
+        **of_source,
         background=background,
         mask=mask,
         register=register,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 from hyperspy_fusion.diagnostics import Diagnostic
@@ -62,6 +63,26 @@ class SourceMaps:
     out_of_window: Any = None
     whole: Any = None
     named_by_file: bool = False
+
+
+def in_memory(sources: list[SourceMaps]) -> list[SourceMaps]:
+    """The same maps with all their lazy arrays computed, in one pass."""
+    from dask.base import compute
+
+    arrays = [[m.data, m.background, m.variance] for found in sources for m in found.maps]
+    computed, others = compute(arrays, [found.out_of_window for found in sources])
+    left = iter(computed)
+    return [
+        replace(
+            found,
+            maps=[
+                m._replace(data=data, background=b, variance=v)
+                for m, (data, b, v) in zip(found.maps, islice(left, len(found.maps)), strict=True)
+            ],
+            out_of_window=out_of_window,
+        )
+        for found, out_of_window in zip(sources, others, strict=True)
+    ]
 
 
 class MapSource(Protocol):
