@@ -47,7 +47,8 @@ def fuse(
     maps : list, dict, BaseSignal or exspy model
         Maps in any unit, or spectra: see :func:`hyperspy_fusion.element_maps`. Not changed.
     haadf : BaseSignal
-        The HAADF image, on the pixels of the maps unless `register` is set.
+        The HAADF image, on the pixels of the maps unless `register` is set. A stack of images, with maps that have
+        the same further navigation axes, is fused frame by frame.
     method : {"auto", "calibrated", "published"}
         ``"calibrated"`` fits in the units of the maps and keeps their totals. ``"auto"``, the
         default, is the same with penalty and weights chosen by cross-validation.
@@ -80,7 +81,8 @@ def fuse(
     Returns
     -------
     ElementMaps
-        Fused maps in the units of the input, with the record of the fit in ``metadata.Fusion``.
+        Fused maps in the units of the input, with the record of the fit in ``metadata.Fusion``. Of a stack it has the
+        further axes, and ``frame(index)`` returns one frame with its record.
 
     Raises
     ------

@@ -55,7 +55,7 @@ def fuse_stack(frames: Frames, call: Call, show_progressbar: Any = None, num_wor
         _task(Block([inputs[k] for k in block]), call, selection, threads, store and store.writer(block))
         for block in blocks
     ]
-    found: list = [FailedFrame("it was not fused before Ctrl-C.")] * len(frames)
+    found: list = [FailedFrame("Ctrl-C came first.")] * len(frames)
     with counted("Fusing frames", "frame", show_progressbar, total=len(frames)) as tick:
 
         def done(number, fitted):
