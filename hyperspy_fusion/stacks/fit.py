@@ -9,6 +9,7 @@ import numpy as np
 
 from hyperspy_fusion.diagnostics import unreported
 from hyperspy_fusion.fusion.checks import are_numbers
+from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.maps.base import SourceMaps, SourceRequest, in_memory
 from hyperspy_fusion.maps.sources import read_source
 from hyperspy_fusion.methods.auto import AutoAsSelected
@@ -94,6 +95,8 @@ def _fitted(frame, call, selection, num_workers):
         if selection is not None:
             model._method = AutoAsSelected(selection)
         model.fit(settings=call.settings, show_progressbar=False, num_workers=num_workers)
+        if model._fitted().result.reason is StopReason.INTERRUPTED:
+            raise KeyboardInterrupt
         errors = None
         if call.n_resamples:
             errors = model.standard_errors(call.n_resamples, show_progressbar=False, num_workers=num_workers).data

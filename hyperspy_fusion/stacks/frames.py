@@ -99,7 +99,7 @@ def frames_of(maps: Any, haadf: Any, mask: Any = None, background: Any = None) -
         mask=lambda index: _of_array(mask, names, size, index),
         background=lambda index: _of_array(background, names, size, index),
         chunks=_chunks(signals[0], names),
-        is_lazy=any(signal._lazy for signal in signals),
+        is_lazy=any(_is_lazy(signal) for signal in signals),
     )
 
 
@@ -157,10 +157,14 @@ def _in_words(axis):
 def _chunks(signal, names):
     """Along each axis in the order of the array, the number of the chunk of each frame; in memory its own number."""
     own = list(reversed(_frame_axes(signal, names)))
-    if not signal._lazy:
+    if not _is_lazy(signal):
         return [list(range(axis.size)) for axis in own]
     sizes = [signal.data.chunks[axis.index_in_array] for axis in own]
     return [np.repeat(np.arange(len(of_axis)), of_axis).tolist() for of_axis in sizes]
+
+
+def _is_lazy(signal):
+    return getattr(signal, "_lazy", False)  # which models have not
 
 
 def _described(axis):

@@ -10,7 +10,9 @@ import pytest
 from helpers import snapshot
 
 import hyperspy_fusion as hf
-from hyperspy_fusion.stacks import engine, fit
+from hyperspy_fusion.fusion.problems import calibrated
+from hyperspy_fusion.fusion.solvers import primal_dual
+from hyperspy_fusion.stacks import engine
 from hyperspy_fusion.stacks.frames import frames_of
 
 TILTS = [-20.0, -5.0, 10.0]
@@ -208,19 +210,23 @@ def test_all_frames_fail():
 
 
 def test_ctrl_c_keeps_the_frames_that_are_done(monkeypatch, synchronous):
-    fitted, calls = fit._fitted, []
+    solve, calls = primal_dual.primal_dual, []
 
-    def interrupted(*args):
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        calls.append(args)
-        return fitted(*args)
+    def interrupted(problem, settings, state, callback=None, num_workers=None):
+        calls.append(problem)
+        stop = callback if len(calls) < 3 else interrupt
+        return solve(problem, settings, state, stop, num_workers)
 
-    monkeypatch.setattr(fit, "_fitted", interrupted)
+    def interrupt(state):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(calibrated, "primal_dual", interrupted)
     fused = hf.fuse(map_stacks(), haadf_stack(), **SETTINGS)
-    assert len(fused.metadata.Fused_frames.failed) == 1
-    assert "Ctrl-C" in fused.metadata.Fused_frames.diagnostics.sentences[0]
-    calls[:] = [0, 0]
+    (failed,) = fused.metadata.Fused_frames.failed
+    assert fused.metadata.Fused_frames.diagnostics.sentences[0].endswith("Ctrl-C came first.")
+    for k in {0, 1, 2} - {failed}:
+        np.testing.assert_array_equal(fused.frame(k).data, alone()[k].data)
+    calls[:] = [None, None]
     with pytest.raises(KeyboardInterrupt):
         hf.fuse(map_stacks(), haadf_stack(), **SETTINGS)
 
