@@ -1,7 +1,7 @@
 """What a tuned constant of the package does: iterations, seconds and quality for some values of it.
 
     python -m benchmarks.sweep fusion.solvers.primal_dual._MAPS_RATIO 1 3 9
-    python -m benchmarks.sweep fusion.selection.search.LOW_ACCURACY_SETTLED 0.1 0.2 0.4
+    python -m benchmarks.sweep fusion.selection.low_accuracy_fits.LOW_ACCURACY_SETTLED 0.1 0.2 0.4
 
 The constant is given as module and name within ``hyperspy_fusion``; the value that the package has is measured first.
 Calibrated fits with each penalty give iterations to the default end, and the mean PSNR against the truth; the automatic

@@ -47,7 +47,8 @@ def fuse(
     maps : list, dict, BaseSignal or exspy model
         Maps in any unit, or spectra: see :func:`hyperspy_fusion.element_maps`. Not changed.
     haadf : BaseSignal
-        The HAADF image, on the pixels of the maps unless `register` is set.
+        The HAADF image, on the pixels of the maps unless `register` is set. A stack of images, with maps that have
+        the same further navigation axes, is fused frame by frame.
     method : {"auto", "calibrated", "published"}
         ``"calibrated"`` fits in the units of the maps and keeps their totals. ``"auto"``, the
         default, is the same with penalty and weights chosen by cross-validation.
@@ -80,7 +81,8 @@ def fuse(
     Returns
     -------
     ElementMaps
-        Fused maps in the units of the input, with the record of the fit in ``metadata.Fusion``.
+        Fused maps in the units of the input, with the record of the fit in ``metadata.Fusion``. Of a stack it has the
+        further axes, and ``frame(index)`` returns one frame with its record.
 
     Raises
     ------
@@ -100,8 +102,12 @@ def fuse(
     """
     from hyperspy_fusion.fusion.checks import number_of_resamples
     from hyperspy_fusion.fusion.settings import settings_for
-    from hyperspy_fusion.methods import check_noise_model
+    from hyperspy_fusion.methods import METHODS, check_noise_model
+    from hyperspy_fusion.methods.base import request_of
     from hyperspy_fusion.model import FusedMultiModal
+    from hyperspy_fusion.stacks.fit import Call
+    from hyperspy_fusion.stacks.frames import frames_of
+    from hyperspy_fusion.stacks.fuse_stack import fuse_stack
 
     front = {"regularization": regularization, "lambda_reg": lambda_reg, "lambda_haadf": lambda_haadf}
     front |= {"lambda_chem": lambda_chem, "lambda_tv": lambda_tv, "eps": eps, "max_iter": max_iter}
@@ -109,14 +115,18 @@ def fuse(
     n_resamples = number_of_resamples(errors)
     if n_resamples:
         check_noise_model(method)
+    of_source = {"elements": elements, "xray_lines": xray_lines, "integration_windows": integration_windows}
+    of_source |= {"edges": edges}
+    frames = frames_of(maps, haadf, mask, background)
+    if frames is not None:
+        request = request_of(METHODS[method], **of_source, background=None)
+        call = Call(method, request, register, chosen, n_resamples)
+        return fuse_stack(frames, call, show_progressbar, num_workers)
     model = FusedMultiModal(
         haadf,
         maps,
         method=method,
-        elements=elements,
-        xray_lines=xray_lines,
-        integration_windows=integration_windows,
-        edges=edges,
+        **of_source,
         background=background,
         mask=mask,
         register=register,

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 _logger = logging.getLogger("hyperspy_fusion")
 
 WARNING, INFORMATION = "warning", "information"
+_is_quiet: ContextVar[bool] = ContextVar("_is_quiet", default=False)
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,21 @@ class Diagnostic:
 
 def report(diagnostics: Iterable[Diagnostic]) -> None:
     """Log each diagnostic: warnings as warnings, information at the level INFO; records have its ``code``."""
+    if _is_quiet.get():
+        return
     for diagnostic in diagnostics:
         level = logging.WARNING if diagnostic.severity == WARNING else logging.INFO
         _logger.log(level, diagnostic.sentence, extra={"code": diagnostic.code})
+
+
+@contextmanager
+def unreported():
+    """Context in which this thread logs no diagnostics, for whoever reports them together afterwards."""
+    token = _is_quiet.set(True)
+    try:
+        yield
+    finally:
+        _is_quiet.reset(token)
 
 
 def warnings_of(diagnostics: Iterable[Diagnostic]) -> list[str]:

@@ -9,10 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion._floating_point import default_errstate
 from hyperspy_fusion._progress import counted, progress
 from hyperspy_fusion.diagnostics import as_metadata, report, warnings_of
-from hyperspy_fusion.fusion.checks import are_numbers, check_choice, check_seed, check_workers, number_of_resamples
+from hyperspy_fusion.fusion.checks import (
+    are_numbers,
+    check_choice,
+    check_seed,
+    check_workers,
+    default_errstate,
+    number_of_resamples,
+)
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import settings_for
 from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
@@ -20,10 +26,9 @@ from hyperspy_fusion.grid.axes import spatial_axes
 from hyperspy_fusion.grid.images import image_signal
 from hyperspy_fusion.grid.masks import is_constant, mask_array
 from hyperspy_fusion.identify.elements import atomic_number
-from hyperspy_fusion.maps.base import SourceRequest
 from hyperspy_fusion.maps.sources import read_maps
 from hyperspy_fusion.methods import METHODS, check_noise_model
-from hyperspy_fusion.methods.base import same_objective
+from hyperspy_fusion.methods.base import request_of, same_objective
 from hyperspy_fusion.methods.fit import Fit, Measured, Record
 from hyperspy_fusion.methods.fit_checks import (
     diagnostics_of_edge_errors,
@@ -94,14 +99,7 @@ class FusedMultiModal:
         check_choice("register", register, (False, True, "calibration", "shift"))
         self.method, self._method = method, METHODS[method]
         uses = self._method
-        asked = None if self._counts is not None else background
-        request = SourceRequest(
-            *(elements, xray_lines, integration_windows, edges, asked),
-            allow_nan=uses.uses_masks,
-            out_of_window=uses.uses_spectra,
-            beside=uses.has_noise_model,
-        )
-        maps = read_maps(maps, request)
+        maps = read_maps(maps, request_of(uses, elements, xray_lines, integration_windows, edges, background))
         self.maps, self.elements = maps.signal, maps.signal.elements
         mask = mask_array(mask, maps.axes)
         register = "shift" if register is True else register

@@ -203,6 +203,26 @@ def test_a_protected_folder_is_refused_before_the_fit(folder, capsys, monkeypatc
     assert "sub" in said and "cannot be written (Permission denied)" in said
 
 
+def test_files_of_a_folder_are_a_stack(tmp_path, monkeypatch, capsys):
+    """Each file of two scans has all signals of one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tilts").mkdir()
+    scans = {name: core_shell(SHAPE, seed=seed).signals() for seed, name in enumerate(("a", "b"))}
+    monkeypatch.setattr(cli, "load_signals", lambda file, **_: [*scans[Path(file).stem][0], scans[Path(file).stem][1]])
+    for name in scans:
+        (tmp_path / "tilts" / f"{name}.emd").touch()
+    assert fuse_files("tilts --stack -o out.hspy --max-iter 3") == 0
+    assert "Fused Pt, Fe, O in 2 of 2 frames." in capsys.readouterr().out
+    fused = hs.load("out.hspy")
+    for k, (maps, haadf) in enumerate(scans.values()):
+        one = hyperspy_fusion.fuse(maps, haadf, method="published", max_iter=3, show_progressbar=False)
+        np.testing.assert_array_equal(fused.frame(k).data, one.data)
+    assert fuse_files("tilts --stack -o out.hspy --overwrite --picture x.png") == 2
+    scans["b"] = core_shell((8, 9)).signals()
+    assert fuse_files("tilts --stack -o out.hspy --overwrite") == 2
+    assert "leave out the file that differs" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("errors", [[], ["--errors", "2"]], ids=["maps", "with errors"])
 def test_a_picture_is_drawn(folder, capsys, errors):
     from matplotlib.image import imread

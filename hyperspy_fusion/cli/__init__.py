@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperspy_fusion.cli.demo import run_demo
+from hyperspy_fusion.cli.stack import files_of, stack_of
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import SETTINGS, settings_for
 from hyperspy_fusion.identify.map_identity import identify_map, title_of
@@ -64,7 +65,8 @@ def main(argv: list | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, 2 for bad input, 130 after Ctrl-C, which saves what a fit has reached.
+        Exit status: 0, 1 where frames of a stack failed, 2 for bad input, 130 after Ctrl-C, which saves what a fit has
+        reached.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -130,6 +132,8 @@ class _Version(argparse.Action):
 def _add_input(fuse):
     add, names = fuse.add_argument, {"nargs": "+", "type": _without_comma}
     add("files", nargs="+", metavar="FILE", help="any file HyperSpy reads")
+    text = "every FILE, or file in a folder, has a scan of its own, with the same elements and pixels: fuse all of them"
+    add("--stack", action="store_true", help=text)
     found = "where it is not found by itself"
     add("--haadf", metavar="IMAGE", help=f"file of the HAADF image, or its title or number in the FILEs, {found}")
     text = "name of the format of FILEs whose ending is that of several, such as JEOL for .img"
@@ -225,11 +229,16 @@ def _fuse(arguments):
     picture = _picture_path(arguments)
     from hyperspy_fusion.api import fuse
 
-    source, haadf = _find_scan(
-        arguments.files, arguments.haadf, arguments.elements, arguments.spectrum, arguments.file_format
-    )
+    given = arguments.haadf, arguments.elements, arguments.spectrum, arguments.file_format
+    if arguments.stack:
+        files = files_of(arguments.files)
+        source, haadf = stack_of(files, lambda file: _find_scan([file], *given, lazy=True))
+    else:
+        source, haadf = _find_scan(arguments.files, *given)
     fused: Any = fuse(source, haadf, **{name: getattr(arguments, name) for name in _INPUT}, settings=settings, **front)
     fused.save(output, overwrite=arguments.overwrite)
+    if arguments.stack:
+        return _end_of_stack(fused, output, errors if arguments.errors else None, arguments.overwrite)
     fit = fused.metadata.Fusion
     print(f"Fused {', '.join(fused.elements)} with {title_of(haadf.metadata)!r}, iterations: {fit.n_iter}.")
     print(f"{fit.stop_reason}\nFused maps, for hs.load: {output}")
@@ -245,6 +254,17 @@ def _fuse(arguments):
         print(f"Picture: {picture}")
     is_cut = fit.stop_reason == StopReason.INTERRUPTED.value or (arguments.errors and not fit.has_item("errors"))
     return INTERRUPTED if is_cut else 0
+
+
+def _end_of_stack(fused, output, errors, overwrite):
+    """Save the errors of a stack, say what was done, and return the exit status."""
+    record = fused.metadata.Fused_frames
+    print(f"Fused {', '.join(fused.elements)} in {record.n_frames - len(record.failed)} of {record.n_frames} frames.")
+    print(f"Fused maps, for hs.load: {output}")
+    if errors is not None:
+        fused.standard_errors().save(errors, overwrite=overwrite)
+        print(f"Their standard errors: {errors}")
+    return 0 if not len(record.failed) else 1
 
 
 def _output_path(arguments):
@@ -265,6 +285,10 @@ def _picture_path(arguments):
     """Where to draw, None where nobody asks for it."""
     if arguments.picture is None:
         return None
+    if arguments.stack:
+        raise _Refusal(
+            "--picture draws one scan: leave it out, and draw a frame of the result by frame(0).plot_fusion()."
+        )
     if not arguments.picture:
         raise _Refusal(f"--picture has no name: give that of a {', '.join(_PICTURES)} file.")
     path = Path(arguments.picture)
@@ -285,7 +309,7 @@ def _refuse_path(path, overwrite, option):
     check_writable(path.parent)
 
 
-def _find_scan(files, haadf, elements, spectrum=None, file_format=None):
+def _find_scan(files, haadf, elements, spectrum=None, file_format=None, lazy=False):
     """What to fuse, a signal or a list of maps, and the HAADF image, among the signals of the files."""
     from hyperspy_fusion.grid.axes import layout
     from hyperspy_fusion.io import scan as scans
@@ -294,7 +318,7 @@ def _find_scan(files, haadf, elements, spectrum=None, file_format=None):
     if haadf is not None and extra:
         # `*.hspy` names the HAADF file too
         files = [file for file in files if Path(file).resolve() != Path(haadf).resolve()] or files
-    signals = [signal for file in files for signal in load_signals(file, file_format=file_format)]
+    signals = [signal for file in files for signal in load_signals(file, file_format=file_format, lazy=lazy)]
     hint = _number_ortitle_of(haadf)
     if len(extra) == 1:
         hint, extra = extra[0], []

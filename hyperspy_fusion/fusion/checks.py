@@ -1,13 +1,19 @@
-"""Checks of settings: each raises ValueError with the setting, its value and what is allowed, in one sentence."""
+"""Checks of settings: each raises ValueError with the setting, its value and what is allowed, in one sentence.
+
+And the floating point errors of a call, which are not those of the user's own code.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # beyond these, single precision has no room for the squares and quotients of the fit
 SMALLEST, LARGEST = 1e-30, 1e30
@@ -173,3 +179,17 @@ def are_numbers(values):
     if isinstance(values, list | tuple | np.ndarray):
         return len(np.shape(values)) == 1 and all(isinstance(value, Real) for value in values)
     return isinstance(values, Real)
+
+
+def default_errstate(function: _Function) -> _Function:
+    """Decorate a function to run as NumPy does by default: ``numpy.seterr(all="raise")`` is for the user's own code.
+
+    A fit underflows to zero, and it divides by zero where it takes care of the result.
+    """
+
+    @functools.wraps(function)
+    def call(*args, **options):
+        with np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"):
+            return function(*args, **options)
+
+    return call  # pyright: ignore[reportReturnType]

@@ -268,6 +268,8 @@ class AutoSettings(CalibratedSettings):
         the noise. Maps alone have none.
     seed
         Of the folds, a whole number >= 0: with the same one the choice is the same.
+    sample_frames
+        Of a stack, so many frames have one choice made for all of them together; None chooses for each frame.
 
     Raises
     ------
@@ -281,6 +283,7 @@ class AutoSettings(CalibratedSettings):
     joint: Any = AUTO  # bool or "auto"
     components: int | str = AUTO
     seed: int = 0
+    sample_frames: int | None = 3
 
     def __post_init__(self):
         # what is given is checked as it is without a choice
@@ -288,10 +291,12 @@ class AutoSettings(CalibratedSettings):
         for name, given in self.as_dict().items():
             if not is_auto(given) and hasattr(checked, name):
                 object.__setattr__(self, name, getattr(checked, name))
-        for name in ("components", "seed"):
+        for name in ("components", "seed", "sample_frames"):
             object.__setattr__(self, name, as_python(getattr(self, name)))
         check_components(self.components)
         check_seed(self.seed)
+        if self.sample_frames is not None:
+            check_count("sample_frames", self.sample_frames)
 
     def chosen(self, regularization="guided", lambda_reg=1.0, lambda_haadf=1.0, joint=True):
         """The settings of the calibrated method with a choice in the place of every ``"auto"``."""

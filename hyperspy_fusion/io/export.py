@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion._floating_point import default_errstate
+from hyperspy_fusion.fusion.checks import default_errstate
 from hyperspy_fusion.grid.axes import in_units_of_length, scan_axes
 from hyperspy_fusion.grid.images import image_signal
 

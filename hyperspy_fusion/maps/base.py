@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 from hyperspy_fusion.diagnostics import Diagnostic
@@ -82,6 +82,23 @@ class SourceMaps:
     out_of_window: Any = None
     whole: Any = None
     named_by_file: bool = False
+
+
+def in_memory(sources: list[SourceMaps]) -> list[SourceMaps]:
+    """The same maps with all their lazy arrays computed, in one pass."""
+    from dask.base import compute
+
+    names = ("data", "background", "variance", "beside")
+    arrays = [[{name: getattr(m, name) for name in names} for m in found.maps] for found in sources]
+    computed = compute(arrays, [found.out_of_window for found in sources])
+    return [
+        replace(
+            found,
+            maps=[m._replace(**own) for m, own in zip(found.maps, of_maps, strict=True)],
+            out_of_window=out_of_window,
+        )
+        for found, of_maps, out_of_window in zip(sources, *computed, strict=True)
+    ]
 
 
 class MapSource(Protocol):

@@ -150,6 +150,14 @@ def element_maps(
 
 def read_maps(source: Any, request: SourceRequest) -> ScanMaps:
     """All that `element_maps` reads of a source, in one pass; the diagnostics are logged."""
+    found = source if isinstance(source, SourceMaps) else read_source(source, request)
+    scan, diagnostics = one_scan(found, request.allow_nan)
+    report(dict.fromkeys(diagnostics))
+    return scan
+
+
+def read_source(source: Any, request: SourceRequest) -> SourceMaps:
+    """The maps of a source one by one; those of lazy data are lazy."""
     elements, lines = request.elements, request.xray_lines
     request = replace(
         request,
@@ -157,10 +165,7 @@ def read_maps(source: Any, request: SourceRequest) -> ScanMaps:
         xray_lines=None if lines is None else checked_lines(lines),
         integration_windows=checked_width(request.integration_windows),
     )
-    found = _read(source, request)
-    scan, diagnostics = one_scan(found, request.allow_nan)
-    report(dict.fromkeys(diagnostics))
-    return scan
+    return _read(source, request)
 
 
 # ---- the registry ------------------------------------------------------------------------------------

@@ -21,6 +21,13 @@ class Auto(Calibrated):
         problem = AveragedProblem.of(ensemble)
         return Setup(problem, ensemble[0].settings, scan, selection, problem.first_state(ensemble))
 
+    def select(self, scans, settings, num_workers, tick):
+        """The :class:`~hyperspy_fusion.fusion.selection.search.Selection` for several scans together."""
+        from hyperspy_fusion.fusion.selection.search import select_together
+
+        observations = [self.observe(scan, settings, num_workers) for scan in scans]
+        return select_together(observations, settings, num_workers, tick, [scan.out_of_window for scan in scans])
+
     def restart(self, state, problem):
         """Another choice starts from its own search."""
         return None
@@ -33,3 +40,18 @@ class Auto(Calibrated):
         """Not where the choice of weights has reported shared noise already."""
         is_known = any(d.code == "noise-shared-by-neighbours" for d in selection.diagnostics)
         return [] if is_known else super()._diagnose_noise(scan, selection)
+
+
+class AutoAsSelected(Auto):
+    """The automatic method with a choice that was made for other scans, such as some frames of a stack."""
+
+    def __init__(self, selection):
+        self.selection = selection
+
+    def build(self, scan, settings, num_workers, tick):
+        from hyperspy_fusion.fusion.selection.model_averaging import AveragedProblem
+        from hyperspy_fusion.fusion.selection.search import ensemble_of
+
+        observation = self.observe(scan, settings, num_workers)
+        ensemble = ensemble_of(self.selection, observation, settings, scan.out_of_window)
+        return Setup(AveragedProblem.of(ensemble), ensemble[0].settings, scan, self.selection)

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from hyperspy_fusion.diagnostics import Diagnostic
+from hyperspy_fusion.fusion.checks import are_numbers
 from hyperspy_fusion.fusion.result import FusionResult
 from hyperspy_fusion.fusion.terms.scan_data import ScanData
 from hyperspy_fusion.grid.masks import Valid
+from hyperspy_fusion.maps.base import SourceRequest
 
 # how long a fit runs; where another setting changes, the cost history begins anew
 RUN_SETTINGS = ("max_iter", "tol", "change_tol")
@@ -113,3 +115,13 @@ class Method(Protocol):
     def describe(self, problem, result, per_map) -> dict:
         """Entries of ``metadata.Fusion``; ``per_map`` takes values of the fitted maps to one for each map."""
         ...
+
+
+def request_of(method, elements, xray_lines, integration_windows, edges, background) -> SourceRequest:
+    """What a method asks of a source of maps; a ``background`` of numbers is a setting, and not asked for."""
+    return SourceRequest(
+        *(elements, xray_lines, integration_windows, edges, None if are_numbers(background) else background),
+        allow_nan=method.uses_masks,
+        out_of_window=method.uses_spectra,
+        beside=method.has_noise_model,
+    )

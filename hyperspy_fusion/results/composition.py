@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion._floating_point import default_errstate
 from hyperspy_fusion.diagnostics import Diagnostic, report
-from hyperspy_fusion.fusion.checks import LARGEST, SMALLEST, check_choice, check_from
+from hyperspy_fusion.fusion.checks import LARGEST, SMALLEST, check_choice, check_from, default_errstate
 from hyperspy_fusion.identify.map_identity import metadata_names
 from hyperspy_fusion.methods.fit_checks import TOTAL_TOLERANCE
 from hyperspy_fusion.results.uncertainty import pixel_errors

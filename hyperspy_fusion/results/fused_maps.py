@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion._floating_point import default_errstate
 from hyperspy_fusion.diagnostics import Diagnostic, report
+from hyperspy_fusion.fusion.checks import default_errstate
 from hyperspy_fusion.fusion.problems.published import Range
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, PowerHaadfModel, blurred
 from hyperspy_fusion.grid.axes import scan_axes

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion._floating_point import default_errstate
+from hyperspy_fusion.fusion.checks import default_errstate
 
 # other names of a unit, in small letters, for those of matplotlib-scalebar; the second is the Greek letter
 _UNITS = {"micron": "µm", "\u03bcm": "µm", "angstrom": "Å", "\u212b": "Å"}

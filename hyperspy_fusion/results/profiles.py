@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion._floating_point import default_errstate
 from hyperspy_fusion.diagnostics import Diagnostic, report
-from hyperspy_fusion.fusion.checks import check_from
+from hyperspy_fusion.fusion.checks import check_from, default_errstate
 from hyperspy_fusion.grid.axes import scan_axes
 from hyperspy_fusion.results.regions import beyond, blocks_of, extent_of, rising
 from hyperspy_fusion.results.uncertainty import filled_pixels, is_independent, pixel_errors

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.ndimage import binary_opening
 
-from hyperspy_fusion._floating_point import default_errstate
 from hyperspy_fusion.diagnostics import Diagnostic, report
+from hyperspy_fusion.fusion.checks import default_errstate
 from hyperspy_fusion.grid.axes import capital, scan_axes
 from hyperspy_fusion.grid.images import image_signal
 from hyperspy_fusion.identify.elements import no_map_of

@@ -47,6 +47,9 @@ class Errors:
 
 def standard_errors(fused):
     """Standard errors of the pixels of ``fused``; see ``ElementMaps.standard_errors``."""
+    variance = fused.get_noise_variance()
+    if fused._errors is None and hasattr(variance, "data"):  # of a stack
+        return maps_like(fused, np.sqrt(np.asarray(variance.data)), "Standard errors of")
     errors, window = located(fused)
     of_fitted = dict(zip(errors.elements, errors.bootstrap.standard_errors(), strict=True))
     constant = np.full(errors.bootstrap.maps.shape[1:], np.nan)
@@ -143,8 +146,8 @@ def maps_like(maps, data, title):
     shape = np.asarray(maps.data).shape
     new = maps._deepcopy_with_new_data(np.ascontiguousarray(data.reshape(shape), np.float32))
     new._inputs = new._errors = None
-    if new.metadata.has_item("Fusion"):
-        del new.metadata.Fusion
+    for key in filter(new.metadata.has_item, ("Fusion", "Fused_frames")):
+        delattr(new.metadata, key)
     of = maps.metadata.General.title
     new.metadata.General.title = f"{title} {of[:1].lower() + of[1:] if ' ' in of else of}"
     return new

@@ -9,7 +9,7 @@ from hyperspy.signals import LazySignal2D
 
 from hyperspy_fusion.api import fuse_method
 from hyperspy_fusion.io.export import export_maps, save_whole
-from hyperspy_fusion.results import fused_maps, plot, uncertainty
+from hyperspy_fusion.results import frames, fused_maps, plot, uncertainty
 from hyperspy_fusion.results.composition import composition
 from hyperspy_fusion.results.docstrings import shares_texts
 from hyperspy_fusion.results.profiles import line_profile
@@ -39,8 +39,29 @@ class ElementMaps(LabelledMaps):
 
     # ---- the fit behind the maps ----------------------------------------------------------------
 
+    def frame(self, index):
+        """One frame of a fused stack, ``(element|x, y)``, as if it had been fused alone.
+
+        Parameters
+        ----------
+        index : int or tuple of int
+            Of the frame along each navigation axis but that of the elements, in the order of ``inav``.
+
+        Returns
+        -------
+        ElementMaps
+
+        Raises
+        ------
+        ValueError
+            For what is no fused stack, and for a frame that could not be fused.
+        """
+        return frames.frame_of(self, index)
+
     def _fit(self):
         """``metadata.Fusion`` as a dictionary; ValueError where these maps are no result of a fit."""
+        if self.metadata.has_item("Fused_frames"):
+            raise ValueError("These maps are a fused stack: take one of its frames by frame(0).")
         if not self.metadata.has_item("Fusion"):
             raise ValueError("These maps are not the result of a fit: call fuse(haadf) on them first.")
         return _in_memory(self.metadata.Fusion.as_dictionary())

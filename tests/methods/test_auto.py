@@ -8,7 +8,7 @@ import pytest
 from helpers import assert_untouched, fit_with, fuse_with, shared, snapshot
 
 import hyperspy_fusion as hf
-from hyperspy_fusion.fusion.selection import search
+from hyperspy_fusion.fusion.selection import low_accuracy_fits, search
 
 QUICK = {"regularization": "directional", "tol": 1e-2}
 
@@ -412,7 +412,7 @@ def test_time_left_is_what_the_fraction_done_implies(monkeypatch):
 
 
 def test_an_interrupted_search_takes_the_best_so_far(monkeypatch):
-    compute, calls = search._LowAccuracyFits._fit, []
+    compute, calls = low_accuracy_fits.LowAccuracyFits._fit, []
 
     def interrupted(self, choice, k):
         calls.append(choice)
@@ -420,7 +420,7 @@ def test_an_interrupted_search_takes_the_best_so_far(monkeypatch):
             raise KeyboardInterrupt
         return compute(self, choice, k)
 
-    monkeypatch.setattr(search._LowAccuracyFits, "_fit", interrupted)
+    monkeypatch.setattr(low_accuracy_fits.LowAccuracyFits, "_fit", interrupted)
     fused = hf.fuse(*hf.data.core_shell((24, 20)).signals(), show_progressbar=False)
     assert np.isfinite(fused.data).all() and "selection-interrupted" in codes(fused)
     assert fused.metadata.Fusion.parameters.regularization in {c.regularization for c in calls[:4]}

@@ -25,27 +25,25 @@ from __future__ import annotations
 import functools
 import logging
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.stats import norm
 
 from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.checks import values_of
-from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.selection.cross_validation import (
     FEWEST_COUNTS,
     HELD_OUT_PIXELS,
     HeldOutCounts,
     are_counts,
     folds_for,
-    folds_of,
 )
+from hyperspy_fusion.fusion.selection.low_accuracy_fits import OPEN, Choice, LowAccuracyFits, Part
 from hyperspy_fusion.fusion.selection.model_averaging import EnsembleFit, weighted_mean
 from hyperspy_fusion.fusion.selection.paired_comparison import SIGNIFICANT, PairedComparison, in_standard_errors
 from hyperspy_fusion.fusion.selection.spectral_components import ComponentsByFold
 from hyperspy_fusion.fusion.selection.stacking import pseudo_bma_weights, stacking_weights, without_small
-from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
 
 _logger = logging.getLogger(__name__)
 
@@ -56,27 +54,10 @@ LARGEST_WEIGHT, SMALLEST_WEIGHT = 100.0, 1e-4
 COARSE, FINE = 2.0, np.sqrt(2)
 # a penalty so many standard errors behind another, in one fold, has its weight from that fold
 FAR_BEHIND = 5.0
-# When low-accuracy fits end: pixels times iterations, within limits, and distance from the final maps. With 50
-# iterations, or at a gap of 6e-3, the search took too small weights at a twentieth of the counts of a real scan.
-LOW_ACCURACY_WORK, LOW_ACCURACY_ITERATIONS, LOW_ACCURACY_SETTLED = 1e7, (100, 400), 0.2
 # of the folds that decide on steps by factors of 2
 COARSE_PIXELS = HELD_OUT_PIXELS // 2
 # so many times less smoothing than usual is chosen for data that were smoothed before
 SMOOTH_DATA = 20
-
-
-# what the method "auto" may choose
-OPEN = ("regularization", "lambda_reg", "lambda_haadf", "joint")
-
-
-class Choice(NamedTuple):
-    """A candidate: a fit to the maps, or to so many components of the spectra."""
-
-    regularization: str
-    lambda_reg: Any  # float, or one per element
-    lambda_haadf: float
-    joint: bool
-    components: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,6 +79,10 @@ class Selection:
         (candidates, n) in the average, for each map; 0 for most.
     diagnostics
         Reasons to doubt the choice.
+    chosen
+        {:class:`Choice`: weights (n,)}; empty where the default settings are used.
+    elements
+        Of the maps.
     """
 
     seed: int
@@ -108,6 +93,8 @@ class Selection:
     n_folds: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     weights: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     diagnostics: list = field(default_factory=list)
+    chosen: dict = field(default_factory=dict)
+    elements: tuple = ()
 
     def as_dict(self):
         """Flat arrays, lists of strings and Python scalars for metadata."""
@@ -148,25 +135,77 @@ def select(observation, settings, num_workers=None, tick=lambda n_fits, expected
         The fits to all data. Fits to maps come first, those to components follow, each in the order of falling weight.
     selection : Selection
     """
-    scan, noise = observation.scan, observation.noise
-    poor = _poor_elements(scan.maps, noise.counts_scale, scan.elements)
-    if poor:
-        return _defaults(observation, settings, poor)
-    rng = np.random.default_rng(settings.seed)
-    folds = folds_of(scan.maps, scan.valid, noise.counts_scale, noise.variances, noise.background, rng)
-    spectra = None
-    if out_of_window is not None and isinstance(folds[0], HeldOutCounts):
-        spectra = ComponentsByFold.of(observation, out_of_window, settings, len(folds), rng)
-    fits = _LowAccuracyFits(observation, settings, folds, num_workers, spectra)
-    expected = _expected_fits(settings, len(folds), fits.n_components > 0)
-    comparison = PairedComparison(folds, fits, lambda n_fits: tick(n_fits, expected))
+    fits, selection = _searched([observation], settings, num_workers, tick, [out_of_window])
+    if fits is None:
+        return [EnsembleFit(settings.chosen(), np.ones(len(observation.scan.maps)), observation)], selection
+    return [fits.final(choice, weight) for choice, weight in selection.chosen.items()], selection
+
+
+def select_together(observations, settings, num_workers=None, tick=lambda n_fits, expected: None, out_of_window=None):
+    """Choose one setting of all for several scans of the same elements: their held-out counts are scored together.
+
+    Parameters
+    ----------
+    observations
+        One for each scan.
+    settings, num_workers, tick
+        As for :func:`select`.
+    out_of_window
+        Those of each scan, or None.
+
+    Returns
+    -------
+    Selection
+        To be used by :func:`ensemble_of`.
+    """
+    out_of_window = out_of_window or [None] * len(observations)
+    return _searched(list(observations), settings, num_workers, tick, out_of_window)[1]
+
+
+def ensemble_of(selection, observation, settings, out_of_window=None):
+    """The fits to a scan by a choice that was made for others; as :func:`select` returns them.
+
+    Elements that were not in the choice have the mean weights of the others.
+    """
+    if not selection.chosen:
+        return [EnsembleFit(settings.chosen(), np.ones(len(observation.scan.maps)), observation)]
+    at = {element: i for i, element in enumerate(selection.elements)}
+    ensemble, components = [], None
+    for choice, weights in selection.chosen.items():
+        own = np.array([weights[at[e]] if e in at else weights.mean() for e in observation.scan.elements])
+        chosen = settings.chosen(*choice[: len(OPEN)])
+        if not choice.components:
+            ensemble.append(EnsembleFit(chosen, own, observation))
+            continue
+        if components is None:
+            components = ComponentsByFold.of(observation, out_of_window, settings, 0, np.random.default_rng())
+        if components is not None:
+            ensemble.append(EnsembleFit(chosen, own, components.components))
+    return ensemble
+
+
+def _searched(observations, settings, num_workers, tick, out_of_window):
+    """The low-accuracy fits, None where there are too few counts for any, and the :class:`Selection`."""
+    scan = observations[0].scan
+    for observation in observations:
+        poor = _poor_elements(observation.scan.maps, observation.noise.counts_scale, observation.scan.elements)
+        if poor:
+            return None, _defaults(settings, poor)
+    parts = []
+    for i, (observation, others) in enumerate(zip(observations, out_of_window, strict=True)):
+        rng = np.random.default_rng(settings.seed if i == 0 else (settings.seed, i))
+        parts.append(Part.of(observation, settings, others, rng))
+    n_folds = max(len(parts[0].folds), len(parts))  # in all, as many as one scan has
+    fits = LowAccuracyFits(parts, settings, n_folds, num_workers)
+    expected = _expected_fits(settings, len(fits.folds), fits.n_components > 0)
+    comparison = PairedComparison(fits.folds, fits, lambda n_fits: tick(n_fits, expected))
     try:
         weights = _Search(comparison, settings).run()
-        selection = _record(comparison, weights, settings, spectra is not None)
+        selection = _record(comparison, weights, settings, fits.n_components > 0)
     except KeyboardInterrupt:
         weights, selection = _best_so_far(comparison, settings)
     _logger.info(selection.sentence)
-    return [fits.final(choice, weight) for choice, weight in weights.items()], selection
+    return fits, replace(selection, chosen=weights, elements=tuple(scan.elements))
 
 
 def _expected_fits(settings, n_folds, has_components):
@@ -211,8 +250,8 @@ def _poor_elements(maps, counts_scale, elements):
     return [e for e, total in zip(elements, counts, strict=True) if total < FEWEST_COUNTS]
 
 
-def _defaults(observation, settings, poor):
-    """The default settings, where there are too few counts for a choice."""
+def _defaults(settings, poor):
+    """The record of the default settings, where there are too few counts for a choice."""
     chosen = settings.chosen()
     sentence = (
         f"{', '.join(poor)} has fewer than {FEWEST_COUNTS} counts, too few for cross-validation: "
@@ -220,67 +259,7 @@ def _defaults(observation, settings, poor):
         "Leave the map out, or bin the scan."
     )
     found = Diagnostic("too-few-counts-for-selection", sentence, elements=tuple(poor))
-    weights = np.ones(len(observation.scan.maps))
-    return [EnsembleFit(chosen, weights, observation)], Selection(settings.seed, sentence, diagnostics=[found])
-
-
-# ---- the fits --------------------------------------------------------------------------------------
-
-
-class _LowAccuracyFits:
-    """Fits to all data but one fold, each started from the last one of its fold and kind."""
-
-    def __init__(self, observation, settings, folds, num_workers, spectra: Any = None):
-        # single precision is enough for a comparison
-        self.observation, self.single = observation, replace(observation, dtype=np.dtype(np.float32))
-        self.settings, self.folds, self.num_workers, self.spectra = settings, folds, num_workers, spectra
-        self.states, self.maps = {}, {}
-
-    @property
-    def n_components(self):
-        """The number of components of the spectra, 0 where there are none."""
-        return len(self.spectra.components.strengths) if self.spectra else 0
-
-    def __call__(self, choice, k):
-        if (choice, k) not in self.maps:
-            self.maps[choice, k] = self._fit(choice, k)
-        return self.maps[choice, k]
-
-    def _fit(self, choice, k):
-        settings = self._settings(choice)
-        source = self.single.part(self.folds[k])
-        if choice.components:
-            source = self.spectra.without(k, source, settings)
-        problem = source.problem(settings)
-        kind = _kind(choice)
-        if (kind, k) in self.states:
-            start = problem.start(self.states[kind, k])
-        else:  # what another fold starts from has seen the counts of this one: it lends its standard errors alone
-            start = problem.coarse_start(self._first_state(choice), self.num_workers)
-        iterations = np.clip(LOW_ACCURACY_WORK / self.folds[k].valid[0].size, *LOW_ACCURACY_ITERATIONS)
-        stopping = Stopping(int(iterations), settled=LOW_ACCURACY_SETTLED)
-        result, self.states[kind, k] = problem.solve(stopping, start, num_workers=self.num_workers)
-        if result.reason is StopReason.INTERRUPTED:
-            raise KeyboardInterrupt
-        _logger.debug("%s, fold %d: %d iterations", choice, k, result.n_iter)
-        return result.maps
-
-    def _settings(self, choice):
-        return self.settings.chosen(*choice[: len(OPEN)])
-
-    def final(self, choice, weights):
-        """The :class:`EnsembleFit` to all data."""
-        source = self.spectra.components if choice.components else self.observation
-        return EnsembleFit(self._settings(choice), weights, source, self._first_state(choice), self.folds[0].fraction)
-
-    def _first_state(self, choice):
-        """The state of this kind in the first fold; None for components, which differ between folds."""
-        return None if choice.components else self.states.get((_kind(choice), 0))
-
-
-def _kind(choice):
-    """Fits of one kind start from each other."""
-    return choice.components > 0, choice.regularization, choice.joint
+    return Selection(settings.seed, sentence, diagnostics=[found])
 
 
 # ---- the search ------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def _log_compiled(x):
 # ---- the smooth terms: one gradient step ---------------------------------------------------------------------------
 
 
-@njit(cache=CACHE, parallel=True, error_model="numpy", fastmath=FASTMATH)
+@njit(cache=CACHE, parallel=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def gradient_step(
     x,
     maps,
@@ -312,7 +312,7 @@ def _finish(v, x, top, first, last, weight, isotropic, p, q, u, u_below, sums):
         u, u_below = u_below, u
 
 
-@njit(cache=CACHE, parallel=True, error_model="numpy", fastmath=FASTMATH)
+@njit(cache=CACHE, parallel=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def prox_tv(v, x, weight, isotropic, momentum, band, work, lines, sums):
     """``x_i = argmin_{u >= 0} 1/2 ||u - v_i||^2 + weight TV(u)``, by ``momentum.size`` steps of gradient projection.
 
@@ -500,7 +500,7 @@ def _ascend_row(u, v, y, guide, mode, group, row, sigma, radius, relax, work):
             _relaxed(y0, y1, y2, y3, t0, t1, t2, t3, squares, relax)
 
 
-@njit(cache=CACHE, parallel=True, error_model="numpy", fastmath=FASTMATH)
+@njit(cache=CACHE, parallel=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def variation(u, v, guide, mode, group, factors, work, sums):
     """Sum over each row of cells of the lengths that a penalty sums up.
 
@@ -735,7 +735,7 @@ def _descend_maps_row(
             )
 
 
-@njit(cache=CACHE, parallel=True, error_model="numpy", fastmath=FASTMATH)
+@njit(cache=CACHE, parallel=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def primal_dual_sweep(
     z, z_bar, y, v, v_bar, q, guide, mode, group, slope_group, radius, sigma, sigma_v, tau, tau_v, relax_duals,
     relax_maps, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, cell_work, slope_work,
@@ -799,7 +799,7 @@ def _deviance(mean, count):
     return mean if count <= 0 else mean - count - count * log(mean / count)
 
 
-@njit(cache=CACHE, parallel=True, error_model="numpy", fastmath=FASTMATH)
+@njit(cache=CACHE, parallel=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def data_terms(
     z, y, beta, slope, delta, is_poisson, theta, upper, weights, target, counted, factors, gradient, work, sums
 ):

@@ -10,7 +10,7 @@ from calibrated_cases import observe
 from hyperspy_fusion.data import atomic_columns, core_shell, interface
 from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem
 from hyperspy_fusion.fusion.result import StopReason
-from hyperspy_fusion.fusion.selection import cross_validation, search
+from hyperspy_fusion.fusion.selection import cross_validation, low_accuracy_fits, search
 from hyperspy_fusion.fusion.selection.cross_validation import HeldOutCounts, HeldOutPixels, count_folds
 from hyperspy_fusion.fusion.selection.paired_comparison import PairedComparison
 from hyperspy_fusion.fusion.selection.search import OPEN, Choice, Selection, select
@@ -186,7 +186,9 @@ def test_low_accuracy_fits_are_without_their_fold(scan, monkeypatch):
         totals = problem.data.totals * problem.scales
         np.testing.assert_allclose(totals, 0.8 * scan.maps.sum(axis=(1, 2)), rtol=0.05)
         assert (
-            settings.settled == search.LOW_ACCURACY_SETTLED and settings.max_iter == 400 and problem.dtype == np.float32
+            settings.settled == low_accuracy_fits.LOW_ACCURACY_SETTLED
+            and settings.max_iter == 400
+            and problem.dtype == np.float32
         )
         np.testing.assert_allclose(problem.forward_model.weights, whole / 0.8, rtol=1e-12)
 

@@ -17,7 +17,7 @@ from hyperspy_fusion.fusion.problems.resampling import guided_by
 from hyperspy_fusion.fusion.selection import search
 from hyperspy_fusion.fusion.selection import spectral_components as components
 from hyperspy_fusion.fusion.selection.cross_validation import folds_of
-from hyperspy_fusion.fusion.selection.search import Choice
+from hyperspy_fusion.fusion.selection.low_accuracy_fits import Choice, LowAccuracyFits, Part
 from hyperspy_fusion.fusion.selection.spectral_components import Components, ComponentsByFold, number_of_components
 from hyperspy_fusion.fusion.settings import AutoSettings, CalibratedSettings
 from hyperspy_fusion.maps.base import SourceRequest
@@ -299,7 +299,7 @@ def test_held_out_counts_are_in_no_fit(scan, maps, rest):
     strange = Components.of(other, rest + rng.poisson(3.0, rest.shape).astype(np.uint32), settings.chosen(), 5)
     choice = Choice("directional", 1.0, 0.0, True, 2)
     found = [
-        search._LowAccuracyFits(observation, settings, folds, 1, s)(choice, 0)
+        LowAccuracyFits([Part(observation, observation, folds, s)], settings, len(folds), 1)(choice, 0)
         for observation, s in ((one, spectra), (other, replace(spectra, components=strange, of_folds={})))
     ]
     np.testing.assert_array_equal(*found)

@@ -1,0 +1,115 @@
+"""Fits of low accuracy to all data of scans but one fold, by which the candidates of a search are compared."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hyperspy_fusion.fusion.result import StopReason
+from hyperspy_fusion.fusion.selection.cross_validation import HeldOutCounts, folds_of
+from hyperspy_fusion.fusion.selection.model_averaging import EnsembleFit
+from hyperspy_fusion.fusion.selection.spectral_components import ComponentsByFold
+from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
+
+_logger = logging.getLogger(__name__)
+
+# When low-accuracy fits end: pixels times iterations, within limits, and distance from the final maps. With 50
+# iterations, or at a gap of 6e-3, the search took too small weights at a twentieth of the counts of a real scan.
+LOW_ACCURACY_WORK, LOW_ACCURACY_ITERATIONS, LOW_ACCURACY_SETTLED = 1e7, (100, 400), 0.2
+
+
+# what the method "auto" may choose
+OPEN = ("regularization", "lambda_reg", "lambda_haadf", "joint")
+
+
+class Choice(NamedTuple):
+    """A candidate: a fit to the maps, or to so many components of the spectra."""
+
+    regularization: str
+    lambda_reg: Any  # float, or one per element
+    lambda_haadf: float
+    joint: bool
+    components: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """A scan with its folds, the counts of each of which are left out in turn."""
+
+    observation: Any
+    single: Any
+    folds: list
+    spectra: Any
+
+    @classmethod
+    def of(cls, observation, settings, out_of_window, rng):
+        scan, noise, spectra = observation.scan, observation.noise, None
+        folds = folds_of(scan.maps, scan.valid, noise.counts_scale, noise.variances, noise.background, rng)
+        if out_of_window is not None and isinstance(folds[0], HeldOutCounts):
+            spectra = ComponentsByFold.of(observation, out_of_window, settings, len(folds), rng)
+        # single precision is enough for a comparison
+        return cls(observation, replace(observation, dtype=np.dtype(np.float32)), folds, spectra)
+
+
+class LowAccuracyFits:
+    """Fits to all data of a scan but one fold, each started from the last one of its fold and kind."""
+
+    def __init__(self, parts, settings, n_folds, num_workers):
+        self.parts, self.settings, self.num_workers = parts, settings, num_workers
+        # the folds of all scans in turn, each with the number of its scan and its own number there
+        places = sorted((j, i) for i, part in enumerate(parts) for j in range(len(part.folds)))
+        self.places = [(i, j) for j, i in places][:n_folds]
+        self.folds = [parts[i].folds[j] for i, j in self.places]
+        self.states, self.maps = {}, {}
+
+    @property
+    def n_components(self):
+        """The number of components of the spectra, 0 where there are none."""
+        return min(len(part.spectra.components.strengths) if part.spectra else 0 for part in self.parts)
+
+    def __call__(self, choice, k):
+        if (choice, k) not in self.maps:
+            self.maps[choice, k] = self._fit(choice, k)
+        return self.maps[choice, k]
+
+    def _fit(self, choice, k):
+        settings = self._settings(choice)
+        i, j = self.places[k]
+        part = self.parts[i]
+        source = part.single.part(self.folds[k])
+        if choice.components:
+            source = part.spectra.without(j, source, settings)
+        problem = source.problem(settings)
+        kind = kind_of(choice)
+        if (kind, k) in self.states:
+            start = problem.start(self.states[kind, k])
+        else:  # what another fold starts from has seen the counts of this one: it lends its standard errors alone
+            start = problem.coarse_start(self._first_state(choice) if i == 0 else None, self.num_workers)
+        iterations = np.clip(LOW_ACCURACY_WORK / self.folds[k].valid[0].size, *LOW_ACCURACY_ITERATIONS)
+        stopping = Stopping(int(iterations), settled=LOW_ACCURACY_SETTLED)
+        result, self.states[kind, k] = problem.solve(stopping, start, num_workers=self.num_workers)
+        if result.reason is StopReason.INTERRUPTED:
+            raise KeyboardInterrupt
+        _logger.debug("%s, fold %d: %d iterations", choice, k, result.n_iter)
+        return result.maps
+
+    def _settings(self, choice):
+        return self.settings.chosen(*choice[: len(OPEN)])
+
+    def final(self, choice, weights):
+        """The :class:`EnsembleFit` to all data of the first scan."""
+        part = self.parts[0]
+        source = part.spectra.components if choice.components else part.observation
+        return EnsembleFit(self._settings(choice), weights, source, self._first_state(choice), self.folds[0].fraction)
+
+    def _first_state(self, choice):
+        """The state of this kind in the first fold; None for components, which differ between folds."""
+        return None if choice.components else self.states.get((kind_of(choice), 0))
+
+
+def kind_of(choice):
+    """Fits of one kind start from each other."""
+    return choice.components > 0, choice.regularization, choice.joint

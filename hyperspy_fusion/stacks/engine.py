@@ -1,0 +1,92 @@
+"""Tasks on HyperSpy's engine: dask with the scheduler that is set, or the client of dask.distributed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def run_tasks(tasks: Sequence[Any], done: Callable[[int, Any], None], num_workers: int | None = None) -> bool:
+    """Run delayed tasks, and pass the number and the value of each to `done` as it finishes, in any order.
+
+    Parameters
+    ----------
+    tasks
+        Of ``dask.delayed``. What several of them share, as a chunk of a file, is read once.
+    done
+        Called in the thread of the caller.
+    num_workers
+        Of the threads or processes of a local scheduler; None for all. A client has its own.
+
+    Returns
+    -------
+    bool
+        Whether all tasks finished: False after Ctrl-C, which leaves those that are done.
+    """
+    try:
+        client = _client()
+        if client is not None:
+            _on_cluster(client, tasks, done)
+        else:
+            _here(tasks, done, num_workers)
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
+def threads_of_task(n_tasks: int, num_workers: int | None) -> int:
+    """Numba threads of each of several tasks that run at once: those of a scheduler with threads share the cores."""
+    from dask.base import get_scheduler
+    from dask.system import CPU_COUNT
+    from dask.threaded import get as threaded
+
+    available = num_workers or CPU_COUNT
+    is_threaded = _client() is None and get_scheduler() in (None, threaded)
+    return max(1, available // n_tasks) if is_threaded else 1
+
+
+def _client() -> Any:
+    """The client of dask.distributed that the user has made; None for none."""
+    if "distributed" not in sys.modules:
+        return None
+    try:
+        return sys.modules["distributed"].default_client()
+    except ValueError:
+        return None
+
+
+def _on_cluster(client, tasks, done):
+    from distributed import as_completed
+
+    # a worker that is lost has its tasks done by others
+    futures = client.compute(list(tasks))
+    numbers = {future.key: i for i, future in enumerate(futures)}
+    try:
+        for future in as_completed(futures):
+            done(numbers[future.key], future.result())
+            future.release()
+    except BaseException:
+        client.cancel(futures)
+        raise
+
+
+def _here(tasks, done, num_workers):
+    from dask.base import compute
+    from dask.callbacks import Callback
+
+    numbers = {task.key: i for i, task in enumerate(tasks)}
+    finished = set()
+
+    def finish(key, value):
+        if key in numbers and key not in finished:
+            finished.add(key)
+            done(numbers[key], value)
+
+    class Finished(Callback):
+        def _posttask(self, key, result, dsk, state, worker_id):
+            finish(key, result)
+
+    options = {} if num_workers is None else {"num_workers": num_workers}
+    with Finished():
+        compute(*tasks, optimize_graph=False, **options)

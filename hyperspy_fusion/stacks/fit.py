@@ -1,0 +1,188 @@
+"""The fit of some frames of a stack: one task of the engine, which can be sent to other processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hyperspy_fusion.diagnostics import unreported
+from hyperspy_fusion.fusion.checks import are_numbers
+from hyperspy_fusion.fusion.result import StopReason
+from hyperspy_fusion.maps.base import SourceMaps, SourceRequest, in_memory
+from hyperspy_fusion.maps.sources import read_source
+from hyperspy_fusion.methods.auto import AutoAsSelected
+from hyperspy_fusion.model import FusedMultiModal
+
+# what ends the fit of one frame, and not that of the others
+FAILURES = (ValueError, TypeError, NotImplementedError, FloatingPointError, OSError, MemoryError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of ``fuse`` that are the same for all frames; the request has no background."""
+
+    method: str
+    request: SourceRequest
+    register: Any
+    settings: Any
+    n_resamples: int
+
+
+class Frame(NamedTuple):
+    """Input of one frame: its source, or what was read of it; HAADF image, mask, background."""
+
+    source: Any
+    haadf: Any
+    mask: Any = None
+    background: Any = None
+
+
+class FittedFrame(NamedTuple):
+    """Fused maps (n, ny, nx), their axes and metadata as dictionaries, their errors, and what they were fused from."""
+
+    data: np.ndarray
+    axes: list
+    metadata: dict
+    errors: np.ndarray | None = None
+    measured: np.ndarray | None = None
+    haadf: np.ndarray | None = None
+
+
+class FailedFrame(NamedTuple):
+    """Why there are no fused maps."""
+
+    sentence: str
+
+
+def fit_frames(block, call, selection, num_workers, write=None):
+    """Fit some frames.
+
+    Parameters
+    ----------
+    block : Block
+        The frames.
+    call : Call
+        What is the same for all.
+    selection
+        How the settings of the automatic method were chosen for all frames; None where each has its own.
+    num_workers
+        Threads.
+    write
+        Called with the number in the block and the maps of each frame, which are then not returned.
+
+    Returns
+    -------
+    list of FittedFrame and FailedFrame
+    """
+    found = []
+    for number, frame in enumerate(read_frames(block.frames, call)):
+        try:
+            fitted = _fitted(frame, call, selection, num_workers)
+            if write is not None:
+                write(number, fitted.data)
+                fitted = fitted._replace(data=fitted.data[:, :0], measured=None, haadf=None)
+        except FAILURES as error:
+            fitted = FailedFrame(str(error))
+        found.append(fitted)
+    return found
+
+
+def _fitted(frame, call, selection, num_workers):
+    with unreported():
+        model = model_of(frame, call)
+        if selection is not None:
+            model._method = AutoAsSelected(selection)
+        model.fit(settings=call.settings, show_progressbar=False, num_workers=num_workers)
+        if model._fitted().result.reason is StopReason.INTERRUPTED:
+            raise KeyboardInterrupt
+        errors = None
+        if call.n_resamples:
+            errors = model.standard_errors(call.n_resamples, show_progressbar=False, num_workers=num_workers).data
+        signal = model._signal()
+    axes, metadata = signal.axes_manager._get_axes_dicts(), signal.metadata.as_dictionary()
+    return FittedFrame(signal.data, axes, metadata, errors, model.maps.data, model.haadf.data)
+
+
+def model_of(frame, call):
+    """The model of a frame that was read; the exception of reading it is raised here."""
+    if isinstance(frame.source, Exception):
+        raise frame.source
+    background = frame.background if are_numbers(frame.background) else None  # others were read with the maps
+    return FusedMultiModal(
+        *(frame.haadf, frame.source),
+        method=call.method,
+        background=background,
+        mask=frame.mask,
+        register=call.register,
+    )
+
+
+# ---- reading ---------------------------------------------------------------------------------------------
+
+
+def read_frames(frames, call):
+    """Frames with their maps in memory, those of lazy data in one pass; with the exception where there are none."""
+    read = [_read(frame, call) for frame in frames]
+    good = [k for k, frame in enumerate(read) if isinstance(frame.source, SourceMaps)]
+    try:
+        sources = in_memory([read[k].source for k in good])
+    except FAILURES:  # of some of them
+        sources = [_or_failure(read[k].source) for k in good]
+    found = dict(zip(good, sources, strict=True))
+    return [frame._replace(source=found.get(k, frame.source)) for k, frame in enumerate(read)]
+
+
+def _read(frame, call):
+    if isinstance(frame.source, SourceMaps | Exception):
+        return frame
+    own = None if are_numbers(frame.background) else frame.background
+    try:
+        with unreported():
+            return frame._replace(source=read_source(frame.source, replace(call.request, background=own)))
+    except FAILURES as error:
+        return frame._replace(source=error)
+
+
+def _or_failure(source):
+    try:
+        return in_memory([source])[0]
+    except FAILURES as error:
+        return error
+
+
+# ---- between processes -----------------------------------------------------------------------------------
+
+
+class Block:
+    """Frames that are read together. Their signals are pickled as dictionaries, for HyperSpy's cannot be pickled."""
+
+    def __init__(self, frames):
+        self.frames = frames
+
+    def __reduce__(self):
+        return _unpacked, ([[_packed(value) for value in frame] for frame in self.frames],)
+
+
+class _Packed(NamedTuple):
+    cls: type
+    content: dict
+
+
+def _packed(value):
+    return _through(value, lambda v: hasattr(v, "_to_dictionary"), lambda s: _Packed(type(s), s._to_dictionary()))
+
+
+def _unpacked(frames):
+    signal = lambda packed: packed.cls(**packed.content)  # noqa: E731
+    return Block([Frame(*(_through(v, lambda v: isinstance(v, _Packed), signal) for v in frame)) for frame in frames])
+
+
+def _through(value, is_meant, change):
+    """Change what is meant in lists and dictionaries."""
+    if is_meant(value):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _through(one, is_meant, change) for key, one in value.items()}
+    return [_through(one, is_meant, change) for one in value] if isinstance(value, list) else value

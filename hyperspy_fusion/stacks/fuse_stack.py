@@ -1,0 +1,113 @@
+"""Fusion of a stack frame by frame: settings chosen on a sample of frames, then one fit for each frame."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from hyperspy_fusion._progress import counted
+from hyperspy_fusion.diagnostics import unreported
+from hyperspy_fusion.fusion.checks import check_workers
+from hyperspy_fusion.methods import METHODS
+from hyperspy_fusion.stacks.engine import run_tasks, threads_of_task
+from hyperspy_fusion.stacks.fit import FAILURES, Block, Call, FailedFrame, Frame, fit_frames, model_of, read_frames
+from hyperspy_fusion.stacks.frames import Frames
+from hyperspy_fusion.stacks.result import Store, fused_stack
+
+
+def fuse_stack(frames: Frames, call: Call, show_progressbar: Any = None, num_workers: int | None = None) -> Any:
+    """Fuse every frame.
+
+    Parameters
+    ----------
+    frames
+        The stack.
+    call
+        What is the same for all frames.
+    show_progressbar
+        None follows HyperSpy's preference.
+    num_workers
+        Threads or processes of dask's local scheduler; None for all.
+
+    Returns
+    -------
+    ElementMaps
+        ``(element, ...|x, y)`` with the navigation axes of the stack; lazy where the maps are. Frames that could not be
+        fused are NaN.
+
+    Raises
+    ------
+    ValueError
+        Where no frame can be fused.
+    KeyboardInterrupt
+        By Ctrl-C before the first frame is fused.
+    """
+    check_workers(num_workers)
+    inputs = [_input(frames, index) for index in frames.indices]
+    selection = None
+    if getattr(call.settings, "sample_frames", None):
+        selection, sample = _select(inputs, call, show_progressbar, num_workers)
+        inputs = [sample.get(k, one) for k, one in enumerate(inputs)]
+    blocks = frames.blocks()
+    store = Store(frames) if frames.is_lazy else None
+    threads = threads_of_task(len(blocks), num_workers)
+    tasks = [
+        _task(Block([inputs[k] for k in block]), call, selection, threads, store and store.writer(block))
+        for block in blocks
+    ]
+    found: list = [FailedFrame("Ctrl-C came first.")] * len(frames)
+    with counted("Fusing frames", "frame", show_progressbar, total=len(frames)) as tick:
+
+        def done(number, fitted):
+            for k, one in zip(blocks[number], fitted, strict=True):
+                found[k] = one
+                tick()
+
+        is_complete = run_tasks(tasks, done, num_workers)
+    failed = [one for one in found if isinstance(one, FailedFrame)]
+    if len(failed) == len(found):
+        if not is_complete:
+            raise KeyboardInterrupt
+        raise ValueError(f"No frame of the stack can be fused. Of the first one: {failed[0].sentence}")
+    return fused_stack(frames, found, store)
+
+
+def _input(frames, index):
+    """Of one frame; an exception stands for a source that cannot be cut."""
+    return Frame(frames.source(index), frames.haadf(index), frames.mask(index), frames.background(index))
+
+
+def _task(block, call, selection, threads, write):
+    from dask.delayed import delayed
+
+    return delayed(functools.partial(fit_frames, write=write), pure=False, traverse=False)(
+        block, call, selection, threads
+    )
+
+
+def _select(inputs, call, show_progressbar, num_workers):
+    """The choice for all frames by a sample of them, and {number: frame} of the sample as it was read."""
+    method: Any = METHODS[call.method]
+    number = min(call.settings.sample_frames, len(inputs))
+    wanted = [round((j + 0.5) * len(inputs) / number - 0.5) for j in range(number)]
+    # after these, whatever frame can be used
+    order = [*wanted, *(k for k in range(len(inputs)) if k not in wanted)]
+    read, models = {}, []
+    for k in order:
+        (frame,) = read_frames([inputs[k]], call)
+        read[k] = frame
+        try:
+            with unreported():
+                model = model_of(frame, call)
+        except FAILURES:
+            continue
+        if not models or model._measured.fitted_elements == models[0]._measured.fitted_elements:
+            models.append(model)
+        if len(models) == number:
+            break
+    if not models:
+        return None, read
+    scans = [model._measured.scan_data() for model in models]
+    with counted("Choosing settings", "fit", show_progressbar) as tick:
+        selection = method.select(scans, call.settings, num_workers, lambda n_fits, expected: tick())
+    return selection, read

@@ -1,0 +1,316 @@
+"""Stacks of scans, fused frame by frame."""
+
+import logging
+from functools import cache
+
+import dask
+import hyperspy.api as hs
+import numpy as np
+import pytest
+from helpers import snapshot
+
+import hyperspy_fusion as hf
+from hyperspy_fusion.fusion.problems import calibrated
+from hyperspy_fusion.fusion.solvers import primal_dual
+from hyperspy_fusion.stacks import engine
+from hyperspy_fusion.stacks.frames import frames_of
+
+TILTS = [-20.0, -5.0, 10.0]
+SETTINGS = {"method": "calibrated", "max_iter": 20, "show_progressbar": False}
+
+
+@cache
+def frames():
+    """The maps and the HAADF image of each frame."""
+    return [hf.data.core_shell((24, 20), counts=6, seed=seed).signals() for seed in range(3)]
+
+
+def stacked(signals, axis="tilt"):
+    """Signals as a stack along a calibrated axis."""
+    stack = hs.stack(list(signals), new_axis_name=axis, show_progressbar=False)
+    stack.axes_manager[axis].units, stack.axes_manager[axis].scale = "°", 15.0
+    stack.axes_manager[axis].offset = TILTS[0]
+    return stack
+
+
+def haadf_stack():
+    return stacked(haadf for _, haadf in frames())
+
+
+def map_stacks():
+    return [stacked(maps[i] for maps, _ in frames()) for i in range(3)]
+
+
+def dictionary():
+    return dict(zip(("Pt", "Fe", "O"), map_stacks(), strict=True))
+
+
+def element_maps_stack():
+    return stacked(hf.element_maps(maps) for maps, _ in frames())
+
+
+def untitled_stack():
+    """(x, y, tilt|) maps, as exspy returns them."""
+    return [one.transpose(signal_axes=[], navigation_axes=["x", "y", "tilt"]) for one in map_stacks()]
+
+
+@cache
+def alone():
+    return [hf.fuse(*frame, **SETTINGS) for frame in frames()]
+
+
+@pytest.fixture
+def synchronous():
+    with dask.config.set(scheduler="synchronous"):
+        yield
+
+
+@pytest.mark.parametrize("source", [map_stacks, dictionary, element_maps_stack, untitled_stack])
+def test_every_frame_is_what_it_is_alone(source):
+    maps, haadf = source(), haadf_stack()
+    before = snapshot(haadf)
+    fused = hf.fuse(maps, haadf, **SETTINGS)
+    assert type(fused) is hf.ElementMaps and fused.elements == ["Pt", "Fe", "O"]
+    assert fused.data.shape == (3, 3, 24, 20) and fused.data.dtype == np.float32
+    axis = fused.axes_manager["tilt"]
+    assert (axis.units, axis.scale, axis.offset) == ("°", 15.0, -20.0)
+    for k, one in enumerate(alone()):
+        frame = fused.frame(k)
+        np.testing.assert_array_equal(frame.data, one.data)
+        assert frame.metadata.Fusion.n_iter == one.metadata.Fusion.n_iter
+        np.testing.assert_array_equal(frame.modelled_haadf().data, one.modelled_haadf().data)
+        np.testing.assert_array_equal(frame.get_map("Fe").data, one.get_map("Fe").data)
+        assert [a.units for a in frame.axes_manager.signal_axes] == ["nm", "nm"]
+    for a, b in zip(before, snapshot(haadf), strict=True):
+        np.testing.assert_equal(b, a)
+
+
+def test_as_a_method_of_a_stack_of_spectra():
+    """One spectrum image with a navigation axis more; the spectra of each frame are read in one pass."""
+    shape = (3, 12, 14, 200)
+    spectra = hs.signals.Signal1D(np.random.default_rng(0).poisson(0.05, shape).astype("uint16"))
+    spectra.set_signal_type("EDS_TEM")
+    x, y, t, energy = spectra.axes_manager._axes[2], *spectra.axes_manager._axes[1::-1], spectra.axes_manager[-1]
+    x.name, y.name, t.name = "x", "y", "t"
+    energy.name, energy.units, energy.scale = "Energy", "keV", 0.05
+    spectra.set_microscope_parameters(beam_energy=200.0, energy_resolution_MnKa=130.0)
+    spectra.set_elements(["Fe", "O"])
+    haadf = spectra.sum("Energy").as_signal2D(("x", "y"))
+    haadf.set_signal_type("")
+    one = hf.fuse(spectra.inav[:, :, 1], haadf.inav[1], **SETTINGS)
+    fused = spectra.fuse(haadf, **SETTINGS)
+    np.testing.assert_array_equal(fused.frame(1).data, one.data)
+    lazy = spectra.as_lazy()
+    lazy.data = lazy.data.rechunk((2, 12, 14, 200))
+    read = []
+    lazy.data = lazy.data.map_blocks(
+        lambda block: read.append(block.shape[0]) or block, dtype=lazy.data.dtype, meta=lazy.data._meta
+    )
+    lazily = lazy.fuse(haadf, **SETTINGS)
+    assert sorted(read) == [1, 2] and lazily._lazy
+    np.testing.assert_array_equal(lazily.data.compute(), fused.data)
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "synchronous", "processes"])
+def test_schedulers_give_the_same_bits(scheduler):
+    with dask.config.set(scheduler=scheduler):
+        fused = hf.fuse(map_stacks(), haadf_stack(), num_workers=2, **SETTINGS)
+    np.testing.assert_array_equal(fused.data, [one.data for one in alone()])
+
+
+def test_a_cluster_gives_the_same_bits():
+    distributed = pytest.importorskip("distributed", reason="the extra `distributed` is not installed")
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster):
+        lazy = [one.as_lazy() for one in map_stacks()]
+        fused = hf.fuse(lazy, haadf_stack(), **SETTINGS)
+        np.testing.assert_array_equal(fused.data.compute(), [one.data for one in alone()])
+
+
+@pytest.mark.parametrize("extension", [".zspy", ".hspy"])
+def test_lazy_in_lazy_out_and_saved(extension, tmp_path):
+    fused = hf.fuse([one.as_lazy() for one in map_stacks()], haadf_stack().as_lazy(), **SETTINGS)
+    assert fused._lazy and fused.data.chunks[0] == (1, 1, 1)
+    np.testing.assert_array_equal(fused.frame(2).data, alone()[2].data)
+    fused.save(tmp_path / f"stack{extension}")
+    back = hs.load(tmp_path / f"stack{extension}")
+    np.testing.assert_array_equal(back.data, [one.data for one in alone()])
+    assert back.frame(0).metadata.Fusion.converged == alone()[0].metadata.Fusion.converged
+    back.frame(0).modelled_haadf()
+
+
+# ---- the choice of settings ----------------------------------------------------------------------------
+
+
+def test_one_choice_for_all_frames():
+    fused = hf.fuse(map_stacks(), haadf_stack(), show_progressbar=False)
+    chosen = [fused.frame(k).metadata.Fusion for k in range(3)]
+    assert len({one.selection.sentence for one in chosen}) == 1
+    assert len({tuple(one.parameters.as_dictionary().items()) for one in chosen}) == 1
+    held_out = chosen[0].selection.n_folds.max()
+    assert held_out == hf.fuse(*frames()[0], show_progressbar=False).metadata.Fusion.selection.n_folds.max()
+
+
+def test_or_one_for_each():
+    settings = hf.AutoSettings(sample_frames=None, regularization="tgv")
+    fused = hf.fuse(map_stacks(), haadf_stack(), settings=settings, show_progressbar=False)
+    for k, frame in enumerate(frames()):
+        np.testing.assert_array_equal(
+            fused.frame(k).data, hf.fuse(*frame, settings=settings, show_progressbar=False).data
+        )
+
+
+def test_the_choice_does_not_hang_on_a_bad_frame():
+    """The frame in the middle of the sample has nothing in it."""
+    maps = map_stacks()
+    for one in maps:
+        one.data[1] = 0
+    settings = hf.AutoSettings(sample_frames=1, regularization="tgv")
+    fused = hf.fuse(maps, haadf_stack(), settings=settings, show_progressbar=False)
+    assert np.isnan(fused.data[1]).all() and np.isfinite(fused.data[[0, 2]]).all()
+
+
+# ---- frames that fail ----------------------------------------------------------------------------------
+
+
+def test_a_frame_that_fails_is_nan_and_the_others_are_kept(caplog):
+    maps, haadf = map_stacks(), haadf_stack()
+    haadf.data[1] = 7
+    with caplog.at_level(logging.WARNING):
+        fused = hf.fuse(maps, haadf, method="published", max_iter=3, show_progressbar=False)
+    assert np.isnan(fused.data[1]).all() and np.isfinite(fused.data[[0, 2]]).all()
+    (record,) = [r for r in caplog.records if getattr(r, "code", "") == "frame-not-fused"]
+    assert record.message.startswith("Frame 1 of 3: ") and "constant" in record.message
+    assert fused.metadata.Fused_frames.failed.tolist() == [1]
+    with pytest.raises(ValueError, match="no fit of the frame"):
+        fused.frame(1)
+
+
+def test_a_file_that_cannot_be_read_in_part():
+    lazy = [one.as_lazy() for one in map_stacks()]
+
+    def broken(block, block_info=None):
+        if block_info[0]["chunk-location"][0] == 2:
+            raise OSError("the disk is broken")
+        return block
+
+    for one in lazy:
+        one.data = one.data.rechunk((1, 24, 20)).map_blocks(broken, dtype=one.data.dtype, meta=one.data._meta)
+    fused = hf.fuse(lazy, haadf_stack(), **SETTINGS)
+    assert fused.metadata.Fused_frames.failed.tolist() == [2]
+    assert "the disk is broken" in fused.metadata.Fused_frames.diagnostics.sentences[0]
+    np.testing.assert_array_equal(fused.frame(1).data, alone()[1].data)
+
+
+def test_all_frames_fail():
+    haadf = haadf_stack()
+    haadf.data[:] = 1
+    with pytest.raises(ValueError, match="No frame of the stack can be fused. Of the first one: .*constant"):
+        hf.fuse(map_stacks(), haadf, method="published", show_progressbar=False)
+
+
+def test_ctrl_c_keeps_the_frames_that_are_done(monkeypatch, synchronous):
+    solve, calls = primal_dual.primal_dual, []
+
+    def interrupted(problem, settings, state, callback=None, num_workers=None):
+        calls.append(problem)
+        stop = callback if len(calls) < 3 else interrupt
+        return solve(problem, settings, state, stop, num_workers)
+
+    def interrupt(state):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(calibrated, "primal_dual", interrupted)
+    fused = hf.fuse(map_stacks(), haadf_stack(), **SETTINGS)
+    (failed,) = fused.metadata.Fused_frames.failed
+    assert fused.metadata.Fused_frames.diagnostics.sentences[0].endswith("Ctrl-C came first.")
+    for k in {0, 1, 2} - {failed}:
+        np.testing.assert_array_equal(fused.frame(k).data, alone()[k].data)
+    calls[:] = [None, None]
+    with pytest.raises(KeyboardInterrupt):
+        hf.fuse(map_stacks(), haadf_stack(), **SETTINGS)
+
+
+def test_diagnostics_are_summarised(caplog):
+    haadf = haadf_stack()
+    for image in haadf.data:
+        image[image > np.quantile(image, 0.9)] = image.max()
+    with caplog.at_level(logging.INFO):
+        fused = hf.fuse(map_stacks(), haadf, **SETTINGS)
+    saturated = [r.message for r in caplog.records if getattr(r, "code", "") == "saturated-haadf-pixels"]
+    assert len(saturated) == 1 and saturated[0].startswith("All frames: ")
+    assert "saturated-haadf-pixels" in fused.metadata.Fused_frames.diagnostics.codes
+
+
+# ---- arguments -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("of_each", [False, True])
+def test_masks(of_each):
+    mask = np.zeros((24, 20), bool)
+    mask[3:5, 4] = True
+    given = np.stack([mask, mask, mask]) if of_each else mask
+    fused = hf.fuse(map_stacks(), haadf_stack(), mask=given, **SETTINGS)
+    np.testing.assert_array_equal(fused.frame(2).data, hf.fuse(*frames()[2], mask=mask, **SETTINGS).data)
+
+
+def test_background_and_errors():
+    fused = hf.fuse(map_stacks(), haadf_stack(), background=0.5, errors=2, **SETTINGS)
+    one = hf.fuse(*frames()[1], background=0.5, errors=2, **SETTINGS)
+    np.testing.assert_array_equal(fused.frame(1).data, one.data)
+    np.testing.assert_allclose(fused.frame(1).standard_errors().data, one.standard_errors().data, rtol=1e-5)
+    assert fused.standard_errors().data.shape == fused.data.shape
+
+
+def test_axes_without_calibration_and_of_one_frame():
+    haadf, maps = haadf_stack().inav[:1], [one.inav[:1] for one in map_stacks()]
+    for one in (haadf, *maps):
+        assert one.axes_manager.navigation_dimension
+        one.axes_manager["tilt"].units, one.axes_manager["tilt"].name = "", "frame"
+    fused = hf.fuse(maps, haadf, **SETTINGS)
+    assert fused.data.shape == (1, 3, 24, 20)
+    np.testing.assert_array_equal(fused.frame(0).data, alone()[0].data)
+
+
+def test_axes_that_do_not_agree():
+    maps, haadf = map_stacks(), haadf_stack()
+    with pytest.raises(ValueError, match=r"has 2 frames along tilt and .* 3: crop both"):
+        hf.fuse(maps, haadf.inav[:2], **SETTINGS)
+    with pytest.raises(ValueError, match="is a stack along tilt .3., and .* no such navigation axes"):
+        hf.fuse(frames()[0][0], haadf, **SETTINGS)
+    haadf.axes_manager["tilt"].offset = 0
+    with pytest.raises(ValueError, match="The axis tilt is 0 to 30 ° in .* and -20 to 10 ° in"):
+        hf.fuse(maps, haadf, **SETTINGS)
+
+
+def test_two_navigation_axes():
+    """Tiles of a montage, for instance."""
+    tiles = [
+        hs.stack([one, one], new_axis_name="row", show_progressbar=False) for one in [*map_stacks(), haadf_stack()]
+    ]
+    fused = hf.fuse(tiles[:3], tiles[3], **SETTINGS)
+    assert fused.data.shape == (2, 3, 3, 24, 20)
+    np.testing.assert_array_equal(fused.frame((2, 1)).data, alone()[2].data)
+    with pytest.raises(ValueError, match="one number for each"):
+        fused.frame(1)
+
+
+def test_slices_know_their_fit():
+    fused = hf.fuse(map_stacks(), haadf_stack(), **SETTINGS)
+    np.testing.assert_array_equal(fused.inav[:, 1:].frame(0).data, alone()[1].data)
+    assert fused.inav[:, 1:].frame(0).metadata.Fusion.n_iter == alone()[1].metadata.Fusion.n_iter
+    with pytest.raises(ValueError, match="take one of its frames by frame"):
+        fused.modelled_haadf()
+    with pytest.raises(ValueError, match="not the result of fusing a stack"):
+        alone()[0].frame(0)
+
+
+def test_a_scan_is_no_stack():
+    assert frames_of(*frames()[0]) is None
+    assert frames_of(frames()[0][1], hf.element_maps(frames()[0][0])) is None  # swapped
+
+
+def test_threads_of_a_task():
+    assert engine.threads_of_task(1, 4) == 4 and engine.threads_of_task(3, 4) == 1
+    with dask.config.set(scheduler="processes"):
+        assert engine.threads_of_task(1, 4) == 1
