@@ -23,8 +23,11 @@ def registered():
 
 def printed(code, folder):
     """Words printed by code in a fresh process; a folder that is not the source tree, or that is imported."""
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.split()
+    return printed_by(sys.executable, "-c", code, cwd=folder)
+
+
+def printed_by(*command, cwd=None):
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stdout.split()
 
 
 def loaded_after(statement, folder):
@@ -75,6 +78,20 @@ def test_a_plain_installation_reads_the_files_of_the_field():
     text = (REPOSITORY / "pyproject.toml").read_text()
     plain = re.findall(r'^ *"([\w.-]+)>=', re.search(r"^dependencies = \[(.*?)^\]", text, re.M | re.S)[1], re.M)
     assert {"sparse", "h5py", "tifffile"} <= set(plain)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the script is for bash")
+def test_continuous_integration_tests_the_oldest_versions_that_are_declared():
+    text = (REPOSITORY / "pyproject.toml").read_text()
+    dependencies = re.search(r"^dependencies = \[(.*?)^\]", text, re.M | re.S)[1]
+    bounds = re.findall(r'^ *"([\w-]+)>=([\d.]+)",', dependencies, re.M)
+    assert printed_by("bash", REPOSITORY / ".ci" / "oldest") == [f"{name}=={bound}" for name, bound in bounds]
+    # earlier ones have no LazySignal2D where it is imported
+    assert tuple(map(int, dict(bounds)["hyperspy"].split("."))) >= (2, 4)
+    jobs = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "tests.yml").read_text())["jobs"]
+    python = re.search(r'requires-python = ">=([\d.]+)"', text)[1]
+    assert {"python-version": python} in [step.get("with") for step in jobs["oldest"]["steps"]]
+    assert any("bash .ci/oldest" in step.get("run", "") for step in jobs["oldest"]["steps"])
 
 
 def test_continuous_integration_tests_the_installed_package():

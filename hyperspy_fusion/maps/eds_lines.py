@@ -215,18 +215,32 @@ def _default_lines(signal, element, beam_energy=None):
     return metadata_names(probe.metadata, "Sample.xray_lines")
 
 
+def _limits(signal, lines, width):
+    """exspy's windows ``(low, high)`` of lines; ValueError where the resolution in the metadata gives none."""
+    try:
+        limits = signal.estimate_integration_windows(width, lines)
+        if np.all(np.isfinite(limits)):
+            return limits
+    except (AttributeError, TypeError, ValueError):  # none, no number, and too small for exspy's formula
+        pass
+    raise ValueError(
+        f"The energy resolution in the metadata gives no window of {', '.join(lines)}: set that of the detector by "
+        "`s.set_microscope_parameters(energy_resolution_MnKa=130)` in eV."
+    )
+
+
 def _in_range(signal, line):
     if not is_detectable(element_of(line)):
         return False
     axis = signal.axes_manager.signal_axes[0]
-    energy = np.mean(signal.estimate_integration_windows(WINDOW_WIDTH, [line]))
+    energy = np.mean(_limits(signal, [line], WINDOW_WIDTH))
     return axis.low_value < energy < axis.high_value
 
 
 def line_windows(signal: Any, lines: list[str], width: float) -> list[tuple[int, int]]:
     """Disjoint channel ranges ``(start, stop)`` of the lines of one element, as `isig` would cut them."""
     axis = signal.axes_manager.signal_axes[0]
-    limits = np.clip(signal.estimate_integration_windows(width, lines), axis.low_value, axis.high_value)
+    limits = np.clip(_limits(signal, lines, width), axis.low_value, axis.high_value)
     merged = []
     for start, stop in sorted((axis.value2index(low), axis.value2index(high)) for low, high in limits):
         if merged and start <= merged[-1][1]:
@@ -303,7 +317,7 @@ def _about_near(signal, lines, width, shared):
     for name in [name for own in lines.values() for name in own]:
         element = element_of(name)
         skipped = {element, *(other for pair in shared if element in pair for other in pair)}
-        ((low, high),) = signal.estimate_integration_windows(width, [name])
+        ((low, high),) = _limits(signal, [name], width)
         others = [line for line in lines_within(signal, low, high, lines) if element_of(line) not in skipped]
         if others:
             near[name] = others

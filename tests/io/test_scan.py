@@ -313,6 +313,30 @@ def test_the_only_image_that_is_no_element_map_is_taken(title, titles):
         hf.scan([image("BF"), *signals[1:]])
 
 
+@pytest.mark.parametrize(
+    "titles",
+    [
+        ("HAADF", "Fe", "O", "BF", "DF4"),
+        ("HAADF", "Fe-EELS", "O-EELS", "DF2"),
+        ("IMG1", "Fe K", "O K"),
+        ("STEM", "Fe-K", "O-K"),
+        ("Electron Image 1", "Fe Kα1", "O Kα1"),
+        ("HAADF", "Fe wt%", "O wt%", "EDS sum"),
+        ("ADF", "Fe map", "O map"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("units, size", [("nm", 2.0), ("µm", 0.002), ("nm", -2.0)])
+def test_images_of_a_vendor_without_spectra_fuse(titles, units, size):
+    axes = [{**axis, "scale": size, "units": units} for axis in spatial()]
+    signals = [image(title, axes) for title in titles]
+    haadf, source = hf.scan(signals)
+    assert haadf is signals[0] and source.elements == ["Fe", "O"]
+    fused = source.fuse(haadf, method="published", max_iter=1)
+    assert fused.elements == ["Fe", "O"] and np.isfinite(fused.data).all()
+    assert [(a.scale, a.units) for a in fused.axes_manager.signal_axes] == [(size, units)] * 2
+
+
 def test_images_of_one_field_lie_edge_on_edge():
     """The spectra have an offset in the frame of the stage, the image none; and one axis of it is stretched."""
     there = spectra(axes=spatial(offset=(-33.9, -22.0)))

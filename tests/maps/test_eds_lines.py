@@ -1,5 +1,7 @@
 """Claims about EDS spectra: the counts of exspy in windows around lines that are there."""
 
+import re
+
 import dask.array as da
 import exspy
 import hyperspy.api as hs
@@ -82,6 +84,22 @@ def test_lines_that_are_chosen_without_a_beam_energy_are_reported(kind, units, b
     assert not codes(element_maps(signal, xray_lines=["Fe_La"])) and not codes(element_maps(signal, ["O", "Al"]))
     signal.set_microscope_parameters(beam_energy=200)
     assert not codes(element_maps(signal, ["O", "Fe", "Pt"]))
+
+
+@pytest.mark.parametrize("kind", ["EDS_TEM", "EDS_SEM"])
+@pytest.mark.parametrize("resolution", [None, np.nan, np.inf, 0.0, 60.0, "130"])
+def test_spectra_without_an_energy_resolution_are_refused(kind, resolution):
+    signal = eds().isig[:10.0]
+    signal.set_signal_type(kind)
+    del signal.metadata.Acquisition_instrument
+    if resolution is not None:
+        path = f"Acquisition_instrument.{kind[-3:]}.Detector.EDS.energy_resolution_MnKa"
+        signal.metadata.set_item(path, resolution)
+    for options in ({"elements": ["Fe", "O"]}, {"xray_lines": ["O_Ka"]}, {"elements": ["O"], "background": "windows"}):
+        with pytest.raises(ValueError, match=r"no window of .*: set .* `(s\..*)` in eV\.$") as error:
+            element_maps(signal, **options)
+    eval(re.search(r"`(.+)`", str(error.value))[1], {"s": signal})
+    assert element_maps(signal, ["Fe", "O"]).elements == ["Fe", "O"]
 
 
 def test_windows_that_share_channels():

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from hashlib import sha1
+from importlib import import_module
 
 import hyperspy.api as hs
 import numpy as np
@@ -244,45 +246,47 @@ def test_refit_continues_or_begins_a_new_history(scan, engine):
 
 
 SEVERAL = """
-import os, sys, threading
+import hashlib, os, threading
 import hyperspy.api as hs, hyperspy_fusion as hf, numba
 hs.preferences.General.show_progressbar = False
 maps, haadf = hf.data.core_shell((24, 24)).signals()
-fit = lambda method: done.append(hf.fuse(maps, haadf, method=method))
+fit = lambda method: done.append(hashlib.sha1(hf.fuse(maps, haadf, method=method).data).hexdigest())
 done = []
-if sys.argv[1] == "threads":
-    started = [threading.Thread(target=fit, args=(m,)) for m in 2 * ("calibrated", "published")]
-    [t.start() for t in started], [t.join() for t in started]
-    print(len(done), "done by", numba.threading_layer())
+started = [threading.Thread(target=fit, args=(m,)) for m in 2 * ("calibrated", "published")]
+[t.start() for t in started], [t.join() for t in started]
+print(numba.threading_layer(), len(done), *sorted(set(done)), flush=True)
+if os.fork():
+    print(os.wait()[1])
 else:
-    fit("calibrated")
-    if numba.threading_layer() != "omp":
-        print("no OpenMP: from multiprocessing.get_context('spawn'), or")
-    elif os.fork():
-        print(os.wait()[1])
-    else:
-        try:
-            fit("calibrated")
-        except RuntimeError as error:
-            print(error, flush=True)
-        os._exit(0)
+    try:
+        fit("calibrated")
+        print(done[-1], flush=True)
+    except RuntimeError as error:
+        print(error, flush=True)
+    os._exit(0)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.parametrize(
-    "what, layer, sentence",
-    [
-        ("threads", "workqueue", "4 done by workqueue"),
-        ("fork", "default", "multiprocessing.get_context('spawn'), or"),
-    ],
-)
-def test_threads_and_forks_end_in_maps_or_in_a_sentence(what, layer, sentence):
+@pytest.mark.parametrize("layer, library", [("omp", "omppool"), ("workqueue", "workqueue"), ("tbb", "tbbpool")])
+def test_threads_and_forks_end_in_the_same_maps_or_in_a_sentence(layer, library):
+    try:
+        import_module(f"numba.np.ufunc.{library}")
+    except ImportError as error:
+        pytest.skip(f"Numba has no {layer}: {error}")
     environment = os.environ | {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2"}
-    command = [sys.executable, "-W", "ignore", "-c", SEVERAL, what]
+    command = [sys.executable, "-W", "ignore", "-c", SEVERAL]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr[-1000:]
-    assert sentence in ended.stdout
+    maps, haadf = hf.data.core_shell((24, 24)).signals()
+    calibrated, published = (
+        sha1(fuse_with(maps, haadf, method=m).data).hexdigest() for m in ("calibrated", "published")
+    )
+    of_threads, of_fork, status = ended.stdout.splitlines()
+    assert of_threads.split() == [layer, "4", *sorted((calibrated, published))]
+    refused = layer == "omp" and sys.platform == "linux"
+    assert ("multiprocessing.get_context('spawn'), or" in of_fork) if refused else of_fork == calibrated
+    assert status == "0"
 
 
 def test_divergence_and_wrong_settings_are_told(scan, engine, monkeypatch):

@@ -119,3 +119,18 @@ def test_lines_that_cannot_be_are_refused_before_they_are_sampled(line, words, m
     monkeypatch.setattr("hyperspy_fusion.results.profiles._along", lambda *_: pytest.fail("the line is sampled"))
     with pytest.raises(ValueError, match=words.replace("(", r"\(").replace(")", r"\)")):
         maps.line_profile(*line)
+
+
+@pytest.mark.parametrize("scale, units", [(5e-10, "m"), (-5e-10, "m"), (5e-4, "µm"), (-0.5, "nm"), (5.0, "Å"), (0, "")])
+@pytest.mark.parametrize("factor", [1e3, 1e6, 1e9, 1e12])
+def test_a_line_in_other_units_is_refused_before_it_is_sampled(scale, units, factor, monkeypatch):
+    maps = random_maps(shape=(9, 12))
+    for axis in maps.axes_manager.signal_axes:
+        axis.scale, axis.units = scale, units
+    fits = 4 * (scale or 1)
+    end = factor * fits
+    assert np.isfinite(maps.line_profile((0, 0), (fits, 0)).data).all()
+    monkeypatch.setattr("hyperspy.roi.Line2DROI.__call__", lambda *_, **__: pytest.fail("the line is sampled"))
+    for line in (((0, 0), (end, 0)), ((0, 0), (0, end)), ((0, 0), (fits, 0), abs(end))):
+        with pytest.raises(ValueError, match=f"does not lie on the maps, .* {units}"):
+            maps.line_profile(*line)

@@ -1,6 +1,7 @@
 """`ElementMaps`: which map is which element, through slicing, saving and exporting."""
 
 import os
+from contextlib import contextmanager
 
 import h5py
 import hyperspy.api as hs
@@ -452,11 +453,19 @@ def test_export_in_any_unit_and_sign(scale, units, written, tmp_path):
 
 @pytest.fixture
 def full_disk():
-    """A function after which no file becomes longer than a few bytes, until the test ends."""
+    """A context in which no file becomes longer than a few bytes, that of the results of the tests included."""
     resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    @contextmanager
+    def limited():
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
 
 
 def test_export_that_fails_leaves_nothing_behind(tmp_path, full_disk, monkeypatch):
@@ -469,11 +478,9 @@ def test_export_that_fails_leaves_nothing_behind(tmp_path, full_disk, monkeypatc
             patch.setattr("h5py.File.create_dataset", lambda *_, **__: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 (maps * 2).export(tmp_path / folder, **options)
-    full_disk()
     for folder, options in (("deep/new", {}), ("there", {"overwrite": True})):
-        with pytest.raises(
-            OSError, match=r"(new|there) cannot be written \(.*\), and what was there is kept: make room"
-        ):
+        sentence = r"(new|there) cannot be written \(.*\), and what was there is kept: make room"
+        with full_disk(), pytest.raises(OSError, match=sentence):
             (maps * 2).export(tmp_path / folder, **options)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
     assert {path: path.read_bytes() for path in (tmp_path / "there").iterdir()} == before
@@ -500,9 +507,8 @@ def test_save_that_fails_keeps_the_file_before(tmp_path, name, full_disk):
     (path,) = (tmp_path / "new").iterdir()
     (maps * 2).save(path, overwrite=True)
     known = maps.tmp_parameters.as_dictionary()
-    full_disk()
     for target in (path, tmp_path / "other" / path.name):
-        with pytest.raises(OSError, match="maps.* cannot be written .*, and what was there is kept"):
+        with full_disk(), pytest.raises(OSError, match="maps.* cannot be written .*, and what was there is kept"):
             maps.save(target, overwrite=True)
     assert maps.tmp_parameters.as_dictionary() == known
     np.testing.assert_array_equal(hs.load(path).data, (maps * 2).data)
