@@ -237,6 +237,13 @@ def test_a_model_without_an_image_answers_all_questions(how):
     assert not np.any(model.attribution()["haadf"].data) and np.isfinite(model.normalised_residuals().data).all()
     assert model.residual().data.shape == model.modelled_haadf().data.shape == (16, 16)
     assert model.fit(max_iter=20).nit == 40
+    if how == "constant":  # on finer pixels too, where resampling rounds
+        fine = model.haadf.deepcopy()
+        fine.data = np.full((48, 48), 0.1)
+        for axis in fine.axes_manager.signal_axes:
+            axis.scale /= 3
+        fused = hf.fuse(maps, fine, method="calibrated", register="calibration", max_iter=2, show_progressbar=False)
+        assert "haadf-constant" in fused.metadata.Fusion.diagnostics.codes
     with pytest.raises(ValueError, match=r"No shift|no pixel that is a number"):
         hf.fuse(maps, model.haadf, register=True, show_progressbar=False)
 

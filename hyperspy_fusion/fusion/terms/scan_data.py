@@ -6,6 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+# differences between pixels below this part of their values are those of resampling one value
+_ROUNDING = 1e-10
+
 
 @dataclass(frozen=True)
 class ScanData:
@@ -117,7 +120,10 @@ class ScanData:
 def has_contrast(image, valid):
     """Whether the valid pixels of an image (ny, nx) differ: else it shows nothing of where an element is."""
     seen = image[valid]
-    return seen.size > 0 and bool(seen.min() < seen.max())
+    if not seen.size:
+        return False
+    low, high = float(seen.min()), float(seen.max())
+    return high - low > _ROUNDING * max(abs(low), abs(high))
 
 
 def column(values):
