@@ -399,7 +399,7 @@ def test_nothing_is_resampled_unasked(signals):
     far = haadf.deepcopy()
     far.axes_manager["x"].offset = 10
     model = hf.FusedMultiModal(far, maps, method="published")
-    assert any("pass register='shift'" in sentence for sentence in model.warnings)
+    assert any("pass register='shift'" in found.sentence for found in model.diagnostics)
     np.testing.assert_array_equal(model.haadf.data, haadf.data)
 
 
