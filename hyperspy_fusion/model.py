@@ -21,10 +21,11 @@ from hyperspy_fusion.fusion.checks import (
 )
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import settings_for
+from hyperspy_fusion.fusion.terms.scan_data import has_contrast
 from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
 from hyperspy_fusion.grid.axes import spatial_axes
 from hyperspy_fusion.grid.images import image_signal
-from hyperspy_fusion.grid.masks import is_constant, mask_array
+from hyperspy_fusion.grid.masks import mask_array
 from hyperspy_fusion.identify.elements import atomic_number
 from hyperspy_fusion.maps.sources import read_maps
 from hyperspy_fusion.methods import METHODS, check_noise_model
@@ -106,10 +107,7 @@ class FusedMultiModal:
         self.haadf, self._registration, of_grid = haadf_on_grid(haadf, maps, register, mask, uses.uses_masks)
         image, pixels = self.haadf.data, self.maps.data
         valid, of_masks = uses.find_valid(self.elements, pixels, image, mask)
-        if is_constant([image], [valid.haadf]).all():
-            left = np.count_nonzero(valid.haadf)
-            raise ValueError(f"The HAADF image {haadf} is constant in its {left} valid pixels: pass that of the scan.")
-        flat = is_constant(pixels, valid.maps)
+        flat = ~np.array([has_contrast(*one) for one in zip(pixels, valid.maps, strict=True)])
         found = diagnostics_of_maps(self.elements, pixels, valid.maps, flat, uses, maps.variance is not None)
         if maps.named_by_file and uses.has_noise_model:
             even, about = even_maps(self.elements, pixels, image, valid, flat, maps.beside)

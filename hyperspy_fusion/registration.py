@@ -15,7 +15,7 @@ from hyperspy_fusion.fusion.registration.resampling import LEAST_COVERAGE, cover
 from hyperspy_fusion.fusion.registration.shift import FEWEST_PIXELS, LARGEST_ERROR, Shift, find_shift, slopes
 from hyperspy_fusion.fusion.terms.haadf_model import saturated, z_weights
 from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance
-from hyperspy_fusion.grid.axes import begins_elsewhere, check_same_scan, placements, spatial_axes
+from hyperspy_fusion.grid.axes import begins_elsewhere, check_same_scan, one_has_no_offset, placements, spatial_axes
 from hyperspy_fusion.grid.images import image_array, image_signal
 from hyperspy_fusion.grid.masks import check_magnitudes, mask_array
 from hyperspy_fusion.identify.elements import atomic_number
@@ -323,8 +323,11 @@ def _in_words(source, found, shift, overlap):
 def _about_offsets(map_axes, haadf, found):
     where = begins_elsewhere(map_axes, spatial_axes(haadf))
     sentence = f"{where}: the equal fields of view were laid edge on edge; check that they show the same area."
-    is_measured = found is not None and not found.is_ambiguous and not len(found.undetermined)
-    return [Diagnostic("offset-differs", sentence, INFORMATION if is_measured else WARNING)] if where else []
+    if found is None:
+        is_sure = one_has_no_offset(map_axes, spatial_axes(haadf))
+    else:
+        is_sure = not found.is_ambiguous and not len(found.undetermined)
+    return [Diagnostic("offset-differs", sentence, INFORMATION if is_sure else WARNING)] if where else []
 
 
 def _diagnostics(source, found, covered):

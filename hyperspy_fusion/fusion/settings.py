@@ -240,6 +240,11 @@ class CalibratedSettings:
         check_count("max_iter", self.max_iter)
         check_choice("dtype", self.dtype, DTYPES)
 
+    def without_haadf(self):
+        """The settings of a fit that does not use the HAADF image; ``"tgv"`` stands in for penalties that do."""
+        kind = self.regularization if self.regularization in ("tv", "none") else "tgv"
+        return replace(self, regularization=kind, lambda_haadf=0.0)
+
     def as_dict(self):
         """The settings as a plain dictionary; sequences are tuples of numbers."""
         return asdict(self)

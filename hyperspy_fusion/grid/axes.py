@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
+from hyperspy_fusion.diagnostics import INFORMATION, WARNING, Diagnostic
 from hyperspy_fusion.fusion.checks import LARGEST, SMALLEST
 from hyperspy_fusion.fusion.registration.resampling import Placement
 
@@ -148,9 +148,10 @@ def check_same_scan(
     Shapes must be the same. Pixel sizes are compared in common units where both are calibrated. A difference below half
     a pixel over the field of view is silent, up to 5 % it is information, and above it is an error. Vendor files carry
     a slightly different calibration for each detector. Up to 20 % along one axis alone is a warning. Offsets
-    distinguish two areas of one scan: above half a pixel there is a warning, since some files give the detectors of one
-    scan different positions. Where `both_are_maps`, a pixel or more in the same units is an error. Names are not
-    compared, "px" and undefined units are no calibration, and "A" is read as angstrom.
+    distinguish two areas of one scan: above half a pixel there is a warning, and information where one of the two has
+    no offset, since some files give the detectors of one scan different positions. Where `both_are_maps`, a pixel or
+    more in the same units is an error. Names are not compared, "px" and undefined units are no calibration, and "A" is
+    read as angstrom.
 
     Codes of the diagnostics: ``"units-differ"``, ``"pixel-size-differs"`` and ``"offset-differs"``.
     """
@@ -382,7 +383,14 @@ def _compare_areas(map_axes, haadf_axes, maps, haadf, both_are_maps):
             "(`axes_manager[...].offset`)."
         )
     by_keyword = "" if both_are_maps else ", or pass register='shift'"
-    return Diagnostic("offset-differs", f"{where}: check that they show the same area{by_keyword}.")
+    is_usual = not both_are_maps and one_has_no_offset(map_axes, haadf_axes)
+    sentence = f"{where}: check that they show the same area{by_keyword}."
+    return Diagnostic("offset-differs", sentence, INFORMATION if is_usual else WARNING)
+
+
+def one_has_no_offset(map_axes: Axes, haadf_axes: Axes) -> bool:
+    """Whether one of the two has offsets of 0, as Velox gives the image, and the other that of a stage."""
+    return any(all(axis["offset"] == 0 for axis in axes) for axes in (map_axes, haadf_axes))
 
 
 def _beginnings(map_axes, haadf_axes, maps, haadf):

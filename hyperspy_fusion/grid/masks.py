@@ -11,6 +11,7 @@ import numpy as np
 from hyperspy_fusion.diagnostics import INFORMATION, WARNING, Diagnostic
 from hyperspy_fusion.fusion.checks import LARGEST, SMALLEST
 from hyperspy_fusion.fusion.terms.haadf_model import saturated
+from hyperspy_fusion.fusion.terms.scan_data import has_contrast
 from hyperspy_fusion.grid.axes import Axes, check_same_shape, spatial_axes
 from hyperspy_fusion.grid.images import image_array
 
@@ -66,17 +67,16 @@ def find_valid(
 
     `mask` (ny, nx) is True where a pixel is left out, of both. Codes: ``"mask-leaves-out-most"``,
     ``"missing-map-pixels"``, ``"missing-haadf-pixels"`` and ``"saturated-haadf-pixels"``. ValueError where no pixel of
-    a map or of the image is valid.
+    a map is valid.
     """
     keep = np.ones(haadf.shape, dtype=bool) if mask is None else ~mask
     finite, ceiling = np.isfinite(haadf), saturated(haadf)
     valid = Valid(np.isfinite(maps) & keep, finite & keep & ~ceiling)
     empty = [e for e, own in zip(elements, valid.maps, strict=True) if not own.any()]
-    what = f"map of {', '.join(empty)}" if empty else "" if valid.haadf.any() else "HAADF image"
-    if what:
+    if empty:
         raise ValueError(
-            f"No pixel of the {what} is left to count, all being masked, NaN or saturated: leave it out or correct the "
-            "mask, in which True leaves a pixel out."
+            f"No pixel of the map of {', '.join(empty)} is left to count, all being masked or NaN: leave it out or "
+            "correct the mask, in which True leaves a pixel out."
         )
     found = []
     if (left_out := 1 - keep.mean()) > _MUCH:
@@ -91,7 +91,8 @@ def find_valid(
         )
         found.append(Diagnostic("missing-map-pixels", sentence, elements=tuple(missing)))
     for code, kind, bad in (("missing", "NaN or infinite", ~finite), ("saturated", "saturated", ceiling)):
-        if number := np.count_nonzero(keep & bad):
+        # an image without contrast is not used at all, which is reported with the fit
+        if (number := np.count_nonzero(keep & bad)) and has_contrast(haadf, valid.haadf):
             pixels = "1 pixel" if number == 1 else f"{number} pixels"
             sentence = f"The HAADF image is {kind} in {pixels}, where it is left out and the maps are not."
             is_rare = code == "saturated" and number <= _FEW_SATURATED * keep.sum()
@@ -109,8 +110,3 @@ def check_magnitudes(names: Sequence[str], images: Any, valid: Any) -> None:
                 f"The {name} image has values up to {largest:.3g}, outside of the {SMALLEST:g} to {LARGEST:g} that can "
                 f"be fused: multiply it by 1e{-round(np.log10(largest))} first, and set wrong pixels to NaN."
             )
-
-
-def is_constant(maps: Any, valid: Any) -> np.ndarray:
-    """For each map, whether all its valid pixels are equal: it then shows nothing of where its element is."""
-    return np.array([image[keep].min() == image[keep].max() for image, keep in zip(maps, valid, strict=True)])

@@ -16,7 +16,7 @@ class Auto(Calibrated):
         from hyperspy_fusion.fusion.selection.model_averaging import AveragedProblem
         from hyperspy_fusion.fusion.selection.search import select
 
-        observation = self.observe(scan, settings, num_workers)
+        observation, settings = self.observe(scan, settings, num_workers)
         ensemble, selection = select(observation, settings, num_workers, tick, scan.out_of_window)
         problem = AveragedProblem.of(ensemble)
         return Setup(problem, ensemble[0].settings, scan, selection, problem.first_state(ensemble))

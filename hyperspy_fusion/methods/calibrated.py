@@ -36,13 +36,18 @@ class Calibrated:
         return valid, [*found, *about_spikes_of_maps(elements, spikes, doubtful)]
 
     def observe(self, scan, settings, num_workers):
-        """Noise model, HAADF forward model and guide of a scan, from which problems of any penalty are built."""
+        """Noise model, HAADF forward model and guide of a scan, from which problems of any penalty are built.
+
+        The second value are the settings, without the HAADF image where it has no contrast.
+        """
         from hyperspy_fusion.fusion.problems.calibrated import Observation
 
-        return Observation.of(scan, settings, num_workers)
+        observation = Observation.of(scan, settings, num_workers)
+        return observation, settings if observation.scan.has_contrast else settings.without_haadf()
 
     def build(self, scan, settings, num_workers, tick):
-        return Setup(self.observe(scan, settings, num_workers).problem(settings), settings, scan)
+        observation, settings = self.observe(scan, settings, num_workers)
+        return Setup(observation.problem(settings), settings, scan)
 
     def solve(self, problem, settings, state, callback, num_workers):
         return problem.solve(settings, state, callback, num_workers)

@@ -207,7 +207,9 @@ def totals_over_measured(fused, measured, valid, background=0.0):
 
 
 def correlation(a, b, valid):
-    """Pearson's correlation of two images over the valid pixels; 0 where one is constant."""
+    """Pearson's correlation of two images over the valid pixels; 0 where one is constant, or no pixel is valid."""
+    if not valid.any():
+        return 0.0
     a, b = (image[valid].astype(np.float64) for image in (a, b))
     a, b = a - a.mean(), b - b.mean()
     size = np.linalg.norm(a) * np.linalg.norm(b)

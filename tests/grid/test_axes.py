@@ -187,8 +187,16 @@ def test_a_doubtful_scan_is_one_diagnostic():
 
 
 def test_areas_apart_warn_or_are_refused():
+    for m, h, severity in (
+        (moved(1.0), [moved(1.0)[0], moved(5.0)[1]], "warning"),
+        (moved(0.01), [axes()[0], moved(4.0)[1]], "warning"),
+        # as Velox has it: the image without any offset, and the maps in the frame of the stage
+        (moved(-32.0), axes(), "information"),
+        (axes(), moved(-40.0, scale=5.0, units="Å"), "information"),
+    ):
+        (found,) = check_same_scan(m, h)
+        assert (found.code, found.severity) == ("offset-differs", severity)
     (found,) = check_same_scan(axes(), [axes()[0], moved(4.0)[1]])
-    assert (found.code, found.severity) == ("offset-differs", "warning")
     assert "begins at (0 nm, 4 nm) and the maps at (0 nm, 0 nm) (y, x), 8 pixels apart" in found.sentence
     (found,) = check_same_scan(axes(), moved(0.0003, scale=0.0005, units="µm"))
     assert "(0.0003 µm, 0.0003 µm)" in found.sentence and "0.6 pixels apart" in found.sentence

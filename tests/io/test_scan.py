@@ -396,16 +396,18 @@ def test_a_missing_package_is_named_with_its_extra(error, named, monkeypatch, tm
         hf.scan(tmp_path / "scan.emd")
 
 
-def fused_from(path, elements=None, **options):
+def fused_from(path, elements=None, methods=("published", "calibrated", "auto"), **options):
     """The lines of the README, with the first iterations of each method."""
     haadf, source = hf.scan(path, **options)
-    before = scan_axes(source)
-    for method in ("published", "calibrated"):
+    measured = hf.element_maps(source, elements)
+    for method in methods:
         fused = source.fuse(haadf, elements=elements, method=method, max_iter=2)
-        assert fused.axes_manager.signal_shape == (before[1]["size"], before[0]["size"])
-        after = [{**axis, "name": None} for axis in spatial_axes(fused.get_map(fused.elements[0]))]
-        assert after == [{**axis, "name": None} for axis in before]
+        assert fused.elements == measured.elements and fused.data.shape == measured.data.shape
+        axes = [scan_axes(source), spatial_axes(fused.get_map(fused.elements[0]))]
+        assert [{**axis, "name": None} for axis in axes[0]] == [{**axis, "name": None} for axis in axes[1]]
         assert np.isfinite(fused.data).all()
+    # the last method keeps the totals
+    np.testing.assert_allclose(fused.data.sum(axis=(1, 2)), measured.data.sum(axis=(1, 2)), rtol=1e-3)
     return fused
 
 
@@ -417,10 +419,12 @@ def test_a_velox_file_of_spectra_goes_from_path_to_maps():
     assert (y["size"], x["size"], y["units"]) == (16, 20, "nm") and y["scale"] == pytest.approx(1.99684875715)
     assert "edge on edge although their offsets differ" in scan.sentence
     # its image was emptied to make the file small
-    with pytest.raises(ValueError, match="The HAADF image .* is constant"):
-        scan.source.fuse(scan.haadf, elements=["C"])
+    fit = fused_from(path, ["C", "O", "Cu"], ("calibrated", "auto")).metadata.Fusion
+    found = dict(zip(fit.diagnostics.codes, fit.diagnostics.severities, strict=True))
+    assert (found["haadf-constant"], found["offset-differs"]) == ("warning", "information")
+    with pytest.raises(ValueError, match="The HAADF image is constant"):
+        scan.source.fuse(scan.haadf, elements=["C"], method="published")
     haadf = scan.haadf._deepcopy_with_new_data(scan.source.data.sum(axis=-1).astype(float))
-    assert fused_from([scan.source, haadf], ["C", "O"]).elements == ["C", "O"]
     rebinned = scan.source.rebin(scale=(2, 2, 1))
     assert hf.match_haadf(haadf, hf.element_maps(rebinned, ["C"]), register="calibration").overlap == 1
 
@@ -437,11 +441,9 @@ def test_jeol_files_go_from_path_to_maps():
     files = sorted([*folder.glob("*.img"), *folder.glob("*.map")])
     with pytest.raises(ValueError, match=r"img' is that of several formats, JEOL, Hamamatsu: .* file_format='JEOL'"):
         hf.scan(files)
-    haadf, maps = hf.scan(files, file_format="JEOL")
-    assert haadf.metadata.General.title == "IMG1" and maps.elements == ["C", "O", "S", "Fe", "Cu"]
-    small = [signal.isig[192:320, 192:320] for signal in (haadf, maps)]
-    fused = fused_from(small)
-    assert fused.elements == ["C", "O", "S", "Fe", "Cu"]
+    assert hf.scan(files, file_format="JEOL").haadf.metadata.General.title == "IMG1"
+    fused = fused_from(files, methods=("published", "calibrated"), file_format="JEOL")
+    assert fused.elements == ["C", "O", "S", "Fe", "Cu"] and fused.axes_manager.signal_shape == (512, 512)
     y, _ = spatial_axes(fused.get_map("Fe"))
     assert y["units"] == "µm" and y["scale"] == pytest.approx(0.00869140625)
 

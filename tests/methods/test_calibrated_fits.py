@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from hashlib import sha1
 from importlib import import_module
 
 import hyperspy.api as hs
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from helpers import assert_untouched, fuse_with, scan_signals, snapshot
@@ -182,8 +184,70 @@ def test_what_can_be_done_with_few_valid_pixels_is_done(scan, left, method, sett
     assert "no-haadf-model" in found.codes and "haadf-poorly-explained" not in found.codes
     assert not any("weights" in sentence for sentence in found.sentences)
     mask[left], mask[3, 3] = True, False
-    with pytest.raises(ValueError, match="is constant in its 1 valid pixels"):
+    with pytest.raises(ValueError, match="All maps .* are constant"):
         fuse_with(maps, haadf, mask=mask, method=method)
+
+
+def without_contrast(haadf, how):
+    every_third = np.arange(haadf.data.size).reshape(haadf.data.shape) % 3 == 0
+    damaged = {
+        "constant": np.full(every_third.shape, 65535, np.uint16),
+        "NaN": np.full(every_third.shape, np.nan),
+        "masked": np.ma.masked_all(every_third.shape),
+        "in part": np.where(every_third, np.nan, 0.5),
+    }
+    return with_data(haadf, damaged[how])
+
+
+@pytest.mark.parametrize(
+    "how, method, settings",
+    [
+        ("constant", "auto", {}),
+        ("NaN", "auto", {"regularization": "guided", "lambda_haadf": 1.0, "haadf_coefficients": (3.0, 1.0)}),
+        ("masked", "calibrated", {}),
+        ("in part", "calibrated", {"haadf_coefficients": "fit", "haadf_blur": "fit", "regularization": "directional"}),
+        ("constant", "calibrated", {"regularization": "none"}),
+    ],
+)
+def test_an_image_without_contrast_is_not_used(how, method, settings, tmp_path):
+    maps, haadf = scan_signals(24, 24)
+    flat = without_contrast(haadf, how)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        fused = fuse_with(maps, flat, errors=2, max_iter=60, method=method, **settings)
+    kind = "none" if settings.get("regularization") == "none" else "tgv"
+    same = fuse_with(maps, haadf, method=method, lambda_haadf=0.0, regularization=kind, max_iter=60)
+    np.testing.assert_array_equal(fused.data, same.data)
+    fit = fused.metadata.Fusion
+    found = dict(zip(fit.diagnostics.codes, fit.diagnostics.severities, strict=True))
+    assert {code: found[code] for code in found if "haadf" in code} == {"haadf-constant": "warning"}
+    assert (fit.parameters.regularization, fit.parameters.lambda_haadf) == (kind, 0)
+    assert np.isfinite(fused.standard_errors().data).all() and fused.plot_fusion() is not None
+    fused.save(tmp_path / "fused.hspy")
+    modelled = hs.load(tmp_path / "fused.hspy").modelled_haadf().data
+    expected = {"constant": 65535, "in part": 0.5}.get(how, 0)
+    np.testing.assert_array_equal(modelled, np.full(modelled.shape, expected))
+    plt.close("all")
+
+
+@pytest.mark.parametrize("how", ["constant", "masked"])
+def test_a_model_without_an_image_answers_all_questions(how):
+    maps, haadf = scan_signals(16, 16)
+    model = hf.FusedMultiModal(without_contrast(haadf, how), maps, method="calibrated")
+    model.fit(max_iter=20)
+    assert np.all(model.attainable_gain().data == 1)
+    assert not np.any(model.attribution()["haadf"].data) and np.isfinite(model.normalised_residuals().data).all()
+    assert model.residual().data.shape == model.modelled_haadf().data.shape == (16, 16)
+    assert model.fit(max_iter=20).nit == 40
+    if how == "constant":  # on finer pixels too, where resampling rounds
+        fine = model.haadf.deepcopy()
+        fine.data = np.full((48, 48), 0.1)
+        for axis in fine.axes_manager.signal_axes:
+            axis.scale /= 3
+        fused = hf.fuse(maps, fine, method="calibrated", register="calibration", max_iter=2, show_progressbar=False)
+        assert "haadf-constant" in fused.metadata.Fusion.diagnostics.codes
+    with pytest.raises(ValueError, match=r"No shift|no pixel that is a number"):
+        hf.fuse(maps, model.haadf, register=True, show_progressbar=False)
 
 
 def test_constant_maps_are_left_out(scan, engine):
@@ -205,8 +269,8 @@ def test_constant_maps_are_left_out(scan, engine):
     flat[0, 0] = 9
     fused = fuse([maps[0], with_data(maps[1], flat)], haadf, mask=mask)
     assert fused.metadata.Fusion.constant_elements == ["O"]
-    with pytest.raises(ValueError, match="HAADF image .* is constant"):
-        fuse(maps, with_data(haadf, flat), mask=mask)
+    with pytest.raises(ValueError, match="HAADF image is constant.*method='calibrated', which fuses the maps without"):
+        hf.fuse(maps, with_data(haadf, np.full((12, 15), 3.0)), method="published")
 
 
 PER_ELEMENT = ("lambda_reg", "k_factors", "background", "variance", "haadf_coefficients")

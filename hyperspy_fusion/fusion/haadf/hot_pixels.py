@@ -31,7 +31,7 @@ def hot_pixels(scan, noise, coefficients):
     coefficients up to a factor. Returns (ny, nx) bool.
     """
     both = scan.valid_in_all
-    image = np.where(both, scan.haadf, np.mean(scan.haadf, where=both) if both.any() else 0.0)
+    image = _with_mean(scan.haadf, both)
     change = np.where(both, image - median_filter(image, 3), 0)
     found = np.abs(change) > _OUTLYING * haadf_noise(scan.haadf, scan.haadf_valid)
     used = both & ~found
@@ -64,7 +64,7 @@ def spikes_of_maps(maps, valid, haadf, haadf_valid, coefficients):
     if not found.any():
         return found, found
     noise = haadf_noise(haadf, haadf_valid)
-    seen = np.where(haadf_valid, haadf, np.mean(haadf, where=haadf_valid)).astype(np.float64)
+    seen = _with_mean(haadf, haadf_valid)
     found &= ~(haadf_valid & (seen - median_filter(seen, 3, mode="mirror") > _SHOWN * noise))
     total = np.tensordot(coefficients, np.where(valid, maps, 0), 1)
     used = haadf_valid & valid.all(axis=0) & ~found.any(axis=0)
@@ -89,6 +89,11 @@ def _bright_pixels(maps, valid):
             bright &= image > _TIMES * level + _COUNTS * unit
         found[i] = bright
     return found, height
+
+
+def _with_mean(image, used):
+    """The image as float64, with its mean in pixels that are not used; 0 where none is."""
+    return np.where(used, image, np.mean(image, where=used) if used.any() else 0.0).astype(np.float64)
 
 
 def _slope(image, over, used):

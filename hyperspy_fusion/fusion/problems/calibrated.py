@@ -314,6 +314,10 @@ def _penalty(scan, guide, settings, dtype, blur):
 
 def _calibrated(scan, noise, settings):
     """The forward model, fitted as far as it is not given, and the dispersion of the HAADF image about it."""
+    if not scan.has_contrast:
+        what = f"constant in its {np.count_nonzero(scan.haadf_valid)} valid pixels"
+        sentence = f"The HAADF image is {what}: the maps are fused without it; pass the image of the scan."
+        return _without_model(scan, Diagnostic("haadf-constant", sentence), sigma=np.inf)
     variance = noise.noise_variance(scan)
     if isinstance(settings.haadf_coefficients, str):
         found = _fitted_or_none(scan, noise, variance, settings)
@@ -354,18 +358,24 @@ def _fitted_or_none(scan, noise, variance, settings):
     except ValueError as error:
         if settings.lambda_haadf not in (0, "auto") and not isinstance(error, UndeterminedModelError):
             raise
-        n, level = len(scan.maps), float(np.mean(scan.haadf, where=scan.haadf_valid))
         sentence = (
             "No HAADF forward model was fitted, and the HAADF term has no effect: image and maps have too little in "
             "common, or too few valid pixels."
         )
-        return HaadfCalibration(
-            forward_model=LinearHaadfModel(np.zeros(n), level),
-            coefficient_errors=np.full(n, np.nan),
-            offset_error=np.nan,
-            noise=haadf_noise(scan.haadf, scan.haadf_valid),
-            diagnostics=[Diagnostic("no-haadf-model", sentence)],
-        )
+        return _without_model(scan, Diagnostic("no-haadf-model", sentence))
+
+
+def _without_model(scan, diagnostic, sigma=np.nan):
+    """A forward model of coefficients 0, and why."""
+    level = float(np.mean(scan.haadf, where=scan.haadf_valid)) if scan.haadf_valid.any() else 0.0
+    return HaadfCalibration(
+        forward_model=LinearHaadfModel(np.zeros(len(scan.maps)), level),
+        coefficient_errors=np.full(len(scan.maps), np.nan),
+        offset_error=np.nan,
+        noise=haadf_noise(scan.haadf, scan.haadf_valid),
+        sigma=sigma,
+        diagnostics=[diagnostic],
+    )
 
 
 def _given(scan, noise, settings):

@@ -77,6 +77,8 @@ def _drawn_image(problem, maps, rng):
 
 def _explains(problem, image):
     """Whether the drawn image has most of the variance of the measured one; else it has edges that are not there."""
+    if not problem.scan.has_contrast:
+        return False
     valid = problem.scan.haadf_valid
     measured, drawn = (a[valid] - a[valid].mean() for a in (problem.scan.haadf, image))
     together = np.sum(measured * drawn)

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+# differences between pixels below this part of their values are those of resampling one value
+_ROUNDING = 1e-10
+
 
 @dataclass(frozen=True)
 class ScanData:
@@ -60,6 +63,11 @@ class ScanData:
         return replace(self, maps=maps, haadf=haadf)
 
     @property
+    def has_contrast(self):
+        """Whether the valid pixels of the HAADF image differ."""
+        return has_contrast(self.haadf, self.haadf_valid)
+
+    @property
     def valid_in_all(self):
         """(ny, nx) bool: pixels that are valid in all maps and in the HAADF image."""
         return self.valid.all(axis=0) & self.haadf_valid
@@ -107,6 +115,15 @@ class ScanData:
                 f"for all, one for each in this order, or a dictionary {{{given[0]!r}: ...}}."
             )
         return np.array([value[given.index(e)] for e in self.elements])
+
+
+def has_contrast(image, valid):
+    """Whether the valid pixels of an image (ny, nx) differ: else it shows nothing of where an element is."""
+    seen = image[valid]
+    if not seen.size:
+        return False
+    low, high = float(seen.min()), float(seen.max())
+    return high - low > _ROUNDING * max(abs(low), abs(high))
 
 
 def column(values):
