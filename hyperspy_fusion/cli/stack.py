@@ -40,9 +40,11 @@ def stack_of(files: list[str], find: Callable) -> tuple[Any, Any]:
                     "of a stack must agree: leave out the file that differs."
                 )
 
+    join: Any = hs.stack
+
     def stacked(signals):
         lazy = any(signal._lazy for signal in signals)
-        stack = hs.stack(signals, new_axis_name="file", lazy=lazy, show_progressbar=False)
+        stack = join(signals, new_axis_name="file", lazy=lazy, show_progressbar=False)
         stack.metadata.General.title = title_of(signals[0].metadata)
         return stack
 

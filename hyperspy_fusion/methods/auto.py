@@ -22,11 +22,17 @@ class Auto(Calibrated):
         return Setup(problem, ensemble[0].settings, scan, selection, problem.first_state(ensemble))
 
     def select(self, scans, settings, num_workers, tick):
-        """The :class:`~hyperspy_fusion.fusion.selection.search.Selection` for several scans together."""
+        """The :class:`~hyperspy_fusion.fusion.selection.search.Selection` for several scans together.
+
+        None where no image has contrast, for which other settings are open.
+        """
         from hyperspy_fusion.fusion.selection.search import select_together
 
-        observations = [self.observe(scan, settings, num_workers) for scan in scans]
-        return select_together(observations, settings, num_workers, tick, [scan.out_of_window for scan in scans])
+        found = [self.observe(scan, settings, num_workers)[0] for scan in scans]
+        used = [(one, scan.out_of_window) for one, scan in zip(found, scans, strict=True) if one.scan.has_contrast]
+        if not used:
+            return None
+        return select_together(*map(list, zip(*used, strict=True)), settings, num_workers, tick)
 
     def restart(self, state, problem):
         """Another choice starts from its own search."""
@@ -52,6 +58,8 @@ class AutoAsSelected(Auto):
         from hyperspy_fusion.fusion.selection.model_averaging import AveragedProblem
         from hyperspy_fusion.fusion.selection.search import ensemble_of
 
-        observation = self.observe(scan, settings, num_workers)
+        observation, _ = self.observe(scan, settings, num_workers)
+        if not observation.scan.has_contrast:
+            return super().build(scan, settings, num_workers, tick)
         ensemble = ensemble_of(self.selection, observation, settings, scan.out_of_window)
         return Setup(AveragedProblem.of(ensemble), ensemble[0].settings, scan, self.selection)

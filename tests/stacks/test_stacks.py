@@ -170,6 +170,15 @@ def test_the_choice_does_not_hang_on_a_bad_frame():
     assert np.isnan(fused.data[1]).all() and np.isfinite(fused.data[[0, 2]]).all()
 
 
+def test_a_frame_whose_image_has_no_contrast_has_a_choice_of_its_own():
+    haadf, settings = haadf_stack(), hf.AutoSettings(regularization="tgv")
+    haadf.data[1] = 7
+    fused = hf.fuse(map_stacks(), haadf, settings=settings, show_progressbar=False)
+    one = hf.fuse(frames()[1][0], haadf.inav[1], settings=settings, show_progressbar=False)
+    np.testing.assert_array_equal(fused.frame(1).data, one.data)
+    assert np.isfinite(fused.data).all()
+
+
 # ---- frames that fail ----------------------------------------------------------------------------------
 
 

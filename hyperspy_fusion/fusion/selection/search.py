@@ -141,25 +141,24 @@ def select(observation, settings, num_workers=None, tick=lambda n_fits, expected
     return [fits.final(choice, weight) for choice, weight in selection.chosen.items()], selection
 
 
-def select_together(observations, settings, num_workers=None, tick=lambda n_fits, expected: None, out_of_window=None):
+def select_together(observations, out_of_window, settings, num_workers=None, tick=lambda n_fits, expected: None):
     """Choose one setting of all for several scans of the same elements: their held-out counts are scored together.
 
     Parameters
     ----------
     observations
         One for each scan.
+    out_of_window
+        (B, ny, nx) out-of-window counts of each, or None.
     settings, num_workers, tick
         As for :func:`select`.
-    out_of_window
-        Those of each scan, or None.
 
     Returns
     -------
     Selection
         To be used by :func:`ensemble_of`.
     """
-    out_of_window = out_of_window or [None] * len(observations)
-    return _searched(list(observations), settings, num_workers, tick, out_of_window)[1]
+    return _searched(observations, settings, num_workers, tick, out_of_window)[1]
 
 
 def ensemble_of(selection, observation, settings, out_of_window=None):
