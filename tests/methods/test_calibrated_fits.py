@@ -222,7 +222,7 @@ def test_settings_per_element_count_the_maps_that_are_given(scan, name, method):
     zero = with_data(maps[0], np.zeros((12, 15)))
     zero.metadata.Sample.elements, zero.metadata.General.title = ["S"], "S"
     options = {"method": method, "haadf_coefficients": "fit", "max_iter": 20}
-    options["noise"] = "gaussian" if name == "variance" else "auto"
+    options |= {"noise": "gaussian" if name == "variance" else "auto", "regularization": "tv"}
     expected = fuse_with(maps, haadf, **options | {name: (1, 0.5)}).data
     for values in ((1, 9, 0.5), np.array([1, 9, 0.5]), {"O": 0.5, "Fe": 1}, {"O": 0.5, "S": 9, "Fe": 1.0}):
         fused = fuse_with([maps[0], zero, maps[1]], haadf, **options | {name: values})
@@ -303,7 +303,8 @@ def test_divergence_and_wrong_settings_are_told(scan, engine, monkeypatch):
 
 
 EXTREME = [{"lambda_reg": 1e-30}, {"lambda_reg": 1e30}, {"lambda_haadf": 1e30}, {"background": (1e30, 0)}]
-EXTREME += [{"lambda_reg": (1, 1e30)}, {"variance": 1e-30, "noise": "gaussian"}, {"guide_blur": 1e30}]
+EXTREME += [{"lambda_reg": (1, 1e30)}, {"guide_blur": 1e30}]
+EXTREME += [{"variance": 1e-30, "noise": "gaussian", "regularization": "tv"}]
 EXTREME += [{"lambda_reg": 1e-30, "lambda_haadf": 1e30}, {"variance": 1e30, "noise": "gaussian"}]
 
 
