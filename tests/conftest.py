@@ -1,5 +1,9 @@
+import gc
 import os
+import sys
 import time
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 # threads that wait must not keep the other processes from their work; set here, and read by the processes of xdist
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -10,6 +14,32 @@ import matplotlib  # noqa: E402
 import pytest  # noqa: E402
 
 matplotlib.use("Agg")
+OF_FUSION = Path(__file__).parent / "fusion"
+
+
+@contextmanager
+def untraced():
+    """Without the trace of the coverage, which makes HyperSpy and the compilation half as slow again."""
+    trace = sys.gettrace()
+    sys.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(trace)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item):
+    """What is measured is how much of fusion/ its own tests reach."""
+    with nullcontext() if OF_FUSION in item.path.parents else untraced():
+        yield
+
+
+def pytest_collection_finish():
+    """Signals of HyperSpy are many small objects: searches for garbage took a third of their tests."""
+    gc.collect()
+    gc.freeze()  # what was imported
+    gc.set_threshold(10_000)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -42,7 +72,8 @@ def kernels_compiled_by_one_process(tmp_path_factory, quiet_hyperspy, one_thread
             _wait_for(together / f"{dtype} done")
             continue
         try:
-            _compile_kernels(dtype)
+            with untraced():
+                _compile_kernels(dtype)
         finally:
             (together / f"{dtype} done").mkdir()
 

@@ -1,5 +1,6 @@
 """The command line: what it writes and says, and how it refuses bad input."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,13 +19,20 @@ from hyperspy_fusion.fusion.settings import SETTINGS
 SHAPE = (16, 20)
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The working folder, with the maps of a small scan and its HAADF image, one file each."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scan")
     maps, haadf = core_shell(SHAPE).signals()
     for signal in (*maps, haadf):
-        signal.save(f"{signal.metadata.General.title}.hspy")
+        signal.save(path / f"{signal.metadata.General.title}.hspy")
+    return path
+
+
+@pytest.fixture
+def folder(files, tmp_path, monkeypatch):
+    """The working folder, with the maps of a small scan and its HAADF image, one file each."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 

@@ -32,7 +32,8 @@ class Auto(Calibrated):
         used = [(one, scan.out_of_window) for one, scan in zip(found, scans, strict=True) if one.scan.has_contrast]
         if not used:
             return None
-        return select_together(*map(list, zip(*used, strict=True)), settings, num_workers, tick)
+        observations, out_of_window = ([pair[i] for pair in used] for i in (0, 1))
+        return select_together(observations, out_of_window, settings, num_workers, tick)
 
     def restart(self, state, problem):
         """Another choice starts from its own search."""

@@ -53,7 +53,7 @@ def windows(maps):
 
 
 def test_windows_follow_from_the_onsets():
-    maps = element_maps(spectra(), edges=["Mn_L3", "O_K"])
+    maps = usual_maps()
     assert maps.elements == ["Mn", "O"]
     # 20 % before the onset, not below the spectra and not within 50 eV of the edge before; 5 eV from both sides
     assert windows(maps) == {"O": [425.6, 527, 532, 585.2], "Mn": [582, 635, 640, 704]}
@@ -64,7 +64,7 @@ def test_windows_follow_from_the_onsets():
     assert found["Co"][2:] == [779, 789.5]
     assert found["Fe"] == [600, 635, 708, 774]  # no room after Mn: its window serves
     given = (450.0, 520.0, 535.0, 560.0)
-    maps = element_maps(spectra(), edges={"O_K": given, "Mn_L3": None})
+    maps = element_maps(spectra(shape=(3, 4)), edges={"O_K": given, "Mn_L3": None})
     assert windows(maps) == {"O": list(given), "Mn": [582, 635, 640, 704]} and maps.elements == ["O", "Mn"]
 
 
@@ -191,7 +191,8 @@ def test_pixels_without_counts_have_a_background():
 
 @pytest.mark.parametrize("how", ["lazy", "energy first", "integers"])
 def test_the_form_of_the_spectra_does_not_matter(how):
-    signal, expected = spectra(heights()), usual_maps()
+    signal, expected = spectra(heights()), usual_maps().get_map("O")
+    noise = usual_maps().get_noise_variance().data[1]
     if how == "lazy":
         other = signal.as_lazy()
     elif how == "integers":
@@ -202,10 +203,10 @@ def test_the_form_of_the_spectra_does_not_matter(how):
         other = exspy.signals.EELSSpectrum(np.moveaxis(signal.data, -1, 0).copy(), axes=[axes[2], *axes[:2]])
         other.metadata.add_dictionary(signal.metadata.as_dictionary())
     before = snapshot(other)
-    found = element_maps(other, edges=["Mn_L3", "O_K"])
+    found = element_maps(other, edges=["O_K"])
     assert_untouched(other, before)
-    np.testing.assert_allclose(found.data, expected.data, rtol=1e-9)
-    np.testing.assert_allclose(found.get_noise_variance().data, expected.get_noise_variance().data, rtol=1e-9)
+    np.testing.assert_allclose(found.data[0], expected.data, rtol=1e-9)
+    np.testing.assert_allclose(found.get_noise_variance().data[0], noise, rtol=1e-9)
     assert not found._lazy
     assert found.axes_manager[1].units == "nm" and found.axes_manager[1].scale == pytest.approx(0.2)
 
@@ -245,7 +246,7 @@ def test_pixels_without_a_count_among_others_with_many_warn(where):
     signal.data[where] = 0
     empty = np.zeros((20, 24), bool)
     empty[where] = True
-    maps = element_maps(signal, edges=["Mn_L3", "O_K"])
+    maps = element_maps(signal, edges=["O_K"])
     left_out = np.isnan(maps.data[0])
     assert not (left_out & ~empty).any()
     rest = np.count_nonzero(empty & ~left_out)
@@ -291,7 +292,7 @@ def test_pixels_with_spikes_are_left_out_where_that_is_possible():
     assert codes(maps)[0] == "spikes" and "they are left out" in warnings_of(maps)[0]
     (element,) = (e for e in maps.elements if np.isnan(maps.get_map(e).data).any())
     assert element == "Mn" and np.argwhere(np.isnan(maps.get_map("Mn").data)).tolist() == [[4, 9]]
-    assert np.isfinite(element_maps(signal, edges=list(edges)).data).all()
+    assert np.isfinite(element_maps(signal, edges=["Mn_L3"]).data).all()
 
 
 def test_spikes_in_windows_warn_with_their_pixels():

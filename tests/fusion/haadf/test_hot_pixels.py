@@ -133,7 +133,7 @@ def test_sparse_sampling_is_no_spike(valid):
     "method, where", [("calibrated", [1]), ("calibrated", [0, 1, 2]), ("calibrated", []), ("auto", [1])]
 )
 def test_a_spike_and_a_hot_pixel_leave_no_bright_square(method, where):
-    phantom = core_shell((48, 48), counts=8)
+    phantom = core_shell((36, 36), counts=8)
     maps, haadf = phantom.signals()
     expected = fuse_with(maps, haadf, method=method)
     for i in where:

@@ -407,11 +407,8 @@ def test_values_and_bound(case, is_poisson, masked):
         close(sums[:, 1], 0.5 * (rho**2).sum(axis=1), dtype)
         close(sums[:, 3], (rho**2 / 2 + rho * terms[7]).sum(axis=1), dtype)
         gradient = gradient + np.where(terms[1] > 0, terms[4][:, None, None], 0)
-        lagrangian = [
-            half_deviance(np.broadcast_to(part * terms[5][:, None, None], shape), terms)
-            + gradient * part * terms[5][:, None, None]
-            for part in np.linspace(0, 1, 1001)
-        ]
+        grid = np.linspace(0, 1, 1001)[:, None, None, None] * np.broadcast_to(terms[5][:, None, None], shape)
+        lagrangian = half_deviance(grid, terms) + gradient * grid
         smallest = np.min(lagrangian, axis=0).sum(axis=(0, 2))
         assert np.all(sums[:, 2] <= smallest + rtol(dtype) * np.abs(lagrangian[-1]).sum())
         np.testing.assert_allclose(sums[:, 2], smallest, atol=rtol(dtype) * 100 + 2e-3)

@@ -66,7 +66,7 @@ def test_coarse_guide_is_the_differences_of_the_binned_image():
 @pytest.mark.parametrize("joint", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_prolonged_state_is_near_the_minimum_and_within_bounds(kind, joint):
-    problem = case(kind, (41, 36), joint=joint, dtype="float64", haadf_blur=1.0 if kind == "directional" else 0.0)
+    problem = case(kind, (31, 26), joint=joint, dtype="float64", haadf_blur=1.0 if kind == "directional" else 0.0)
     coarse = coarsened(problem)
     _, state = primal_dual.primal_dual(coarse, Stopping(4000, gap=1e-6))
     start = prolonged(state, problem)
@@ -83,7 +83,7 @@ def test_prolonged_state_is_near_the_minimum_and_within_bounds(kind, joint):
 def test_settled_fit_is_near_its_final_maps(kind):
     """In standard errors of bootstrap replicates, which the estimate at the coarse level is near."""
     settings = settings_of(regularization=kind, lambda_reg=1.0, tol="settled")
-    problem = problem_of(scan((64, 64)), settings)
+    problem = problem_of(scan((48, 48)), settings)
     result, state = problem.solve(settings)
     assert result.reason is StopReason.SETTLED and result.converged and "settled" in result.message
     final, last = primal_dual.primal_dual(problem, Stopping(20000, gap=1e-5))

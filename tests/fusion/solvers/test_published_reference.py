@@ -49,11 +49,11 @@ def relative(a, b):
 
 
 def images(name, part):
-    """Maps and HAADF image, whole or the part of them that is half as high and wide."""
+    """Maps and HAADF image, whole or the part of them that is a quarter as high and wide."""
     maps, haadf, *_ = TUTORIALS[name]()
     if part == "whole":
         return maps, haadf
-    middle = (..., *(slice(n // 4, n // 4 + n // 2) for n in haadf.shape))
+    middle = (..., *(slice(3 * n // 8, 5 * n // 8) for n in haadf.shape))
     return maps[middle], haadf[middle]
 
 
