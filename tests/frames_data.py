@@ -2,36 +2,38 @@
 
 import hyperspy.api as hs
 import numpy as np
-from scipy.ndimage import shift
 
-import hyperspy_fusion as hf
-
-SCALE = 0.5
+SCALE, FINE = 0.5, 4
 
 
 def drift_curve(n, size=3.0, jitter=0.1, seed=0):
-    """(n, 2) positions along y and x that go ``size`` pixels along y, on a curve, and tremble."""
+    """(n, 2) positions along y and x in quarters of a pixel: a curve of ``size`` pixels along y, which trembles."""
     t = np.linspace(0, 1, n)
     curve = np.stack([size * t, 0.6 * size * np.sin(2.5 * t)], axis=1)
     curve += np.random.default_rng(seed).normal(0, jitter, curve.shape)
-    return curve - curve[0]
+    return np.rint(FINE * (curve - curve[0])) / FINE
 
 
 def drifted(phantom, curve, counts, snr, size=64, seed=0):
-    """Counts (t, n, ny, nx) and images (t, ny, nx) of frames of a larger phantom, and its truth without drift.
+    """Counts (t, n, ny, nx) and images (t, ny, nx) of frames of a phantom of finer pixels, and its truth in the first.
 
     `counts` are the mean of the sum over the elements per frame and pixel, `snr` is the largest intensity over the
-    noise in a frame.
+    noise in a frame. A drift blurs nothing within a frame, and the same seed gives the same X-rays for any drift.
     """
     rng = np.random.default_rng(seed)
-    first = [(n - size) // 2 for n in phantom.truth.shape[1:]]
-    window = tuple(slice(a, a + size) for a in first)
-    rates = phantom.truth / phantom.truth.sum(axis=0).mean() * counts
-    clean = np.tensordot(phantom.haadf_weights, phantom.truth, 1)
-    moved = [[shift(m, by, order=1, mode="nearest")[window] for m in rates] for by in curve]
-    images = np.stack([shift(clean, by, order=3, mode="nearest")[window] for by in curve])
-    images += rng.normal(0, clean.max() / snr, images.shape)
-    return rng.poisson(np.clip(moved, 0, None)).astype("u1"), images, rates[(slice(None), *window)]
+    rates = phantom.truth * (counts / FINE**2 / phantom.truth.sum(axis=0).mean())
+    clean = np.tensordot(phantom.haadf_weights, phantom.truth, 1) / FINE**2
+    corner = (np.array(clean.shape) - FINE * size) // 2
+
+    def pixels(scene, by):
+        y, x = corner - np.rint(FINE * by).astype(int)
+        part = scene[..., y : y + FINE * size, x : x + FINE * size]
+        return part.reshape(*part.shape[:-2], size, FINE, size, FINE).sum(axis=(-3, -1))
+
+    counted = np.stack([pixels(rng.poisson(rates), by) for by in curve])
+    images = np.stack([pixels(clean, by) for by in curve])
+    images += rng.normal(0, clean.max() * FINE**2 / snr, images.shape)
+    return counted.astype("u2"), images, pixels(rates, curve[0])
 
 
 def signals(counts, images, elements, units="nm"):
@@ -59,6 +61,7 @@ def spectra(counts, units="nm", lines=(944, 640, 52), n_channels=1000):
     return signal
 
 
-def core_shell(**options):
-    """A phantom that is larger than its frames."""
-    return hf.data.core_shell((96, 96), haadf_snr=np.inf, **options)
+def fine(phantom, size=96):
+    """A phantom of `FINE` times finer pixels and larger than the frames."""
+    pixel = phantom((16, 16)).pixel_size_nm / FINE
+    return phantom((FINE * size, FINE * size), haadf_snr=np.inf, pixel_size_nm=pixel)

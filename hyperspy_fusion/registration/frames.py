@@ -17,7 +17,15 @@ from hyperspy_fusion.fusion.registration.drift import (
     find_drift,
     spoilt_frames,
 )
-from hyperspy_fusion.fusion.registration.frame_sums import CommonField, aligned_lazy_sum, aligned_mean, aligned_sum
+from hyperspy_fusion.fusion.registration.frame_sums import (
+    CommonField,
+    aligned_lazy_sum,
+    aligned_mean,
+    aligned_sparse_sum,
+    aligned_sum,
+    sparse_frames,
+    sparse_totals,
+)
 from hyperspy_fusion.fusion.terms.haadf_model import saturated
 from hyperspy_fusion.grid.axes import (
     STACK_AXES,
@@ -191,13 +199,22 @@ class _Frames(NamedTuple):
     def array(self):
         """(t, y, x, ...), or (1, y, x) of one image; a view of the data."""
         chosen = [axis.index_in_array for axis in ([self.frame_axis] if self.n else []) + self.scan_axes]
-        data = np.moveaxis(self.signal.data, chosen, range(len(chosen)))
+        data = self.signal.data
+        if chosen != list(range(len(chosen))):
+            data = np.moveaxis(data, chosen, range(len(chosen)))
         return data if self.n else data[None]
+
+    @property
+    def events(self):
+        """The sparse array (t, y, x, ...) behind lazy spectra, None where there is none."""
+        return sparse_frames(self.array) if self.signal._lazy else None
 
     def totals(self, show_progressbar):
         """Counts (t, y, x) of all channels or maps; NaN counts nothing."""
         from hyperspy.signals import BaseSignal
 
+        if self.events is not None:
+            return sparse_totals(self.events).astype(np.int64)
         array = self.array
         over = tuple(range(3, array.ndim))
         total = np.nansum(array, axis=over) if array.dtype.kind == "f" else array.sum(axis=over)
@@ -213,6 +230,8 @@ class _Frames(NamedTuple):
         offsets = [tuple(map(int, by)) if t in used else None for t, by in enumerate(field.offsets)]
         dtype = _dtype_of_sum(array.dtype, counts, field, offsets)
         sum_of = aligned_lazy_sum if self.signal._lazy else aligned_sum
+        if self.events is not None:
+            array, sum_of = self.events, aligned_sparse_sum
         total = sum_of(array, offsets, field.start, field.shape, dtype)
         places = sorted(a.index_in_array - (a.index_in_array > self.frame_axis.index_in_array) for a in self.scan_axes)
         return self._with_data(np.moveaxis(total, (0, 1), places), field)

@@ -9,7 +9,7 @@ the Wiener filter with which all frames are then registered together. So noise i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,16 +21,20 @@ INCOMPLETE, COUNTS, UNLIKE, APART = "incomplete", "counts", "unlike", "apart"
 _BACKGROUND = 1 / 4
 # part of the field, at each edge, over which frames fade to zero
 _FADE = 0.08
-# standard deviation in pixels of the Gaussian before the first search, and part of the highest peak at which another
-# position is as good, as on a lattice
-_SEARCH_SIGMA, _ALIKE = 2.0, 0.8
+# pixels along an axis to register frames
+_FEWEST_PIXELS = 8
+# radians per pixel above which a frame is taken as noise, and part of the highest peak at which another position is as
+# good, as on a lattice
+_NOISE_FREQUENCY, _ALIKE = 0.8 * np.pi, 0.8
+# standard deviations of noise above which a coefficient has structure
+_EXCESS = 4.0
 # pixels around the present position that are searched in a round, and their distance
 _NEAR, _GRID = 2.0, 0.25
 _ROUNDS, _TOLERANCE = 12, 0.01
 # standard deviations of noise by which the correlation of an image must exceed 0, and part of that of the others
 _EVIDENCE, _LEAST_PART = 3.0, 0.6
 # the same for the two halves, of which all positions are compared; and for a ring
-_EVIDENCE_OF_HALVES, _RING_NOISE = 8.0, 2.0
+_EVIDENCE_OF_HALVES, _RING_NOISE = 8.0, 3.0
 # robust standard deviations by which a frame may differ from the others, and the same as a part
 _OUTLYING, _LEAST_DIFFERENCE = 6.0, 0.3
 # expected counts in empty rows above which they are missing, and the same as a part of the frame
@@ -78,26 +82,28 @@ def find_drift(images: np.ndarray, reasons: dict | None = None) -> Drift:
     kept = np.array([t for t in range(len(images)) if t not in reasons])
     if len(kept) == 1:
         return _drift(len(images), kept, np.zeros((1, 2)), np.zeros((1, 2)), reasons)
-    spectra = _Spectra(images, kept)
+    if min(images.shape[1:]) < _FEWEST_PIXELS:
+        return _drift(len(images), kept, np.zeros((len(kept), 2)), np.inf, reasons, is_found=False)
     while True:
+        spectra = _Spectra(images, kept)
         structure, shifts = _structure(spectra)
         if structure is None:
-            return _drift(len(images), kept, shifts, np.full(shifts.shape, np.inf), reasons, is_found=False)
+            return _drift(len(images), kept, shifts, np.inf, reasons, is_found=False)
         shifts, total = _refined(spectra, range(len(kept)), shifts, structure)
-        correlation, evidence, noise = map(
-            np.array, zip(*(_match(spectra, total, k, shifts[k], structure) for k in range(len(kept))), strict=True)
-        )
-        unlike = (evidence < _EVIDENCE) | (_is_low(correlation) & (correlation < _LEAST_PART * np.median(correlation)))
+        unlike = _unlike([_match(spectra, total, k, shift, structure) for k, shift in enumerate(shifts)])
+        near = _worth_their_field(shifts, images.shape[1:])
+        reasons |= dict.fromkeys(kept[~near].tolist(), APART) | dict.fromkeys(kept[unlike].tolist(), UNLIKE)
+        if len(kept) - np.count_nonzero(unlike) < 2:
+            return _drift(len(images), kept, shifts, np.inf, reasons, is_found=False)
+        kept, shifts = kept[near & ~unlike], shifts[near & ~unlike]
         if not unlike.any():
             break
-        reasons |= dict.fromkeys(kept[unlike].tolist(), UNLIKE)
-        kept, spectra = kept[~unlike], spectra.of(~unlike)
-        if len(kept) < 2:
-            return _drift(len(images), kept, shifts[~unlike], np.full((len(kept), 2), np.inf), reasons, is_found=False)
-    near = _worth_their_field(shifts, images.shape[1:])
-    reasons |= dict.fromkeys(kept[~near].tolist(), APART)
-    errors = structure.errors(noise)
-    return _drift(len(images), kept[near], shifts[near], errors[near], reasons, structure.undetermined)
+    # the fading edges stand still and bias a drift to zero: once more, with edges that move with the structure
+    whole = np.rint(shifts - shifts[0]).astype(int)
+    spectra = _Spectra(images, kept, whole)
+    shifts, total = _refined(spectra, range(len(kept)), shifts - whole, structure)
+    noise = np.array([_match(spectra, total, k, shift, structure).noise for k, shift in enumerate(shifts)])
+    return _drift(len(images), kept, whole + shifts, structure.errors(noise), reasons, structure.undetermined)
 
 
 def _drift(n, kept, shifts, errors, reasons, undetermined=(), is_found=True):
@@ -129,10 +135,12 @@ def spoilt_frames(images: np.ndarray, are_counts: bool) -> dict:
     return reasons
 
 
-def _is_low(values):
-    """Whether each is far below the others, beyond their robust standard deviation."""
+def _unlike(matches):
+    """Whether each frame has no correlation with the others, or far less than they have."""
+    values = np.array([match.correlation for match in matches])
     middle = np.median(values)
-    return values < middle - _OUTLYING * 1.4826 * np.median(np.abs(values - middle))
+    is_low = values < middle - _OUTLYING * 1.4826 * np.median(np.abs(values - middle))
+    return (is_low & (values < _LEAST_PART * middle)) | [match.evidence < _EVIDENCE for match in matches]
 
 
 def _worth_their_field(shifts, shape):
@@ -154,15 +162,24 @@ def _worth_their_field(shifts, shape):
 
 
 class _Spectra:
-    """Fourier transforms of frames whose slow variations are removed and whose edges fade, (n, ny, nx // 2 + 1)."""
+    """Fourier transforms of frames whose slow variations are removed and whose edges fade, (n, ny, nx // 2 + 1).
 
-    def __init__(self, images, kept):
+    With `offsets`, (n, 2) whole pixels, frames are moved back by them, and cut to the field that they share.
+    """
+
+    def __init__(self, images, kept, offsets=None):
         from scipy import fft
 
         self.shape = images.shape[1:]
         self.y, self.x = (2 * np.pi * of(n) for of, n in zip((fft.fftfreq, fft.rfftfreq), self.shape, strict=True))
-        window = np.multiply.outer(*(_fading(n) for n in self.shape))
-        faded = (np.float32(window * _without_background(images[t])) for t in kept)
+        offsets = np.zeros((len(kept), 2), dtype=int) if offsets is None else offsets
+        window = np.multiply.outer(*map(_fading, self.shape, -offsets.min(axis=0), -offsets.max(axis=0)))
+        self.inside = window > 0.99
+        self.inside_part = np.sum(window**2) / np.count_nonzero(self.inside)
+        faded = (
+            np.float32(window * np.roll(_without_background(images[t]), tuple(-by), axis=(0, 1)))
+            for t, by in zip(kept, offsets, strict=True)
+        )
         self.frames = np.stack([np.asarray(fft.rfft2(image)) for image in faded])
         # coefficients of real images come in pairs, of which one is stored
         self.number = np.full((self.y.size, self.x.size), 2, dtype=np.float32)
@@ -171,15 +188,20 @@ class _Spectra:
             self.number[:, -1] = 1
         frequency = np.hypot(self.y[:, None], self.x)
         self.ring = np.rint(frequency / (2 * np.pi) * max(self.shape)).astype(int)
-        self.gaussian = (self.number * np.exp(-((_SEARCH_SIGMA * frequency) ** 2) / 2)).astype(np.float32)
+        excess, noise = self._excess_power(frequency)
+        self.search = (self.number * excess / np.maximum(excess + noise, 1e-30)).astype(np.float32)
 
-    def of(self, chosen):
-        """Those of some of the frames."""
-        from copy import copy
+    def _excess_power(self, frequency):
+        """Power of a frame above that of its noise, which is white, and of the noise. Shifts do not change it."""
+        from scipy.ndimage import uniform_filter
 
-        other = copy(self)
-        other.frames = self.frames[chosen]
-        return other
+        power = np.mean(np.abs(self.frames) ** 2, axis=0)
+        noise = np.median(power[frequency > _NOISE_FREQUENCY])
+        modes: Any = ("wrap", "nearest")
+        excess = uniform_filter(power, 3, mode=modes) - noise
+        # nine neighbours in all frames are averaged
+        excess[excess < _EXCESS * noise / (3 * np.sqrt(len(self.frames)))] = 0
+        return excess, noise
 
     def moved(self, k, shift):
         """Frame k, moved back by its shift."""
@@ -203,6 +225,21 @@ class _Spectra:
         waves = self.y[:, None], self.x
         return np.array([[np.sum(weights * a * b) for b in waves] for a in waves])
 
+    def information(self, mean, other):
+        """(2, 2) sums of products of the gradients of two images, given their spectra, away from the fading edges.
+
+        They are the curvature of the correlation of the two. The edges do not move with the structure.
+        """
+        from scipy.fft import irfft2
+
+        waves = self.y[:, None], self.x
+        gradients = [
+            [np.asarray(irfft2(1j * k * of, s=self.shape))[self.inside] for k in waves] for of in (mean, other)
+        ]
+        products = np.array([[np.sum(a * b) for b in gradients[1]] for a in gradients[0]])
+        # sums over coefficients are those over pixels times their number; the edges have their part
+        return (products + products.T) / 2 * np.prod(self.shape) * self.inside_part
+
     def nearest_peak(self, product, before):
         """Whole pixels by which two spectra, given their product, are shifted: the peak nearest to `before`."""
         from scipy.fft import irfft2
@@ -214,22 +251,32 @@ class _Spectra:
         return before + min(np.argwhere(is_peak) - half, key=lambda place: np.hypot(*place))
 
 
-def _fading(n):
+def _fading(n, first, beyond):
+    """A window of n pixels from the pixel ``first`` to ``n + beyond``, and 0 elsewhere."""
     from scipy.signal.windows import tukey
 
-    return tukey(n, 2 * _FADE)
+    window = np.zeros(n)
+    window[first : n + beyond] = tukey(n + beyond - first, 2 * _FADE)
+    return window
 
 
 def _without_background(image):
-    """An image less its means over a part of the field; 0 where it is missing."""
+    """An image less a paraboloid, then less its means over a part of the field; 0 where it is missing."""
     from scipy.ndimage import uniform_filter
 
     valid = np.isfinite(image)
+    y, x = (np.linspace(-1, 1, n) for n in image.shape)
+    one = np.ones(image.shape)
+    terms = np.stack([one, one * y[:, None], one * x, one * y[:, None] ** 2, one * x**2, np.outer(y, x)])
+    known = terms[:, valid]
+    rest = np.where(valid, image, 0) - np.tensordot(
+        np.linalg.pinv(known @ known.T, hermitian=True) @ known @ image[valid], terms, 1
+    )
     size: Any = [max(round(_BACKGROUND * n), 3) for n in image.shape]
-    weight, smooth = valid.astype(np.float32), np.where(valid, image, 0).astype(np.float32)
+    weight, smooth = valid.astype(np.float32), np.where(valid, rest, 0).astype(np.float32)
     for _ in range(2):  # two boxes are a triangle, whose spectrum has no large side lobes
         weight, smooth = (uniform_filter(of, size, mode="nearest") for of in (weight, smooth))
-    return np.where(valid, image - smooth / np.maximum(weight, 1e-6), 0)
+    return np.where(valid, rest - smooth / np.maximum(weight, 1e-6), 0)
 
 
 @dataclass(frozen=True)
@@ -263,7 +310,7 @@ class _Structure:
         is_noise = correlation < _RING_NOISE * np.sqrt(2 / spectra.in_rings(np.ones_like(cross)))
         # the correlation of halves in terms of that of a mean of all with the truth, squared
         weights = spectra.number * np.where(is_noise, 0, 2 * correlation / (1 + correlation))
-        information = spectra.gradients(weights * cross)
+        information = spectra.information(mean, weights / spectra.number * other)
         squares = np.abs(mean - other) ** 2 / 2  # of the noise of a half
         noise = (
             spectra.gradients(weights**2 / spectra.number * np.abs(mean + other) ** 2 / 4 * squares)
@@ -293,11 +340,11 @@ def _structure(spectra):
         shifts[half], total = _refined(spectra, half, _tracked(spectra, half), None)
         means.append(total / len(half))
     mean, other = means
-    start = spectra.nearest_peak(spectra.gaussian * mean.conj() * other, shifts[halves[0][:2]].mean(axis=0) * 0)
-    between = _peak(spectra, spectra.gaussian * mean.conj() * other, start)
+    start = spectra.nearest_peak(spectra.search * mean.conj() * other, shifts[halves[0][:2]].mean(axis=0) * 0)
+    between = _peak(spectra, spectra.search * mean.conj() * other, start)
     shifts[halves[1]] += between
     other = other * spectra.phase(between)
-    if _evidence(spectra, spectra.gaussian, mean, other) < _EVIDENCE_OF_HALVES:
+    if _evidence(spectra, spectra.search, mean, other) < _EVIDENCE_OF_HALVES:
         return None, shifts
     structure = _Structure.of(spectra, mean, other)
     return (structure if structure.free.any() else None), shifts
@@ -308,7 +355,7 @@ def _tracked(spectra, order):
     shifts = np.zeros((len(order), 2))
     total = spectra.frames[order[0]].copy()
     for k, frame in enumerate(order[1:], 1):
-        shifts[k] = spectra.nearest_peak(spectra.gaussian * total.conj() * spectra.frames[frame], _expected(shifts[:k]))
+        shifts[k] = spectra.nearest_peak(spectra.search * total.conj() * spectra.frames[frame], _expected(shifts[:k]))
         total += spectra.moved(frame, shifts[k])
     return shifts
 
@@ -316,17 +363,17 @@ def _tracked(spectra, order):
 def _expected(shifts):
     """The next position of a curve, by a line through the last ones on which a few outliers have no influence."""
     last = shifts[-5:]
-    step = np.median(np.diff(last, axis=0), axis=0) if len(last) > 2 else np.zeros(2)
+    step = np.median(np.diff(last, axis=0), axis=0) if len(last) > 4 else np.zeros(2)
     return np.median(last[::-1] + np.arange(1, len(last) + 1)[:, None] * step, axis=0)
 
 
 def _refined(spectra, numbers, shifts, structure):
     """Shifts (n, 2) to a part of a pixel of the frames with these numbers, and the sum of all, moved back.
 
-    In each round every frame is registered to the mean of the others. Without a `_Structure`, the Gaussian of the
-    search is the filter.
+    In each round every frame is registered to the mean of the others. Without a `_Structure`, the filter is that
+    of the search.
     """
-    weights, free = (spectra.gaussian, np.eye(2)) if structure is None else (structure.weights, structure.free)
+    weights, free = (spectra.search, np.eye(2)) if structure is None else (structure.weights, structure.free)
     shifts = shifts @ free
     total = np.sum([spectra.moved(k, shift) for k, shift in zip(numbers, shifts, strict=True)], axis=0)
     for _ in range(_ROUNDS if len(shifts) > 1 else 0):
@@ -351,7 +398,7 @@ def _peak(spectra, product, start):
         gradient, curvature = _derivatives(spectra, product, shift)
         if not np.linalg.eigvalsh(curvature).max() < 0:
             break
-        shift = shift - np.clip(np.linalg.solve(curvature, gradient), -_GRID, _GRID)
+        shift = shift - np.clip(np.linalg.pinv(curvature, hermitian=True) @ gradient, -_GRID, _GRID)
     return shift
 
 
@@ -365,8 +412,16 @@ def _derivatives(spectra, product, shift):
     return np.array([c[1, 0], c[0, 1]]), np.array([[c[2, 0], c[1, 1]], [c[1, 1], c[0, 2]]])
 
 
+class _Match(NamedTuple):
+    """Normalised correlation of a frame with the mean of the others, its evidence, and the noise of its gradient."""
+
+    correlation: float
+    evidence: float
+    noise: np.ndarray
+
+
 def _match(spectra, total, k, shift, structure):
-    """Of frame k and the mean of the others: normalised correlation, evidence, covariance (2, 2) of the gradient."""
+    """`_Match` of frame k at its shift, from the sum of all frames, moved back."""
     frame, weights = spectra.moved(k, shift), structure.weights
     mean = (total - frame) / (len(spectra.frames) - 1)
     squares, of_mean = np.abs(frame) ** 2, np.abs(mean) ** 2
@@ -374,7 +429,7 @@ def _match(spectra, total, k, shift, structure):
     correlation = np.sum(weights * (mean.conj() * frame).real) / norm if norm > 0 else 0.0
     # a coefficient that stands for two has its square twice
     noise = spectra.gradients(weights**2 / spectra.number * of_mean * np.abs(frame - mean) ** 2)
-    return correlation, _evidence(spectra, weights, mean, frame), noise
+    return _Match(correlation, _evidence(spectra, weights, mean, frame), noise)
 
 
 def _evidence(spectra, weights, mean, image):
