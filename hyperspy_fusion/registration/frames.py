@@ -343,7 +343,7 @@ def _dtype_of_sum(dtype, counts, field, offsets):
     if dtype.kind == "f":
         return dtype
     if dtype.kind == "i":
-        return np.min_scalar_type(-len(offsets) * (np.iinfo(dtype).max + 1))
+        return np.min_scalar_type(max(-len(offsets) * (np.iinfo(dtype).max + 1), np.iinfo(np.int64).min))
     most = aligned_sum(counts, offsets, field.start, field.shape, counts.dtype).max(initial=0)
     return np.min_scalar_type(int(most))
 

@@ -130,7 +130,7 @@ def sparse_frames(frames: Any) -> Any:
     """
     layers = list(frames.dask.layers.values())
     for layer in layers if len(layers) <= 2 else ():
-        (source,) = layer.values() if len(layer) == 1 else (None,)
+        source: Any = next(iter(layer.values())) if len(layer) == 1 else None
         source = getattr(source, "value", source)
         if hasattr(source, "coords") and source.shape == frames.shape and not source.fill_value:
             return source
