@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from hyperspy_fusion.io.scan import scan
     from hyperspy_fusion.maps.sources import element_maps
     from hyperspy_fusion.model import FusedMultiModal
-    from hyperspy_fusion.registration import match_haadf
+    from hyperspy_fusion.registration.frames import plot_drift, sum_frames
+    from hyperspy_fusion.registration.haadf import match_haadf
     from hyperspy_fusion.signals.element_maps import ElementMaps
 
 __version__ = _version("hyperspy_fusion")
@@ -28,8 +29,10 @@ _PUBLIC = {
     "PublishedSettings": "hyperspy_fusion.fusion.settings",
     "element_maps": "hyperspy_fusion.maps.sources",
     "fuse": "hyperspy_fusion.api",
-    "match_haadf": "hyperspy_fusion.registration",
+    "match_haadf": "hyperspy_fusion.registration.haadf",
+    "plot_drift": "hyperspy_fusion.registration.frames",
     "scan": "hyperspy_fusion.io.scan",
+    "sum_frames": "hyperspy_fusion.registration.frames",
 }
 __all__ = [
     "AutoSettings",
@@ -41,7 +44,9 @@ __all__ = [
     "element_maps",
     "fuse",
     "match_haadf",
+    "plot_drift",
     "scan",
+    "sum_frames",
 ]
 
 

@@ -38,7 +38,7 @@ from hyperspy_fusion.methods.fit_checks import (
     diagnostics_of_unused_background,
     even_maps,
 )
-from hyperspy_fusion.registration import haadf_on_grid
+from hyperspy_fusion.registration.haadf import haadf_on_grid
 from hyperspy_fusion.results.fused_maps import Inputs, fused_signal, norms
 from hyperspy_fusion.results.uncertainty import Errors, attainable_gain, maps_like
 

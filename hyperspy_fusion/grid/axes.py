@@ -74,8 +74,8 @@ def frames_problem(signal: Any) -> str:
     axis = signal.axes_manager.navigation_axes[-1]
     named = repr(axis.name) if isinstance(axis.name, str) else axis.index_in_axes_manager
     return (
-        f"{signal} keeps its frames apart, and one value or spectrum per pixel is needed: add them up by "
-        f"`s.sum({named})`, after aligning them where the scan has drifted."
+        f"{signal} keeps its frames apart, and one value or spectrum per pixel is needed: register and add them up by "
+        f"`hyperspy_fusion.sum_frames(spectra, images)`, or by `s.sum({named})` if the scan did not drift."
     )
 
 

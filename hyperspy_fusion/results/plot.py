@@ -170,6 +170,21 @@ def plot_selection(selection: dict):
     return ax
 
 
+@default_errstate
+def plot_drift(shifts: np.ndarray, errors: np.ndarray, dropped: np.ndarray, *, axes=None) -> Any:
+    """The drift (2, t) of frames along y and x in pixels, with its standard errors, and the frames left out."""
+    ax = _new_figure((6.4, 3.4)).subplots() if axes is None else axes
+    frames = np.arange(shifts.shape[1])
+    for name, shift, error in zip("yx", shifts, errors, strict=True):
+        ax.errorbar(frames, shift, np.where(np.isfinite(error), error, 0), fmt=".-", capsize=2, label=name)
+    for number, frame in enumerate(dropped):
+        ax.axvline(frame, color="0.7", linestyle=":", label="left out" if number == 0 else None)
+    ax.set(xlabel="frame", ylabel="drift (pixels)")
+    ax.locator_params(axis="x", integer=True)
+    ax.legend(fontsize="small")
+    return ax
+
+
 def _candidates(selection, chosen, name):
     """``{label: numbers of the candidates}`` that differ in the weight ``name`` alone."""
     groups = {}
