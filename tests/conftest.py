@@ -21,11 +21,14 @@ OF_FUSION = Path(__file__).parent / "fusion"
 def untraced():
     """Without the trace of the coverage, which makes HyperSpy and the compilation half as slow again."""
     trace = sys.gettrace()
-    sys.settrace(None)
+    of_coverage = type(trace).__module__ == "coverage"  # that of a debugger stays
+    if of_coverage:
+        sys.settrace(None)
     try:
         yield
     finally:
-        sys.settrace(trace)
+        if of_coverage:
+            sys.settrace(trace)
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -37,9 +40,14 @@ def pytest_runtest_protocol(item):
 
 def pytest_collection_finish():
     """Signals of HyperSpy are many small objects: searches for garbage took a third of their tests."""
-    gc.collect()
-    gc.freeze()  # what was imported
     gc.set_threshold(10_000)
+    keep_what_there_is()
+
+
+def keep_what_there_is():
+    """What was imported or compiled is no garbage, and is not searched again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -76,6 +84,7 @@ def kernels_compiled_by_one_process(tmp_path_factory, quiet_hyperspy, one_thread
                 _compile_kernels(dtype)
         finally:
             (together / f"{dtype} done").mkdir()
+            keep_what_there_is()
 
 
 def _compile_kernels(dtype):

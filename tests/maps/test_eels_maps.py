@@ -70,9 +70,9 @@ def test_windows_follow_from_the_onsets():
 
 def test_windows_that_hold_other_edges_warn():
     for before, expected in ((660, ["background-window-beyond-onset"]), (640, [])):
-        found = codes(element_maps(spectra(), edges={"Mn_L3": (560, before, 670, 704)}))
+        found = codes(element_maps(spectra(shape=(6, 7)), edges={"Mn_L3": (560, before, 670, 704)}))
         assert [code for code in found if code != "no-power-law"] == expected
-    signal = spectra()
+    signal = spectra(shape=(6, 7))
     signal.metadata.set_item("Sample.elements", ["O", "Mn", "V"])
     maps = element_maps(signal, edges=["Mn_L3"])
     assert codes(maps) == ["other-edges-in-window"]

@@ -285,11 +285,17 @@ def test_units_and_proportional_shapes_of_one_field():
         placed(image_of(np.random.default_rng(0).random((15, 12)), units=""), scan_signals()[0])
 
 
-@pytest.mark.parametrize("units, length, sign", [("nm", 1.0, 1), ("nm", 1.0, -1), ("µm", 1e-3, 1), ("Å", 10.0, -1)])
-@pytest.mark.parametrize("n", [8, 16, 32])
-@pytest.mark.parametrize("of_maps, of_image", [((-16.0, -9.0), (0, 0)), ((0, 0), (40.0, 3.0)), ((0.5, 0), (-900, 0))])
-def test_an_offset_of_the_stage_on_one_side_is_no_shift(n, units, length, sign, of_maps, of_image):
-    """As Velox gives the spectra one, and the HAADF image none; pixels that are coarser, as they are, and finer."""
+OFFSETS = [((-16.0, -9.0), (0, 0)), ((0, 0), (40.0, 3.0)), ((0.5, 0), (-900, 0))]
+UNITS = [("nm", 1.0, -1), ("µm", 1e-3, 1), ("Å", 10.0, -1)]
+
+
+@pytest.mark.parametrize("row, column", list(np.ndindex(3, 3)))
+def test_an_offset_of_the_stage_on_one_side_is_no_shift(row, column):
+    """As Velox gives the spectra one, and the HAADF image none; pixels that are coarser, as they are, and finer.
+
+    Every two of offset, size and unit meet once.
+    """
+    (of_maps, of_image), n, (units, length, sign) = OFFSETS[row], (8, 16, 32)[column], UNITS[(row + column) % 3]
     data, scale = np.random.default_rng(0).random((n, n)), 16 / n * length * sign
     image, maps = image_of(data, scale, np.multiply(of_image, length), units), maps_of(16, 1.0 * sign)
     for m in maps:
