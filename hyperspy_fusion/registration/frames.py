@@ -312,10 +312,10 @@ def _check_frames(first, other, name, other_name):
 
 def _registered(images, counts, first) -> Drift:
     """The drift, by the images (t, y, x), or with None by the totals (t, y, x), without the frames that are spoilt."""
-    reasons = spoilt_frames(counts, are_counts=counts.dtype.kind == "i")
+    reasons = spoilt_frames(counts)
     if images is not None:
         images = nan_pixels(images)
-        reasons = spoilt_frames(images, are_counts=False) | reasons
+        reasons = spoilt_frames(images) | reasons
     if len(reasons) == len(counts):
         raise ValueError(
             f"{first.signal} has no frame to use, {_listed_reasons(reasons)}: load another file, or choose frames by "
