@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,7 +115,7 @@ def sum_frames(spectra: Any, images: Any = None, *, show_progressbar: bool | Non
     summed = [source.summed(field, counts) for source in sources]
     image = None if pictures is None else pictures.mean(field)
     for signal in [*summed, *([] if image is None else [image])]:
-        signal.metadata.set_item("Frames", node)
+        signal.metadata.set_item("Frames", deepcopy(node))
     _logger.info(node["sentence"])
     report(diagnostics)
     return _as_given(spectra, summed), image
@@ -214,7 +215,7 @@ class _Frames(NamedTuple):
         from hyperspy.signals import BaseSignal
 
         if self.events is not None:
-            return sparse_totals(self.events).astype(np.int64)
+            return sparse_totals(self.events)
         array = self.array
         over = tuple(range(3, array.ndim))
         total = np.nansum(array, axis=over) if array.dtype.kind == "f" else array.sum(axis=over)
@@ -222,7 +223,7 @@ class _Frames(NamedTuple):
             lazy = BaseSignal(total).as_lazy()
             lazy.compute(close_file=False, show_progressbar=show_progressbar)
             total = lazy.data
-        return np.asarray(total)
+        return np.asarray(total, dtype=None if array.dtype.kind == "f" else np.int64)
 
     def summed(self, field, counts):
         """The signal of the sum over the common field."""
@@ -310,11 +311,11 @@ def _check_frames(first, other, name, other_name):
 
 
 def _registered(images, counts, first) -> Drift:
-    """The drift, by the images (t, y, x) or None for the counts (t, y, x), without the frames that are spoilt."""
-    reasons = spoilt_frames(counts, are_counts=True)
+    """The drift, by the images (t, y, x), or with None by the totals (t, y, x), without the frames that are spoilt."""
+    reasons = spoilt_frames(counts)
     if images is not None:
         images = nan_pixels(images)
-        reasons = spoilt_frames(images, are_counts=False) | reasons
+        reasons = spoilt_frames(images) | reasons
     if len(reasons) == len(counts):
         raise ValueError(
             f"{first.signal} has no frame to use, {_listed_reasons(reasons)}: load another file, or choose frames by "
@@ -397,12 +398,9 @@ def _metadata(drift, field, first, counts, diagnostics):
         }
         if is_calibrated(axis):
             node |= {f"drift_{name}_calibrated": shifts * axis["scale"], f"drift_{name}_units": str(axis["units"])}
-    kept = counts[field.used]
-    inside = sum(
-        int(kept[i][a : a + field.shape[0], b : b + field.shape[1]].sum())
-        for i, (a, b) in enumerate(field.offsets[field.used] + field.start)
-    )
-    node["counts_part"] = float(inside / (kept.sum() or 1))
+    offsets = [by if t in field.used else None for t, by in enumerate(field.offsets)]
+    inside = aligned_sum(counts, offsets, field.start, field.shape, counts.dtype).sum()
+    node["counts_part"] = float(inside / (counts[field.used].sum() or 1))
     node["sentence"] = _in_words(drift, field, first, node["counts_part"])
     node["diagnostics"] = [d.sentence for d in diagnostics]
     return node

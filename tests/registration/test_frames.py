@@ -182,6 +182,20 @@ def dtype_max(dtype):
     return min(np.iinfo(dtype).max, 2**53) if np.dtype(dtype).kind in "iu" else np.array(1, dtype)
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1e5])
+def test_maps_that_are_no_counts_are_summed_and_spoilt_by_missing_rows_alike(scale):
+    counts, maps, images = frames()
+    floats = {e: signal._deepcopy_with_new_data((scale * signal.data).astype("f4")) for e, signal in maps.items()}
+    floats["Fe"].data[4, :20] = np.nan
+    for signal in (floats["Pt"], floats["O"]):
+        signal.data[4, :20] = 0
+    summed, image = hf.sum_frames(floats, images * scale)
+    node = image.metadata.Frames
+    assert list(node.dropped) == [4, 7, 13] and summed["Fe"].data.dtype == np.float32
+    expected, _ = by_hand(counts[:, 1], node)
+    np.testing.assert_allclose(summed["Fe"].data, scale * expected, rtol=1e-5)
+
+
 def test_one_frame_is_itself_and_axes_without_calibration_are_reported(caplog):
     caplog.set_level("INFO", "hyperspy_fusion")
     counts, maps, images = frames(spoilt=False, units=None)

@@ -115,13 +115,17 @@ def _drift(n, kept, shifts, errors, reasons, undetermined=(), is_found=True):
 # ---- frames that are left out --------------------------------------------------------------------
 
 
-def spoilt_frames(images: np.ndarray, are_counts: bool) -> dict:
-    """``{frame: reason}`` of images (t, ny, nx) with missing rows, or counts far off those of the others."""
-    rows = np.nansum(np.abs(images), axis=2, dtype=float)
+def spoilt_frames(images: np.ndarray) -> dict:
+    """``{frame: reason}`` of images (t, ny, nx) with missing rows, or a total far off that of the others."""
+    sizes = np.nan_to_num(np.abs(np.asarray(images, dtype=np.float32)), posinf=0)
+    rows = sizes.sum(axis=2, dtype=float)
     totals, reasons = rows.sum(axis=1), {}
     typical = np.median(rows, axis=0) if len(rows) > 2 else rows.max(axis=0)
-    least = _MISSING_PART * typical.sum()
-    least = max(least, _MISSING_COUNTS) if are_counts else least
+    # few counts leave rows empty, about as many in each frame; one count is the smallest value
+    count = np.min(sizes, where=sizes > 0, initial=np.inf)
+    empty = np.sort(np.count_nonzero(rows == 0, axis=1))[(len(rows) - 1) // 2]
+    part = max(_MISSING_PART, (empty + _OUTLYING * np.sqrt(empty)) / rows.shape[1])
+    least = max(part * typical.sum(), _MISSING_COUNTS * count)
     for t, row in enumerate(rows):
         if typical[row == 0].sum() > least:
             reasons[t] = INCOMPLETE
@@ -129,7 +133,7 @@ def spoilt_frames(images: np.ndarray, are_counts: bool) -> dict:
     if len(complete) > 2:
         middle = np.median(totals[complete])
         apart = np.abs(totals - middle)
-        noise = _OUTLYING * np.sqrt(middle) if are_counts else 0.0
+        noise = _OUTLYING * np.sqrt(count * middle) if middle else 0.0
         limit = max(_OUTLYING * 1.4826 * np.median(apart[complete]), _LEAST_DIFFERENCE * middle, noise)
         reasons |= {t: COUNTS for t in complete if apart[t] > limit}
     return reasons

@@ -140,7 +140,7 @@ def sparse_frames(frames: Any) -> Any:
 def sparse_totals(events: Any) -> np.ndarray:
     """Counts (t, y, x) of sparse frames (t, y, x, ...)."""
     places = np.ravel_multi_index(tuple(events.coords[:3].astype(int)), events.shape[:3])
-    return np.bincount(places, events.data, np.prod(events.shape[:3])).reshape(events.shape[:3])
+    return np.bincount(places, events.data, np.prod(events.shape[:3])).reshape(events.shape[:3]).astype(np.int64)
 
 
 def aligned_sparse_sum(events: Any, offsets: Sequence, start: Any, shape: Any, dtype: Any) -> Any:

@@ -95,7 +95,7 @@ def test_spoilt_frames_are_left_out_with_the_reason(how, reason, t):
     curve, _, images = frames()
     images = np.abs(images)
     spoil(images, t, how)
-    drift = find_drift(images, spoilt_frames(images, are_counts=False))
+    drift = find_drift(images, spoilt_frames(images))
     assert drift.reasons == {t: reason}
     off = drift.shifts - curve
     assert np.nanmax(np.abs(off - np.nanmedian(off, axis=0))) < 0.1
@@ -103,14 +103,16 @@ def test_spoilt_frames_are_left_out_with_the_reason(how, reason, t):
 
 def test_few_counts_are_no_missing_rows():
     rng = np.random.default_rng(0)
+    for scale, shape in ((1, (30, 32, 32)), (1e-3, (30, 32, 32)), (1, (8, 512, 64))):
+        counts = scale * rng.poisson(0.05, shape)
+        assert (counts.sum(axis=2) == 0).any() and not spoilt_frames(counts)
     counts = rng.poisson(0.05, (30, 32, 32))
-    assert (counts.sum(axis=2) == 0).any() and not spoilt_frames(counts, are_counts=True)
     # the beam current falls to a third
     falling = rng.poisson(np.linspace(3, 1, 30)[:, None, None] * np.ones((32, 32)))
-    assert not spoilt_frames(falling, are_counts=True)
+    assert not spoilt_frames(falling)
     counts[4], falling[-1, 10:] = 0, 0
-    assert spoilt_frames(counts, are_counts=True) == {4: INCOMPLETE}
-    assert spoilt_frames(falling, are_counts=True) == {29: INCOMPLETE}
+    assert spoilt_frames(counts) == {4: INCOMPLETE}
+    assert spoilt_frames(falling) == {29: INCOMPLETE}
 
 
 def test_sums_move_whole_pixels_and_lose_nothing_inside_the_common_field():
