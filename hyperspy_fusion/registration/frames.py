@@ -84,7 +84,7 @@ def sum_frames(spectra: Any, images: Any = None, *, show_progressbar: bool | Non
     Raises
     ------
     ValueError
-        There is no axis of frames, the axes differ, no frame is complete, or the frames cannot be registered.
+        There is no axis of frames, the axes differ, or the frames cannot be registered.
 
     Notes
     -----
@@ -97,7 +97,7 @@ def sum_frames(spectra: Any, images: Any = None, *, show_progressbar: bool | Non
     >>> maps, haadf = hf.data.core_shell((64, 64), counts=1).signals()
     >>> frames = hs.stack([maps[1]] * 3, show_progressbar=False), hs.stack([haadf] * 3, show_progressbar=False)
     >>> hf.sum_frames(*frames)
-    (<Signal2D, title: Fe, dimensions: (|64, 64)>, <Signal2D, title: HAADF, dimensions: (|64, 64)>)
+    (<Signal2D, title: Stack of Fe, dimensions: (|64, 64)>, <Signal2D, title: Stack of HAADF, dimensions: (|64, 64)>)
     """
     sources = [_Frames.of(signal) for signal in _listed(spectra)]
     if not sources:
@@ -273,20 +273,19 @@ def _in_order(axes):
 def _axes_of(manager):
     """The axis of frames, None where there is none, and those of y and x."""
     navigation = _in_order(manager.navigation_axes)
-    if manager.signal_dimension == 2:
-        free = [axis for axis in navigation if axis.name not in STACK_AXES]
-        is_stack = len(navigation) == 2 and len(free) == 1
-        frame = free[0] if free and (len(navigation) == 1 or is_stack) else None
-        return frame, _in_order(manager.signal_axes)
-    if len(navigation) == 3 and manager.signal_dimension < 2 and navigation[0].name not in STACK_AXES:
-        return navigation[0], navigation[1:]
-    return None, []
+    is_of_images = manager.signal_dimension == 2
+    scan = _in_order(manager.signal_axes) if is_of_images else navigation[-2:]
+    others = [axis for axis in navigation if axis not in scan and axis.name != "element"]
+    if len(others) == 2:  # `hyperspy.api.stack` names an axis that may be of frames or of elements
+        others = [axis for axis in others if axis.name not in STACK_AXES]
+    is_known = len(navigation) in ((1, 2) if is_of_images else (3,)) and manager.signal_dimension <= 2
+    return (others[0] if is_known and len(others) == 1 else None), scan
 
 
 def _images_of(images, first):
     """The images, or the one image, of the frames; ValueError where they are of others."""
     pictures = _Frames.of(images, one_image=True)
-    _check_frames(first, pictures, "the spectra", "the images")
+    _check_frames(first, pictures, "the spectra", "the stack of images")
     if pictures.array.ndim != 3:
         raise ValueError(f"{images} has several images for each frame: expected (t|x, y), one for each frame.")
     if pictures.signal._lazy:
@@ -316,11 +315,6 @@ def _registered(images, counts, first) -> Drift:
     if images is not None:
         images = nan_pixels(images)
         reasons = spoilt_frames(images) | reasons
-    if len(reasons) == len(counts):
-        raise ValueError(
-            f"{first.signal} has no frame to use, {_listed_reasons(reasons)}: load another file, or choose frames by "
-            "`.inav[...]` and add them up by `.sum()`."
-        )
     drift = find_drift(counts if images is None else images, reasons)
     if drift.is_found:
         return drift
@@ -333,10 +327,6 @@ def _registered(images, counts, first) -> Drift:
         f"The {first.n} frames cannot be registered by their {by}, which have too little structure in common: {remedy}"
         f"add the frames up by `s.sum({named})` if the scan did not drift."
     )
-
-
-def _listed_reasons(reasons):
-    return ", ".join(sorted({_REASONS[reason][1] for reason in reasons.values()}))
 
 
 def _dtype_of_sum(dtype, counts, field, offsets):

@@ -208,8 +208,7 @@ def test_one_frame_is_itself_and_axes_without_calibration_are_reported(caplog):
 
 def cases():
     _, maps, images = frames(spoilt=False)
-    halves = images.inav[:2].deepcopy()
-    halves.data[0, :30], halves.data[1, 30:] = 0, 0
+    missing = images._deepcopy_with_new_data(np.full(images.data.shape, np.nan))
     noise = images.deepcopy()
     noise.data = np.random.default_rng(0).normal(size=noise.data.shape)
     other_scale = images.deepcopy()
@@ -217,13 +216,13 @@ def cases():
     fe = maps["Fe"]
     return [
         (fe.inav[0], images, "has no axis of frames"),
-        (fe, images.inav[:9], "20 frames and the images 9"),
+        (fe, images.inav[:9], "20 frames and the stack of images 9"),
         (fe, images.isig[:40, :], "shape"),
         (fe, other_scale, "a factor of 6"),
         ([fe, maps["O"].inav[:5]], images, "20 frames"),
         (fe, noise, "cannot be registered by their images"),
         (fe, None, "cannot be registered by their counts.*images=.*`s.sum\\('Time'\\)`"),
-        (maps["Fe"].inav[:2], halves, "has no frame to use, incomplete"),
+        (fe, missing, "cannot be registered by their images"),
         ([], images, "pass at least one"),
         (as_stack(maps), as_stack(maps), "several images for each frame"),
     ]
@@ -268,3 +267,18 @@ def test_a_scan_of_jeol_without_a_complete_frame_is_refused():
         hf.sum_frames(*hs.load(path, sum_frames=False, read_em_image=True))
     broken = hs.load(path, sum_frames=False, read_em_image=True, only_valid_data=False)
     assert hf.sum_frames(*broken)[0].metadata.Frames.number == 1
+
+
+@pytest.mark.slow
+def test_a_scan_of_jeol_goes_from_frames_to_maps_without_dense_frames():
+    signals = hs.load(shared("data/jeol/rawdata.ASW"), sum_frames=False, lazy=True)
+    eds = next(signal for signal in signals if signal._signal_type == "EDS_TEM")
+    image = next(signal for signal in signals if signal.metadata.General.title == "IMG1")
+    with pytest.raises(ValueError, match="sum_frames"):
+        hf.scan(signals)
+    spectra, cropped = hf.sum_frames(eds, image)
+    node = spectra.metadata.Frames
+    assert node.number == 14 and spectra._lazy and spectra.data.dtype == np.uint8
+    assert max(np.nanmax(node.drift_error_y), np.nanmax(node.drift_error_x)) < 0.3
+    maps = hf.element_maps(spectra, xray_lines=["C_Ka", "Fe_Ka", "Cu_Ka"])
+    assert maps.data.shape[1:] == cropped.data.shape and maps.data.sum() > 100_000

@@ -8,7 +8,7 @@ the Wiener filter with which all frames are then registered together. So noise i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -299,10 +299,10 @@ class _Structure:
         (k, 2) unit vectors (y, x) of the others.
     """
 
-    weights: Any
-    information: Any = None
-    free: Any = field(default_factory=lambda: np.eye(2))
-    undetermined: Any = field(default_factory=lambda: np.zeros((0, 2)))
+    weights: np.ndarray
+    information: np.ndarray
+    free: np.ndarray
+    undetermined: np.ndarray
 
     @classmethod
     def of(cls, spectra, mean, other):
@@ -315,12 +315,10 @@ class _Structure:
         # the correlation of halves in terms of that of a mean of all with the truth, squared
         weights = spectra.number * np.where(is_noise, 0, 2 * correlation / (1 + correlation))
         information = spectra.information(mean, weights / spectra.number * other)
-        squares = np.abs(mean - other) ** 2 / 2  # of the noise of a half
-        noise = (
-            spectra.gradients(weights**2 / spectra.number * np.abs(mean + other) ** 2 / 4 * squares)
-            * len(spectra.frames)
-            / 2
-        )
+        # of a half, from the difference of both; a frame has the noise of as many as are in it
+        of_half = np.abs(mean - other) ** 2 / 2
+        filtered = weights**2 / spectra.number * np.abs((mean + other) / 2) ** 2
+        noise = spectra.gradients(filtered * of_half) * len(spectra.frames) / 2
         values, directions = np.linalg.eigh(information)
         variances = np.array([d @ noise @ d for d in directions.T])
         is_free = (values > 0) & (variances < (LARGEST_ERROR * values) ** 2)
@@ -344,8 +342,8 @@ def _structure(spectra):
         shifts[half], total = _refined(spectra, half, _tracked(spectra, half), None)
         means.append(total / len(half))
     mean, other = means
-    start = spectra.nearest_peak(spectra.search * mean.conj() * other, shifts[halves[0][:2]].mean(axis=0) * 0)
-    between = _peak(spectra, spectra.search * mean.conj() * other, start)
+    product = spectra.search * mean.conj() * other
+    between = _peak(spectra, product, spectra.nearest_peak(product, np.zeros(2)))
     shifts[halves[1]] += between
     other = other * spectra.phase(between)
     if _evidence(spectra, spectra.search, mean, other) < _EVIDENCE_OF_HALVES:
