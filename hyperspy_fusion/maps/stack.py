@@ -20,7 +20,7 @@ from hyperspy_fusion.maps.base import WINDOW_WIDTH, SourceMap, SourceMaps
 
 _logger = logging.getLogger(__name__)
 
-_COPIED = ["Acquisition_instrument", "Sample.description"]
+_COPIED = ["Acquisition_instrument", "Sample.description", "Frames"]
 _COPIED += [f"General.{key}" for key in ("date", "time", "authors", "original_filename")]
 _DIAGNOSTICS = "Element_maps.diagnostics"
 # elements that the file alone names, of maps from which nobody has selected

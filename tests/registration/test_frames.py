@@ -82,9 +82,10 @@ def test_the_fused_maps_are_as_good_as_without_drift():
     flat, flat_image = frames_data.signals(still[None], pictures[None], ELEMENTS)
     scores = []
     for own in (pair, ({e: signal.inav[0] for e, signal in flat.items()}, flat_image.inav[0])):
-        fused, true = fuse_with(*own, method="calibrated").data, len(used) * truth[window]
-        error = np.mean((fused - true) ** 2, axis=(1, 2)) / np.ptp(true, axis=(1, 2)) ** 2
+        fused, true = fuse_with(*own, method="calibrated"), len(used) * truth[window]
+        error = np.mean((fused.data - true) ** 2, axis=(1, 2)) / np.ptp(true, axis=(1, 2)) ** 2
         scores.append(-10 * np.log10(error.mean()))
+        assert fused.metadata.has_item("Frames.drift_y") == (own is pair)
     assert scores[0] > scores[1] - 0.3
 
 
