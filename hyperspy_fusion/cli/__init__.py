@@ -23,7 +23,7 @@ from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import SETTINGS, settings_for
 from hyperspy_fusion.identify.map_identity import identify_map, title_of
 from hyperspy_fusion.io.export import check_writable, whole_file
-from hyperspy_fusion.io.files import load_signals
+from hyperspy_fusion.io.files import has_format, load_signals
 
 _PICTURES = (".png", ".pdf", ".svg")
 # what a shell reports of a command that Ctrl-C ended
@@ -232,6 +232,7 @@ def _fuse(arguments):
     given = arguments.haadf, arguments.elements, arguments.spectrum, arguments.file_format
     if arguments.stack:
         files = files_of(arguments.files)
+        print("\n".join(f"frame {k}: {file}" for k, file in enumerate(files)), flush=True)
         source, haadf = stack_of(files, lambda file: _find_scan([file], *given, lazy=True))
     else:
         source, haadf = _find_scan(arguments.files, *given)
@@ -318,6 +319,8 @@ def _find_scan(files, haadf, elements, spectrum=None, file_format=None, lazy=Fal
     if haadf is not None and extra:
         # `*.hspy` names the HAADF file too
         files = [file for file in files if Path(file).resolve() != Path(haadf).resolve()] or files
+    if folders := [file for file in files if Path(file).is_dir() and not has_format(file)]:
+        raise _Refusal(f"{folders[0]} is a folder: give --stack to fuse the scans in its files, or one FILE.")
     signals = [signal for file in files for signal in load_signals(file, file_format=file_format, lazy=lazy)]
     hint = _number_ortitle_of(haadf)
     if len(extra) == 1:

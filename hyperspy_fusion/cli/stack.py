@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hyperspy_fusion.identify.map_identity import title_of
+from hyperspy_fusion.io.files import has_format
 
 
 def files_of(paths: list[str]) -> list[str]:
-    """The files, and those in the folders, by name."""
+    """The files in the order given, and those in folders that HyperSpy reads, by name, numbers by value.
+
+    Raises
+    ------
+    ValueError
+        Where a folder has none.
+    """
     found = []
     for path in map(Path, paths):
-        inside = (
-            sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")) if path.is_dir() else []
-        )
-        is_folder = path.is_dir() and path.suffix != ".zspy"
-        found += map(str, inside if is_folder else [path])
-    return found
+        if not path.is_dir() or has_format(path):
+            found.append(path)
+            continue
+        inside = [one for one in path.iterdir() if has_format(one) and not one.name.startswith(".")]
+        if not inside:
+            raise ValueError(f"The folder {path} has no file that HyperSpy reads: give one with a scan in each file.")
+        found += sorted(inside, key=_by_numbers)
+    return list(map(str, found))
+
+
+def _by_numbers(path):
+    """A key by which a file of number 10 comes after that of 9."""
+    words = re.split(r"(\d+)", path.name)
+    return [int(word) if word.isdigit() else word for word in words]
 
 
 def stack_of(files: list[str], find: Callable) -> tuple[Any, Any]:
@@ -31,8 +47,10 @@ def stack_of(files: list[str], find: Callable) -> tuple[Any, Any]:
     """
     import hyperspy.api as hs
 
-    scans = [find(file) for file in files]
-    for file, (source, haadf) in zip(files[1:], scans[1:], strict=True):
+    scans: list = []
+    for file in files:
+        source, haadf = find(file)
+        scans.append((source, haadf))
         for what, one, first in (("image", haadf, scans[0][1]), ("maps", source, scans[0][0])):
             if _shape(one) != _shape(first):
                 raise ValueError(

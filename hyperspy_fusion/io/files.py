@@ -43,6 +43,11 @@ def load_signals(path: str | os.PathLike, *, lazy: bool = False, file_format: st
     return loaded if isinstance(loaded, list) else [loaded]
 
 
+def has_format(path: str | os.PathLike) -> bool:
+    """Whether HyperSpy knows a format with the ending of a file."""
+    return bool(_formats_of(path))
+
+
 def _refuse(path, why, error=None) -> NoReturn:
     raise ValueError(
         f"HyperSpy cannot read {path!r} ({why}): give a file of a format that it reads, as .hspy, .bcf, .emd or "

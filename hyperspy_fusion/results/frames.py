@@ -6,43 +6,85 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.results.fused_maps import Inputs, norms
+from hyperspy_fusion.results.fused_maps import Inputs
+
+#: where the metadata of a stack have the records of its frames
+FUSED_FRAMES = "Fused_frames"
+
+
+def name_of_frame(number: int) -> str:
+    """Where the record of a frame is, in ``metadata.Fused_frames``."""
+    return f"frame_{number:05d}"
+
+
+def other_axes(maps: Any) -> list:
+    """The navigation axes of maps that are not of elements."""
+    own = maps._map_axis()
+    return [axis for axis in maps.axes_manager.navigation_axes if axis is not own]
+
+
+def refuse_stack(maps: Any, what: str) -> None:
+    """Raise ValueError for a stack of scans, of which nothing can be computed together."""
+    axes = other_axes(maps)
+    if axes:
+        way = "frame(0)" if maps.metadata.has_item(FUSED_FRAMES) else "inav[...]"
+        named = ", ".join(f"{axis.name} ({axis.size})" for axis in axes)
+        raise ValueError(f"{maps!r} is a stack along {named}: take one of its frames by {way} for {what}.")
 
 
 def frame_of(stack: Any, index: Any) -> Any:
     """One frame of fused maps; see ``ElementMaps.frame``."""
-    axis = stack._map_axis()
-    others = [a for a in stack.axes_manager.navigation_axes if a is not axis]
-    if not stack.metadata.has_item("Fused_frames") or not others:
+    axes = other_axes(stack)
+    if not stack.metadata.has_item(FUSED_FRAMES) or not axes:
         raise ValueError(f"{stack!r} is not the result of fusing a stack, and has no frames: call frame on that.")
     index = tuple(np.atleast_1d(index).tolist())
-    if len(index) != len(others):
-        named = ", ".join(str(a.name) for a in others)
+    if len(index) != len(axes):
+        named = ", ".join(str(axis.name) for axis in axes)
         raise ValueError(f"index is {index}, and the stack has the axes {named}: give one number for each of them.")
-    found = _at(stack, index)
+    at = {id(axis): i for axis, i in zip(axes, index, strict=True)}
+    found = stack.inav[tuple(at.get(id(axis), slice(None)) for axis in stack.axes_manager.navigation_axes)]
+    if found.metadata.has_item(FUSED_FRAMES):
+        record = found.metadata[FUSED_FRAMES]
+        reasons = dict(zip(np.asarray(record.failed).tolist(), record.failures, strict=True))
+        number = int(np.asarray(record.numbers)[0])
+        raise ValueError(f"There is no fit of the frame {index}: {reasons.get(number, 'it is not known.')}")
     if found._lazy:
         found.compute(show_progressbar=False)
-    fit = _fit_of(stack.metadata.Fused_frames, found)
-    if fit is None:
-        raise ValueError(f"There is no fit of the frame {index}: it failed, or was changed after the fit.")
-    del found.metadata.Fused_frames
-    found.metadata.set_item("Fusion", fit)
-    kept = stack._inputs
-    found._inputs = None if kept is None else Inputs(*(_at(one, index) for one in (kept.maps, kept.haadf)))
+        variance = found.get_noise_variance()
+        if getattr(variance, "_lazy", False):
+            variance.compute(show_progressbar=False)
     return found
 
 
-def _at(signal, index):
-    """The part at an index along the axes that are not of elements."""
-    at = iter(index)
+def cut_frames(part: Any, whole: Any, slices: dict) -> None:
+    """Let the records of a part of a stack be of its frames; ``slices`` {index of an axis in the array: slice}.
+
+    A part that is one frame has its record as ``metadata.Fusion``, unless it was not fused.
+    """
+    record = whole.metadata[FUSED_FRAMES]
+    axes = sorted(other_axes(whole), key=lambda axis: axis.index_in_array)
+    numbers = np.asarray(record.numbers).reshape([axis.size for axis in axes])
+    numbers = numbers[tuple(slices.get(axis.index_in_array, slice(None)) for axis in axes)]
+    new = part.metadata[FUSED_FRAMES]
+    new.set_item("numbers", np.ravel(numbers))
+    if numbers.ndim or other_axes(part) or not new.has_item(name := name_of_frame(int(numbers))):
+        return
+    fit, changed = new[name].as_dictionary(), new.get_item("changed")
+    delattr(part.metadata, FUSED_FRAMES)
+    if file := record.files[int(numbers)]:
+        part.metadata.General.original_filename = file
+    part.metadata.set_item("Fusion", fit if changed is None else fit | {"changed": changed})
+    kept = whole._inputs
+    if kept is not None:
+        index = np.unravel_index(int(numbers), np.asarray(record.shape))
+        part._inputs = Inputs(*(_frame_at(one, index) for one in (kept.maps, kept.haadf)))
+
+
+def _frame_at(signal, index):
+    """One frame of what the whole stack was fused from, in memory."""
+    at = iter(reversed(index))
     axes = signal.axes_manager.navigation_axes
-    return signal.inav[tuple(slice(None) if axis.name == "element" else next(at) for axis in axes)]
-
-
-def _fit_of(records, found):
-    """The ``metadata.Fusion`` of the fit with these maps, recognised by their norms; None where there is none."""
-    own = norms(np.atleast_3d(found.data.T).T)
-    for name in records.keys():
-        if name.startswith("frame_") and np.allclose(np.asarray(records[name].map_norms), own, rtol=1e-5):
-            return records[name].as_dictionary()
-    return None
+    frame = signal.inav[tuple(slice(None) if axis.name == "element" else int(next(at)) for axis in axes)]
+    if frame._lazy:
+        frame.compute(show_progressbar=False)
+    return frame

@@ -48,7 +48,8 @@ class Errors:
 def standard_errors(fused):
     """Standard errors of the pixels of ``fused``; see ``ElementMaps.standard_errors``."""
     variance = fused.get_noise_variance()
-    if fused._errors is None and hasattr(variance, "data"):  # of a stack
+    is_result = any(map(fused.metadata.has_item, ("Fusion", "Fused_frames")))
+    if is_result and fused._errors is None and hasattr(variance, "data"):  # of a stack
         return maps_like(fused, np.sqrt(np.asarray(variance.data)), "Standard errors of")
     errors, window = located(fused)
     of_fitted = dict(zip(errors.elements, errors.bootstrap.standard_errors(), strict=True))

@@ -54,14 +54,21 @@ class ElementMaps(LabelledMaps):
         Raises
         ------
         ValueError
-            For what is no fused stack, and for a frame that could not be fused.
+            For what is not the result of fusing a stack, and for a frame that could not be fused.
         """
         return frames.frame_of(self, index)
 
+    def _slicer(self, slices, isNavigation=None, out=None):
+        sliced = super()._slicer(slices, isNavigation, out)
+        result = sliced if out is None else out
+        if isNavigation and self.metadata.has_item(frames.FUSED_FRAMES) and isinstance(result, ElementMaps):
+            array_slices = self._get_array_slices(slices, isNavigation)
+            frames.cut_frames(result, self, dict(enumerate(array_slices)))
+        return sliced
+
     def _fit(self):
         """``metadata.Fusion`` as a dictionary; ValueError where these maps are no result of a fit."""
-        if self.metadata.has_item("Fused_frames"):
-            raise ValueError("These maps are a fused stack: take one of its frames by frame(0).")
+        frames.refuse_stack(self, "what belongs to one fit")
         if not self.metadata.has_item("Fusion"):
             raise ValueError("These maps are not the result of a fit: call fuse(haadf) on them first.")
         return _in_memory(self.metadata.Fusion.as_dictionary())
@@ -135,10 +142,12 @@ class ElementMaps(LabelledMaps):
         all counts of a line: first divide maps of windows of 1.2 FWHM (`integration_windows`) by the 0.84 that they
         hold of it; those of 2 FWHM hold 0.98.
         """
+        frames.refuse_stack(self, "its composition")
         return composition(self, method, factors, "atomic", vacuum, errors)
 
     def weight_percent(self, method, factors=None, *, vacuum=0.05, errors=None):
         """Composition in weight percent; all else is as in :meth:`atomic_percent`."""
+        frames.refuse_stack(self, "its composition")
         return composition(self, method, factors, "weight", vacuum, errors)
 
     @shares_texts
@@ -170,6 +179,7 @@ class ElementMaps(LabelledMaps):
         >>> region = fused.region(hs.roi.CircleROI(5, 5, 2))  # doctest: +SKIP
         >>> region.mean("Fe"), region.ratio("Fe", "O"), region.percent("CL", factors)  # doctest: +SKIP
         """
+        frames.refuse_stack(self, "a region")
         return Region(self, roi, errors=errors, independent=independent)
 
     @shares_texts
@@ -255,6 +265,7 @@ class ElementMaps(LabelledMaps):
         numpy.ndarray
             The matplotlib axes.
         """
+        frames.refuse_stack(self, "a figure")
         found = np.atleast_3d(self.standard_errors().data.T).T if errors else None
         return fused_maps.plot_fused(self, crop=crop, maps=maps, haadf=haadf, errors=found, same_limits=same_limits)
 
@@ -305,6 +316,7 @@ class ElementMaps(LabelledMaps):
         TypeError, NotADirectoryError, OSError
             For what is no folder, and where the disk is full or protected: nothing is then left behind.
         """
+        frames.refuse_stack(self, "files")
         measured, modelled = fused_maps.inputs_of_part(self).haadf, fused_maps.whole_modelled_haadf(self)
         images = {"HAADF": measured, "HAADF_modelled": modelled}
         return export_maps(self, {k: v for k, v in images.items() if v is not None}, folder, overwrite=overwrite)

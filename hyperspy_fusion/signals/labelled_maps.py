@@ -234,8 +234,8 @@ class LabelledMaps(Signal2D):
 
     def _mark_changed(self, how):
         """Note in ``metadata.Fusion`` that the maps are no longer those of the fit."""
-        if self.metadata.has_item("Fusion"):
-            self.metadata.set_item("Fusion.changed", how)
+        for node in filter(self.metadata.has_item, ("Fusion", "Fused_frames")):
+            self.metadata.set_item(f"{node}.changed", how)
 
 
 def _places(values, size):

@@ -38,12 +38,14 @@ def run_tasks(tasks: Sequence[Any], done: Callable[[int, Any], None], num_worker
 def threads_of_task(n_tasks: int, num_workers: int | None) -> int:
     """Numba threads of each of several tasks that run at once: those of a scheduler with threads share the cores."""
     from dask.base import get_scheduler
+    from dask.local import get_sync
     from dask.system import CPU_COUNT
     from dask.threaded import get as threaded
 
-    available = num_workers or CPU_COUNT
-    is_threaded = _client() is None and get_scheduler() in (None, threaded)
-    return max(1, available // n_tasks) if is_threaded else 1
+    available, scheduler = num_workers or CPU_COUNT, get_scheduler()
+    if _client() is not None or scheduler not in (None, threaded, get_sync):
+        return 1
+    return max(1, available // n_tasks) if scheduler is not get_sync else available
 
 
 def _client() -> Any:
@@ -89,4 +91,6 @@ def _here(tasks, done, num_workers):
 
     options = {} if num_workers is None else {"num_workers": num_workers}
     with Finished():
-        compute(*tasks, optimize_graph=False, **options)
+        values = compute(*tasks, optimize_graph=False, **options)
+    for task, value in zip(tasks, values, strict=True):  # a scheduler need not call back
+        finish(task.key, value)

@@ -15,9 +15,6 @@ from hyperspy_fusion.maps.sources import read_source
 from hyperspy_fusion.methods.auto import AutoAsSelected
 from hyperspy_fusion.model import FusedMultiModal
 
-# what ends the fit of one frame, and not that of the others
-FAILURES = (ValueError, TypeError, NotImplementedError, FloatingPointError, OSError, MemoryError, RuntimeError)
-
 
 @dataclass(frozen=True)
 class Call:
@@ -40,20 +37,38 @@ class Frame(NamedTuple):
 
 
 class FittedFrame(NamedTuple):
-    """Fused maps (n, ny, nx), their axes and metadata as dictionaries, their errors, and what they were fused from."""
+    """Axes and metadata of the fused maps as dictionaries, and arrays.
 
-    data: np.ndarray
+    They are the maps (n, ny, nx), their standard errors if asked for, and the measured maps and image (ny, nx).
+    """
+
     axes: list
     metadata: dict
-    errors: np.ndarray | None = None
-    measured: np.ndarray | None = None
-    haadf: np.ndarray | None = None
+    maps: np.ndarray
+    errors: np.ndarray | None
+    measured: np.ndarray
+    haadf: np.ndarray
+
+    def arrays(self):
+        """The arrays by name."""
+        return {name: getattr(self, name) for name in ARRAYS if getattr(self, name) is not None}
+
+    def without_arrays(self):
+        """The same with empty arrays of these dtypes and numbers of dimensions."""
+        return self._replace(**{name: array[..., :0] for name, array in self.arrays().items()})
+
+
+ARRAYS = ("maps", "errors", "measured", "haadf")
 
 
 class FailedFrame(NamedTuple):
-    """Why there are no fused maps."""
+    """Why there are no fused maps, and whether it was for Ctrl-C."""
 
     sentence: str
+    is_interrupted: bool = False
+
+
+INTERRUPTED = FailedFrame("Ctrl-C came first.", is_interrupted=True)
 
 
 def fit_frames(block, call, selection, num_workers, write=None):
@@ -70,22 +85,25 @@ def fit_frames(block, call, selection, num_workers, write=None):
     num_workers
         Threads.
     write
-        Called with the number in the block and the maps of each frame, which are then not returned.
+        Called with the number in the block and each :class:`FittedFrame`, whose arrays are then not returned.
 
     Returns
     -------
     list of FittedFrame and FailedFrame
     """
-    found = []
+    found: list = []
     for number, frame in enumerate(read_frames(block.frames, call)):
         try:
             fitted = _fitted(frame, call, selection, num_workers)
             if write is not None:
-                write(number, fitted.data)
-                fitted = fitted._replace(data=fitted.data[:, :0], measured=None, haadf=None)
-        except FAILURES as error:
-            fitted = FailedFrame(str(error))
-        found.append(fitted)
+                write(number, fitted)
+                fitted = fitted.without_arrays()
+            found.append(fitted)
+        except KeyboardInterrupt:  # in the main thread; what is done is kept
+            return found + [INTERRUPTED] * (len(block.frames) - len(found))
+        # whatever it is, the other frames are fitted
+        except Exception as error:
+            found.append(FailedFrame(str(error) or type(error).__name__))
     return found
 
 
@@ -102,7 +120,7 @@ def _fitted(frame, call, selection, num_workers):
             errors = model.standard_errors(call.n_resamples, show_progressbar=False, num_workers=num_workers).data
         signal = model._signal()
     axes, metadata = signal.axes_manager._get_axes_dicts(), signal.metadata.as_dictionary()
-    return FittedFrame(signal.data, axes, metadata, errors, model.maps.data, model.haadf.data)
+    return FittedFrame(axes, metadata, signal.data, errors, model.maps.data, model.haadf.data)
 
 
 def model_of(frame, call):
@@ -128,7 +146,7 @@ def read_frames(frames, call):
     good = [k for k, frame in enumerate(read) if isinstance(frame.source, SourceMaps)]
     try:
         sources = in_memory([read[k].source for k in good])
-    except FAILURES:  # of some of them
+    except Exception:  # of some of them
         sources = [_or_failure(read[k].source) for k in good]
     found = dict(zip(good, sources, strict=True))
     return [frame._replace(source=found.get(k, frame.source)) for k, frame in enumerate(read)]
@@ -140,15 +158,17 @@ def _read(frame, call):
     own = None if are_numbers(frame.background) else frame.background
     try:
         with unreported():
-            return frame._replace(source=read_source(frame.source, replace(call.request, background=own)))
-    except FAILURES as error:
+            source = read_source(frame.source, replace(call.request, background=own))
+            # frames must not differ in the elements that are fused
+            return frame._replace(source=replace(source, named_by_file=False))
+    except Exception as error:
         return frame._replace(source=error)
 
 
 def _or_failure(source):
     try:
         return in_memory([source])[0]
-    except FAILURES as error:
+    except Exception as error:
         return error
 
 

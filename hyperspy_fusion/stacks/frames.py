@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 
 from hyperspy_fusion.grid.axes import STACK_AXES, UNCALIBRATED
+from hyperspy_fusion.grid.images import check_signal
+from hyperspy_fusion.maps.base import is_model
 
 # by hyperspy.api.stack
 _TITLE_OF_STACK = "Stack of "
+# what the metadata of a stack have of its first frame only
+_OF_FRAME = ("original_filename", "date", "time")
 # of the calibration of two axes that number the same frames
 _RTOL = 1e-3
 
@@ -67,8 +71,8 @@ def frames_of(maps: Any, haadf: Any, mask: Any = None, background: Any = None) -
     Parameters
     ----------
     maps
-        A source of :func:`hyperspy_fusion.element_maps` whose signals have the navigation axes of the image after
-        their own: ``(x, y, t|E)``, ``(element, t|x, y)``, or a list or dictionary of ``(t|x, y)``.
+        Spectra or maps as for :func:`hyperspy_fusion.element_maps`, whose signals have the navigation axes of the image
+        too: ``(x, y, t|E)``, ``(element, t|x, y)``, or a list or dictionary of ``(t|x, y)``.
     haadf
         ``(t|x, y)``.
     mask, background
@@ -76,50 +80,58 @@ def frames_of(maps: Any, haadf: Any, mask: Any = None, background: Any = None) -
 
     Raises
     ------
-    ValueError
-        Where the navigation axes of maps and image do not agree.
+    TypeError, ValueError
+        For a fitted model, for what is no signal, and where the navigation axes of maps and image do not agree.
     """
     manager = getattr(haadf, "axes_manager", None)
     if manager is None or manager.signal_dimension != 2 or not manager.navigation_dimension:
         return None
     if getattr(haadf, "_signal_type", "") == "element_maps":
         return None  # swapped with the maps, which the model reports
-    axes = manager.navigation_axes
-    signals = _signals(maps)
-    if not signals:
-        return None
+    if is_model(maps):
+        raise ValueError(
+            f"{maps} is a fitted model, and {haadf} a stack: pass the maps of the model, as {{'Fe': "
+            "m['Fe_Ka'].A.as_signal()}, or fuse each frame alone."
+        )
+    axes, signals = manager.navigation_axes, _signals(maps)
     for signal in signals:
+        check_signal(signal)
         _check_axes(signal, axes, haadf)
-    names, size = [axis.name for axis in axes], tuple(axis.size for axis in reversed(axes))
+    names, shape = [axis.name for axis in axes], tuple(axis.size for axis in reversed(axes))
+    mask = np.asarray(mask) if isinstance(mask, list | tuple) or hasattr(mask, "dask") else mask
+    cut_maps, cut_haadf = _cutter(maps, names), _cutter(haadf, names)
     return Frames(
         axes=[_described(axis) for axis in reversed(axes)],
-        shape=size,
-        source=lambda index: _of_frame(maps, names, index),
-        haadf=lambda index: _of_frame(haadf, names, index),
-        mask=lambda index: _of_array(mask, names, size, index),
-        background=lambda index: _of_array(background, names, size, index),
+        shape=shape,
+        source=cut_maps,
+        haadf=cut_haadf,
+        mask=_cutter_of_arrays(mask, names, shape),
+        background=_cutter_of_arrays(background, names, shape),
         chunks=_chunks(signals[0], names),
-        is_lazy=any(_is_lazy(signal) for signal in signals),
+        is_lazy=any(signal._lazy for signal in signals),
     )
 
 
 def _signals(source: Any) -> list:
     """The signals of a source: itself, or those of a list or dictionary."""
     parts: Any = source.values() if isinstance(source, dict) else source
-    parts = parts if isinstance(source, dict | list | tuple) else [source]
-    return [one for one in parts if hasattr(one, "axes_manager") and hasattr(one, "inav")]
+    return list(parts if isinstance(source, dict | list | tuple) else [source])
 
 
 def _frame_axes(signal: Any, names: Sequence[Any]) -> Sequence[Any]:
-    """The axes of a signal that number frames, as those of these names in the image; none where there are none.
+    """The axes of a signal that number frames, in the order of these names; none where there are none.
 
-    They are its last navigation axes that are not of elements.
+    They have the names, or else they are its last navigation axes that are not of elements, nor of x and y.
     """
-    manager, of_elements = signal.axes_manager, set(STACK_AXES).difference(names)
-    own = [axis for axis in manager.navigation_axes if axis.name not in of_elements]
-    # x and y of spectra and of maps (x, y|) come first
-    own = own[2:] if manager.signal_dimension < 2 else own
-    if manager.signal_dimension == 2 and len(own) == manager.navigation_dimension == len(names) + 1:
+    manager = signal.axes_manager
+    by_name = {axis.name: axis for axis in manager.navigation_axes}
+    if by_name.keys() >= set(names) and len(set(names)) == len(names):
+        return [by_name[name] for name in names]
+    own = [axis for axis in manager.navigation_axes if axis.name not in STACK_AXES]
+    if manager.signal_dimension < 2:  # x and y of spectra and of maps (x, y|) come first
+        scan = [axis for axis in own if axis.name in ("x", "y")]
+        own = [axis for axis in own if axis not in scan] if len(scan) == 2 else own[2:]
+    elif len(own) == manager.navigation_dimension == len(names) + 1:
         own = own[1:]  # maps that are counted by an axis of another name
     return own if len(own) == len(names) else []
 
@@ -129,8 +141,8 @@ def _check_axes(signal, axes, haadf):
     named = ", ".join(f"{axis.name} ({axis.size})" for axis in axes)
     if not own:
         raise ValueError(
-            f"{haadf} is a stack along {named}, and {signal} has no such navigation axes: give both the same ones, or "
-            "take one image by `haadf.inav[...]`."
+            f"{haadf} is a stack along {named}, and {signal} has no such navigation axes: give both the same ones by "
+            "`hyperspy.api.stack`, or take one image by `haadf.inav[...]`."
         )
     for a, b in zip(own, axes, strict=True):
         if a.size != b.size:
@@ -157,50 +169,68 @@ def _in_words(axis):
 def _chunks(signal, names):
     """Along each axis in the order of the array, the number of the chunk of each frame; in memory its own number."""
     own = list(reversed(_frame_axes(signal, names)))
-    if not _is_lazy(signal):
+    if not signal._lazy:
         return [list(range(axis.size)) for axis in own]
     sizes = [signal.data.chunks[axis.index_in_array] for axis in own]
     return [np.repeat(np.arange(len(of_axis)), of_axis).tolist() for of_axis in sizes]
 
 
-def _is_lazy(signal):
-    return getattr(signal, "_lazy", False)  # which models have not
-
-
 def _described(axis):
-    found = dict(axis.get_axis_dictionary())
-    found["navigate"] = True
-    return found
+    return {**axis.get_axis_dictionary(), "navigate": True}
 
 
-def _of_frame(source: Any, names: Sequence[Any], index: tuple[int, ...]) -> Any:
-    """The part of a source that is of one frame."""
+# ---- one frame -------------------------------------------------------------------------------------------
+
+
+def _cutter(source: Any, names: Sequence[Any]) -> Callable:
+    """A function from the index of a frame to its part of a source."""
     if isinstance(source, dict):
-        return {key: _of_frame(one, names, index) for key, one in source.items()}
+        of_keys = {key: _cutter(one, names) for key, one in source.items()}
+        return lambda index: {key: cut(index) for key, cut in of_keys.items()}
     if isinstance(source, list | tuple):
-        return [_of_frame(one, names, index) for one in source]
-    at = {axis: i for axis, i in zip(_frame_axes(source, names), reversed(index), strict=True)}
-    frame = source.inav[tuple(at.get(axis, slice(None)) for axis in source.axes_manager.navigation_axes)]
-    if all(axis.name != "stack_element" for axis in frame.axes_manager.navigation_axes):
-        _forget_stack(frame)
-    return frame
+        of_each = [_cutter(one, names) for one in source]
+        return lambda index: [cut(index) for cut in of_each]
+    axes = [axis.index_in_axes_manager for axis in _frame_axes(source, names)]
+    whole, kept = _without_frames(source, names)
+
+    def cut(index):
+        at = dict(zip(axes, reversed(index), strict=True))
+        navigation = whole.axes_manager.navigation_axes
+        frame = whole.inav[tuple(at.get(axis.index_in_axes_manager, slice(None)) for axis in navigation)]
+        for key, value in (kept[index[0]] if kept else {}).items():
+            frame.metadata.General.set_item(key, value)
+        return frame
+
+    return cut
 
 
-def _forget_stack(frame):
-    """Leave out what HyperSpy kept of the frames when it stacked them: by it a map is known as part of a stack."""
-    for tree, path in ((frame.original_metadata, "stack_elements"), (frame.metadata, "_HyperSpy.Stacking_history")):
-        if tree.has_item(path):
-            *parents, name = path.split(".")
-            delattr(tree.get_item(".".join(parents)) if parents else tree, name)
-    title = str(frame.metadata.get_item("General.title", ""))
+def _without_frames(source, names):
+    """The signal without what HyperSpy kept of the frames when it stacked them, and some of it for each frame.
+
+    By it a map is known as part of a stack, and every frame would have a copy of all.
+    """
+    if "stack_element" in {axis.name for axis in source.axes_manager.navigation_axes}.difference(names):
+        return source, []  # of the elements
+    whole = source._deepcopy_with_new_data(source.data, copy_variance=True)
+    stacked, kept = whole.original_metadata.get_item("stack_elements"), []
+    if stacked is not None:
+        if len(names) == 1:
+            nodes = [stacked[key].metadata.get_item("General") for key in stacked.keys()]
+            kept = [{key: node.get_item(key) for key in _OF_FRAME if node.has_item(key)} for node in nodes]
+        del whole.original_metadata.stack_elements
+    if whole.metadata.has_item("_HyperSpy.Stacking_history"):
+        del whole.metadata._HyperSpy.Stacking_history
+    title = str(whole.metadata.get_item("General.title", ""))
     while title.startswith(_TITLE_OF_STACK):
-        title = frame.metadata.General.title = title.removeprefix(_TITLE_OF_STACK)
+        title = whole.metadata.General.title = title.removeprefix(_TITLE_OF_STACK)
+    return whole, kept
 
 
-def _of_array(values: Any, names: Sequence[Any], shape: tuple[int, ...], index: tuple[int, ...]) -> Any:
-    """The part of a mask or background that is of one frame; that of one scan is of all frames."""
+def _cutter_of_arrays(values: Any, names: Sequence[Any], shape: tuple[int, ...]) -> Callable:
+    """The same for a mask or background; that of one scan is of all frames."""
     if isinstance(values, np.ndarray) and values.ndim == len(shape) + 2 and values.shape[: len(shape)] == shape:
-        return values[index]
-    signals = [] if values is None or isinstance(values, str) else _signals(values)
-    is_stack = bool(signals) and all(_frame_axes(one, names) for one in signals)
-    return _of_frame(values, names, index) if is_stack else values
+        return lambda index: values[index]
+    signals = [one for one in _signals(values) if hasattr(one, "axes_manager")]
+    if signals and all(_frame_axes(one, names) for one in signals):
+        return _cutter(values, names)
+    return lambda index: values

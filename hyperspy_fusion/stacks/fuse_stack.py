@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any
 
 from hyperspy_fusion._progress import counted
 from hyperspy_fusion.diagnostics import unreported
-from hyperspy_fusion.fusion.checks import check_workers
+from hyperspy_fusion.fusion.checks import check_choice, check_workers, default_errstate
 from hyperspy_fusion.methods import METHODS
 from hyperspy_fusion.stacks.engine import run_tasks, threads_of_task
-from hyperspy_fusion.stacks.fit import FAILURES, Block, Call, FailedFrame, Frame, fit_frames, model_of, read_frames
+from hyperspy_fusion.stacks.fit import INTERRUPTED, Block, Call, FailedFrame, Frame, fit_frames, model_of, read_frames
 from hyperspy_fusion.stacks.frames import Frames
 from hyperspy_fusion.stacks.result import Store, fused_stack
 
+_logger = logging.getLogger(__name__)
 
+
+@default_errstate
 def fuse_stack(frames: Frames, call: Call, show_progressbar: Any = None, num_workers: int | None = None) -> Any:
     """Fuse every frame.
 
@@ -43,6 +47,7 @@ def fuse_stack(frames: Frames, call: Call, show_progressbar: Any = None, num_wor
         By Ctrl-C before the first frame is fused.
     """
     check_workers(num_workers)
+    check_choice("register", call.register, (False, True, "calibration", "shift"))
     inputs = [_input(frames, index) for index in frames.indices]
     selection = None
     if getattr(call.settings, "sample_frames", None):
@@ -55,13 +60,15 @@ def fuse_stack(frames: Frames, call: Call, show_progressbar: Any = None, num_wor
         _task(Block([inputs[k] for k in block]), call, selection, threads, store and store.writer(block))
         for block in blocks
     ]
-    found: list = [FailedFrame("Ctrl-C came first.")] * len(frames)
+    found: list = [INTERRUPTED] * len(frames)
     with counted("Fusing frames", "frame", show_progressbar, total=len(frames)) as tick:
 
         def done(number, fitted):
             for k, one in zip(blocks[number], fitted, strict=True):
                 found[k] = one
                 tick()
+            if INTERRUPTED in fitted:
+                raise KeyboardInterrupt
 
         is_complete = run_tasks(tasks, done, num_workers)
     failed = [one for one in found if isinstance(one, FailedFrame)]
@@ -73,7 +80,7 @@ def fuse_stack(frames: Frames, call: Call, show_progressbar: Any = None, num_wor
 
 
 def _input(frames, index):
-    """Of one frame; an exception stands for a source that cannot be cut."""
+    """Of one frame."""
     return Frame(frames.source(index), frames.haadf(index), frames.mask(index), frames.background(index))
 
 
@@ -90,24 +97,31 @@ def _select(inputs, call, show_progressbar, num_workers):
     method: Any = METHODS[call.method]
     number = min(call.settings.sample_frames, len(inputs))
     wanted = [round((j + 0.5) * len(inputs) / number - 0.5) for j in range(number)]
-    # after these, whatever frame can be used
-    order = [*wanted, *(k for k in range(len(inputs)) if k not in wanted)]
-    read, models = {}, []
+    # after these, some others that can take the place of one
+    order = [*wanted, *(k for k in range(len(inputs)) if k not in wanted)][: 2 * number]
+    read, models, alike = {}, {}, []
     for k in order:
         (frame,) = read_frames([inputs[k]], call)
-        read[k] = frame
         try:
             with unreported():
-                model = model_of(frame, call)
-        except FAILURES:
+                models[k] = model_of(frame, call)
+        except Exception as error:
+            _logger.info("Frame %d is not in the sample: %s", k, error)
             continue
-        if not models or model._measured.fitted_elements == models[0]._measured.fitted_elements:
-            models.append(model)
-        if len(models) == number:
+        read[k] = frame
+        alike = _commonest({k: tuple(model._measured.fitted_elements) for k, model in models.items()})
+        if len(alike) == number:
             break
     if not models:
         return None, read
-    scans = [model._measured.scan_data() for model in models]
+    scans = [models[k]._measured.scan_data() for k in alike]
     with counted("Choosing settings", "fit", show_progressbar) as tick:
         selection = method.select(scans, call.settings, num_workers, lambda n_fits, expected: tick())
     return selection, read
+
+
+def _commonest(values):
+    """The keys of the commonest of the values of a dictionary."""
+    kinds = list(values.values())
+    most = max(kinds, key=kinds.count)
+    return [key for key, value in values.items() if value == most]

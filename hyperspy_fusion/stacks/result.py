@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import tempfile
+import weakref
 from collections import defaultdict
 from typing import Any
 
 import numpy as np
 
 from hyperspy_fusion.diagnostics import WARNING, Diagnostic, as_metadata, report
+from hyperspy_fusion.results.frames import FUSED_FRAMES, name_of_frame
 from hyperspy_fusion.results.fused_maps import Inputs
 from hyperspy_fusion.stacks.fit import FailedFrame
 
@@ -18,10 +21,13 @@ NOT_FUSED = "frame-not-fused"
 _MOST_NAMED = 8
 
 
-class Store:
-    """Fused maps of the frames on disk, in a folder that is deleted with the process.
+# ---- arrays on disk ------------------------------------------------------------------------------------
 
-    Every frame is one chunk, which whoever fuses it writes.
+
+class Store:
+    """Arrays of the frames on disk, in a folder that is deleted with the last signal that reads from it.
+
+    Those of each frame are files of their own, which whoever fuses it writes.
     """
 
     def __init__(self, frames):
@@ -31,18 +37,21 @@ class Store:
         self.indices = frames.indices
 
     def writer(self, block):
-        """A function that writes the maps of a frame of a block, by its number in it."""
+        """A function that writes a frame of a block, by its number in it."""
         return functools.partial(_write, str(self.folder), [self.indices[k] for k in block])
 
-    def lazy(self, shape, dtype, fused):
-        """All maps as a dask array, with NaN for frames that are not among the indices of the ``fused`` ones."""
+    def lazy(self, name, shape, dtype, present):
+        """All arrays of a name as one of dask, with NaN for frames whose index is not among those ``present``."""
         import dask.array as da
 
-        def chunk(block_info: Any = None):
-            index = tuple(start for start, _ in block_info[None]["array-location"][: len(shape) - 3])
-            return _read(self.folder, index, shape[-3:], dtype, index in fused)[(None,) * (len(shape) - 3)]
+        n = len(self.indices[0])
 
-        chunks = [(1,) * size for size in shape[:-3]] + [(size,) for size in shape[-3:]]
+        def chunk(block_info: Any = None):
+            index = tuple(start for start, _ in block_info[None]["array-location"][:n])
+            data = np.load(_path(self.folder, name, index)) if index in present else np.full(shape[n:], np.nan, dtype)
+            return data[(None,) * n]
+
+        chunks = [(1,) * size for size in shape[:n]] + [(size,) for size in shape[n:]]
         return da.map_blocks(chunk, chunks=tuple(chunks), dtype=dtype, meta=np.empty((0,) * len(shape), dtype))
 
 
@@ -50,25 +59,26 @@ class _Folder:
     """A folder that is deleted with the last signal of this process that reads from it; others know its name."""
 
     def __init__(self, where):
-        self.own = tempfile.TemporaryDirectory(prefix="hyperspy-fusion-", dir=where, ignore_cleanup_errors=True)
+        self.name = tempfile.mkdtemp(prefix="hyperspy-fusion-", dir=where)
+        weakref.finalize(self, shutil.rmtree, self.name, ignore_errors=True)
 
     def __str__(self):
-        return self.own.name
+        return self.name
 
     def __reduce__(self):
-        return str, (str(self),)
+        return str, (self.name,)
 
 
-def _path(folder, index):
-    return f"{folder}/{'_'.join(map(str, index))}.npy"
+def _path(folder, name, index):
+    return f"{folder}/{name}_{'_'.join(map(str, index))}.npy"
 
 
-def _write(folder, indices, number, maps):
-    np.save(_path(folder, indices[number]), maps)
+def _write(folder, indices, number, fitted):
+    for name, array in fitted.arrays().items():
+        np.save(_path(folder, name, indices[number]), array)
 
 
-def _read(folder, index, shape, dtype, is_fused):
-    return np.load(_path(folder, index)) if is_fused else np.full(shape, np.nan, dtype)
+# ---- one signal ----------------------------------------------------------------------------------------
 
 
 def fused_stack(frames, found, store=None) -> Any:
@@ -77,67 +87,70 @@ def fused_stack(frames, found, store=None) -> Any:
 
     found = _alike(found)
     first = next(one for one in found if not isinstance(one, FailedFrame))
-    diagnostics = _summary(frames, found)
-    shape = (*frames.shape, len(first.metadata["Sample"]["elements"]), *(axis["size"] for axis in first.axes[1:]))
-    fused = {index for index, one in zip(frames.indices, found, strict=True) if not isinstance(one, FailedFrame)}
-    data = (
-        _filled(frames, [getattr(one, "data", None) for one in found])
-        if store is None
-        else store.lazy(shape, first.data.dtype, fused)
+    maps, errors, measured, images = (
+        _together(frames, found, store, name) for name in ("maps", "errors", "measured", "haadf")
     )
-    axes = [*frames.axes, *first.axes]
     metadata = {key: value for key, value in first.metadata.items() if key != "Fusion"}
-    signal = hs.signals.Signal2D(data, axes=axes, metadata=metadata)
-    signal = signal if store is None else signal.as_lazy()
+
+    def signal_of(data, axes, metadata=None):
+        signal = hs.signals.Signal2D(data, axes=axes, metadata=metadata or {})
+        return signal if store is None else signal.as_lazy()
+
+    signal = signal_of(maps, [*frames.axes, *first.axes], metadata)
     signal.set_signal_type("element_maps")
-    if store is None:
-        _keep_inputs(signal, frames, found)
+    signal._inputs = Inputs(
+        signal._deepcopy_with_new_data(measured), signal_of(images, [*frames.axes, *first.axes[1:]])
+    )
+    if errors is not None:
+        signal.set_noise_variance(signal._deepcopy_with_new_data(errors**2))
+    diagnostics = _summary(frames, found)
     for key, value in _record(frames, found, diagnostics).items():
-        signal.metadata.set_item(f"Fused_frames.{key}", value)
+        signal.metadata.set_item(f"{FUSED_FRAMES}.{key}", value)
     report(diagnostics)
     return signal
 
 
-def _keep_inputs(signal, frames, found):
-    """What the frames were fused from, which the result in memory keeps, and the squares of their errors."""
-    import hyperspy.api as hs
-
-    measured, images, errors = (
-        _filled(frames, [getattr(one, name, None) for one in found]) for name in ("measured", "haadf", "errors")
-    )
-    maps = signal._deepcopy_with_new_data(measured)
-    axes = [axis for axis in signal.axes_manager._get_axes_dicts() if axis["name"] != "element"]
-    signal._inputs = Inputs(maps, hs.signals.Signal2D(images, axes=axes))
-    if errors is not None:
-        signal.set_noise_variance(signal._deepcopy_with_new_data(errors**2))
-
-
-def _filled(frames, arrays):
-    """The arrays of the frames in one, NaN for those that have none; None where none has one."""
-    first = next((a for a in arrays if a is not None), None)
-    if first is None:
+def _together(frames, found, store, name):
+    """An array of all frames, NaN for those that have none; None where none has one."""
+    arrays = {
+        index: getattr(one, name)
+        for index, one in zip(frames.indices, found, strict=True)
+        if not isinstance(one, FailedFrame) and getattr(one, name) is not None
+    }
+    if not arrays:
         return None
-    data = np.full((*frames.shape, *first.shape), np.nan, np.result_type(first.dtype, np.float32))
-    for index, array in zip(frames.indices, arrays, strict=True):
-        if array is not None:
-            data[index] = array
+    first = next(one for one in found if not isinstance(one, FailedFrame))
+    sizes = [axis["size"] for axis in (first.axes[1:] if name == "haadf" else first.axes)]
+    dtype = np.result_type(*{array.dtype for array in arrays.values()}, np.float32)
+    if store is not None:
+        return store.lazy(name, (*frames.shape, *sizes), dtype, frozenset(arrays))
+    data = np.full((*frames.shape, *sizes), np.nan, dtype)
+    for index, array in arrays.items():
+        data[index] = array
     return data
 
 
 def _record(frames, found, diagnostics):
-    """``metadata.Fused_frames``: what there is to say about all, and ``metadata.Fusion`` of each frame."""
-    fits = {_name(k): one.metadata["Fusion"] for k, one in enumerate(found) if not isinstance(one, FailedFrame)}
+    """``metadata.Fused_frames``: what there is to say about all, and ``metadata.Fusion`` of each frame.
+
+    The numbers of the frames are cut with them. Why frames failed is in the order of their numbers.
+    """
+    failed = {k: one.sentence for k, one in enumerate(found) if isinstance(one, FailedFrame)}
     return {
         "n_frames": len(found),
+        "numbers": np.arange(len(found)),
         "shape": np.array(frames.shape),
-        "failed": np.array([k for k, one in enumerate(found) if isinstance(one, FailedFrame)], dtype=int),
+        "files": [_file_of(one) for one in found],
+        "failed": np.array(list(failed), dtype=int),
+        "failures": list(failed.values()),
         "diagnostics": as_metadata(diagnostics),
-        **fits,
+        **{name_of_frame(k): one.metadata["Fusion"] for k, one in enumerate(found) if k not in failed},
     }
 
 
-def _name(k):
-    return f"frame_{k:05d}"
+def _file_of(one):
+    """The file of a frame as its metadata have it, "" where not known."""
+    return "" if isinstance(one, FailedFrame) else str(one.metadata["General"].get("original_filename", ""))
 
 
 def _alike(found):
@@ -151,37 +164,40 @@ def _alike(found):
     return [
         one
         if isinstance(one, FailedFrame) or k in most
-        else FailedFrame(f"its elements are {', '.join(one.metadata['Sample']['elements'])}.")
+        else FailedFrame(f"Its elements are {', '.join(one.metadata['Sample']['elements'])}.")
         for k, one in enumerate(found)
     ]
 
 
+# ---- in words ------------------------------------------------------------------------------------------
+
+
 def _summary(frames, found):
-    """Diagnostics about all frames: one for each kind of finding, with the frames that it is about."""
-    about = defaultdict(list)
+    """Diagnostics about all frames: one for each kind of finding, and for each reason why frames were not fused."""
+    about: dict = defaultdict(dict)
     for k, one in enumerate(found):
         if isinstance(one, FailedFrame):
-            about[NOT_FUSED, WARNING, f"They could not be fused and are NaN: {one.sentence}"].append(k)
+            about[NOT_FUSED, WARNING, one.sentence][k] = f"not fused, and NaN: {one.sentence}"
             continue
         own = one.metadata["Fusion"]["diagnostics"]
         for code, severity, sentence in zip(own["codes"], own["severities"], own["sentences"], strict=True):
-            about[code, severity, sentence].append(k)
-    by_code: dict = defaultdict(list)
-    for (code, severity, sentence), numbers in about.items():
-        by_code[code, severity].append((sentence, numbers))
-    summary = []
-    for (code, severity), cases in sorted(by_code.items(), key=lambda item: item[0][0] != NOT_FUSED):
-        numbers = sorted({k for _, own in cases for k in own})
-        sentence = f"{_which(frames, numbers, len(found))}: {cases[0][0]}"
-        summary.append(Diagnostic(code, sentence, severity))
-    return summary
+            about[code, severity, ""].setdefault(k, sentence)
+    in_order = sorted(about.items(), key=lambda item: item[0][0] != NOT_FUSED)
+    return [
+        Diagnostic(code, f"{_which(frames, cases)}: {next(iter(cases.values()))}", severity)
+        for (code, severity, _), cases in in_order
+    ]
 
 
-def _which(frames, numbers, total):
-    """In words: frames by their places in the stack."""
-    if len(numbers) == total:
-        return "All frames"
-    indices = [frames.indices[k] for k in numbers[:_MOST_NAMED]]
-    named = ", ".join(str(i[0]) if len(i) == 1 else str(tuple(reversed(i))) for i in indices)
-    more = f" and {len(numbers) - _MOST_NAMED} more" if len(numbers) > _MOST_NAMED else ""
-    return f"Frame{'s' * (len(numbers) > 1)} {named}{more} of {total}"
+def _which(frames, cases):
+    """In words: frames by their indices, and which of them the first sentence is about if others have another one."""
+    indices = [_in_words(frames.indices[k]) for k in cases]
+    more = f" and {len(cases) - _MOST_NAMED} more" if len(cases) > _MOST_NAMED else ""
+    last = _in_words(tuple(size - 1 for size in frames.shape))
+    words = f"Frame{'s' * (len(cases) > 1)} {', '.join(indices[:_MOST_NAMED])}{more} (the last is {last})"
+    words = "All frames" if len(cases) == len(frames) else words
+    return words if len(set(cases.values())) == 1 else f"{words}, here {indices[0]}"
+
+
+def _in_words(index):
+    return str(index[0]) if len(index) == 1 else str(tuple(reversed(index)))

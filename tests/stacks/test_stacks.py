@@ -1,6 +1,7 @@
 """Stacks of scans, fused frame by frame."""
 
 import logging
+import threading
 from functools import cache
 
 import dask
@@ -129,14 +130,18 @@ def test_a_cluster_gives_the_same_bits():
 
 @pytest.mark.parametrize("extension", [".zspy", ".hspy"])
 def test_lazy_in_lazy_out_and_saved(extension, tmp_path):
-    fused = hf.fuse([one.as_lazy() for one in map_stacks()], haadf_stack().as_lazy(), **SETTINGS)
+    fused = hf.fuse([one.as_lazy() for one in map_stacks()], haadf_stack().as_lazy(), errors=2, **SETTINGS)
     assert fused._lazy and fused.data.chunks[0] == (1, 1, 1)
     np.testing.assert_array_equal(fused.frame(2).data, alone()[2].data)
+    np.testing.assert_array_equal(fused.frame(2)._inputs.haadf.data, frames()[2][1].data)
+    expected = hf.fuse(*frames()[2], errors=2, **SETTINGS).standard_errors().data
+    np.testing.assert_allclose(fused.frame(2).standard_errors().data, expected, rtol=1e-5)
     fused.save(tmp_path / f"stack{extension}")
     back = hs.load(tmp_path / f"stack{extension}")
     np.testing.assert_array_equal(back.data, [one.data for one in alone()])
     assert back.frame(0).metadata.Fusion.converged == alone()[0].metadata.Fusion.converged
     back.frame(0).modelled_haadf()
+    np.testing.assert_allclose(back.frame(2).standard_errors().data, expected, rtol=1e-5)
 
 
 # ---- the choice of settings ----------------------------------------------------------------------------
@@ -189,9 +194,9 @@ def test_a_frame_that_fails_is_nan_and_the_others_are_kept(caplog):
         fused = hf.fuse(maps, haadf, method="published", max_iter=3, show_progressbar=False)
     assert np.isnan(fused.data[1]).all() and np.isfinite(fused.data[[0, 2]]).all()
     (record,) = [r for r in caplog.records if getattr(r, "code", "") == "frame-not-fused"]
-    assert record.message.startswith("Frame 1 of 3: ") and "constant" in record.message
+    assert record.message.startswith("Frame 1 (the last is 2): not fused") and "constant" in record.message
     assert fused.metadata.Fused_frames.failed.tolist() == [1]
-    with pytest.raises(ValueError, match="no fit of the frame"):
+    with pytest.raises(ValueError, match="no fit of the frame .1,.: The HAADF image .*constant"):
         fused.frame(1)
 
 
@@ -281,6 +286,21 @@ def test_axes_without_calibration_and_of_one_frame():
     np.testing.assert_array_equal(fused.frame(0).data, alone()[0].data)
 
 
+def test_axes_are_paired_by_their_names():
+    """However they are ordered, and whatever else is as large."""
+    rows = [hs.stack([one, one], new_axis_name="row", show_progressbar=False) for one in [*map_stacks(), haadf_stack()]]
+    fused = hf.fuse(rows[:3], rows[3].transpose(navigation_axes=["row", "tilt"]), **SETTINGS)
+    assert [axis.name for axis in fused.axes_manager.navigation_axes] == ["element", "row", "tilt"]
+    np.testing.assert_array_equal(fused.frame((1, 2)).data, alone()[2].data)
+
+
+def test_models_and_arrays_are_refused():
+    with pytest.raises(TypeError, match="A HyperSpy signal is needed, got ndarray"):
+        hf.fuse([map_stacks()[0], np.ones((3, 24, 20))], haadf_stack(), **SETTINGS)
+    with pytest.raises(ValueError, match="register"):
+        hf.fuse(map_stacks(), haadf_stack(), register="x", **SETTINGS)
+
+
 def test_axes_that_do_not_agree():
     maps, haadf = map_stacks(), haadf_stack()
     with pytest.raises(ValueError, match=r"has 2 frames along tilt and .* 3: crop both"):
@@ -306,17 +326,76 @@ def test_two_navigation_axes():
 
 def test_slices_know_their_fit():
     fused = hf.fuse(map_stacks(), haadf_stack(), **SETTINGS)
-    np.testing.assert_array_equal(fused.inav[:, 1:].frame(0).data, alone()[1].data)
-    assert fused.inav[:, 1:].frame(0).metadata.Fusion.n_iter == alone()[1].metadata.Fusion.n_iter
-    with pytest.raises(ValueError, match="take one of its frames by frame"):
-        fused.modelled_haadf()
+    for part, k in (
+        (fused.inav[:, 1:].frame(0), 1),
+        (fused.inav[:, ::-1].frame(0), 2),
+        (fused.inav[:, 1], 1),
+        (fused.isig[2:, 3:].frame(2).isig[:4, :4], 2),
+        (fused.inav[:2].frame(1), 1),
+        (fused.get_map("Fe").frame(1), 1),
+    ):
+        assert part.metadata.Fusion.n_iter == alone()[k].metadata.Fusion.n_iter
+        np.testing.assert_array_equal(part.metadata.Fusion.map_norms, alone()[k].metadata.Fusion.map_norms)
+        assert not part.metadata.has_item("Fused_frames")
+        np.testing.assert_array_equal(part._inputs.haadf.data, frames()[k][1].data)
+        np.testing.assert_array_equal(part._inputs.maps.get_map("Fe").data, frames()[k][0][1].data)
+    fused.inav[:, 1].plot_fusion()
+    rebinned = fused.rebin(scale=(1, 1, 2, 2)).frame(0)
+    with pytest.raises(ValueError, match="rebinned after the fit"):
+        rebinned.modelled_haadf()
     with pytest.raises(ValueError, match="not the result of fusing a stack"):
         alone()[0].frame(0)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda fused: fused.modelled_haadf(),
+        lambda fused: fused.region(),
+        lambda fused: fused.plot_fusion(),
+        lambda fused: fused.atomic_percent("CL", [1, 1, 1]),
+        lambda fused: fused.weight_percent("CL", [1, 1, 1]),
+        lambda fused: fused.export("folder"),
+        lambda fused: fused.plot_convergence(),
+    ],
+)
+def test_what_is_of_one_frame_is_refused(ask):
+    with pytest.raises(ValueError, match=r"is a stack along tilt .3.: take one of its frames by frame.0."):
+        ask(fused_stack())
+
+
+@cache
+def fused_stack():
+    return hf.fuse(map_stacks(), haadf_stack(), **SETTINGS)
 
 
 def test_a_scan_is_no_stack():
     assert frames_of(*frames()[0]) is None
     assert frames_of(frames()[0][1], hf.element_maps(frames()[0][0])) is None  # swapped
+
+
+def test_frames_know_their_files():
+    """What hs.stack keeps of each."""
+    maps, images = [], []
+    for k, (own, haadf) in enumerate(frames()):
+        own = [one.deepcopy() for one in own]
+        for one in own:
+            one.metadata.General.original_filename = f"tilt{k}.emd"
+        maps.append(own)
+        images.append(haadf)
+    stacks = [hs.stack([own[i] for own in maps], show_progressbar=False) for i in range(3)]
+    fused = hf.fuse(stacks, hs.stack(images, show_progressbar=False), **SETTINGS)
+    assert [fused.frame(k).metadata.General.original_filename for k in range(3)] == [f"tilt{k}.emd" for k in range(3)]
+
+
+def test_two_stacks_at_once():
+    found, stacks = [], [(map_stacks(), haadf_stack()) for _ in range(3)]
+    ask = lambda *stack: found.append(hf.fuse(*stack, **SETTINGS).data)  # noqa: E731
+    threads = [threading.Thread(target=ask, args=stack) for stack in stacks]
+    [thread.start() for thread in threads], [thread.join() for thread in threads]
+    assert len(found) == 3
+    for data in found:
+        np.testing.assert_array_equal(data, fused_stack().data)
 
 
 def test_threads_of_a_task():

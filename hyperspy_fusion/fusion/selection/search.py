@@ -169,17 +169,17 @@ def ensemble_of(selection, observation, settings, out_of_window=None):
     if not selection.chosen:
         return [EnsembleFit(settings.chosen(), np.ones(len(observation.scan.maps)), observation)]
     at = {element: i for i, element in enumerate(selection.elements)}
-    ensemble, components = [], None
+    ensemble = []
     for choice, weights in selection.chosen.items():
         own = np.array([weights[at[e]] if e in at else weights.mean() for e in observation.scan.elements])
-        chosen = settings.chosen(*choice[: len(OPEN)])
-        if not choice.components:
-            ensemble.append(EnsembleFit(chosen, own, observation))
-            continue
-        if components is None:
-            components = ComponentsByFold.of(observation, out_of_window, settings, 0, np.random.default_rng())
-        if components is not None:
-            ensemble.append(EnsembleFit(chosen, own, components.components))
+        chosen, source = settings.chosen(*choice[: len(OPEN)]), observation
+        if choice.components:
+            number = replace(settings, components=choice.components)
+            spectra = ComponentsByFold.of(observation, out_of_window, number, 0, np.random.default_rng())
+            if spectra is None:
+                continue
+            source = spectra.components
+        ensemble.append(EnsembleFit(chosen, own, source))
     return ensemble
 
 

@@ -260,7 +260,9 @@ class ComponentsByFold:
     def of(cls, observation, out_of_window, settings, n_folds, rng):
         """None where they cannot be used: few counts, another unit, or a ``lambda_reg`` for each map."""
         number = None if settings.components == "auto" else settings.components
-        if number == 0 or out_of_window.sum() < FEWEST_COUNTS or isinstance(settings.lambda_reg, tuple | dict):
+        if number == 0 or out_of_window is None or isinstance(settings.lambda_reg, tuple | dict):
+            return None
+        if out_of_window.sum() < FEWEST_COUNTS:
             return None
         if not np.allclose(observation.noise.counts_scale, 1, rtol=1e-6):
             _logger.info("The maps are not in counts: out-of-window counts are not used.")
