@@ -273,13 +273,17 @@ def _in_order(axes):
 def _axes_of(manager):
     """The axis of frames, None where there is none, and those of y and x."""
     navigation = _in_order(manager.navigation_axes)
-    is_of_images = manager.signal_dimension == 2
-    scan = _in_order(manager.signal_axes) if is_of_images else navigation[-2:]
-    others = [axis for axis in navigation if axis not in scan and axis.name != "element"]
-    if len(others) == 2:  # `hyperspy.api.stack` names an axis that may be of frames or of elements
-        others = [axis for axis in others if axis.name not in STACK_AXES]
-    is_known = len(navigation) in ((1, 2) if is_of_images else (3,)) and manager.signal_dimension <= 2
-    return (others[0] if is_known and len(others) == 1 else None), scan
+    if manager.signal_dimension == 2:
+        # alone, an axis that hyperspy.api.stack has named is of frames
+        of_elements = STACK_AXES if len(navigation) == 2 else STACK_AXES[:1]
+        free = [axis for axis in navigation if axis.name not in of_elements]
+        return free[0] if len(free) == 1 and len(navigation) < 3 else None, _in_order(manager.signal_axes)
+    if len(navigation) == 3 and manager.signal_dimension < 2:
+        scan = [axis for axis in navigation if axis.name in ("x", "y")]
+        scan = scan if len(scan) == 2 else navigation[1:]
+        (frame,) = (axis for axis in navigation if axis not in scan)
+        return frame if frame.name not in STACK_AXES else None, scan
+    return None, []
 
 
 def _images_of(images, first):

@@ -94,6 +94,15 @@ def as_stack(maps):
     return hs.stack(list(maps.values()), new_axis_name="element", show_progressbar=False)
 
 
+def test_the_axis_of_frames_may_have_the_name_of_hyperspy():
+    """As hyperspy.api.stack names it by itself."""
+    counts, maps, images = frames()
+    expected, _ = by_hand(counts, hf.sum_frames(maps, images)[1].metadata.Frames)
+    for signal in (*maps.values(), images):
+        signal.axes_manager[0].name = "stack_element"
+    np.testing.assert_array_equal([one.data for one in hf.sum_frames(maps, images)[0].values()], expected)
+
+
 @pytest.mark.parametrize(
     "kind", ["list", "stack", "spectra", "lazy maps", "lazy spectra", "lazy events", "big-endian", "navigation"]
 )
