@@ -256,9 +256,10 @@ def test_frames_are_to_be_summed_and_the_maps_of_the_vendor_no_way_out(signal_ty
     signals = [image("HAADF"), image("Fe"), image("O"), kept]
     for call in (lambda: hf.scan(signals), lambda: hf.element_maps(kept, ["Fe"]), lambda: kept.fuse(signals[0])):
         with pytest.raises(
-            ValueError, match=r"EDS.* keeps its frames apart, .*`hyperspy_fusion\.sum_frames\("
+            ValueError, match=r"EDS.* keeps its frames apart: .*`hyperspy_fusion\.sum_frames\("
         ) as error:
             call()
+        assert "one HAADF image for each frame" in str(error.value) and len(str(error.value).split()) <= 35
     summed = eval(re.search(r"`(s\.sum.+?)`", str(error.value))[1], {"s": kept})
     assert summed.axes_manager.navigation_shape == (NX, NY)
     assert hf.scan([*signals, summed]).source is summed
