@@ -374,7 +374,7 @@ def _compare_areas(map_axes, haadf_axes, maps, haadf, both_are_maps):
         return None
     where = _beginnings(map_axes, haadf_axes, maps, haadf)
     if not both_are_maps and one_has_no_offset(map_axes, haadf_axes):
-        where += ": the fields of view were laid edge on edge, as is usual for files of Velox."
+        where += ": the fields were laid edge on edge, as is usual for Velox files (else pass register='shift')."
         return Diagnostic("offset-differs", where, INFORMATION)
     where += f", {apart:.3g} pixels apart"
     pairs = zip(map_axes, haadf_axes, strict=True)
