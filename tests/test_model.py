@@ -184,7 +184,37 @@ def test_diagnostics_of_the_input_are_kept(scan):
     np.testing.assert_array_equal(fused.data[[0, 2]], expected.data)
     found = next(d for d in model.diagnostics if d.code == "constant-map")
     assert found.elements == ("S",) and list(fused.metadata.Fusion.constant_elements) == ["S"]
+    assert found.sentence.startswith("The map of S is constant: it is kept")
     np.testing.assert_allclose(fused.modelled_haadf().data, expected.modelled_haadf().data, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "values, sentences",
+    [
+        ({"S": 0}, ["The map of S has no counts: it is kept as it is, and the others are fused."]),
+        (
+            {"S": 0, "Cu": 0},
+            ["The maps of S and Cu have no counts: they are kept as they are, and the others are fused."],
+        ),
+        (
+            {"S": 3, "Cu": 2},
+            ["The maps of S and Cu are constant: they are kept as they are, and the others are fused."],
+        ),
+        ({"S": 0, "Cu": 2}, ["The map of S has no counts", "The map of Cu is constant"]),
+    ],
+)
+def test_maps_without_counts_and_constant_ones_are_named(scan, values, sentences):
+    maps, haadf = scan
+    flat = [with_data(maps[0], np.full(maps[0].data.shape, value)) for value in values.values()]
+    for signal, element in zip(flat, values, strict=True):
+        signal.metadata.Sample.elements = [element]
+        signal.data[0, 0] = 0
+    mask = np.zeros(maps[0].data.shape, bool)
+    mask[0, 0] = True
+    model = hf.FusedMultiModal(haadf, [*maps, *flat], method="calibrated", mask=mask)
+    found = [d for d in model.diagnostics if d.code == "constant-map"]
+    assert [e for d in found for e in d.elements] == list(values)
+    assert all(d.sentence.startswith(words) for d, words in zip(found, sentences, strict=True))
 
 
 def test_interrupted_fit_keeps_the_last_iterate(scan, caplog):

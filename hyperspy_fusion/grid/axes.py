@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import INFORMATION, WARNING, Diagnostic
+from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
 from hyperspy_fusion.fusion.checks import LARGEST, SMALLEST
 from hyperspy_fusion.fusion.registration.resampling import Placement
 
@@ -33,13 +33,11 @@ _BY_KEYWORD = (
 
 # names of an axis along which one map follows another
 STACK_AXES = ("element", "stack_element")
-
 # to pint "px" is the CSS pixel, a length of 0.26 mm
 UNCALIBRATED = {"", "px", "pixel", "pixels", "<undefined>", "None"}
 # to pint "A" is the ampere, which no scan is measured in
 _UNIT_NAMES = {"A": "angstrom", "Ang": "angstrom", "Angstrom": "angstrom"}
 _LENGTHS = ("nm", "µm", "pm", "mm", "m")
-
 
 _LAYOUTS = {(0, 2): "image", (2, 0): "image", (1, 2): "stack", (3, 0): "stack", (2, 1): "spectra", (3, 1): "frames"}
 _ENERGY = re.compile("energy|loss", re.IGNORECASE)
@@ -74,8 +72,8 @@ def frames_problem(signal: Any) -> str:
     axis = signal.axes_manager.navigation_axes[-1]
     named = repr(axis.name) if isinstance(axis.name, str) else axis.index_in_axes_manager
     return (
-        f"{signal} keeps its frames apart, and one value or spectrum per pixel is needed: register and add them up by "
-        f"`hyperspy_fusion.sum_frames(spectra, images)`, or by `s.sum({named})` if the scan did not drift."
+        f"{signal} keeps its frames apart: add them up by `hyperspy_fusion.sum_frames(spectra, images)`, by "
+        f"`s.sum({named})` if the scan did not drift, or pass spectra and one HAADF image for each frame."
     )
 
 
@@ -374,7 +372,11 @@ def _compare_areas(map_axes, haadf_axes, maps, haadf, both_are_maps):
     apart = max(map(_pixels_apart, map_axes, haadf_axes))
     if apart <= SILENT_PIXELS + _ROUNDING:
         return None
-    where = f"{_beginnings(map_axes, haadf_axes, maps, haadf)}, {apart:.3g} pixels apart"
+    where = _beginnings(map_axes, haadf_axes, maps, haadf)
+    if not both_are_maps and one_has_no_offset(map_axes, haadf_axes):
+        where += ": the fields were laid edge on edge, as is usual for Velox files (else pass register='shift')."
+        return Diagnostic("offset-differs", where, INFORMATION)
+    where += f", {apart:.3g} pixels apart"
     pairs = zip(map_axes, haadf_axes, strict=True)
     is_same_pixel = all(m["units"] == h["units"] and np.isclose(m["scale"], h["scale"]) for m, h in pairs)
     if both_are_maps and is_same_pixel and apart >= 1 - _ROUNDING:
@@ -383,9 +385,7 @@ def _compare_areas(map_axes, haadf_axes, maps, haadf, both_are_maps):
             "(`axes_manager[...].offset`)."
         )
     by_keyword = "" if both_are_maps else ", or pass register='shift'"
-    is_usual = not both_are_maps and one_has_no_offset(map_axes, haadf_axes)
-    sentence = f"{where}: check that they show the same area{by_keyword}."
-    return Diagnostic("offset-differs", sentence, INFORMATION if is_usual else WARNING)
+    return Diagnostic("offset-differs", f"{where}: check that they show the same area{by_keyword}.")
 
 
 def one_has_no_offset(map_axes: Axes, haadf_axes: Axes) -> bool:

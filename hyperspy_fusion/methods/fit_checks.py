@@ -37,14 +37,21 @@ def diagnostics_of_maps(elements, maps, valid, constant, method, has_variance):
     if constant.all():
         raise ValueError(f"All maps ({', '.join(elements)}) are constant, with nothing to fuse: pass maps with counts.")
     found = []
-    flat = tuple(e for e, is_constant in zip(elements, constant, strict=True) if is_constant)
-    if flat:
-        sentence = f"The map of {_and(flat)} is constant: it is kept as it is, and the others are fused."
-        found.append(Diagnostic("constant-map", sentence, elements=flat))
+    has_counts = np.array([np.any(image[own]) for image, own in zip(maps, valid, strict=True)])
+    for one, several, chosen in (
+        ("has no counts", "have no counts", constant & ~has_counts),
+        ("is constant", "are constant", constant & has_counts),
+    ):
+        flat = tuple(e for e, is_chosen in zip(elements, chosen, strict=True) if is_chosen)
+        if flat:
+            kept = f"{several}: they are kept as they are" if len(flat) > 1 else f"{one}: it is kept as it is"
+            sentence = f"{_maps_of(flat)} {kept}, and the others are fused."
+            found.append(Diagnostic("constant-map", sentence, elements=flat))
     negative = {} if has_variance and method.uses_noise_metadata else _negative(elements, maps, valid)
     if negative:
-        listed = _and([f"{e} (down to {low:.4g})" for e, low in negative.items()])
-        sentence = f"The map of {listed} has negative values. {_NEGATIVE[method.has_noise_model]}"
+        listed = _maps_of([f"{e} (down to {low:.4g})" for e, low in negative.items()])
+        have = "has" if len(negative) == 1 else "have"
+        sentence = f"{listed} {have} negative values. {_NEGATIVE[method.has_noise_model]}"
         found.append(Diagnostic("negative-values", sentence, elements=tuple(negative)))
     return found
 
@@ -214,6 +221,10 @@ def correlation(a, b, valid):
     a, b = a - a.mean(), b - b.mean()
     size = np.linalg.norm(a) * np.linalg.norm(b)
     return float(np.vdot(a, b) / size) if size else 0.0
+
+
+def _maps_of(names):
+    return f"The {'map' if len(names) == 1 else 'maps'} of {_and(names)}"
 
 
 def _and(words):

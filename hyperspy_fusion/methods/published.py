@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hyperspy_fusion.fusion.problems.published import published_problem
+from hyperspy_fusion.fusion.terms.haadf_model import constant_in_words
 from hyperspy_fusion.fusion.terms.scan_data import has_contrast
 from hyperspy_fusion.grid.images import finite_pixels
 from hyperspy_fusion.grid.masks import Valid, check_magnitudes
@@ -25,8 +26,9 @@ class Published:
             finite_pixels(image, f"the {element} image")
         valid = Valid.everywhere(maps.shape)
         if not has_contrast(haadf, valid.haadf):
+            what = constant_in_words(haadf, valid.haadf)
             raise ValueError(
-                "The HAADF image is constant, and method='published' scales it to [0, 1]: pass that of the scan, or "
+                f"The HAADF image is {what}, and method='published' scales it to [0, 1]: pass one with contrast, or "
                 "method='calibrated', which fuses the maps without it."
             )
         check_magnitudes([*elements, "HAADF"], [*maps, haadf], [*valid.maps, valid.haadf])

@@ -12,6 +12,7 @@ from hyperspy_fusion.diagnostics import INFORMATION, WARNING, Diagnostic, report
 from hyperspy_fusion.fusion.registration.drift import (
     APART,
     COUNTS,
+    EMPTY,
     INCOMPLETE,
     UNLIKE,
     Drift,
@@ -42,13 +43,18 @@ from hyperspy_fusion.results import plot
 
 _logger = logging.getLogger(__name__)
 
-# code, severity and sentence for each reason to leave a frame out
+# sentence for each reason to leave a frame out
 _REASONS = {
-    INCOMPLETE: (INFORMATION, "incomplete, with rows that have no data"),
-    COUNTS: (WARNING, "of a total intensity far off that of the others, as with a blanked beam"),
-    UNLIKE: (WARNING, "not like the others"),
-    APART: (WARNING, "so far from the others that the common field would lose more than they add"),
+    EMPTY: "empty, with no value other than 0",
+    INCOMPLETE: "incomplete, with rows that have no data",
+    COUNTS: "of a total intensity far off that of the others, as with a blanked beam",
+    UNLIKE: "not like the others",
+    APART: "so far from the others that the common field would lose more than they add",
 }
+_IMAGE_OF_THE_SCAN = (
+    "The image was recorded over all frames, which drifted, and is cropped like the first frame: "
+    "`fuse(..., register='shift')` finds its place."
+)
 # part of the field below which the loss is reported
 _MUCH_OF_THE_FIELD = 0.8
 
@@ -68,7 +74,8 @@ def sum_frames(spectra: Any, images: Any = None, *, show_progressbar: bool | Non
         ``(element, t|x, y)``. Several signals have the same frames. Not changed.
     images : BaseSignal, optional
         HAADF or STEM images of the same frames, ``(t|x, y)`` or ``(x, y, t|)``. With None the drift is found from the
-        total counts. With one image of the scan, ``(|x, y)``, too: this image is then cropped as the spectra are.
+        total counts. With one image of the scan, ``(|x, y)``, too: this image is then cropped like the first frame, and
+        ``fuse(..., register="shift")`` finds its place.
     show_progressbar : bool, optional
         For lazy spectra. None follows HyperSpy's preference.
 
@@ -111,6 +118,8 @@ def sum_frames(spectra: Any, images: Any = None, *, show_progressbar: bool | Non
     drift = _registered(of_frames, counts, first)
     field = CommonField.of(drift, first.shape)
     diagnostics = _diagnostics(drift, field, first)
+    if pictures is not None and pictures.n is None and field.offsets[field.used].any():
+        diagnostics.append(Diagnostic("image-of-the-scan", _IMAGE_OF_THE_SCAN))
     node = _metadata(drift, field, first, counts, diagnostics)
     summed = [source.summed(field, counts) for source in sources]
     image = None if pictures is None else pictures.mean(field)
@@ -347,11 +356,13 @@ def _dtype_of_sum(dtype, counts, field, offsets):
 
 
 def _diagnostics(drift, field, first):
-    """Codes ``"frames-incomplete"``, ``"frames-counts"``, ``"frames-unlike"``, ``"frames-apart"`` and others."""
+    """Codes ``"frames-empty"``, ``"frames-incomplete"`` and those of the other reasons, and others."""
     found = []
-    for reason, (severity, words) in _REASONS.items():
+    for reason, words in _REASONS.items():
         if frames := [t for t, why in drift.reasons.items() if why == reason]:
             sentence = f"{_numbers(frames)} of {first.n} left out: {words}."
+            # a scan usually ends within a frame
+            severity = INFORMATION if reason == INCOMPLETE and frames == [first.n - 1] else WARNING
             found.append(Diagnostic(f"frames-{reason}", sentence, severity))
     if len(drift.undetermined):
         y, x = drift.undetermined[0]
@@ -382,7 +393,7 @@ def _metadata(drift, field, first, counts, diagnostics):
     """Flat arrays and Python scalars: numbers of frames, the reasons to drop them, and the drift of each frame."""
     node: dict = {"number": len(drift.used), "total": first.n}
     node |= {"dropped": np.array(list(drift.reasons), dtype=int)}
-    node |= {"reasons": [_REASONS[reason][1] for reason in drift.reasons.values()]}
+    node |= {"reasons": [_REASONS[reason] for reason in drift.reasons.values()]}
     for i, name in enumerate("yx"):
         axis, shifts = first.axes[i], drift.shifts[:, i]
         node |= {

@@ -197,9 +197,10 @@ def test_areas_apart_warn_or_are_refused():
         (found,) = check_same_scan(m, h)
         assert (found.code, found.severity) == ("offset-differs", severity)
     (found,) = check_same_scan(axes(), [axes()[0], moved(4.0)[1]])
-    assert "begins at (0 nm, 4 nm) and the maps at (0 nm, 0 nm) (y, x), 8 pixels apart" in found.sentence
-    (found,) = check_same_scan(axes(), moved(0.0003, scale=0.0005, units="µm"))
-    assert "(0.0003 µm, 0.0003 µm)" in found.sentence and "0.6 pixels apart" in found.sentence
+    assert "begins at (0 nm, 4 nm) and the maps at (0 nm, 0 nm) (y, x): the fields were" in found.sentence
+    assert "laid edge on edge, as is usual for Velox files" in found.sentence and "apart" not in found.sentence
+    (found,) = check_same_scan(moved(2.0), moved(0.0023, scale=0.0005, units="µm"))
+    assert "(0.0023 µm, 0.0023 µm)" in found.sentence and "0.6 pixels apart: check" in found.sentence
     with pytest.raises(ValueError, match="Map 2 begins at .* and map 1 at .*1 pixels apart, so they show different"):
         check_same_scan(axes(), moved(0.5), maps="map 1", haadf="map 2", both_are_maps=True)
     for other in (moved(0.49), moved(0.6, scale=0.51), moved(50.0, scale=5.0, units="Å")):

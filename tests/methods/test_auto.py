@@ -378,7 +378,7 @@ def test_negative_values_of_known_noise_are_no_warning(method):
         m.data = m.data - zero
     (sentence,) = warned(maps)
     # what is below 0 by rounding is not
-    assert "The map of Pt (down to -3) and O (down to -2) has" in sentence
+    assert "The maps of Pt (down to -3) and O (down to -2) have" in sentence
     assert "add a constant" not in sentence
     for m in maps:
         with_noise_metadata(m, None, np.full(m.data.shape, 4.0))

@@ -227,6 +227,8 @@ def test_an_image_without_contrast_is_not_used(how, method, settings, tmp_path):
     fit = fused.metadata.Fusion
     found = dict(zip(fit.diagnostics.codes, fit.diagnostics.severities, strict=True))
     assert {code: found[code] for code in found if "haadf" in code} == {"haadf-constant": "warning"}
+    (sentence,) = [words for words in fit.warnings if "fused without it" in words]
+    assert ("saturated, at 65535" if how == "constant" else "constant in its") in sentence
     assert (fit.parameters.regularization, fit.parameters.lambda_haadf) == (kind, 0)
     assert np.isfinite(fused.standard_errors().data).all() and fused.plot_fusion() is not None
     fused.save(tmp_path / "fused.hspy")
@@ -254,6 +256,23 @@ def test_a_model_without_an_image_answers_all_questions(how):
         assert "haadf-constant" in fused.metadata.Fusion.diagnostics.codes
     with pytest.raises(ValueError, match=r"No shift|no pixel that is a number"):
         hf.fuse(maps, model.haadf, register=True, show_progressbar=False)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i2", "u4", "f4"])
+@pytest.mark.parametrize("method", ["auto", "published"])
+def test_an_image_at_the_end_of_its_range_is_called_saturated(dtype, method):
+    maps, haadf = scan_signals(16, 16)
+    top = 4095 if dtype == "f4" else np.iinfo(dtype).max
+    for value, words in ((top, f"saturated, at {top} in"), (top - 1, "constant")):
+        flat = with_data(haadf, np.full((16, 16), value, dtype))
+        if value >= 2**24 and words == "constant":
+            continue  # single precision does not know them apart
+        if method == "published":
+            with pytest.raises(ValueError, match=f"HAADF image is {words}"):
+                hf.fuse(maps, flat, method=method)
+        else:
+            found = fuse_with(maps, flat, method=method, max_iter=2).metadata.Fusion.warnings
+            assert any(f"HAADF image is {words}" in sentence for sentence in found)
 
 
 def test_constant_maps_are_left_out(scan, engine):

@@ -32,6 +32,29 @@ def frames(spoilt=True, units="nm"):
     return counts, *frames_data.signals(counts, images, ELEMENTS, units)
 
 
+@pytest.mark.parametrize(
+    "spoilt, codes",
+    [
+        ({4: np.s_[:]}, {"frames-empty": "WARNING"}),
+        ({19: np.s_[:]}, {"frames-empty": "WARNING"}),
+        ({19: np.s_[30:]}, {"frames-incomplete": "INFO"}),  # a scan usually ends within a frame
+        ({4: np.s_[30:]}, {"frames-incomplete": "WARNING"}),
+        ({4: np.s_[:], 19: np.s_[30:]}, {"frames-empty": "WARNING", "frames-incomplete": "INFO"}),
+    ],
+)
+@pytest.mark.parametrize("with_images", [True, False])
+def test_frames_without_data_are_reported_unless_the_scan_ended(spoilt, codes, with_images, caplog):
+    caplog.set_level("INFO", "hyperspy_fusion")
+    _, counts, images, _ = made(20, counts=2.0)
+    counts = counts.copy()
+    for t, rows in spoilt.items():
+        counts[t][:, rows] = 0
+    maps, pictures = frames_data.signals(counts, images, ELEMENTS)
+    summed, _ = hf.sum_frames(maps, pictures if with_images else None)
+    assert {r.code: r.levelname for r in caplog.records if hasattr(r, "code")} == codes
+    assert list(summed["Pt"].metadata.Frames.dropped) == list(spoilt)
+
+
 def by_hand(counts, node):
     """Sum of counts (t, ..., y, x) that are moved by the whole pixels in the metadata."""
     used = np.setdiff1d(np.arange(len(counts)), node.dropped)
@@ -51,7 +74,7 @@ def test_counts_are_conserved_and_spoilt_frames_left_out(caplog):
         assert_untouched(signal, own)
     node = image.metadata.Frames
     assert (node.number, node.total, list(node.dropped)) == (18, 20, [7, 13])
-    assert [r.code for r in caplog.records if hasattr(r, "code")] == ["frames-unlike"]
+    assert [r.code for r in caplog.records if hasattr(r, "code")] == ["frames-incomplete", "frames-unlike"]
     assert ["not like" in node.reasons[0], "incomplete" in node.reasons[1]] == [True, True]
     found = np.stack([node.drift_y, node.drift_x], axis=1)
     used = np.setdiff1d(np.arange(20), [7, 13])
@@ -164,18 +187,26 @@ def test_lazy_spectra_are_read_chunk_by_chunk_once_for_the_drift_and_once_for_th
     assert len(source.read) == n == len(set(source.read))
 
 
-def test_without_images_the_counts_are_registered_and_one_image_is_cropped():
+def test_without_images_the_counts_are_registered_and_one_image_is_cropped(caplog):
     curve, counts, images, _ = made(8, counts=30.0)
     maps, pictures = frames_data.signals(counts, images, ELEMENTS)
     summed, image = hf.sum_frames(maps)
     node = summed["Pt"].metadata.Frames
     assert image is None
     np.testing.assert_allclose(np.stack([node.drift_y, node.drift_x], axis=1), curve, atol=0.3)
-    one = pictures.inav[0]
-    _, image = hf.sum_frames(maps, one)
+    assert not caplog.records
+    # recorded over all frames
+    one = pictures.mean("Time")
+    summed, image = hf.sum_frames(maps, one)
+    assert [r.code for r in caplog.records] == ["image-of-the-scan"]
     (y, x), (ny, nx) = (-int(min(node[f"offset_{axis}"])) for axis in "yx"), image.data.shape
     np.testing.assert_array_equal(image.data, one.data[y : y + ny, x : x + nx])
-    assert fuse_with(*hf.sum_frames(maps, one), method="calibrated").data.shape == (3, ny, nx)
+    matched = hf.match_haadf(image, summed, register="shift")
+    np.testing.assert_allclose(matched.shift, -curve.mean(axis=0), atol=0.3)
+    assert fuse_with(summed, image, method="calibrated").data.shape == (3, ny, nx)
+    caplog.clear()
+    hf.sum_frames({e: signal.inav[3:4] for e, signal in maps.items()}, one)  # one frame has no drift
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("dtype, kind", [("u1", "u"), ("i2", "i"), ("i8", "i"), ("f4", "f"), (bool, "u")])

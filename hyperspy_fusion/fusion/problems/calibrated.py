@@ -26,7 +26,7 @@ from hyperspy_fusion.fusion.settings import working_dtype
 from hyperspy_fusion.fusion.solvers.multilevel import multilevel_start
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.terms.data_fidelity import Counts, Gaussian, about_totals, noise_of
-from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, haadf_noise, z_weights
+from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, constant_in_words, haadf_noise, z_weights
 from hyperspy_fusion.fusion.terms.objective import LEAST_BLUR, HaadfTerm, Objective
 from hyperspy_fusion.fusion.terms.penalties import SECOND_ORDER, CellPenalty, cell_adjoint
 from hyperspy_fusion.fusion.terms.scan_data import ScanData, column
@@ -315,8 +315,8 @@ def _penalty(scan, guide, settings, dtype, blur):
 def _calibrated(scan, noise, settings):
     """The forward model, fitted as far as it is not given, and the dispersion of the HAADF image about it."""
     if not scan.has_contrast:
-        what = f"constant in its {np.count_nonzero(scan.haadf_valid)} valid pixels"
-        sentence = f"The HAADF image is {what}: the maps are fused without it; pass the image of the scan."
+        what = constant_in_words(scan.haadf, scan.haadf_valid)
+        sentence = f"The HAADF image is {what}: the maps are fused without it; pass one with contrast."
         return _without_model(scan, Diagnostic("haadf-constant", sentence), sigma=np.inf)
     variance = noise.noise_variance(scan)
     if isinstance(settings.haadf_coefficients, str):

@@ -16,7 +16,7 @@ import numpy as np
 from hyperspy_fusion.fusion.registration.shift import LARGEST_ERROR
 
 # reasons to leave a frame out
-INCOMPLETE, COUNTS, UNLIKE, APART = "incomplete", "counts", "unlike", "apart"
+EMPTY, INCOMPLETE, COUNTS, UNLIKE, APART = "empty", "incomplete", "counts", "unlike", "apart"
 # part of the field over which slow variations of intensity, which belong to the scan and do not drift, are removed
 _BACKGROUND = 1 / 4
 # part of the field, at each edge, over which frames fade to zero
@@ -116,18 +116,20 @@ def _drift(n, kept, shifts, errors, reasons, undetermined=(), is_found=True):
 
 
 def spoilt_frames(images: np.ndarray) -> dict:
-    """``{frame: reason}`` of images (t, ny, nx) with missing rows, or a total far off that of the others."""
+    """``{frame: reason}`` of images (t, ny, nx) without counts, with missing rows, or a total far off the others."""
     sizes = np.nan_to_num(np.abs(np.asarray(images, dtype=np.float32)), posinf=0)
     rows = sizes.sum(axis=2, dtype=float)
-    totals, reasons = rows.sum(axis=1), {}
-    typical = np.median(rows, axis=0) if len(rows) > 2 else rows.max(axis=0)
+    totals = rows.sum(axis=1)
     # few counts leave rows empty, about as many in each frame; one count is the smallest value
     count = np.min(sizes, where=sizes > 0, initial=np.inf)
-    empty = np.sort(np.count_nonzero(rows == 0, axis=1))[(len(rows) - 1) // 2]
+    is_empty = (totals == 0) & (totals.max() > _MISSING_COUNTS * count)
+    reasons, others = dict.fromkeys(np.flatnonzero(is_empty).tolist(), EMPTY), rows[~is_empty]
+    typical = np.median(others, axis=0) if len(others) > 2 else others.max(axis=0)
+    empty = np.sort(np.count_nonzero(others == 0, axis=1))[(len(others) - 1) // 2]
     part = max(_MISSING_PART, (empty + _OUTLYING * np.sqrt(empty)) / rows.shape[1])
     least = max(part * typical.sum(), _MISSING_COUNTS * count)
-    for t, row in enumerate(rows):
-        if typical[row == 0].sum() > least:
+    for t in np.flatnonzero(~is_empty).tolist():
+        if typical[rows[t] == 0].sum() > least:
             reasons[t] = INCOMPLETE
     complete = [t for t in range(len(rows)) if t not in reasons]
     if len(complete) > 2:

@@ -112,3 +112,12 @@ def saturated(haadf, least=16):
     values, counts = np.unique(haadf[np.isfinite(haadf)], return_counts=True)
     piled = values.size >= 32 and counts[-1] >= least and counts[-1] > 4 * counts[-9:-1].max()
     return haadf == values[-1] if piled else np.zeros(np.shape(haadf), dtype=bool)
+
+
+def constant_in_words(haadf, valid):
+    """What an image without contrast is: saturated where its one value is the largest of 8 bits or more, 2^n - 1."""
+    seen = haadf[valid]
+    bits = np.log2(max(float(seen.max(initial=0)), 0.0) + 1)
+    if bits >= 8 and abs(bits - round(bits)) < 1e-6:
+        return f"saturated, at {2 ** round(bits) - 1} in all valid pixels"
+    return f"constant in its {seen.size} valid pixels"

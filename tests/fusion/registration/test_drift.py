@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 import hyperspy_fusion as hf
-from hyperspy_fusion.fusion.registration.drift import APART, COUNTS, INCOMPLETE, UNLIKE, find_drift, spoilt_frames
+from hyperspy_fusion.fusion.registration.drift import (
+    APART,
+    COUNTS,
+    EMPTY,
+    INCOMPLETE,
+    UNLIKE,
+    find_drift,
+    spoilt_frames,
+)
 from hyperspy_fusion.fusion.registration.frame_sums import CommonField, aligned_lazy_sum, aligned_mean, aligned_sum
 
 fine = cache(frames_data.fine)
@@ -76,6 +84,8 @@ def spoil(images, t, how):
         images[t] = 3 * np.abs(images[t]) + 1
     elif how == "zero rows":
         images[t, 30:] = 0
+    elif how == "empty":
+        images[t] = np.nan if t == 7 else 0
     else:
         images[t, :20] = np.nan
 
@@ -86,6 +96,7 @@ def spoil(images, t, how):
         ("noise", UNLIKE),
         ("jump", APART),
         ("bright", COUNTS),
+        ("empty", EMPTY),
         ("zero rows", INCOMPLETE),
         ("NaN rows", INCOMPLETE),
     ],
@@ -111,8 +122,14 @@ def test_few_counts_are_no_missing_rows():
     falling = rng.poisson(np.linspace(3, 1, 30)[:, None, None] * np.ones((32, 32)))
     assert not spoilt_frames(falling)
     counts[4], falling[-1, 10:] = 0, 0
-    assert spoilt_frames(counts) == {4: INCOMPLETE}
+    assert spoilt_frames(counts) == {4: EMPTY}
     assert spoilt_frames(falling) == {29: INCOMPLETE}
+    # most frames are empty, or those that are not have an X-ray in few rows
+    counts[6:] = 0
+    assert spoilt_frames(counts) == dict.fromkeys([4, *range(6, 30)], EMPTY)
+    sparse = rng.poisson(0.02, (6, 64, 32))
+    sparse[2] = 0
+    assert spoilt_frames(sparse) == {2: EMPTY}
 
 
 def test_sums_move_whole_pixels_and_lose_nothing_inside_the_common_field():
