@@ -94,7 +94,8 @@ class ElementMaps(LabelledMaps):
     def standard_errors(self):
         """The standard error of every pixel: scatter by noise, and bias of smoothing as far as the counts show it.
 
-        The result of a fit with ``errors=True`` has them, and so do its crops, but they are not saved with it.
+        The result of a fit with ``errors=True`` has them, and so do its crops, but they are not saved with it. A stack
+        keeps the squares of its own as noise variance, which is saved.
         Neighbouring pixels err together: for a mean use :meth:`region`.
 
         Returns
