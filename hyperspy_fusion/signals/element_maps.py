@@ -68,7 +68,8 @@ class ElementMaps(LabelledMaps):
 
     def _fit(self):
         """``metadata.Fusion`` as a dictionary; ValueError where these maps are no result of a fit."""
-        frames.refuse_stack(self, "what belongs to one fit")
+        if self.metadata.has_item(frames.FUSED_FRAMES):
+            frames.refuse_stack(self, "what belongs to one fit")
         if not self.metadata.has_item("Fusion"):
             raise ValueError("These maps are not the result of a fit: call fuse(haadf) on them first.")
         return _in_memory(self.metadata.Fusion.as_dictionary())

@@ -522,12 +522,8 @@ def test_bad_masks_get_a_sentence(scan, mask, error, sentence):
 
 def test_masks_that_leave_too_little(scan, engine, caplog):
     maps, haadf = scan
-    for damaged, what in (
-        ((maps, with_data(haadf, haadf.data * np.nan)), "HAADF image"),
-        (([maps[0], with_data(maps[1], maps[1].data * np.nan)], haadf), "map of O"),
-    ):
-        with pytest.raises(ValueError, match=f"No pixel of the {what} is left to count"):
-            fuse(*damaged)
+    with pytest.raises(ValueError, match="No pixel of the map of O is left to count"):
+        fuse([maps[0], with_data(maps[1], maps[1].data * np.nan)], haadf)
     mask = np.ones((12, 15), bool)
     mask[3:9, 3:12] = False
     fuse(*scan, mask=mask)
