@@ -85,7 +85,7 @@ def frames_of(maps: Any, haadf: Any, mask: Any = None, background: Any = None) -
     if getattr(haadf, "_signal_type", "") == "element_maps":
         return None  # swapped with the maps, which the model reports
     axes = manager.navigation_axes
-    signals = _signals(maps)
+    signals = signals_of(maps)
     if not signals:
         return None
     for signal in signals:
@@ -103,7 +103,7 @@ def frames_of(maps: Any, haadf: Any, mask: Any = None, background: Any = None) -
     )
 
 
-def _signals(source: Any) -> list:
+def signals_of(source: Any) -> list:
     """The signals of a source: itself, or those of a list or dictionary."""
     parts: Any = source.values() if isinstance(source, dict) else source
     parts = parts if isinstance(source, dict | list | tuple) else [source]
@@ -197,6 +197,6 @@ def _of_array(values: Any, names: Sequence[Any], shape: tuple[int, ...], index: 
     """The part of a mask or background that is of one frame; that of one scan is of all frames."""
     if isinstance(values, np.ndarray) and values.ndim == len(shape) + 2 and values.shape[: len(shape)] == shape:
         return values[index]
-    signals = [] if values is None or isinstance(values, str) else _signals(values)
+    signals = [] if values is None or isinstance(values, str) else signals_of(values)
     is_stack = bool(signals) and all(_frame_axes(one, names) for one in signals)
     return _of_frame(values, names, index) if is_stack else values

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import WARNING, Diagnostic, as_metadata, report
+from hyperspy_fusion.diagnostics import Diagnostic, as_metadata, report
 from hyperspy_fusion.results.fused_maps import Inputs
 from hyperspy_fusion.stacks.fit import FailedFrame
 
@@ -25,9 +25,7 @@ class Store:
     """
 
     def __init__(self, frames):
-        from dask import config
-
-        self.folder = _Folder(config.get("temporary-directory", None))
+        self.folder = Folder()
         self.indices = frames.indices
 
     def writer(self, block):
@@ -46,10 +44,13 @@ class Store:
         return da.map_blocks(chunk, chunks=tuple(chunks), dtype=dtype, meta=np.empty((0,) * len(shape), dtype))
 
 
-class _Folder:
+class Folder:
     """A folder that is deleted with the last signal of this process that reads from it; others know its name."""
 
-    def __init__(self, where):
+    def __init__(self):
+        from dask import config
+
+        where = config.get("temporary-directory", None)
         self.own = tempfile.TemporaryDirectory(prefix="hyperspy-fusion-", dir=where, ignore_cleanup_errors=True)
 
     def __str__(self):
@@ -157,31 +158,46 @@ def _alike(found):
 
 
 def _summary(frames, found):
-    """Diagnostics about all frames: one for each kind of finding, with the frames that it is about."""
-    about = defaultdict(list)
-    for k, one in enumerate(found):
-        if isinstance(one, FailedFrame):
-            about[NOT_FUSED, WARNING, f"They could not be fused and are NaN: {one.sentence}"].append(k)
-            continue
-        own = one.metadata["Fusion"]["diagnostics"]
-        for code, severity, sentence in zip(own["codes"], own["severities"], own["sentences"], strict=True):
-            about[code, severity, sentence].append(k)
-    by_code: dict = defaultdict(list)
-    for (code, severity, sentence), numbers in about.items():
-        by_code[code, severity].append((sentence, numbers))
+    """Diagnostics about all frames."""
+    of_each = [
+        not_fused(one) if isinstance(one, FailedFrame) else _diagnostics_of(one.metadata["Fusion"]["diagnostics"])
+        for one in found
+    ]
+    return summary_of(of_each, frames.indices, "Frame")
+
+
+def not_fused(failed):
+    """The list of what there is to say of a frame, or tile, that failed."""
+    return [Diagnostic(NOT_FUSED, f"They could not be fused and are NaN: {failed.sentence}")]
+
+
+def _diagnostics_of(columns):
+    names = ("codes", "sentences", "severities")
+    return [Diagnostic(*one) for one in zip(*(columns[name] for name in names), strict=True)]
+
+
+def summary_of(of_each, indices, noun):
+    """One diagnostic for each kind of finding, with the frames that it is about.
+
+    ``of_each`` are lists of :class:`Diagnostic` of each frame, or tile, ``indices`` their places in the order of the
+    array, and ``noun`` what they are called.
+    """
+    about: dict = defaultdict(lambda: defaultdict(list))
+    for k, own in enumerate(of_each):
+        for one in own:
+            about[one.code, one.severity][one.sentence].append(k)
     summary = []
-    for (code, severity), cases in sorted(by_code.items(), key=lambda item: item[0][0] != NOT_FUSED):
-        numbers = sorted({k for _, own in cases for k in own})
-        sentence = f"{_which(frames, numbers, len(found))}: {cases[0][0]}"
-        summary.append(Diagnostic(code, sentence, severity))
+    for (code, severity), cases in sorted(about.items(), key=lambda item: item[0][0] != NOT_FUSED):
+        numbers = sorted({k for own in cases.values() for k in own})
+        summary.append(Diagnostic(code, f"{_which(indices, numbers, noun)}: {next(iter(cases))}", severity))
     return summary
 
 
-def _which(frames, numbers, total):
+def _which(indices, numbers, noun):
     """In words: frames by their places in the stack."""
-    if len(numbers) == total:
-        return "All frames"
-    indices = [frames.indices[k] for k in numbers[:_MOST_NAMED]]
-    named = ", ".join(str(i[0]) if len(i) == 1 else str(tuple(reversed(i))) for i in indices)
+    if len(numbers) == len(indices):
+        return f"All {noun.lower()}s"
+    places = [indices[k] for k in numbers[:_MOST_NAMED]]
+    named = ", ".join(str(i[0]) if len(i) == 1 else str(tuple(reversed(i))) for i in places)
     more = f" and {len(numbers) - _MOST_NAMED} more" if len(numbers) > _MOST_NAMED else ""
-    return f"Frame{'s' * (len(numbers) > 1)} {named}{more} of {total}"
+    return f"{noun}{'s' * (len(numbers) > 1)} {named}{more} of {len(indices)}"
