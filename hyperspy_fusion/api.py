@@ -107,8 +107,7 @@ def fuse(
     from hyperspy_fusion.methods.base import request_of
     from hyperspy_fusion.model import FusedMultiModal
     from hyperspy_fusion.stacks.fit import Call
-    from hyperspy_fusion.stacks.frames import frames_of
-    from hyperspy_fusion.stacks.fuse_field import field_of, fuse_field
+    from hyperspy_fusion.stacks.frames import frames_of, may_be_field
     from hyperspy_fusion.stacks.fuse_stack import fuse_stack
 
     front = {"regularization": regularization, "lambda_reg": lambda_reg, "lambda_haadf": lambda_haadf}
@@ -124,9 +123,12 @@ def fuse(
     call = Call(method, request, register, chosen, n_resamples)
     if frames is not None:
         return fuse_stack(frames, call, show_progressbar, num_workers)
-    maps, field = field_of(maps, haadf, request, chosen, mask)
-    if field is not None:
-        return fuse_field(field, call, background, show_progressbar, num_workers)
+    if may_be_field(maps, chosen):
+        from hyperspy_fusion.stacks.fuse_field import field_of, fuse_field
+
+        maps, field = field_of(maps, haadf, request, chosen, mask)
+        if field is not None:
+            return fuse_field(field, call, background, show_progressbar, num_workers)
     model = FusedMultiModal(
         haadf,
         maps,

@@ -18,8 +18,9 @@ from hyperspy_fusion.maps.base import SourceMap, SourceMaps
 from hyperspy_fusion.maps.stack import added_up, common_axes
 from hyperspy_fusion.stacks.tiles import Grid
 
-# pixels of the sample, and fewest of its blocks; a field of no more pixels is its own sample
-SAMPLE_PIXELS, _FEWEST_BLOCKS = 2**20, 4
+# Pixels of all maps in the sample, and fewest of its blocks; a field of no more is its own sample. A search over these
+# takes some 1 GB.
+SAMPLE_VALUES, _FEWEST_BLOCKS = 3 * 2**19, 4
 # pixels of the image along the border of a block that are left out: those beyond are not beside it in the field
 _BORDER = 2
 # pixels of the image, at regular places, from which its limits are found
@@ -132,11 +133,12 @@ class Field:
     def blocks(self) -> tuple[list[tuple[slice, slice]], int]:
         """Windows that cover the field, of which a sample is taken, and how many of them it has."""
         ny, nx = self.shape
-        if ny * nx <= SAMPLE_PIXELS:
+        n_pixels = SAMPLE_VALUES // len(self.maps)
+        if ny * nx <= n_pixels:
             return [(slice(0, ny), slice(0, nx))], 1
         number = max(_FEWEST_BLOCKS, len(self.maps))
         number = -(-number // _columns(number)) * _columns(number)
-        grid = Grid.of(self.shape, int(np.sqrt(SAMPLE_PIXELS / number)), 0)
+        grid = Grid.of(self.shape, int(np.sqrt(n_pixels / number)), 0)
         return [(y.core, x.core) for y in grid.rows for x in grid.columns], number
 
 

@@ -16,14 +16,14 @@ from hyperspy_fusion.fusion.problems.tiles import FieldModel, memory_of_fit
 from hyperspy_fusion.fusion.selection.low_accuracy_fits import OPEN
 from hyperspy_fusion.fusion.settings import working_dtype
 from hyperspy_fusion.fusion.terms.scan_data import ScanData, column
+from hyperspy_fusion.grid.images import check_signal
 from hyperspy_fusion.maps.sources import read_source
 from hyperspy_fusion.methods import METHODS
 from hyperspy_fusion.methods.fit_checks import diagnostics_of_exit
 from hyperspy_fusion.model import FusedMultiModal
-from hyperspy_fusion.stacks.engine import run_tasks
+from hyperspy_fusion.stacks.engine import run_tasks, threads_of_task
 from hyperspy_fusion.stacks.field import PIXELS_OF_LIMITS, Field, Overview, chosen_blocks, sample_of, statistics_of
 from hyperspy_fusion.stacks.fit import FAILURES, FailedFrame
-from hyperspy_fusion.stacks.frames import signals_of
 from hyperspy_fusion.stacks.result import not_fused, summary_of
 from hyperspy_fusion.stacks.tiles import Grid, TileStore, weights_of
 
@@ -38,12 +38,9 @@ _INTERRUPTIONS = {"interrupted", "selection-interrupted"}
 
 
 def field_of(maps: Any, haadf: Any, request: Any, settings: Any, mask: Any) -> tuple[Any, Field | None]:
-    """The source of maps, read where it is lazy, and the :class:`Field` of those to be fused in tiles, else None."""
-    if not hasattr(settings, "tile_size") or not hasattr(haadf, "axes_manager"):
-        return maps, None
+    """The source of maps that may be a field, as it was read, and the :class:`Field` to fuse in tiles, else None."""
+    check_signal(haadf)
     is_asked = settings.tile_size is not None
-    if not is_asked and not any(one._lazy for one in signals_of(maps)):
-        return maps, None
     source = read_source(maps, request)
     first = source.maps[0].data
     is_large = hasattr(first, "dask") and memory_of_fit(len(source.maps), first.size) > _PART * _free_memory()
@@ -103,8 +100,8 @@ def fuse_field(field: Field, call: Any, background: Any, show_progressbar: Any, 
             found[number] = fitted
             tick()
 
-        # one tile at a time, by all threads, takes the least memory
-        is_complete = run_tasks(tasks, done, 1)
+        # threads work on one tile at a time, which takes the least memory
+        is_complete = run_tasks(tasks, done, num_workers if sample.tile.num_workers == 1 else 1)
     if all(isinstance(one, FailedFrame) for one in found):
         if not is_complete:
             raise KeyboardInterrupt
@@ -190,7 +187,7 @@ def fitted_sample(field, call, background=None, show_progressbar=None, num_worke
     shared = FieldModel.of(setup.problem, fit.state, setup.settings, chosen or [setup.settings])
     tile = TileCall(
         *(METHODS[call.method], measured.elements, ~measured.is_constant, setup.scan.atomic_numbers),
-        *(shared, overview.ceiling, num_workers),
+        *(shared, overview.ceiling, threads_of_task(1, num_workers)),
     )
     metadata = model.maps.metadata.as_dictionary()
     found = [d for d in (*field.diagnostics, *model.diagnostics) if d.code not in _OF_PIXELS]
@@ -234,7 +231,7 @@ class TileCall:
     ceiling
         Of the image.
     num_workers
-        Threads; None for all.
+        Threads.
     """
 
     method: Any
@@ -243,7 +240,7 @@ class TileCall:
     atomic_numbers: list
     shared: FieldModel
     ceiling: float
-    num_workers: int | None
+    num_workers: int
 
 
 class FittedTile(NamedTuple):

@@ -133,7 +133,7 @@ def test_settings_are_chosen_on_the_sample():
 
 
 def test_a_sample_of_blocks_stands_for_the_field(monkeypatch):
-    monkeypatch.setattr(field, "SAMPLE_PIXELS", 4 * 32**2)
+    monkeypatch.setattr(field, "SAMPLE_VALUES", 3 * 4 * 32**2)
     found = fused()
     assert np.sqrt(np.mean(differences(found) ** 2)) < 0.03
     measured = [m.data.sum() for m in scan()[0]]
@@ -225,7 +225,7 @@ def test_lazy_maps_go_in_tiles_where_memory_is_short(monkeypatch):
 def test_a_map_that_the_sample_does_not_show(monkeypatch):
     monkeypatch.setattr(field, "chosen_blocks", lambda sums, number: [0])
     monkeypatch.setattr(fuse_field, "chosen_blocks", lambda sums, number: [0])
-    monkeypatch.setattr(field, "SAMPLE_PIXELS", 4 * 32**2)
+    monkeypatch.setattr(field, "SAMPLE_VALUES", 3 * 4 * 32**2)
 
     def empty_corner(signal):
         signal.data[:40, :40] = 0 if signal.metadata.General.title.startswith("Pt") else signal.data[:40, :40]
