@@ -105,8 +105,9 @@ def frames_of(maps: Any, haadf: Any, mask: Any = None, background: Any = None) -
 
 def may_be_field(maps: Any, settings: Any) -> bool:
     """Whether maps may be fused in tiles: lazy ones, and those for which the settings have a size of tiles."""
-    is_given = getattr(settings, "tile_size", None) is not None
-    return is_given or (hasattr(settings, "tile_size") and any(one._lazy for one in signals_of(maps)))
+    if not hasattr(settings, "tile_size"):
+        return False
+    return settings.tile_size is not None or any(getattr(one, "_lazy", False) for one in signals_of(maps))
 
 
 def signals_of(source: Any) -> list:

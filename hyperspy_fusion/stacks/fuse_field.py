@@ -296,7 +296,11 @@ def _fitted_tile(found, call, spans, path):
         np.sum(np.where(valid.maps, 0, weights), axis=(1, 2)),
         _moments(found.haadf, solved.modelled_haadf, valid.haadf & ~solved.hot, weights),
         solved.n_iter,
-        [*about, *about_hot_pixels(solved.hot, (x, y)), *(d for r in solved.results for d in diagnostics_of_exit(r))],
+        [
+            *(d for d in about if d.code in _OF_PIXELS),
+            *about_hot_pixels(solved.hot, (x, y)),
+            *(d for r in solved.results for d in diagnostics_of_exit(r)),
+        ],
     )
 
 
@@ -343,7 +347,7 @@ def _result(field, sample, store, found):
         "diagnostics": as_metadata(diagnostics),
         "haadf_title": str(field.haadf.metadata.General.title),
         "grid": np.array(field.shape),
-        "map_norms": np.sqrt(squares) * factors,
+        "map_norms": np.sqrt(squares) * factors if len(done) == len(found) else _norms(data),
     }
     element = {"size": len(fitted), "name": "element", "scale": 1, "offset": 0, "navigate": True}
     axes = [element, *({**axis, "navigate": False} for axis in field.axes)]
@@ -357,9 +361,16 @@ def _result(field, sample, store, found):
     return signal
 
 
+def _norms(data):
+    """Root of the sum of squares of each lazy map, without NaN, chunk by chunk."""
+    import dask.array as da
+
+    return np.sqrt(da.nansum(data.astype(np.float64) ** 2, axis=(1, 2)).compute())
+
+
 def _without_noise(metadata):
     """Metadata of the maps of the sample without background and variance, which are of its pixels."""
-    for node, name in (("Element_maps", "background"), ("Signal", "Noise_properties")):
+    for node, name in (("Element_maps", "_sig_background"), ("Signal", "Noise_properties")):
         metadata.get(node, {}).pop(name, None)
     return metadata
 

@@ -124,6 +124,21 @@ def test_gaussian_maps_keep_their_totals():
     np.testing.assert_allclose(np.asarray(found.data).sum(axis=(1, 2), dtype=float), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("noise", ["background", "variance"])
+def test_noise_metadata_of_each_pixel(noise):
+    maps = hf.element_maps([m * 1.0 for m in scan()[0]])
+    ramp = np.broadcast_to(np.linspace(0.1, 0.4, 80), maps.data.shape).astype(np.float32)
+    path = {"background": "Element_maps.background", "variance": "Signal.Noise_properties.variance"}[noise]
+    maps.metadata.set_item(path, maps._deepcopy_with_new_data(ramp.copy()))
+    settings = hf.CalibratedSettings(**SETTINGS)
+    one = hf.fuse(maps, scan()[1], method="calibrated", settings=settings, show_progressbar=False)
+    found = fused(maps)
+    assert np.sqrt(np.mean(differences(found, one.data) ** 2)) < 2e-3
+    totals = np.asarray(found.data).sum(axis=(1, 2), dtype=float)
+    np.testing.assert_allclose(totals, one.data.sum(axis=(1, 2), dtype=float), rtol=1e-5)
+    assert not found.metadata.has_item(path)
+
+
 def test_settings_are_chosen_on_the_sample():
     found = fused(method="auto", regularization="auto", lambda_reg="auto", tile_size=48)
     alone = hf.fuse(*scan(), show_progressbar=False)
@@ -172,6 +187,7 @@ def test_a_tile_that_cannot_be_fused_is_nan(caplog):
     fit = found.metadata.Fusion
     assert fit.n_failed_tiles == 1 and "Tile (0, 0) of 9: They could not be fused and are NaN" in caplog.text
     data = np.asarray(found.data)
+    np.testing.assert_allclose(fit.map_norms, [np.linalg.norm(np.nan_to_num(m)) for m in data], rtol=1e-5)
     assert np.isnan(data[:, :32, :26]).all() and np.isfinite(data[:, 64:, 54:]).all()
 
 
