@@ -25,6 +25,8 @@ SAMPLE_VALUES, _FEWEST_BLOCKS = 3 * 2**19, 4
 _BORDER = 2
 # pixels of the image, at regular places, from which its limits are found
 PIXELS_OF_LIMITS = 2**20
+# pixels a side of what is read at once
+_READ = 2048
 # the largest values of an image, which show whether it is saturated
 _LARGEST_VALUES = 32
 
@@ -40,6 +42,11 @@ class Window(NamedTuple):
     mask: np.ndarray | None
     background: np.ndarray | None
     variance: np.ndarray | None
+
+    def part(self, window):
+        """A rectangle of it."""
+        values: Any = [None if a is None else a[(..., *window)] for a in self]
+        return Window(*values)
 
 
 @dataclass(frozen=True)
@@ -161,9 +168,36 @@ class Statistics(NamedTuple):
     some: np.ndarray
 
 
-def statistics_of(arrays: Arrays, every: int) -> Statistics:
-    """Of a part of a field, and of every so many pixels of its image."""
+class Box(NamedTuple):
+    """Some windows of a field that are read at once: their numbers, what holds them all, and where they lie in it."""
+
+    numbers: list[int]
+    window: Sequence[slice]
+    inside: list[tuple[slice, ...]]
+
+
+def boxes_of(windows: Sequence[tuple[slice, slice]]) -> list[Box]:
+    """Windows that lie in one square of the field together, for files may have large chunks."""
+    together: dict = {}
+    for k, (y, x) in enumerate(windows):
+        together.setdefault((y.start // _READ, x.start // _READ), []).append(k)
+    return [_box(numbers, [windows[k] for k in numbers]) for numbers in together.values()]
+
+
+def _box(numbers, windows):
+    first, last = (np.array([[getattr(s, end) for s in w] for w in windows]) for end in ("start", "stop"))
+    corner = first.min(axis=0)
+    inside = [tuple(slice(s.start - c, s.stop - c) for s, c in zip(w, corner, strict=True)) for w in windows]
+    return Box(numbers, [slice(a, b) for a, b in zip(corner, last.max(axis=0), strict=True)], inside)
+
+
+def statistics_of(arrays: Arrays, inside: Sequence[tuple[slice, ...]], every: int) -> list[Statistics]:
+    """Of windows inside of a part of a field, and of every so many pixels of its image."""
     found = arrays.read()
+    return [_statistics(found.part(one), every) for one in inside]
+
+
+def _statistics(found, every):
     keep = True if found.mask is None else ~found.mask
     valid = np.isfinite(found.maps) & keep
     seen = found.haadf[np.isfinite(found.haadf)]

@@ -22,7 +22,15 @@ from hyperspy_fusion.methods import METHODS
 from hyperspy_fusion.methods.fit_checks import diagnostics_of_exit
 from hyperspy_fusion.model import FusedMultiModal
 from hyperspy_fusion.stacks.engine import run_tasks, threads_of_task
-from hyperspy_fusion.stacks.field import PIXELS_OF_LIMITS, Field, Overview, chosen_blocks, sample_of, statistics_of
+from hyperspy_fusion.stacks.field import (
+    PIXELS_OF_LIMITS,
+    Field,
+    Overview,
+    boxes_of,
+    chosen_blocks,
+    sample_of,
+    statistics_of,
+)
 from hyperspy_fusion.stacks.fit import FAILURES, FailedFrame
 from hyperspy_fusion.stacks.result import not_fused, summary_of
 from hyperspy_fusion.stacks.tiles import Grid, TileStore, weights_of
@@ -152,9 +160,15 @@ def _survey(field, num_workers):
     """The :class:`Overview` of a field, in one pass, and the windows of the sample."""
     windows, number = field.blocks()
     every = max(1, int(np.sqrt(np.prod(field.shape) / PIXELS_OF_LIMITS)))
-    tasks = [_task(statistics_of, field.arrays.part(window), every) for window in windows]
-    found: list = [None] * len(tasks)
-    if not run_tasks(tasks, found.__setitem__, num_workers):
+    boxes = boxes_of(windows)
+    tasks = [_task(statistics_of, field.arrays.part(box.window), box.inside, every) for box in boxes]
+    found: list = [None] * len(windows)
+
+    def done(number, statistics):
+        for k, one in zip(boxes[number].numbers, statistics, strict=True):
+            found[k] = one
+
+    if not run_tasks(tasks, done, num_workers):
         raise KeyboardInterrupt
     overview = Overview.of(found, int(np.prod(field.shape)))
     return overview, [windows[k] for k in chosen_blocks(overview.sums, number)]
