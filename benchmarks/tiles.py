@@ -1,6 +1,6 @@
 """Large maps in tiles: peak of the memory, seams, cost per pixel and totals of a field that is never in memory.
 
-    python -m benchmarks.tiles                    # 4096 x 4096 x 3, about two hours on two cores
+    python -m benchmarks.tiles                    # 4096 x 4096 x 3, half an hour on two cores
     python -m benchmarks.tiles --side 2048 --method calibrated --regularization directional
     python -m benchmarks.tiles --side 16384       # that of the bar
 
