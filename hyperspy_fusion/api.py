@@ -82,7 +82,8 @@ def fuse(
     -------
     ElementMaps
         Fused maps in the units of the input, with the record of the fit in ``metadata.Fusion``. Of a stack it has the
-        further axes, and ``frame(index)`` returns one frame with its record.
+        further axes, and ``frame(index)`` returns one frame with its record. Lazy maps that are too large to be fitted
+        in memory are fused in tiles, and the result is lazy.
 
     Raises
     ------
@@ -106,7 +107,7 @@ def fuse(
     from hyperspy_fusion.methods.base import request_of
     from hyperspy_fusion.model import FusedMultiModal
     from hyperspy_fusion.stacks.fit import Call
-    from hyperspy_fusion.stacks.frames import frames_of
+    from hyperspy_fusion.stacks.frames import frames_of, may_be_field
     from hyperspy_fusion.stacks.fuse_stack import fuse_stack
 
     front = {"regularization": regularization, "lambda_reg": lambda_reg, "lambda_haadf": lambda_haadf}
@@ -118,10 +119,16 @@ def fuse(
     of_source = {"elements": elements, "xray_lines": xray_lines, "integration_windows": integration_windows}
     of_source |= {"edges": edges}
     frames = frames_of(maps, haadf, mask, background)
+    request = request_of(METHODS[method], **of_source, background=None if frames is not None else background)
+    call = Call(method, request, register, chosen, n_resamples)
     if frames is not None:
-        request = request_of(METHODS[method], **of_source, background=None)
-        call = Call(method, request, register, chosen, n_resamples)
         return fuse_stack(frames, call, show_progressbar, num_workers)
+    if may_be_field(maps, chosen):
+        from hyperspy_fusion.stacks.fuse_field import field_of, fuse_field
+
+        maps, field = field_of(maps, haadf, request, chosen, mask)
+        if field is not None:
+            return fuse_field(field, call, background, show_progressbar, num_workers)
     model = FusedMultiModal(
         haadf,
         maps,

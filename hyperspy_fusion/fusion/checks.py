@@ -125,9 +125,9 @@ def check_factors(factors):
     check_each("k_factors", factors, check_positive, off="for 1")
 
 
-def check_count(name: str, value: Any) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} is {value!r}: it must be a whole number of at least 1.")
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is {value!r}: it must be a whole number of at least {least}.")
 
 
 def check_seed(seed: Any) -> None:

@@ -189,6 +189,9 @@ class CalibratedSettings:
         Iterations of this call at most, >= 1.
     dtype
         ``"float32"`` or ``"float64"``, in which the maps are fitted. None is ``"float32"``.
+    tile_size
+        ``fuse`` solves maps in overlapping tiles of at most so many pixels a side, >= 16. None does so for lazy maps
+        that are too large to be fitted in memory, in tiles that the memory allows.
 
     Raises
     ------
@@ -215,6 +218,7 @@ class CalibratedSettings:
     tol: float | str = "settled"
     max_iter: int = 10000
     dtype: str | None = None
+    tile_size: int | None = None
 
     def __post_init__(self):
         for name, value in asdict(self).items():
@@ -239,6 +243,8 @@ class CalibratedSettings:
             check_positive("tol", self.tol)
         check_count("max_iter", self.max_iter)
         check_choice("dtype", self.dtype, DTYPES)
+        if self.tile_size is not None:
+            check_count("tile_size", self.tile_size, 16)
 
     def without_haadf(self):
         """The settings of a fit that does not use the HAADF image; ``"tgv"`` stands in for penalties that do."""

@@ -61,17 +61,22 @@ def mask_array(mask: Any, axes: Axes) -> np.ndarray | None:
 
 
 def find_valid(
-    elements: Sequence[str], maps: np.ndarray, haadf: np.ndarray, mask: np.ndarray | None = None
+    elements: Sequence[str],
+    maps: np.ndarray,
+    haadf: np.ndarray,
+    mask: np.ndarray | None = None,
+    ceiling: float | None = None,
 ) -> tuple[Valid, list[Diagnostic]]:
     """Valid pixels of maps (n, ny, nx) and HAADF image (ny, nx), and diagnostics of those that are not.
 
-    `mask` (ny, nx) is True where a pixel is left out, of both. Codes: ``"mask-leaves-out-most"``,
+    `mask` (ny, nx) is True where a pixel is left out, of both. `ceiling` is the value of saturated pixels of the image,
+    NaN for none; None finds it. Codes: ``"mask-leaves-out-most"``,
     ``"missing-map-pixels"``, ``"missing-haadf-pixels"`` and ``"saturated-haadf-pixels"``. ValueError where no pixel of
     a map is valid.
     """
     keep = np.ones(haadf.shape, dtype=bool) if mask is None else ~mask
-    finite, ceiling = np.isfinite(haadf), saturated(haadf)
-    valid = Valid(np.isfinite(maps) & keep, finite & keep & ~ceiling)
+    finite, at_ceiling = np.isfinite(haadf), saturated(haadf) if ceiling is None else haadf == ceiling
+    valid = Valid(np.isfinite(maps) & keep, finite & keep & ~at_ceiling)
     empty = [e for e, own in zip(elements, valid.maps, strict=True) if not own.any()]
     if empty:
         raise ValueError(
@@ -90,7 +95,7 @@ def find_valid(
             f"{listed}."
         )
         found.append(Diagnostic("missing-map-pixels", sentence, elements=tuple(missing)))
-    for code, kind, bad in (("missing", "NaN or infinite", ~finite), ("saturated", "saturated", ceiling)):
+    for code, kind, bad in (("missing", "NaN or infinite", ~finite), ("saturated", "saturated", at_ceiling)):
         # an image without contrast is not used at all, which is reported with the fit
         if (number := np.count_nonzero(keep & bad)) and has_contrast(haadf, valid.haadf):
             pixels = "1 pixel" if number == 1 else f"{number} pixels"

@@ -56,7 +56,7 @@ def one_scan(found: SourceMaps, allow_nan: bool) -> tuple[ScanMaps, list[Diagnos
     """The maps of a source in one signal, and the new diagnostics; pixels of a whole ElementMaps are not copied."""
     maps, whole, diagnostics = found.maps, found.whole, list(found.diagnostics)
     _check_elements(maps)
-    axes, about_axes = _common_axes(maps)
+    axes, about_axes = common_axes(maps)
     diagnostics += [*_about_fused(maps), *about_axes]
     earlier = [diagnostic for m in maps for diagnostic in _kept_diagnostics(m.metadata)]
     maps = _computed(maps, allow_nan)
@@ -64,7 +64,7 @@ def one_scan(found: SourceMaps, allow_nan: bool) -> tuple[ScanMaps, list[Diagnos
         data = np.moveaxis(whole.data, stack_axes(whole)[0].index_in_array, 0)
         noise, metadata = noise_metadata(whole), _without_fit(whole)
     else:
-        maps = _added_up(maps)
+        maps = added_up(maps)
         metadata, about_metadata = _metadata(maps, found.title)
         noise, about_noise = _stacked_noise(maps)
         diagnostics += [*about_metadata, *about_noise]
@@ -97,7 +97,7 @@ def _check_elements(maps):
     refuse_undetectable([m.element for m in maps if m.line])
 
 
-def _common_axes(maps):
+def common_axes(maps):
     """Axes of the first calibrated map, after all maps have been compared with it."""
     reference = next((m for m in maps if all(map(is_calibrated, m.axes))), maps[0])
     found = []
@@ -120,7 +120,7 @@ def _computed(maps: Sequence[SourceMap], allow_nan):
 # ---- one signal ------------------------------------------------------------------------------------
 
 
-def _added_up(maps):
+def added_up(maps):
     """One map per element: those of different X-ray lines are added up, any other repetition is an error."""
     added = []
     for element in dict.fromkeys(m.element for m in maps):
@@ -141,7 +141,16 @@ def _added_up(maps):
 def _sums(group):
     """Sums of pixels, background and variance of several maps; that of small integers is a wide one."""
     arrays = {key: [getattr(m, key) for m in group] for key in ("data", "background", "variance")}
-    return {key: None if any(a is None for a in own) else np.sum(own, axis=0) for key, own in arrays.items()}
+    return {key: None if any(a is None for a in own) else _sum(own) for key, own in arrays.items()}
+
+
+def _sum(arrays):
+    """Of maps in memory, or lazy where one is."""
+    if not any(hasattr(a, "dask") for a in arrays):
+        return np.sum(arrays, axis=0)
+    import dask.array as da
+
+    return da.stack(arrays).sum(axis=0)
 
 
 def _signal(data, axes, metadata):

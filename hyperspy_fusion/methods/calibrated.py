@@ -27,13 +27,17 @@ class Calibrated:
     uses_masks = uses_noise_metadata = has_noise_model = True
     uses_spectra = False
 
-    def find_valid(self, elements, maps, haadf, mask):
-        valid, found = find_valid(elements, maps, haadf, mask)
+    def find_valid(self, elements, maps, haadf, mask, ceiling=None, corner=(0, 0)):
+        """As of a :class:`Method`; ``ceiling`` is that of a larger image, None finds it.
+
+        ``corner`` (x, y) is the first pixel in that image.
+        """
+        valid, found = find_valid(elements, maps, haadf, mask, ceiling)
         coefficients = z_weights([atomic_number(e) for e in elements], CalibratedSettings.z_exponent)
         spikes, doubtful = spikes_of_maps(maps, valid.maps, haadf, valid.haadf, coefficients)
         if spikes.any():
             valid = replace(valid, maps=valid.maps & ~spikes)
-        return valid, [*found, *about_spikes_of_maps(elements, spikes, doubtful)]
+        return valid, [*found, *about_spikes_of_maps(elements, spikes, doubtful, corner)]
 
     def observe(self, scan, settings, num_workers):
         """Noise model, HAADF forward model and guide of a scan, from which problems of any penalty are built.

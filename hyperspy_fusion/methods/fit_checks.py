@@ -105,7 +105,7 @@ def diagnostics_of_unused_background(elements, method):
 def diagnostics_of_published_fit(elements, result, total_ratios, haadf_correlation):
     """Of a fit by the published method."""
     return [
-        *_of_exit(result),
+        *diagnostics_of_exit(result),
         *_of_correlation(haadf_correlation, "or raise lambda_haadf"),
         *_of_descent(result.history.total),
         *_of_totals(elements, total_ratios, "a lower eps and lambda_haadf"),
@@ -117,7 +117,7 @@ def diagnostics_of_calibrated_fit(elements, result, total_ratios, haadf_correlat
     remedy = "a higher max_iter" if settings.keep_totals else "keep_totals=True or a lower lambda_reg"
     needs_haadf = settings.lambda_haadf or settings.regularization in ("guided", "directional")
     return [
-        *_of_exit(result),
+        *diagnostics_of_exit(result),
         *(_of_correlation(haadf_correlation, "or pass lambda_haadf=0, regularization='tgv'") if needs_haadf else []),
         *_of_totals(elements, np.nan_to_num(total_ratios, nan=1.0), remedy),
     ]
@@ -159,7 +159,8 @@ def diagnostics_of_units(counts_scale, settings):
     return [Diagnostic("unequal-units", sentence)]
 
 
-def _of_exit(result):
+def diagnostics_of_exit(result):
+    """Of a fit that ended before it was done; none for others."""
     if result.success:
         return []
     return [Diagnostic(result.reason.name.lower().replace("_", "-"), result.message)]

@@ -93,7 +93,7 @@ def frames_of(maps: Any, haadf: Any, mask: Any = None, background: Any = None) -
             f"{maps} is a fitted model, and {haadf} a stack: pass the maps of the model, as {{'Fe': "
             "m['Fe_Ka'].A.as_signal()}, or fuse each frame alone."
         )
-    axes, signals = manager.navigation_axes, _signals(maps)
+    axes, signals = manager.navigation_axes, signals_of(maps)
     for signal in signals:
         check_signal(signal)
         _check_axes(signal, axes, haadf)
@@ -112,7 +112,14 @@ def frames_of(maps: Any, haadf: Any, mask: Any = None, background: Any = None) -
     )
 
 
-def _signals(source: Any) -> list:
+def may_be_field(maps: Any, settings: Any) -> bool:
+    """Whether maps may be fused in tiles: lazy ones, and those for which the settings have a size of tiles."""
+    if not hasattr(settings, "tile_size"):
+        return False
+    return settings.tile_size is not None or any(getattr(one, "_lazy", False) for one in signals_of(maps))
+
+
+def signals_of(source: Any) -> list:
     """The signals of a source: itself, or those of a list or dictionary."""
     parts: Any = source.values() if isinstance(source, dict) else source
     return list(parts if isinstance(source, dict | list | tuple) else [source])
@@ -230,7 +237,7 @@ def _cutter_of_arrays(values: Any, names: Sequence[Any], shape: tuple[int, ...])
     """The same for a mask or background; that of one scan is of all frames."""
     if isinstance(values, np.ndarray) and values.ndim == len(shape) + 2 and values.shape[: len(shape)] == shape:
         return lambda index: values[index]
-    signals = [one for one in _signals(values) if hasattr(one, "axes_manager")]
+    signals = [one for one in signals_of(values) if hasattr(one, "axes_manager")]
     if signals and all(_frame_axes(one, names) for one in signals):
         return _cutter(values, names)
     return lambda index: values

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import WARNING, Diagnostic, as_metadata, report
+from hyperspy_fusion.diagnostics import Diagnostic, as_metadata, report
 from hyperspy_fusion.results.frames import FUSED_FRAMES, name_of_frame
 from hyperspy_fusion.results.fused_maps import Inputs
 from hyperspy_fusion.stacks.fit import FailedFrame
@@ -31,9 +31,7 @@ class Store:
     """
 
     def __init__(self, frames):
-        from dask import config
-
-        self.folder = _Folder(config.get("temporary-directory", None))
+        self.folder = Folder()
         self.indices = frames.indices
 
     def writer(self, block):
@@ -55,11 +53,13 @@ class Store:
         return da.map_blocks(chunk, chunks=tuple(chunks), dtype=dtype, meta=np.empty((0,) * len(shape), dtype))
 
 
-class _Folder:
+class Folder:
     """A folder that is deleted with the last signal of this process that reads from it; others know its name."""
 
-    def __init__(self, where):
-        self.name = tempfile.mkdtemp(prefix="hyperspy-fusion-", dir=where)
+    def __init__(self):
+        from dask import config
+
+        self.name = tempfile.mkdtemp(prefix="hyperspy-fusion-", dir=config.get("temporary-directory", None))
         weakref.finalize(self, shutil.rmtree, self.name, ignore_errors=True)
 
     def __str__(self):
@@ -173,30 +173,50 @@ def _alike(found):
 
 
 def _summary(frames, found):
-    """Diagnostics about all frames: one for each kind of finding, and for each reason why frames were not fused."""
+    """Diagnostics about all frames."""
+    of_each = [
+        not_fused(one) if isinstance(one, FailedFrame) else _diagnostics_of(one.metadata["Fusion"]["diagnostics"])
+        for one in found
+    ]
+    return summary_of(of_each, frames.indices, "Frame")
+
+
+def not_fused(failed):
+    """The list of what there is to say of a frame, or tile, that failed."""
+    return [Diagnostic(NOT_FUSED, f"not fused, and NaN: {failed.sentence}")]
+
+
+def _diagnostics_of(columns):
+    names = ("codes", "sentences", "severities")
+    return [Diagnostic(*one) for one in zip(*(columns[name] for name in names), strict=True)]
+
+
+def summary_of(of_each, indices, noun):
+    """One diagnostic for each kind of finding, and for each reason why frames, or tiles, were not fused.
+
+    ``of_each`` are lists of :class:`Diagnostic` of each frame, or tile, ``indices`` their places in the order of the
+    array, and ``noun`` what they are called.
+    """
     about: dict = defaultdict(dict)
-    for k, one in enumerate(found):
-        if isinstance(one, FailedFrame):
-            about[NOT_FUSED, WARNING, one.sentence][k] = f"not fused, and NaN: {one.sentence}"
-            continue
-        own = one.metadata["Fusion"]["diagnostics"]
-        for code, severity, sentence in zip(own["codes"], own["severities"], own["sentences"], strict=True):
-            about[code, severity, ""].setdefault(k, sentence)
+    for k, own in enumerate(of_each):
+        for one in own:
+            about[one.code, one.severity, one.sentence if one.code == NOT_FUSED else ""].setdefault(k, one.sentence)
     in_order = sorted(about.items(), key=lambda item: item[0][0] != NOT_FUSED)
     return [
-        Diagnostic(code, f"{_which(frames, cases)}: {next(iter(cases.values()))}", severity)
+        Diagnostic(code, f"{_which(indices, cases, noun)}: {next(iter(cases.values()))}", severity)
         for (code, severity, _), cases in in_order
     ]
 
 
-def _which(frames, cases):
+def _which(indices, cases, noun):
     """In words: frames by their indices, and which of them the first sentence is about if others have another one."""
-    indices = [_in_words(frames.indices[k]) for k in cases]
-    more = f" and {len(cases) - _MOST_NAMED} more" if len(cases) > _MOST_NAMED else ""
-    last = _in_words(tuple(size - 1 for size in frames.shape))
-    words = f"Frame{'s' * (len(cases) > 1)} {', '.join(indices[:_MOST_NAMED])}{more} (the last is {last})"
-    words = "All frames" if len(cases) == len(frames) else words
-    return words if len(set(cases.values())) == 1 else f"{words}, here {indices[0]}"
+    named = [_in_words(indices[k]) for k in cases]
+    more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
+    words = (
+        f"{noun}{'s' * (len(named) > 1)} {', '.join(named[:_MOST_NAMED])}{more} (the last is {_in_words(indices[-1])})"
+    )
+    words = f"All {noun.lower()}s" if len(named) == len(indices) else words
+    return words if len(set(cases.values())) == 1 else f"{words}, here {named[0]}"
 
 
 def _in_words(index):

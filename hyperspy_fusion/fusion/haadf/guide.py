@@ -112,12 +112,18 @@ class Guide:
         In which the image is denoised.
     num_workers
         Threads; None for all.
+    limits
+        The dark and the bright end of the image, of which this may be a part; None finds them.
+    given_noise
+        The :attr:`noise` in a tuple, where it is that of a larger image; () finds it.
     """
 
     haadf: np.ndarray
     valid: np.ndarray
     dtype: np.dtype
     num_workers: int | None = None
+    limits: tuple | None = None
+    given_noise: tuple = ()
 
     def of(self, kind, settings, dtype, haadf_blur=0.0):
         """What a penalty of this kind takes from the image: the ``guide`` of :class:`~.penalties.CellPenalty`.
@@ -151,10 +157,7 @@ class Guide:
     @cached_property
     def scaled(self):
         """(ny, nx) the image in units of its range, 0 to 1; invalid pixels have the value of the nearest valid one."""
-        seen = self.haadf[self.valid]
-        low, high = np.percentile(seen, (0.1, 99.9))
-        if not high > low:
-            low, high = seen.min(), seen.max()
+        low, high = self.limits or limits_of(self.haadf[self.valid])
         return np.clip((filled(self.haadf, self.valid) - low) / (high - low), 0, 1)
 
     @cached_property
@@ -164,6 +167,8 @@ class Guide:
         Structure as fine as pixels, such as a lattice of few of them, adds to second differences
         (:func:`~.haadf_model.haadf_noise`) but not to the median over frequencies.
         """
+        if self.given_noise:
+            return self.given_noise[0]
         if np.prod(np.subtract(self.haadf.shape, 2)) < _FEWEST_DIFFERENCES:
             return None
         of_differences, of_frequencies = haadf_noise(self.scaled, self.valid), _noise_of_frequencies(self.scaled)
@@ -190,6 +195,12 @@ class Guide:
     def _denoised(self):
         """Image for each weight that was asked for."""
         return {}
+
+
+def limits_of(pixels):
+    """The dark and the bright end of pixels of an image, without the few that are beyond all others."""
+    low, high = np.percentile(pixels, (0.1, 99.9))
+    return (low, high) if high > low else (pixels.min(), pixels.max())
 
 
 def directions(edges, least, eta, haadf_blur):

@@ -45,11 +45,11 @@ def hot_pixels(scan, noise, coefficients):
     return found & (evidence > np.log(np.count_nonzero(found) / _CHANCE))
 
 
-def about_hot_pixels(hot):
-    """A list with the :class:`Diagnostic` of hot pixels, empty for none."""
+def about_hot_pixels(hot, corner=(0, 0)):
+    """A list with the :class:`Diagnostic` of hot pixels, empty for none; ``corner`` (x, y) is the first pixel."""
     if not hot.any():
         return []
-    sentence = f"The HAADF image has hot or dead pixels at (x, y) = {_listed(hot)}: they are left out of it."
+    sentence = f"The HAADF image has hot or dead pixels at (x, y) = {_listed(hot, corner)}: they are left out of it."
     return [Diagnostic("hot-pixels", sentence)]
 
 
@@ -104,7 +104,7 @@ def _slope(image, over, used):
     return max(float(h @ t / (t @ t)), 0.0) if t.any() else 0.0
 
 
-def about_spikes_of_maps(elements, spikes, doubtful):
+def about_spikes_of_maps(elements, spikes, doubtful, corner=(0, 0)):
     """The :class:`Diagnostic` objects of spikes in maps, and of what may be spikes; none for none."""
     found = []
     for pixels, what in (
@@ -113,14 +113,14 @@ def about_spikes_of_maps(elements, spikes, doubtful):
     ):
         hit = tuple(e for e, pixel in zip(elements, pixels, strict=True) if pixel.any())
         if hit:
-            where = _listed(pixels.any(axis=0))
+            where = _listed(pixels.any(axis=0), corner)
             sentence = f"The map of {', '.join(hit)} is far above all neighbours at (x, y) = {where}, {what}"
             found.append(Diagnostic("spikes", sentence, elements=hit))
     return found
 
 
-def _listed(pixels):
+def _listed(pixels, corner):
     """The places (x, y) of some of the pixels (ny, nx) in words."""
-    places = np.argwhere(pixels)[:, ::-1]
+    places = np.argwhere(pixels)[:, ::-1] + corner
     more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
     return ", ".join(str(tuple(place)) for place in places[:LISTED].tolist()) + more

@@ -251,7 +251,7 @@ class Observation:
         dtype = working_dtype(settings.dtype)
         scan = scan.filled()
         noise = noise_of(scan, settings)
-        hot = hot_pixels(scan, noise, _shape_weights(scan, settings))
+        hot = hot_pixels(scan, noise, shape_weights(scan, settings))
         scan = replace(scan, haadf_valid=scan.haadf_valid & ~hot).filled()
         calibration = _calibrated(scan, noise, settings)
         maps = scan.net(noise.background), scan.valid, noise.noise_variance(scan)
@@ -399,7 +399,7 @@ def _model_of_coefficients(coefficients, blur, both, maps, haadf, variance=None)
     return LinearHaadfModel(coefficients, offset, blur)
 
 
-def _shape_weights(scan, settings):
+def shape_weights(scan, settings):
     """(n,) HAADF coefficients by atomic numbers, up to a factor."""
     factors = None if settings.k_factors is None else scan.per_map("k_factors", settings.k_factors)
     return z_weights(scan.atomic_numbers, settings.z_exponent, factors)
@@ -407,7 +407,7 @@ def _shape_weights(scan, settings):
 
 def _fitted(scan, noise, variance, settings):
     options = {
-        "shape_weights": _shape_weights(scan, settings),
+        "shape_weights": shape_weights(scan, settings),
         "valid": scan.valid,
         "haadf_valid": scan.haadf_valid,
     }

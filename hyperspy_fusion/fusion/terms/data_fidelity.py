@@ -67,6 +67,18 @@ class DataTerms:
         beta = np.maximum(beta, 0) if self.is_poisson else beta
         return replace(self, beta=np.ascontiguousarray(beta, self.beta.dtype))
 
+    def with_multipliers(self, theta):
+        """The terms plus ``theta_i sum z_i`` over valid pixels, with known multipliers (n,) in place of totals to keep.
+
+        A Poisson term takes it into its slope, least squares into beta, and both stay what they are up to a constant.
+        """
+        theta = np.where(self.slope > 0, column(theta), 0).astype(self.slope.dtype)
+        found = replace(self, totals=np.full(len(self.totals), np.nan))
+        if not self.is_poisson:
+            return replace(found, beta=self.beta - theta)
+        # a multiplier stays above minus the slope, or the term would fall without end
+        return replace(found, slope=np.where(self.slope > 0, np.maximum(self.slope + theta, 0.01 * self.slope), 0))
+
     def net(self):
         """(n, ny, nx) measured maps, less background, in units of z; anything in masked pixels."""
         slope = np.where(self.slope > 0, self.slope, 1).astype(np.float64)
@@ -121,6 +133,10 @@ class Counts:
         """The noise of the counts that are left where some are held out."""
         background = self.background * held_out.fraction
         return replace(self, background=background, unit=_unit(scan, self.counts_scale, self.shift))
+
+    def of_means(self, means, n_pixels):
+        """The same noise in the natural units of a larger scan, of such means (n,)."""
+        return replace(self, unit=_unit_of(means, n_pixels, self.counts_scale, self.shift))
 
     def noise_variance(self, scan):
         """(n, ny, nx) variance of the maps as measured."""
@@ -187,6 +203,10 @@ class Gaussian:
         """The same: pixels are held out, not counts."""
         return self
 
+    def of_means(self, means, n_pixels):
+        """The same: its units are those of the noise alone."""
+        return self
+
     def noise_variance(self, scan):
         """(n, ny, nx)."""
         return np.broadcast_to(self.variances, scan.maps.shape)
@@ -232,7 +252,7 @@ def about_totals(scan, data, keep):
 
 def noise_of(scan, settings):
     """The noise model of the settings, of the noise metadata, or of the data."""
-    background = _background(scan, settings)
+    background = known_background(scan, settings)
     kind, sentence = settings.noise, f"noise={settings.noise!r} as given."
     if kind == "auto" and scan.variance is not None and settings.variance is None:
         kind, sentence = "gaussian", "The maps have a variance: Gaussian noise."
@@ -251,11 +271,14 @@ def noise_of(scan, settings):
 
 def _unit(scan, counts_scale, shift):
     """(n,) the noise of a typical pixel; that of one count in the map where a part of the counts has none."""
-    means = np.maximum(scan.means() / counts_scale, 1 / scan.maps[0].size)
-    return counts_scale * np.sqrt(means + shift)
+    return _unit_of(scan.means(), scan.maps[0].size, counts_scale, shift)
 
 
-def _background(scan, settings):
+def _unit_of(means, n_pixels, counts_scale, shift):
+    return counts_scale * np.sqrt(np.maximum(means / counts_scale, 1 / n_pixels) + shift)
+
+
+def known_background(scan, settings):
     """Background (n, 1, 1), or (n, ny, nx) with 0 in masked pixels from the noise metadata."""
     given = scan.per_map("background", settings.background)
     if scan.background is None:

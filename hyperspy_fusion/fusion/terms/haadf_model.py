@@ -110,8 +110,13 @@ def saturated(haadf, least=16):
     as many as at any of the eight values next below. An image of fewer than 32 values has no ceiling.
     """
     values, counts = np.unique(haadf[np.isfinite(haadf)], return_counts=True)
+    return haadf == ceiling_of(values, counts, least)
+
+
+def ceiling_of(values, counts, least=16):
+    """The ceiling of an image from its values in rising order and how often each occurs, NaN for none."""
     piled = values.size >= 32 and counts[-1] >= least and counts[-1] > 4 * counts[-9:-1].max()
-    return haadf == values[-1] if piled else np.zeros(np.shape(haadf), dtype=bool)
+    return values[-1] if piled else np.nan
 
 
 def constant_in_words(haadf, valid):

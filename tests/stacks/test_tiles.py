@@ -1,0 +1,276 @@
+"""Large maps, fused in overlapping tiles."""
+
+import logging
+import pickle
+from functools import cache
+
+import dask
+import hyperspy.api as hs
+import numpy as np
+import pytest
+
+import hyperspy_fusion as hf
+from hyperspy_fusion.stacks import engine, field, fuse_field
+from hyperspy_fusion.stacks.tiles import Grid, weights_of
+
+ELEMENTS = ["Pt", "Fe", "O"]
+# a small halo for small fields
+SETTINGS = {"regularization": "directional", "lambda_reg": 0.5}
+
+
+@cache
+def scan():
+    """Maps and HAADF image of 96 x 80 pixels."""
+    return hf.data.core_shell((96, 80), counts=4, seed=1).signals()
+
+
+def lazy_maps(change=None):
+    maps = [m.deepcopy() for m in scan()[0]]
+    if change is not None:
+        for m in maps:
+            change(m)
+    return [m.as_lazy() for m in maps]
+
+
+def fused(maps=None, haadf=None, tile_size=32, method="calibrated", **options):
+    kind = {"calibrated": hf.CalibratedSettings, "auto": hf.AutoSettings}[method]
+    own = {name: options.pop(name) for name in list(options) if hasattr(kind, name)}
+    settings = kind(tile_size=tile_size, **(SETTINGS | own))
+    maps, haadf = lazy_maps() if maps is None else maps, scan()[1] if haadf is None else haadf
+    return hf.fuse(maps, haadf, method=method, settings=settings, show_progressbar=False, **options)
+
+
+@cache
+def whole():
+    """The same fit in one piece."""
+    return hf.fuse(*scan(), method="calibrated", settings=hf.CalibratedSettings(**SETTINGS), show_progressbar=False)
+
+
+def differences(maps, reference=None):
+    """In units of the range of each map."""
+    reference = whole().data if reference is None else reference
+    return (np.asarray(maps.data) - reference) / np.ptp(reference, axis=(1, 2))[:, None, None]
+
+
+def as_list(folder):
+    return lazy_maps()
+
+
+def as_dictionary(folder):
+    return dict(zip(ELEMENTS, lazy_maps(), strict=True))
+
+
+def as_element_maps(folder):
+    return hf.element_maps(scan()[0]).as_lazy()
+
+
+def as_file(folder):
+    hf.element_maps(scan()[0]).save(folder / "maps.zspy")
+    return hs.load(folder / "maps.zspy", lazy=True)
+
+
+def in_memory(folder):
+    return scan()[0]
+
+
+@cache
+def tiled():
+    return fused()
+
+
+def test_tiles_are_the_fit_in_one_piece():
+    exactly = {"tol": 1e-5, "max_iter": 3000}
+    one = hf.fuse(
+        *scan(),
+        method="calibrated",
+        settings=hf.CalibratedSettings(**SETTINGS | exactly),
+        show_progressbar=False,
+    )
+    found = fused(**exactly)
+    assert type(found).__name__ == "LazyElementMaps" and found.elements == ELEMENTS
+    assert found.data.shape == (3, 96, 80) and found.data.dtype == np.float32
+    assert found.axes_manager["x"].scale == one.axes_manager["x"].scale
+    assert np.abs(differences(found, one.data)).max() < 1e-3  # no seams
+    fit, alone = found.metadata.Fusion, one.metadata.Fusion
+    assert not set(alone.keys()) - set(fit.keys()) and fit.method == "calibrated" and fit.n_tiles == 9
+    np.testing.assert_allclose(fit.map_norms, alone.map_norms, rtol=1e-3)
+    assert fit.haadf_correlation == pytest.approx(alone.haadf_correlation, abs=1e-4)
+    image = one.modelled_haadf().data
+    np.testing.assert_allclose(found.modelled_haadf().data, image, rtol=0, atol=1e-3 * np.ptp(image))
+
+
+@pytest.mark.parametrize("source", [as_dictionary, as_element_maps, as_file, in_memory])
+def test_every_source_and_a_lazy_image(source, tmp_path):
+    found = fused(source(tmp_path), scan()[1].as_lazy())
+    np.testing.assert_array_equal(found.data, tiled().data)
+    measured = [m.data.sum() for m in scan()[0]]
+    np.testing.assert_allclose(np.asarray(found.data).sum(axis=(1, 2), dtype=float), measured, rtol=1e-6)
+
+
+@pytest.mark.parametrize("penalty", ["guided", "tgv", "none"])
+def test_other_penalties(penalty):
+    settings = {"regularization": penalty, "lambda_reg": 0.25, "max_iter": 600}
+    reference = hf.fuse(
+        *scan(), method="calibrated", settings=hf.CalibratedSettings(**settings), show_progressbar=False
+    )
+    off = differences(fused(tile_size=48, **settings), reference.data)
+    assert np.sqrt(np.mean(off**2)) < 1.5e-3
+
+
+def test_gaussian_maps_keep_their_totals():
+    scaled = [m * 0.37 for m in scan()[0]]
+    found = fused([m.as_lazy() for m in scaled], noise="gaussian")
+    expected = [m.data.sum() for m in scaled]
+    np.testing.assert_allclose(np.asarray(found.data).sum(axis=(1, 2), dtype=float), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("noise", ["background", "variance"])
+def test_noise_metadata_of_each_pixel(noise):
+    maps = hf.element_maps([m * 1.0 for m in scan()[0]])
+    ramp = np.broadcast_to(np.linspace(0.1, 0.4, 80), maps.data.shape).astype(np.float32)
+    path = {"background": "Element_maps.background", "variance": "Signal.Noise_properties.variance"}[noise]
+    maps.metadata.set_item(path, maps._deepcopy_with_new_data(ramp.copy()))
+    settings = hf.CalibratedSettings(**SETTINGS)
+    one = hf.fuse(maps, scan()[1], method="calibrated", settings=settings, show_progressbar=False)
+    found = fused(maps)
+    assert np.sqrt(np.mean(differences(found, one.data) ** 2)) < 2e-3
+    totals = np.asarray(found.data).sum(axis=(1, 2), dtype=float)
+    np.testing.assert_allclose(totals, one.data.sum(axis=(1, 2), dtype=float), rtol=1e-5)
+    assert not found.metadata.has_item(path)
+
+
+def test_settings_are_chosen_on_the_sample():
+    found = fused(method="auto", regularization="auto", lambda_reg="auto", tile_size=48)
+    alone = hf.fuse(*scan(), show_progressbar=False)
+    fit = found.metadata.Fusion
+    assert fit.selection.sentence == alone.metadata.Fusion.selection.sentence
+    assert np.sqrt(np.mean(differences(found, alone.data) ** 2)) < 2e-3
+
+
+def test_a_sample_of_blocks_stands_for_the_field(monkeypatch):
+    monkeypatch.setattr(field, "SAMPLE_VALUES", 3 * 4 * 32**2)
+    found = fused()
+    assert np.sqrt(np.mean(differences(found) ** 2)) < 0.03
+    measured = [m.data.sum() for m in scan()[0]]
+    np.testing.assert_allclose(np.asarray(found.data).sum(axis=(1, 2), dtype=float), measured, rtol=1e-6)
+
+
+def test_pixels_that_are_not_valid():
+    def spoil(signal):
+        signal.change_dtype("float32")
+        signal.data[40:44, 30:33] = np.nan
+
+    haadf, mask = scan()[1].deepcopy(), np.zeros((96, 80), bool)
+    haadf.data[10:20, 50:60], mask[70:80, 5:15] = np.nan, True
+    found = fused(lazy_maps(spoil), haadf, mask=mask)
+    fit = found.metadata.Fusion
+    assert np.isfinite(np.asarray(found.data)).all()
+    assert fit.n_masked.tolist() == [112] * 3 and fit.haadf_n_masked == 200
+    assert {"missing-map-pixels", "missing-haadf-pixels"} <= set(fit.diagnostics.codes)
+
+
+def test_a_field_has_one_ceiling():
+    haadf = scan()[1].deepcopy()
+    top = np.quantile(haadf.data, 0.9)
+    haadf.data = np.minimum(haadf.data, top)
+    number = np.count_nonzero(haadf.data == top)
+    assert fused(haadf=haadf).metadata.Fusion.haadf_n_masked == number
+
+
+def test_a_tile_that_cannot_be_fused_is_nan(caplog):
+    def spoil(signal):
+        signal.change_dtype("float32")
+        signal.data[:52, :46] = np.nan
+
+    with caplog.at_level(logging.WARNING):
+        found = fused(lazy_maps(spoil))
+    fit = found.metadata.Fusion
+    assert fit.n_failed_tiles == 1 and "Tile (0, 0) (the last is (2, 2)): not fused, and NaN: " in caplog.text
+    data = np.asarray(found.data)
+    np.testing.assert_allclose(fit.map_norms, [np.linalg.norm(np.nan_to_num(m)) for m in data], rtol=1e-5)
+    assert np.isnan(data[:, :32, :26]).all() and np.isfinite(data[:, 64:, 54:]).all()
+
+
+def test_ctrl_c_keeps_the_tiles_that_are_done(monkeypatch):
+    written, fit_tile = [], fuse_field.fit_tile
+
+    def interrupted(*args):
+        if len(written) == 4:
+            raise KeyboardInterrupt
+        written.append(args)
+        return fit_tile(*args)
+
+    monkeypatch.setattr(fuse_field, "fit_tile", interrupted)
+    with dask.config.set(scheduler="synchronous"):
+        found = fused()
+    assert found.metadata.Fusion.n_failed_tiles == 5
+    assert 0 < np.isfinite(np.asarray(found.data)).mean() < 1
+
+
+def test_a_tile_can_be_sent_to_another_process(monkeypatch):
+    sent = []
+
+    def run(tasks, done, num_workers):
+        sent.extend(tasks)
+        return engine.run_tasks(tasks, done, num_workers)
+
+    monkeypatch.setattr(fuse_field, "run_tasks", run)
+    fused()
+    task = sent[-1]
+    arrays, call, spans, path = dict(task.dask)[task.key].func.args
+    arrays, call, spans = pickle.loads(pickle.dumps((arrays, call, spans)))
+    before = np.load(path)
+    assert isinstance(fuse_field.fit_tile(arrays, call, spans, path), fuse_field.FittedTile)
+    np.testing.assert_array_equal(np.load(path), before)
+
+
+@pytest.mark.parametrize("options", [{"register": True}, {"errors": True}])
+def test_what_tiles_cannot_do(options):
+    with pytest.raises(ValueError, match=f"^{next(iter(options))} (is|was) .*tiles"):
+        fused(**options)
+
+
+def test_lazy_maps_go_in_tiles_where_memory_is_short(monkeypatch):
+    assert not fused(tile_size=None)._lazy
+    monkeypatch.setattr(fuse_field, "_free_memory", lambda: 1e6)
+    found = fused(tile_size=None)
+    assert found._lazy and found.metadata.Fusion.n_tiles == 1  # no tile is smaller than 128 pixels
+    assert not fused(scan()[0], tile_size=None)._lazy  # what is in memory already stays there
+
+
+def test_a_map_that_the_sample_does_not_show(monkeypatch):
+    monkeypatch.setattr(field, "chosen_blocks", lambda sums, number: [0])
+    monkeypatch.setattr(fuse_field, "chosen_blocks", lambda sums, number: [0])
+    monkeypatch.setattr(field, "SAMPLE_VALUES", 3 * 4 * 32**2)
+
+    def empty_corner(signal):
+        signal.data[:40, :40] = 0 if signal.metadata.General.title.startswith("Pt") else signal.data[:40, :40]
+
+    with pytest.raises(ValueError, match="Pt is constant in the sample"):
+        fused(lazy_maps(empty_corner))
+
+
+@pytest.mark.parametrize("shape, size", [((96, 80), 32), ((50, 333), 100), ((64, 64), 64), ((40, 40), 7)])
+def test_weights_of_tiles_add_up_to_one(shape, size):
+    grid, total, cores = Grid.of(shape, size, 16), np.zeros(shape), np.zeros(shape, int)
+    for index in grid.indices:
+        spans = grid[index]
+        kept = tuple(s.kept for s in spans)
+        total[kept] += weights_of(spans, kept)
+        cores[tuple(s.core for s in spans)] += 1
+        assert all(s.stop - s.start <= size for s in spans)
+    np.testing.assert_allclose(total, 1)
+    assert (cores == 1).all()
+
+
+def test_blocks_of_a_sample_have_counts_of_every_map():
+    sums = np.zeros((3, 100))
+    sums[0], sums[1, 7], sums[2, 90:] = 1, 5, 2
+    blocks = field.chosen_blocks(sums, 4)
+    assert len(set(blocks)) == 4 and 7 in blocks and any(b >= 90 for b in blocks)
+
+
+@pytest.mark.parametrize("wrong", [8, 2.5, "auto"])
+def test_tile_size_is_checked(wrong):
+    with pytest.raises(ValueError, match="tile_size is"):
+        hf.CalibratedSettings(tile_size=wrong)
