@@ -204,7 +204,10 @@ def fitted_sample(field, call, background=None, show_progressbar=None, num_worke
         *(shared, overview.ceiling, threads_of_task(1, num_workers)),
     )
     metadata = model.maps.metadata.as_dictionary()
-    found = [d for d in (*field.diagnostics, *model.diagnostics) if d.code not in _OF_PIXELS]
+    of_fit = model._record.diagnostics
+    if len(windows) > 1:  # places in it are not those of the field
+        of_fit = [replace(d, sentence=f"In the sample of the field: {d.sentence}") for d in of_fit]
+    found = [d for d in (*field.diagnostics, *model._input_diagnostics, *of_fit) if d.code not in _OF_PIXELS]
     return Sample(tile, metadata, model._metadata(), list(dict.fromkeys(found)))
 
 

@@ -149,10 +149,12 @@ def test_settings_are_chosen_on_the_sample():
 
 def test_a_sample_of_blocks_stands_for_the_field(monkeypatch):
     monkeypatch.setattr(field, "SAMPLE_VALUES", 3 * 4 * 32**2)
-    found = fused()
+    found = fused(max_iter=60)
     assert np.sqrt(np.mean(differences(found) ** 2)) < 0.03
     measured = [m.data.sum() for m in scan()[0]]
     np.testing.assert_allclose(np.asarray(found.data).sum(axis=(1, 2), dtype=float), measured, rtol=1e-6)
+    sentences = found.metadata.Fusion.diagnostics.sentences
+    assert any(s.startswith("In the sample of the field: All iterations were run") for s in sentences)
 
 
 def test_pixels_that_are_not_valid():
