@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,6 +34,33 @@ def run_tasks(tasks: Sequence[Any], done: Callable[[int, Any], None], num_worker
     except KeyboardInterrupt:
         return False
     return True
+
+
+class _OneBlasThread:
+    """Context in which BLAS has one thread in this process, for as long as any of its threads is in it.
+
+    Sums over pixels by several threads round in another way, and a worker of a cluster has one.
+    """
+
+    def __init__(self):
+        self.lock, self.inside, self.limits = threading.Lock(), 0, None
+
+    def __enter__(self):
+        from threadpoolctl import threadpool_limits
+
+        with self.lock:
+            if not self.inside:
+                self.limits = threadpool_limits(1, user_api="blas")
+            self.inside += 1
+
+    def __exit__(self, *error):
+        with self.lock:
+            self.inside -= 1
+            if not self.inside and self.limits is not None:
+                self.limits.restore_original_limits()
+
+
+one_blas_thread = _OneBlasThread()
 
 
 def threads_of_task(n_tasks: int, num_workers: int | None) -> int:

@@ -14,6 +14,7 @@ from hyperspy_fusion.maps.base import SourceMaps, SourceRequest, in_memory
 from hyperspy_fusion.maps.sources import read_source
 from hyperspy_fusion.methods.auto import AutoAsSelected
 from hyperspy_fusion.model import FusedMultiModal
+from hyperspy_fusion.stacks.engine import one_blas_thread
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ def fit_frames(block, call, selection, num_workers, write=None):
     -------
     list of FittedFrame and FailedFrame
     """
+    with one_blas_thread:
+        return _fit_frames(block, call, selection, num_workers, write)
+
+
+def _fit_frames(block, call, selection, num_workers, write):
     found: list = []
     for number, frame in enumerate(read_frames(block.frames, call)):
         try:

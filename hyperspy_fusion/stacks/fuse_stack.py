@@ -11,7 +11,7 @@ from hyperspy_fusion._progress import counted
 from hyperspy_fusion.diagnostics import unreported
 from hyperspy_fusion.fusion.checks import check_choice, check_workers, default_errstate
 from hyperspy_fusion.methods import METHODS
-from hyperspy_fusion.stacks.engine import run_tasks, threads_of_task
+from hyperspy_fusion.stacks.engine import one_blas_thread, run_tasks, threads_of_task
 from hyperspy_fusion.stacks.fit import INTERRUPTED, Block, Call, FailedFrame, Frame, fit_frames, model_of, read_frames
 from hyperspy_fusion.stacks.frames import Frames
 from hyperspy_fusion.stacks.result import Store, fused_stack
@@ -52,7 +52,8 @@ def fuse_stack(frames: Frames, call: Call, show_progressbar: Any = None, num_wor
     inputs = [_input(frames, index) for index in frames.indices]
     selection = None
     if getattr(call.settings, "sample_frames", None):
-        selection, sample = _select(inputs, call, show_progressbar, num_workers)
+        with one_blas_thread:
+            selection, sample = _select(inputs, call, show_progressbar, num_workers)
         inputs = [sample.get(k, one) for k, one in enumerate(inputs)]
         _return_memory()
     blocks = frames.blocks()

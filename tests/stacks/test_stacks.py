@@ -398,6 +398,21 @@ def test_two_stacks_at_once():
         np.testing.assert_array_equal(data, fused_stack().data)
 
 
+def test_blas_has_one_thread_while_any_thread_asks_for_it():
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    def number():
+        return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+
+    with threadpool_limits(2, user_api="blas"):
+        before = number()
+        with engine.one_blas_thread:
+            with engine.one_blas_thread:
+                assert number() == {1}
+            assert number() == {1}
+        assert number() == before
+
+
 def test_threads_of_a_task():
     assert engine.threads_of_task(1, 4) == 4 and engine.threads_of_task(3, 4) == 1
     with dask.config.set(scheduler="processes"):
