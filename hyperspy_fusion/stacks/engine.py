@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 
+def task_of(function: Callable, *args: Any) -> Any:
+    """A task that calls a function with one thread of BLAS: sums over pixels by several round in another way.
+
+    The arguments are those of a partial function, in which dask does not look for arrays: each task reads its own, and
+    no chunk stays in memory.
+    """
+    from dask.delayed import delayed
+
+    return delayed(functools.partial(_with_one_blas_thread, function, *args), pure=False, traverse=False)()
+
+
+def _with_one_blas_thread(function, *args):
+    with one_blas_thread:
+        return function(*args)
+
+
 def run_tasks(tasks: Sequence[Any], done: Callable[[int, Any], None], num_workers: int | None = None) -> bool:
-    """Run delayed tasks, and pass the number and the value of each to `done` as it finishes, in any order.
+    """Run tasks, and pass the number and the value of each to `done` as it finishes, in any order.
 
     Parameters
     ----------
     tasks
-        Of ``dask.delayed``. What several of them share, as a chunk of a file, is read once.
+        Of :func:`task_of`.
     done
         Called in the thread of the caller.
     num_workers
@@ -37,10 +54,7 @@ def run_tasks(tasks: Sequence[Any], done: Callable[[int, Any], None], num_worker
 
 
 class _OneBlasThread:
-    """Context in which BLAS has one thread in this process, for as long as any of its threads is in it.
-
-    Sums over pixels by several threads round in another way, and a worker of a cluster has one.
-    """
+    """Context in which BLAS has one thread in this process, for as long as any of its threads is in it."""
 
     def __init__(self):
         self.lock, self.inside, self.limits = threading.Lock(), 0, None

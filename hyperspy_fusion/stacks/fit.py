@@ -14,7 +14,6 @@ from hyperspy_fusion.maps.base import SourceMaps, SourceRequest, in_memory
 from hyperspy_fusion.maps.sources import read_source
 from hyperspy_fusion.methods.auto import AutoAsSelected
 from hyperspy_fusion.model import FusedMultiModal
-from hyperspy_fusion.stacks.engine import one_blas_thread
 
 
 @dataclass(frozen=True)
@@ -63,16 +62,28 @@ ARRAYS = ("maps", "errors", "measured", "haadf")
 
 
 class FailedFrame(NamedTuple):
-    """Why there are no fused maps, and whether it was for Ctrl-C."""
+    """Why there are no fused maps of a frame, or tile."""
 
     sentence: str
-    is_interrupted: bool = False
+
+    @classmethod
+    def of(cls, error: Exception):
+        """By an exception, which may have no text."""
+        return cls(str(error) or type(error).__name__)
 
 
-INTERRUPTED = FailedFrame("Ctrl-C came first.", is_interrupted=True)
+INTERRUPTED = FailedFrame("Ctrl-C came first.")
 
 
-def fit_frames(block, call, selection, num_workers, write=None):
+def refuse_none(found, is_complete, noun):
+    """Raise where no frame, or tile, was fused: KeyboardInterrupt where that ended the call, else ValueError."""
+    if all(isinstance(one, FailedFrame) for one in found):
+        if not is_complete:
+            raise KeyboardInterrupt
+        raise ValueError(f"No {noun} can be fused. Of the first one: {found[0].sentence}")
+
+
+def fit_frames(block, call, selection, num_workers, write):
     """Fit some frames.
 
     Parameters
@@ -86,17 +97,13 @@ def fit_frames(block, call, selection, num_workers, write=None):
     num_workers
         Threads.
     write
-        Called with the number in the block and each :class:`FittedFrame`, whose arrays are then not returned.
+        Called with the number in the block and each :class:`FittedFrame`, whose arrays are then not returned; None
+        returns them.
 
     Returns
     -------
     list of FittedFrame and FailedFrame
     """
-    with one_blas_thread:
-        return _fit_frames(block, call, selection, num_workers, write)
-
-
-def _fit_frames(block, call, selection, num_workers, write):
     found: list = []
     for number, frame in enumerate(read_frames(block.frames, call)):
         try:
@@ -109,7 +116,7 @@ def _fit_frames(block, call, selection, num_workers, write):
             return found + [INTERRUPTED] * (len(block.frames) - len(found))
         # whatever it is, the other frames are fitted
         except Exception as error:
-            found.append(FailedFrame(str(error) or type(error).__name__))
+            found.append(FailedFrame.of(error))
     return found
 
 

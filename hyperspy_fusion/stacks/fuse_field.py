@@ -21,7 +21,7 @@ from hyperspy_fusion.maps.sources import read_source
 from hyperspy_fusion.methods import METHODS
 from hyperspy_fusion.methods.fit_checks import diagnostics_of_exit
 from hyperspy_fusion.model import FusedMultiModal
-from hyperspy_fusion.stacks.engine import run_tasks, threads_of_task
+from hyperspy_fusion.stacks.engine import run_tasks, task_of, threads_of_task
 from hyperspy_fusion.stacks.field import (
     PIXELS_OF_LIMITS,
     Field,
@@ -31,7 +31,7 @@ from hyperspy_fusion.stacks.field import (
     sample_of,
     statistics_of,
 )
-from hyperspy_fusion.stacks.fit import INTERRUPTED, FailedFrame
+from hyperspy_fusion.stacks.fit import INTERRUPTED, FailedFrame, refuse_none
 from hyperspy_fusion.stacks.result import not_fused, summary_of
 from hyperspy_fusion.stacks.tiles import Grid, TileStore, weights_of
 
@@ -98,7 +98,9 @@ def fuse_field(field: Field, call: Any, background: Any, show_progressbar: Any, 
     grid = Grid.of(field.shape, _tile_size(call.settings, len(field.maps), halo), halo)
     store = TileStore(grid)
     tasks = [
-        _task(fit_tile, field.arrays.part([s.fitted for s in grid[index]]), sample.tile, grid[index], store.path(index))
+        task_of(
+            fit_tile, field.arrays.part([s.fitted for s in grid[index]]), sample.tile, grid[index], store.path(index)
+        )
         for index in grid.indices
     ]
     found: list = [INTERRUPTED] * len(tasks)
@@ -110,10 +112,7 @@ def fuse_field(field: Field, call: Any, background: Any, show_progressbar: Any, 
 
         # threads work on one tile at a time, which takes the least memory
         is_complete = run_tasks(tasks, done, num_workers if sample.tile.num_workers == 1 else 1)
-    if all(isinstance(one, FailedFrame) for one in found):
-        if not is_complete:
-            raise KeyboardInterrupt
-        raise ValueError(f"No tile of the maps can be fused. Of the first one: {found[0].sentence}")
+    refuse_none(found, is_complete, "tile of the maps")
     return _result(field, sample, store, found)
 
 
@@ -127,13 +126,6 @@ def _refuse(call):
         raise ValueError(
             "errors was given, and maps that are fused in tiles have no standard errors: fuse a crop of them for these."
         )
-
-
-def _task(function, *args):
-    from dask.delayed import delayed
-
-    # a partial function, in which dask does not look for arrays: each task reads its own, and no chunk stays in memory
-    return delayed(functools.partial(function, *args), pure=False, traverse=False)()
 
 
 def _tile_size(settings, n_maps, halo):
@@ -161,7 +153,7 @@ def _survey(field, num_workers):
     windows, number = field.blocks()
     every = max(1, int(np.sqrt(np.prod(field.shape) / PIXELS_OF_LIMITS)))
     boxes = boxes_of(windows)
-    tasks = [_task(statistics_of, field.arrays.part(box.window), box.inside, every) for box in boxes]
+    tasks = [task_of(statistics_of, field.arrays.part(box.window), box.inside, every) for box in boxes]
     found: list = [None] * len(windows)
 
     def done(number, statistics):
@@ -283,7 +275,7 @@ def fit_tile(arrays, call, spans, path):
     try:
         return _fitted_tile(arrays.read(), call, spans, path)
     except Exception as error:
-        return FailedFrame(str(error))
+        return FailedFrame.of(error)
 
 
 def _fitted_tile(found, call, spans, path):

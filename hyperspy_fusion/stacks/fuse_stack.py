@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import logging
 from typing import Any
 
@@ -11,8 +10,8 @@ from hyperspy_fusion._progress import counted
 from hyperspy_fusion.diagnostics import unreported
 from hyperspy_fusion.fusion.checks import check_choice, check_workers, default_errstate
 from hyperspy_fusion.methods import METHODS
-from hyperspy_fusion.stacks.engine import one_blas_thread, run_tasks, threads_of_task
-from hyperspy_fusion.stacks.fit import INTERRUPTED, Block, Call, FailedFrame, Frame, fit_frames, model_of, read_frames
+from hyperspy_fusion.stacks.engine import one_blas_thread, run_tasks, task_of, threads_of_task
+from hyperspy_fusion.stacks.fit import INTERRUPTED, Block, Call, Frame, fit_frames, model_of, read_frames, refuse_none
 from hyperspy_fusion.stacks.frames import Frames
 from hyperspy_fusion.stacks.result import Store, fused_stack
 
@@ -60,7 +59,7 @@ def fuse_stack(frames: Frames, call: Call, show_progressbar: Any = None, num_wor
     store = Store(frames) if frames.is_lazy else None
     threads = threads_of_task(len(blocks), num_workers)
     tasks = [
-        _task(Block([inputs[k] for k in block]), call, selection, threads, store and store.writer(block))
+        task_of(fit_frames, Block([inputs[k] for k in block]), call, selection, threads, store and store.writer(block))
         for block in blocks
     ]
     found: list = [INTERRUPTED] * len(frames)
@@ -74,25 +73,13 @@ def fuse_stack(frames: Frames, call: Call, show_progressbar: Any = None, num_wor
                 raise KeyboardInterrupt
 
         is_complete = run_tasks(tasks, done, num_workers)
-    failed = [one for one in found if isinstance(one, FailedFrame)]
-    if len(failed) == len(found):
-        if not is_complete:
-            raise KeyboardInterrupt
-        raise ValueError(f"No frame of the stack can be fused. Of the first one: {failed[0].sentence}")
+    refuse_none(found, is_complete, "frame of the stack")
     return fused_stack(frames, found, store)
 
 
 def _input(frames, index):
     """Of one frame."""
     return Frame(frames.source(index), frames.haadf(index), frames.mask(index), frames.background(index))
-
-
-def _task(block, call, selection, threads, write):
-    from dask.delayed import delayed
-
-    return delayed(functools.partial(fit_frames, write=write), pure=False, traverse=False)(
-        block, call, selection, threads
-    )
 
 
 def _select(inputs, call, show_progressbar, num_workers):

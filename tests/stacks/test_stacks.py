@@ -411,6 +411,9 @@ def test_blas_has_one_thread_while_any_thread_asks_for_it():
                 assert number() == {1}
             assert number() == {1}
         assert number() == before
+        seen = []
+        assert engine.run_tasks([engine.task_of(number)], lambda k, found: seen.append((k, found)))
+        assert seen == [(0, {1})]
 
 
 def test_threads_of_a_task():

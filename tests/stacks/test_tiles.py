@@ -219,7 +219,7 @@ def test_a_tile_can_be_sent_to_another_process(monkeypatch):
     monkeypatch.setattr(fuse_field, "run_tasks", run)
     fused()
     task = sent[-1]
-    arrays, call, spans, path = dict(task.dask)[task.key].func.args
+    _, arrays, call, spans, path = dict(task.dask)[task.key].func.args
     arrays, call, spans = pickle.loads(pickle.dumps((arrays, call, spans)))
     before = np.load(path)
     assert isinstance(fuse_field.fit_tile(arrays, call, spans, path), fuse_field.FittedTile)
