@@ -70,13 +70,27 @@ def test_prolonged_state_is_near_the_minimum_and_within_bounds(kind, joint):
     coarse = coarsened(problem)
     _, state = primal_dual.primal_dual(coarse, Stopping(4000, gap=1e-6))
     start = prolonged(state, problem)
-    best, _ = primal_dual.primal_dual(problem, Stopping(6000, gap=1e-6))
+    best, last = primal_dual.primal_dual(problem, Stopping(6000, gap=1e-6))
     first, _ = primal_dual.primal_dual(problem, Stopping(1, gap=1e-6), start)
     # the bound of the gap holds for duals within their balls alone
     assert first.history.gap[0] >= first.history.total[0] / best.history.total[-1] - 1 - 1e-6
     cold, _ = primal_dual.primal_dual(problem, Stopping(1, gap=1e-6))
     from_best = [h.total[0] - best.history.total[-1] for h in (first.history, cold.history)]
     assert 0 < from_best[0] < 0.4 * from_best[1]
+    # sums of maps run over four times as many pixels as squares, and the coarse objective is half of the fine one
+    assert np.all(np.abs(start.theta - last.theta) < np.abs(state.theta - last.theta))
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_duals_between_those_on_their_bounds_are_within_them(joint):
+    """Directions differ between squares and pixels: interpolated duals of ``"directional"`` are projected again."""
+    problem = case("directional", (31, 26), joint=joint, dtype="float64")
+    coarse = coarsened(problem)
+    y = np.random.default_rng(0).normal(size=PrimalDualState.of(coarse).y.shape)
+    y /= multilevel._lengths_before_projection(y, coarse.penalty)
+    start = prolonged(PrimalDualState.of(coarse, y=y), problem)
+    lengths = multilevel._lengths_before_projection(start.y, problem.penalty)
+    assert lengths.max() <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("kind", KINDS)
