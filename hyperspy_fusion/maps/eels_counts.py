@@ -44,24 +44,25 @@ def window_counts(signal: Any, edges: list[Edge]) -> tuple[list[Edge], list[Diag
     What an edge has in the window of a later one that shares its background is taken off there. ValueError where the
     cross-sections for this are not known.
     """
-    stripped, about_edges = _stripped(signal, [_measured(signal, edge) for edge in edges])
-    changes = {edge: _change_by_near_half(signal, edge) for edge in edges}
+    axis, data = signal.axes_manager.signal_axes[0], signal.data
+    around = blurred_spectra(data, SHAPE_BLUR)
+    stripped, about_edges = _stripped(signal, [_measured(axis, data, around, edge) for edge in edges])
+    changes = {edge: _change_by_near_half(axis, data, edge) for edge in edges}
     about_background = power_law_diagnostics({edge: change for edge, change in changes.items() if change})
     return stripped, [*about_background, *about_edges]
 
 
-def _measured(signal, edge):
+def _measured(axis, data, around, edge):
     """The edge with its counts above the background, and their variance if the counts were electrons."""
-    gross, beside = (sums(signal, signal.data, window) for window in (edge.after, edge.before))
-    net = gross - _extrapolation(signal, edge) * beside
-    white, shared = _counts_of_noise(signal, edge, gross, beside)
+    gross, beside = (sums(axis, data, window) for window in (edge.after, edge.before))
+    net = gross - _extrapolation(axis, around, edge) * beside
+    white, shared = _counts_of_noise(axis, data, edge, gross, beside)
     return replace(edge, net=net, variance=white + shared, white=white)
 
 
-def _extrapolation(signal, edge):
+def _extrapolation(axis, around, edge):
     """(ny, nx): the power law through the surroundings of a pixel, its sum after the edge over that before."""
-    around = signal._deepcopy_with_new_data(blurred_spectra(signal.data, SHAPE_BLUR))
-    ratio, (usual, correction) = _ratio(around, edge), _of_mean(around.mean(), edge)
+    ratio, (usual, correction) = _ratio(axis, around, edge), _of_mean(axis, around.mean(axis=(0, 1)), edge)
     # no power law goes through counts of zero: there that of the mean spectrum
     plausible = np.isfinite(ratio) & (ratio > 0) & (ratio < 10 * usual)
     if not plausible.all():
@@ -69,105 +70,105 @@ def _extrapolation(signal, edge):
     return np.where(plausible, ratio, usual) * correction
 
 
-def _ratio(signal, edge):
+def _ratio(axis, spectra, edge):
     """Sum of the power law after the edge over that before it."""
-    return _after_over_before(signal, _power_law(signal, edge.before), edge)
+    return _after_over_before(axis, _power_law(axis, spectra, edge.before), edge)
 
 
-def _after_over_before(signal, curves, edge):
-    after, before = (sums(signal, curves, window) for window in (edge.after, edge.before))
+def _after_over_before(axis, curves, edge):
+    after, before = (sums(axis, curves, window) for window in (edge.after, edge.before))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(before > 0, after / before, np.nan)
 
 
-def _of_mean(mean, edge):
+def _of_mean(axis, mean, edge):
     """The ratio of a mean spectrum, and by what HyperSpy's estimate, exact for narrow windows alone, misses it."""
-    exact = _power_law(mean, edge.before)
-    ratio = _after_over_before(mean, exact, edge)
-    correction = ratio / _ratio(mean._deepcopy_with_new_data(exact), edge)
+    exact = _power_law(axis, mean, edge.before)
+    ratio = _after_over_before(axis, exact, edge)
+    correction = ratio / _ratio(axis, exact, edge)
     return ratio, float(correction) if np.isfinite(correction) else 1.0
 
 
-def _power_law(signal, window):
-    """The power law that HyperSpy's remove_background fits in the window, at all energies."""
-    signal = _without_empty_halves(signal, window)
-    logger = logging.getLogger("hyperspy")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # that a faster library is not installed, once for each call
-    try:
-        with np.errstate(all="ignore"):
-            rest = signal.remove_background(signal_range=tuple(map(float, window)), show_progressbar=False)
-    finally:
-        logger.setLevel(level)
-    return signal.data - rest.data
+def _power_law(axis, spectra, window):
+    """The power law that HyperSpy estimates in the window, at all energies; 0 where none goes through."""
+    import hyperspy.api as hs
+
+    start, stop = axis.value_range_to_indices(*map(float, window))
+    given = np.atleast_2d(_without_empty_halves(spectra, start, stop))
+    energies = axis.get_axis_dictionary()
+    signal = hs.signals.Signal1D(given, axes=[*({"size": size} for size in given.shape[:-1]), energies])
+    # not by remove_background, which also evaluates all that is not asked for
+    with np.errstate(all="ignore"):
+        found = hs.model.components1D.PowerLaw().estimate_parameters(signal, *map(float, window), out=True)
+        if not found:  # divided by zero
+            return np.zeros_like(spectra, dtype=float)
+        amplitude, exponent = (one.reshape((*spectra.shape[:-1], 1)) for one in found)
+        per_channel = axis.scale if axis.is_binned else 1
+        return np.where(axis.axis > 0, amplitude * per_channel * axis.axis**-exponent, 0)
 
 
-def _without_empty_halves(signal, window):
-    """Spectra with a few counts where one half of the window has none: HyperSpy divides by them, and gives up."""
-    start, stop = signal.axes_manager.signal_axes[0].value_range_to_indices(*map(float, window))
+def _without_empty_halves(spectra, start, stop):
+    """Spectra with a few counts where one half of the window has none, for no power law goes through it."""
     middle = (start + stop) // 2
-    halves = (signal.data[..., start : max(middle - 1, start + 1)], signal.data[..., min(middle + 1, stop - 1) : stop])
+    halves = (spectra[..., start : max(middle - 1, start + 1)], spectra[..., min(middle + 1, stop - 1) : stop])
     empty = np.logical_or(*((half == 0).all(axis=-1, keepdims=True) for half in halves))
     if not empty.any():
-        return signal
-    few = np.maximum(_FEW * signal.data.mean(axis=-1, keepdims=True), 1e-12 * max(signal.data.mean(), 1e-18))
-    return signal._deepcopy_with_new_data(np.where(empty, signal.data + few, signal.data))
+        return spectra
+    few = np.maximum(_FEW * spectra.mean(axis=-1, keepdims=True), 1e-12 * max(spectra.mean(), 1e-18))
+    return np.where(empty, spectra + few, spectra)
 
 
-def _counts_of_noise(signal, edge, gross, beside):
+def _counts_of_noise(axis, data, edge, gross, beside):
     """Variances (ny, nx) of the net counts if counts are of Poisson noise, smoothed: of each pixel, and shared by some.
 
     The first is of the counts in the signal window and of the amplitude of the background; the second of its exponent,
     by the derivatives of the extrapolated background of the mean spectrum along each channel before the edge.
     """
-    mean = signal.mean()
-    data, ratio = mean.data, float(_ratio(mean, edge))
-    inside = np.arange(data.size)[channels(signal, edge.before)]
-    slopes = _derivatives(mean, edge, inside) - ratio
+    mean = data.mean(axis=(0, 1))
+    ratio, inside = float(_ratio(axis, mean, edge)), np.arange(mean.size)[channels(axis, edge.before)]
+    slopes = _derivatives(axis, mean, edge, inside) - ratio
     # the exponent is that of a neighbourhood
-    shape = np.sum(slopes**2 * np.maximum(data[inside], 0)) / max(data[inside].sum(), 1e-30) / TOGETHER
+    shape = np.sum(slopes**2 * np.maximum(mean[inside], 0)) / max(mean[inside].sum(), 1e-30) / TOGETHER
     smooth = [np.maximum(gaussian(image, VARIANCE_BLUR), 0) for image in (gross, beside)]
     white = smooth[0] + ratio**2 * smooth[1]
     return floored(white), shape * smooth[1]
 
 
-def _derivatives(mean, edge, inside):
+def _derivatives(axis, mean, edge, inside):
     """Derivatives of the background extrapolated into the signal window by the counts of each channel `inside`."""
-    data, energy = mean.data, mean.axes_manager[-1].get_axis_dictionary()
-    step = 1e-3 * max(abs(data[inside]).mean(), 1e-30)
-    steps = np.zeros((len(inside) + 1, data.size))
+    step = 1e-3 * max(abs(mean[inside]).mean(), 1e-30)
+    steps = np.zeros((len(inside) + 1, mean.size))
     steps[np.arange(len(inside)), inside] = step
-    moved = type(mean)(data + steps, axes=[{"size": len(steps), "navigate": True}, energy])
-    after = sums(mean, _power_law(moved, edge.before), edge.after)
+    after = sums(axis, _power_law(axis, mean + steps, edge.before), edge.after)
     return (after[:-1] - after[-1]) / step
 
 
-def _change_by_near_half(signal, edge):
+def _change_by_near_half(axis, data, edge):
     """By how much the nearer half of the window before an edge alone changes the mean of its map, 0 by chance.
 
     Where no power law goes through the background, the map is off by a part of the background, everywhere.
     """
-    mean = signal.mean()
+    mean = data.mean(axis=(0, 1))
     near = replace(edge, before=(sum(edge.before) / 2, edge.before[1]))
-    inside = np.arange(mean.data.size)[channels(mean, near.before)]
+    inside = np.arange(mean.size)[channels(axis, near.before)]
     if len(inside) < 4:
         return 0.0
-    under, by_near = (_under(mean, one) for one in (edge, near))
-    net, change = sums(mean, mean.data, edge.after) - under, under - by_near
-    chance = np.sqrt(np.sum(_derivatives(mean, near, inside) ** 2 * variance_of_mean(signal.data, inside)))
+    under, by_near = (_under(axis, mean, one) for one in (edge, near))
+    net, change = sums(axis, mean, edge.after) - under, under - by_near
+    chance = np.sqrt(np.sum(_derivatives(axis, mean, near, inside) ** 2 * variance_of_mean(data, inside)))
     return float(change / net) if is_significant(change, chance, float(net)) else 0.0
 
 
-def _under(mean, edge):
+def _under(axis, mean, edge):
     """The background of the mean spectrum in the window of an edge."""
-    ratio, correction = _of_mean(mean, edge)
-    return float(ratio * correction * sums(mean, mean.data, edge.before))
+    ratio, correction = _of_mean(axis, mean, edge)
+    return float(ratio * correction * sums(axis, mean, edge.before))
 
 
 def _stripped(signal, edges):
     """The edges, each less what the ones before it show in its window where its background does not hold them."""
-    curves = shapes(signal, edges)
-    sections = [[float(sums(signal, curve, edge.after)) for edge in edges] for curve in curves]
+    axis, curves = signal.axes_manager.signal_axes[0], shapes(signal, edges)
+    sections = [[float(sums(axis, curve, edge.after)) for edge in edges] for curve in curves]
     clean, found = [], []
     for i, edge in enumerate(edges):
         net, variance, white = edge.net, edge.variance, edge.white
@@ -203,7 +204,8 @@ def fitted_edges(signal: Any, edges: list[Edge]) -> tuple[list[Edge], list[Diagn
     counts. As in `window_counts` the exponent is that of a pixel and its neighbours, all else of the pixel. ValueError
     where a cross-section is not known, or there are fewer channels than a fit needs.
     """
-    inside = inside_windows(signal, edges)
+    axis = signal.axes_manager.signal_axes[0]
+    inside = inside_windows(axis, edges)
     fit = _joint_fit(signal, edges, inside)
     data = signal.data[..., inside]
     flat, shape = data.reshape(-1, len(inside)), data.shape[:2]
@@ -214,7 +216,7 @@ def fitted_edges(signal: Any, edges: list[Edge]) -> tuple[list[Edge], list[Diagn
         replace(edge, net=one, variance=own + of_all, white=own, cross_section=1.0)
         for edge, one, own, of_all in zip(edges, net, white, shared, strict=True)
     ]
-    return fitted, _about_background(signal, edges, fit, inside)
+    return fitted, _about_background(axis, signal.data, edges, fit, inside)
 
 
 def _joint_fit(signal, edges, inside):
@@ -256,20 +258,20 @@ def _noise(fit, data, exponent):
     return floored(white), shared / TOGETHER
 
 
-def _about_background(signal, edges, fit, inside):
+def _about_background(axis, data, edges, fit, inside):
     """Whether the fit without the farther half of the first background window changes the mean of a map."""
     first = min(edges, key=lambda edge: edge.before[0])
-    near = inside >= channels(signal, (sum(first.before) / 2, first.before[1])).start
+    near = inside >= channels(axis, (sum(first.before) / 2, first.before[1])).start
     if near.all() or near.sum() < len(edges) + 2 + SPARE:
         return []
     less = JointFit(fit.energy[near], fit.shapes[:, near], fit.weights[near])
-    spectrum = signal.data[..., inside].mean(axis=(0, 1))[None]
+    spectrum = data[..., inside].mean(axis=(0, 1))[None]
     exponents = [fit.exponents(spectrum), less.exponents(spectrum[:, near])]
     if not np.isfinite(exponents).all():
         return []
     whole = fit.intensities(spectrum, exponents[0])[:, 0]
     change = less.intensities(spectrum[:, near], exponents[1])[:, 0] - whole
-    noise = variance_of_mean(signal.data, inside[near])
+    noise = variance_of_mean(data, inside[near])
     chance = np.sqrt(sum(less.responses(exponents[1][0])) ** 2 @ noise)
     changes = {
         edge: by / amount

@@ -236,24 +236,23 @@ def window_diagnostics(signal: Any, edges: list[Edge]) -> list[Diagnostic]:
 # ---- channels and cross-sections ----------------------------------------------------------------------
 
 
-def channels(signal: Any, window: tuple) -> slice:
-    """Slice of the channels of a window."""
-    axis = signal.axes_manager.signal_axes[0]
+def channels(axis: Any, window: tuple) -> slice:
+    """Slice of the channels of a window of the energy axis."""
     return slice(axis.value2index(window[0]), min(axis.value2index(window[1]), axis.size))
 
 
-def inside_windows(signal: Any, edges: list[Edge]) -> np.ndarray:
+def inside_windows(axis: Any, edges: list[Edge]) -> np.ndarray:
     """Numbers of the channels that are in any window of the edges."""
-    used = np.zeros(signal.axes_manager.signal_axes[0].size, bool)
+    used = np.zeros(axis.size, bool)
     for edge in edges:
         for window in (edge.before, edge.after):
-            used[channels(signal, window)] = True
+            used[channels(axis, window)] = True
     return np.flatnonzero(used)
 
 
-def sums(signal: Any, data: np.ndarray, window: tuple) -> np.ndarray:
+def sums(axis: Any, data: np.ndarray, window: tuple) -> np.ndarray:
     """Sum over the channels of a window; the energy axis of `data` is the last."""
-    return data[..., channels(signal, window)].sum(axis=-1)
+    return data[..., channels(axis, window)].sum(axis=-1)
 
 
 def blurred_spectra(data: np.ndarray, sigma: float) -> np.ndarray:

@@ -75,7 +75,7 @@ def _cropped(signal, edges):
 
 def _without_invalid(spectra, edges):
     """The spectra, invalid ones replaced by their nearest neighbours; where these are (ny, nx); and diagnostics."""
-    inside = spectra.data[..., inside_windows(spectra, edges)]
+    inside = spectra.data[..., inside_windows(spectra.axes_manager.signal_axes[0], edges)]
     invalid = _invalid(inside)
     if invalid.all():
         raise ValueError(
@@ -129,8 +129,8 @@ def _pixels(number):
 
 def _pixels_with_spikes(spectra, edges):
     """{edge: (ny, nx) bool}: spikes in its windows, as of x-rays that hit the camera: bright or dark spots of a map."""
-    found = spikes(spectra.data)
-    parts = {edge.name: [found[..., channels(spectra, w)] for w in (edge.before, edge.after)] for edge in edges}
+    axis, found = spectra.axes_manager.signal_axes[0], spikes(spectra.data)
+    parts = {edge.name: [found[..., channels(axis, w)] for w in (edge.before, edge.after)] for edge in edges}
     return {name: before.any(axis=-1) | after.any(axis=-1) for name, (before, after) in parts.items()}
 
 
