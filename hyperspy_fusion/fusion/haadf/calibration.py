@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from hyperspy_fusion.fusion.checks import MAX_BLUR
-from hyperspy_fusion.fusion.haadf.estimates import Estimate, UndeterminedModelError, solved
+from hyperspy_fusion.fusion.haadf.estimates import Estimate, UndeterminedModelError, solved, solved_at_all
 from hyperspy_fusion.fusion.haadf.moment_equations import (
     CorrelationData,
     EstimatingEquations,
@@ -298,11 +298,9 @@ def _best_blur(moments):
     It is the slope of a log-likelihood along blur**2: of several zeros the one under the largest integral counts.
     """
     blurs = np.linspace(0, MAX_BLUR, 21)
-    squares, slopes = blurs**2, np.zeros(len(blurs))
-    for k, (blur, matrix) in enumerate(zip(blurs, moments.at(blurs), strict=True)):
-        estimate, _ = _solved_at(moments, blur, matrix)
-        slopes[k] = moments.target[-1] - matrix[-1] @ np.concatenate([[estimate.offset], estimate.weights])
-    slopes -= squares / BLUR_PRIOR**2
+    squares, matrices, target = blurs**2, moments.at(blurs), moments.target
+    found = solved_at_all(matrices[:, :-1], target[:-1], moments.matrix_variance, moments.scan.shape)
+    slopes = target[-1] - np.sum(matrices[:, -1] * found, axis=1) - squares / BLUR_PRIOR**2
     rises = np.concatenate([[0], np.cumsum((slopes[1:] + slopes[:-1]) / 2 * np.diff(squares))])
     k = int(np.argmax(rises))
     for left in (k - 1, k):

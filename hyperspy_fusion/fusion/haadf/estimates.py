@@ -35,8 +35,8 @@ def solved(matrix, target, variance, shape, blur):
     while True:
         rows = np.concatenate([[0], active + 1])
         part = matrix[np.ix_(rows, rows)]
-        found, directions = _solved_free(part, target[rows], variance[np.ix_(active, active)], shape[active])
-        first = directions if first is None else first
+        found, directions, kept = _solved_free(part, target[rows], variance[np.ix_(active, active)], shape[active])
+        first = (directions[:, kept], directions[:, ~kept]) if first is None else first
         if not np.any(found < 0):
             break
         active = np.delete(active, np.argmin(found / shape[active]))
@@ -47,26 +47,38 @@ def solved(matrix, target, variance, shape, blur):
     return Estimate(float(offset), weights, blur, scale), first
 
 
+def solved_at_all(matrices, target, variance, shape):
+    """Offsets and weights (B, n + 1) of :func:`solved` for each of the matrices (B, n + 1, n + 1)."""
+    weights, _, _ = _solved_free(matrices, target, variance, shape)
+    for k in np.flatnonzero(np.any(weights < 0, axis=1)):
+        weights[k] = solved(matrices[k], target, variance, shape, 0.0)[0].weights
+    offsets = (target[0] - np.sum(matrices[:, 0, 1:] * weights, axis=1)) / matrices[:, 0, 0]
+    return np.column_stack([offsets, weights])
+
+
 def _solved_free(matrix, target, variance, shape):
-    """Weights of any sign. What the data do not determine keeps the shape.
+    """Weights (..., n) of any sign, for matrices (..., n + 1, n + 1). What the data do not determine keeps the shape.
 
     In units of ``gain * shape`` the matrix is the information on relative weights. Directions in which it is below 1
-    (an error of 100 %), or below three standard deviations of its own noise, are undetermined.
+    (an error of 100 %), or below three standard deviations of its own noise, are undetermined. The columns of the
+    second result (..., n, n) are the directions, and the third (..., n) is True for those that are determined.
     """
-    inner = matrix[1:, 1:] - np.outer(matrix[1:, 0], matrix[0, 1:]) / matrix[0, 0]
-    target = target[1:] - matrix[1:, 0] * target[0] / matrix[0, 0]
+    column, row, corner = matrix[..., 1:, :1], matrix[..., :1, 1:], matrix[..., :1, :1]
+    inner = matrix[..., 1:, 1:] - column * row / corner
+    target = target[1:] - (column * target[0] / corner)[..., 0]
     if not len(shape):
-        return shape, (np.zeros((0, 0)), np.zeros((0, 0)))
-    power = shape @ inner @ shape
+        return shape, np.zeros((0, 0)), np.zeros(0, bool)
+    power = (inner @ shape) @ shape
     # of either sign: what matters here is the size
-    gain = np.abs(shape @ target / power) if power else 1.0
-    scale = gain * shape
-    relative = scale[:, None] * inner * scale
-    values, vectors = np.linalg.eigh((relative + relative.T) / 2)
-    loads = (scale[:, None] * vectors) ** 2
-    noise = np.sqrt(2 * np.einsum("ik,ij,jk->k", loads, variance, loads))
-    kept = values > np.maximum(1, 3 * noise)
-    known, unknown = vectors[:, kept], vectors[:, ~kept]
-    filled = unknown @ unknown.sum(axis=0)
-    answer = np.linalg.solve(known.T @ relative @ known, known.T @ (scale * target - relative @ filled))
-    return scale * (known @ answer + filled), (scale[:, None] * known, scale[:, None] * unknown)
+    gain = np.abs(np.divide(target @ shape, power, out=np.ones_like(power), where=power != 0))
+    scale = gain[..., None] * shape
+    relative = scale[..., :, None] * inner * scale[..., None, :]
+    values, vectors = np.linalg.eigh((relative + relative.swapaxes(-1, -2)) / 2)
+    directions = scale[..., :, None] * vectors
+    loads = directions**2
+    kept = values > np.maximum(1, 3 * np.sqrt(2 * np.sum(loads * (variance @ loads), axis=-2)))
+    filled = (vectors @ np.where(kept, 0, vectors.sum(axis=-2))[..., None])[..., 0]
+    turned, away = vectors.swapaxes(-1, -2), scale * target - (relative @ filled[..., None])[..., 0]
+    within = np.where(kept[..., :, None] & kept[..., None, :], turned @ relative @ vectors, np.eye(len(shape)))
+    answer = np.linalg.solve(within, np.where(kept[..., None], turned @ away[..., None], 0))
+    return scale * ((vectors @ answer)[..., 0] + filled), directions, kept
