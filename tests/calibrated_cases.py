@@ -1,11 +1,15 @@
 """Scans, settings and fits of the calibrated method that several test modules share."""
 
+from hashlib import sha1
+
 import numpy as np
 
 from hyperspy_fusion.fusion.problems.calibrated import Observation
-from hyperspy_fusion.fusion.settings import CalibratedSettings
+from hyperspy_fusion.fusion.problems.published import published_problem
+from hyperspy_fusion.fusion.settings import CalibratedSettings, PublishedSettings
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState
+from hyperspy_fusion.fusion.solvers.proximal_gradient import proximal_gradient
 from hyperspy_fusion.fusion.terms.scan_data import ScanData
 
 NUMBERS = (26, 8)
@@ -88,6 +92,16 @@ def fused(scan, settings=None, numbers=NUMBERS, **scan_options):
     settings = settings or settings_of()
     problem = problem_of(scan, settings, numbers, **scan_options)
     return primal_dual(problem, settings, PrimalDualState.of(problem))[0]
+
+
+def hash_of_fit(method):
+    """Of the maps of 50 iterations."""
+    maps, haadf = (a.astype(np.float32) for a in scan_of((24, 24)))
+    if method == "calibrated":
+        return sha1(fused((maps, haadf), settings_of(dtype="float32", max_iter=50)).maps).hexdigest()
+    settings = PublishedSettings(max_iter=50)
+    found, _ = proximal_gradient(published_problem(maps, haadf, NUMBERS, settings), settings)
+    return sha1(found.maps).hexdigest()
 
 
 def count_loss(x, b, counts_scale=1.0, background=0.0, shift=0.0, valid=True):

@@ -47,7 +47,7 @@ def signals(counts, images, elements, units="nm"):
     return maps, hs.signals.Signal2D(images, axes=axes, metadata={"General": {"title": "HAADF"}})
 
 
-def spectra(counts, units="nm", lines=(944, 640, 52), n_channels=1000):
+def spectra(counts, units="nm", lines=(94, 64, 5), n_channels=100):
     """The same counts as spectra (x, y, t|E), each element in one channel."""
     n, _, *shape = counts.shape
     data = np.zeros((n, *shape, n_channels), counts.dtype)
@@ -55,7 +55,7 @@ def spectra(counts, units="nm", lines=(944, 640, 52), n_channels=1000):
         data[..., line] = counts[:, i]
     scan = [{"name": a, "size": k, "scale": SCALE, "units": units} for a, k in zip("yx", shape, strict=True)]
     axes = [{"name": "Time", "size": n, "units": "s"}, *scan]
-    axes += [{"name": "Energy", "size": n_channels, "scale": 0.01, "units": "keV"}]
+    axes += [{"name": "Energy", "size": n_channels, "scale": 0.1, "units": "keV"}]
     signal = hs.signals.Signal1D(data, axes=axes, metadata={"General": {"title": "EDS"}})
     signal.set_signal_type("EDS_TEM")
     return signal

@@ -96,8 +96,7 @@ def light_elements(shape, counts):
 
 SCANS = {name: hf.data.PHANTOMS[name] for name in ("atomic_columns", "core_shell", "interface")}
 SCANS["light_elements"] = light_elements
-OFTEN = [("atomic_columns", 15, 0.5, True), ("atomic_columns", 4, 0.7, True), ("core_shell", 15, 0.7, False),
-         ("interface", 4, 0.3, True), ("light_elements", 15, 0.5, False)]  # fmt: skip
+OFTEN = [("atomic_columns", 4, 0.7, True), ("core_shell", 15, 0.7, False), ("light_elements", 15, 0.5, False)]
 ALL = list(itertools.product(SCANS, (4, 15), (0.3, 0.5, 0.7), (True, False)))
 
 
@@ -107,12 +106,12 @@ ALL = list(itertools.product(SCANS, (4, 15), (0.3, 0.5, 0.7), (True, False)))
 )
 def test_what_is_left_of_an_image_is_worth_more_than_none(name, counts, part, is_saturated):
     """Up to 0.3 dB, which chance may cost."""
-    phantom = SCANS[name]((48, 48), counts=counts)
+    phantom = SCANS[name]((40, 40), counts=counts)
     maps, haadf = phantom.signals()
     if is_saturated:
         haadf.data = np.minimum(haadf.data, np.quantile(haadf.data, 1 - part))
     else:
-        haadf.data[:, : round(48 * part)] = np.nan
+        haadf.data[:, : round(40 * part)] = np.nan
     fused = fuse_with(maps, haadf, method="auto")
     without = fuse_with(maps, haadf, method="auto", lambda_haadf=0.0, regularization="tgv")
     error, worse = (np.mean((f.data - phantom.truth) ** 2, axis=(1, 2)) for f in (fused, without))

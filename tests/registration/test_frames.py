@@ -119,11 +119,16 @@ def as_stack(maps):
 
 def test_the_axis_of_frames_may_have_the_name_of_hyperspy():
     """As hyperspy.api.stack names it by itself."""
-    counts, maps, images = frames()
-    expected, _ = by_hand(counts, hf.sum_frames(maps, images)[1].metadata.Frames)
+    _, maps, images = frames()
     for signal in (*maps.values(), images):
         signal.axes_manager[0].name = "stack_element"
-    np.testing.assert_array_equal([one.data for one in hf.sum_frames(maps, images)[0].values()], expected)
+    np.testing.assert_array_equal([one.data for one in hf.sum_frames(maps, images)[0].values()], expected_sum())
+
+
+@cache
+def expected_sum():
+    counts, maps, images = frames()
+    return by_hand(counts, hf.sum_frames(maps, images)[1].metadata.Frames)[0]
 
 
 @pytest.mark.parametrize(
@@ -131,8 +136,7 @@ def test_the_axis_of_frames_may_have_the_name_of_hyperspy():
 )
 def test_every_kind_of_frames_gives_the_same_sum(kind):
     counts, maps, images = frames()
-    expected, _ = by_hand(counts, hf.sum_frames(maps, images)[1].metadata.Frames)
-    channels = (944, 640, 52)
+    channels = (94, 64, 5)
     if kind == "list":
         source, images = list(maps.values()), images.as_lazy()
     elif kind == "stack":
@@ -143,7 +147,7 @@ def test_every_kind_of_frames_gives_the_same_sum(kind):
         source = [signal.as_lazy(chunks=(7, 40, 33)) for signal in maps.values()]
     else:
         source = frames_data.spectra(counts.astype(">u2") if kind == "big-endian" else counts)
-        source = source.as_lazy(chunks=(6, 40, 33, 500)) if kind == "lazy spectra" else source
+        source = source.as_lazy(chunks=(6, 40, 33, 50)) if kind == "lazy spectra" else source
     if kind == "lazy events":
         # as rosettasciio reads the files of Velox and JEOL
         events = DenseSliceCOO.from_numpy(source.data)
@@ -158,7 +162,7 @@ def test_every_kind_of_frames_gives_the_same_sum(kind):
         assert summed._signal_type == "EDS_TEM" and summed.axes_manager[-1].units == "keV"
         assert summed.axes_manager.navigation_shape == image.axes_manager.signal_shape
         data = [data[0][..., channel] for channel in channels]
-    np.testing.assert_array_equal(data[0] if kind == "stack" else data, expected)
+    np.testing.assert_array_equal(data[0] if kind == "stack" else data, expected_sum())
 
 
 class Counted:
@@ -177,7 +181,7 @@ def test_lazy_spectra_are_read_chunk_by_chunk_once_for_the_drift_and_once_for_th
     counts, _, images = frames()
     source = Counted(frames_data.spectra(counts).data)
     lazy = frames_data.spectra(counts).as_lazy()
-    lazy.data = da.from_array(source, (5, 32, 32, 500), asarray=False)
+    lazy.data = da.from_array(source, (5, 32, 32, 50), asarray=False)
     summed, _ = hf.sum_frames(lazy, images)
     n = lazy.data.npartitions
     assert summed._lazy and len(source.read) == n == len(set(source.read))
@@ -247,6 +251,7 @@ def test_one_frame_is_itself_and_axes_without_calibration_are_reported(caplog):
     assert [r.code for r in caplog.records if hasattr(r, "code")] == ["frames-uncalibrated"]
 
 
+@cache
 def cases():
     _, maps, images = frames(spoilt=False)
     missing = images._deepcopy_with_new_data(np.full(images.data.shape, np.nan))

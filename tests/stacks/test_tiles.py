@@ -75,7 +75,7 @@ def in_memory(folder):
 
 @cache
 def tiled():
-    return fused()
+    return fused(max_iter=30)
 
 
 def test_tiles_are_the_fit_in_one_piece():
@@ -101,7 +101,7 @@ def test_tiles_are_the_fit_in_one_piece():
 
 @pytest.mark.parametrize("source", [as_dictionary, as_element_maps, as_file, in_memory])
 def test_every_source_and_a_lazy_image(source, tmp_path):
-    found = fused(source(tmp_path), scan()[1].as_lazy())
+    found = fused(source(tmp_path), scan()[1].as_lazy(), max_iter=30)
     np.testing.assert_array_equal(found.data, tiled().data)
     measured = [m.data.sum() for m in scan()[0]]
     np.testing.assert_allclose(np.asarray(found.data).sum(axis=(1, 2), dtype=float), measured, rtol=1e-6)
@@ -140,8 +140,8 @@ def test_noise_metadata_of_each_pixel(noise):
 
 
 def test_settings_are_chosen_on_the_sample():
-    found = fused(method="auto", regularization="auto", lambda_reg="auto", tile_size=48)
-    alone = hf.fuse(*scan(), show_progressbar=False)
+    found = fused(method="auto", lambda_reg="auto", tile_size=48)
+    alone = hf.fuse(*scan(), settings=hf.AutoSettings(regularization="directional"), show_progressbar=False)
     fit = found.metadata.Fusion
     assert fit.selection.sentence == alone.metadata.Fusion.selection.sentence
     assert np.sqrt(np.mean(differences(found, alone.data) ** 2)) < 2e-3
@@ -164,7 +164,7 @@ def test_pixels_that_are_not_valid():
 
     haadf, mask = scan()[1].deepcopy(), np.zeros((96, 80), bool)
     haadf.data[10:20, 50:60], mask[70:80, 5:15] = np.nan, True
-    found = fused(lazy_maps(spoil), haadf, mask=mask)
+    found = fused(lazy_maps(spoil), haadf, mask=mask, max_iter=20)
     fit = found.metadata.Fusion
     assert np.isfinite(np.asarray(found.data)).all()
     assert fit.n_masked.tolist() == [112] * 3 and fit.haadf_n_masked == 200
@@ -176,7 +176,7 @@ def test_a_field_has_one_ceiling():
     top = np.quantile(haadf.data, 0.9)
     haadf.data = np.minimum(haadf.data, top)
     number = np.count_nonzero(haadf.data == top)
-    assert fused(haadf=haadf).metadata.Fusion.haadf_n_masked == number
+    assert fused(haadf=haadf, max_iter=10).metadata.Fusion.haadf_n_masked == number
 
 
 def test_a_tile_that_cannot_be_fused_is_nan(caplog):
@@ -185,7 +185,7 @@ def test_a_tile_that_cannot_be_fused_is_nan(caplog):
         signal.data[:52, :46] = np.nan
 
     with caplog.at_level(logging.WARNING):
-        found = fused(lazy_maps(spoil))
+        found = fused(lazy_maps(spoil), max_iter=20)
     fit = found.metadata.Fusion
     assert fit.n_failed_tiles == 1 and "Tile (0, 0) (the last is (2, 2)): not fused, and NaN: " in caplog.text
     data = np.asarray(found.data)
@@ -204,7 +204,7 @@ def test_ctrl_c_keeps_the_tiles_that_are_done(monkeypatch):
 
     monkeypatch.setattr(fuse_field, "fit_tile", interrupted)
     with dask.config.set(scheduler="synchronous"):
-        found = fused()
+        found = fused(max_iter=10)
     assert found.metadata.Fusion.n_failed_tiles == 5
     assert 0 < np.isfinite(np.asarray(found.data)).mean() < 1
 
@@ -217,7 +217,7 @@ def test_a_tile_can_be_sent_to_another_process(monkeypatch):
         return engine.run_tasks(tasks, done, num_workers)
 
     monkeypatch.setattr(fuse_field, "run_tasks", run)
-    fused()
+    fused(max_iter=10)
     task = sent[-1]
     _, arrays, call, spans, path = dict(task.dask)[task.key].func.args
     arrays, call, spans = pickle.loads(pickle.dumps((arrays, call, spans)))
@@ -233,11 +233,11 @@ def test_what_tiles_cannot_do(options):
 
 
 def test_lazy_maps_go_in_tiles_where_memory_is_short(monkeypatch):
-    assert not fused(tile_size=None)._lazy
+    assert not fused(tile_size=None, max_iter=10)._lazy
     monkeypatch.setattr(fuse_field, "_free_memory", lambda: 1e6)
-    found = fused(tile_size=None)
+    found = fused(tile_size=None, max_iter=10)
     assert found._lazy and found.metadata.Fusion.n_tiles == 1  # no tile is smaller than 128 pixels
-    assert not fused(scan()[0], tile_size=None)._lazy  # what is in memory already stays there
+    assert not fused(scan()[0], tile_size=None, max_iter=10)._lazy  # what is in memory already stays there
 
 
 def test_a_map_that_the_sample_does_not_show(monkeypatch):

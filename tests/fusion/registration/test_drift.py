@@ -22,7 +22,9 @@ from hyperspy_fusion.fusion.registration.frame_sums import CommonField, aligned_
 fine = cache(frames_data.fine)
 
 
+@cache
 def frames(phantom="core_shell", size=3.0, snr=20, n=20, seed=1):
+    """The drift, counts and images; not to be changed."""
     curve = frames_data.drift_curve(n, size, seed=seed)
     return curve, *frames_data.drifted(fine(getattr(hf.data, phantom)), curve, 0.05, snr, seed=seed)[:2]
 

@@ -68,7 +68,7 @@ def test_coarse_guide_is_the_differences_of_the_binned_image():
 def test_prolonged_state_is_near_the_minimum_and_within_bounds(kind, joint):
     problem = case(kind, (31, 26), joint=joint, dtype="float64", haadf_blur=1.0 if kind == "directional" else 0.0)
     coarse = coarsened(problem)
-    _, state = primal_dual.primal_dual(coarse, Stopping(4000, gap=1e-6))
+    _, state = primal_dual.primal_dual(coarse, Stopping(4000, gap=1e-5))
     start = prolonged(state, problem)
     best, last = primal_dual.primal_dual(problem, Stopping(6000, gap=1e-6))
     first, _ = primal_dual.primal_dual(problem, Stopping(1, gap=1e-6), start)
