@@ -229,8 +229,7 @@ def not_fused(haadf, eds, **options):
     return [e for d in model.diagnostics if d.code == "elements-without-structure" for e in d.elements]
 
 
-@pytest.mark.parametrize("units, is_lazy", [("keV", False), ("eV", True)])
-@pytest.mark.parametrize("counts", [0.2, 1, 4])
+@pytest.mark.parametrize("counts, units, is_lazy", [(0.2, "eV", True), (1, "keV", False), (4, "eV", True)])
 def test_elements_of_the_file_without_a_line_are_not_fused(counts, units, is_lazy):
     shape = (48, 48)
     thickness = np.linspace(0.4, 1.6, 48) * (1 + (np.indices(shape)[0] > 20))

@@ -393,8 +393,12 @@ EXTREME += [{"variance": 1e-30, "noise": "gaussian", "regularization": "tv"}]
 EXTREME += [{"lambda_reg": 1e-30, "lambda_haadf": 1e30}, {"variance": 1e30, "noise": "gaussian"}]
 
 
-@pytest.mark.parametrize("method", ["calibrated", "auto"])
-@pytest.mark.parametrize("settings", EXTREME, ids=str)
+@pytest.mark.parametrize(
+    "settings, method",
+    [(one, "calibrated") for one in EXTREME]
+    + [pytest.param(one, "auto", marks=[pytest.mark.nightly] * (i % 2)) for i, one in enumerate(EXTREME)],
+    ids=str,
+)
 def test_extreme_settings_end_in_maps_or_in_a_sentence(scan, settings, method, recwarn):
     try:
         assert np.isfinite(fuse_with(*scan, method=method, max_iter=50, **settings).data).all()

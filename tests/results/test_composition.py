@@ -36,6 +36,8 @@ def test_maps_have_the_composition_of_exspy(method):
     for units, found in both if method == "CL" else both[:1]:
         expected = by_exspy(s, s.get_lines_intensity(), method, units)
         np.testing.assert_allclose(found(method, FACTORS[method], vacuum=0).data, expected, rtol=1e-6)
+    if method != "CL":
+        return
     # the same for a common fraction of the lines
     narrow = element_maps(s, integration_windows=1.2)
     expected = by_exspy(s, s.get_lines_intensity(integration_windows=1.2), method)
