@@ -6,7 +6,7 @@ from helpers import shared
 
 from hyperspy_fusion import data
 from hyperspy_fusion.fusion.haadf.calibration import fit_haadf_model, refit_haadf_model
-from hyperspy_fusion.fusion.haadf.estimates import UndeterminedModelError
+from hyperspy_fusion.fusion.haadf.estimates import UndeterminedModelError, solved, solved_at_all
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, haadf_noise, saturated, z_weights
 
 
@@ -426,3 +426,19 @@ def test_weights_of_a_real_scan_are_finite_and_have_errors():
     for values in (result.weights, result.standard_errors):
         assert np.all(np.isfinite(values)) and np.all(values >= 0)
     assert result.weights[1] > result.weights[0] > result.weights[2]  # Dy, Sc, O
+
+
+def test_solving_for_all_blurs_is_solving_for_each():
+    """With weights below 0 left out, and those that the data do not distinguish near the ratio of their shape."""
+    rng, shape = np.random.default_rng(0), np.array([1.0, 2.0, 4.0])
+    data = np.concatenate([np.ones((8, 200, 1)), rng.normal(size=(8, 200, 3))], axis=-1)
+    data[4:, :, 3] = data[4:, :, 2]
+    matrices, target = data.swapaxes(1, 2) @ data, data[0].T @ data[0] @ [5.0, 3.0, 2.0, 6.0]
+    found = solved_at_all(matrices, target, np.zeros((3, 3)), shape)
+    for one, matrix in zip(found, matrices, strict=True):
+        estimate, _ = solved(matrix, target, np.zeros((3, 3)), shape, 0.0)
+        np.testing.assert_allclose(one, [estimate.offset, *estimate.weights], rtol=1e-9)
+    np.testing.assert_allclose(found[0], [5, 3, 2, 6])
+    np.testing.assert_allclose(found[4:, 3], 2 * found[4:, 2], rtol=0.05)
+    target[1] = -target[1]
+    assert not solved_at_all(matrices, target, np.zeros((3, 3)), shape)[:, 1].any()
