@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hyperspy_fusion._progress import counted, progress
-from hyperspy_fusion.diagnostics import as_metadata, report, warnings_of
+from hyperspy_fusion.diagnostics import as_metadata, report_fit, warnings_of
 from hyperspy_fusion.fusion.checks import (
     are_numbers,
     check_choice,
@@ -23,8 +23,8 @@ from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import settings_for
 from hyperspy_fusion.fusion.terms.scan_data import has_contrast
 from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
+from hyperspy_fusion.fusion.uncertainty.usability import structure_by_errors, usable_for
 from hyperspy_fusion.grid.axes import spatial_axes
-from hyperspy_fusion.grid.images import image_signal
 from hyperspy_fusion.grid.masks import mask_array
 from hyperspy_fusion.identify.elements import atomic_number
 from hyperspy_fusion.maps.sources import read_maps
@@ -102,7 +102,7 @@ class FusedMultiModal:
         uses = self._method
         maps = read_maps(maps, request_of(uses, elements, xray_lines, integration_windows, edges, background))
         self.maps, self.elements = maps.signal, maps.signal.elements
-        mask = mask_array(mask, maps.axes)
+        self._mask = mask = mask_array(mask, maps.axes)
         register = "shift" if register is True else register
         self.haadf, self._registration, of_grid = haadf_on_grid(haadf, maps, register, mask, uses.uses_masks)
         image, pixels = self.haadf.data, self.maps.data
@@ -185,7 +185,7 @@ class FusedMultiModal:
 
     def _report(self, found):
         """Report each diagnostic once."""
-        report(d for d in found if d not in self._reported)
+        report_fit(d.placed(self._axes()) for d in found if d not in self._reported)
         self._reported.update(found)
 
     def _start(self, settings, tick, num_workers):
@@ -208,37 +208,25 @@ class FusedMultiModal:
         """The fused maps as a new :class:`ElementMaps`."""
         return self._signal(copied=True)
 
-    @default_errstate
     def modelled_haadf(self):
-        """``f(x)``: the HAADF image that the fused maps explain, as a Signal2D in the units of the measured one."""
-        image = self._fitted().result.modelled_haadf.copy()
-        return image_signal(image, spatial_axes(self.haadf), "Modelled HAADF")
+        """``f(x)``, the HAADF image that the fused maps explain; see :meth:`ElementMaps.modelled_haadf`."""
+        return self._signal().modelled_haadf()
 
-    @default_errstate
     def residual(self):
-        """Measured minus modelled HAADF image, as a Signal2D: what no mapped element explains."""
-        residual = self.haadf.data - self._fitted().result.modelled_haadf.astype(np.float64)
-        return image_signal(residual, spatial_axes(self.haadf), "HAADF residual")
+        """Measured minus modelled HAADF image; see :meth:`ElementMaps.residual`."""
+        return self._signal().residual()
 
-    @default_errstate
     def normalised_residuals(self):
-        """Measured minus fused maps in standard deviations of the noise, as ElementMaps; constant maps have zeros.
+        """Measured minus fused maps over the noise; see :meth:`ElementMaps.normalised_residuals`."""
+        return self._signal().normalised_residuals()
 
-        Where counts are at least a few and the fit is right, they are nearly N(0, 1). Correlation between
-        neighbouring pixels is structure that the fit has lost.
+    def attribution(self):
+        """What moved each pixel from its measured to its fused value; see :meth:`ElementMaps.attribution`."""
+        return self._signal().attribution()
 
-        Raises
-        ------
-        ValueError
-            Before a fit, and for the published method, which has no model of the noise.
-        """
-        fit = self._fitted()
-        check_noise_model(self.method)
-        data = np.zeros(self.maps.data.shape)
-        data[~self._measured.is_constant] = self._method.consistency(fit.setup, fit.result).residuals()
-        residuals = self.maps._deepcopy_with_new_data(data)
-        residuals.metadata.General.title = "Normalised residuals"
-        return residuals
+    def report(self):
+        """What the maps can be used for, and all diagnostics; see :meth:`ElementMaps.report`."""
+        return self._signal().report()
 
     @default_errstate
     def standard_errors(self, n_resamples=32, *, seed=0, show_progressbar=None, num_workers=None):
@@ -305,22 +293,6 @@ class FusedMultiModal:
         gain = attainable_gain(fit.setup.problem, fit.setup.settings, fit.result.maps, self._measured.valid.haadf)
         return self._derived(gain, "Attainable gain of")
 
-    @default_errstate
-    def attribution(self):
-        """What moved each pixel from its measured to its fused value.
-
-        Returns
-        -------
-        dict of ElementMaps
-            ``"haadf"``, ``"penalty"``, ``"totals"`` and ``"bound"`` (non-negativity, and what the solver has left
-            undone), and ``"spectrum"`` where spectral components are in the result, in the units of the maps. They add
-            up to fused minus measured. NaN for constant maps and in masked pixels.
-        """
-        check_noise_model(self.method)
-        fit = self._fitted()
-        found = fit.setup.problem.attribution(fit.state, fit.result.maps)
-        return {name: self._derived(data, f"Change by {name} of") for name, data in found.items()}
-
     def plot(self, crop=None, errors=False):
         """Measured over fused maps; see :meth:`ElementMaps.plot_fusion`."""
         return self._signal().plot_fusion(crop=crop, errors=errors)
@@ -347,11 +319,11 @@ class FusedMultiModal:
     @property
     def diagnostics(self) -> list:
         """Diagnostics of the input and, after a fit, of its result and of the standard errors."""
-        return self._input_diagnostics + self._record.diagnostics
+        return [d.placed(self._axes()) for d in (*self._input_diagnostics, *self._record.diagnostics)]
 
     @property
     def warnings(self) -> list[str]:
-        """The sentences of the diagnostics that are warnings."""
+        """The sentences of the diagnostics that are serious, or notes."""
         return warnings_of(self.diagnostics)
 
     def __getitem__(self, element):
@@ -367,6 +339,10 @@ class FusedMultiModal:
         state = "not fitted" if self._fit is None else f"{self._fit.result.n_iter} iterations"
         return f"<FusedMultiModal, title: {title}, elements: {', '.join(self.elements)}, {state}>"
 
+    def _axes(self):
+        """Axes (y, x) of the maps, for the places of diagnostics."""
+        return spatial_axes(self.haadf)
+
     @property
     def _fit(self):
         return self._record.fit
@@ -380,13 +356,39 @@ class FusedMultiModal:
         """The fused maps of all elements; constant ones are what they were."""
         data = self._measured.all_maps(self._fitted().result.maps)
         data = data.copy() if copied else data
-        return fused_signal(self.maps, data, self._metadata(), Inputs(self.maps, self.haadf), self._record.errors)
+        explained = self._fit.explained
+        changes = {name: self._of_all(one, np.nan) for name, one in explained.changes.items()}
+        residuals = None if explained.residuals is None else self._of_all(explained.residuals, 0.0)
+        inputs = Inputs(self.maps, self.haadf, self._mask, changes, residuals)
+        return fused_signal(self.maps, data, self._metadata(), inputs, self._record.errors)
 
     def _derived(self, data, title):
         """Data of the fitted elements as maps, NaN for constant ones."""
-        full = np.full(self.maps.data.shape, np.nan, np.float32)
+        return maps_like(self._signal(), self._of_all(data, np.nan), title)
+
+    def _of_all(self, data, value):
+        """Data of the fitted elements (n, ny, nx) as of all, with a value for constant ones."""
+        full = np.full(self.maps.data.shape, value, np.float32)
         full[~self._measured.is_constant] = data
-        return maps_like(self._signal(), full, title)
+        return full
+
+    def _usability(self):
+        """For ``metadata.Fusion``: counts of each map, and what its fused one can be used for."""
+        fit, measured, errors = self._fit, self._measured, self._record.errors
+        structure = fit.explained.structure
+        if errors is not None:
+            structure = structure_by_errors(fit.result.maps, errors.bootstrap.standard_errors(), structure)
+        fitted = ~measured.is_constant
+        usable = usable_for(measured.per_map(structure), fit.total_ratios, fitted)
+        changes = measured.per_map(fit.explained.haadf_changes())
+        return {"structure": measured.per_map(structure), "usable_for": usable, "haadf_changes": changes}
+
+    def _counts_of_maps(self):
+        """(n,) total counts of the measured maps, NaN where they are no counts."""
+        totals = np.sum(self.maps.data, axis=(1, 2), where=self._measured.valid.maps, dtype=np.float64)
+        scale = self._method.describe(self._fit.setup.problem, self._fit.result, self._measured.per_map)
+        scale = np.asarray(scale.get("counts_scale", np.full(len(totals), np.nan)))
+        return np.where(self._measured.is_constant, totals, totals / np.where(scale > 0, scale, np.nan))
 
     def _metadata(self):
         """``metadata.Fusion``: Python scalars, strings and flat arrays."""
@@ -402,6 +404,8 @@ class FusedMultiModal:
             **({"registration": self._registration} if self._registration else {}),
             **({} if errors is None else {"errors": errors.metadata(measured.per_map)}),
             **fit.metadata(),
+            **self._usability(),
+            "counts": self._counts_of_maps(),
             "warnings": self.warnings,
             "diagnostics": as_metadata(self.diagnostics),
             "haadf_title": str(self.haadf.metadata.General.title),

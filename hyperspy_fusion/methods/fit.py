@@ -92,6 +92,45 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Explained:
+    """What moved the fitted maps from the measured ones, and what is left; nothing without a noise model.
+
+    Attributes
+    ----------
+    changes
+        ``{name: (n, ny, nx)}`` float32, as :meth:`~.problems.calibrated.CalibratedProblem.attribution` has them.
+    residuals
+        (n, ny, nx) float32, measured minus fused maps in standard deviations of the noise; None without.
+    structure
+        (n,) part of the structure in the counts that the maps show; infinite without.
+    """
+
+    changes: dict
+    residuals: np.ndarray | None
+    structure: np.ndarray
+
+    @classmethod
+    def of(cls, setup, state, result, checks):
+        """Of a fit and its checks, None for none."""
+        if checks is None:
+            return cls({}, None, np.full(len(result.maps), np.inf))
+        changes = setup.problem.attribution(state, result.maps)
+        changes = {name: one.astype(np.float32) for name, one in changes.items()}
+        return cls(changes, checks.residuals().astype(np.float32), checks.structure())
+
+    def haadf_changes(self):
+        """(n,) root mean square of what the brightness of the image changed over that of the penalty; 0 for none."""
+        if "haadf" not in self.changes:
+            return np.zeros(len(self.structure))
+        haadf, penalty = (_sizes(self.changes[name]) for name in ("haadf", "penalty"))
+        return np.divide(haadf, penalty, out=np.zeros(len(haadf)), where=penalty > 0)
+
+
+def _sizes(maps):
+    return np.sqrt(np.nanmean(maps.astype(np.float64) ** 2, axis=(1, 2)))
+
+
+@dataclass(frozen=True)
 class Fit:
     """A finished fit.
 
@@ -107,6 +146,8 @@ class Fit:
         (n,) of the measured maps, to notice later changes.
     diagnostics
         Of the fit.
+    explained
+        What moved the maps, and what is left of the counts.
     output
         ``fit_output``: the result as SciPy's optimisers have it, with the fused maps of all elements.
     """
@@ -118,6 +159,7 @@ class Fit:
     haadf_correlation: float
     norms: np.ndarray
     diagnostics: list
+    explained: Explained
     output: Any
 
     @classmethod
@@ -129,8 +171,10 @@ class Fit:
         fused = measured.all_maps(result.maps)
         ratios = totals_over_measured(fused, measured.maps, measured.valid.maps, background)
         agreement = correlation(result.modelled_haadf, measured.haadf, measured.valid.haadf)
-        found = method.diagnose(setup, result, measured.elements, ratios, agreement)
-        return cls(setup, state, result, ratios, agreement, norms, found, _output(result, fused))
+        checks = method.consistency(setup, result)
+        found = method.diagnose(setup, result, measured.elements, ratios, agreement, checks)
+        explained = Explained.of(setup, state, result, checks)
+        return cls(setup, state, result, ratios, agreement, norms, found, explained, _output(result, fused))
 
     def metadata(self):
         """What every method has in ``metadata.Fusion`` after a fit: Python scalars and flat arrays."""

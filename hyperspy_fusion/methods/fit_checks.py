@@ -106,19 +106,17 @@ def diagnostics_of_published_fit(elements, result, total_ratios, haadf_correlati
     """Of a fit by the published method."""
     return [
         *diagnostics_of_exit(result),
-        *_of_correlation(haadf_correlation, "or raise lambda_haadf"),
+        *_of_correlation(haadf_correlation),
         *_of_descent(result.history.total),
         *_of_totals(elements, total_ratios, "a lower eps and lambda_haadf"),
     ]
 
 
-def diagnostics_of_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings):
+def diagnostics_of_calibrated_fit(elements, result, total_ratios, settings):
     """Of a fit by the calibrated method; totals that are not positive are reported by the problem."""
     remedy = "a higher max_iter" if settings.keep_totals else "keep_totals=True or a lower lambda_reg"
-    needs_haadf = settings.lambda_haadf or settings.regularization in ("guided", "directional")
     return [
         *diagnostics_of_exit(result),
-        *(_of_correlation(haadf_correlation, "or pass lambda_haadf=0, regularization='tgv'") if needs_haadf else []),
         *_of_totals(elements, np.nan_to_num(total_ratios, nan=1.0), remedy),
     ]
 
@@ -166,12 +164,12 @@ def diagnostics_of_exit(result):
     return [Diagnostic(result.reason.name.lower().replace("_", "-"), result.message)]
 
 
-def _of_correlation(haadf_correlation, remedy):
+def _of_correlation(haadf_correlation):
     if not haadf_correlation < POOR_CORRELATION:  # NaN is not known
         return []
     sentence = (
         f"The fused maps explain little of the HAADF image (correlation {haadf_correlation:.2f}): check that it shows "
-        f"this scan and that all its elements are mapped, {remedy}."
+        f"this scan and that all its elements are mapped, or raise lambda_haadf."
     )
     return [Diagnostic("haadf-poorly-explained", sentence)]
 

@@ -59,7 +59,7 @@ class Published:
     def consistency(self, setup, result):
         return None
 
-    def diagnose(self, setup, result, elements, total_ratios, haadf_correlation):
+    def diagnose(self, setup, result, elements, total_ratios, haadf_correlation, checks):
         return diagnostics_of_published_fit(elements, result, total_ratios, haadf_correlation)
 
     def describe(self, problem, result, per_map):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,25 @@ from hyperspy_fusion.maps.sources import element_maps
 
 @dataclass(frozen=True)
 class Inputs:
-    """What maps were fused from: kept by the result in memory, not saved with it; None for what is not known."""
+    """What maps were fused from, and what moved them: kept by the result in memory, saved where that is asked for.
+
+    Attributes
+    ----------
+    maps, haadf
+        Measured maps and HAADF image on their axes; None for what is not known.
+    mask
+        (ny, nx) bool, pixels that the user left out; None for none.
+    changes
+        ``{name: (n, ny, nx)}`` float32, what moved each pixel of the maps; NaN where nothing was fitted.
+    residuals
+        (n, ny, nx) float32, measured minus fused maps in standard deviations of the noise.
+    """
 
     maps: Any = None
     haadf: Any = None
+    mask: np.ndarray | None = None
+    changes: dict = field(default_factory=dict)
+    residuals: np.ndarray | None = None
 
 
 def fused_signal(maps, data, fusion, inputs, errors=None):
@@ -75,6 +90,14 @@ def _why_not_of_the_fit(fused, fit, data, index):
         blurs = fit.get("haadf_term_blur")
         return "it is a crop, and the forward model of its fit blurs across its edges" if blurs else ""
     return "" if np.allclose(norms(data), fit["map_norms"][index], rtol=1e-5) else "its maps were edited after the fit"
+
+
+def refuse_changed(fused, what):
+    """ValueError where ``fused`` is no result, or no longer as it was fitted; crops and some of its maps are fine."""
+    fit = fused._fit()
+    if fused._stacked_metadata() is not None or fit.get("changed"):
+        reason = f"its maps were {fit['changed']} after the fit" if fit.get("changed") else "it is a stack of maps"
+        raise ValueError(f"{fused!r} has no {what}, for {reason}: call it on the result as it was fitted.")
 
 
 def norms(maps):

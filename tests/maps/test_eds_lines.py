@@ -13,7 +13,7 @@ from sources import FE, NAMES, PT, assert_element_maps, codes, eds, image, lines
 import hyperspy_fusion
 from hyperspy_fusion import element_maps
 from hyperspy_fusion.maps.base import SourceRequest
-from hyperspy_fusion.maps.eds_lines import line_windows
+from hyperspy_fusion.maps.eds_windows import line_windows
 from hyperspy_fusion.maps.sources import read_maps
 
 
