@@ -23,7 +23,7 @@ from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import settings_for
 from hyperspy_fusion.fusion.terms.scan_data import has_contrast
 from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
-from hyperspy_fusion.fusion.uncertainty.usability import structure_by_errors, usable_for
+from hyperspy_fusion.fusion.uncertainty.usability import usable_for
 from hyperspy_fusion.grid.axes import spatial_axes
 from hyperspy_fusion.grid.masks import mask_array
 from hyperspy_fusion.identify.elements import atomic_number
@@ -374,14 +374,13 @@ class FusedMultiModal:
 
     def _usability(self):
         """For ``metadata.Fusion``: counts of each map, and what its fused one can be used for."""
-        fit, measured, errors = self._fit, self._measured, self._record.errors
-        structure = fit.explained.structure
-        if errors is not None:
-            structure = structure_by_errors(fit.result.maps, errors.bootstrap.standard_errors(), structure)
-        fitted = ~measured.is_constant
-        usable = usable_for(measured.per_map(structure), fit.total_ratios, fitted)
-        changes = measured.per_map(fit.explained.haadf_changes())
-        return {"structure": measured.per_map(structure), "usable_for": usable, "haadf_changes": changes}
+        fit, measured = self._fit, self._measured
+        structure = measured.per_map(fit.explained.structure)
+        return {
+            "structure": structure,
+            "usable_for": usable_for(structure, fit.total_ratios, ~measured.is_constant),
+            "haadf_changes": measured.per_map(fit.explained.haadf_changes()),
+        }
 
     def _counts_of_maps(self):
         """(n,) total counts of the measured maps, NaN where they are no counts."""

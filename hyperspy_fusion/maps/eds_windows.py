@@ -125,7 +125,7 @@ def _counts_of(signal, spectrum, lines, window, element):
     from exspy.material import elements
 
     axis = signal.axes_manager.signal_axes[0]
-    weights = {n: node.weight for n, node in elements[element].Atomic_properties.Xray_lines.as_dictionary().items()}
+    weights = {n: node["weight"] for n, node in elements[element].Atomic_properties.Xray_lines.as_dictionary().items()}
     names = [f"{element}_{n}" for n in weights if _inside(signal, f"{element}_{n}")]
     shares = {name: _share(axis, line_limits(signal, [name], WINDOW_WIDTH)[0], window) for name in names}
     strongest = {name[len(element) + 1]: name for name in names if weights[name[len(element) + 1 :]] >= 1}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import Diagnostic
+from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
+from hyperspy_fusion.fusion.settings import PublishedSettings
 from hyperspy_fusion.fusion.uncertainty.consistency_checks import without_structure
 
 # changes of the totals that are within the errors of quantification
 TOTAL_TOLERANCE = 0.1
 # correlation of modelled and measured HAADF image: 0 for a shuffled image, above 0.95 on the published tutorials
 POOR_CORRELATION = 0.5
+# effect of half the weight of the total variation, on its step, below which inner iterations limit it
+LEAST_EFFECT = 0.25
 # part of the total descent that the objective may lose again
 RISE = 0.01
 # part of the range of a map below 0 that is taken for rounding
@@ -110,6 +113,22 @@ def diagnostics_of_published_fit(elements, result, total_ratios, haadf_correlati
         *_of_descent(result.history.total),
         *_of_totals(elements, total_ratios, "a lower eps and lambda_haadf"),
     ]
+
+
+def diagnostics_of_smoothing(effect, settings):
+    """Of a fit by the published method where inner iterations, and not the weight, limit how much it smooths.
+
+    ``effect`` is that of half the weight. At published weights the limit is part of the method, and no more than
+    information.
+    """
+    if effect >= LEAST_EFFECT:
+        return []
+    sentence = (
+        f"With tv_iter={settings.tv_iter} a lambda_tv of {settings.lambda_tv:g} smooths no more than half of it: raise "
+        "tv_iter to smooth more."
+    )
+    severity = INFORMATION if settings.lambda_tv <= PublishedSettings.lambda_tv else ""
+    return [Diagnostic("smoothing-limited", sentence, severity)]
 
 
 def diagnostics_of_calibrated_fit(elements, result, total_ratios, settings):

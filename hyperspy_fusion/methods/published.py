@@ -10,7 +10,7 @@ from hyperspy_fusion.fusion.terms.scan_data import has_contrast
 from hyperspy_fusion.grid.images import finite_pixels
 from hyperspy_fusion.grid.masks import Valid, check_magnitudes
 from hyperspy_fusion.methods.base import Setup
-from hyperspy_fusion.methods.fit_checks import diagnostics_of_published_fit
+from hyperspy_fusion.methods.fit_checks import diagnostics_of_published_fit, diagnostics_of_smoothing
 
 
 class Published:
@@ -60,7 +60,13 @@ class Published:
         return None
 
     def diagnose(self, setup, result, elements, total_ratios, haadf_correlation, checks):
-        return diagnostics_of_published_fit(elements, result, total_ratios, haadf_correlation)
+        from hyperspy_fusion.fusion.solvers.proximal_gradient import effect_of_weight
+
+        effect = effect_of_weight(setup.problem, setup.settings, result.maps)
+        return [
+            *diagnostics_of_published_fit(elements, result, total_ratios, haadf_correlation),
+            *diagnostics_of_smoothing(effect, setup.settings),
+        ]
 
     def describe(self, problem, result, per_map):
         return {

@@ -132,10 +132,10 @@ def _signal(kind, saved) -> Any:
 def _errors(fused, arrays, found):
     from hyperspy_fusion.fusion.uncertainty.error_estimates import BootstrapReplicates
 
-    replicates = {one.name: arrays[f"errors_{one.name}"] for one in fields(BootstrapReplicates)}
-    replicates["counted"] = replicates["counted"].astype(bool)
+    resampled = {one.name: arrays[f"errors_{one.name}"] for one in fields(BootstrapReplicates)}
+    resampled["counted"] = resampled["counted"].astype(bool)
     whole = fused._inputs.maps.deepcopy()
-    whole.data = whole.data.astype(replicates["maps"].dtype)
-    for element, data in zip(found["errors_elements"], replicates["maps"], strict=True):
+    whole.data = whole.data.astype(resampled["maps"].dtype)
+    for element, data in zip(found["errors_elements"], resampled["maps"], strict=True):
         whole.data[whole.elements.index(element)] = data
-    return Errors(BootstrapReplicates(**replicates), whole, list(found["errors_elements"]), int(found["errors_seed"]))
+    return Errors(BootstrapReplicates(**resampled), whole, list(found["errors_elements"]), int(found["errors_seed"]))

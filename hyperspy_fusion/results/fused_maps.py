@@ -152,35 +152,6 @@ def _part(whole, fused, what):
     return whole.isig[window[::-1]]
 
 
-def plot_fused(fused, crop=None, maps=None, haadf=None, errors=None, same_limits=True):
-    """Draw a result with whatever is known of its inputs; see ``ElementMaps.plot_fusion``; errors are an array."""
-    from hyperspy_fusion.results.plot import plot_fusion
-
-    is_result = fused.metadata.has_item("Fusion")
-    if not is_result:
-        maps = fused
-    elif maps is None and fused._inputs is None:
-        sentence = "Measured maps are not saved with fused ones: pass maps= and haadf= to see them too."
-        report([Diagnostic("measured-maps-not-saved", sentence)])
-    measured = inputs_of_part(fused, maps, haadf)
-    modelled = whole_modelled_haadf(fused)
-    y, x = scan_axes(fused)
-    return plot_fusion(
-        np.asarray(fused.data).reshape(-1, y["size"], x["size"]) if is_result else None,
-        fused.elements,
-        raw=None if measured.maps is None else np.stack([measured.maps.get_map(e).data for e in fused.elements]),
-        haadf=None if measured.haadf is None else measured.haadf.data,
-        modelled_haadf=None if modelled is None else modelled.data,
-        errors=errors,
-        scale=(y["scale"], x["scale"]),
-        units=str(x["units"]),
-        offset=(y["offset"], x["offset"]),
-        crop=crop,
-        same_limits=same_limits,
-        quantity=fused.metadata.get_item("Signal.quantity"),
-    )
-
-
 def window_of(part, whole):
     """Slices (y, x) of ``whole`` that ``part`` covers; None where it is not a crop of it."""
     slices = []

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 from hyperspy.signals import LazySignal2D
 
 from hyperspy_fusion.io.export import export_maps, save_whole
-from hyperspy_fusion.results import evidence, frames, fused_maps
+from hyperspy_fusion.results import evidence, figures, frames, fused_maps
 from hyperspy_fusion.results.composition import composition
 from hyperspy_fusion.results.docstrings import shares_texts
 from hyperspy_fusion.results.profiles import line_profile
@@ -128,14 +127,28 @@ class ElementMaps(FittedMaps):
     # ---- figures and files ------------------------------------------------------------------------
 
     @shares_texts
-    def plot_fusion(self, crop=None, maps=None, haadf=None, errors=False, same_limits=True):
+    def plot_fusion(
+        self,
+        elements=None,
+        crop=None,
+        *,
+        maps=None,
+        haadf=None,
+        errors=False,
+        same_limits=True,
+        per_row=None,
+        cmap=None,
+        save=None,
+    ):
         """Plot measured over fused maps, element by element, beside the measured and the modelled HAADF image.
 
         Measured and fused map of an element have the same colours. The brightest pixels lie beyond them, 0.2 % of a map
-        and 2 % of a measured one, for noise alone would set them otherwise.
+        and 2 % of a measured one, for noise alone would set them otherwise. Maps that carry no more than their mean are
+        grey, and their titles say so. A composition is drawn alone.
 
         Parameters
         ----------
+        <elements>
         crop : tuple, optional
             ``(left, right, top, bottom)``: whole numbers are pixels, other numbers are in the units of the axes.
         <measured>
@@ -143,15 +156,88 @@ class ElementMaps(FittedMaps):
             Whether to plot the standard errors of the fused maps below them; see :meth:`standard_errors`.
         same_limits : bool
             False gives every panel colours of its own: to compare shapes, where no values are to be compared.
+        per_row : int, optional
+            Columns side by side, that of the HAADF image included; None wraps more than six.
+        cmap : str, optional
+            Colour map of the maps, of matplotlib; None is "inferno".
+        <save>
 
         Returns
         -------
         numpy.ndarray
-            The matplotlib axes.
+            The matplotlib axes, ``(rows, columns)``, however the columns are wrapped.
         """
         frames.refuse_stack(self, "a figure")
-        found = np.atleast_3d(self.standard_errors().data.T).T if errors else None
-        return fused_maps.plot_fused(self, crop=crop, maps=maps, haadf=haadf, errors=found, same_limits=same_limits)
+        options = {"errors": errors, "same_limits": same_limits, "per_row": per_row, "cmap": cmap, "save": save}
+        return figures.fusion_figure(self, elements, crop, maps, haadf, **options)
+
+    @shares_texts
+    def plot_rgb(self, *elements, limits=None, crop=None, save=None, axes=None):
+        """Plot one to three maps as colours of one image: orange, green and blue, with a legend.
+
+        Parameters
+        ----------
+        *elements : str
+            Symbols, as ``plot_rgb("Fe", "Mg", "Pt")``.
+        limits : dict, optional
+            ``{element: (low, high)}``, the values that are black and fully coloured. By default 0 and the largest
+            value but for 0.2 % of the pixels.
+        crop : tuple, optional
+            As for :meth:`plot_fusion`.
+        <save>
+        axes : matplotlib.axes.Axes, optional
+            To draw into.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        frames.refuse_stack(self, "a figure")
+        return figures.rgb_figure(self, elements, limits, crop, save, axes)
+
+    @shares_texts
+    def plot_profile(self, start, end=None, linewidth=0.0, *, elements=None, errors=True, save=None, axes=None):
+        """Plot profiles along a line: fused maps as lines, measured ones as dots, with standard errors.
+
+        Errors of the result of a fit with ``errors=True`` are from its bootstrap replicates, averaged over the width of
+        the line; those of measured counts are their noise where it is known. Of a composition in at.% they are as
+        propagated.
+
+        Parameters
+        ----------
+        start, end, linewidth
+            As for :meth:`line_profile`.
+        <elements>
+        errors : bool
+            Whether to draw the errors that are known.
+        <save>
+        axes : matplotlib.axes.Axes, optional
+            To draw into.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        frames.refuse_stack(self, "a figure")
+        return figures.profile_figure(self, start, end, linewidth, elements, errors, save, axes)
+
+    @shares_texts
+    def plot_residuals(self, elements=None, crop=None, *, per_row=None, save=None):
+        """Plot :meth:`residual` of the HAADF image and the :meth:`normalised_residuals` of the maps.
+
+        Parameters
+        ----------
+        <elements>
+        crop, per_row
+            As for :meth:`plot_fusion`.
+        <save>
+
+        Returns
+        -------
+        numpy.ndarray
+            The matplotlib axes, ``(1, columns)``.
+        """
+        return figures.residual_figure(self, elements, crop, save, per_row=per_row)
 
     def save(self, filename=None, overwrite=None, extension=None, file_format=None, *, everything=False, **options):
         """As HyperSpy's, but a file is complete or not there: an earlier one is kept where the write fails.

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.api import fuse_method
-from hyperspy_fusion.results import evidence, frames, fused_maps, plot, uncertainty
+from hyperspy_fusion.api import fuse, fuse_method
+from hyperspy_fusion.results import comparison, evidence, frames, fused_maps, plot, uncertainty
+from hyperspy_fusion.results.docstrings import shares_texts
 from hyperspy_fusion.results.report import report_of
 from hyperspy_fusion.signals.labelled_maps import LabelledMaps
 
@@ -171,6 +172,60 @@ class FittedMaps(LabelledMaps):
             As for :meth:`normalised_residuals`.
         """
         return evidence.attribution(self)
+
+    def compare_without_haadf(self, errors=True, *, show_progressbar=None, num_workers=None):
+        """Fuse again without the HAADF image, and compare in units of the standard errors.
+
+        Where a map differs by more than two or three standard errors, look whether its counts support it
+        (:meth:`plot_residuals`). ``"auto"`` chooses its weights again, and does not use out-of-window counts.
+
+        Parameters
+        ----------
+        errors : bool or int
+            As for :func:`hyperspy_fusion.fuse`, for the fit without the image where this result has no errors.
+        show_progressbar, num_workers
+            As for :func:`hyperspy_fusion.fuse`.
+
+        Returns
+        -------
+        Comparison
+            With ``with_haadf``, ``without_haadf``, ``difference`` and ``plot()``.
+
+        Raises
+        ------
+        ValueError
+            For the published method, a part of a result, and where the measured maps are not known.
+        """
+        run = {"show_progressbar": show_progressbar, "num_workers": num_workers}
+        return comparison.without_haadf(self, fuse, errors or True, **run)
+
+    @shares_texts
+    def explore(self, elements=None, crop=None, *, per_row=None, cmap=None, save=None, **settings):
+        """Fuse again with other settings, and plot the maps side by side, a row for each combination.
+
+        Parameters
+        ----------
+        <elements>
+        crop, per_row, cmap
+            As for :meth:`plot_fusion`.
+        <save>
+        **settings
+            Lists of values of settings of the method, as ``explore(lambda_tv=[0.05, 0.15])``. Of ``"auto"`` they are
+            those of ``"calibrated"``, and all others are as chosen. Also ``show_progressbar`` and ``num_workers``.
+
+        Returns
+        -------
+        numpy.ndarray
+            The matplotlib axes, ``(n_combinations, n_elements)``.
+
+        Raises
+        ------
+        ValueError
+            For a setting that the method does not have, and as for :meth:`compare_without_haadf`.
+        """
+        run = {"elements": elements, "crop": crop, "per_row": per_row, "cmap": cmap, "save": save}
+        run |= {name: settings.pop(name) for name in ("show_progressbar", "num_workers") if name in settings}
+        return comparison.explored(self, fuse, settings, **run)
 
     def plot_convergence(self):
         """Plot the terms of the objective, and the duality gap where there is one, against the iterations of the fit.

@@ -202,6 +202,26 @@ def _run_prox(problem, state, work, weight, momentum):
     state.change = float(np.sqrt(change / size)) if size else (np.inf if change else 0.0)
 
 
+def effect_of_weight(problem, settings, maps):
+    """How much half the weight of the total variation would change its step: 0 where the inner iterations limit it.
+
+    The step is that from fitted ``maps`` (n, ny, nx), in the units of the input, and the change is relative to the
+    step: about 0.5 where the weight decides.
+    """
+    if not problem.lambda_tv:
+        return 1.0
+    start, found = problem.map_range.normalise(maps), []
+    with prepared(problem.maps.dtype, kernels.PUBLISHED, 1):
+        work = _Workspace(problem, settings, 1)
+        for weight in (problem.lambda_tv, problem.lambda_tv / 2):
+            state = State(start.copy())
+            np.copyto(work.stepped, start)
+            _run_prox(problem, state, work, weight, work.momentum)
+            found.append(state.x)
+    step = np.linalg.norm(found[0] - start)
+    return float(np.linalg.norm(found[0] - found[1]) / step) if step else 1.0
+
+
 def _result(problem, state, work, reason):
     """The result in the units of the input; the workspace gives its arrays away."""
     history = {name: np.array([getattr(t, name) for t in state.terms]) for name in ("haadf", "chem", "tv")}

@@ -1,11 +1,9 @@
 """What fused maps can be used for, by a rule that phantoms of known truth confirm.
 
-A map shows the part R of the structure of a scan right, pixel by pixel. With standard errors e of the fused map x
-
-    R = var(x) / (var(x) + mean(e**2)),
-
-and without them the part of the structure in the counts that the fused map shows
-(:meth:`~.consistency_checks.ConsistencyChecks.structure`), which is R of a map that is smoothed as much as is best.
+A map that is smoothed as much as is best shows the part R of the variance of the truth right, pixel by pixel. R is then
+the variance of the fused map over that of the counts beyond their noise
+(:meth:`~.consistency_checks.ConsistencyChecks.structure`). On random textures of 0.3 to 4 counts per pixel it is within
+0.1 of the true part below 0.7, and above where noise hides little.
 """
 
 from __future__ import annotations
@@ -42,11 +40,3 @@ def usable_for(structure: np.ndarray, ratios: np.ndarray, fitted: np.ndarray) ->
         else:
             found.append(REGIONS if has_total else UNKNOWN)
     return found
-
-
-def structure_by_errors(maps: np.ndarray, errors: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """(n,) R from the standard errors of fused maps (n, ny, nx); 0 stays where there was none ``before``."""
-    variance, square = np.nanvar(maps, axis=(1, 2)), np.nanmean(errors.astype(np.float64) ** 2, axis=(1, 2))
-    total = variance + square
-    shown = np.divide(variance, total, out=np.zeros(len(maps)), where=total > 0)
-    return np.where(before == 0, 0.0, shown)
