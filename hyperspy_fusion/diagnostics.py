@@ -7,6 +7,7 @@ list below. Only :func:`report` and :func:`report_fit` log them, through HyperSp
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -35,7 +36,6 @@ _HEADLINES = {
         "errors-interrupted": "Standard errors incomplete, interrupted: fuse again to find them.",
         "errors-lost": "The maps changed since the fit: ask the result itself for errors.",
         "fit-among-counts": "Fitted intensities among counts ({}): make all maps in one way.",
-        "frame-not-fused": "Parts could not be fused and are NaN: see the diagnostics for the reasons.",
         "fused-already": "The maps are fused already: pass the measured maps.",
         "haadf-unrelated": "The HAADF image does not follow the maps: check that it shows this scan.",
         "image-of-the-scan": "The image is cropped like the first frame: fuse with register='shift'.",
@@ -71,6 +71,7 @@ _HEADLINES = {
     },
     NOTE: {
         "background-above-lines": "Background beside {} is above the line: check the windows.",
+        "background-in-maps": "Much of {} is background: fuse with background='windows' for amounts.",
         "background-not-used": "The published method ignores the background: use method='calibrated'.",
         "background-windows-hold-lines": "Background windows of {} hold other lines: give windows without.",
         "constant-map": "{} constant and not fused: leave out of elements=[...].",
@@ -152,7 +153,9 @@ class Diagnostic:
     @property
     def headline(self) -> str:
         """What is wrong and what to do, in at most 90 characters."""
-        line = _BY_CODE.get(self.code, ("", ""))[1] or self.sentence[:LONGEST]
+        line = _BY_CODE.get(self.code, ("", ""))[1]
+        if not line:
+            return textwrap.shorten(self.sentence, LONGEST, placeholder=" ...")
         room = LONGEST - len(line) + 2
         return line.format(shortened(self.elements or ("the maps",), room))
 

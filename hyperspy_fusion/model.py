@@ -23,7 +23,6 @@ from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import settings_for
 from hyperspy_fusion.fusion.terms.scan_data import has_contrast
 from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
-from hyperspy_fusion.fusion.uncertainty.usability import usable_for
 from hyperspy_fusion.grid.axes import spatial_axes
 from hyperspy_fusion.grid.masks import mask_array
 from hyperspy_fusion.identify.elements import atomic_number
@@ -32,6 +31,7 @@ from hyperspy_fusion.methods import METHODS, check_noise_model
 from hyperspy_fusion.methods.base import request_of, same_objective
 from hyperspy_fusion.methods.fit import Fit, Measured, Record
 from hyperspy_fusion.methods.fit_checks import (
+    diagnostics_of_background,
     diagnostics_of_edge_errors,
     diagnostics_of_interrupted_errors,
     diagnostics_of_maps,
@@ -112,6 +112,8 @@ class FusedMultiModal:
         if maps.named_by_file and uses.has_noise_model:
             even, about = even_maps(self.elements, pixels, image, valid, flat, maps.beside)
             flat, found = flat | even, found + about
+            if maps.background is None and self._counts is None:
+                found += diagnostics_of_background(self.elements, pixels, valid.maps, maps.beside)
         if maps.background is not None and not uses.uses_noise_metadata:
             found += diagnostics_of_unused_background(self.elements, uses)
         self._input_diagnostics = [*maps.diagnostics, *of_grid, *of_masks, *found]
@@ -218,10 +220,12 @@ class FusedMultiModal:
 
     def normalised_residuals(self):
         """Measured minus fused maps over the noise; see :meth:`ElementMaps.normalised_residuals`."""
+        check_noise_model(self.method)
         return self._signal().normalised_residuals()
 
     def attribution(self):
         """What moved each pixel from its measured to its fused value; see :meth:`ElementMaps.attribution`."""
+        check_noise_model(self.method)
         return self._signal().attribution()
 
     def report(self):
@@ -354,57 +358,35 @@ class FusedMultiModal:
 
     def _signal(self, copied=False):
         """The fused maps of all elements; constant ones are what they were."""
-        data = self._measured.all_maps(self._fitted().result.maps)
+        fit = self._fitted()
+        data = self._measured.all_maps(fit.result.maps)
         data = data.copy() if copied else data
-        explained = self._fit.explained
-        changes = {name: self._of_all(one, np.nan) for name, one in explained.changes.items()}
-        residuals = None if explained.residuals is None else self._of_all(explained.residuals, 0.0)
+        explained = fit.explained
+        changes = {name: self._measured.filled(one, np.nan) for name, one in explained.changes.items()}
+        residuals = None if explained.residuals is None else self._measured.filled(explained.residuals, 0.0)
         inputs = Inputs(self.maps, self.haadf, self._mask, changes, residuals)
         return fused_signal(self.maps, data, self._metadata(), inputs, self._record.errors)
 
     def _derived(self, data, title):
         """Data of the fitted elements as maps, NaN for constant ones."""
-        return maps_like(self._signal(), self._of_all(data, np.nan), title)
-
-    def _of_all(self, data, value):
-        """Data of the fitted elements (n, ny, nx) as of all, with a value for constant ones."""
-        full = np.full(self.maps.data.shape, value, np.float32)
-        full[~self._measured.is_constant] = data
-        return full
-
-    def _usability(self):
-        """For ``metadata.Fusion``: counts of each map, and what its fused one can be used for."""
-        fit, measured = self._fit, self._measured
-        structure = measured.per_map(fit.explained.structure)
-        return {
-            "structure": structure,
-            "usable_for": usable_for(structure, fit.total_ratios, ~measured.is_constant),
-            "haadf_changes": measured.per_map(fit.explained.haadf_changes()),
-        }
-
-    def _counts_of_maps(self):
-        """(n,) total counts of the measured maps, NaN where they are no counts."""
-        totals = np.sum(self.maps.data, axis=(1, 2), where=self._measured.valid.maps, dtype=np.float64)
-        scale = self._method.describe(self._fit.setup.problem, self._fit.result, self._measured.per_map)
-        scale = np.asarray(scale.get("counts_scale", np.full(len(totals), np.nan)))
-        return np.where(self._measured.is_constant, totals, totals / np.where(scale > 0, scale, np.nan))
+        return maps_like(self._signal(), self._measured.filled(data, np.nan), title)
 
     def _metadata(self):
         """``metadata.Fusion``: Python scalars, strings and flat arrays."""
         fit, measured, errors = self._fitted(), self._measured, self._record.errors
+        described = self._method.describe(fit.setup.problem, fit.result, measured.per_map)
         return {
             "version": version("hyperspy_fusion"),
             "method": self.method,
             "elements": list(self.elements),
             "constant_elements": [e for e in self.elements if e not in measured.fitted_elements],
             "atomic_numbers": np.array([atomic_number(e) for e in self.elements]),
-            **self._method.describe(fit.setup.problem, fit.result, measured.per_map),
+            **described,
             **(measured.left_out() if self._method.uses_masks else {}),
             **({"registration": self._registration} if self._registration else {}),
             **({} if errors is None else {"errors": errors.metadata(measured.per_map)}),
             **fit.metadata(),
-            **self._usability(),
-            "counts": self._counts_of_maps(),
+            **fit.usability(measured, described.get("counts_scale"), self.diagnostics),
             "warnings": self.warnings,
             "diagnostics": as_metadata(self.diagnostics),
             "haadf_title": str(self.haadf.metadata.General.title),

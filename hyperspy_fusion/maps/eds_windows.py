@@ -24,6 +24,8 @@ STRONG = 0.1
 STRAY = 0.03
 # width of the windows on both sides of a line from which its background is taken, in FWHM, and their distance
 _SIDE, _AWAY = 1.0, 1.5
+# a side that has so many times the counts of the other holds a line
+_LINE = 1.5
 # a FWHM in standard deviations
 _FWHM = 2.3548
 
@@ -130,10 +132,9 @@ def _counts_of(signal, spectrum, lines, window, element):
     shares = {name: _share(axis, line_limits(signal, [name], WINDOW_WIDTH)[0], window) for name in names}
     strongest = {name[len(element) + 1]: name for name in names if weights[name[len(element) + 1 :]] >= 1}
     clear = [name for name in strongest.values() if shares[name] <= SHARED_CHANNELS]
-    amounts = {name: _net_counts(signal, spectrum, name) for name in clear}
-    if not amounts:  # nothing else is known of it than what the window holds
-        return _net_in_window(spectrum, window) * (max(shares.values(), default=0) > STRAY)
-    usual = max(amounts.values())
+    # where nothing else is known of it, all counts at its line may be its own
+    amounts = {name: _net_counts(signal, spectrum, name) for name in clear or strongest.values()}
+    usual = max(amounts.values(), default=0.0)
     family = {kind: amounts.get(name, usual) for kind, name in strongest.items()}
     return sum(
         family.get(name[len(element) + 1], usual) * weights[name[len(element) + 1 :]] * share
@@ -155,7 +156,7 @@ def _share(axis, limits, window):
 
 
 def _net_counts(signal, spectrum, name):
-    """Counts of a line above the lower of the backgrounds on its sides, 0 where they are within three errors."""
+    """Counts of a line above the background on its sides, or on the lower one; 0 where they are within three errors."""
     axis = signal.axes_manager.signal_axes[0]
     low, high = line_limits(signal, [name], WINDOW_WIDTH)[0]
     fwhm = (high - low) / WINDOW_WIDTH
@@ -164,16 +165,12 @@ def _net_counts(signal, spectrum, name):
     ends = [(low, high), (middle - far, middle - near), (middle + near, middle + far)]
     ends = np.clip(ends, axis.low_value, axis.high_value)
     parts = [spectrum[axis.value2index(a) : axis.value2index(b)] for a, b in ends]
-    level = min((part.mean() for part in parts[1:] if part.size), default=0.0)
-    net = parts[0].sum() - level * parts[0].size
-    return net if net > 3 * np.sqrt(max(parts[0].sum(), 0)) else 0.0
-
-
-def _net_in_window(spectrum, window):
-    """Counts in a window above the lower of its ends."""
-    return sum(
-        spectrum[start:stop].sum() - (stop - start) * min(spectrum[start], spectrum[stop - 1]) for start, stop in window
-    )
+    own, sides = parts[0], [part for part in parts[1:] if part.size]
+    sides = sorted(sides, key=np.mean) or [np.zeros(1)]
+    beside = np.concatenate(sides) if sides[-1].mean() <= _LINE * sides[0].mean() else sides[0]
+    net = own.sum() - beside.mean() * own.size
+    error = np.sqrt(max(own.sum() + beside.sum() * (own.size / beside.size) ** 2, 0))
+    return net if net > 3 * error else 0.0
 
 
 def _severity(added, elements):
@@ -220,7 +217,7 @@ def _about_near(near, added, width):
     if severity == SERIOUS:
         near = {name: others for name, others in near.items() if added[element_of(name)] > STRAY}
     named = {name: ", ".join(by_element(others)) for name, others in near.items()}
-    parts = {name: "" if added[element_of(name)] is None else f": {added[element_of(name)]:.0%}" for name in near}
+    parts = {n: f": {part:.0%}" if (part := added[element_of(n)] or 0) >= 0.005 else "" for n in near}
     pairs = listed([f"{name} ({others}{parts[name]})" for name, others in named.items()])
     reach = "one" if width == WINDOW_WIDTH else f"{width / 2:g}"
     sentence = (

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from hyperspy_fusion.diagnostics import SERIOUS
 from hyperspy_fusion.fusion.result import FusionResult
 from hyperspy_fusion.fusion.terms.scan_data import ScanData
+from hyperspy_fusion.fusion.uncertainty.usability import NO_AMOUNTS, usable_for
 from hyperspy_fusion.identify.elements import atomic_number
 from hyperspy_fusion.methods.base import Setup
 from hyperspy_fusion.methods.fit_checks import correlation, totals_over_measured
@@ -80,6 +82,14 @@ class Measured:
         """(n,) values of the fitted maps, 0 for others."""
         full = np.zeros(len(self.elements))
         full[~self.is_constant] = values
+        return full
+
+    def filled(self, data, value):
+        """(n, ny, nx) float32 of ``data`` of the fitted maps, with a ``value`` for others; ``data`` where all are."""
+        if not self.is_constant.any():
+            return data.astype(np.float32, copy=False)
+        full = np.full(self.maps.shape, value, np.float32)
+        full[~self.is_constant] = data
         return full
 
     def all_maps(self, fused):
@@ -188,6 +198,21 @@ class Fit:
             "n_iter": int(result.n_iter),
             "converged": bool(result.converged),
             "stop_reason": result.message,
+        }
+
+    def usability(self, measured, counts_scale, diagnostics):
+        """For ``metadata.Fusion``: counts of each measured map, and what its fused one can be used for."""
+        structure, fitted = measured.per_map(self.explained.structure), ~measured.is_constant
+        about = {e for d in diagnostics if d.severity == SERIOUS or d.code in NO_AMOUNTS for e in d.elements}
+        doubtful = [element in about for element in measured.elements]
+        totals = np.sum(measured.maps, axis=(1, 2), where=measured.valid.maps, dtype=np.float64)
+        scale = np.full(len(fitted), np.nan) if counts_scale is None else counts_scale
+        scale = np.where(fitted, np.where(scale > 0, scale, np.nan), 1.0)
+        return {
+            "counts": totals / scale,
+            "structure": structure,
+            "usable_for": usable_for(structure, self.total_ratios, fitted, doubtful),
+            "haadf_changes": measured.per_map(self.explained.haadf_changes()),
         }
 
     def _flat(self, value):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from hyperspy_fusion.fusion.problems.published import published_problem
 from hyperspy_fusion.fusion.terms.haadf_model import constant_in_words
@@ -60,13 +61,13 @@ class Published:
         return None
 
     def diagnose(self, setup, result, elements, total_ratios, haadf_correlation, checks):
-        from hyperspy_fusion.fusion.solvers.proximal_gradient import effect_of_weight
+        found = diagnostics_of_published_fit(elements, result, total_ratios, haadf_correlation)
+        if setup.problem.lambda_tv:
+            from hyperspy_fusion.fusion.solvers.proximal_gradient import smoothing_step
 
-        effect = effect_of_weight(setup.problem, setup.settings, result.maps)
-        return [
-            *diagnostics_of_published_fit(elements, result, total_ratios, haadf_correlation),
-            *diagnostics_of_smoothing(effect, setup.settings),
-        ]
+            of = partial(smoothing_step, setup.problem, setup.settings, result.maps)
+            found += diagnostics_of_smoothing(of(), of(weight=0.5), of(iterations=2), setup.settings)
+        return found
 
     def describe(self, problem, result, per_map):
         return {

@@ -14,6 +14,8 @@ from hyperspy_fusion.results.figures import arrays, chosen, frame_of_axes, quant
 from hyperspy_fusion.results.plot import plot_grid
 from hyperspy_fusion.results.uncertainty import maps_like
 
+# a pixel has at least this part of the root mean square error of its map: that of an empty one may be 0
+_LEAST_ERROR = 0.1
 # fits side by side at most
 _MOST = 24
 
@@ -27,7 +29,8 @@ class Comparison:
     with_haadf, without_haadf : ElementMaps
         Both results.
     difference : ElementMaps
-        Of them, with minus without, in standard errors of a pixel: what is within +- 2 may be noise.
+        Of them, with minus without, in standard errors of a pixel, at least a tenth of their root mean square. What is
+        within +- 2 may be noise.
     """
 
     with_haadf: Any
@@ -77,11 +80,15 @@ def without_haadf(fused: Any, fuse: Callable, errors: Any, **run: Any) -> Compar
             "or 'auto'."
         )
     settings = settings_of(fit).without_haadf()
-    if fit["method"] == "auto":
-        settings = replace(SETTINGS["auto"](), regularization=settings.regularization, lambda_haadf=0.0)
+    if fit["method"] == "auto":  # what it chooses is chosen again
+        auto, given = SETTINGS["auto"](), ("regularization", "lambda_haadf")
+        known = {name: v for name, v in settings.as_dict().items() if name in given or getattr(auto, name) != "auto"}
+        settings = replace(auto, **known)
     known = fused._errors is not None
     other = refit(fused, fuse, fit["method"], settings, errors=False if known else errors, **run)
     unit = np.asarray((fused if known else other).standard_errors().data, np.float64)
+    typical = np.sqrt(np.nanmean(unit**2, axis=(-2, -1), keepdims=True))
+    unit = np.maximum(unit, _LEAST_ERROR * typical)
     change = np.asarray(fused.data, np.float64) - np.asarray(other.data, np.float64)
     scaled = np.divide(change, unit, out=np.full(change.shape, np.nan), where=unit > 0)
     return Comparison(fused, other, maps_like(fused, scaled, "Change by the HAADF image of"))
@@ -127,14 +134,16 @@ def settings_of(fit: dict) -> Any:
     """The settings in effect in a fit, of ``"auto"`` those of the fit of largest weight as calibrated ones."""
     kind = SETTINGS[_fixed(fit["method"])]
     known = {one.name for one in fields(kind)}
-    return kind(**{name: _plain(value) for name, value in fit["parameters"].items() if name in known})
+    values = {name: _plain(value, fit["elements"]) for name, value in fit["parameters"].items() if name in known}
+    return kind(**values)
 
 
-def _plain(value):
-    """Of a flat array the tuple, and of NumPy's scalars the number."""
-    if isinstance(value, np.ndarray):
-        return tuple(value.tolist()) if value.ndim else value.item()
-    return value.item() if isinstance(value, np.generic) else value
+def _plain(value, elements):
+    """Of a flat array the tuple, or a dictionary of the elements that have a value; of NumPy's scalars the number."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        pairs = zip(elements, value.tolist(), strict=False)
+        return tuple(value.tolist()) if np.isfinite(value).all() else {e: v for e, v in pairs if np.isfinite(v)}
+    return value.item() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def refit(fused: Any, fuse: Callable, method: str, settings: Any, **options: Any) -> Any:

@@ -349,6 +349,7 @@ def _result(field, sample, store, found):
         "n_masked": np.rint(left_out).astype(int),
         "haadf_n_masked": round(image[-1] - image[0]),
         "n_iter": sum(f.n_iter for f in fits),
+        "counts": np.full(len(fused), np.nan),
         "n_tiles": len(found),
         "n_failed_tiles": len(found) - len(done),
         "halo": sample.tile.shared.halo,

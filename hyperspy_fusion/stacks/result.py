@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import Diagnostic, as_metadata, from_metadata, report_fit
+from hyperspy_fusion.diagnostics import SERIOUS, Diagnostic, as_metadata, from_metadata, report_fit
 from hyperspy_fusion.results.frames import FUSED_FRAMES, name_of_frame
 from hyperspy_fusion.results.fused_maps import Inputs
 from hyperspy_fusion.stacks.fit import FailedFrame
@@ -183,7 +183,7 @@ def _summary(frames, found):
 
 def not_fused(failed):
     """The list of what there is to say of a frame, or tile, that failed."""
-    return [Diagnostic(NOT_FUSED, f"not fused, and NaN: {failed.sentence}")]
+    return [Diagnostic(NOT_FUSED, f"not fused, and NaN: {failed.sentence}", SERIOUS)]
 
 
 def summary_of(of_each, indices, noun):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -202,24 +202,18 @@ def _run_prox(problem, state, work, weight, momentum):
     state.change = float(np.sqrt(change / size)) if size else (np.inf if change else 0.0)
 
 
-def effect_of_weight(problem, settings, maps):
-    """How much half the weight of the total variation would change its step: 0 where the inner iterations limit it.
+def smoothing_step(problem, settings, maps, *, weight=1.0, iterations=1):
+    """The step (n, ny, nx) of the total variation from fitted ``maps``, in units of the input, normalised.
 
-    The step is that from fitted ``maps`` (n, ny, nx), in the units of the input, and the change is relative to the
-    step: about 0.5 where the weight decides.
+    ``weight`` and ``iterations`` are factors to its weight and to the number of inner iterations.
     """
-    if not problem.lambda_tv:
-        return 1.0
-    start, found = problem.map_range.normalise(maps), []
+    start = problem.map_range.normalise(maps)
+    state = State(start.copy())
     with prepared(problem.maps.dtype, kernels.PUBLISHED, 1):
-        work = _Workspace(problem, settings, 1)
-        for weight in (problem.lambda_tv, problem.lambda_tv / 2):
-            state = State(start.copy())
-            np.copyto(work.stepped, start)
-            _run_prox(problem, state, work, weight, work.momentum)
-            found.append(state.x)
-    step = np.linalg.norm(found[0] - start)
-    return float(np.linalg.norm(found[0] - found[1]) / step) if step else 1.0
+        work = _Workspace(problem, replace(settings, tv_iter=iterations * settings.tv_iter), 1)
+        np.copyto(work.stepped, start)
+        _run_prox(problem, state, work, problem.lambda_tv * weight, work.momentum)
+    return state.x - start
 
 
 def _result(problem, state, work, reason):

@@ -8,15 +8,19 @@ the variance of the fused map over that of the counts beyond their noise
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 STRUCTURE, REGIONS, MEAN = "structure and amounts", "amounts of regions only", "mean only"
 SHAPES, UNKNOWN = "structure, no amounts", "not known"
 # R from which single pixels can be read, and change of totals up to which amounts can
 RIGHT, SAME_TOTAL = 0.6, 0.1
+# codes of diagnostics that doubt amounts, beside serious ones
+NO_AMOUNTS = frozenset({"background-in-maps"})
 
 
-def usable_for(structure: np.ndarray, ratios: np.ndarray, fitted: np.ndarray) -> list[str]:
+def usable_for(structure: np.ndarray, ratios: np.ndarray, fitted: np.ndarray, doubtful: Sequence[bool]) -> list[str]:
     """What each of n maps can be used for.
 
     Parameters
@@ -27,10 +31,12 @@ def usable_for(structure: np.ndarray, ratios: np.ndarray, fitted: np.ndarray) ->
         (n,) totals of the fused maps over the measured ones.
     fitted
         (n,) bool; maps that are not fitted have no structure.
+    doubtful
+        (n,) whether a diagnostic doubts the amounts of a map.
     """
     found = []
-    for part, ratio, is_fitted in zip(structure, ratios, fitted, strict=True):
-        has_total = abs(ratio - 1) <= SAME_TOTAL
+    for part, ratio, is_fitted, is_doubtful in zip(structure, ratios, fitted, doubtful, strict=True):
+        has_total = abs(ratio - 1) <= SAME_TOTAL and not is_doubtful
         if not is_fitted or part == 0:
             found.append(MEAN)
         elif np.isinf(part):

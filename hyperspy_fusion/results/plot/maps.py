@@ -67,29 +67,12 @@ def plot_fusion(
     )
 
 
-def _checked_images(rows, images, elements):
-    """Only what was given, as arrays of the right shape."""
-    rows = {name: np.asarray(value) for name, value in rows.items() if value is not None}
-    if not rows:
-        raise ValueError("there are no maps to plot: pass fused or raw.")
-    leading = "fused" if "fused" in rows else next(iter(rows))
-    shape = rows[leading].shape
-    if len(shape) != 3 or shape[0] != len(elements):
-        raise ValueError(f"{leading} has shape {shape} for {len(elements)} elements: it must be (n_elements, ny, nx).")
-    images = {name: np.asarray(value) for name, value in images.items() if value is not None}
-    for name, value in {**rows, **images}.items():
-        expected = shape if name in rows else shape[1:]
-        if value.shape != expected:
-            raise ValueError(f"{name} has shape {value.shape}, expected {expected} as of the {leading} maps.")
-    return rows, images
-
-
 def _columns(rows, images, names, elements, titles, flat):
     """Per column its panels row by row; None for no image."""
     by_row = {"raw": "HAADF", "fused": "modelled HAADF"}
     columns = []
     if images:
-        shown = [by_row.get(name) for name in names]
+        shown = [by_row.get(name, "") for name in names]
         columns.append([Panel(name, images[name], "image") if name in images else None for name in shown])
     for i, element in enumerate(elements):
         kinds = {"errors": "error"} | (dict.fromkeys(("raw", "fused"), "flat") if element in flat else {})
