@@ -1,20 +1,124 @@
 """Diagnostics: what is doubtful about the input or the result of a fit, and the one route by which it is reported.
 
-Whoever finds something returns :class:`Diagnostic` objects. Only :func:`report` logs them, once, where the user waits.
+Whoever finds something returns :class:`Diagnostic` objects. Their severity and headline follow from their code, by the
+list below. Only :func:`report` and :func:`report_fit` log them, through HyperSpy's logger.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 _logger = logging.getLogger("hyperspy_fusion")
+# so that hs.set_log_level, and the handler of HyperSpy, are ours too
+_logger.parent = logging.getLogger("hyperspy")
 
-WARNING, INFORMATION = "warning", "information"
+SERIOUS, NOTE, INFORMATION = SEVERITIES = ("serious", "note", "information")
+#: characters of a headline at most
+LONGEST = 90
 _is_quiet: ContextVar[bool] = ContextVar("_is_quiet", default=False)
+_logged: set[str] = set()
+
+# of each code the headline: what is wrong, and what to do; {} stands for the elements
+_HEADLINES = {
+    SERIOUS: {
+        "background-window-beyond-onset": "Background window of {} holds its edge: end it before the onset.",
+        "beam-energy-unknown": "Beam energy unknown, lines of {} uncertain: set it, or give xray_lines.",
+        "composition-of-changed-totals": "Composition of maps whose totals changed ({}): use the measured maps.",
+        "compositions": "The maps are compositions: fuse line intensities instead.",
+        "counts-scale-unknown": "Counts scale of {} unknown: scale the map to counts.",
+        "element-not-in-file": "{} not named by the file: check for a typo.",
+        "errors-interrupted": "Standard errors incomplete, interrupted: fuse again to find them.",
+        "errors-lost": "The maps changed since the fit: ask the result itself for errors.",
+        "fit-among-counts": "Fitted intensities among counts ({}): make all maps in one way.",
+        "fused-already": "The maps are fused already: pass the measured maps.",
+        "haadf-unrelated": "The HAADF image does not follow the maps: check that it shows this scan.",
+        "image-of-the-scan": "The image is cropped like the first frame: fuse with register='shift'.",
+        "input-on-another-grid": "Measured input is on another grid and left out: pass it on that of the maps.",
+        "interrupted": "The fit was interrupted: fit again to go on.",
+        "lines-overlap": "Lines of others add over 3 % to {}: choose other xray_lines or fit a model.",
+        "map-contradicts-counts": "Fused map of {} contradicts its counts: lower lambda_reg.",
+        "mask-leaves-out-most": "The mask leaves out most pixels: check that True means left out.",
+        "measured-maps-not-saved": "Measured maps are not known: pass maps=, or save(..., everything=True).",
+        "modelled-haadf-left-out": "The modelled HAADF image is left out: use the result as it was fitted.",
+        "name-conflicts": "The map named {} has other metadata: check the order of elements.",
+        "no-haadf-model": "Image and maps have too little in common: check that both show one scan.",
+        "noise-shared-by-neighbours": "Pixels of the maps share noise, as after smoothing: pass recorded counts.",
+        "not-converged": "The fit has not converged: raise max_iter, or fit again to go on.",
+        "not-settled": "The maps have not settled: raise max_iter, or fit again to go on.",
+        "offset-differs": "Maps and image begin at different places: check that they show one area.",
+        "other-edges-in-window": "Other edges lie in the windows of {}: map them too, or change the windows.",
+        "pixel-size-differs": "Pixel sizes of maps and image differ: check that they are one scan.",
+        "profile-beyond-maps": "The line leaves the maps: the profile is NaN there; move its ends.",
+        "profile-not-measured": "The line crosses filled-in pixels of {}: no error covers them.",
+        "quantities-differ": "The maps are of different quantities: pass maps of one quantity.",
+        "region-not-measured": "The region holds filled-in pixels of {}: leave them out.",
+        "roi-beyond-maps": "The region leaves the maps: only the part inside is used.",
+        "selection-interrupted": "The search was interrupted: fuse again for a complete one.",
+        "shift-ambiguous": "Several shifts fit equally well: check the image at an edge or a defect.",
+        "smoothing-limited": "tv_iter limits the smoothing, not lambda_tv: raise tv_iter to smooth more.",
+        "title-conflicts": "The title of the {} map names another element: pass elements=[...].",
+        "total-not-kept": "Total of {} is not above its background: check the map and the background.",
+        "totals-changed": "Totals of {} changed: read no amounts off these maps.",
+        "unequal-units": "The maps have different units: pass counts, or haadf_coefficients='fit'.",
+        "units-differ": "Units of maps and image cannot be compared: correct one of them.",
+        "windows-share-channels": "Windows of {} share channels: choose other xray_lines or fit a model.",
+    },
+    NOTE: {
+        "background-above-lines": "Background beside {} is above the line: check the windows.",
+        "background-in-maps": "Much of {} is background: fuse with background='windows' for amounts.",
+        "background-not-used": "The published method ignores the background: use method='calibrated'.",
+        "background-windows-hold-lines": "Background windows of {} hold other lines: give windows without.",
+        "constant-map": "{} constant and not fused: leave out of elements=[...].",
+        "drift-undetermined": "The drift is not determined in one direction: check the sum of the frames.",
+        "edge-errors-too-small": "Errors of regions of {} are up to twice too small: double them.",
+        "elements-without-structure": "{} show only noise, not fused: name them by elements=[...] to fuse.",
+        "frames-apart": "Frames far from the others were left out: sum those apart, if need be.",
+        "frames-counts": "Frames of other intensity were left out: check the beam.",
+        "frames-empty": "Empty frames were left out: check the file if there are many.",
+        "frames-incomplete": "Incomplete frames were left out: check the file if there are many.",
+        "frames-share-little": "The frames share little of the field: sum fewer frames for a larger one.",
+        "frames-unlike": "Frames unlike the others were left out: check them by eye.",
+        "haadf-constant": "The HAADF image has no contrast and is not used: pass one with contrast.",
+        "haadf-covers-part": "The image covers a part of the maps: the rest is fused without it; crop it.",
+        "haadf-poorly-explained": "The maps explain little of the image: check that it shows this scan.",
+        "hot-pixels": "The HAADF image has hot pixels, which are left out: mask any others.",
+        "invalid-spectra": "Some spectra are invalid and left out: mask them to be sure.",
+        "line-out-of-range": "Lines of {} are beyond the spectra: name other lines.",
+        "map-without-structure": "{}: no structure beyond noise, use only the mean of the map.",
+        "missing-haadf-pixels": "The HAADF image has missing pixels, which are left out: check the image.",
+        "missing-map-pixels": "Missing pixels of {} were filled in: do not read them.",
+        "negative-values": "{} with negative values: set the zero of the maps first.",
+        "no-power-law": "Background of {} is no power law: compare with background='model'.",
+        "noise-metadata-shape": "Noise metadata of other pixels are not used: give each map its own.",
+        "saturated-haadf-pixels": "The HAADF image is saturated in places: record it at a lower gain.",
+        "shift-undetermined": "The shift is not determined in one direction: check it by eye.",
+        "spectra-without-counts": "Some spectra have no counts: mask them if they are dead.",
+        "spikes": "Spikes in the maps: check the listed pixels, and mask them.",
+        "stopped": "The callback stopped the fit: fit again to go on.",
+        "too-few-counts-for-selection": "{}: too few counts to choose settings; leave out, or bin the scan.",
+        "variance-missing": "Variance of {} missing, so none is used: give it to all maps.",
+        "window-widths-differ": "Windows of the maps differ in width: use one integration_windows for all.",
+    },
+    INFORMATION: {
+        "edge-on-edge": "Edges of {} overlap and were separated: compare with background='model'.",
+        "frames-uncalibrated": "The scan has no calibration, the drift is in pixels: set s.axes_manager.",
+        "guide-not-denoised": "The HAADF image was blurred, not denoised: guide_blur sets how much.",
+        "haadf-blur-too-large": "haadf_blur is larger than the blur seen: compare with haadf_blur='fit'.",
+        "haadf-blur-unsure": "The blur of the image is not determined, 0 is used: give it if known.",
+        "haadf-coarser": "The HAADF image is coarser than the maps: record it as fine as these.",
+        "haadf-coefficient-prior": "HAADF coefficient of {} by atomic number, not by data: nothing to do.",
+        "haadf-coefficient-zero": "The image does not rise with {} and is not used for it: nothing to do.",
+        "haadf-unexplained": "The maps do not explain all of the HAADF image: see residual().",
+        "objective-rises": "The objective rose at the end: raise eps or lower lambda_chem.",
+    },
+}
+_BY_CODE = {code: (severity, line) for severity, lines in _HEADLINES.items() for code, line in lines.items()}
 
 
 @dataclass(frozen=True)
@@ -26,29 +130,97 @@ class Diagnostic:
     code
         Short name in kebab case, the same for every sentence of its kind, as ``"totals-changed"``.
     sentence
-        What is wrong and what to do, at most 30 words.
+        What is wrong and what to do, at most 30 words. ``{place}`` in it stands for the place.
     severity
-        ``"warning"`` where it changes a decision of the user, else ``"information"``.
+        ``"serious"`` where maps or amounts mislead whoever does not know it, ``"note"`` where it limits what they can
+        be used for, ``"information"`` where nothing need be done. By default that of the code.
     elements
         The elements that it is about; none for all.
+    place
+        Pixel (y, x) where it is seen best; None for none.
     """
 
     code: str
     sentence: str
-    severity: str = WARNING
+    severity: str = ""
     elements: tuple = ()
+    place: tuple | None = None
+
+    def __post_init__(self):
+        if not self.severity:
+            object.__setattr__(self, "severity", _BY_CODE.get(self.code, (NOTE, ""))[0])
+
+    @property
+    def headline(self) -> str:
+        """What is wrong and what to do, in at most 90 characters."""
+        line = _BY_CODE.get(self.code, ("", ""))[1]
+        if not line:
+            return textwrap.shorten(self.sentence, LONGEST, placeholder=" ...")
+        room = LONGEST - len(line) + 2
+        return line.format(shortened(self.elements or ("the maps",), room))
+
+    def placed(self, axes: Sequence[dict]) -> Diagnostic:
+        """The same with its place in words, in units of the ``axes`` (y, x), dictionaries as HyperSpy has them."""
+        if self.place is None:
+            return self
+        y, x = (_position(axis, pixel) for axis, pixel in zip(axes, self.place, strict=True))
+        sentence = self.sentence.replace("{place}", f"x = {x}, y = {y}")
+        return Diagnostic(self.code, sentence, self.severity, self.elements)
 
     def __str__(self):
-        return self.sentence
+        return self.placed(_PIXELS).sentence
+
+
+_PIXELS = ({"units": ""}, {"units": ""})
+
+
+def _position(axis, pixel):
+    """In words: a pixel as position on an axis."""
+    units = str(axis["units"]).strip()
+    if units.lower() in ("", "px", "pixel", "pixels", "none", "<undefined>") or not axis.get("scale"):
+        return f"pixel {pixel}"
+    return f"{axis['offset'] + pixel * axis['scale']:.4g} {units}"
+
+
+def shortened(names: Sequence[str], room: int) -> str:
+    """Names in words, in so many characters where that can be: "Fe, O and 4 more"."""
+    names = list(names)
+    for shown in range(len(names), 0, -1):
+        rest = len(names) - shown
+        words = [*names[:shown], f"{rest} more"] if rest else names
+        text = " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+        if len(text) <= room:
+            return text
+    return f"{len(names)} maps"
 
 
 def report(diagnostics: Iterable[Diagnostic]) -> None:
-    """Log each diagnostic: warnings as warnings, information at the level INFO; records have its ``code``."""
+    """Log what a call of the user's met: each sentence, information at the level INFO; records have its ``code``."""
     if _is_quiet.get():
         return
     for diagnostic in diagnostics:
-        level = logging.WARNING if diagnostic.severity == WARNING else logging.INFO
-        _logger.log(level, diagnostic.sentence, extra={"code": diagnostic.code})
+        level = logging.INFO if diagnostic.severity == INFORMATION else logging.WARNING
+        _logger.log(level, str(diagnostic), extra={"code": diagnostic.code})
+
+
+def report_fit(diagnostics: Iterable[Diagnostic]) -> None:
+    """Log the headlines of what is serious, each once per session, and all other sentences at the level INFO.
+
+    The rest is for ``ElementMaps.report``.
+    """
+    if _is_quiet.get():
+        return
+    for diagnostic in diagnostics:
+        is_serious = diagnostic.severity == SERIOUS and diagnostic.headline not in _logged
+        level, text = (logging.WARNING, diagnostic.headline) if is_serious else (logging.INFO, str(diagnostic))
+        _logger.log(level, text, extra={"code": diagnostic.code})
+        if is_serious:
+            _logged.add(diagnostic.headline)
+
+
+def forget_reported() -> None:
+    """Begin the session anew: headlines that were logged are logged again."""
+    _logged.clear()
 
 
 @contextmanager
@@ -62,8 +234,8 @@ def unreported():
 
 
 def warnings_of(diagnostics: Iterable[Diagnostic]) -> list[str]:
-    """The sentences of those that are warnings."""
-    return [d.sentence for d in diagnostics if d.severity == WARNING]
+    """The sentences of those that are more than information."""
+    return [str(d) for d in diagnostics if d.severity != INFORMATION]
 
 
 def as_metadata(diagnostics: Iterable[Diagnostic]) -> dict:
@@ -72,6 +244,16 @@ def as_metadata(diagnostics: Iterable[Diagnostic]) -> dict:
     return {
         "codes": [d.code for d in found],
         "severities": [d.severity for d in found],
-        "sentences": [d.sentence for d in found],
+        "sentences": [str(d) for d in found],
         "elements": [",".join(d.elements) for d in found],
     }
+
+
+def from_metadata(columns: Any) -> list[Diagnostic]:
+    """The diagnostics of such lists; of files of earlier versions warnings are notes."""
+    names = ("codes", "sentences", "severities", "elements")
+    rows = zip(*(list(columns.get(name, ())) for name in names), strict=True)
+    return [
+        Diagnostic(code, sentence, severity if severity in SEVERITIES else "", tuple(filter(None, named.split(","))))
+        for code, sentence, severity, named in rows
+    ]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hyperspy_fusion._progress import counted, progress
-from hyperspy_fusion.diagnostics import as_metadata, report, warnings_of
+from hyperspy_fusion.diagnostics import as_metadata, report_fit, warnings_of
 from hyperspy_fusion.fusion.checks import (
     are_numbers,
     check_choice,
@@ -24,7 +24,6 @@ from hyperspy_fusion.fusion.settings import settings_for
 from hyperspy_fusion.fusion.terms.scan_data import has_contrast
 from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
 from hyperspy_fusion.grid.axes import spatial_axes
-from hyperspy_fusion.grid.images import image_signal
 from hyperspy_fusion.grid.masks import mask_array
 from hyperspy_fusion.identify.elements import atomic_number
 from hyperspy_fusion.maps.sources import read_maps
@@ -32,6 +31,7 @@ from hyperspy_fusion.methods import METHODS, check_noise_model
 from hyperspy_fusion.methods.base import request_of, same_objective
 from hyperspy_fusion.methods.fit import Fit, Measured, Record
 from hyperspy_fusion.methods.fit_checks import (
+    diagnostics_of_background,
     diagnostics_of_edge_errors,
     diagnostics_of_interrupted_errors,
     diagnostics_of_maps,
@@ -102,7 +102,7 @@ class FusedMultiModal:
         uses = self._method
         maps = read_maps(maps, request_of(uses, elements, xray_lines, integration_windows, edges, background))
         self.maps, self.elements = maps.signal, maps.signal.elements
-        mask = mask_array(mask, maps.axes)
+        self._mask = mask = mask_array(mask, maps.axes)
         register = "shift" if register is True else register
         self.haadf, self._registration, of_grid = haadf_on_grid(haadf, maps, register, mask, uses.uses_masks)
         image, pixels = self.haadf.data, self.maps.data
@@ -112,6 +112,8 @@ class FusedMultiModal:
         if maps.named_by_file and uses.has_noise_model:
             even, about = even_maps(self.elements, pixels, image, valid, flat, maps.beside)
             flat, found = flat | even, found + about
+            if maps.background is None and self._counts is None:
+                found += diagnostics_of_background(self.elements, pixels, valid.maps, maps.beside)
         if maps.background is not None and not uses.uses_noise_metadata:
             found += diagnostics_of_unused_background(self.elements, uses)
         self._input_diagnostics = [*maps.diagnostics, *of_grid, *of_masks, *found]
@@ -185,7 +187,7 @@ class FusedMultiModal:
 
     def _report(self, found):
         """Report each diagnostic once."""
-        report(d for d in found if d not in self._reported)
+        report_fit(d.placed(self._axes()) for d in found if d not in self._reported)
         self._reported.update(found)
 
     def _start(self, settings, tick, num_workers):
@@ -208,37 +210,27 @@ class FusedMultiModal:
         """The fused maps as a new :class:`ElementMaps`."""
         return self._signal(copied=True)
 
-    @default_errstate
     def modelled_haadf(self):
-        """``f(x)``: the HAADF image that the fused maps explain, as a Signal2D in the units of the measured one."""
-        image = self._fitted().result.modelled_haadf.copy()
-        return image_signal(image, spatial_axes(self.haadf), "Modelled HAADF")
+        """``f(x)``, the HAADF image that the fused maps explain; see :meth:`ElementMaps.modelled_haadf`."""
+        return self._signal().modelled_haadf()
 
-    @default_errstate
     def residual(self):
-        """Measured minus modelled HAADF image, as a Signal2D: what no mapped element explains."""
-        residual = self.haadf.data - self._fitted().result.modelled_haadf.astype(np.float64)
-        return image_signal(residual, spatial_axes(self.haadf), "HAADF residual")
+        """Measured minus modelled HAADF image; see :meth:`ElementMaps.residual`."""
+        return self._signal().residual()
 
-    @default_errstate
     def normalised_residuals(self):
-        """Measured minus fused maps in standard deviations of the noise, as ElementMaps; constant maps have zeros.
-
-        Where counts are at least a few and the fit is right, they are nearly N(0, 1). Correlation between
-        neighbouring pixels is structure that the fit has lost.
-
-        Raises
-        ------
-        ValueError
-            Before a fit, and for the published method, which has no model of the noise.
-        """
-        fit = self._fitted()
+        """Measured minus fused maps over the noise; see :meth:`ElementMaps.normalised_residuals`."""
         check_noise_model(self.method)
-        data = np.zeros(self.maps.data.shape)
-        data[~self._measured.is_constant] = self._method.consistency(fit.setup, fit.result).residuals()
-        residuals = self.maps._deepcopy_with_new_data(data)
-        residuals.metadata.General.title = "Normalised residuals"
-        return residuals
+        return self._signal().normalised_residuals()
+
+    def attribution(self):
+        """What moved each pixel from its measured to its fused value; see :meth:`ElementMaps.attribution`."""
+        check_noise_model(self.method)
+        return self._signal().attribution()
+
+    def report(self):
+        """What the maps can be used for, and all diagnostics; see :meth:`ElementMaps.report`."""
+        return self._signal().report()
 
     @default_errstate
     def standard_errors(self, n_resamples=32, *, seed=0, show_progressbar=None, num_workers=None):
@@ -305,22 +297,6 @@ class FusedMultiModal:
         gain = attainable_gain(fit.setup.problem, fit.setup.settings, fit.result.maps, self._measured.valid.haadf)
         return self._derived(gain, "Attainable gain of")
 
-    @default_errstate
-    def attribution(self):
-        """What moved each pixel from its measured to its fused value.
-
-        Returns
-        -------
-        dict of ElementMaps
-            ``"haadf"``, ``"penalty"``, ``"totals"`` and ``"bound"`` (non-negativity, and what the solver has left
-            undone), and ``"spectrum"`` where spectral components are in the result, in the units of the maps. They add
-            up to fused minus measured. NaN for constant maps and in masked pixels.
-        """
-        check_noise_model(self.method)
-        fit = self._fitted()
-        found = fit.setup.problem.attribution(fit.state, fit.result.maps)
-        return {name: self._derived(data, f"Change by {name} of") for name, data in found.items()}
-
     def plot(self, crop=None, errors=False):
         """Measured over fused maps; see :meth:`ElementMaps.plot_fusion`."""
         return self._signal().plot_fusion(crop=crop, errors=errors)
@@ -347,11 +323,11 @@ class FusedMultiModal:
     @property
     def diagnostics(self) -> list:
         """Diagnostics of the input and, after a fit, of its result and of the standard errors."""
-        return self._input_diagnostics + self._record.diagnostics
+        return [d.placed(self._axes()) for d in (*self._input_diagnostics, *self._record.diagnostics)]
 
     @property
     def warnings(self) -> list[str]:
-        """The sentences of the diagnostics that are warnings."""
+        """The sentences of the diagnostics that are serious, or notes."""
         return warnings_of(self.diagnostics)
 
     def __getitem__(self, element):
@@ -367,6 +343,10 @@ class FusedMultiModal:
         state = "not fitted" if self._fit is None else f"{self._fit.result.n_iter} iterations"
         return f"<FusedMultiModal, title: {title}, elements: {', '.join(self.elements)}, {state}>"
 
+    def _axes(self):
+        """Axes (y, x) of the maps, for the places of diagnostics."""
+        return spatial_axes(self.haadf)
+
     @property
     def _fit(self):
         return self._record.fit
@@ -378,30 +358,35 @@ class FusedMultiModal:
 
     def _signal(self, copied=False):
         """The fused maps of all elements; constant ones are what they were."""
-        data = self._measured.all_maps(self._fitted().result.maps)
+        fit = self._fitted()
+        data = self._measured.all_maps(fit.result.maps)
         data = data.copy() if copied else data
-        return fused_signal(self.maps, data, self._metadata(), Inputs(self.maps, self.haadf), self._record.errors)
+        explained = fit.explained
+        changes = {name: self._measured.filled(one, np.nan) for name, one in explained.changes.items()}
+        residuals = None if explained.residuals is None else self._measured.filled(explained.residuals, 0.0)
+        inputs = Inputs(self.maps, self.haadf, self._mask, changes, residuals)
+        return fused_signal(self.maps, data, self._metadata(), inputs, self._record.errors)
 
     def _derived(self, data, title):
         """Data of the fitted elements as maps, NaN for constant ones."""
-        full = np.full(self.maps.data.shape, np.nan, np.float32)
-        full[~self._measured.is_constant] = data
-        return maps_like(self._signal(), full, title)
+        return maps_like(self._signal(), self._measured.filled(data, np.nan), title)
 
     def _metadata(self):
         """``metadata.Fusion``: Python scalars, strings and flat arrays."""
         fit, measured, errors = self._fitted(), self._measured, self._record.errors
+        described = self._method.describe(fit.setup.problem, fit.result, measured.per_map)
         return {
             "version": version("hyperspy_fusion"),
             "method": self.method,
             "elements": list(self.elements),
             "constant_elements": [e for e in self.elements if e not in measured.fitted_elements],
             "atomic_numbers": np.array([atomic_number(e) for e in self.elements]),
-            **self._method.describe(fit.setup.problem, fit.result, measured.per_map),
+            **described,
             **(measured.left_out() if self._method.uses_masks else {}),
             **({"registration": self._registration} if self._registration else {}),
             **({} if errors is None else {"errors": errors.metadata(measured.per_map)}),
             **fit.metadata(),
+            **fit.usability(measured, described.get("counts_scale"), self.diagnostics),
             "warnings": self.warnings,
             "diagnostics": as_metadata(self.diagnostics),
             "haadf_title": str(self.haadf.metadata.General.title),

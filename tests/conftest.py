@@ -118,6 +118,14 @@ def _wait_for(folder, seconds=180):
 
 
 @pytest.fixture(autouse=True)
+def diagnostics_not_reported_yet():
+    """A session logs each headline once, and every test is a session."""
+    from hyperspy_fusion.diagnostics import forget_reported
+
+    forget_reported()
+
+
+@pytest.fixture(autouse=True)
 def close_figures():
     yield
     import matplotlib.pyplot as plt

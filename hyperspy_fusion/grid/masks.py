@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import INFORMATION, WARNING, Diagnostic
+from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
 from hyperspy_fusion.fusion.checks import LARGEST, SMALLEST
 from hyperspy_fusion.fusion.terms.haadf_model import saturated
 from hyperspy_fusion.fusion.terms.scan_data import has_contrast
@@ -101,7 +101,7 @@ def find_valid(
             pixels = "1 pixel" if number == 1 else f"{number} pixels"
             sentence = f"The HAADF image is {kind} in {pixels}, where it is left out and the maps are not."
             is_rare = code == "saturated" and number <= _FEW_SATURATED * keep.sum()
-            found.append(Diagnostic(f"{code}-haadf-pixels", sentence, INFORMATION if is_rare else WARNING))
+            found.append(Diagnostic(f"{code}-haadf-pixels", sentence, INFORMATION if is_rare else ""))
     check_magnitudes([*elements, "HAADF"], [*maps, haadf], [*valid.maps, valid.haadf])
     return valid, found
 

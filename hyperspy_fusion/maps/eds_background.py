@@ -12,14 +12,8 @@ from hyperspy_fusion.fusion.spectra.background import smoothed_counts
 from hyperspy_fusion.grid.axes import layout
 from hyperspy_fusion.identify.elements import by_element
 from hyperspy_fusion.maps.base import SourceRequest, refuse_unfitted
-from hyperspy_fusion.maps.eds_lines import (
-    LineCounts,
-    line_counts,
-    line_windows,
-    lines_within,
-    n_channels,
-    window_sums,
-)
+from hyperspy_fusion.maps.eds_lines import LineCounts, line_counts, window_sums
+from hyperspy_fusion.maps.eds_windows import line_windows, lines_within, n_channels
 
 _logger = logging.getLogger(__name__)
 

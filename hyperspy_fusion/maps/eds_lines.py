@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from itertools import combinations
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -27,6 +26,14 @@ from hyperspy_fusion.identify.elements import (
 )
 from hyperspy_fusion.identify.map_identity import metadata_names
 from hyperspy_fusion.maps.base import WINDOW_WIDTH, Beside, SourceRequest
+from hyperspy_fusion.maps.eds_windows import (
+    line_limits,
+    line_windows,
+    lines_within,
+    n_channels,
+    overlap_diagnostics,
+    runs_of,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -34,12 +41,8 @@ _logger = logging.getLogger(__name__)
 _WIDTHS = (0.2, 10.0)
 # keV, for an example of a beam that excites all lines in the range well
 USUAL_BEAM = 200.0
-# two windows that share more than this of the narrower one show each other's counts
-SHARED_CHANNELS = 0.1
 # background windows of a line are so far from it, and at least so far from all lines of the sample, in units of FWHM
 FARTHEST, NEAREST = 6.0, 1.2
-# lines weaker than this part of the strongest of their family do not matter to others
-STRONG = 0.1
 
 # bands of out-of-window counts, each with as many as the others; on held-out counts 32 and 48 were better than 12
 BANDS = 32
@@ -103,8 +106,7 @@ def line_counts(signal: Any, request: SourceRequest) -> LineCounts:
     _logger.info("X-ray lines: %s", lines)
     width = request.integration_windows
     windows = {element: line_windows(signal, names, width) for element, names in lines.items()}
-    shared = _shared_channels(windows)
-    found += [*left_out, *_about_shared(shared), *_about_near(signal, lines, width, shared)]
+    found += [*left_out, *overlap_diagnostics(signal, lines, windows, width)]
     beside = _background_windows(signal, lines, windows) if request.beside and request.is_of_file else {}
     sums = window_sums(signal, [*windows.values(), *beside.values()])
     ratios = {e: n_channels(windows[e]) / n_channels(own) for e, own in beside.items()}
@@ -215,38 +217,12 @@ def _default_lines(signal, element, beam_energy=None):
     return metadata_names(probe.metadata, "Sample.xray_lines")
 
 
-def _limits(signal, lines, width):
-    """exspy's windows ``(low, high)`` of lines; ValueError where the resolution in the metadata gives none."""
-    try:
-        limits = signal.estimate_integration_windows(width, lines)
-        if np.all(np.isfinite(limits)):
-            return limits
-    except (AttributeError, TypeError, ValueError):  # none, no number, and too small for exspy's formula
-        pass
-    raise ValueError(
-        f"The energy resolution in the metadata gives no window of {', '.join(lines)}: set that of the detector by "
-        "`s.set_microscope_parameters(energy_resolution_MnKa=130)` in eV."
-    )
-
-
 def _in_range(signal, line):
     if not is_detectable(element_of(line)):
         return False
     axis = signal.axes_manager.signal_axes[0]
-    energy = np.mean(_limits(signal, [line], WINDOW_WIDTH))
+    energy = np.mean(line_limits(signal, [line], WINDOW_WIDTH))
     return axis.low_value < energy < axis.high_value
-
-
-def line_windows(signal: Any, lines: list[str], width: float) -> list[tuple[int, int]]:
-    """Disjoint channel ranges ``(start, stop)`` of the lines of one element, as `isig` would cut them."""
-    axis = signal.axes_manager.signal_axes[0]
-    limits = np.clip(_limits(signal, lines, width), axis.low_value, axis.high_value)
-    merged = []
-    for start, stop in sorted((axis.value2index(low), axis.value2index(high)) for low, high in limits):
-        if merged and start <= merged[-1][1]:
-            start, stop = merged[-1][0], max(stop, merged.pop()[1])
-        merged.append((start, max(stop, start + 1)))
-    return merged
 
 
 def _background_windows(signal, lines, windows):
@@ -270,82 +246,8 @@ def _background_windows(signal, lines, windows):
         beside[first:last] = free[first:last] & free[first:last][::-1]
         beside[start:stop] = False
         if np.count_nonzero(beside) >= stop - start:
-            found[element] = _ranges(beside)
+            found[element] = runs_of(beside)
     return found
-
-
-def _ranges(channels):
-    """(start, stop) of the runs of True."""
-    edges = np.flatnonzero(np.diff(np.r_[0, channels, 0])).tolist()
-    return list(zip(edges[::2], edges[1::2], strict=True))
-
-
-def n_channels(ranges: list) -> int:
-    """Number of channels in disjoint ranges ``(start, stop)``."""
-    return sum(stop - start for start, stop in ranges)
-
-
-def _shared_channels(windows):
-    """``{(element, other): part}`` of the narrower window, of those that share more than a tenth."""
-    channels = {e: {c for limits in ranges for c in range(*limits)} for e, ranges in windows.items()}
-    parts = {
-        (first, second): len(channels[first] & channels[second]) / min(len(channels[first]), len(channels[second]))
-        for first, second in combinations(channels, 2)
-    }
-    return {pair: part for pair, part in parts.items() if part > SHARED_CHANNELS}
-
-
-def _about_shared(shared):
-    if not shared:
-        return []
-    pairs = listed([f"{first}/{second} ({part:.0%})" for (first, second), part in shared.items()])
-    sentence = (
-        f"Integration windows share channels, so maps show counts of both elements: {pairs}: choose other xray_lines, "
-        "or fit a model."
-    )
-    return [Diagnostic("windows-share-channels", sentence, elements=tuple(dict.fromkeys(e for p in shared for e in p)))]
-
-
-def _about_near(signal, lines, width, shared):
-    """Lines of other elements of the sample in a window, and within one FWHM of a mapped line in any case.
-
-    But not of pairs that share channels.
-    """
-    # a line at one FWHM has a sixth of its counts in a window of 1.2
-    width = max(width, WINDOW_WIDTH)
-    near = {}
-    for name in [name for own in lines.values() for name in own]:
-        element = element_of(name)
-        skipped = {element, *(other for pair in shared if element in pair for other in pair)}
-        ((low, high),) = _limits(signal, [name], width)
-        others = [line for line in lines_within(signal, low, high, lines) if element_of(line) not in skipped]
-        if others:
-            near[name] = others
-    if not near:
-        return []
-    _logger.info("X-ray lines that overlap: %s", near)
-    pairs = listed([f"{name} ({', '.join(by_element(others))})" for name, others in near.items()])
-    reach = "one" if width == WINDOW_WIDTH else f"{width / 2:g}"
-    sentence = (
-        f"Lines of other elements within {reach} FWHM add counts to {pairs}: choose other xray_lines, or fit a model."
-    )
-    return [Diagnostic("lines-overlap", sentence, elements=tuple(by_element(list(near))))]
-
-
-def lines_within(signal: Any, low: float, high: float, mapped: Any = ()) -> list[str]:
-    """X-ray lines between two energies, in units of the axis, of the elements of the sample and of those `mapped`."""
-    from exspy.material import elements
-    from exspy.utils.eds import get_xray_lines_near_energy
-
-    unit = 1000.0 if signal.axes_manager.signal_axes[0].units == "eV" else 1.0
-    near = get_xray_lines_near_energy((low + high) / 2 / unit, (high - low) / unit)
-    sample = {*metadata_names(signal.metadata, "Sample.elements"), *mapped}
-    found = [line.split("_") for line in near]
-    return [
-        f"{element}_{line}"
-        for element, line in found
-        if element in sample and elements[element].Atomic_properties.Xray_lines[line].weight >= STRONG
-    ]
 
 
 def window_sums(signal: Any, windows: list) -> Any:
@@ -415,7 +317,7 @@ def _in_bands(source, free):
         return None
     # each channel to the band in which its middle lies
     band = np.minimum(((np.cumsum(total) - total / 2) * number / total.sum()).astype(int), number - 1)
-    ranges = [own for own in (_ranges(free & (band == k)) for k in range(number)) if own]
+    ranges = [own for own in (runs_of(free & (band == k)) for k in range(number)) if own]
     sums = np.moveaxis(np.asarray(window_sums(source, ranges)), -1, 0)
     if sums.dtype.kind == "f" and not np.array_equal(sums, np.rint(sums)):
         return None

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
+from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.spectra.background import gaussian
 from hyperspy_fusion.fusion.spectra.power_law import JointFit
 from hyperspy_fusion.maps.eels_edges import (
@@ -189,7 +189,7 @@ def _stripped(signal, edges):
                 f"{edge.name} lies on {edges[j].name}, of which {tail:.2f} times the counts are taken off in its "
                 "window by hydrogenic cross-sections: compare with background='model'."
             )
-            found.append(Diagnostic("edge-on-edge", sentence, INFORMATION, (edge.element, edges[j].element)))
+            found.append(Diagnostic("edge-on-edge", sentence, elements=(edge.element, edges[j].element)))
         clean.append(replace(edge, net=net, variance=variance, white=white, cross_section=sections[i][i]))
     return clean, found
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import report
+from hyperspy_fusion.diagnostics import report_fit
 from hyperspy_fusion.grid.axes import check_same_scan
 from hyperspy_fusion.grid.images import check_signal
 from hyperspy_fusion.identify.elements import checked_elements, checked_lines
@@ -152,7 +152,7 @@ def read_maps(source: Any, request: SourceRequest) -> ScanMaps:
     """All that `element_maps` reads of a source, in one pass; the diagnostics are logged."""
     found = source if isinstance(source, SourceMaps) else read_source(source, request)
     scan, diagnostics = one_scan(found, request.allow_nan)
-    report(dict.fromkeys(diagnostics))
+    report_fit(dict.fromkeys(diagnostics))
     return scan
 
 

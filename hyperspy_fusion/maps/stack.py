@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import Diagnostic, as_metadata, warnings_of
+from hyperspy_fusion.diagnostics import Diagnostic, as_metadata, from_metadata, warnings_of
 from hyperspy_fusion.grid.axes import check_same_scan, is_calibrated, stack_axes
 from hyperspy_fusion.grid.images import finite_pixels, nan_pixels
 from hyperspy_fusion.identify.elements import checked_elements, refuse_undetectable
@@ -271,11 +271,7 @@ def _metadata(maps, title):
 def _kept_diagnostics(metadata):
     """The diagnostics that `metadata` of maps hold."""
     keys = ("codes", "sentences", "severities", "elements")
-    columns = [metadata_names(metadata, f"{_DIAGNOSTICS}.{key}") for key in keys]
-    return [
-        Diagnostic(code, sentence, severity, tuple(filter(None, elements.split(","))))
-        for code, sentence, severity, elements in zip(*columns, strict=True)
-    ]
+    return from_metadata({key: metadata_names(metadata, f"{_DIAGNOSTICS}.{key}") for key in keys})
 
 
 def _about_fused(maps):

@@ -39,8 +39,8 @@ class Auto(Calibrated):
         """Another choice starts from its own search."""
         return None
 
-    def diagnose(self, setup, result, elements, total_ratios, haadf_correlation):
-        found = super().diagnose(setup, result, elements, total_ratios, haadf_correlation)
+    def diagnose(self, setup, result, elements, total_ratios, haadf_correlation, checks):
+        found = super().diagnose(setup, result, elements, total_ratios, haadf_correlation, checks)
         return [*setup.selection.diagnostics, *found]
 
     def _diagnose_noise(self, scan, selection):

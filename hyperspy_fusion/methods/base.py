@@ -108,8 +108,11 @@ class Method(Protocol):
         """The :class:`ConsistencyChecks` of a fit; None for a method without a noise model."""
         ...
 
-    def diagnose(self, setup, result, elements, total_ratios, haadf_correlation) -> list[Diagnostic]:
-        """Diagnostics of a fit; ``elements`` and ``total_ratios`` are of all maps, constant ones included."""
+    def diagnose(self, setup, result, elements, total_ratios, haadf_correlation, checks) -> list[Diagnostic]:
+        """Diagnostics of a fit with its ``checks``, as of :meth:`consistency`.
+
+        ``elements`` and ``total_ratios`` are of all maps, constant ones included.
+        """
         ...
 
     def describe(self, problem, result, per_map) -> dict:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from hyperspy_fusion.fusion.haadf.hot_pixels import about_spikes_of_maps, spikes_of_maps
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.terms.haadf_model import z_weights
@@ -70,17 +68,15 @@ class Calibrated:
 
         return ConsistencyChecks.of(setup.scan, result.maps, setup.problem)
 
-    def diagnose(self, setup, result, elements, total_ratios, haadf_correlation):
+    def diagnose(self, setup, result, elements, total_ratios, haadf_correlation, checks):
         problem, settings = setup.problem.of_largest_weight, setup.settings
-        if any(d.code == "no-haadf-model" for d in setup.problem.diagnostics):  # nothing more can be expected of it
-            haadf_correlation = np.nan
         units = problem.noise.counts_scale if problem.forward_model.weights.any() else []
         return [
             *setup.problem.diagnostics,
             *diagnostics_of_units(units, settings),
-            *diagnostics_of_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings),
+            *diagnostics_of_calibrated_fit(elements, result, total_ratios, settings),
             *self._diagnose_noise(setup.scan, setup.selection),
-            *self.consistency(setup, result).diagnostics(),
+            *checks.diagnostics(),
         ]
 
     def _diagnose_noise(self, scan, selection):

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from hyperspy_fusion.diagnostics import SERIOUS
 from hyperspy_fusion.fusion.result import FusionResult
 from hyperspy_fusion.fusion.terms.scan_data import ScanData
+from hyperspy_fusion.fusion.uncertainty.usability import NO_AMOUNTS, usable_for
 from hyperspy_fusion.identify.elements import atomic_number
 from hyperspy_fusion.methods.base import Setup
 from hyperspy_fusion.methods.fit_checks import correlation, totals_over_measured
@@ -82,6 +84,14 @@ class Measured:
         full[~self.is_constant] = values
         return full
 
+    def filled(self, data, value):
+        """(n, ny, nx) float32 of ``data`` of the fitted maps, with a ``value`` for others; ``data`` where all are."""
+        if not self.is_constant.any():
+            return data.astype(np.float32, copy=False)
+        full = np.full(self.maps.shape, value, np.float32)
+        full[~self.is_constant] = data
+        return full
+
     def all_maps(self, fused):
         """(n, ny, nx) fused maps; those that are not fitted are the measured ones."""
         if not self.is_constant.any():
@@ -89,6 +99,45 @@ class Measured:
         data = self.maps.astype(fused.dtype)
         data[~self.is_constant] = fused
         return data
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What moved the fitted maps from the measured ones, and what is left; nothing without a noise model.
+
+    Attributes
+    ----------
+    changes
+        ``{name: (n, ny, nx)}`` float32, as :meth:`~.problems.calibrated.CalibratedProblem.attribution` has them.
+    residuals
+        (n, ny, nx) float32, measured minus fused maps in standard deviations of the noise; None without.
+    structure
+        (n,) part of the structure in the counts that the maps show; infinite without.
+    """
+
+    changes: dict
+    residuals: np.ndarray | None
+    structure: np.ndarray
+
+    @classmethod
+    def of(cls, setup, state, result, checks):
+        """Of a fit and its checks, None for none."""
+        if checks is None:
+            return cls({}, None, np.full(len(result.maps), np.inf))
+        changes = setup.problem.attribution(state, result.maps)
+        changes = {name: one.astype(np.float32) for name, one in changes.items()}
+        return cls(changes, checks.residuals().astype(np.float32), checks.structure())
+
+    def haadf_changes(self):
+        """(n,) root mean square of what the brightness of the image changed over that of the penalty; 0 for none."""
+        if "haadf" not in self.changes:
+            return np.zeros(len(self.structure))
+        haadf, penalty = (_sizes(self.changes[name]) for name in ("haadf", "penalty"))
+        return np.divide(haadf, penalty, out=np.zeros(len(haadf)), where=penalty > 0)
+
+
+def _sizes(maps):
+    return np.sqrt(np.nanmean(maps.astype(np.float64) ** 2, axis=(1, 2)))
 
 
 @dataclass(frozen=True)
@@ -107,6 +156,8 @@ class Fit:
         (n,) of the measured maps, to notice later changes.
     diagnostics
         Of the fit.
+    explained
+        What moved the maps, and what is left of the counts.
     output
         ``fit_output``: the result as SciPy's optimisers have it, with the fused maps of all elements.
     """
@@ -118,6 +169,7 @@ class Fit:
     haadf_correlation: float
     norms: np.ndarray
     diagnostics: list
+    explained: Explained
     output: Any
 
     @classmethod
@@ -129,8 +181,10 @@ class Fit:
         fused = measured.all_maps(result.maps)
         ratios = totals_over_measured(fused, measured.maps, measured.valid.maps, background)
         agreement = correlation(result.modelled_haadf, measured.haadf, measured.valid.haadf)
-        found = method.diagnose(setup, result, measured.elements, ratios, agreement)
-        return cls(setup, state, result, ratios, agreement, norms, found, _output(result, fused))
+        checks = method.consistency(setup, result)
+        found = method.diagnose(setup, result, measured.elements, ratios, agreement, checks)
+        explained = Explained.of(setup, state, result, checks)
+        return cls(setup, state, result, ratios, agreement, norms, found, explained, _output(result, fused))
 
     def metadata(self):
         """What every method has in ``metadata.Fusion`` after a fit: Python scalars and flat arrays."""
@@ -144,6 +198,21 @@ class Fit:
             "n_iter": int(result.n_iter),
             "converged": bool(result.converged),
             "stop_reason": result.message,
+        }
+
+    def usability(self, measured, counts_scale, diagnostics):
+        """For ``metadata.Fusion``: counts of each measured map, and what its fused one can be used for."""
+        structure, fitted = measured.per_map(self.explained.structure), ~measured.is_constant
+        about = {e for d in diagnostics if d.severity == SERIOUS or d.code in NO_AMOUNTS for e in d.elements}
+        doubtful = [element in about for element in measured.elements]
+        totals = np.sum(measured.maps, axis=(1, 2), where=measured.valid.maps, dtype=np.float64)
+        scale = np.full(len(fitted), np.nan) if counts_scale is None else counts_scale
+        scale = np.where(fitted, np.where(scale > 0, scale, np.nan), 1.0)
+        return {
+            "counts": totals / scale,
+            "structure": structure,
+            "usable_for": usable_for(structure, self.total_ratios, fitted, doubtful),
+            "haadf_changes": measured.per_map(self.explained.haadf_changes()),
         }
 
     def _flat(self, value):

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import Diagnostic
+from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
+from hyperspy_fusion.fusion.settings import PublishedSettings
 from hyperspy_fusion.fusion.uncertainty.consistency_checks import without_structure
 
 # changes of the totals that are within the errors of quantification
 TOTAL_TOLERANCE = 0.1
 # correlation of modelled and measured HAADF image: 0 for a shuffled image, above 0.95 on the published tutorials
 POOR_CORRELATION = 0.5
+# relative change of the step of the total variation by another weight, or number of inner iterations, that matters
+LEAST_EFFECT = 0.25
 # part of the total descent that the objective may lose again
 RISE = 0.01
 # part of the range of a map below 0 that is taken for rounding
 ROUNDING = 1e-6
+# part of the counts of a map that may be background where amounts are to be read
+MUCH_BACKGROUND = 0.3
 # counts scales of maps that differ by less are taken as equal
 SAME_UNIT = 0.01
 
@@ -86,6 +91,23 @@ def even_maps(elements, maps, haadf, valid, constant, beside=()):
     return even, [Diagnostic("elements-without-structure", sentence, elements=names)]
 
 
+def diagnostics_of_background(elements, maps, valid, beside):
+    """Of maps that are to a large part background, which nobody subtracts.
+
+    ``beside`` has for each map None, or counts beside its line; see :func:`even_maps`.
+    """
+    parts = {}
+    for element, counts, keep, own in zip(elements, maps, valid, beside, strict=True):
+        if own is not None and (total := counts[keep].sum(dtype=float)) > 0:
+            parts[element] = own.ratio * np.asarray(own.counts)[keep].sum(dtype=float) / total
+    parts = {element: part for element, part in parts.items() if part > MUCH_BACKGROUND}
+    if not parts:
+        return []
+    listed = ", ".join(f"{element} ({min(part, 1):.0%})" for element, part in parts.items())
+    sentence = f"Background is a large part of the counts of {listed}: fuse with background='windows' to read amounts."
+    return [Diagnostic("background-in-maps", sentence, elements=tuple(parts))]
+
+
 def _negative(elements, maps, valid):
     """``{element: minimum}`` of the maps that go below 0 by more than rounding."""
     values = (image[keep] for image, keep in zip(maps, valid, strict=True))
@@ -106,19 +128,36 @@ def diagnostics_of_published_fit(elements, result, total_ratios, haadf_correlati
     """Of a fit by the published method."""
     return [
         *diagnostics_of_exit(result),
-        *_of_correlation(haadf_correlation, "or raise lambda_haadf"),
+        *_of_correlation(haadf_correlation),
         *_of_descent(result.history.total),
         *_of_totals(elements, total_ratios, "a lower eps and lambda_haadf"),
     ]
 
 
-def diagnostics_of_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings):
+def diagnostics_of_smoothing(step, lighter, longer, settings):
+    """Of a fit by the published method where inner iterations, and not the weight, limit how much it smooths.
+
+    ``step`` is that of the total variation from the fitted maps, ``lighter`` that with half the weight, and ``longer``
+    that with twice the inner iterations. At published weights the limit is part of the method, and no more than
+    information.
+    """
+    by_weight, by_iterations = (np.linalg.norm(other - step) for other in (lighter, longer))
+    least = LEAST_EFFECT * np.linalg.norm(step)
+    if by_weight >= least or by_iterations <= least:
+        return []
+    sentence = (
+        f"With tv_iter={settings.tv_iter} a lambda_tv of {settings.lambda_tv:g} smooths no more than half of it: raise "
+        "tv_iter to smooth more."
+    )
+    severity = INFORMATION if settings.lambda_tv <= PublishedSettings.lambda_tv else ""
+    return [Diagnostic("smoothing-limited", sentence, severity)]
+
+
+def diagnostics_of_calibrated_fit(elements, result, total_ratios, settings):
     """Of a fit by the calibrated method; totals that are not positive are reported by the problem."""
     remedy = "a higher max_iter" if settings.keep_totals else "keep_totals=True or a lower lambda_reg"
-    needs_haadf = settings.lambda_haadf or settings.regularization in ("guided", "directional")
     return [
         *diagnostics_of_exit(result),
-        *(_of_correlation(haadf_correlation, "or pass lambda_haadf=0, regularization='tgv'") if needs_haadf else []),
         *_of_totals(elements, np.nan_to_num(total_ratios, nan=1.0), remedy),
     ]
 
@@ -166,12 +205,12 @@ def diagnostics_of_exit(result):
     return [Diagnostic(result.reason.name.lower().replace("_", "-"), result.message)]
 
 
-def _of_correlation(haadf_correlation, remedy):
+def _of_correlation(haadf_correlation):
     if not haadf_correlation < POOR_CORRELATION:  # NaN is not known
         return []
     sentence = (
         f"The fused maps explain little of the HAADF image (correlation {haadf_correlation:.2f}): check that it shows "
-        f"this scan and that all its elements are mapped, {remedy}."
+        f"this scan and that all its elements are mapped, or raise lambda_haadf."
     )
     return [Diagnostic("haadf-poorly-explained", sentence)]
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import INFORMATION, WARNING, Diagnostic, report
+from hyperspy_fusion.diagnostics import INFORMATION, NOTE, Diagnostic, report
 from hyperspy_fusion.fusion.registration.drift import (
     APART,
     COUNTS,
@@ -362,7 +362,7 @@ def _diagnostics(drift, field, first):
         if frames := [t for t, why in drift.reasons.items() if why == reason]:
             sentence = f"{_numbers(frames)} of {first.n} left out: {words}."
             # a scan usually ends within a frame
-            severity = INFORMATION if reason == INCOMPLETE and frames == [first.n - 1] else WARNING
+            severity = INFORMATION if reason == INCOMPLETE and frames == [first.n - 1] else NOTE
             found.append(Diagnostic(f"frames-{reason}", sentence, severity))
     if len(drift.undetermined):
         y, x = drift.undetermined[0]
@@ -379,7 +379,7 @@ def _diagnostics(drift, field, first):
         found.append(Diagnostic("frames-share-little", sentence))
     if not all(map(is_calibrated, first.axes)):
         sentence = "The scan has no calibration (`s.axes_manager`): the drift is in pixels only."
-        found.append(Diagnostic("frames-uncalibrated", sentence, INFORMATION))
+        found.append(Diagnostic("frames-uncalibrated", sentence))
     return found
 
 

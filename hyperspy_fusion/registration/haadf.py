@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import INFORMATION, WARNING, Diagnostic, report
+from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic, report
 from hyperspy_fusion.fusion.checks import check_choice, check_interval
 from hyperspy_fusion.fusion.registration.resampling import LEAST_COVERAGE, coverage, filled, resampled
 from hyperspy_fusion.fusion.registration.shift import FEWEST_PIXELS, LARGEST_ERROR, Shift, find_shift, slopes
@@ -327,7 +327,7 @@ def _about_offsets(map_axes, haadf, found):
         is_sure = one_has_no_offset(map_axes, spatial_axes(haadf))
     else:
         is_sure = not found.is_ambiguous and not len(found.undetermined)
-    return [Diagnostic("offset-differs", sentence, INFORMATION if is_sure else WARNING)] if where else []
+    return [Diagnostic("offset-differs", sentence, INFORMATION if is_sure else "")] if where else []
 
 
 def _diagnostics(source, found, covered):
@@ -338,7 +338,7 @@ def _diagnostics(source, found, covered):
             f"The HAADF image is coarser than the maps by {coarse:.3g} and was interpolated: it has no details finer "
             "than its own pixels."
         )
-        diagnostics.append(Diagnostic("haadf-coarser", sentence, INFORMATION))
+        diagnostics.append(Diagnostic("haadf-coarser", sentence))
     if not covered.all():
         sentence = (
             f"The HAADF image covers {covered.mean():.1%} of the pixels of the maps: the others are fused without an "

@@ -20,9 +20,15 @@ independent : bool, optional
     Whether pixels err independently: the error of a mean then falls with their number. False assumes that all err in
     one direction, which is the upper bound. None is False for the result of a fit, for maps of EELS edges, whose
     pixels share a background, and for what was made of these, and True otherwise.""",
+    "elements": """
+elements : list of str, optional
+    Symbols, in the order to draw; None draws all.""",
+    "save": """
+save : str or pathlib.Path, optional
+    File to write the figure to, such as "fused.png" or "fused.pdf".""",
     "measured": """
 maps : ElementMaps, optional
-    The measured maps. The result of a fit has them, but they are not saved with it.
+    The measured maps. The result of a fit has them; a file has them by ``save(..., everything=True)``.
 haadf : Signal2D, optional
     The measured HAADF image, likewise.""",
 }

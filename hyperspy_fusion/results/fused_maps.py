@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,25 @@ from hyperspy_fusion.maps.sources import element_maps
 
 @dataclass(frozen=True)
 class Inputs:
-    """What maps were fused from: kept by the result in memory, not saved with it; None for what is not known."""
+    """What maps were fused from, and what moved them: kept by the result in memory, saved where that is asked for.
+
+    Attributes
+    ----------
+    maps, haadf
+        Measured maps and HAADF image on their axes; None for what is not known.
+    mask
+        (ny, nx) bool, pixels that the user left out; None for none.
+    changes
+        ``{name: (n, ny, nx)}`` float32, what moved each pixel of the maps; NaN where nothing was fitted.
+    residuals
+        (n, ny, nx) float32, measured minus fused maps in standard deviations of the noise.
+    """
 
     maps: Any = None
     haadf: Any = None
+    mask: np.ndarray | None = None
+    changes: dict = field(default_factory=dict)
+    residuals: np.ndarray | None = None
 
 
 def fused_signal(maps, data, fusion, inputs, errors=None):
@@ -77,6 +92,14 @@ def _why_not_of_the_fit(fused, fit, data, index):
     return "" if np.allclose(norms(data), fit["map_norms"][index], rtol=1e-5) else "its maps were edited after the fit"
 
 
+def refuse_changed(fused, what):
+    """ValueError where ``fused`` is no result, or no longer as it was fitted; crops and some of its maps are fine."""
+    fit = fused._fit()
+    if fused._stacked_metadata() is not None or fit.get("changed"):
+        reason = f"its maps were {fit['changed']} after the fit" if fit.get("changed") else "it is a stack of maps"
+        raise ValueError(f"{fused!r} has no {what}, for {reason}: call it on the result as it was fitted.")
+
+
 def norms(maps):
     """Root of the sum of squares of each map, without NaN: unlike their sum, it sees smoothing too."""
     return np.array([np.linalg.norm(np.nan_to_num(image.astype(np.float64))) for image in maps])
@@ -127,35 +150,6 @@ def _part(whole, fused, what):
         report([Diagnostic("input-on-another-grid", sentence)])
         return None
     return whole.isig[window[::-1]]
-
-
-def plot_fused(fused, crop=None, maps=None, haadf=None, errors=None, same_limits=True):
-    """Draw a result with whatever is known of its inputs; see ``ElementMaps.plot_fusion``; errors are an array."""
-    from hyperspy_fusion.results.plot import plot_fusion
-
-    is_result = fused.metadata.has_item("Fusion")
-    if not is_result:
-        maps = fused
-    elif maps is None and fused._inputs is None:
-        sentence = "Measured maps are not saved with fused ones: pass maps= and haadf= to see them too."
-        report([Diagnostic("measured-maps-not-saved", sentence)])
-    measured = inputs_of_part(fused, maps, haadf)
-    modelled = whole_modelled_haadf(fused)
-    y, x = scan_axes(fused)
-    return plot_fusion(
-        np.asarray(fused.data).reshape(-1, y["size"], x["size"]) if is_result else None,
-        fused.elements,
-        raw=None if measured.maps is None else np.stack([measured.maps.get_map(e).data for e in fused.elements]),
-        haadf=None if measured.haadf is None else measured.haadf.data,
-        modelled_haadf=None if modelled is None else modelled.data,
-        errors=errors,
-        scale=(y["scale"], x["scale"]),
-        units=str(x["units"]),
-        offset=(y["offset"], x["offset"]),
-        crop=crop,
-        same_limits=same_limits,
-        quantity=fused.metadata.get_item("Signal.quantity"),
-    )
 
 
 def window_of(part, whole):

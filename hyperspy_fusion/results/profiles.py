@@ -11,7 +11,7 @@ from hyperspy_fusion.diagnostics import Diagnostic, report
 from hyperspy_fusion.fusion.checks import check_from, default_errstate
 from hyperspy_fusion.grid.axes import scan_axes
 from hyperspy_fusion.results.regions import beyond, blocks_of, extent_of, rising
-from hyperspy_fusion.results.uncertainty import filled_pixels, is_independent, pixel_errors
+from hyperspy_fusion.results.uncertainty import filled_pixels, is_independent, located, pixel_errors
 
 # lengths of a line in diagonals of the maps: far longer ones are in other units, and would fill the memory
 _LONGEST = 10
@@ -21,6 +21,7 @@ _LONGEST = 10
 def line_profile(maps, start, end=None, linewidth=0.0, errors=None, independent=None):
     """Profile of each map along a line; see ``ElementMaps.line_profile``."""
     line = _checked_line(maps, *_line_ends(start, end, linewidth))
+    of_fit = _replicates_of(maps) if errors is None and independent is None else None
     independent = is_independent(maps) if independent is None else independent
     errors = pixel_errors(maps, errors)
     bare = maps._deepcopy_with_new_data(np.asarray(maps.data, dtype=float))
@@ -31,16 +32,49 @@ def line_profile(maps, start, end=None, linewidth=0.0, errors=None, independent=
     profile = _along(bare, np.where(valid, bare.data, 0), line)
     with np.errstate(divide="ignore", invalid="ignore"):
         profile.data = profile.data / share
-        if errors is not None:
+        variance = None
+        if of_fit is not None:
+            variance = _variance_across(of_fit, bare, line, valid, share)
+        elif errors is not None:
             mean = _along(bare, np.where(valid, errors**2 if independent else errors, 0), line).data / share
             # of independent pixels the variance falls with their number, else all err in one direction
             across = max(round(line[-1] / min(axis["scale"] for axis in rising(scan_axes(maps))[0])), 1)
             variance = mean / (share * across) if independent else mean**2
+        if variance is not None:
             noise = profile._deepcopy_with_new_data(variance)
             noise.metadata.General.title = "Variance"
             profile.set_noise_variance(noise)
     profile.metadata.General.title = f"Profile of {maps.metadata.General.title}"
     return profile
+
+
+def _replicates_of(maps):
+    """Errors of maps and their slices of these; None where they are not those of a fit."""
+    try:
+        return located(maps)
+    except ValueError:
+        return None
+
+
+def _variance_across(of_fit, maps, line, valid, share):
+    """Variance (n, length) of a profile: of those of the bootstrap replicates, and of the bias that these show.
+
+    Errors of pixels across the line are thereby as much alike as the fit makes them.
+    """
+    (errors, window), order = of_fit, []
+    resampled = errors.bootstrap
+    for element in maps.elements:
+        order.append(errors.elements.index(element) if element in errors.elements else -1)
+    known = np.array(order)[:, None, None] >= 0
+    each = []
+    for one in resampled.errors:
+        data = np.where(known & valid.reshape(len(order), *valid.shape[-2:]), one[(order, *window)], 0)
+        each.append(_along(maps, data.reshape(maps.data.shape), line).data / share)
+    variance, mean = np.var(each, axis=0, ddof=1), np.mean(each, axis=0)
+    scales = resampled.bias_scales[order].reshape(-1, 1)
+    bias = np.maximum(mean**2 - variance / len(resampled), 0).reshape(len(order), -1) * scales**2
+    found = variance + bias.reshape(variance.shape)
+    return np.where(known.reshape((-1,) + (1,) * (found.ndim - 1)), found, np.nan)
 
 
 def _line_ends(start: Any, end, linewidth):

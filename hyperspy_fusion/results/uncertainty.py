@@ -114,8 +114,8 @@ def located(fused):
             "The errors of these maps are not known, for the published method has no model of the noise: fuse by "
             'method="calibrated" with errors=True.'
             if fit.get("method") == "published"
-            else "The errors of these maps are not known, for they are not saved with maps and take "
-            "bootstrap replicates: pass errors=True to fuse, or call FusedMultiModal.standard_errors before as_signal."
+            else "The errors of these maps are not known: pass errors=True to fuse, or call "
+            "FusedMultiModal.standard_errors before as_signal, and save by save(..., everything=True)."
         )
     window = window_of(fused, errors.maps)
     if window is not None:

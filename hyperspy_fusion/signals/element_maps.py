@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 from hyperspy.signals import LazySignal2D
 
-from hyperspy_fusion.api import fuse_method
 from hyperspy_fusion.io.export import export_maps, save_whole
-from hyperspy_fusion.results import frames, fused_maps, plot, uncertainty
+from hyperspy_fusion.results import evidence, figures, frames, fused_maps
 from hyperspy_fusion.results.composition import composition
 from hyperspy_fusion.results.docstrings import shares_texts
 from hyperspy_fusion.results.profiles import line_profile
 from hyperspy_fusion.results.regions import Region
-from hyperspy_fusion.signals.labelled_maps import LabelledMaps
+from hyperspy_fusion.signals.fitted_maps import FittedMaps
 
 
-class ElementMaps(LabelledMaps):
+class ElementMaps(FittedMaps):
     """Element maps ``(n_elements | x, y)``: one map for each element, in the order of :attr:`elements`.
 
     Made by :func:`hyperspy_fusion.element_maps` and :func:`hyperspy_fusion.fuse`; saved and loaded by HyperSpy as
@@ -26,92 +22,8 @@ class ElementMaps(LabelledMaps):
     """
 
     _signal_type = "element_maps"
-    # the Inputs and the Errors of a fit, shared by slices and copies but not saved
-    _inputs: Any = None
-    _errors: Any = None
 
-    fuse = fuse_method
-
-    def __deepcopy__(self, memo):
-        twin = super().__deepcopy__(memo)
-        twin._inputs, twin._errors = self._inputs, self._errors
-        return twin
-
-    # ---- the fit behind the maps ----------------------------------------------------------------
-
-    def frame(self, index):
-        """One frame of a fused stack, ``(element|x, y)``, as if it had been fused alone.
-
-        Parameters
-        ----------
-        index : int or tuple of int
-            Of the frame along each navigation axis but that of the elements, in the order of ``inav``.
-
-        Returns
-        -------
-        ElementMaps
-
-        Raises
-        ------
-        ValueError
-            For what is not the result of fusing a stack, and for a frame that could not be fused.
-        """
-        return frames.frame_of(self, index)
-
-    def _slicer(self, slices, isNavigation=None, out=None):
-        sliced = super()._slicer(slices, isNavigation, out)
-        result = sliced if out is None else out
-        if isNavigation and self.metadata.has_item(frames.FUSED_FRAMES) and isinstance(result, ElementMaps):
-            array_slices = self._get_array_slices(slices, isNavigation)
-            frames.cut_frames(result, self, dict(enumerate(array_slices)))
-        return sliced
-
-    def _fit(self):
-        """``metadata.Fusion`` as a dictionary; ValueError where these maps are no result of a fit."""
-        if self.metadata.has_item(frames.FUSED_FRAMES):
-            frames.refuse_stack(self, "what belongs to one fit")
-        if not self.metadata.has_item("Fusion"):
-            raise ValueError("These maps are not the result of a fit: call fuse(haadf) on them first.")
-        return _in_memory(self.metadata.Fusion.as_dictionary())
-
-    def modelled_haadf(self):
-        """The HAADF image that the fused maps explain, in the units of the measured one.
-
-        It is calculated from the maps as they are. Of some of the fused elements it is the signal that these explain.
-
-        Returns
-        -------
-        Signal2D
-            ``(|x, y)``.
-
-        Raises
-        ------
-        ValueError
-            Where the maps are not the result of a fit, or no longer: rebinned, calculated with, stacked, or edited.
-            Edited pixels of a crop, which has no total to compare with, are not noticed.
-        """
-        return fused_maps.modelled_haadf(self)
-
-    def standard_errors(self):
-        """The standard error of every pixel: scatter by noise, and bias of smoothing as far as the counts show it.
-
-        The result of a fit with ``errors=True`` has them, and so do its crops, but they are not saved with it. A stack
-        keeps the squares of its own as noise variance, which is saved.
-        Neighbouring pixels err together: for a mean use :meth:`region`.
-
-        Returns
-        -------
-        ElementMaps
-            In the units of the maps; NaN for constant maps, which are not fitted.
-
-        Raises
-        ------
-        ValueError
-            Where the errors are not known, or the maps are no longer those of the fit.
-        """
-        return uncertainty.standard_errors(self)
-
-    # ---- figures ----------------------------------------------------------------------------------
+    # ---- amounts ----------------------------------------------------------------------------------
 
     @shares_texts
     def atomic_percent(self, method, factors=None, *, vacuum=0.05, errors=None):
@@ -212,48 +124,31 @@ class ElementMaps(LabelledMaps):
         """
         return line_profile(self, start, end, linewidth, errors, independent)
 
-    # ---- plots and files --------------------------------------------------------------------------
-
-    def plot_convergence(self):
-        """Plot the terms of the objective, and the duality gap where there is one, against the iterations of the fit.
-
-        Returns
-        -------
-        numpy.ndarray
-            The matplotlib axes.
-        """
-        fit = self._fit()
-        return plot.plot_convergence(fit["cost_history"], fit["parameters"])
-
-    def plot_selection(self):
-        """Plot the cross-validation scores on held-out counts of the fits that a choice of weights compared.
-
-        The bars are standard errors of the difference from the fit of the largest weight: much smaller than that of a
-        score, for both predict the same data.
-
-        Returns
-        -------
-        matplotlib.axes.Axes
-
-        Raises
-        ------
-        ValueError
-            Where all weights were given.
-        """
-        fit = self._fit()
-        if "selection" not in fit:
-            raise ValueError('No weights were chosen in this fit, all were given: fuse by method="auto".')
-        return plot.plot_selection(fit["selection"])
+    # ---- figures and files ------------------------------------------------------------------------
 
     @shares_texts
-    def plot_fusion(self, crop=None, maps=None, haadf=None, errors=False, same_limits=True):
+    def plot_fusion(
+        self,
+        elements=None,
+        crop=None,
+        *,
+        maps=None,
+        haadf=None,
+        errors=False,
+        same_limits=True,
+        per_row=None,
+        cmap=None,
+        save=None,
+    ):
         """Plot measured over fused maps, element by element, beside the measured and the modelled HAADF image.
 
         Measured and fused map of an element have the same colours. The brightest pixels lie beyond them, 0.2 % of a map
-        and 2 % of a measured one, for noise alone would set them otherwise.
+        and 2 % of a measured one, for noise alone would set them otherwise. Maps that carry no more than their mean are
+        grey, and their titles say so. A composition is drawn alone.
 
         Parameters
         ----------
+        <elements>
         crop : tuple, optional
             ``(left, right, top, bottom)``: whole numbers are pixels, other numbers are in the units of the axes.
         <measured>
@@ -261,17 +156,90 @@ class ElementMaps(LabelledMaps):
             Whether to plot the standard errors of the fused maps below them; see :meth:`standard_errors`.
         same_limits : bool
             False gives every panel colours of its own: to compare shapes, where no values are to be compared.
+        per_row : int, optional
+            Columns side by side, that of the HAADF image included; None wraps more than six.
+        cmap : str, optional
+            Colour map of the maps, of matplotlib; None is "inferno".
+        <save>
 
         Returns
         -------
         numpy.ndarray
-            The matplotlib axes.
+            The matplotlib axes, ``(rows, columns)``, however the columns are wrapped.
         """
         frames.refuse_stack(self, "a figure")
-        found = np.atleast_3d(self.standard_errors().data.T).T if errors else None
-        return fused_maps.plot_fused(self, crop=crop, maps=maps, haadf=haadf, errors=found, same_limits=same_limits)
+        options = {"errors": errors, "same_limits": same_limits, "per_row": per_row, "cmap": cmap, "save": save}
+        return figures.fusion_figure(self, elements, crop, maps, haadf, **options)
 
-    def save(self, filename=None, overwrite=None, extension=None, file_format=None, **options):
+    @shares_texts
+    def plot_rgb(self, *elements, limits=None, crop=None, save=None, axes=None):
+        """Plot one to three maps as colours of one image: orange, green and blue, with a legend.
+
+        Parameters
+        ----------
+        *elements : str
+            Symbols, as ``plot_rgb("Fe", "Mg", "Pt")``.
+        limits : dict, optional
+            ``{element: (low, high)}``, the values that are black and fully coloured. By default 0 and the largest
+            value but for 0.2 % of the pixels.
+        crop : tuple, optional
+            As for :meth:`plot_fusion`.
+        <save>
+        axes : matplotlib.axes.Axes, optional
+            To draw into.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        frames.refuse_stack(self, "a figure")
+        return figures.rgb_figure(self, elements, limits, crop, save, axes)
+
+    @shares_texts
+    def plot_profile(self, start, end=None, linewidth=0.0, *, elements=None, errors=True, save=None, axes=None):
+        """Plot profiles along a line: fused maps as lines, measured ones as dots, with standard errors.
+
+        Errors of the result of a fit with ``errors=True`` are from its bootstrap replicates, averaged over the width of
+        the line; those of measured counts are their noise where it is known. Of a composition in at.% they are as
+        propagated.
+
+        Parameters
+        ----------
+        start, end, linewidth
+            As for :meth:`line_profile`.
+        <elements>
+        errors : bool
+            Whether to draw the errors that are known.
+        <save>
+        axes : matplotlib.axes.Axes, optional
+            To draw into.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        frames.refuse_stack(self, "a figure")
+        return figures.profile_figure(self, start, end, linewidth, elements, errors, save, axes)
+
+    @shares_texts
+    def plot_residuals(self, elements=None, crop=None, *, per_row=None, save=None):
+        """Plot :meth:`residual` of the HAADF image and the :meth:`normalised_residuals` of the maps.
+
+        Parameters
+        ----------
+        <elements>
+        crop, per_row
+            As for :meth:`plot_fusion`.
+        <save>
+
+        Returns
+        -------
+        numpy.ndarray
+            The matplotlib axes, ``(1, columns)``.
+        """
+        return figures.residual_figure(self, elements, crop, save, per_row=per_row)
+
+    def save(self, filename=None, overwrite=None, extension=None, file_format=None, *, everything=False, **options):
         """As HyperSpy's, but a file is complete or not there: an earlier one is kept where the write fails.
 
         The file, or the .zspy folder, is written beside the earlier one and then takes its place.
@@ -280,14 +248,27 @@ class ElementMaps(LabelledMaps):
         ----------
         filename, overwrite, extension, file_format, **options
             As for :meth:`hyperspy.api.signals.BaseSignal.save`.
+        everything : bool
+            Save with a result all that it was made from and carries: measured maps, HAADF image, mask, residuals, what
+            moved the maps, and the bootstrap replicates of its errors. A loaded result then does all that it did
+            before. The file is some ten times as large, and with errors some eighty times.
 
         Raises
         ------
+        ValueError
+            For `everything` of maps that are no result of a fit, and of a stack.
         OSError
             Where the disk is full or protected.
         """
         options |= {k: v for k, v in {"extension": extension, "file_format": file_format}.items() if v is not None}
-        save_whole(super().save, self, filename, overwrite, **options)
+        if everything:
+            frames.refuse_stack(self, "save(..., everything=True)")
+            self.metadata.set_item(evidence.EVERYTHING, evidence.as_metadata(self))
+        try:
+            save_whole(super().save, self, filename, overwrite, **options)
+        finally:
+            if everything:
+                delattr(self.metadata, evidence.EVERYTHING)
 
     def export(self, folder, overwrite=False):
         """Write a calibrated .tif of each map and one .h5 of maps, HAADF, cost history and settings.
@@ -322,14 +303,6 @@ class ElementMaps(LabelledMaps):
         measured, modelled = fused_maps.inputs_of_part(self).haadf, fused_maps.whole_modelled_haadf(self)
         images = {"HAADF": measured, "HAADF_modelled": modelled}
         return export_maps(self, {k: v for k, v in images.items() if v is not None}, folder, overwrite=overwrite)
-
-
-def _in_memory(node) -> dict[str, Any]:
-    """A metadata dictionary with NumPy arrays for the dask arrays that lazily loaded files have in them."""
-    return {
-        key: _in_memory(value) if isinstance(value, dict) else np.asarray(value) if hasattr(value, "dask") else value
-        for key, value in node.items()
-    }
 
 
 class LazyElementMaps(ElementMaps, LazySignal2D):

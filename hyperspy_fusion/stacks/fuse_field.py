@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from hyperspy_fusion._progress import counted
-from hyperspy_fusion.diagnostics import as_metadata, report, unreported, warnings_of
+from hyperspy_fusion.diagnostics import as_metadata, report_fit, unreported, warnings_of
 from hyperspy_fusion.fusion.checks import default_errstate, is_auto
 from hyperspy_fusion.fusion.haadf.hot_pixels import about_hot_pixels
 from hyperspy_fusion.fusion.problems.tiles import FieldModel, memory_of_fit
@@ -349,6 +349,7 @@ def _result(field, sample, store, found):
         "n_masked": np.rint(left_out).astype(int),
         "haadf_n_masked": round(image[-1] - image[0]),
         "n_iter": sum(f.n_iter for f in fits),
+        "counts": np.full(len(fused), np.nan),
         "n_tiles": len(found),
         "n_failed_tiles": len(found) - len(done),
         "halo": sample.tile.shared.halo,
@@ -366,7 +367,7 @@ def _result(field, sample, store, found):
     signal.metadata.General.title = f"Fused maps of {title}" if title else "Fused maps"
     for key, value in fusion.items():
         signal.metadata.set_item(f"Fusion.{key}", value)
-    report(diagnostics)
+    report_fit(diagnostics)
     return signal
 
 

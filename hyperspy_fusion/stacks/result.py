@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import Diagnostic, as_metadata, report
+from hyperspy_fusion.diagnostics import SERIOUS, Diagnostic, as_metadata, from_metadata, report_fit
 from hyperspy_fusion.results.frames import FUSED_FRAMES, name_of_frame
 from hyperspy_fusion.results.fused_maps import Inputs
 from hyperspy_fusion.stacks.fit import FailedFrame
@@ -106,7 +106,7 @@ def fused_stack(frames, found, store=None) -> Any:
     diagnostics = _summary(frames, found)
     for key, value in _record(frames, found, diagnostics).items():
         signal.metadata.set_item(f"{FUSED_FRAMES}.{key}", value)
-    report(diagnostics)
+    report_fit(diagnostics)
     return signal
 
 
@@ -175,7 +175,7 @@ def _alike(found):
 def _summary(frames, found):
     """Diagnostics about all frames."""
     of_each = [
-        not_fused(one) if isinstance(one, FailedFrame) else _diagnostics_of(one.metadata["Fusion"]["diagnostics"])
+        not_fused(one) if isinstance(one, FailedFrame) else from_metadata(one.metadata["Fusion"]["diagnostics"])
         for one in found
     ]
     return summary_of(of_each, frames.indices, "Frame")
@@ -183,12 +183,7 @@ def _summary(frames, found):
 
 def not_fused(failed):
     """The list of what there is to say of a frame, or tile, that failed."""
-    return [Diagnostic(NOT_FUSED, f"not fused, and NaN: {failed.sentence}")]
-
-
-def _diagnostics_of(columns):
-    names = ("codes", "sentences", "severities")
-    return [Diagnostic(*one) for one in zip(*(columns[name] for name in names), strict=True)]
+    return [Diagnostic(NOT_FUSED, f"not fused, and NaN: {failed.sentence}", SERIOUS)]
 
 
 def summary_of(of_each, indices, noun):
@@ -200,7 +195,7 @@ def summary_of(of_each, indices, noun):
     about: dict = defaultdict(dict)
     for k, own in enumerate(of_each):
         for one in own:
-            about[one.code, one.severity, one.sentence if one.code == NOT_FUSED else ""].setdefault(k, one.sentence)
+            about[one.code, one.severity, one.sentence if one.code == NOT_FUSED else ""].setdefault(k, str(one))
     in_order = sorted(about.items(), key=lambda item: item[0][0] != NOT_FUSED)
     return [
         Diagnostic(code, f"{_which(indices, cases, noun)}: {next(iter(cases.values()))}", severity)

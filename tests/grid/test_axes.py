@@ -188,8 +188,8 @@ def test_a_doubtful_scan_is_one_diagnostic():
 
 def test_areas_apart_warn_or_are_refused():
     for m, h, severity in (
-        (moved(1.0), [moved(1.0)[0], moved(5.0)[1]], "warning"),
-        (moved(0.01), [axes()[0], moved(4.0)[1]], "warning"),
+        (moved(1.0), [moved(1.0)[0], moved(5.0)[1]], "serious"),
+        (moved(0.01), [axes()[0], moved(4.0)[1]], "serious"),
         # as Velox has it: the image without any offset, and the maps in the frame of the stage
         (moved(-32.0), axes(), "information"),
         (axes(), moved(-40.0, scale=5.0, units="Å"), "information"),
@@ -214,7 +214,7 @@ def test_one_axis_stretched_is_taken_pixel_for_pixel(stretch, axis, units, lengt
     stretched[axis]["scale"] *= stretch
     for m, h in ((axes((100, 80)), stretched), (stretched, axes((100, 80)))):
         (found,) = check_same_scan(m, h)
-        assert (found.code, found.severity) == ("pixel-size-differs", "warning")
+        assert (found.code, found.severity) == ("pixel-size-differs", "serious")
         assert "pixel for pixel" in found.sentence
         assert [(p.step, p.start) for p in placements(m, h)] == [(1.0, 0.0)] * 2
     stretched[axis]["scale"] *= 1.25 / stretch

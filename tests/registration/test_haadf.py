@@ -307,7 +307,7 @@ def test_an_offset_of_the_stage_on_one_side_is_no_shift(row, column):
     np.testing.assert_allclose(matched.haadf.data, expected)
     (found,) = [d for d in matched.diagnostics if d.code == "offset-differs"]
     is_usual = (0, 0) in (of_maps, of_image)
-    assert found.severity == ("information" if is_usual else "warning") and "laid edge on edge" in found.sentence
+    assert found.severity == ("information" if is_usual else "serious") and "laid edge on edge" in found.sentence
     # an offset on both sides is that of one frame
     for m in maps:
         m.axes_manager["x"].offset += 50.0
@@ -329,7 +329,7 @@ def test_a_lattice_keeps_the_nearest_position_and_says_so():
         severities = {d.code: d.severity for d in matched.diagnostics}
         assert "shift-ambiguous" in severities
         # what is ambiguous does not confirm the edges
-        assert severities.get("offset-differs", "warning") == "warning"
+        assert severities.get("offset-differs", "serious") == "serious"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib_scalebar.scalebar import ScaleBar
 
-from hyperspy_fusion.results.plot import plot_convergence, plot_fusion, plot_selection
+from hyperspy_fusion.results.plot import (
+    plot_convergence,
+    plot_fusion,
+    plot_grid,
+    plot_profile,
+    plot_rgb,
+    plot_selection,
+)
 
 FUSED = np.arange(48.0).reshape(2, 4, 6)
 HAADF = np.linspace(100, 200, 24).reshape(4, 6)
@@ -291,3 +298,59 @@ def test_selection_has_a_line_for_each_penalty():
         choice = {k: v for k, v in {**CHOICE, **lost, "sentence": "Too few counts."}.items() if v is not None}
         with pytest.raises(ValueError, match="Too few counts"):
             plot_selection(choice)
+
+
+def two_maps():
+    y, x = np.mgrid[:24, :30]
+    return np.stack([np.exp(-((y - 12) ** 2 + (x - c) ** 2) / 40) * 9 for c in (10, 20)])
+
+
+@compared
+def test_figure_of_wrapped_columns_with_a_map_of_nothing_but_its_mean():
+    maps = np.concatenate([two_maps(), two_maps()[::-1] / 3])
+    options = {"scale": 0.5, "units": "nm", "per_row": 2, "flat": ("Si",), "haadf": maps.sum(axis=0)}
+    return plot_fusion(maps, ["Fe", "O", "Si", "S"], raw=np.rint(maps), **options)[0, 0].figure
+
+
+@compared
+def test_figure_of_colours():
+    maps = np.concatenate([two_maps(), two_maps()[:1, ::-1, ::-1] / 2])
+    options = {"scale": 0.5, "units": "nm", "channel_limits": {"O": (1, 5)}, "quantity": "X-ray counts ()"}
+    return plot_rgb(maps, ["Fe", "O", "Pt"], **options).figure
+
+
+@compared
+def test_figure_of_profiles():
+    distance, maps = np.linspace(0, 7, 30), two_maps()[:, 12]
+    options = {"raw": np.rint(maps), "errors": 0.2 + 0 * maps, "raw_errors": np.sqrt(maps), "units": "nm"}
+    return plot_profile(distance, maps, BOTH, quantity="at.%", **options).figure
+
+
+@compared
+def test_figure_of_a_grid():
+    maps, signed = two_maps(), np.random.default_rng(0).normal(size=(24, 30))
+    columns = [[("a", maps[0], "map"), ("b", 2 * maps[0], "map"), ("a - b", signed, "signed")]]
+    columns += [[("HAADF", maps[1], "image"), None, ("error", np.abs(signed), "error")]]
+    return plot_grid(columns, [{"map": "counts", "signed": "errors"}, "intensity"], scale=0.5, units="nm")[0, 0].figure
+
+
+def test_columns_are_wrapped_where_they_would_not_be_readable():
+    maps = np.arange(7 * 24.0).reshape(7, 4, 6)
+    elements = "Al Ca Cr Cu Fe Mg O".split()
+    for per_row, across in ((None, 4), (7, 7)):
+        axes = plot_fusion(maps, elements, per_row=per_row, figure=plt.figure())
+        assert axes.shape == (1, 7) and titles(axes)[0] == [f"{e}, fused" for e in elements]
+        assert axes[0, 0].get_subplotspec().get_gridspec().ncols == across
+        plt.close("all")
+    axes = plot_fusion(maps[:3], elements[:3], flat=("Cr",), cmap="cividis", figure=plt.figure())
+    assert axes[0, 2].get_title() == "Cr, fused: mean only"
+    assert [ax.images[0].get_cmap().name for ax in axes[0, 1:3]] == ["cividis", "gray"]
+
+
+def test_channels_have_their_limits_and_a_legend():
+    ax = plot_rgb(FUSED, BOTH, channel_limits={"O": (30, 40)})
+    image = shown(ax)
+    assert image.shape == (4, 6, 3) and 0 <= image.min() and image.max() <= 1
+    np.testing.assert_allclose(image[0, 0], 0, atol=1e-12)  # Fe is 0, and O below its limit
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["Fe, 0 to 23", "O, 30 to 40"]
+    assert plot_rgb(0 * FUSED[:1], ["Fe"], axes=plt.figure().subplots()).images[0].get_array().max() == 0

@@ -208,6 +208,81 @@ def test_loaded_maps_can_be_plotted_and_fused_again(fused, tmp_path, caplog):
     assert loaded.fuse(haadf, method="published", max_iter=2).metadata.Fusion.n_iter == 2
 
 
+@pytest.fixture(scope="module", params=["published", "calibrated"])
+def carrying(request):
+    """A result, with errors where there are any, of a scan with a mask."""
+    maps, haadf = scan_signals()
+    options = {"mask": np.eye(12, 15, dtype=bool), "errors": 3} if request.param == "calibrated" else {}
+    return fuse_with(maps, haadf, method=request.param, max_iter=20, **options)
+
+
+def outcome(call, fused):
+    """What a call on a result returns, as arrays and text, or the message of its error."""
+    try:
+        found = call(fused)
+    except ValueError as error:
+        return str(error).split(" has ")[-1]
+    if isinstance(found, dict):
+        return {name: one.data for name, one in found.items()}
+    return np.asarray(found.data) if hasattr(found, "axes_manager") else str(found)
+
+
+CALLS = {
+    "report": lambda f: f.report(),
+    "modelled": lambda f: f.modelled_haadf(),
+    "residual": lambda f: f.residual(),
+    "residual of a crop": lambda f: f.isig[2:9, 3:7].residual(),
+    "normalised": lambda f: f.normalised_residuals(),
+    "attribution of a crop": lambda f: f.isig[2:9].inav[1:].attribution(),
+    "errors": lambda f: f.standard_errors(),
+    "region": lambda f: f.region(np.eye(12, 15, dtype=bool)[::-1]).mean("Fe"),
+    "profile": lambda f: f.line_profile((4.0, 0.0), (9.0, 1.0), 1.0).get_noise_variance(),
+    "figure": lambda f: [ax.get_title() for ax in f.plot_fusion().flat],
+    "explored": lambda f: f.explore(max_iter=[2, 3], show_progressbar=False)[1, 0].images[0].get_array(),
+}
+
+
+def assert_same(found, expected, name):
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key in expected:
+            assert_same(found[key], expected[key], f"{name}: {key}")
+    elif isinstance(expected, str):
+        assert found == expected, name
+    else:
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_a_file_of_everything_does_all_that_the_result_did(carrying, tmp_path):
+    carrying.save(tmp_path / "f.hspy", everything=True)
+    assert not carrying.metadata.has_item("Fusion_evidence")
+    loaded = hs.load(tmp_path / "f.hspy")
+    assert not loaded.metadata.has_item("Fusion_evidence") and type(loaded) is type(carrying)
+    for name, call in CALLS.items():
+        assert_same(outcome(call, loaded), outcome(call, carrying), name)
+    assert type(loaded._inputs.maps) is type(carrying) and loaded._inputs.maps.elements == ["Fe", "O"]
+    lazy = hs.load(tmp_path / "f.hspy", lazy=True)
+    assert_same(outcome(CALLS["residual"], lazy), outcome(CALLS["residual"], carrying), "lazy")
+    loaded.save(tmp_path / "again.zspy", everything=True)
+    again = hs.load(tmp_path / "again.zspy")
+    for name in ("residual", "normalised", "errors"):
+        assert_same(outcome(CALLS[name], again), outcome(CALLS[name], carrying), name)
+
+
+def test_a_file_of_the_maps_alone_names_the_remedy(carrying, tmp_path):
+    carrying.save(tmp_path / "f.hspy")
+    loaded = hs.load(tmp_path / "f.hspy")
+    assert str(loaded.report()) == str(carrying.report())
+    for call in (loaded.residual, loaded.plot_residuals, lambda: loaded.explore(max_iter=[2])):
+        with pytest.raises(ValueError, match=r"everything=True"):
+            call()
+    with pytest.raises(ValueError, match="nothing more to save"):
+        loaded.save(tmp_path / "g.hspy", everything=True)
+    assert not (tmp_path / "g.hspy").exists()
+    with pytest.raises(ValueError, match="after the fit"):
+        (carrying * 2).attribution()
+
+
 def test_plots_without_a_fit_or_its_input(fused, caplog):
     maps = hf.element_maps(scan_signals()[0])
     for show in (maps.modelled_haadf, maps.plot_convergence):

@@ -261,7 +261,7 @@ def test_diagnostics_are_summarised(caplog):
     haadf = haadf_stack()
     for image in haadf.data:
         image[image > np.quantile(image, 0.9)] = image.max()
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "hyperspy_fusion"):
         fused = hf.fuse(map_stacks(), haadf, **SETTINGS)
     saturated = [r.message for r in caplog.records if getattr(r, "code", "") == "saturated-haadf-pixels"]
     assert len(saturated) == 1 and saturated[0].startswith("All frames: ")

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
 
-from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
+from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.registration.resampling import filled
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
@@ -149,7 +149,7 @@ class Guide:
             "The noise of the HAADF image cannot be separated from its structure: it is not denoised, but smoothed by "
             f"guide_blur={USUAL_BLUR:g}."
         )
-        return [Diagnostic("guide-not-denoised", sentence, INFORMATION)]
+        return [Diagnostic("guide-not-denoised", sentence)]
 
     def _stays_noisy(self, settings):
         return settings.guide_blur is None and self.noise is None

@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
+from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.haadf.calibration import fit_haadf_model, refit_haadf_model
 from hyperspy_fusion.fusion.haadf.estimates import UndeterminedModelError
 from hyperspy_fusion.fusion.haadf.guide import Guide, completed_guide
@@ -444,4 +444,4 @@ def _about_coefficients(scan, fit):
         (dark, "haadf-coefficient-zero", "The HAADF image does not rise with {}: the HAADF term has no effect on it."),
         (free, "haadf-coefficient-prior", "The HAADF coefficient of {} was set by atomic numbers, not by the data."),
     ]
-    return [Diagnostic(code, text.format(", ".join(names)), INFORMATION, names) for names, code, text in found if names]
+    return [Diagnostic(code, text.format(", ".join(names)), elements=names) for names, code, text in found if names]

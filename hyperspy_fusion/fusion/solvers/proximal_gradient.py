@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -200,6 +200,20 @@ def _run_prox(problem, state, work, weight, momentum):
     )
     state.tv, change, size = (float(s) for s in work.prox_sums.sum(axis=(0, 1)))
     state.change = float(np.sqrt(change / size)) if size else (np.inf if change else 0.0)
+
+
+def smoothing_step(problem, settings, maps, *, weight=1.0, iterations=1):
+    """The step (n, ny, nx) of the total variation from fitted ``maps``, in units of the input, normalised.
+
+    ``weight`` and ``iterations`` are factors to its weight and to the number of inner iterations.
+    """
+    start = problem.map_range.normalise(maps)
+    state = State(start.copy())
+    with prepared(problem.maps.dtype, kernels.PUBLISHED, 1):
+        work = _Workspace(problem, replace(settings, tv_iter=iterations * settings.tv_iter), 1)
+        np.copyto(work.stepped, start)
+        _run_prox(problem, state, work, problem.lambda_tv * weight, work.momentum)
+    return state.x - start
 
 
 def _result(problem, state, work, reason):

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 from scipy.special import betainc, pdtrc
 
-from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
+from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.spectra.background import gaussian
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
 from hyperspy_fusion.fusion.terms.noise_estimation import counts_scale
@@ -25,6 +25,8 @@ SIGNIFICANT_SUM, SIGNIFICANT_MEAN = 5.5, 6.0
 # a map of an element that nobody asked for is worth a fit unless it has fewer counts per pixel than this or no line, at
 # least so many pixels along both axes, and in no test such a significance, or so small a probability of noise
 FEW, LEAST_PIXELS, LITTLE, CHANCE = 1.0, 8, 3.0, 0.01
+# standard errors of the variance of pixels by which it exceeds that of the noise, to be known to a fifth
+SURE_EXCESS = 5.0
 # net counts that are no line, as a part of the background
 TRACE = 0.03
 # brightest levels of squares that are looked at
@@ -109,10 +111,10 @@ class ConsistencyChecks:
             return []
         size, side, (y, x) = max(worst)
         sentence = (
-            f"The fused map of {', '.join(found)} contradicts its counts, most in {side} x {side} pixels at x = {x}, "
-            f"y = {y} ({size:.1f} standard deviations): lower lambda_reg, and see normalised_residuals()."
+            f"The fused map of {', '.join(found)} contradicts its counts, most in {side} x {side} pixels at "
+            f"{{place}} ({size:.1f} standard deviations): lower lambda_reg, and see normalised_residuals()."
         )
-        return [Diagnostic("map-contradicts-counts", sentence, elements=tuple(found))]
+        return [Diagnostic("map-contradicts-counts", sentence, elements=tuple(found), place=(y, x))]
 
     def _worst_square(self, i):
         """Largest deviation of a square of map i in standard deviations, the side, and its middle (y, x)."""
@@ -145,6 +147,25 @@ class ConsistencyChecks:
         )
         return [Diagnostic("map-without-structure", sentence, elements=tuple(flat))]
 
+    def structure(self) -> np.ndarray:
+        """(n,) part of the structure in the counts that the fused maps show, pixel by pixel, at most 1.
+
+        Of maps smoothed as much as is best it is the part of the variance of the truth that is right. 0 where the
+        squares vary no more than noise, and NaN where the pixels are too noisy to show it.
+        """
+        flat = {element for one in self._about_structure() for element in one.elements}
+        found = []
+        for element, counts, variance, valid, fused in zip(
+            self.elements, self.maps, self.variance, self.valid, self.fused, strict=True
+        ):
+            noise, number = variance[valid].mean(), np.count_nonzero(valid)
+            excess = counts[valid].var() - noise
+            shown = (
+                min(fused[valid].var() / excess, 1.0) if excess > SURE_EXCESS * noise * np.sqrt(2 / number) else np.nan
+            )
+            found.append(0.0 if element in flat else shown)
+        return np.array(found)
+
     def _excess_variance(self, i, side):
         """Variance of the squares of map i beyond noise, in standard errors."""
         return excess_variance(self.maps[i], self.variance[i], self.valid[i], side)
@@ -173,11 +194,10 @@ class ConsistencyChecks:
             return []
         y, x = np.unravel_index(np.argmax(np.where(full, np.abs(total), 0)), total.shape)
         sentence = (
-            f"HAADF contrast not explained by the mapped elements: {part:.0%} rms, most at x = {_middle(x, side)}, "
-            f"y = {_middle(y, side)}. Causes: an unmapped element, diffraction, thickness, or a misaligned image "
-            "(register='shift')."
+            f"HAADF contrast not explained by the mapped elements: {part:.0%} rms, most at {{place}}. "
+            "Causes: an unmapped element, diffraction, thickness, or a misaligned image (register='shift')."
         )
-        return [Diagnostic("haadf-unexplained", sentence, INFORMATION)]
+        return [Diagnostic("haadf-unexplained", sentence, place=(_middle(y, side), _middle(x, side)))]
 
 
 def _poisson_deviation(excess, mean):

@@ -257,7 +257,7 @@ def test_too_few_counts_take_the_defaults(scan):
     maps[1, 3:10, 5:12] = 1
     ensemble, found = choose(scan, maps, noise="shifted_poisson", seed=3)
     (warning,) = found.diagnostics
-    assert (warning.code, warning.severity) == ("too-few-counts-for-selection", "warning")
+    assert (warning.code, warning.severity) == ("too-few-counts-for-selection", "note")
     assert warning.elements == ("Fe",) and warning.sentence == found.sentence and len(found.sentence.split()) <= 30
     assert "regularization='guided' and lambda_reg=1.0 were used" in found.sentence
     ((settings, weights, *_),) = ensemble

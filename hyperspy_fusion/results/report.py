@@ -1,0 +1,137 @@
+"""The report of a fit: what its maps can be used for, what the HAADF image did, and all diagnostics."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hyperspy_fusion.diagnostics import SEVERITIES, Diagnostic, from_metadata
+
+_WIDTH = 100
+_COLUMNS = ("element", "counts", "usable for", "total")
+_GUIDED = ("guided", "directional")
+# part of what smoothing changed below which brightness did nothing
+_NOTHING = 0.005
+_NAMES = {"serious": "Serious", "note": "Notes", "information": "Information"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a fit found, for reading: ``print(report)``, or as the last line of a notebook cell.
+
+    Attributes
+    ----------
+    title : str
+        Of the maps.
+    rows : list of tuple of str
+        Element, counts, what its map can be used for, and total of the fused map over that measured.
+    fit : str
+        How the fit ended.
+    haadf : str
+        What the HAADF image did.
+    diagnostics : list of Diagnostic
+        Serious ones first.
+    """
+
+    title: str
+    rows: list
+    fit: str
+    haadf: str
+    diagnostics: list[Diagnostic]
+
+    def __str__(self):
+        widths = [max(map(len, column)) for column in zip(_COLUMNS, *self.rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in [_COLUMNS, *self.rows]
+        ]
+        parts = [self.title, "", *lines, "", *textwrap.wrap(self.fit, _WIDTH), *textwrap.wrap(self.haadf, _WIDTH)]
+        for name, found in self._by_severity():
+            parts += ["", name]
+            for one in found:
+                parts += [
+                    f"- {one.headline}",
+                    *textwrap.wrap(str(one), _WIDTH, initial_indent="  ", subsequent_indent="  "),
+                ]
+        return "\n".join(line.rstrip() for line in parts)
+
+    __repr__ = __str__
+
+    def _repr_html_(self):
+        cells = lambda row, tag: "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)  # noqa: E731
+        rows = [f"<tr>{cells(_COLUMNS, 'th')}</tr>", *(f"<tr>{cells(row, 'td')}</tr>" for row in self.rows)]
+        parts = [f"<h4>{html.escape(self.title)}</h4><table>{''.join(rows)}</table>"]
+        parts += [f"<p>{html.escape(self.fit)}<br>{html.escape(self.haadf)}</p>"]
+        for name, found in self._by_severity():
+            items = [
+                f"<li><b>{html.escape(d.headline)}</b><br><small>{html.escape(str(d))}</small></li>" for d in found
+            ]
+            parts.append(f"<p><b>{name}</b></p><ul>{''.join(items)}</ul>")
+        return "".join(parts)
+
+    def _by_severity(self):
+        for severity in SEVERITIES:
+            found = [d for d in self.diagnostics if d.severity == severity]
+            if found:
+                yield _NAMES[severity], found
+
+
+def report_of(maps: Any) -> Report:
+    """The report of a fit; see ``ElementMaps.report``."""
+    fit = maps._fit()
+    listed = list(fit["elements"])
+    index = [listed.index(element) for element in maps.elements]
+    found = from_metadata(fit["diagnostics"])
+    found = [d for d in found if not d.elements or set(d.elements) & set(maps.elements)]
+    return Report(
+        title=str(maps.metadata.General.title),
+        rows=[_row(fit, i) for i in index],
+        fit=f"Method {fit['method']}: {fit['stop_reason']}",
+        haadf=_haadf_sentence(fit),
+        diagnostics=sorted(found, key=lambda d: SEVERITIES.index(d.severity)),
+    )
+
+
+def _row(fit, i):
+    count, ratio = (np.asarray(fit.get(key, np.full(i + 1, np.nan)))[i] for key in ("counts", "total_ratios"))
+    usable = fit.get("usable_for")
+    return (
+        fit["elements"][i],
+        f"{count:.0f}" if np.isfinite(count) and count < 1e5 else f"{count:.3g}" if np.isfinite(count) else "-",
+        usable[i] if usable else "-",
+        f"{ratio:.0%}" if np.isfinite(ratio) else "-",
+    )
+
+
+def _haadf_sentence(fit):
+    """What the HAADF image did, in one sentence."""
+    if fit["method"] == "published":
+        return f"The HAADF image was fitted in every pixel (correlation {fit['haadf_correlation']:.2f})."
+    edges = _used_edges(fit)
+    changes = np.asarray(fit.get("haadf_changes", np.zeros(1)))
+    largest = int(np.argmax(changes))
+    if changes[largest] < _NOTHING:
+        if not edges:
+            return "The HAADF image was not used."
+        return (
+            f"The brightness of the HAADF image changed no map by more than {_NOTHING:.1%} of what smoothing did; only "
+            "its edges were used."
+        )
+    also = "; its edges guided the smoothing" if edges else "; its edges were not used"
+    return (
+        f"The brightness of the HAADF image changed {fit['elements'][largest]} most, by {changes[largest]:.2g} times "
+        f"what smoothing did{also}."
+    )
+
+
+def _used_edges(fit):
+    """Whether a penalty that the image guides is in the result."""
+    selection = fit.get("selection", {})
+    kinds = [fit["parameters"].get("regularization")]
+    if len(selection.get("score", ())):
+        used = np.asarray(selection["weights"]).reshape(len(selection["score"]), -1).max(axis=1) > 0
+        kinds = [kind for kind, is_used in zip(selection.get("regularization", kinds), used, strict=False) if is_used]
+    return any(kind in _GUIDED for kind in kinds)

@@ -1,0 +1,70 @@
+"""Reports: what maps can be used for, by truth, and what the HAADF image did."""
+
+import functools
+
+import hyperspy.api as hs
+import numpy as np
+import pytest
+from helpers import fuse_with
+from results_data import QUICK
+from scipy.ndimage import gaussian_filter
+
+from hyperspy_fusion import data
+
+
+@functools.cache
+def texture(mean, width, seed=1):
+    """Truth, counts and an unrelated HAADF image of a random texture of Fe beside an even map of O, (32, 32)."""
+    rng = np.random.default_rng(seed)
+    fine = gaussian_filter(rng.normal(size=(32, 32)), width)
+    truth = np.stack([mean * np.exp(0.5 * fine / fine.std() - 0.125), np.full((32, 32), 2.0)])
+    maps = []
+    for element, one in zip(("Fe", "O"), rng.poisson(truth), strict=True):
+        maps.append(hs.signals.Signal2D(one.astype("uint16")))
+        maps[-1].metadata.set_item("Sample.elements", [element])
+    image = 100 + 10 * gaussian_filter(rng.normal(size=(32, 32)), 3) + rng.normal(size=(32, 32))
+    return truth, maps, hs.signals.Signal2D(image)
+
+
+@pytest.mark.parametrize(
+    "mean, width, expected",
+    [(1.0, 0.5, "mean only"), (4.0, 0.5, "amounts of regions only"), (12.0, 2.0, "structure and amounts")],
+)
+def test_maps_are_good_for_what_the_truth_says(mean, width, expected):
+    truth, maps, haadf = texture(mean, width)
+    fused = fuse_with(maps, haadf, **QUICK | {"lambda_haadf": 0, "lambda_reg": 0.7})
+    fit = fused.metadata.Fusion
+    assert list(fit.usable_for) == [expected, "mean only"]
+    right = 1 - np.mean((fused.data[0] - truth[0]) ** 2) / truth[0].var()
+    assert (right > 0.6) == (expected == "structure and amounts")
+    assert [row[2] for row in fused.report().rows] == [expected, "mean only"]
+    assert fused.report().haadf == "The HAADF image was not used."
+
+
+@functools.cache
+def reported(method):
+    scan = data.core_shell((32, 32)).signals()
+    return fuse_with(*scan, **({"method": method} if method == "published" else QUICK))
+
+
+def test_a_report_lists_maps_and_diagnostics_by_severity():
+    report = reported("published").report()
+    assert [row[0] for row in report.rows] == ["Pt", "Fe", "O"]
+    assert {row[2] for row in report.rows} <= {"structure, no amounts", "not known"}
+    assert report.diagnostics[0].code == "totals-changed"
+    text, html = str(report), report._repr_html_()
+    assert text.index("Serious") < text.index("Information") and "<table>" in html
+    for one in report.diagnostics:
+        assert f"- {one.headline}" in text and one.headline in html
+    assert "fitted in every pixel (correlation" in text
+
+
+def test_a_report_of_some_maps_is_about_these():
+    fused = reported("calibrated")
+    part = fused.inav[1:].report()
+    assert [row[0] for row in part.rows] == ["Fe", "O"] and part.rows == fused.report().rows[1:]
+    assert "changed Pt most" in part.haadf and "its edges were not used" in part.haadf
+    counts = [float(m.data.sum()) for m in fused._inputs.maps.split()]
+    np.testing.assert_allclose(fused.metadata.Fusion.counts, counts)
+    with pytest.raises(ValueError, match="not the result of a fit"):
+        fused._inputs.maps.report()
