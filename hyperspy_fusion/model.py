@@ -178,8 +178,12 @@ class FusedMultiModal:
             result, state = self._method.solve(setup.problem, setup.settings, state, call, num_workers)
         if result.reason is StopReason.NOT_FINITE:
             raise FloatingPointError(result.message)
+        return self._conclude(new, setup, state, result)
+
+    def _conclude(self, settings, setup, state, result):
+        """Keep a fit; its output."""
         fit = Fit.of(self._method, self._measured, setup, state, result, norms(self.maps.data))
-        self._record = Record(new, fit)
+        self._record = Record(settings, fit)
         self._report(fit.diagnostics)
         return fit.output
 
@@ -273,14 +277,18 @@ class FusedMultiModal:
                 callback=lambda done: tick(),
                 num_workers=num_workers,
             )
+        self._keep_errors(found, number, seed)
+        return self.as_signal().standard_errors()
+
+    def _keep_errors(self, found, number, seed):
+        """Keep bootstrap replicates, so many of which were asked for."""
         elements = self._measured.fitted_elements
         # maps of EELS edges lie above backgrounds that pixels share
         edges = [e for e in elements if self.maps.metadata.has_item(f"Element_maps.edges.{e}")]
         about = [*diagnostics_of_edge_errors(edges), *diagnostics_of_interrupted_errors(len(found), number)]
         errors = Errors(found, self._signal(copied=True), elements, seed, about)
-        self._record = Record(self.settings, fit, errors)
+        self._record = Record(self.settings, self._fitted(), errors)
         self._report(errors.diagnostics)
-        return self.as_signal().standard_errors()
 
     def _lack_errors(self):
         """Note that Ctrl-C left none."""

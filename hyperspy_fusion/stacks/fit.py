@@ -107,11 +107,7 @@ def fit_frames(block, call, selection, num_workers, write):
     found: list = []
     for number, frame in enumerate(read_frames(block.frames, call)):
         try:
-            fitted = _fitted(frame, call, selection, num_workers)
-            if write is not None:
-                write(number, fitted)
-                fitted = fitted.without_arrays()
-            found.append(fitted)
+            found.append(written(fit_frame(frame, call, selection, num_workers), number, write))
         except KeyboardInterrupt:  # in the main thread; what is done is kept
             return found + [INTERRUPTED] * (len(block.frames) - len(found))
         # whatever it is, the other frames are fitted
@@ -120,7 +116,16 @@ def fit_frames(block, call, selection, num_workers, write):
     return found
 
 
-def _fitted(frame, call, selection, num_workers):
+def written(fitted, number, write):
+    """A fitted frame without the arrays that were written."""
+    if write is None or isinstance(fitted, FailedFrame):
+        return fitted
+    write(number, fitted)
+    return fitted.without_arrays()
+
+
+def fit_frame(frame, call, selection, num_workers):
+    """The :class:`FittedFrame` of a frame that was read."""
     with unreported():
         model = model_of(frame, call)
         if selection is not None:
@@ -128,10 +133,15 @@ def _fitted(frame, call, selection, num_workers):
         model.fit(settings=call.settings, show_progressbar=False, num_workers=num_workers)
         if model._fitted().result.reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt
-        errors = None
         if call.n_resamples:
-            errors = model.standard_errors(call.n_resamples, show_progressbar=False, num_workers=num_workers).data
-        signal = model._signal()
+            model.standard_errors(call.n_resamples, show_progressbar=False, num_workers=num_workers)
+        return fitted_frame(model)
+
+
+def fitted_frame(model):
+    """The :class:`FittedFrame` of a fitted model."""
+    signal = model._signal()
+    errors = None if signal._errors is None else signal.standard_errors().data
     axes, metadata = signal.axes_manager._get_axes_dicts(), signal.metadata.as_dictionary()
     return FittedFrame(axes, metadata, signal.data, errors, model.maps.data, model.haadf.data)
 

@@ -1,9 +1,10 @@
-"""Fusion of a stack frame by frame: settings chosen on a sample of frames, then one fit for each frame."""
+"""Fusion of a stack: settings chosen on a sample of frames, then one fit for each frame, or one of all together."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
+from dataclasses import replace
 from typing import Any
 
 from hyperspy_fusion._progress import counted
@@ -14,6 +15,7 @@ from hyperspy_fusion.stacks.engine import one_blas_thread, run_tasks, task_of, t
 from hyperspy_fusion.stacks.fit import INTERRUPTED, Block, Call, Frame, fit_frames, model_of, read_frames, refuse_none
 from hyperspy_fusion.stacks.frames import Frames
 from hyperspy_fusion.stacks.result import Store, fused_stack
+from hyperspy_fusion.stacks.series import check_series, fit_together, is_series
 
 _logger = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ def fuse_stack(frames: Frames, call: Call, show_progressbar: Any = None, num_wor
     """
     check_workers(num_workers)
     check_choice("register", call.register, (False, True, "calibration", "shift"))
+    if together := is_series(call.settings):
+        check_series(frames, call)
     inputs = [_input(frames, index) for index in frames.indices]
     selection = None
     if getattr(call.settings, "sample_frames", None):
@@ -55,11 +59,11 @@ def fuse_stack(frames: Frames, call: Call, show_progressbar: Any = None, num_wor
             selection, sample = _select(inputs, call, show_progressbar, num_workers)
         inputs = [sample.get(k, one) for k, one in enumerate(inputs)]
         _return_memory()
-    blocks = frames.blocks()
+    blocks, fit = (frames.blocks(), fit_frames) if not together else ([list(range(len(frames)))], fit_together)
     store = Store(frames) if frames.is_lazy else None
     threads = threads_of_task(len(blocks), num_workers)
     tasks = [
-        task_of(fit_frames, Block([inputs[k] for k in block]), call, selection, threads, store and store.writer(block))
+        task_of(fit, Block([inputs[k] for k in block]), call, selection, threads, store and store.writer(block))
         for block in blocks
     ]
     found: list = [INTERRUPTED] * len(frames)
@@ -105,6 +109,8 @@ def _select(inputs, call, show_progressbar, num_workers):
     if not models:
         return None, read
     scans = [models[k]._measured.scan_data() for k in alike]
+    if is_series(call.settings):  # which has no components of spectra
+        scans = [replace(scan, out_of_window=None) for scan in scans]
     with counted("Choosing settings", "fit", show_progressbar) as tick:
         selection = method.select(scans, call.settings, num_workers, lambda n_fits, expected: tick())
     return selection, read

@@ -420,3 +420,77 @@ def test_threads_of_a_task():
     assert engine.threads_of_task(1, 4) == 4 and engine.threads_of_task(3, 4) == 1
     with dask.config.set(scheduler="processes"):
         assert engine.threads_of_task(1, 4) == 1
+
+
+# ---- all frames together -------------------------------------------------------------------------------
+
+
+def time_series(lazy=False):
+    """Stacks (time|x, y) of a particle that hardly changes, by element, the images, and the truth."""
+    scans = [hf.data.core_shell((24, 24), counts=3, seed=seed) for seed in range(4)]
+    truth = np.stack([scan.truth for scan in scans])
+    haadf = stacked((scan.signals()[1] for scan in scans), "time")
+    maps = {e: stacked((scan.signals()[0][i] for scan in scans), "time") for i, e in enumerate(scans[0].elements)}
+    return {e: one.as_lazy() if lazy else one for e, one in maps.items()}, haadf, truth
+
+
+def error_of(fused, truth):
+    return np.mean((np.asarray(fused.data) - truth) ** 2)
+
+
+@cache
+def in_time(lambda_stack, errors=False, lazy=False):
+    settings = hf.CalibratedSettings(regularization="tv", lambda_reg=0.3, lambda_stack=lambda_stack)
+    options = {"method": "calibrated", "settings": settings, "errors": errors, "show_progressbar": False}
+    return hf.fuse(*time_series(lazy)[:2], **options)
+
+
+def test_frames_together_are_nearer_to_the_truth():
+    """And their errors are smaller."""
+    alone, together, truth = in_time(0, errors=2), in_time(1, errors=2), time_series()[2]
+    assert error_of(together, truth) < 0.5 * error_of(alone, truth)
+    assert np.median(together.standard_errors().data) < 0.9 * np.median(alone.standard_errors().data)
+    frames = [together.frame(k) for k in range(4)]
+    for frame in frames:
+        fit = frame.metadata.Fusion
+        assert fit.parameters.lambda_stack == 1 and fit.converged and fit.gap == frames[0].metadata.Fusion.gap
+        np.testing.assert_allclose(fit.total_ratios, 1, rtol=1e-5)
+        assert np.asarray(frame.modelled_haadf().data).shape == (24, 24)
+
+
+def test_lazy_frames_together():
+    fused = in_time(1, lazy=True)
+    assert fused._lazy
+    np.testing.assert_array_equal(fused.data.compute(), in_time(1, errors=2).data)
+
+
+def test_the_weight_along_the_stack_is_chosen():
+    maps, haadf, truth = time_series()
+    known = {"regularization": "tv", "lambda_reg": 0.3, "lambda_haadf": 1.0, "joint": True}
+    fused = hf.fuse(maps, haadf, settings=hf.AutoSettings(lambda_stack="auto", **known), show_progressbar=False)
+    fit = fused.frame(0).metadata.Fusion
+    assert fit.parameters.lambda_stack > 0 and "lambda_stack=" in fit.selection.sentence
+    assert error_of(fused, truth) < 0.5 * error_of(in_time(0, errors=2), truth)
+
+
+def test_a_frame_without_an_element_is_fitted_by_itself():
+    maps, haadf, _ = time_series()
+    maps["Pt"].data[0] = 0
+    maps["Fe"].data[2] = maps["O"].data[2] = maps["Pt"].data[2] = 0
+    settings = hf.CalibratedSettings(lambda_stack=1, max_iter=20)
+    fused = hf.fuse(maps, haadf, method="calibrated", settings=settings, show_progressbar=False)
+    assert np.isfinite(fused.data).all(axis=(1, 2, 3)).tolist() == [True, True, False, True]
+    assert fused.frame(0).metadata.Fusion.gap != fused.frame(1).metadata.Fusion.gap
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_what_cannot_be_fitted_together(together):
+    maps, haadf, _ = time_series()
+    if together:
+        with pytest.raises(ValueError, match="sample_frames is None"):
+            hf.fuse(maps, haadf, settings=hf.AutoSettings(lambda_stack="auto", sample_frames=None))
+        return
+    maps = {e: hs.stack([one, one], new_axis_name="place", show_progressbar=False) for e, one in maps.items()}
+    haadf = hs.stack([haadf, haadf], new_axis_name="place", show_progressbar=False)
+    with pytest.raises(ValueError, match=r"axes place \(2\), time \(4\)"):
+        hf.fuse(maps, haadf, method="calibrated", settings=hf.CalibratedSettings(lambda_stack=1))
