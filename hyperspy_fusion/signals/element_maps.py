@@ -12,6 +12,7 @@ from hyperspy_fusion.io.export import export_maps, save_whole
 from hyperspy_fusion.results import frames, fused_maps, plot, uncertainty
 from hyperspy_fusion.results.composition import composition
 from hyperspy_fusion.results.docstrings import shares_texts
+from hyperspy_fusion.results.frame_regions import FrameRegions
 from hyperspy_fusion.results.profiles import line_profile
 from hyperspy_fusion.results.regions import Region
 from hyperspy_fusion.signals.labelled_maps import LabelledMaps
@@ -29,12 +30,14 @@ class ElementMaps(LabelledMaps):
     # the Inputs and the Errors of a fit, shared by slices and copies but not saved
     _inputs: Any = None
     _errors: Any = None
+    # of a stack, the bootstrap replicates of its frames
+    _replicates: Any = None
 
     fuse = fuse_method
 
     def __deepcopy__(self, memo):
         twin = super().__deepcopy__(memo)
-        twin._inputs, twin._errors = self._inputs, self._errors
+        twin._inputs, twin._errors, twin._replicates = self._inputs, self._errors, self._replicates
         return twin
 
     # ---- the fit behind the maps ----------------------------------------------------------------
@@ -168,7 +171,8 @@ class ElementMaps(LabelledMaps):
         -------
         Region
             Its figures are bootstrap estimates for the result of a fit with ``errors=True`` unless `errors` or
-            `independent` is given, else plain means.
+            `independent` is given, else plain means. Those of a fused stack are arrays, a value for each frame; region
+            and `errors` may be of all frames, or one for each.
 
         Raises
         ------
@@ -181,6 +185,8 @@ class ElementMaps(LabelledMaps):
         >>> region = fused.region(hs.roi.CircleROI(5, 5, 2))  # doctest: +SKIP
         >>> region.mean("Fe"), region.ratio("Fe", "O"), region.percent("CL", factors)  # doctest: +SKIP
         """
+        if self.metadata.has_item(frames.FUSED_FRAMES):
+            return FrameRegions(self, roi, errors=errors, independent=independent)
         frames.refuse_stack(self, "a region")
         return Region(self, roi, errors=errors, independent=independent)
 

@@ -12,9 +12,20 @@ from hyperspy_fusion.diagnostics import unreported
 from hyperspy_fusion.fusion.checks import check_choice, check_workers, default_errstate
 from hyperspy_fusion.methods import METHODS
 from hyperspy_fusion.stacks.engine import one_blas_thread, run_tasks, task_of, threads_of_task
-from hyperspy_fusion.stacks.fit import INTERRUPTED, Block, Call, Frame, fit_frames, model_of, read_frames, refuse_none
+from hyperspy_fusion.stacks.fit import (
+    INTERRUPTED,
+    Block,
+    Call,
+    FailedFrame,
+    Frame,
+    Writers,
+    fit_frames,
+    model_of,
+    read_frames,
+    refuse_none,
+)
 from hyperspy_fusion.stacks.frames import Frames
-from hyperspy_fusion.stacks.result import Store, fused_stack
+from hyperspy_fusion.stacks.result import ReplicatesStore, Store, fused_stack
 from hyperspy_fusion.stacks.series import check_series, fit_together, is_series
 
 _logger = logging.getLogger(__name__)
@@ -62,15 +73,18 @@ def fuse_stack(frames: Frames, call: Call, show_progressbar: Any = None, num_wor
     blocks, fit = (frames.blocks(), fit_frames) if not together else ([list(range(len(frames)))], fit_together)
     store = Store(frames) if frames.is_lazy else None
     threads = threads_of_task(len(blocks), num_workers)
-    tasks = [
-        task_of(fit, Block([inputs[k] for k in block]), call, selection, threads, store and store.writer(block))
-        for block in blocks
-    ]
+    kept = ReplicatesStore() if call.n_resamples else None
+    tasks = []
+    for block in blocks:
+        write = Writers(store and store.writer(block), kept and kept.writer(block))
+        tasks.append(task_of(fit, Block([inputs[k] for k in block]), call, selection, threads, write))
     found: list = [INTERRUPTED] * len(frames)
     with counted("Fusing frames", "frame", show_progressbar, total=len(frames)) as tick:
 
         def done(number, fitted):
             for k, one in zip(blocks[number], fitted, strict=True):
+                if kept is not None and not isinstance(one, FailedFrame):  # of a machine without the folder
+                    one = kept.writer([k])(0, one)
                 found[k] = one
                 tick()
             if INTERRUPTED in fitted:
@@ -78,7 +92,7 @@ def fuse_stack(frames: Frames, call: Call, show_progressbar: Any = None, num_wor
 
         is_complete = run_tasks(tasks, done, num_workers)
     refuse_none(found, is_complete, "frame of the stack")
-    return fused_stack(frames, found, store)
+    return fused_stack(frames, found, store, kept)
 
 
 def _input(frames, index):

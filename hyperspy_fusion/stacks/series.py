@@ -98,42 +98,34 @@ def _fitted(models, call, selection, num_workers):
         return dict.fromkeys(models, FailedFrame.of(error))
     errors = None
     if call.n_resamples:
-        errors = bootstrap_series(ensemble, fits[0][0], states, results, call.n_resamples, num_workers=num_workers)
+        how = (call.n_resamples, call.seed, num_workers)
+        errors = bootstrap_series(ensemble, fits[0][0], states, results, *how)
     frames = {}
     for t, ((k, model), fit) in enumerate(zip(models.items(), ensemble.frames(states, results), strict=True)):
         model._conclude(call.settings, Setup(fit.problem, fits[0][0], scans[t], selection), fit.state, fit.result)
         if errors is not None:
-            model._keep_errors(errors[t], call.n_resamples, 0)
+            model._keep_errors(errors[t], call.n_resamples, call.seed)
         frames[k] = fitted_frame(model)
     return frames
 
 
 def _fits(observations, settings, selection, num_workers):
     """Settings and weights (n,) of each fit with all choices made, and the record of the selection."""
-    ones = np.ones(len(observations[0].scan.elements))
+    ones: Any = np.ones(len(observations[0].scan.elements))
     if not isinstance(settings, AutoSettings):
         return [(settings, ones)], None
     if selection is None or not selection.chosen or not observations[0].scan.has_contrast:
-        fits = [(settings.chosen(), ones)]
+        fits: list[tuple[Any, Any]] = [(settings.chosen(), ones)]
     else:
         fits = [(fit.settings, fit.weights) for fit in ensemble_of(selection, observations[0], settings)]
     if not is_auto(settings.lambda_stack):
         return fits, selection
     first = fits[0][0]
     best = weights_along(observations, settings, first, num_workers)
-    factor = best.lambda_reg / first.lambda_reg if is_auto(settings.lambda_reg) else 1.0
-    fits = [
-        (
-            replace(
-                own,
-                lambda_stack=best.lambda_stack,
-                lambda_reg=own.lambda_reg * factor if factor != 1 else own.lambda_reg,
-            ),
-            w,
-        )
-        for own, w in fits
-    ]
-    sentence = (
-        f"lambda_stack={best.lambda_stack:.3g} with {factor:.2g} times this lambda_reg predicts frames together best."
-    )
+    fits = [(replace(own, lambda_stack=best.lambda_stack), w) for own, w in fits]
+    sentence = f"lambda_stack={best.lambda_stack:.3g} predicts frames together best."
+    if best.lambda_reg is not None:
+        factor = best.lambda_reg / first.lambda_reg
+        fits = [(replace(own, lambda_reg=own.lambda_reg * factor), w) for own, w in fits]
+        sentence = f"lambda_stack={best.lambda_stack:.3g} with {factor:.2g} times this lambda_reg predicts frames best."
     return fits, selection and replace(selection, sentence=f"{selection.sentence} {sentence}")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hyperspy_fusion.fusion.checks import as_python
+from hyperspy_fusion.fusion.checks import is_auto
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.selection.cross_validation import HELD_OUT_PIXELS, N_COUNT_FOLDS, folds_of
 from hyperspy_fusion.fusion.selection.low_accuracy_fits import (
@@ -126,7 +126,7 @@ def coarse_start(series, num_workers=None):
 class Weights(NamedTuple):
     """A candidate."""
 
-    lambda_reg: Any  # float, or one per element
+    lambda_reg: float | None  # None for what is given
     lambda_stack: float
 
 
@@ -151,9 +151,9 @@ def weights_along(observations, settings, chosen, num_workers=None):
     first = max((len(observations) - WINDOW) // 2, 0)
     fits = _Fits(observations[first : first + WINDOW], settings, chosen, num_workers)
     comparison = PairedComparison(fits.folds, fits)
-    alone = Weights(as_python(chosen.lambda_reg), 0.0)
+    is_open = is_auto(settings.lambda_reg) and chosen.regularization != "none"
+    alone = Weights(float(chosen.lambda_reg) if is_open else None, 0.0)
     best = alone._replace(lambda_stack=FIRST_WEIGHT)
-    is_open = settings.lambda_reg == "auto" and chosen.regularization != "none"
     for factor, n_folds in ((COARSE, -(-len(fits.folds) // 2)), (FINE, None)):
         # the score changes little with the weight along the series
         best = comparison.climb(best, _scaled("lambda_stack"), (COARSE, 1 / COARSE), n_folds)
@@ -197,7 +197,8 @@ class _Fits:
 
     def __call__(self, weights, k):
         parts = [one.part(fold) for one, fold in zip(self.observations, self.folds[k].folds, strict=True)]
-        series = series_of(parts, replace(self.chosen, **weights._asdict()))
+        changed = {name: value for name, value in weights._asdict().items() if value is not None}
+        series = series_of(parts, replace(self.chosen, **changed))
         before = self.states.get(k)
         start = coarse_start(series, self.num_workers) if before is None else before.restarted(series)
         iterations = int(np.clip(LOW_ACCURACY_WORK / self.n_pixels, *LOW_ACCURACY_ITERATIONS))

@@ -21,6 +21,7 @@ Gap: as for one frame, with ``g_t`` in the Lagrangian; all frames have one gap.
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -157,6 +158,8 @@ class _FrameIteration(Iteration):
     """The iteration of one frame, whose maps have a further gradient (n, ny, nx)."""
 
     column = 0.0  # what the series adds to the sum of |K| over the columns of the maps, times its ratio
+    image_term: Any = None
+    gradient: Any = None  # of the series, where the bound is evaluated
 
     def set_steps(self):
         super().set_steps()
