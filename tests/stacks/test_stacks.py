@@ -470,14 +470,20 @@ def test_a_stack_in_steps():
     residual, frame = model.residual().data, fused.frame(2)
     assert np.isnan(residual).all(axis=(1, 2)).tolist() == [False, True, False]
     np.testing.assert_allclose(residual[2], model.haadf.data[2] - frame.modelled_haadf().data, rtol=1e-5, atol=1e-5)
-    errors = model.standard_errors(2, show_progressbar=False)
-    np.testing.assert_array_equal(errors.data, with_errors().standard_errors().data)
     for ask in (model.attribution, model.attainable_gain, model.normalised_residuals):
         with pytest.raises(ValueError, match="FusedMultiModal of one frame"):
             ask()
 
 
-@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.nightly
+def test_errors_of_a_stack_in_steps():
+    model = hf.FusedMultiModal(haadf_stack(), dictionary(), method="calibrated")
+    model.fit(max_iter=20, show_progressbar=False)
+    errors = model.standard_errors(2, show_progressbar=False)
+    np.testing.assert_array_equal(errors.data[[0, 2]], with_errors().standard_errors().data[[0, 2]])
+
+
+@pytest.mark.parametrize("lazy", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_regions_of_all_frames(lazy):
     """As those of each frame alone; also of a part of the stack, and after other slices of one frame."""
     inside = np.zeros((24, 20), bool)
@@ -511,7 +517,7 @@ def test_regions_of_frames_without_bootstrap_are_plain(tmp_path):
 
 def time_series(lazy=False):
     """Stacks (time|x, y) of a particle that hardly changes, by element, the images, and the truth."""
-    scans = [hf.data.core_shell((24, 24), counts=3, seed=seed) for seed in range(4)]
+    scans = [hf.data.core_shell((20, 20), counts=3, seed=seed) for seed in range(3)]
     truth = np.stack([scan.truth for scan in scans])
     haadf = stacked((scan.signals()[1] for scan in scans), "time")
     maps = {e: stacked((scan.signals()[0][i] for scan in scans), "time") for i, e in enumerate(scans[0].elements)}
@@ -534,14 +540,15 @@ def test_frames_together_are_nearer_to_the_truth():
     alone, together, truth = in_time(0, errors=2), in_time(1, errors=2), time_series()[2]
     assert error_of(together, truth) < 0.5 * error_of(alone, truth)
     assert np.median(together.standard_errors().data) < 0.9 * np.median(alone.standard_errors().data)
-    frames = [together.frame(k) for k in range(4)]
+    frames = [together.frame(k) for k in range(3)]
     for frame in frames:
         fit = frame.metadata.Fusion
         assert fit.parameters.lambda_stack == 1 and fit.converged and fit.gap == frames[0].metadata.Fusion.gap
         np.testing.assert_allclose(fit.total_ratios, 1, rtol=1e-5)
-        assert np.asarray(frame.modelled_haadf().data).shape == (24, 24)
+        assert np.asarray(frame.modelled_haadf().data).shape == (20, 20)
 
 
+@pytest.mark.nightly
 def test_lazy_frames_together():
     fused = in_time(1, lazy=True)
     assert fused._lazy
@@ -560,11 +567,10 @@ def test_the_weight_along_the_stack_is_chosen():
 def test_a_frame_without_an_element_is_fitted_by_itself():
     maps, haadf, _ = time_series()
     maps["Pt"].data[0] = 0
-    maps["Fe"].data[2] = maps["O"].data[2] = maps["Pt"].data[2] = 0
     settings = hf.CalibratedSettings(lambda_stack=1, max_iter=20)
     fused = hf.fuse(maps, haadf, method="calibrated", settings=settings, show_progressbar=False)
-    assert np.isfinite(fused.data).all(axis=(1, 2, 3)).tolist() == [True, True, False, True]
-    assert fused.frame(0).metadata.Fusion.gap != fused.frame(1).metadata.Fusion.gap
+    first, second, third = (fused.frame(k).metadata.Fusion.gap for k in range(3))
+    assert np.isfinite(fused.data).all() and first != second == third
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -576,5 +582,5 @@ def test_what_cannot_be_fitted_together(together):
         return
     maps = {e: hs.stack([one, one], new_axis_name="place", show_progressbar=False) for e, one in maps.items()}
     haadf = hs.stack([haadf, haadf], new_axis_name="place", show_progressbar=False)
-    with pytest.raises(ValueError, match=r"axes place \(2\), time \(4\)"):
+    with pytest.raises(ValueError, match=r"axes place \(2\), time \(3\)"):
         hf.fuse(maps, haadf, method="calibrated", settings=hf.CalibratedSettings(lambda_stack=1))
