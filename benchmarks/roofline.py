@@ -81,7 +81,7 @@ def sweep_bandwidth(penalty):
     """A function that sweeps and returns bytes per second."""
     from hyperspy_fusion.fusion.solvers import kernels
     from hyperspy_fusion.fusion.solvers.loop import prepared
-    from hyperspy_fusion.fusion.solvers.primal_dual import _Iteration
+    from hyperspy_fusion.fusion.solvers.primal_dual import Iteration
     from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState
 
     problem, _ = problem_of(SIZE, 3, penalty)
@@ -90,7 +90,7 @@ def sweep_bandwidth(penalty):
 
     def sweep():
         with prepared(problem.dtype, kernels.CALIBRATED, None) as (n_workers, _):
-            iteration = _Iteration(problem, state, n_workers)
+            iteration = Iteration(problem, state, n_workers)
             iteration.advance(1, 1)
             start = time.perf_counter()
             for _ in range(SWEEPS):

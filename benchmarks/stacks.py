@@ -3,6 +3,7 @@
     python -m benchmarks.stacks                  # 64 frames of 256 x 256 x 4, about ten minutes on two cores
     python -m benchmarks.stacks --frames 8 --side 128 --parts cluster
     python -m benchmarks.stacks --parts tilts    # only the five tilts of L2083
+    python -m benchmarks.stacks --parts together # frames together against frame by frame
 
 ``cluster``: a simulated tilt series is fused by one worker with one thread and by two processes of ``dask.distributed``
 (extra ``distributed``). The maps must be the same bit for bit, also after one of the two processes is killed in
@@ -10,6 +11,10 @@ mid-run. Ctrl-C must keep the frames that are done.
 
 ``tilts``: the five tilts of L2083 as one lazy stack of spectra, with the peak of the memory of a process of its own.
 The settings are chosen on a sample of frames and for each frame, with half of the counts; the other half are held out.
+
+``together``: eight frames of 64 x 64 pixels of a particle that grows, at 1, 2 and 4 counts, fitted together and frame
+by frame: PSNR of both. Then the same with a second particle from the fifth frame on: how much of it is seen, and how
+much before.
 """
 
 from __future__ import annotations
@@ -97,6 +102,73 @@ def cluster(n_frames, side):
     return met
 
 
+# ---- frames together -----------------------------------------------------------------------------
+
+
+def growing(counts, seed, is_sudden=False, n_frames=8, side=64):
+    """Truth (frames, 3, ny, nx) of a particle that grows, maps by element and HAADF images ``(time|x, y)``.
+
+    A second, small particle of Fe appears in the middle of the series where ``is_sudden``; the last value is where.
+    """
+    import hyperspy.api as hs
+
+    rng, (y, x) = np.random.default_rng(seed), np.mgrid[:side, :side] - (side - 1) / 2
+    small = np.hypot(y - 0.32 * side, x + 0.3 * side) < 0.07 * side
+
+    def thickness(radius):
+        return 2 * np.sqrt(np.maximum(radius**2 - y**2 - x**2, 0)) / side
+
+    truth = []
+    for t in range(n_frames):
+        core = side * (0.14 + 0.01 * t)
+        iron = thickness(core) + 0.2 * small * (is_sudden and t >= n_frames // 2)
+        truth.append([iron, thickness(core + 0.06 * side) - 0.9 * thickness(core), 0.25 + 0.1 * x / side])
+    truth = np.array(truth) * (counts / np.max(truth, axis=(0, 2, 3)))[:, None, None]
+    image = np.tensordot(truth, np.array([26, 8, 6]) ** 1.7, (1, 0))
+    image = image / image.max() + rng.normal(0, 0.02, image.shape)
+    drawn = rng.poisson(truth).astype(np.float32)
+
+    def stacked(array):
+        stack = hs.signals.Signal2D(array.astype(np.float32))
+        stack.axes_manager[0].name = "time"
+        return stack
+
+    return truth, {e: stacked(drawn[:, i]) for i, e in enumerate(("Fe", "O", "C"))}, stacked(image), small
+
+
+def together():
+    """Whether frames together are nearer to the truth than frame by frame, at each number of counts."""
+    import hyperspy_fusion
+
+    def fuse(maps, haadf, weight):
+        start = time.process_time()
+        settings = hyperspy_fusion.AutoSettings(lambda_stack=weight)
+        fused = hyperspy_fusion.fuse(maps, haadf, settings=settings, show_progressbar=False)
+        return fused, time.process_time() - start
+
+    def psnr(fused, truth):
+        squares = ((fused.data - truth) ** 2).mean(axis=(0, 2, 3))
+        return float(np.mean(10 * np.log10(truth.max(axis=(0, 2, 3)) ** 2 / squares)))
+
+    met = []
+    for counts in (1, 2, 4):
+        for is_sudden in (False, True):
+            truth, maps, haadf, small = growing(counts, seed=counts, is_sudden=is_sudden)
+            (alone, first), (fused, second) = (fuse(maps, haadf, weight) for weight in (0, "auto"))
+            parameters, gain = fused.frame(0).metadata.Fusion.parameters, psnr(fused, truth) - psnr(alone, truth)
+            met.append(gain > 0)
+            print(
+                f"{counts} counts{', sudden' if is_sudden else ''}: frame by frame {psnr(alone, truth):.2f} dB, "
+                f"together {psnr(fused, truth):.2f} dB with lambda_stack={parameters.lambda_stack:.3g}, gap "
+                f"{fused.frame(0).metadata.Fusion.gap:.1e}; CPU {first:.0f} and {second:.0f} s",
+                flush=True,
+            )
+            if is_sudden:
+                seen = [one.data[2:6, 0][:, small].mean(axis=1) / truth[-1, 0][small].mean() for one in (alone, fused)]
+                print("    of the second particle in frames 2 to 5, alone and together:", *np.round(seen, 2).tolist())
+    return met
+
+
 # ---- the tilts of L2083 --------------------------------------------------------------------------
 
 
@@ -166,10 +238,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=64)
     parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--parts", nargs="+", default=["cluster", "tilts"], choices=["cluster", "tilts", "memory"])
+    parser.add_argument(
+        "--parts", nargs="+", default=["cluster", "tilts"], choices=["cluster", "tilts", "together", "memory"]
+    )
     asked = parser.parse_args()
     print(machine())
-    run = {"cluster": lambda: cluster(asked.frames, asked.side), "tilts": tilts, "memory": memory}
+    run = {"cluster": lambda: cluster(asked.frames, asked.side), "tilts": tilts, "together": together, "memory": memory}
     return conclude([met for part in asked.parts for met in run[part]()])
 
 

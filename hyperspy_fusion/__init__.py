@@ -25,7 +25,7 @@ _PUBLIC = {
     "AutoSettings": "hyperspy_fusion.fusion.settings",
     "CalibratedSettings": "hyperspy_fusion.fusion.settings",
     "ElementMaps": "hyperspy_fusion.signals.element_maps",
-    "FusedMultiModal": "hyperspy_fusion.model",
+    "FusedMultiModal": "hyperspy_fusion.stacks.stack_model",  # which also knows of stacks
     "PublishedSettings": "hyperspy_fusion.fusion.settings",
     "element_maps": "hyperspy_fusion.maps.sources",
     "fuse": "hyperspy_fusion.api",

@@ -39,17 +39,19 @@ from hyperspy_fusion.methods.fit_checks import (
     even_maps,
 )
 from hyperspy_fusion.registration.haadf import haadf_on_grid
-from hyperspy_fusion.results.fused_maps import Inputs, fused_signal, norms
+from hyperspy_fusion.results.fused_maps import Components, Inputs, fused_signal, norms
 from hyperspy_fusion.results.uncertainty import Errors, attainable_gain, maps_like
 
 
 class FusedMultiModal:
     """A fit of element maps to their own counts and to a HAADF image, in steps.
 
+    Of scans with further navigation axes, all frames are fitted, and :meth:`as_signal` is that of ``fuse``.
+
     Parameters
     ----------
     haadf : BaseSignal
-        The HAADF image.
+        The HAADF image, or a stack of images.
     maps, method, elements, xray_lines, integration_windows, edges, background, mask, register
         As for :func:`hyperspy_fusion.fuse`.
 
@@ -79,6 +81,10 @@ class FusedMultiModal:
     >>> output.nit
     20
     """
+
+    def __new__(cls, haadf: Any = None, *args: Any, **options: Any):
+        """A model of the subclass that takes such images: that of stacks is in a room above."""
+        return super().__new__(next((one for one in cls.__subclasses__() if one._takes(haadf)), cls))
 
     @default_errstate
     def __init__(
@@ -180,8 +186,12 @@ class FusedMultiModal:
             result, state = self._method.solve(setup.problem, setup.settings, state, call, num_workers)
         if result.reason is StopReason.NOT_FINITE:
             raise FloatingPointError(result.message)
+        return self._conclude(new, setup, state, result)
+
+    def _conclude(self, settings, setup, state, result):
+        """Keep a fit; its output."""
         fit = Fit.of(self._method, self._measured, setup, state, result, norms(self.maps.data))
-        self._record = Record(new, fit)
+        self._record = Record(settings, fit)
         self._report(fit.diagnostics)
         return fit.output
 
@@ -265,14 +275,18 @@ class FusedMultiModal:
                 callback=lambda done: tick(),
                 num_workers=num_workers,
             )
+        self._keep_errors(found, number, seed)
+        return self.as_signal().standard_errors()
+
+    def _keep_errors(self, found, number, seed):
+        """Keep bootstrap replicates, so many of which were asked for."""
         elements = self._measured.fitted_elements
         # maps of EELS edges lie above backgrounds that pixels share
         edges = [e for e in elements if self.maps.metadata.has_item(f"Element_maps.edges.{e}")]
         about = [*diagnostics_of_edge_errors(edges), *diagnostics_of_interrupted_errors(len(found), number)]
         errors = Errors(found, self._signal(copied=True), elements, seed, about)
-        self._record = Record(self.settings, fit, errors)
+        self._record = Record(self.settings, self._fitted(), errors)
         self._report(errors.diagnostics)
-        return self.as_signal().standard_errors()
 
     def _lack_errors(self):
         """Note that Ctrl-C left none."""
@@ -347,6 +361,10 @@ class FusedMultiModal:
         """Axes (y, x) of the maps, for the places of diagnostics."""
         return spatial_axes(self.haadf)
 
+    @classmethod
+    def _takes(cls, haadf):
+        return False
+
     @property
     def _fit(self):
         return self._record.fit
@@ -391,31 +409,6 @@ class FusedMultiModal:
             "diagnostics": as_metadata(self.diagnostics),
             "haadf_title": str(self.haadf.metadata.General.title),
         }
-
-
-class Components:
-    """Fused maps by element: ``components.Fe``, ``components["Fe"]``, iteration, length."""
-
-    def __init__(self, model):
-        self._model = model
-
-    def __getattr__(self, name):
-        if name.startswith("_") or name not in self._model.elements:
-            raise AttributeError(f"There is no component {name!r}: there are {', '.join(self._model.elements)}.")
-        return self._model[name]
-
-    def __getitem__(self, key):
-        return self._model[self._model.elements[key] if isinstance(key, int) else key]
-
-    def __len__(self):
-        return len(self._model)
-
-    def __dir__(self):
-        return [*super().__dir__(), *self._model.elements]
-
-    def __repr__(self):
-        lines = [f"{i:4d} | {element}" for i, element in enumerate(self._model.elements)]
-        return "\n".join(["   # | element", "---- | -------", *lines])
 
 
 def _both(first, second):

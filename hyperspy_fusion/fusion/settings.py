@@ -192,6 +192,9 @@ class CalibratedSettings:
     tile_size
         ``fuse`` solves maps in overlapping tiles of at most so many pixels a side, >= 16. None does so for lazy maps
         that are too large to be fitted in memory, in tiles that the memory allows.
+    lambda_stack
+        Of a stack along one axis, the weight of the differences between neighbouring frames, >= 0. Above 0 all frames
+        are fitted together, and what does not change from frame to frame has less noise. At 0 each is fitted by itself.
 
     Raises
     ------
@@ -219,6 +222,7 @@ class CalibratedSettings:
     max_iter: int = 10000
     dtype: str | None = None
     tile_size: int | None = None
+    lambda_stack: float | str = 0.0
 
     def __post_init__(self):
         for name, value in asdict(self).items():
@@ -245,6 +249,7 @@ class CalibratedSettings:
         check_choice("dtype", self.dtype, DTYPES)
         if self.tile_size is not None:
             check_count("tile_size", self.tile_size, 16)
+        check_from("lambda_stack", self.lambda_stack, 0)
 
     def without_haadf(self):
         """The settings of a fit that does not use the HAADF image; ``"tgv"`` stands in for penalties that do."""
@@ -281,6 +286,8 @@ class AutoSettings(CalibratedSettings):
         Of the folds, a whole number >= 0: with the same one the choice is the same.
     sample_frames
         Of a stack, so many frames have one choice made for all of them together; None chooses for each frame.
+    lambda_stack
+        Weight of the differences between neighbouring frames of a stack, >= 0, or ``"auto"`` for the best one.
 
     Raises
     ------
@@ -309,10 +316,11 @@ class AutoSettings(CalibratedSettings):
         if self.sample_frames is not None:
             check_count("sample_frames", self.sample_frames)
 
-    def chosen(self, regularization="guided", lambda_reg=1.0, lambda_haadf=1.0, joint=True):
+    def chosen(self, regularization="guided", lambda_reg=1.0, lambda_haadf=1.0, joint=True, lambda_stack=0.0):
         """The settings of the calibrated method with a choice in the place of every ``"auto"``."""
         choice = {
             "regularization": regularization, "lambda_reg": lambda_reg, "lambda_haadf": lambda_haadf, "joint": joint,
+            "lambda_stack": lambda_stack,
         }  # fmt: skip
         given = {f.name: getattr(self, f.name) for f in fields(CalibratedSettings)}
         return CalibratedSettings(**given | {name: v for name, v in choice.items() if is_auto(given[name])})

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
+from hyperspy_fusion.fusion.uncertainty.error_estimates import BootstrapReplicates
 from hyperspy_fusion.results.fused_maps import Inputs
+from hyperspy_fusion.results.uncertainty import Errors
 
 #: where the metadata of a stack have the records of its frames
 FUSED_FRAMES = "Fused_frames"
+
+
+class ReplicatesOfFrames:
+    """Bootstrap replicates of the frames of a stack, in files of a folder."""
+
+    def __init__(self, folder: Any):
+        self.folder = folder
+
+    def of(self, number: int) -> BootstrapReplicates | None:
+        """Those of a frame, which stay on disk; None where there are none."""
+        paths = {one.name: path_of_replicates(self.folder, number, one.name) for one in fields(BootstrapReplicates)}
+        if not all(map(os.path.exists, paths.values())):
+            return None
+        return BootstrapReplicates(**{name: np.load(path, mmap_mode="r") for name, path in paths.items()})
+
+
+def path_of_replicates(folder: Any, number: int, name: str) -> str:
+    """Of the file of one array of a frame."""
+    return f"{folder}/replicates_{number}_{name}.npy"
 
 
 def name_of_frame(number: int) -> str:
@@ -53,7 +76,21 @@ def frame_of(stack: Any, index: Any) -> Any:
         variance = found.get_noise_variance()
         if getattr(variance, "_lazy", False):
             variance.compute(show_progressbar=False)
+        _take_errors(found, stack, _number_of(stack, index))
     return found
+
+
+def frame_or_none(stack: Any, index: Any) -> Any:
+    """The same, None for a frame that could not be fused."""
+    is_fused = stack.metadata[FUSED_FRAMES].has_item(name_of_frame(_number_of(stack, index)))
+    return frame_of(stack, index) if is_fused else None
+
+
+def _number_of(stack, index):
+    """The number of a frame among those that were fused together."""
+    axes = sorted(other_axes(stack), key=lambda axis: axis.index_in_array)
+    numbers = np.reshape(stack.metadata[FUSED_FRAMES].numbers, [axis.size for axis in axes])
+    return int(numbers[tuple(reversed(index))])
 
 
 def cut_frames(part: Any, whole: Any, slices: dict) -> None:
@@ -78,6 +115,16 @@ def cut_frames(part: Any, whole: Any, slices: dict) -> None:
     if kept is not None:
         index = np.unravel_index(int(numbers), np.asarray(record.shape))
         part._inputs = Inputs(*(_frame_at(one, index) for one in (kept.maps, kept.haadf)))
+    _take_errors(part, whole, int(numbers))
+
+
+def _take_errors(frame, stack, number):
+    """Give a frame the bootstrap replicates of its fit, where they are kept."""
+    found = None if stack._replicates is None else stack._replicates.of(number)
+    if found is not None:
+        constant = frame.metadata.Fusion.get_item("constant_elements", [])
+        elements = [e for e in frame.metadata.Fusion.elements if e not in constant]
+        frame._errors = Errors(found, frame.deepcopy(), elements, int(frame.metadata.Fusion.errors.seed))
 
 
 def _frame_at(signal, index):

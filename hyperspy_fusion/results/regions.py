@@ -21,12 +21,14 @@ _UNMEASURED, _UNMEASURED_BLOCK = 0.5, 0.1
 
 
 class Measured(NamedTuple):
-    """A value and its standard error, NaN where it is not known."""
+    """A value and its standard error, NaN where it is not known; arrays for the frames of a stack."""
 
-    value: float
-    error: float
+    value: Any
+    error: Any
 
     def __str__(self):
+        if np.ndim(self.value):
+            return f"{self.value} +- {self.error}"
         return f"{self.value:.4g} +- {self.error:.2g}"
 
 

@@ -8,6 +8,7 @@ from hyperspy_fusion.io.export import export_maps, save_whole
 from hyperspy_fusion.results import evidence, figures, frames, fused_maps
 from hyperspy_fusion.results.composition import composition
 from hyperspy_fusion.results.docstrings import shares_texts
+from hyperspy_fusion.results.frame_regions import FrameRegions
 from hyperspy_fusion.results.profiles import line_profile
 from hyperspy_fusion.results.regions import Region
 from hyperspy_fusion.signals.fitted_maps import FittedMaps
@@ -80,7 +81,8 @@ class ElementMaps(FittedMaps):
         -------
         Region
             Its figures are bootstrap estimates for the result of a fit with ``errors=True`` unless `errors` or
-            `independent` is given, else plain means.
+            `independent` is given, else plain means. Those of a fused stack are arrays, a value for each frame; region
+            and `errors` may be of all frames, or one for each.
 
         Raises
         ------
@@ -93,6 +95,8 @@ class ElementMaps(FittedMaps):
         >>> region = fused.region(hs.roi.CircleROI(5, 5, 2))  # doctest: +SKIP
         >>> region.mean("Fe"), region.ratio("Fe", "O"), region.percent("CL", factors)  # doctest: +SKIP
         """
+        if self.metadata.has_item(frames.FUSED_FRAMES):
+            return FrameRegions(self, roi, errors=errors, independent=independent)
         frames.refuse_stack(self, "a region")
         return Region(self, roi, errors=errors, independent=independent)
 

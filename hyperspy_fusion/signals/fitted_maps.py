@@ -19,12 +19,14 @@ class FittedMaps(LabelledMaps):
     # the Inputs and the Errors of a fit, shared by slices and copies but not saved
     _inputs: Any = None
     _errors: Any = None
+    # of a stack, the bootstrap replicates of its frames
+    _replicates: Any = None
 
     fuse = fuse_method
 
     def __deepcopy__(self, memo):
         twin = super().__deepcopy__(memo)
-        twin._inputs, twin._errors = self._inputs, self._errors
+        twin._inputs, twin._errors, twin._replicates = self._inputs, self._errors, self._replicates
         return twin
 
     def __init__(self, *args, **options):

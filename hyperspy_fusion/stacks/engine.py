@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -21,7 +23,7 @@ def task_of(function: Callable, *args: Any) -> Any:
 
 
 def _with_one_blas_thread(function, *args):
-    with one_blas_thread:
+    with one_blas_thread, kept_memory:
         return function(*args)
 
 
@@ -53,28 +55,48 @@ def run_tasks(tasks: Sequence[Any], done: Callable[[int, Any], None], num_worker
     return True
 
 
-class _OneBlasThread:
-    """Context in which BLAS has one thread in this process, for as long as any of its threads is in it."""
+class _WhileAny:
+    """Context of a process: ``enter`` is called when the first of its threads is in it, ``leave`` after the last."""
 
-    def __init__(self):
-        self.lock, self.inside, self.limits = threading.Lock(), 0, None
+    def __init__(self, enter, leave):
+        self.lock, self.inside, self.enter, self.leave, self.entered = threading.Lock(), 0, enter, leave, None
 
     def __enter__(self):
-        from threadpoolctl import threadpool_limits
-
         with self.lock:
             if not self.inside:
-                self.limits = threadpool_limits(1, user_api="blas")
+                self.entered = self.enter()
             self.inside += 1
 
     def __exit__(self, *error):
         with self.lock:
             self.inside -= 1
-            if not self.inside and self.limits is not None:
-                self.limits.restore_original_limits()
+            if not self.inside:
+                self.leave(self.entered)
 
 
-one_blas_thread = _OneBlasThread()
+def _limit_blas():
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1, user_api="blas")
+
+
+def _set_malloc(trim, mmap):
+    """Bytes from which the C library returns freed memory, and takes memory by pages of its own."""
+    if _TRIMMED not in os.environ:
+        return
+    try:
+        library = ctypes.CDLL(None)
+        library.mallopt(-1, trim)
+        library.mallopt(-3, mmap)
+        library.malloc_trim(0)
+    except (AttributeError, OSError, TypeError):  # of glibc alone
+        pass
+
+
+# set by distributed for its workers: every array is then returned to the system, and the pages of the next one are new
+_TRIMMED = "MALLOC_TRIM_THRESHOLD_"
+one_blas_thread = _WhileAny(_limit_blas, lambda limits: limits.restore_original_limits())
+kept_memory = _WhileAny(lambda: _set_malloc(2**30, 2**25), lambda _: _set_malloc(2**16, 2**17))
 
 
 def threads_of_task(n_tasks: int, num_workers: int | None) -> int:

@@ -25,6 +25,7 @@ class Call:
     register: Any
     settings: Any
     n_resamples: int
+    seed: int = 0
 
 
 class Frame(NamedTuple):
@@ -40,6 +41,7 @@ class FittedFrame(NamedTuple):
     """Axes and metadata of the fused maps as dictionaries, and arrays.
 
     They are the maps (n, ny, nx), their standard errors if asked for, and the measured maps and image (ny, nx).
+    ``bootstrap`` are the bootstrap replicates behind the errors, until they are written.
     """
 
     axes: list
@@ -48,6 +50,7 @@ class FittedFrame(NamedTuple):
     errors: np.ndarray | None
     measured: np.ndarray
     haadf: np.ndarray
+    bootstrap: Any = None
 
     def arrays(self):
         """The arrays by name."""
@@ -56,6 +59,16 @@ class FittedFrame(NamedTuple):
     def without_arrays(self):
         """The same with empty arrays of these dtypes and numbers of dimensions."""
         return self._replace(**{name: array[..., :0] for name, array in self.arrays().items()})
+
+
+class Writers(NamedTuple):
+    """Functions of the number in a block and a :class:`FittedFrame`: they write its arrays and bootstrap replicates.
+
+    The second returns the frame without what it could write. None returns them.
+    """
+
+    arrays: Any = None
+    bootstrap: Any = None
 
 
 ARRAYS = ("maps", "errors", "measured", "haadf")
@@ -96,9 +109,8 @@ def fit_frames(block, call, selection, num_workers, write):
         How the settings of the automatic method were chosen for all frames; None where each has its own.
     num_workers
         Threads.
-    write
-        Called with the number in the block and each :class:`FittedFrame`, whose arrays are then not returned; None
-        returns them.
+    write : Writers
+        Of what is not returned.
 
     Returns
     -------
@@ -107,11 +119,7 @@ def fit_frames(block, call, selection, num_workers, write):
     found: list = []
     for number, frame in enumerate(read_frames(block.frames, call)):
         try:
-            fitted = _fitted(frame, call, selection, num_workers)
-            if write is not None:
-                write(number, fitted)
-                fitted = fitted.without_arrays()
-            found.append(fitted)
+            found.append(written(fit_frame(frame, call, selection, num_workers), number, write))
         except KeyboardInterrupt:  # in the main thread; what is done is kept
             return found + [INTERRUPTED] * (len(block.frames) - len(found))
         # whatever it is, the other frames are fitted
@@ -120,7 +128,18 @@ def fit_frames(block, call, selection, num_workers, write):
     return found
 
 
-def _fitted(frame, call, selection, num_workers):
+def written(fitted, number, write):
+    """A fitted frame without the arrays that were written."""
+    if isinstance(fitted, FailedFrame):
+        return fitted
+    if write.arrays is not None:
+        write.arrays(number, fitted)
+        fitted = fitted.without_arrays()
+    return fitted if write.bootstrap is None else write.bootstrap(number, fitted)
+
+
+def fit_frame(frame, call, selection, num_workers):
+    """The :class:`FittedFrame` of a frame that was read."""
     with unreported():
         model = model_of(frame, call)
         if selection is not None:
@@ -128,12 +147,20 @@ def _fitted(frame, call, selection, num_workers):
         model.fit(settings=call.settings, show_progressbar=False, num_workers=num_workers)
         if model._fitted().result.reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt
-        errors = None
         if call.n_resamples:
-            errors = model.standard_errors(call.n_resamples, show_progressbar=False, num_workers=num_workers).data
-        signal = model._signal()
+            options = {"seed": call.seed, "show_progressbar": False, "num_workers": num_workers}
+            model.standard_errors(call.n_resamples, **options)
+        return fitted_frame(model)
+
+
+def fitted_frame(model):
+    """The :class:`FittedFrame` of a fitted model."""
+    signal = model._signal()
+    errors, kept = None, signal._errors
+    if kept is not None:
+        errors, kept = signal.standard_errors().data, kept.bootstrap
     axes, metadata = signal.axes_manager._get_axes_dicts(), signal.metadata.as_dictionary()
-    return FittedFrame(axes, metadata, signal.data, errors, model.maps.data, model.haadf.data)
+    return FittedFrame(axes, metadata, signal.data, errors, model.maps.data, model.haadf.data, kept)
 
 
 def model_of(frame, call):

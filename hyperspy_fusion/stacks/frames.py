@@ -83,11 +83,9 @@ def frames_of(maps: Any, haadf: Any, mask: Any = None, background: Any = None) -
     TypeError, ValueError
         For a fitted model, for what is no signal, and where the navigation axes of maps and image do not agree.
     """
-    manager = getattr(haadf, "axes_manager", None)
-    if manager is None or manager.signal_dimension != 2 or not manager.navigation_dimension:
+    if not is_stack(haadf):
         return None
-    if getattr(haadf, "_signal_type", "") == "element_maps":
-        return None  # swapped with the maps, which the model reports
+    manager = haadf.axes_manager
     if is_model(maps):
         raise ValueError(
             f"{maps} is a fitted model, and {haadf} a stack: pass the maps of the model, as {{'Fe': "
@@ -110,6 +108,14 @@ def frames_of(maps: Any, haadf: Any, mask: Any = None, background: Any = None) -
         chunks=_chunks(signals[0], names),
         is_lazy=any(signal._lazy for signal in signals),
     )
+
+
+def is_stack(haadf: Any) -> bool:
+    """Whether an image is a stack of images; element maps are those that were swapped with the image."""
+    manager = getattr(haadf, "axes_manager", None)
+    if manager is None or manager.signal_dimension != 2 or not manager.navigation_dimension:
+        return False
+    return getattr(haadf, "_signal_type", "") != "element_maps"
 
 
 def may_be_field(maps: Any, settings: Any) -> bool:

@@ -1,9 +1,10 @@
-"""Fusion of a stack frame by frame: settings chosen on a sample of frames, then one fit for each frame."""
+"""Fusion of a stack: settings chosen on a sample of frames, then one fit for each frame, or one of all together."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
+from dataclasses import replace
 from typing import Any
 
 from hyperspy_fusion._progress import counted
@@ -11,9 +12,21 @@ from hyperspy_fusion.diagnostics import unreported
 from hyperspy_fusion.fusion.checks import check_choice, check_workers, default_errstate
 from hyperspy_fusion.methods import METHODS
 from hyperspy_fusion.stacks.engine import one_blas_thread, run_tasks, task_of, threads_of_task
-from hyperspy_fusion.stacks.fit import INTERRUPTED, Block, Call, Frame, fit_frames, model_of, read_frames, refuse_none
+from hyperspy_fusion.stacks.fit import (
+    INTERRUPTED,
+    Block,
+    Call,
+    FailedFrame,
+    Frame,
+    Writers,
+    fit_frames,
+    model_of,
+    read_frames,
+    refuse_none,
+)
 from hyperspy_fusion.stacks.frames import Frames
-from hyperspy_fusion.stacks.result import Store, fused_stack
+from hyperspy_fusion.stacks.result import ReplicatesStore, Store, fused_stack
+from hyperspy_fusion.stacks.series import check_series, fit_together, is_series
 
 _logger = logging.getLogger(__name__)
 
@@ -48,6 +61,8 @@ def fuse_stack(frames: Frames, call: Call, show_progressbar: Any = None, num_wor
     """
     check_workers(num_workers)
     check_choice("register", call.register, (False, True, "calibration", "shift"))
+    if together := is_series(call.settings):
+        check_series(frames, call)
     inputs = [_input(frames, index) for index in frames.indices]
     selection = None
     if getattr(call.settings, "sample_frames", None):
@@ -55,18 +70,21 @@ def fuse_stack(frames: Frames, call: Call, show_progressbar: Any = None, num_wor
             selection, sample = _select(inputs, call, show_progressbar, num_workers)
         inputs = [sample.get(k, one) for k, one in enumerate(inputs)]
         _return_memory()
-    blocks = frames.blocks()
+    blocks, fit = (frames.blocks(), fit_frames) if not together else ([list(range(len(frames)))], fit_together)
     store = Store(frames) if frames.is_lazy else None
     threads = threads_of_task(len(blocks), num_workers)
-    tasks = [
-        task_of(fit_frames, Block([inputs[k] for k in block]), call, selection, threads, store and store.writer(block))
-        for block in blocks
-    ]
+    kept = ReplicatesStore() if call.n_resamples else None
+    tasks = []
+    for block in blocks:
+        write = Writers(store and store.writer(block), kept and kept.writer(block))
+        tasks.append(task_of(fit, Block([inputs[k] for k in block]), call, selection, threads, write))
     found: list = [INTERRUPTED] * len(frames)
     with counted("Fusing frames", "frame", show_progressbar, total=len(frames)) as tick:
 
         def done(number, fitted):
             for k, one in zip(blocks[number], fitted, strict=True):
+                if kept is not None and not isinstance(one, FailedFrame):  # of a machine without the folder
+                    one = kept.writer([k])(0, one)
                 found[k] = one
                 tick()
             if INTERRUPTED in fitted:
@@ -74,7 +92,7 @@ def fuse_stack(frames: Frames, call: Call, show_progressbar: Any = None, num_wor
 
         is_complete = run_tasks(tasks, done, num_workers)
     refuse_none(found, is_complete, "frame of the stack")
-    return fused_stack(frames, found, store)
+    return fused_stack(frames, found, store, kept)
 
 
 def _input(frames, index):
@@ -105,6 +123,8 @@ def _select(inputs, call, show_progressbar, num_workers):
     if not models:
         return None, read
     scans = [models[k]._measured.scan_data() for k in alike]
+    if is_series(call.settings):  # which has no components of spectra
+        scans = [replace(scan, out_of_window=None) for scan in scans]
     with counted("Choosing settings", "fit", show_progressbar) as tick:
         selection = method.select(scans, call.settings, num_workers, lambda n_fits, expected: tick())
     return selection, read

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import tempfile
 import weakref
 from collections import defaultdict
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from hyperspy_fusion.diagnostics import SERIOUS, Diagnostic, as_metadata, from_metadata, report_fit
-from hyperspy_fusion.results.frames import FUSED_FRAMES, name_of_frame
+from hyperspy_fusion.results.frames import FUSED_FRAMES, ReplicatesOfFrames, name_of_frame, path_of_replicates
 from hyperspy_fusion.results.fused_maps import Inputs
 from hyperspy_fusion.stacks.fit import FailedFrame
 
@@ -53,6 +55,26 @@ class Store:
         return da.map_blocks(chunk, chunks=tuple(chunks), dtype=dtype, meta=np.empty((0,) * len(shape), dtype))
 
 
+class ReplicatesStore(ReplicatesOfFrames):
+    """Bootstrap replicates of all frames on disk, in a folder that is deleted with the last signal that reads them."""
+
+    def __init__(self):
+        super().__init__(Folder())
+
+    def writer(self, block):
+        """A function that writes those of a frame of a block, by its number in it."""
+        return functools.partial(_write_replicates, str(self.folder), block)
+
+
+def _write_replicates(folder, block, number, fitted):
+    """Write them where the folder is, as it need not be on another machine."""
+    if fitted.bootstrap is None or not os.path.isdir(folder):
+        return fitted
+    for one in fields(fitted.bootstrap):
+        np.save(path_of_replicates(folder, block[number], one.name), getattr(fitted.bootstrap, one.name))
+    return fitted._replace(bootstrap=None)
+
+
 class Folder:
     """A folder that is deleted with the last signal of this process that reads from it; others know its name."""
 
@@ -81,7 +103,7 @@ def _write(folder, indices, number, fitted):
 # ---- one signal ----------------------------------------------------------------------------------------
 
 
-def fused_stack(frames, found, store=None) -> Any:
+def fused_stack(frames, found, store=None, bootstrap=None) -> Any:
     """The ElementMaps ``(element, ...|x, y)`` of fitted frames; see ``fuse_stack``."""
     import hyperspy.api as hs
 
@@ -98,9 +120,10 @@ def fused_stack(frames, found, store=None) -> Any:
 
     signal = signal_of(maps, [*frames.axes, *first.axes], metadata)
     signal.set_signal_type("element_maps")
-    signal._inputs = Inputs(
-        signal._deepcopy_with_new_data(measured), signal_of(images, [*frames.axes, *first.axes[1:]])
-    )
+    measured = signal._deepcopy_with_new_data(measured)
+    measured.metadata.General.title = str(signal.metadata.General.title).replace("Fused maps", "Element maps", 1)
+    signal._inputs = Inputs(measured, signal_of(images, [*frames.axes, *first.axes[1:]]))
+    signal._replicates = bootstrap
     if errors is not None:
         signal.set_noise_variance(signal._deepcopy_with_new_data(errors**2))
     diagnostics = _summary(frames, found)

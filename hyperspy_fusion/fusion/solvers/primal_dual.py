@@ -56,7 +56,7 @@ RELAXATION = 1.6
 # ... below 3/2 where the HAADF term is majorised (Condat 2013, theorem 3.1)
 _RELAXATION_MAJORISED = 1.45
 # iterations in which the ratios of the steps follow the variables; convergence needs them to settle
-_ADAPT_UNTIL = 1500
+ADAPT_UNTIL = 1500
 # ... which begins with the first few, long before the first evaluation
 _ADAPT_EARLY = (5, 10, 15)
 # rate at which moves shrink in ``CHECK_EVERY`` iterations: where there is one move alone, and limits, because steps
@@ -102,7 +102,7 @@ def primal_dual(problem, stopping, state=None, callback=None, num_workers=None):
     """
     state = PrimalDualState.of(problem) if state is None else state
     with prepared(problem.dtype, kernels.CALIBRATED, num_workers) as (n_workers, interruption):
-        iteration = _Iteration(problem, state, n_workers)
+        iteration = Iteration(problem, state, n_workers)
         reason = iteration.run(Stopping.of(stopping), callback, interruption)
         if interruption.requested and reason not in (StopReason.STOPPED, StopReason.NOT_FINITE):
             reason = StopReason.INTERRUPTED  # between the last iteration and here
@@ -112,7 +112,7 @@ def primal_dual(problem, stopping, state=None, callback=None, num_workers=None):
     return result, state
 
 
-class _Iteration:
+class Iteration:
     """One problem, one state, and the arrays and constants that the kernels need beside them."""
 
     def __init__(self, problem, state, n_workers):
@@ -286,7 +286,7 @@ class _Iteration:
     def adapt(self):
         """Let the ratios of the steps follow the sizes of duals over those of maps and slopes."""
         state = self.state
-        if state.n_iter > _ADAPT_UNTIL or self.penalty.kind is None:
+        if state.n_iter > ADAPT_UNTIL or self.penalty.kind is None:
             return
         size = np.sqrt(sum(float(np.var(m, dtype=np.float64)) * m.size for m in state.z))
         pairs = (_MAPS_RATIO * _norm(state.y), size), (_norm(state.q), _norm(state.v))
@@ -301,14 +301,33 @@ class _Iteration:
 
     def evaluate(self):
         """Record the terms of the objective and the relative gap."""
+        state = self.state
+        terms, lower, size = self.terms_and_bound()
+        gap = (terms.total - lower) / max(size, 1e-3 * self.n_valid)
+        state.records = [r for r in state.records if r[0] < state.n_iter] + [(state.n_iter, terms, gap)]
+
+    def terms_and_bound(self):
+        """Terms of the objective, the lower bound of their total, and the size to which the gap is relative."""
         state, term, factors = self.state, self.problem.haadf_term, self.state.factors().astype(self.real)
+        # the maps for which the bound holds: at most twice the largest value found or measured
+        upper = np.maximum(self.problem.data.upper, 2 * (state.z.max(axis=(1, 2)) * factors)).astype(self.real)
+        data, haadf, bound, linear = self.sums_of_terms(factors, upper)
+        penalty = self._penalty(factors)
+        totals = np.where(self.kept, self.problem.data.totals, 0)
+        # theta as rounded for the kernel: its rounding would count as often as there are pixels
+        lower = bound - linear - float(self._theta().astype(np.float64) @ totals) - self._slack(factors)
+        # contrast that the forward model cannot explain, however large, must not make the relative gap small
+        size = data + penalty + min(haadf, term.target.size / 2)
+        return Terms(haadf, data, penalty, haadf + data + penalty), lower, size
+
+    def sums_of_terms(self, factors, upper):
+        """Of the maps, of the HAADF image, of the least Lagrangian of both, and of what is to be subtracted from it."""
+        state, term = self.state, self.problem.haadf_term
         residual = gradient = np.zeros((0, 0), self.real)
         if self.is_blurred:
             residual = term.residual(term.image(state.z * factors[:, None, None])).astype(np.float64)
             # rounded once: what is added for a gradient is subtracted for the same gradient
             gradient = blurred(residual, term.blur).astype(self.real)
-        # the maps for which the bound holds: at most twice the largest value found or measured
-        upper = np.maximum(self.problem.data.upper, 2 * (state.z.max(axis=(1, 2)) * factors)).astype(self.real)
         kernels.data_terms(
             state.z, state.y, *self._terms(), upper, term.weights, term.target, term.counted, factors, gradient,
             self.map_work, self.term_sums,
@@ -317,16 +336,7 @@ class _Iteration:
         if self.is_blurred:
             haadf = float(np.sum(residual**2) / 2)
             linear = float(np.sum(residual**2) / 2 + np.sum(residual * term.target))
-        penalty = self._penalty(factors)
-        total = haadf + data + penalty
-        totals = np.where(self.kept, self.problem.data.totals, 0)
-        # theta as rounded for the kernel: its rounding would count as often as there are pixels
-        lower = bound - linear - float(self._theta().astype(np.float64) @ totals) - self._slack(factors)
-        # contrast that the forward model cannot explain, however large, must not make the relative gap small
-        size = data + penalty + min(haadf, term.target.size / 2)
-        gap = (total - lower) / max(size, 1e-3 * self.n_valid)
-        record = (state.n_iter, Terms(haadf, data, penalty, total), gap)
-        state.records = [r for r in state.records if r[0] < state.n_iter] + [record]
+        return data, haadf, bound, linear
 
     def _penalty(self, factors):
         state, penalty = self.state, self.penalty
@@ -358,17 +368,22 @@ class _Iteration:
         state, problem = self.state, self.problem
         if not state.records or state.records[-1][0] != state.n_iter:
             self.evaluate()
-        iterations, terms, all_gaps = zip(*state.records, strict=True)
-        history = {name: np.array([getattr(t, name) for t in terms]) for name in ("haadf", "chem", "tv", "total")}
         maps = state.z * (state.factors() * problem.scales).astype(self.real)[:, None, None]
         return FusionResult(
             maps=maps,
             modelled_haadf=problem.modelled_haadf(maps),
-            history=CostHistory(**history, iteration=np.array(iterations), gap=np.array(all_gaps)),
+            history=history_of(state.records),
             n_iter=state.n_iter,
             reason=reason,
             gap=float(state.gap),
         )
+
+
+def history_of(records):
+    """The :class:`CostHistory` of the records of a state."""
+    iterations, terms, all_gaps = zip(*records, strict=True)
+    history = {name: np.array([getattr(t, name) for t in terms]) for name in ("haadf", "chem", "tv", "total")}
+    return CostHistory(**history, iteration=np.array(iterations), gap=np.array(all_gaps))
 
 
 def _guide(penalty, dtype):

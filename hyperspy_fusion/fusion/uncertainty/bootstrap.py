@@ -12,6 +12,8 @@ finds the HAADF forward model and the guide of the penalty anew from these, and 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from hyperspy_fusion.fusion.problems.base import FusionProblem
@@ -71,6 +73,10 @@ def bootstrap(problem: FusionProblem, settings, state, maps, number=32, seed=0, 
             raise
     if len(errors) < 2:
         raise KeyboardInterrupt
+    return _replicates(problem, maps, errors, residuals)
+
+
+def _replicates(problem, maps, errors, residuals):
     of_maps = problem.of_largest_weight
     return BootstrapReplicates(
         maps=maps.copy(),
@@ -81,6 +87,46 @@ def bootstrap(problem: FusionProblem, settings, state, maps, number=32, seed=0, 
         errors=np.stack(errors),
         residuals=np.stack(residuals[: len(errors)]),
     )
+
+
+def bootstrap_series(ensemble, settings, states, results, number=32, seed=0, num_workers=None):
+    """Resample and refit a series of frames together.
+
+    Parameters
+    ----------
+    ensemble
+        A :class:`~hyperspy_fusion.fusion.selection.series.SeriesEnsemble`.
+    states, results
+        As its ``solve`` returned them.
+    settings, number, seed, num_workers
+        As of :func:`bootstrap`.
+
+    Returns
+    -------
+    list of BootstrapReplicates
+        Of each frame.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        By Ctrl-C.
+    """
+    maps, frames = ensemble.maps(results), ensemble.frames(states, results)
+    stopping = Stopping(settings.max_iter, REFIT_GAP, REFIT_SETTLED)
+    errors, residuals = ([[] for _ in maps] for _ in range(2))
+    for k in range(number):
+        drawn: list = [[] for _ in maps]
+        for series, state in zip(ensemble.series, states, strict=True):
+            pairs = enumerate(zip(series.problems, state.states, strict=True))
+            for t, (problem, own) in pairs:
+                earlier = tuple(drawn[t])
+                drawn[t].append(problem.resample(settings, own, maps[t], (seed, k, t), earlier))
+        resampled = [replace(series, problems=[one[j] for one in drawn]) for j, series in enumerate(ensemble.series)]
+        again = replace(ensemble, series=resampled)
+        for t, fitted in enumerate(again.maps(again.solve(stopping, states, num_workers)[1])):
+            errors[t].append((fitted - maps[t]).astype(np.float32))
+            residuals[t].append(drawn[t][0].residual(fitted).astype(np.float32))
+    return [_replicates(f.problem, *one) for f, *one in zip(frames, maps, errors, residuals, strict=True)]
 
 
 def _refitted(fits, settings, maps, seed, num_workers):

@@ -20,7 +20,7 @@ from hyperspy_fusion.fusion.problems.resampling import resampled
 from hyperspy_fusion.fusion.selection.spectral_components import _component_settings
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers import kernels
-from hyperspy_fusion.fusion.solvers.primal_dual import _Iteration, primal_dual
+from hyperspy_fusion.fusion.solvers.primal_dual import Iteration, primal_dual
 from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState
 from hyperspy_fusion.fusion.terms.data_fidelity import noise_of
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, blurred
@@ -142,7 +142,7 @@ def test_the_gap_of_images_that_are_large_against_their_noise(size):
     assert result.converged
     same = PrimalDualState.of(problem("float64"), **{name: getattr(state, name).astype(float) for name in ("z", "y")})
     with kernels.threads(1) as workers:
-        _Iteration(same.problem, same, workers).evaluate()
+        Iteration(same.problem, same, workers).evaluate()
     assert state.gap == pytest.approx(same.gap, rel=0.05)
 
 

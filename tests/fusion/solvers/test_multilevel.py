@@ -158,7 +158,7 @@ def test_the_slowest_map_decides_when_all_have_settled():
     """One that moved far and has arrived must not hide one that creeps."""
     problem = case("tv")
     state = replace(multilevel_start(problem), standard_errors=np.ones(2))
-    iteration = primal_dual._Iteration(problem, state, 1)
+    iteration = primal_dual.Iteration(problem, state, 1)
     for moves in ((1.0, 0.05), (0.01, 0.048)):
         state.checked = state.z - np.reshape(moves, (2, 1, 1)).astype(state.z.dtype)
         remaining = iteration.remaining()
