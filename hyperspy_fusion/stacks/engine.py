@@ -77,7 +77,22 @@ class _WhileAny:
 def _limit_blas():
     from threadpoolctl import threadpool_limits
 
+    _let_this_thread_set_blas()
     return threadpool_limits(1, user_api="blas")
+
+
+def _end_limit(limits):
+    _let_this_thread_set_blas()
+    limits.restore_original_limits()
+
+
+def _let_this_thread_set_blas():
+    """Since threadpoolctl 3.8 the first thread that limits BLAS is the only one that can, also of those of dask."""
+    import threadpoolctl
+
+    controller = getattr(threadpoolctl, "OpenBLASController", None)
+    if hasattr(controller, "clear_controlling_thread"):
+        controller.clear_controlling_thread(force=True)
 
 
 def _set_malloc(trim, mmap):
@@ -95,7 +110,7 @@ def _set_malloc(trim, mmap):
 
 # set by distributed for its workers: every array is then returned to the system, and the pages of the next one are new
 _TRIMMED = "MALLOC_TRIM_THRESHOLD_"
-one_blas_thread = _WhileAny(_limit_blas, lambda limits: limits.restore_original_limits())
+one_blas_thread = _WhileAny(_limit_blas, _end_limit)
 kept_memory = _WhileAny(lambda: _set_malloc(2**30, 2**25), lambda _: _set_malloc(2**16, 2**17))
 
 
