@@ -196,12 +196,14 @@ def multislice(slices):
 
 
 def signal_of(patterns, electrons, seed=0):
-    """The patterns as a detector of KEPT x KEPT pixels counts them."""
+    """The patterns as a detector of KEPT x KEPT pixels counts them, without noise for None."""
     import hyperspy.api as hs
 
     cut = slice((GRID - KEPT) // 2, (GRID + KEPT) // 2)
-    counts = np.random.default_rng(seed).poisson(electrons * patterns[:, :, cut, cut]).astype(np.uint16)
-    signal = hs.signals.Signal2D(counts)
+    data = patterns[:, :, cut, cut]
+    if electrons is not None:
+        data = np.random.default_rng(seed).poisson(electrons * data).astype(np.uint16)
+    signal = hs.signals.Signal2D(data)
     for axis in signal.axes_manager.navigation_axes:
         axis.scale, axis.units, axis.offset = SCAN_STEP / 10, "nm", 0.4
     for axis in signal.axes_manager.signal_axes:
@@ -218,7 +220,7 @@ def report_simulation(electrons):
     slices = potentials()
     patterns = multislice(slices)
     s4d = signal_of(patterns, electrons)
-    phase = hyperspy_fusion.ptychography(s4d, defocus=DEFOCUS / 10, grid="object", show_progressbar=False)
+    phase = hyperspy_fusion.ptychography(s4d, defocus=DEFOCUS / 10, grid="object", refine_probe=True)
     node = phase.metadata.Ptychography
     # the projected potential at the resolution of the patterns, where the axes of the phase lie
     at = [axis.axis * 10 for axis in phase.axes_manager.signal_axes[::-1]]
@@ -230,27 +232,22 @@ def report_simulation(electrons):
     of_phase = np.corrcoef(truth.ravel(), phase.data.ravel())[0, 1]
     angle = np.fft.fftshift(np.hypot(k[:, None], k[None])) * WAVELENGTH * 1e3
     detector = patterns[:, :, (angle >= DETECTOR[0]) & (angle < DETECTOR[1])].sum(axis=-1)
-    virtual = hyperspy_fusion.virtual_image(s4d, *DETECTOR, show_progressbar=False).data
+    virtual = hyperspy_fusion.virtual_image(signal_of(patterns, None), *DETECTOR).data
     of_adf = np.corrcoef(detector.ravel(), virtual.ravel())[0, 1]
-    com = hyperspy_fusion.virtual_image(s4d, kind="com", show_progressbar=False).data
-    on_scan = hyperspy_fusion.ptychography(s4d, defocus=DEFOCUS / 10, show_progressbar=False).data
-    print(
-        f"\nmultislice, {THICKNESS / 10:g} nm of C, Si and Ti, {electrons:g} electrons for each of {POINTS**2} patterns"
-    )
-    print(
-        f"  phase and potential     {of_phase:.4f}   bar {PHASE_BAR}   {node.n_iter} its, dispersion {node.dispersion:.2f}"
-    )
+    print(f"\nmultislice, {THICKNESS / 10:g} nm of C, Si, Ti; {electrons:g} electrons for each of {POINTS**2} patterns")
+    print(f"  phase and potential     {of_phase:.4f}   bar {PHASE_BAR}   {node.n_iter} its, {node.stop_reason}")
     print(f"  virtual ADF             {of_adf:.4f}   bar {ADF_BAR}")
-    print(f"  integrated com and phase on the scan {np.corrcoef(com.ravel(), on_scan.ravel())[0, 1]:.4f} (defocused)")
     return [of_phase >= PHASE_BAR, of_adf >= ADF_BAR]
 
 
 def main():
     print(f"{os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "")
+    import hyperspy.api as hs
+
+    hs.preferences.General.show_progressbar = False
     met = report_object("atoms", atoms(), has_bars=True)
     report_object("photograph", photograph(), has_bars=False)
     met += report_simulation(1e6)
-    report_simulation(1e4)
     print("\nall bars met" if all(met) else "\nNOT all bars met")
     return 0 if all(met) else 1
 

@@ -2,11 +2,12 @@
 
 The forward model of the pattern at position ``r_j = n_j + f_j``, whole pixels ``n_j`` and a rest ``f_j``, is::
 
-    P_j(x) = (F^-1 exp(-2 pi i k f_j) F P)(x)    the probe, moved by a part of a pixel
-    psi_j  = F [P_j(x) exp(i V(x + n_j))]        the far field of the wave behind the object; F is unitary
-    I_j    = |psi_j|^2                           what the detector measures, y_j
+    P_j   = F^-1 [exp(-2 pi i k f_j) F P]
+    psi_j = F [P_j(x) exp(i V(x + n_j))]
+    I_j   = |psi_j|^2
 
-with the phase ``V`` (ny, nx) of the object, on whose grid windows of the size of a pattern wrap.
+with the probe ``P``, the unitary Fourier transform ``F``, and the phase ``V`` (ny, nx) of the object, on whose
+grid windows of the size of a pattern wrap. ``I_j`` is compared with the measured pattern ``y_j``.
 """
 
 from __future__ import annotations
