@@ -47,7 +47,7 @@ def ptychography(
     refine_probe: bool = False,
     refine_positions: bool = False,
     max_iter: int = 200,
-    tol: float = 1e-3,
+    tol: float = 5e-4,
     batch_size: int | None = None,
     learning_rate: float = 0.02,
     seed: int = 0,

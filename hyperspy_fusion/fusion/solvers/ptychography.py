@@ -53,7 +53,7 @@ class PtychographySettings:
     refine_probe: bool = False
     refine_positions: bool = False
     max_iter: int = 200
-    tol: float = 1e-3
+    tol: float = 5e-4
     batch_size: int | None = None
     learning_rate: float = 0.02
     seed: int = 0
@@ -292,10 +292,14 @@ def ptychography(patterns, positions, probe, shape, settings=None, callback=None
     settings = PtychographySettings() if settings is None else settings
     real = probe.real.dtype
     patterns = patterns.astype(real, copy=False)
-    counts = np.nansum(patterns, axis=(1, 2), dtype=np.float64).mean()
-    start = (probe * np.sqrt(counts / np.sum(_squared(probe), dtype=np.float64))).astype(probe.dtype)
+    model = ForwardModel(shape, probe.shape, num_workers)
+    # the probe has the counts of a pattern, also where some pixels are not measured
+    measured = np.isfinite(patterns).sum(axis=0) * _squared(model.transform(probe).astype(complex))
+    scale = np.nansum(patterns, dtype=np.float64) / measured.sum()
+    counts = scale * np.sum(_squared(probe), dtype=np.float64)
+    start = (probe * np.sqrt(scale)).astype(probe.dtype)
     state = PtychographyState(np.zeros(shape, real), start, np.array(positions, np.float64), settings.learning_rate)
-    fit = _Fit(ForwardModel(shape, probe.shape, num_workers), patterns, settings, state, counts)
+    fit = _Fit(model, patterns, settings, state, counts)
     with Interruption() as interruption, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for _ in range(settings.max_iter):
             before = state.phase.copy(), state.probe.copy(), state.positions.copy()
