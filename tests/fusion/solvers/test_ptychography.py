@@ -102,7 +102,7 @@ def test_probe_and_positions_are_refined():
     start = np.fft.fftshift(np.fft.ifft2(np.exp(-45j * np.pi * radius**2) * (radius < 0.2))).astype(np.complex64)
     state = ptychography(patterns, positions, start, truth.shape, PtychographySettings(refine_probe=True, max_iter=30))
     alike = [abs(np.vdot(one, probe)) / np.linalg.norm(one) / np.linalg.norm(probe) for one in (start, state.probe)]
-    assert alike[1] > 0.99 > alike[0]
+    assert 1 - alike[1] < 0.2 * (1 - alike[0])
 
 
 def test_stopped_and_interrupted_fits_keep_the_last_iteration():
