@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from hyperspy_fusion import data
     from hyperspy_fusion.api import fuse
     from hyperspy_fusion.fusion.settings import AutoSettings, CalibratedSettings, PublishedSettings
+    from hyperspy_fusion.images.ptychography import ptychography
+    from hyperspy_fusion.images.virtual import virtual_image
     from hyperspy_fusion.io.scan import scan
     from hyperspy_fusion.maps.sources import element_maps
     from hyperspy_fusion.model import FusedMultiModal
@@ -31,8 +33,10 @@ _PUBLIC = {
     "fuse": "hyperspy_fusion.api",
     "match_haadf": "hyperspy_fusion.registration.haadf",
     "plot_drift": "hyperspy_fusion.registration.frames",
+    "ptychography": "hyperspy_fusion.images.ptychography",
     "scan": "hyperspy_fusion.io.scan",
     "sum_frames": "hyperspy_fusion.registration.frames",
+    "virtual_image": "hyperspy_fusion.images.virtual",
 }
 __all__ = [
     "AutoSettings",
@@ -45,8 +49,10 @@ __all__ = [
     "fuse",
     "match_haadf",
     "plot_drift",
+    "ptychography",
     "scan",
     "sum_frames",
+    "virtual_image",
 ]
 
 

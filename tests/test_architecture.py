@@ -23,7 +23,7 @@ def order_of_modules():
 
 ORDER = {name: number for number, name in enumerate(order_of_modules())}
 # the rooms that know HyperSpy, those of them that import it inside functions only, and modules in them that do not
-HYPERSPY_ROOMS = {"", "__main__", "cli", "signals", "api", "model", "registration", "results", "io", "maps"}
+HYPERSPY_ROOMS = {"", "images", "cli", "signals", "api", "model", "registration", "results", "io", "maps"}
 HYPERSPY_ROOMS |= {"identify", "grid", "data", "_progress", "stacks"}
 HYPERSPY_INSIDE_FUNCTIONS = {"cli", "data", "_progress", "io"}
 NO_HYPERSPY = {"results.plot", "results.plot.maps", "results.plot.curves", "results.plot.panels"}
