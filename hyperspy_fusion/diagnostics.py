@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _logger = logging.getLogger("hyperspy_fusion")
 
@@ -40,6 +40,15 @@ class Diagnostic:
 
     def __str__(self):
         return self.sentence
+
+    def about_image(self, name: str) -> Diagnostic:
+        """The same about another elastic image than the HAADF image."""
+        return replace(self, sentence=named(self.sentence, name))
+
+
+def named(sentence: str, name: str) -> str:
+    """A sentence about the HAADF image as one about another elastic image."""
+    return sentence.replace("HAADF", name)
 
 
 def report(diagnostics: Iterable[Diagnostic]) -> None:

@@ -38,7 +38,8 @@ from hyperspy_fusion.methods.fit_checks import (
     diagnostics_of_unused_background,
     even_maps,
 )
-from hyperspy_fusion.registration.haadf import haadf_on_grid
+from hyperspy_fusion.registration.images import images_on_grid
+from hyperspy_fusion.results.components import Components
 from hyperspy_fusion.results.fused_maps import Inputs, fused_signal, norms
 from hyperspy_fusion.results.uncertainty import Errors, attainable_gain, maps_like
 
@@ -48,8 +49,8 @@ class FusedMultiModal:
 
     Parameters
     ----------
-    haadf : BaseSignal
-        The HAADF image.
+    haadf : BaseSignal or list of BaseSignal
+        The HAADF image, or a list of up to three elastic images of which it is the first.
     maps, method, elements, xray_lines, integration_windows, edges, background, mask, register
         As for :func:`hyperspy_fusion.fuse`.
 
@@ -59,6 +60,8 @@ class FusedMultiModal:
         The measured maps.
     haadf : Signal2D
         The measured HAADF image, on the axes of the maps.
+    images : list of Signal2D
+        All elastic images, the HAADF image first.
     settings : PublishedSettings, CalibratedSettings or AutoSettings
         Those of the last fit.
     fit_output : scipy.optimize.OptimizeResult or None
@@ -93,18 +96,17 @@ class FusedMultiModal:
         edges: Any = None,
         background: Any = None,
         mask: Any = None,
-        register: bool | str = False,
+        register: Any = False,
     ):
         self._counts = background if are_numbers(background) else None
         self._record = Record(settings_for(method, background=self._counts))
-        check_choice("register", register, (False, True, "calibration", "shift"))
         self.method, self._method = method, METHODS[method]
         uses = self._method
         maps = read_maps(maps, request_of(uses, elements, xray_lines, integration_windows, edges, background))
         self.maps, self.elements = maps.signal, maps.signal.elements
         mask = mask_array(mask, maps.axes)
-        register = "shift" if register is True else register
-        self.haadf, self._registration, of_grid = haadf_on_grid(haadf, maps, register, mask, uses.uses_masks)
+        found = images_on_grid(haadf, maps, register, mask, uses)
+        self.images, self.haadf, self._elastic = found.signals, found.signals[0], found
         image, pixels = self.haadf.data, self.maps.data
         valid, of_masks = uses.find_valid(self.elements, pixels, image, mask)
         flat = ~np.array([has_contrast(*one) for one in zip(pixels, valid.maps, strict=True)])
@@ -114,11 +116,12 @@ class FusedMultiModal:
             flat, found = flat | even, found + about
         if maps.background is not None and not uses.uses_noise_metadata:
             found += diagnostics_of_unused_background(self.elements, uses)
-        self._input_diagnostics = [*maps.diagnostics, *of_grid, *of_masks, *found]
+        self._input_diagnostics = [*maps.diagnostics, *self._elastic.diagnostics, *of_masks, *found]
         self._reported = set(maps.diagnostics)  # by read_maps
         self._report(self._input_diagnostics)
         noise = (maps.background, maps.variance) if uses.uses_noise_metadata else (None, None)
-        self._measured = Measured(self.elements, pixels, image, valid, flat, *noise, maps.out_of_window)
+        further = self._elastic.further
+        self._measured = Measured(self.elements, pixels, image, valid, flat, *noise, maps.out_of_window, further)
 
     @default_errstate
     def fit(
@@ -129,7 +132,7 @@ class FusedMultiModal:
         max_iter: int | None = None,
         regularization: str | None = None,
         lambda_reg: Any = None,
-        lambda_haadf: float | str | None = None,
+        lambda_haadf: Any = None,
         lambda_chem: float | None = None,
         lambda_tv: float | None = None,
         eps: float | None = None,
@@ -209,16 +212,33 @@ class FusedMultiModal:
         return self._signal(copied=True)
 
     @default_errstate
-    def modelled_haadf(self):
-        """``f(x)``: the HAADF image that the fused maps explain, as a Signal2D in the units of the measured one."""
-        image = self._fitted().result.modelled_haadf.copy()
-        return image_signal(image, spatial_axes(self.haadf), "Modelled HAADF")
+    def modelled_haadf(self, image: int = 0):
+        """``f(x)``: the HAADF image that the fused maps explain, as a Signal2D in the units of the measured one.
+
+        ``image`` is the number of another elastic image in the list that was given.
+        """
+        title = "Modelled HAADF" if image == 0 else f"Modelled {self._elastic.names[image]}"
+        return image_signal(self._modelled(image).copy(), spatial_axes(self.haadf), title)
 
     @default_errstate
-    def residual(self):
-        """Measured minus modelled HAADF image, as a Signal2D: what no mapped element explains."""
-        residual = self.haadf.data - self._fitted().result.modelled_haadf.astype(np.float64)
-        return image_signal(residual, spatial_axes(self.haadf), "HAADF residual")
+    def residual(self, image: int = 0):
+        """Measured minus modelled HAADF image, as a Signal2D: what no mapped element explains; or of another image.
+
+        The measured image is less its ramp where that is removed.
+        """
+        fit, modelled = self._fitted(), self._modelled(image).astype(np.float64)
+        measured = self.images[image].data
+        if any(np.ravel(getattr(fit.setup.settings, "remove_ramp", False))):
+            seen = fit.setup.problem.of_largest_weight.image(image)[0]
+            measured = np.where(seen.haadf_valid, seen.haadf, np.nan)
+        return image_signal(measured - modelled, spatial_axes(self.haadf), f"{self._elastic.names[image]} residual")
+
+    def _modelled(self, image):
+        check_choice("image", image, tuple(range(len(self.images))))
+        fit = self._fitted()
+        if image == 0:
+            return fit.result.modelled_haadf
+        return fit.setup.problem.of_largest_weight.modelled_image(fit.result.maps, image)
 
     @default_errstate
     def normalised_residuals(self):
@@ -302,7 +322,7 @@ class FusedMultiModal:
         """
         check_noise_model(self.method)
         fit = self._fitted()
-        gain = attainable_gain(fit.setup.problem, fit.setup.settings, fit.result.maps, self._measured.valid.haadf)
+        gain = attainable_gain(fit.setup.problem, fit.result.maps)
         return self._derived(gain, "Attainable gain of")
 
     @default_errstate
@@ -313,8 +333,9 @@ class FusedMultiModal:
         -------
         dict of ElementMaps
             ``"haadf"``, ``"penalty"``, ``"totals"`` and ``"bound"`` (non-negativity, and what the solver has left
-            undone), and ``"spectrum"`` where spectral components are in the result, in the units of the maps. They add
-            up to fused minus measured. NaN for constant maps and in masked pixels.
+            undone), in the units of the maps. Also the titles of further elastic images, and ``"spectrum"`` where
+            spectral components are in the result. They add up to fused minus measured. NaN for constant maps and in
+            masked pixels.
         """
         check_noise_model(self.method)
         fit = self._fitted()
@@ -399,38 +420,14 @@ class FusedMultiModal:
             "atomic_numbers": np.array([atomic_number(e) for e in self.elements]),
             **self._method.describe(fit.setup.problem, fit.result, measured.per_map),
             **(measured.left_out() if self._method.uses_masks else {}),
-            **({"registration": self._registration} if self._registration else {}),
+            **({"registration": self._elastic.registration} if self._elastic.registration else {}),
             **({} if errors is None else {"errors": errors.metadata(measured.per_map)}),
             **fit.metadata(),
             "warnings": self.warnings,
             "diagnostics": as_metadata(self.diagnostics),
             "haadf_title": str(self.haadf.metadata.General.title),
+            **({"image_registrations": self._elastic.sentences} if len(self.images) > 1 else {}),
         }
-
-
-class Components:
-    """Fused maps by element: ``components.Fe``, ``components["Fe"]``, iteration, length."""
-
-    def __init__(self, model):
-        self._model = model
-
-    def __getattr__(self, name):
-        if name.startswith("_") or name not in self._model.elements:
-            raise AttributeError(f"There is no component {name!r}: there are {', '.join(self._model.elements)}.")
-        return self._model[name]
-
-    def __getitem__(self, key):
-        return self._model[self._model.elements[key] if isinstance(key, int) else key]
-
-    def __len__(self):
-        return len(self._model)
-
-    def __dir__(self):
-        return [*super().__dir__(), *self._model.elements]
-
-    def __repr__(self):
-        lines = [f"{i:4d} | {element}" for i, element in enumerate(self._model.elements)]
-        return "\n".join(["   # | element", "---- | -------", *lines])
 
 
 def _both(first, second):

@@ -47,7 +47,9 @@ class Calibrated:
         from hyperspy_fusion.fusion.problems.calibrated import Observation
 
         observation = Observation.of(scan, settings, num_workers)
-        return observation, settings if observation.scan.has_contrast else settings.without_haadf()
+        if not observation.scan.has_contrast:
+            settings = settings.without_first_image(1 + len(scan.further))
+        return observation, settings
 
     def build(self, scan, settings, num_workers, tick):
         observation, settings = self.observe(scan, settings, num_workers)
@@ -72,7 +74,8 @@ class Calibrated:
 
     def diagnose(self, setup, result, elements, total_ratios, haadf_correlation):
         problem, settings = setup.problem.of_largest_weight, setup.settings
-        if any(d.code == "no-haadf-model" for d in setup.problem.diagnostics):  # nothing more can be expected of it
+        about = problem.calibration.diagnostics
+        if any(d.code == "no-haadf-model" for d in about):  # nothing more can be expected of it
             haadf_correlation = np.nan
         units = problem.noise.counts_scale if problem.forward_model.weights.any() else []
         return [
@@ -81,7 +84,17 @@ class Calibrated:
             *diagnostics_of_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings),
             *self._diagnose_noise(setup.scan, setup.selection),
             *self.consistency(setup, result).diagnostics(),
+            *self._diagnose_further_images(setup, result),
         ]
+
+    def _diagnose_further_images(self, setup, result):
+        from hyperspy_fusion.fusion.uncertainty.consistency_checks import ConsistencyChecks
+
+        checked = [
+            (image.name, ConsistencyChecks.of(setup.scan, result.maps, setup.problem, k))
+            for k, image in enumerate(setup.scan.further, 1)
+        ]
+        return [found.about_image(name) for name, checks in checked for found in checks.about_image()]
 
     def _diagnose_noise(self, scan, selection):
         shared = [e for e, *one in zip(scan.elements, scan.maps, scan.valid, strict=True) if shares_noise(*one)]
@@ -107,4 +120,20 @@ class Calibrated:
             "background": per_map(problem.background),
             "map_scales": per_map(problem.scales),
             "gap": float(result.gap),
+            **(_of_images(problem, per_map) if problem.n_images > 1 else {}),
         }
+
+
+def _of_images(problem, per_map):
+    """Entries of several elastic images, the first one included: flat arrays, all maps of the first image first."""
+    images = [problem.image(k) for k in range(problem.n_images)]
+    models, calibrations = [c.forward_model for _, c, _ in images], [c for _, c, _ in images]
+    return {
+        "image_names": ["HAADF", *(image.name for image in problem.scan.further)],
+        "image_weights": np.array([problem.lambda_haadf, *problem.further_lambdas]),
+        "image_coefficients": np.concatenate([per_map(model.weights) for model in models]),
+        "image_coefficient_errors": np.concatenate([per_map(c.coefficient_errors) for c in calibrations]),
+        "image_offsets": np.array([model.offset for model in models]),
+        "image_sigmas": np.array([c.sigma for c in calibrations]),
+        "image_blurs": np.array([term.blur for *_, term in images]),
+    }

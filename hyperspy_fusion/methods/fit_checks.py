@@ -115,7 +115,7 @@ def diagnostics_of_published_fit(elements, result, total_ratios, haadf_correlati
 def diagnostics_of_calibrated_fit(elements, result, total_ratios, haadf_correlation, settings):
     """Of a fit by the calibrated method; totals that are not positive are reported by the problem."""
     remedy = "a higher max_iter" if settings.keep_totals else "keep_totals=True or a lower lambda_reg"
-    needs_haadf = settings.lambda_haadf or settings.regularization in ("guided", "directional")
+    needs_haadf = settings.of_image(0).lambda_haadf or settings.regularization in ("guided", "directional")
     return [
         *diagnostics_of_exit(result),
         *(_of_correlation(haadf_correlation, "or pass lambda_haadf=0, regularization='tgv'") if needs_haadf else []),

@@ -24,8 +24,8 @@ class Estimate:
     prior_scale: float = np.inf
 
 
-def solved(matrix, target, variance, shape, blur):
-    """Non-negative weights: elements whose weight comes out negative are left out, the lowest first.
+def solved(matrix, target, variance, shape, blur, signed=False):
+    """Non-negative weights: elements whose weight comes out negative are left out, the lowest first; all if signed.
 
     Returns the estimate and, for all elements, the directions (n, k) of the weights that the data determine and
     those (n, n - k) that they do not.
@@ -35,9 +35,9 @@ def solved(matrix, target, variance, shape, blur):
     while True:
         rows = np.concatenate([[0], active + 1])
         part = matrix[np.ix_(rows, rows)]
-        found, directions = _solved_free(part, target[rows], variance[np.ix_(active, active)], shape[active])
+        found, directions = _solved_free(part, target[rows], variance[np.ix_(active, active)], shape[active], signed)
         first = directions if first is None else first
-        if not np.any(found < 0):
+        if signed or not np.any(found < 0):
             break
         active = np.delete(active, np.argmin(found / shape[active]))
     weights = np.zeros(n)
@@ -47,7 +47,7 @@ def solved(matrix, target, variance, shape, blur):
     return Estimate(float(offset), weights, blur, scale), first
 
 
-def _solved_free(matrix, target, variance, shape):
+def _solved_free(matrix, target, variance, shape, signed):
     """Weights of any sign. What the data do not determine keeps the shape.
 
     In units of ``gain * shape`` the matrix is the information on relative weights. Directions in which it is below 1
@@ -58,8 +58,9 @@ def _solved_free(matrix, target, variance, shape):
     if not len(shape):
         return shape, (np.zeros((0, 0)), np.zeros((0, 0)))
     power = shape @ inner @ shape
-    # of either sign: what matters here is the size
-    gain = np.abs(shape @ target / power) if power else 1.0
+    gain = shape @ target / power if power else 1.0
+    # of either sign: what matters here is the size, but for directions that follow the gain of a signed image
+    gain = gain if signed and gain else np.abs(gain)
     scale = gain * shape
     relative = scale[:, None] * inner * scale
     values, vectors = np.linalg.eigh((relative + relative.T) / 2)

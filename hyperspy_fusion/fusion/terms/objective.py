@@ -104,11 +104,12 @@ class Objective:
 
     @property
     def haadf_terms(self):
-        """The HAADF terms of all elastic images, as the solver takes them: none, one without negative weights, or three.
+        """The HAADF terms as the solver takes them: none, one without negative weights, or three.
 
-        Terms without effect make two three.
+        Terms without effect make up for those that are missing.
         """
-        terms = tuple(term for term in (self.haadf_term, *self.further_terms) if term.weights.size)
+        terms = (self.haadf_term,) if self.haadf_term.weights.size else ()
+        terms += tuple(term for term in self.further_terms if term.weights.any())
         if len(terms) < 2 and not any(np.any(term.weights < 0) for term in terms):
             return terms
         nothing = HaadfTerm.none(self.shape[1:], self.dtype, n=self.shape[0])
