@@ -46,9 +46,8 @@ def report(seed):
         pairs = zip(scan.elements, scan.truth, strict=True)
         psnr[name] = np.array([data.psnr(fused.get_map(e).data, truth) for e, truth in pairs])
         listed = " ".join(f"{e} {value:5.2f}" for e, value in zip(scan.elements, psnr[name], strict=True))
-        print(
-            f"  seed {seed}  {name:26s} {listed} dB   weights {', '.join(f'{w:g}' for w in weights[name])}", flush=True
-        )
+        chosen = ", ".join(f"{w:g}" for w in weights[name])
+        print(f"  seed {seed}  {name:26s} {listed} dB   weights {chosen}", flush=True)
     alone, light = psnr["HAADF alone"], scan.elements.index("O")
     wrong = ("and another field of view", "and noise")
     gain = psnr["and phase"][light] - alone[light]

@@ -250,12 +250,9 @@ def images(terms):
     weights, target, counted = terms[6:]
     if weights.ndim == 2:
         return weights, target, counted
-    number = 1 if weights.size else 0
-    return (
-        weights.reshape(number, len(terms[4]) if terms[4] is not None else weights.size),
-        target[None][:number],
-        counted[None][:number],
-    )
+    if not weights.size:
+        return np.zeros((0, len(terms[0])), target.dtype), target[None][:0], counted[None][:0]
+    return weights[None], target[None], counted[None]
 
 
 def descend(kernel, z, y, terms, tau, workers=2, residual=None, relax=1):
@@ -277,7 +274,7 @@ def stationary(z, moved, terms, tau):
     else:
         gradient = slope * z - beta
     if weights.size:
-        weights, target, counted = images((None,) * 6 + (weights, target, counted))
+        weights, target, counted = images((*terms[:6], weights, target, counted))
         residual = counted * (np.tensordot(weights, z, 1) - target)
         gradient = gradient + np.tensordot(weights.T, residual, 1)
     return gradient + (z - moved) / tau
