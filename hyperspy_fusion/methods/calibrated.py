@@ -101,7 +101,7 @@ class Calibrated:
         return diagnostics_of_shared_noise(shared)
 
     def describe(self, problem, result, per_map):
-        problem = problem.of_largest_weight
+        image_weights, problem = problem.image_weights, problem.of_largest_weight
         return {
             "haadf_coefficients": per_map(problem.forward_model.weights),
             "haadf_coefficient_errors": per_map(problem.calibration.coefficient_errors),
@@ -120,17 +120,17 @@ class Calibrated:
             "background": per_map(problem.background),
             "map_scales": per_map(problem.scales),
             "gap": float(result.gap),
-            **(_of_images(problem, per_map) if problem.n_images > 1 else {}),
+            **(_of_images(problem, image_weights, per_map) if problem.n_images > 1 else {}),
         }
 
 
-def _of_images(problem, per_map):
+def _of_images(problem, weights, per_map):
     """Entries of several elastic images, the first one included: flat arrays, all maps of the first image first."""
     images = [problem.image(k) for k in range(problem.n_images)]
     models, calibrations = [c.forward_model for _, c, _ in images], [c for _, c, _ in images]
     return {
         "image_names": ["HAADF", *(image.name for image in problem.scan.further)],
-        "image_weights": np.array([problem.lambda_haadf, *problem.further_lambdas]),
+        "image_weights": weights,
         "image_coefficients": np.concatenate([per_map(model.weights) for model in models]),
         "image_coefficient_errors": np.concatenate([per_map(c.coefficient_errors) for c in calibrations]),
         "image_offsets": np.array([model.offset for model in models]),

@@ -70,7 +70,7 @@ def test_maps_of_three_images_are_those_of_cvxpy(noise, strength):
 
 def test_coefficients_of_a_dark_image_are_found_with_their_sign():
     """A bright-field image falls with the maps; a ramp of it is removed."""
-    phantom, maps, haadf, phase = scan((48, 48), counts=200)
+    phantom, maps, haadf, phase = scan((36, 36), counts=300)
     y, x = np.indices(phase.data.shape)
     dark = phase._deepcopy_with_new_data(3 - phase.data + 0.02 * x - 0.01 * y)
     found = fused([haadf, dark], maps, remove_ramp=[False, True], max_iter=1).as_signal().metadata.Fusion
@@ -83,7 +83,7 @@ def test_coefficients_of_a_dark_image_are_found_with_their_sign():
 
 def test_results_of_several_images():
     """Modelled images, residuals, gain, attribution and errors use all images."""
-    phantom, maps, haadf, phase = scan()
+    phantom, maps, haadf, phase = scan((24, 24))
     two, one = (fused(images, maps, lambda_haadf=16) for images in ([haadf, phase], haadf))
     model = two.modelled_haadf(image=1)
     assert model.metadata.General.title == "Modelled Phase"

@@ -80,6 +80,11 @@ class CalibratedProblem(Objective):
         """The number of elastic images."""
         return 1 + len(self.further)
 
+    @property
+    def image_weights(self):
+        """(K,) weights of the HAADF terms of all elastic images."""
+        return np.array([self.lambda_haadf, *self.further_lambdas])
+
     def image(self, k):
         """The scan with elastic image k alone, its :class:`HaadfCalibration`, and its term."""
         if k == 0:
