@@ -27,11 +27,11 @@ def fuse(
     edges: Any = None,
     background: Any = None,
     mask: Any = None,
-    register: bool | str = False,
+    register: Any = False,
     errors: bool | int = False,
     regularization: str | None = None,
     lambda_reg: Any = None,
-    lambda_haadf: float | str | None = None,
+    lambda_haadf: Any = None,
     lambda_chem: float | None = None,
     lambda_tv: float | None = None,
     eps: float | None = None,
@@ -46,9 +46,10 @@ def fuse(
     ----------
     maps : list, dict, BaseSignal or exspy model
         Maps in any unit, or spectra: see :func:`hyperspy_fusion.element_maps`. Not changed.
-    haadf : BaseSignal
-        The HAADF image, on the pixels of the maps unless `register` is set. A stack of images, with maps that have
-        the same further navigation axes, is fused frame by frame.
+    haadf : BaseSignal or list of BaseSignal
+        The HAADF image, on the pixels of the maps unless `register` is set, or a list of up to three elastic images of
+        which it is the first. A stack of images, with maps that have the same further navigation axes, is fused frame
+        by frame.
     method : {"auto", "calibrated", "published"}
         ``"calibrated"`` fits in the units of the maps and keeps their totals. ``"auto"``, the
         default, is the same with penalty and weights chosen by cross-validation.
@@ -60,7 +61,7 @@ def fuse(
         per element or by element ``{"Fe": 1}``, or an estimator for spectra, as ``"windows"`` of ``element_maps``.
     mask : array or BaseSignal of bool, optional
         ``(ny, nx)``, True where a pixel is left out; not for ``"published"``.
-    register : bool or {"calibration", "shift"}
+    register : bool or {"calibration", "shift"}, or a list with one for each image
         Bring the image to the pixels of the maps: by the calibration of the axes, or with its
         shift measured as well (True).
     errors : bool or int
@@ -118,16 +119,21 @@ def fuse(
         check_noise_model(method)
     of_source = {"elements": elements, "xray_lines": xray_lines, "integration_windows": integration_windows}
     of_source |= {"edges": edges}
-    frames = frames_of(maps, haadf, mask, background)
+    several = isinstance(haadf, list | tuple) and len(haadf) > 1
+    haadf = haadf[0] if isinstance(haadf, list | tuple) and len(haadf) == 1 else haadf
+    first = haadf[0] if several else haadf
+    frames = frames_of(maps, first, mask, background)
     request = request_of(METHODS[method], **of_source, background=None if frames is not None else background)
     call = Call(method, request, register, chosen, n_resamples)
     if frames is not None:
+        _refuse_several(several, "A stack")
         return fuse_stack(frames, call, show_progressbar, num_workers)
     if may_be_field(maps, chosen):
         from hyperspy_fusion.stacks.fuse_field import field_of, fuse_field
 
-        maps, field = field_of(maps, haadf, request, chosen, mask)
+        maps, field = field_of(maps, first, request, chosen, mask)
         if field is not None:
+            _refuse_several(several, "A scan in tiles")
             return fuse_field(field, call, background, show_progressbar, num_workers)
     model = FusedMultiModal(
         haadf,
@@ -142,6 +148,11 @@ def fuse(
     if n_resamples:
         _find_errors(model, n_resamples, show_progressbar, num_workers)
     return model._signal()
+
+
+def _refuse_several(several, what):
+    if several:
+        raise ValueError(f"{what} is fused with one image, and several were given: pass the HAADF image alone.")
 
 
 def _find_errors(model, n_resamples, show_progressbar, num_workers):

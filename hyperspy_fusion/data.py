@@ -110,6 +110,15 @@ class Phantom:
         maps = [self._signal(data, e, "X-ray counts ()", {"elements": [e]}) for data, e in counts]
         return maps, self._signal(self.haadf, "HAADF", "Intensity (a.u.)", {})
 
+    def phase(self, exponent: float = 0.7, snr: float = 50.0, seed: int = 1):
+        """A phase image of the same scan as a Signal2D: ``sum_i Z_i**exponent truth_i``, in units of its maximum.
+
+        ``snr`` is its brightest pixel over the standard deviation of its Gaussian noise.
+        """
+        clean = np.tensordot(np.array(self.atomic_numbers, float) ** exponent, self.truth, 1)
+        noise = np.random.default_rng(seed).normal(0, 1 / snr, clean.shape)
+        return self._signal(clean / clean.max() + noise, "Phase", "Phase (a.u.)", {})
+
     def _signal(self, data, title, quantity, sample):
         import hyperspy.api as hs
 

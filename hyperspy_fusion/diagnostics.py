@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 _logger = logging.getLogger("hyperspy_fusion")
@@ -138,6 +138,8 @@ class Diagnostic:
         The elements that it is about; none for all.
     place
         Pixel (y, x) where it is seen best; None for none.
+    image
+        Name of the elastic image that it is about, for the headline.
     """
 
     code: str
@@ -145,6 +147,7 @@ class Diagnostic:
     severity: str = ""
     elements: tuple = ()
     place: tuple | None = None
+    image: str = "HAADF"
 
     def __post_init__(self):
         if not self.severity:
@@ -153,11 +156,15 @@ class Diagnostic:
     @property
     def headline(self) -> str:
         """What is wrong and what to do, in at most 90 characters."""
-        line = _BY_CODE.get(self.code, ("", ""))[1]
+        line = named(_BY_CODE.get(self.code, ("", ""))[1], self.image)
         if not line:
             return textwrap.shorten(self.sentence, LONGEST, placeholder=" ...")
         room = LONGEST - len(line) + 2
         return line.format(shortened(self.elements or ("the maps",), room))
+
+    def about_image(self, name: str) -> Diagnostic:
+        """The same about another elastic image than the HAADF image."""
+        return replace(self, sentence=named(self.sentence, name), image=name)
 
     def placed(self, axes: Sequence[dict]) -> Diagnostic:
         """The same with its place in words, in units of the ``axes`` (y, x), dictionaries as HyperSpy has them."""
@@ -165,7 +172,7 @@ class Diagnostic:
             return self
         y, x = (_position(axis, pixel) for axis, pixel in zip(axes, self.place, strict=True))
         sentence = self.sentence.replace("{place}", f"x = {x}, y = {y}")
-        return Diagnostic(self.code, sentence, self.severity, self.elements)
+        return replace(self, sentence=sentence, place=None)
 
     def __str__(self):
         return self.placed(_PIXELS).sentence
@@ -192,6 +199,11 @@ def shortened(names: Sequence[str], room: int) -> str:
         if len(text) <= room:
             return text
     return f"{len(names)} maps"
+
+
+def named(sentence: str, name: str) -> str:
+    """A sentence about the HAADF image as one about another elastic image."""
+    return sentence.replace("HAADF", name)
 
 
 def report(diagnostics: Iterable[Diagnostic]) -> None:
@@ -239,21 +251,26 @@ def warnings_of(diagnostics: Iterable[Diagnostic]) -> list[str]:
 
 
 def as_metadata(diagnostics: Iterable[Diagnostic]) -> dict:
-    """Lists of strings for metadata: codes, severities, sentences, and elements joined by commas."""
+    """Lists of strings for metadata: codes, severities, sentences, elements joined by commas, images."""
     found = list(diagnostics)
     return {
         "codes": [d.code for d in found],
         "severities": [d.severity for d in found],
         "sentences": [str(d) for d in found],
         "elements": [",".join(d.elements) for d in found],
+        "images": [d.image for d in found],
     }
 
 
 def from_metadata(columns: Any) -> list[Diagnostic]:
     """The diagnostics of such lists; of files of earlier versions warnings are notes."""
-    names = ("codes", "sentences", "severities", "elements")
-    rows = zip(*(list(columns.get(name, ())) for name in names), strict=True)
+    codes = list(columns.get("codes", ()))
+    names = ("sentences", "severities", "elements")
+    images = list(columns.get("images", ["HAADF"] * len(codes)))
+    rows = zip(codes, *(list(columns.get(name, ())) for name in names), images, strict=True)
     return [
-        Diagnostic(code, sentence, severity if severity in SEVERITIES else "", tuple(filter(None, named.split(","))))
-        for code, sentence, severity, named in rows
+        Diagnostic(
+            code, sentence, severity if severity in SEVERITIES else "", tuple(filter(None, of.split(","))), None, image
+        )
+        for code, sentence, severity, of, image in rows
     ]

@@ -24,6 +24,7 @@ from hyperspy_fusion.fusion.settings import settings_for
 from hyperspy_fusion.fusion.terms.scan_data import has_contrast
 from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
 from hyperspy_fusion.grid.axes import spatial_axes
+from hyperspy_fusion.grid.images import image_signal
 from hyperspy_fusion.grid.masks import mask_array
 from hyperspy_fusion.identify.elements import atomic_number
 from hyperspy_fusion.maps.sources import read_maps
@@ -38,8 +39,9 @@ from hyperspy_fusion.methods.fit_checks import (
     diagnostics_of_unused_background,
     even_maps,
 )
-from hyperspy_fusion.registration.haadf import haadf_on_grid
-from hyperspy_fusion.results.fused_maps import Components, Inputs, fused_signal, norms
+from hyperspy_fusion.registration.images import images_on_grid
+from hyperspy_fusion.results.components import Components
+from hyperspy_fusion.results.fused_maps import Inputs, fused_signal, norms
 from hyperspy_fusion.results.uncertainty import Errors, attainable_gain, maps_like
 
 
@@ -50,8 +52,8 @@ class FusedMultiModal:
 
     Parameters
     ----------
-    haadf : BaseSignal
-        The HAADF image, or a stack of images.
+    haadf : BaseSignal or list of BaseSignal
+        The HAADF image, or a list of up to three elastic images of which it is the first; or a stack of images.
     maps, method, elements, xray_lines, integration_windows, edges, background, mask, register
         As for :func:`hyperspy_fusion.fuse`.
 
@@ -61,6 +63,8 @@ class FusedMultiModal:
         The measured maps.
     haadf : Signal2D
         The measured HAADF image, on the axes of the maps.
+    images : list of Signal2D
+        All elastic images, the HAADF image first.
     settings : PublishedSettings, CalibratedSettings or AutoSettings
         Those of the last fit.
     fit_output : scipy.optimize.OptimizeResult or None
@@ -99,18 +103,17 @@ class FusedMultiModal:
         edges: Any = None,
         background: Any = None,
         mask: Any = None,
-        register: bool | str = False,
+        register: Any = False,
     ):
         self._counts = background if are_numbers(background) else None
         self._record = Record(settings_for(method, background=self._counts))
-        check_choice("register", register, (False, True, "calibration", "shift"))
         self.method, self._method = method, METHODS[method]
         uses = self._method
         maps = read_maps(maps, request_of(uses, elements, xray_lines, integration_windows, edges, background))
         self.maps, self.elements = maps.signal, maps.signal.elements
         self._mask = mask = mask_array(mask, maps.axes)
-        register = "shift" if register is True else register
-        self.haadf, self._registration, of_grid = haadf_on_grid(haadf, maps, register, mask, uses.uses_masks)
+        found = images_on_grid(haadf, maps, register, mask, uses)
+        self.images, self.haadf, self._elastic = found.signals, found.signals[0], found
         image, pixels = self.haadf.data, self.maps.data
         valid, of_masks = uses.find_valid(self.elements, pixels, image, mask)
         flat = ~np.array([has_contrast(*one) for one in zip(pixels, valid.maps, strict=True)])
@@ -122,11 +125,12 @@ class FusedMultiModal:
                 found += diagnostics_of_background(self.elements, pixels, valid.maps, maps.beside)
         if maps.background is not None and not uses.uses_noise_metadata:
             found += diagnostics_of_unused_background(self.elements, uses)
-        self._input_diagnostics = [*maps.diagnostics, *of_grid, *of_masks, *found]
+        self._input_diagnostics = [*maps.diagnostics, *self._elastic.diagnostics, *of_masks, *found]
         self._reported = set(maps.diagnostics)  # by read_maps
         self._report(self._input_diagnostics)
         noise = (maps.background, maps.variance) if uses.uses_noise_metadata else (None, None)
-        self._measured = Measured(self.elements, pixels, image, valid, flat, *noise, maps.out_of_window)
+        further = self._elastic.further
+        self._measured = Measured(self.elements, pixels, image, valid, flat, *noise, maps.out_of_window, further)
 
     @default_errstate
     def fit(
@@ -137,7 +141,7 @@ class FusedMultiModal:
         max_iter: int | None = None,
         regularization: str | None = None,
         lambda_reg: Any = None,
-        lambda_haadf: float | str | None = None,
+        lambda_haadf: Any = None,
         lambda_chem: float | None = None,
         lambda_tv: float | None = None,
         eps: float | None = None,
@@ -220,13 +224,34 @@ class FusedMultiModal:
         """The fused maps as a new :class:`ElementMaps`."""
         return self._signal(copied=True)
 
-    def modelled_haadf(self):
-        """``f(x)``, the HAADF image that the fused maps explain; see :meth:`ElementMaps.modelled_haadf`."""
-        return self._signal().modelled_haadf()
+    @default_errstate
+    def modelled_haadf(self, image: int = 0):
+        """``f(x)``: the HAADF image that the fused maps explain, as a Signal2D in the units of the measured one.
 
-    def residual(self):
-        """Measured minus modelled HAADF image; see :meth:`ElementMaps.residual`."""
-        return self._signal().residual()
+        ``image`` is the number of another elastic image in the list that was given.
+        """
+        title = "Modelled HAADF" if image == 0 else f"Modelled {self._elastic.names[image]}"
+        return image_signal(self._modelled(image).copy(), spatial_axes(self.haadf), title)
+
+    @default_errstate
+    def residual(self, image: int = 0):
+        """Measured minus modelled HAADF image, as a Signal2D: what no mapped element explains; or of another image.
+
+        The measured image is less its ramp where that is removed.
+        """
+        fit, modelled = self._fitted(), self._modelled(image).astype(np.float64)
+        measured = self.images[image].data
+        if any(np.ravel(getattr(fit.setup.settings, "remove_ramp", False))):
+            seen = fit.setup.problem.of_largest_weight.image(image)[0]
+            measured = np.where(seen.haadf_valid, seen.haadf, np.nan)
+        return image_signal(measured - modelled, spatial_axes(self.haadf), f"{self._elastic.names[image]} residual")
+
+    def _modelled(self, image):
+        check_choice("image", image, tuple(range(len(self.images))))
+        fit = self._fitted()
+        if image == 0:
+            return fit.result.modelled_haadf
+        return fit.setup.problem.of_largest_weight.modelled_image(fit.result.maps, image)
 
     def normalised_residuals(self):
         """Measured minus fused maps over the noise; see :meth:`ElementMaps.normalised_residuals`."""
@@ -308,7 +333,7 @@ class FusedMultiModal:
         """
         check_noise_model(self.method)
         fit = self._fitted()
-        gain = attainable_gain(fit.setup.problem, fit.setup.settings, fit.result.maps, self._measured.valid.haadf)
+        gain = attainable_gain(fit.setup.problem, fit.result.maps)
         return self._derived(gain, "Attainable gain of")
 
     def plot(self, crop=None, errors=False):
@@ -401,13 +426,14 @@ class FusedMultiModal:
             "atomic_numbers": np.array([atomic_number(e) for e in self.elements]),
             **described,
             **(measured.left_out() if self._method.uses_masks else {}),
-            **({"registration": self._registration} if self._registration else {}),
+            **({"registration": self._elastic.registration} if self._elastic.registration else {}),
             **({} if errors is None else {"errors": errors.metadata(measured.per_map)}),
             **fit.metadata(),
             **fit.usability(measured, described.get("counts_scale"), self.diagnostics),
             "warnings": self.warnings,
             "diagnostics": as_metadata(self.diagnostics),
             "haadf_title": str(self.haadf.metadata.General.title),
+            **({"image_registrations": self._elastic.sentences} if len(self.images) > 1 else {}),
         }
 
 

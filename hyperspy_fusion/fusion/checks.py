@@ -28,6 +28,11 @@ def is_auto(value):
     return isinstance(value, str) and value == AUTO
 
 
+def is_open(value):
+    """Whether a setting, or its value for one of the images, is to be chosen by the method."""
+    return is_auto(value) or (isinstance(value, tuple) and any(map(is_auto, value)))
+
+
 def as_python(value):
     """NumPy scalars as the Python ones that metadata keep, sequences as tuples of them; dictionaries are copied."""
     if isinstance(value, Mapping):
@@ -99,18 +104,31 @@ def check_background(background):
     check_each("background", background, check_from, 0)
 
 
-def check_haadf_coefficients(coefficients):
+def is_per_image(coefficients):
+    """Whether ``haadf_coefficients`` have one entry for each elastic image, and are not numbers for each element."""
+    return isinstance(coefficients, tuple) and any(not isinstance(one, Real) for one in coefficients)
+
+
+def check_haadf_coefficients(coefficients, signed=False):
+    if is_per_image(coefficients):
+        for k, one in enumerate(coefficients):
+            check_haadf_coefficients(one, signed=k > 0)
+        return
     if not _is_filled(coefficients):
         check_choice("haadf_coefficients", coefficients, HAADF_COEFFICIENTS, also="numbers, one per element")
         return
-    check_each("haadf_coefficients", coefficients, check_from, 0)
+    check_each("haadf_coefficients", coefficients, check_from, -LARGEST if signed else 0)
     if not any(values_of(coefficients)):
         raise ValueError(f"haadf_coefficients is {coefficients!r}: one of them must be above 0.")
 
 
 def check_haadf_blur(blur: Any, coefficients: Any) -> None:
-    if blur == "fit":
-        if _is_filled(coefficients):
+    of_images = coefficients if is_per_image(coefficients) else (coefficients,)
+    if isinstance(blur, tuple):
+        for k, one in enumerate(blur):
+            check_haadf_blur(one, of_images[k] if k < len(of_images) else ())
+    elif blur == "fit":
+        if any(_is_filled(one) for one in of_images):
             raise ValueError(
                 "haadf_blur is 'fit', which needs a fit of the HAADF forward model, and haadf_coefficients are given: "
                 "pass pixels, or haadf_coefficients='z_power'."

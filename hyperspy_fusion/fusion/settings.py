@@ -29,6 +29,8 @@ from hyperspy_fusion.fusion.checks import (
     check_positive,
     check_seed,
     is_auto,
+    is_open,
+    is_per_image,
 )
 
 ELEMENT_WEIGHTINGS = ("equal", "z_mean", "z_gamma_mean", "z_sum", "z_gamma_sum")
@@ -36,6 +38,8 @@ TV_NORMS = ("isotropic", "anisotropic")
 TV_SOLVERS = ("fgp", "gp")
 REGULARIZATIONS = ("guided", "directional", "tgv", "tv", "none")
 DTYPES = (None, "float32", "float64")
+# of each elastic image
+PER_IMAGE = ("haadf_coefficients", "z_exponent", "lambda_haadf", "haadf_blur", "remove_ramp")
 NOISES = ("auto", "poisson", "shifted_poisson", "gaussian")
 
 
@@ -131,6 +135,10 @@ class CalibratedSettings:
     size, element and scale of the data. Where one value per element is allowed, a number holds for all, a sequence is
     in the order of the maps, with one for each, and a dictionary ``{element: value}`` needs no order.
 
+    With several elastic images, ``haadf_coefficients``, ``z_exponent``, ``lambda_haadf``, ``haadf_blur`` and
+    ``remove_ramp`` take a list with one entry for each image. A single value holds for all of them. Only a single
+    ``haadf_coefficients`` is that of the first: those of further images are then fitted, of either sign.
+
     Parameters
     ----------
     regularization
@@ -178,6 +186,8 @@ class CalibratedSettings:
         Standard deviation in pixels, 0 to 4, of the Gaussian by which the HAADF image is blurred more than the maps,
         for its term and for the edges of ``"directional"``. ``"fit"`` is the blur of the fitted forward model. At 0,
         each pixel of the image is one of the maps, whatever blur the forward model is fitted with.
+    remove_ramp
+        Whether the image is taken less a plane, which is fitted with the HAADF forward model, as for a phase image.
     keep_totals
         Whether each fused map keeps the total of the measured one, less its background.
     tol
@@ -213,10 +223,11 @@ class CalibratedSettings:
     background: float | Sequence | Mapping = 0.0
     variance: float | Sequence | Mapping | None = None
     haadf_coefficients: str | Sequence | Mapping = "z_power"
-    z_exponent: float = 1.7
+    z_exponent: float | Sequence = 1.7
     k_factors: Sequence | Mapping | None = None
-    lambda_haadf: float = 1.0
-    haadf_blur: float | str = 0.0
+    lambda_haadf: float | Sequence = 1.0
+    haadf_blur: float | str | Sequence = 0.0
+    remove_ramp: bool | Sequence = False
     keep_totals: bool = True
     tol: float | str = "settled"
     max_iter: int = 10000
@@ -238,10 +249,11 @@ class CalibratedSettings:
         check_background(self.background)
         check_each("variance", self.variance, check_positive, off="to estimate it")
         check_haadf_coefficients(self.haadf_coefficients)
-        check_interval("z_exponent", self.z_exponent, 0, 4)
+        check_each("z_exponent", self.z_exponent, check_interval, 0, 4)
         check_factors(self.k_factors)
-        check_from("lambda_haadf", self.lambda_haadf, 0)
+        check_each("lambda_haadf", self.lambda_haadf, check_from, 0)
         check_haadf_blur(self.haadf_blur, self.haadf_coefficients)
+        check_each("remove_ramp", self.remove_ramp, check_choice, (True, False))
         check_choice("keep_totals", self.keep_totals, (True, False))
         if self.tol != "settled":
             check_positive("tol", self.tol)
@@ -256,9 +268,50 @@ class CalibratedSettings:
         kind = self.regularization if self.regularization in ("tv", "none") else "tgv"
         return replace(self, regularization=kind, lambda_haadf=0.0)
 
+    def without_first_image(self, n_images):
+        """The settings of a fit that uses further elastic images alone: see :meth:`without_haadf`."""
+        further = [self.of_image(k).lambda_haadf for k in range(1, n_images)]
+        return replace(self.without_haadf(), lambda_haadf=(0.0, *further) if further else 0.0)
+
+    def of_image(self, k):
+        """The :class:`ImageSettings` of elastic image k, 0 for the first."""
+        given = {name: getattr(self, name) for name in PER_IMAGE}
+        coefficients = given.pop("haadf_coefficients")
+        if is_per_image(coefficients):
+            coefficients = coefficients[k]
+        elif k > 0:
+            coefficients = "fit"
+        given = {name: value[k] if isinstance(value, tuple) else value for name, value in given.items()}
+        return ImageSettings(coefficients, **given, k_factors=self.k_factors, is_signed=k > 0)
+
     def as_dict(self):
         """The settings as a plain dictionary; sequences are tuples of numbers."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """The settings of one elastic image, as in :class:`CalibratedSettings`; signed: with negative coefficients too."""
+
+    haadf_coefficients: Any
+    z_exponent: float
+    lambda_haadf: Any
+    haadf_blur: float | str
+    remove_ramp: bool
+    k_factors: Sequence | Mapping | None
+    is_signed: bool
+
+
+def check_number_of_images(settings, n_images):
+    """ValueError for a setting with another number of values than there are elastic images."""
+    for name in PER_IMAGE:
+        value = getattr(settings, name)
+        is_listed = is_per_image(value) if name == "haadf_coefficients" else isinstance(value, tuple)
+        if is_listed and len(value) != n_images:
+            raise ValueError(
+                f"{name} has {len(value)} values for {n_images} image{'s' * (n_images > 1)}: give one for each image, "
+                "or one for all."
+            )
 
 
 @dataclass(frozen=True)
@@ -276,7 +329,7 @@ class AutoSettings(CalibratedSettings):
     lambda_reg
         Weight of the penalty, > 0, or one per element, or ``"auto"`` for the best one for all.
     lambda_haadf
-        Weight of the HAADF term, >= 0, or ``"auto"`` for the better of 0 and 1.
+        Weight of the HAADF term, >= 0, or ``"auto"`` for the better of 0 and 1, of each elastic image.
     joint
         Whether edges of all elements are taken to lie at the same places, or ``"auto"``.
     components
@@ -304,10 +357,11 @@ class AutoSettings(CalibratedSettings):
     sample_frames: int | None = 3
 
     def __post_init__(self):
+        object.__setattr__(self, "lambda_haadf", as_python(self.lambda_haadf))
         # what is given is checked as it is without a choice
         checked = self.chosen()
         for name, given in self.as_dict().items():
-            if not is_auto(given) and hasattr(checked, name):
+            if not is_open(given) and hasattr(checked, name):
                 object.__setattr__(self, name, getattr(checked, name))
         for name in ("components", "seed", "sample_frames"):
             object.__setattr__(self, name, as_python(getattr(self, name)))
@@ -323,7 +377,14 @@ class AutoSettings(CalibratedSettings):
             "lambda_stack": lambda_stack,
         }  # fmt: skip
         given = {f.name: getattr(self, f.name) for f in fields(CalibratedSettings)}
-        return CalibratedSettings(**given | {name: v for name, v in choice.items() if is_auto(given[name])})
+        chosen = {name: choice[name] if is_auto(value) else value for name, value in given.items() if name in choice}
+        weights = chosen["lambda_haadf"]
+        if isinstance(weights, tuple):  # of each image
+            of_each = lambda_haadf if isinstance(lambda_haadf, tuple) else (lambda_haadf,) * len(weights)
+            chosen["lambda_haadf"] = tuple(
+                one if is_auto(value) else value for value, one in zip(weights, of_each, strict=True)
+            )
+        return CalibratedSettings(**given | chosen)
 
 
 #: The class of settings of each method.

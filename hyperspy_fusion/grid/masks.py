@@ -75,9 +75,8 @@ def find_valid(
     a map is valid.
     """
     keep = np.ones(haadf.shape, dtype=bool) if mask is None else ~mask
-    finite, at_ceiling = np.isfinite(haadf), saturated(haadf) if ceiling is None else haadf == ceiling
-    valid = Valid(np.isfinite(maps) & keep, finite & keep & ~at_ceiling)
-    empty = [e for e, own in zip(elements, valid.maps, strict=True) if not own.any()]
+    of_maps = np.isfinite(maps) & keep
+    empty = [e for e, own in zip(elements, of_maps, strict=True) if not own.any()]
     if empty:
         raise ValueError(
             f"No pixel of the map of {', '.join(empty)} is left to count, all being masked or NaN: leave it out or "
@@ -95,14 +94,26 @@ def find_valid(
             f"{listed}."
         )
         found.append(Diagnostic("missing-map-pixels", sentence, elements=tuple(missing)))
+    check_magnitudes(elements, maps, of_maps)
+    seen, about = find_valid_image(haadf, mask, ceiling)
+    return Valid(of_maps, seen), found + about
+
+
+def find_valid_image(
+    image: np.ndarray, mask: np.ndarray | None = None, ceiling: float | None = None, name: str = "HAADF"
+) -> tuple[np.ndarray, list[Diagnostic]]:
+    """Valid pixels (ny, nx) of an elastic image and diagnostics of the others, as of :func:`find_valid`."""
+    keep = np.ones(image.shape, dtype=bool) if mask is None else ~mask
+    finite, at_ceiling = np.isfinite(image), saturated(image) if ceiling is None else image == ceiling
+    valid, found = finite & keep & ~at_ceiling, []
     for code, kind, bad in (("missing", "NaN or infinite", ~finite), ("saturated", "saturated", at_ceiling)):
         # an image without contrast is not used at all, which is reported with the fit
-        if (number := np.count_nonzero(keep & bad)) and has_contrast(haadf, valid.haadf):
+        if (number := np.count_nonzero(keep & bad)) and has_contrast(image, valid):
             pixels = "1 pixel" if number == 1 else f"{number} pixels"
-            sentence = f"The HAADF image is {kind} in {pixels}, where it is left out and the maps are not."
+            sentence = f"The {name} image is {kind} in {pixels}, where it is left out and the maps are not."
             is_rare = code == "saturated" and number <= _FEW_SATURATED * keep.sum()
             found.append(Diagnostic(f"{code}-haadf-pixels", sentence, INFORMATION if is_rare else ""))
-    check_magnitudes([*elements, "HAADF"], [*maps, haadf], [*valid.maps, valid.haadf])
+    check_magnitudes([name], [image], [valid])
     return valid, found
 
 

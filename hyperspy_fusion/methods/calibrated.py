@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from hyperspy_fusion.fusion.haadf.hot_pixels import about_spikes_of_maps, spikes_of_maps
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.terms.haadf_model import z_weights
@@ -45,7 +47,9 @@ class Calibrated:
         from hyperspy_fusion.fusion.problems.calibrated import Observation
 
         observation = Observation.of(scan, settings, num_workers)
-        return observation, settings if observation.scan.has_contrast else settings.without_haadf()
+        if not observation.scan.has_contrast:
+            settings = settings.without_first_image(1 + len(scan.further))
+        return observation, settings
 
     def build(self, scan, settings, num_workers, tick):
         observation, settings = self.observe(scan, settings, num_workers)
@@ -77,14 +81,24 @@ class Calibrated:
             *diagnostics_of_calibrated_fit(elements, result, total_ratios, settings),
             *self._diagnose_noise(setup.scan, setup.selection),
             *checks.diagnostics(),
+            *self._diagnose_further_images(setup, result),
         ]
+
+    def _diagnose_further_images(self, setup, result):
+        from hyperspy_fusion.fusion.uncertainty.consistency_checks import ConsistencyChecks
+
+        checked = [
+            (image.name, ConsistencyChecks.of(setup.scan, result.maps, setup.problem, k))
+            for k, image in enumerate(setup.scan.further, 1)
+        ]
+        return [found.about_image(name) for name, checks in checked for found in checks.about_image()]
 
     def _diagnose_noise(self, scan, selection):
         shared = [e for e, *one in zip(scan.elements, scan.maps, scan.valid, strict=True) if shares_noise(*one)]
         return diagnostics_of_shared_noise(shared)
 
     def describe(self, problem, result, per_map):
-        problem = problem.of_largest_weight
+        image_weights, problem = problem.image_weights, problem.of_largest_weight
         return {
             "haadf_coefficients": per_map(problem.forward_model.weights),
             "haadf_coefficient_errors": per_map(problem.calibration.coefficient_errors),
@@ -103,4 +117,20 @@ class Calibrated:
             "background": per_map(problem.background),
             "map_scales": per_map(problem.scales),
             "gap": float(result.gap),
+            **(_of_images(problem, image_weights, per_map) if problem.n_images > 1 else {}),
         }
+
+
+def _of_images(problem, weights, per_map):
+    """Entries of several elastic images, the first one included: flat arrays, all maps of the first image first."""
+    images = [problem.image(k) for k in range(problem.n_images)]
+    models, calibrations = [c.forward_model for _, c, _ in images], [c for _, c, _ in images]
+    return {
+        "image_names": ["HAADF", *(image.name for image in problem.scan.further)],
+        "image_weights": weights,
+        "image_coefficients": np.concatenate([per_map(model.weights) for model in models]),
+        "image_coefficient_errors": np.concatenate([per_map(c.coefficient_errors) for c in calibrations]),
+        "image_offsets": np.array([model.offset for model in models]),
+        "image_sigmas": np.array([c.sigma for c in calibrations]),
+        "image_blurs": np.array([term.blur for *_, term in images]),
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ class Measured:
         (n, ny, nx) counts of the maps that are not of their elements, and variance of the noise; None if not used.
     out_of_window
         (B, ny, nx) out-of-window counts, None if not used.
+    further
+        Further elastic images, each an :class:`~.terms.scan_data.ElasticImage`.
     """
 
     elements: list
@@ -44,6 +47,7 @@ class Measured:
     background: np.ndarray | None = None
     variance: np.ndarray | None = None
     out_of_window: np.ndarray | None = None
+    further: tuple = ()
 
     def scan_data(self):
         """What the methods fuse: all of this without the maps that are not fitted."""
@@ -64,6 +68,7 @@ class Measured:
             variance,
             self.out_of_window,
             self.elements,
+            self.further,
         )
 
     def left_out(self):
@@ -219,7 +224,10 @@ class Fit:
         """Sequences as the flat arrays that metadata keep, and dictionaries as those of all maps."""
         if isinstance(value, dict):
             value = tuple(value.get(element, np.nan) for element in self.setup.scan.given)
-        return np.array(value, dtype=float) if isinstance(value, tuple) else value
+        if not isinstance(value, tuple):
+            return value
+        are_numbers = all(isinstance(one, Real) for one in value)
+        return np.array(value, dtype=float) if are_numbers else [str(one) for one in value]
 
 
 @dataclass(frozen=True)

@@ -154,11 +154,13 @@ def maps_like(maps, data, title):
     return new
 
 
-def attainable_gain(problem, settings, maps, haadf_valid):
+def attainable_gain(problem, maps):
     """(n, ny, nx) gain of the fitted maps; see :func:`~.fusion.uncertainty.fisher.attainable_gain`."""
     from hyperspy_fusion.fusion.uncertainty import fisher
 
     problem = problem.of_largest_weight
-    sigma = np.where(haadf_valid, problem.calibration.sigma, np.inf)
-    variance = problem.count_variance(maps)
-    return fisher.attainable_gain(variance, problem.forward_model.weights, sigma, problem.haadf_term.blur)
+    images = [problem.image(k) for k in range(problem.n_images)]
+    sigmas = [np.where(scan.haadf_valid, calibration.sigma, np.inf) for scan, calibration, _ in images]
+    weights = [calibration.forward_model.weights for _, calibration, _ in images]
+    blurs = [term.blur for *_, term in images]
+    return fisher.attainable_gain(problem.count_variance(maps), weights, sigmas, blurs)

@@ -90,7 +90,7 @@ def _let_this_thread_set_blas():
     """Since threadpoolctl 3.8 the first thread that limits BLAS is the only one that can, also of those of dask."""
     import threadpoolctl
 
-    controller = getattr(threadpoolctl, "OpenBLASController", None)
+    controller: Any = getattr(threadpoolctl, "OpenBLASController", None)
     if hasattr(controller, "clear_controlling_thread"):
         controller.clear_controlling_thread(force=True)
 

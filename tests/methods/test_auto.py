@@ -410,7 +410,7 @@ def test_an_image_without_the_maps_is_not_used(phantom, monkeypatch):
     def undetermined(*args, **options):
         raise UndeterminedModelError("Nothing in common.")
 
-    monkeypatch.setattr("hyperspy_fusion.fusion.problems.calibrated.fit_haadf_model", undetermined)
+    monkeypatch.setattr("hyperspy_fusion.fusion.haadf.forward_model.fit_haadf_model", undetermined)
     maps, haadf = phantom.signals()
     fused = fuse_with(maps, haadf, method="calibrated", regularization="tv", tol=1e-2)
     assert any("No HAADF forward model was fitted" in s for s in fused.metadata.Fusion.diagnostics.sentences)

@@ -32,7 +32,7 @@ class LinearFit:
     Attributes
     ----------
     weights, standard_errors
-        (n,) HAADF intensity per unit of each map, >= 0, and the standard deviation of its error.
+        (n,) HAADF intensity per unit of each map, >= 0 unless signed, and the standard deviation of its error.
     determined
         (n,) bool: False where the maps do not fix the weight (a map that is a combination of others and a
         constant, or one of noise), whatever its standard error: the shape of the weights decided.
@@ -61,6 +61,11 @@ class LinearFit:
     instruments: int = 0
 
     @property
+    def is_unrelated(self):
+        """Whether the data know nothing of any weight: its error is 100 %, but for rounding."""
+        return not np.any(self.determined) and not np.any(self.standard_errors < (1 - 1e-9) * np.abs(self.weights))
+
+    @property
     def forward_model(self):
         """The :class:`LinearHaadfModel`."""
         return LinearHaadfModel(self.weights, self.offset, self.blur)
@@ -77,6 +82,7 @@ def fit_haadf_model(
     blur=None,
     valid=None,
     haadf_valid=None,
+    signed=False,
 ):
     """Fit ``haadf = blurred(offset + sum_i w_i x_i)`` to noisy maps ``b = x + noise``, without attenuation.
 
@@ -121,6 +127,8 @@ def fit_haadf_model(
         (ny, nx) or (n, ny, nx) bool, pixels of the maps to use; not finite ones are left out.
     haadf_valid
         (ny, nx) bool, pixels of the image to use; leave out saturated ones.
+    signed
+        Whether weights may be negative, as those of a phase or a bright-field image. They are not shrunk then.
 
     Returns
     -------
@@ -147,9 +155,9 @@ def fit_haadf_model(
         raise ValueError(f"blur is {blur!r}: it must be 0 to {MAX_BLUR:g} pixels, or None to find it.")
     if prior_scale is not None and not prior_scale > 0:
         raise ValueError(f"prior_scale is {prior_scale!r}: it must be above 0, np.inf for none, or None to find it.")
-    if shape_weights is None or len(maps) == 1:
+    if shape_weights is None or len(maps) == 1 or signed:
         prior_scale = np.inf
-    scan = correlation_data(maps, haadf, noise_variance, shape_weights, valid, haadf_valid)
+    scan = correlation_data(maps, haadf, noise_variance, shape_weights, valid, haadf_valid, signed)
     blur = None if blur is None else blur / scan.binning
     try:
         return _shrunk(scan, blur, prior_scale) if weights == "fit" else _of_all(scan, blur)
@@ -160,15 +168,16 @@ def fit_haadf_model(
         ) from error
 
 
-def refit_haadf_model(fit, maps, haadf, noise_variance, *, shape_weights=None, blur=None, valid=None, haadf_valid=None):
+def refit_haadf_model(fit, maps, haadf, noise_variance, *, blur=None, **options):
     """The forward model of a bootstrap replicate: one round from the model that the data were drawn from.
 
     It takes a tenth of the work of :func:`fit_haadf_model`, whose parameters these are, and uses the same instrumental
     variables. The error of the result is that of :func:`fit_haadf_model`, correlated with the noise of the data.
+    ``options`` are its ``shape_weights``, ``valid``, ``haadf_valid`` and ``signed``.
     ``fit`` is the :class:`LinearFit` that these were drawn from; its ``prior_scale`` is kept, and so is the whole of it
     where the data have no information. ``blur`` is that of ``fit`` where it was known, and None estimates it.
     """
-    scan = correlation_data(maps, haadf, noise_variance, shape_weights, valid, haadf_valid)
+    scan = correlation_data(maps, haadf, noise_variance, **options)
     start, shape, at = fit.weights / scan.binning**2, scan.shape, fit.blur / scan.binning
     if fit.prior_scale == 0:
         scan, start = summed(scan), start[:1] / shape[:1]
@@ -207,8 +216,7 @@ def _shrunk(scan, blur, prior_scale):
     fit = _fit(first, np.inf if prior_scale is None else prior_scale)
     if prior_scale is not None:
         return fit
-    # undetermined weights have an error of 100 %, but for rounding
-    if not np.any(fit.determined) and not np.any(fit.standard_errors < (1 - 1e-9) * fit.weights):
+    if fit.is_unrelated:
         return replace(_of_all(scan, blur), determined=fit.determined)
     shrunk = _fit(first, None)
     off = np.abs(shrunk.weights - fit.weights) > _REFUSED * fit.standard_errors
@@ -299,7 +307,9 @@ def _best_blur(moments):
     """
     blurs = np.linspace(0, MAX_BLUR, 21)
     squares, matrices, target = blurs**2, moments.at(blurs), moments.target
-    found = solved_at_all(matrices[:, :-1], target[:-1], moments.matrix_variance, moments.scan.shape)
+    found = solved_at_all(
+        matrices[:, :-1], target[:-1], moments.matrix_variance, moments.scan.shape, moments.scan.signed
+    )
     slopes = target[-1] - np.sum(matrices[:, -1] * found, axis=1) - squares / BLUR_PRIOR**2
     rises = np.concatenate([[0], np.cumsum((slopes[1:] + slopes[:-1]) / 2 * np.diff(squares))])
     k = int(np.argmax(rises))
@@ -312,7 +322,7 @@ def _best_blur(moments):
 
 def _solved_at(moments, blur, matrix):
     """The estimate at a blur, and directions that the data determine and that they do not."""
-    return solved(matrix, moments.target, moments.matrix_variance, moments.scan.shape, blur)
+    return solved(matrix, moments.target, moments.matrix_variance, moments.scan.shape, blur, moments.scan.signed)
 
 
 def _estimated(moments, blur):

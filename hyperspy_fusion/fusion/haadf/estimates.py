@@ -24,8 +24,8 @@ class Estimate:
     prior_scale: float = np.inf
 
 
-def solved(matrix, target, variance, shape, blur):
-    """Non-negative weights: elements whose weight comes out negative are left out, the lowest first.
+def solved(matrix, target, variance, shape, blur, signed=False):
+    """Non-negative weights: elements whose weight comes out negative are left out, the lowest first; all if signed.
 
     Returns the estimate and, for all elements, the directions (n, k) of the weights that the data determine and
     those (n, n - k) that they do not.
@@ -35,9 +35,11 @@ def solved(matrix, target, variance, shape, blur):
     while True:
         rows = np.concatenate([[0], active + 1])
         part = matrix[np.ix_(rows, rows)]
-        found, directions, kept = _solved_free(part, target[rows], variance[np.ix_(active, active)], shape[active])
+        found, directions, kept = _solved_free(
+            part, target[rows], variance[np.ix_(active, active)], shape[active], signed
+        )
         first = (directions[:, kept], directions[:, ~kept]) if first is None else first
-        if not np.any(found < 0):
+        if signed or not np.any(found < 0):
             break
         active = np.delete(active, np.argmin(found / shape[active]))
     weights = np.zeros(n)
@@ -47,16 +49,16 @@ def solved(matrix, target, variance, shape, blur):
     return Estimate(float(offset), weights, blur, scale), first
 
 
-def solved_at_all(matrices, target, variance, shape):
+def solved_at_all(matrices, target, variance, shape, signed=False):
     """Offsets and weights (B, n + 1) of :func:`solved` for each of the matrices (B, n + 1, n + 1)."""
-    weights, _, _ = _solved_free(matrices, target, variance, shape)
-    for k in np.flatnonzero(np.any(weights < 0, axis=1)):
+    weights, _, _ = _solved_free(matrices, target, variance, shape, signed)
+    for k in np.flatnonzero(np.any(weights < 0, axis=1) & (not signed)):
         weights[k] = solved(matrices[k], target, variance, shape, 0.0)[0].weights
     offsets = (target[0] - np.sum(matrices[:, 0, 1:] * weights, axis=1)) / matrices[:, 0, 0]
     return np.column_stack([offsets, weights])
 
 
-def _solved_free(matrix, target, variance, shape):
+def _solved_free(matrix, target, variance, shape, signed):
     """Weights (..., n) of any sign, for matrices (..., n + 1, n + 1). What the data do not determine keeps the shape.
 
     In units of ``gain * shape`` the matrix is the information on relative weights. Directions in which it is below 1
@@ -69,8 +71,9 @@ def _solved_free(matrix, target, variance, shape):
     if not len(shape):
         return shape, np.zeros((0, 0)), np.zeros(0, bool)
     power = (inner @ shape) @ shape
-    # of either sign: what matters here is the size
-    gain = np.abs(np.divide(target @ shape, power, out=np.ones_like(power), where=power != 0))
+    gain = np.divide(target @ shape, power, out=np.ones_like(power), where=power != 0)
+    # of either sign: what matters here is the size, but for directions that follow the gain of a signed image
+    gain = gain if signed else np.abs(gain)
     scale = gain[..., None] * shape
     relative = scale[..., :, None] * inner * scale[..., None, :]
     values, vectors = np.linalg.eigh((relative + relative.swapaxes(-1, -2)) / 2)

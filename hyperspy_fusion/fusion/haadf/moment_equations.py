@@ -46,6 +46,7 @@ class CorrelationData:
     sigma: float
     shape: np.ndarray
     binning: int = 1
+    signed: bool = False
 
     @cached_property
     def torus(self):
@@ -96,7 +97,7 @@ class CorrelationData:
         return pairs
 
 
-def correlation_data(maps, haadf, variance, shape, valid, haadf_valid):
+def correlation_data(maps, haadf, variance, shape_weights=None, valid=None, haadf_valid=None, signed=False):
     maps, haadf = np.asarray(maps, dtype=np.float64), np.asarray(haadf, dtype=np.float64)
     if maps.ndim != 3 or haadf.shape != maps.shape[1:]:
         raise ValueError(
@@ -109,7 +110,7 @@ def correlation_data(maps, haadf, variance, shape, valid, haadf_valid):
     sigma = haadf_noise(haadf, haadf_valid)
     if not sigma > 0:
         raise ValueError("The HAADF image is constant: it has no information on the weights, pass them instead.")
-    shape = np.ones(len(maps)) if shape is None else np.asarray(shape, dtype=np.float64)
+    shape = np.ones(len(maps)) if shape_weights is None else np.asarray(shape_weights, dtype=np.float64)
     if shape.shape != (len(maps),) or not np.all(shape > 0):
         raise ValueError(f"shape_weights is {shape}: it needs {len(maps)} numbers above 0, one per map.")
     binning = -(-max(haadf.shape) // _MAX_SIZE)
@@ -119,7 +120,7 @@ def correlation_data(maps, haadf, variance, shape, valid, haadf_valid):
     means = maps.sum(axis=(1, 2)) / np.maximum(valid.sum(axis=(1, 2)), 1)
     maps = np.where(valid, maps - means[:, None, None], 0)
     variance = np.where(valid, variance, 0)
-    return CorrelationData(maps, means, variance, valid, haadf, haadf_valid, sigma / binning, shape, binning)
+    return CorrelationData(maps, means, variance, valid, haadf, haadf_valid, sigma / binning, shape, binning, signed)
 
 
 def _per_element(variance):

@@ -9,69 +9,22 @@ penalty has the weight 1, and the problem no longer depends on dose, size and sc
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import Diagnostic
-from hyperspy_fusion.fusion.haadf.calibration import fit_haadf_model, refit_haadf_model
-from hyperspy_fusion.fusion.haadf.estimates import UndeterminedModelError
+from hyperspy_fusion.fusion.haadf.forward_model import HaadfCalibration, calibrated, shape_weights, without_ramp
 from hyperspy_fusion.fusion.haadf.guide import Guide, completed_guide
 from hyperspy_fusion.fusion.haadf.hot_pixels import about_hot_pixels, hot_pixels
-from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, model_discrepancy
-from hyperspy_fusion.fusion.problems.resampling import resampled
-from hyperspy_fusion.fusion.settings import working_dtype
+from hyperspy_fusion.fusion.problems.resampling import resampled, term_of
+from hyperspy_fusion.fusion.settings import check_number_of_images, working_dtype
 from hyperspy_fusion.fusion.solvers.multilevel import multilevel_start
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.terms.data_fidelity import Counts, Gaussian, about_totals, noise_of
-from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, constant_in_words, haadf_noise, z_weights
-from hyperspy_fusion.fusion.terms.objective import LEAST_BLUR, HaadfTerm, Objective
+from hyperspy_fusion.fusion.terms.haadf_model import blurred
+from hyperspy_fusion.fusion.terms.objective import Objective
 from hyperspy_fusion.fusion.terms.penalties import SECOND_ORDER, CellPenalty, cell_adjoint
 from hyperspy_fusion.fusion.terms.scan_data import ScanData, column
-
-# standard errors by which a given blur may exceed the blur of the image
-_MORE = 3.0
-
-
-@dataclass(frozen=True)
-class HaadfCalibration:
-    """The HAADF forward model of the measured data, its errors, and the discrepancy of the image from it.
-
-    Attributes
-    ----------
-    forward_model
-        The :class:`LinearHaadfModel`, in units of the input.
-    coefficient_errors, offset_error
-        Standard errors, (n,) and one number; NaN where the coefficients were given.
-    noise
-        Standard deviation of the white noise of the image.
-    sigma
-        Standard deviation of the image about the forward model, model discrepancy included: the unit of the HAADF term.
-    prior_scale
-        Relative standard deviation of the coefficients about those by atomic numbers; NaN where there is no prior.
-    found_blur
-        Blur in pixels of the image against the maps, and its standard error; NaN where none was fitted.
-    blur
-        Blur in pixels of the HAADF term.
-    refit
-        Function of maps less background, image and variance of the maps: the forward model of other data drawn from
-        this one; None where there is none to be found.
-    diagnostics
-        About the fit of the forward model.
-    """
-
-    forward_model: LinearHaadfModel
-    coefficient_errors: np.ndarray
-    offset_error: float
-    noise: float
-    sigma: float = np.nan
-    prior_scale: float = np.nan
-    found_blur: tuple = (np.nan, np.nan)
-    blur: float = 0.0
-    refit: Callable | None = None
-    diagnostics: list = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -94,6 +47,8 @@ class CalibratedProblem(Objective):
         Weight of the HAADF term.
     diagnostics
         Findings about the data.
+    further, further_lambdas
+        The :class:`HaadfCalibration` and the weight of every further elastic image of the scan.
     """
 
     scan: ScanData
@@ -102,6 +57,8 @@ class CalibratedProblem(Objective):
     guide: Guide
     lambda_haadf: float
     diagnostics: list = field(default_factory=list)
+    further: tuple = ()
+    further_lambdas: tuple = ()
 
     @property
     def of_largest_weight(self):
@@ -111,12 +68,34 @@ class CalibratedProblem(Objective):
     @property
     def uses_haadf(self):
         """Whether the HAADF image contributes to the maps, by its term or as guide."""
-        return bool(self.lambda_haadf) or self.penalty.guide is not None
+        return bool(self.lambda_haadf or any(self.further_lambdas)) or self.penalty.guide is not None
 
     @property
     def fits_haadf_model(self):
         """Whether the HAADF term acts by a forward model that can be fitted again."""
         return self.calibration.refit is not None and self.haadf_term.weights.size > 0
+
+    @property
+    def n_images(self):
+        """The number of elastic images."""
+        return 1 + len(self.further)
+
+    @property
+    def image_weights(self):
+        """(K,) weights of the HAADF terms of all elastic images."""
+        return np.array([self.lambda_haadf, *self.further_lambdas])
+
+    def image(self, k):
+        """The scan with elastic image k alone, its :class:`HaadfCalibration`, and its term."""
+        if k == 0:
+            calibration = replace(self.calibration, forward_model=self.forward_model)
+            return self.scan.with_image(0), calibration, self.haadf_term
+        return self.scan.with_image(k), self.further[k - 1], self.further_terms[k - 1]
+
+    def modelled_image(self, maps, k):
+        """(ny, nx) elastic image k of maps (n, ny, nx) in units of the input, with the blur of its term."""
+        _, calibration, term = self.image(k)
+        return blurred(calibration.forward_model.image(maps), term.blur)
 
     @property
     def background(self):
@@ -194,20 +173,27 @@ class CalibratedProblem(Objective):
         -------
         dict of numpy.ndarray
             ``"haadf"``, ``"penalty"``, ``"totals"`` and ``"bound"``, (n, ny, nx) in units of the maps, of sum fused
-            minus measured (less background). ``"bound"`` includes what the solver has left undone.
+            minus measured (less background), and the names of further images. ``"bound"`` includes what the solver has
+            left undone.
         """
-        term, z = self.haadf_term, self.natural(maps)
+        z = self.natural(maps)
         step = np.where(self.valid, self.data.step_length(z) * column(self.scales), np.nan)
-        gradient = np.zeros((1, 1, 1))
-        if term.weights.size:
-            gradient = np.multiply.outer(term.weights.astype(np.float64), term.gradient(term.image(z)))
+        names = ["haadf", *(image.name for image in self.scan.further)]
+        terms = (self.haadf_term, *self.further_terms)
         parts = {
-            "haadf": -step * gradient,
+            **{name: -step * _gradient(term, z) for name, term in zip(names, terms, strict=True)},
             "penalty": -step * cell_adjoint(state.y.astype(np.float64)),
             "totals": -step * column(state.theta),
         }
         parts["bound"] = np.where(self.valid, -self.residual(maps), np.nan) - sum(parts.values())
         return parts
+
+
+def _gradient(term, z):
+    """(n, ny, nx) of a HAADF term at maps z."""
+    if not term.weights.size:
+        return np.zeros((1, 1, 1))
+    return np.multiply.outer(term.weights.astype(np.float64), term.gradient(term.image(z)))
 
 
 @dataclass(frozen=True)
@@ -228,6 +214,8 @@ class Observation:
         Of the fit.
     about_image
         Diagnostics about the HAADF image, of interest where it contributes.
+    further
+        The :class:`HaadfCalibration` of every further elastic image.
     """
 
     scan: ScanData
@@ -236,6 +224,7 @@ class Observation:
     guide: Guide
     dtype: np.dtype
     about_image: list = field(default_factory=list)
+    further: tuple = ()
 
     @classmethod
     def of(cls, scan, settings, num_workers=None):
@@ -250,46 +239,64 @@ class Observation:
         """
         dtype = working_dtype(settings.dtype)
         scan = scan.filled()
-        noise = noise_of(scan, settings)
-        hot = hot_pixels(scan, noise, shape_weights(scan, settings))
+        check_number_of_images(settings, 1 + len(scan.further))
+        noise, of_haadf = noise_of(scan, settings), settings.of_image(0)
+        hot = hot_pixels(scan, noise, shape_weights(scan, of_haadf))
         scan = replace(scan, haadf_valid=scan.haadf_valid & ~hot).filled()
-        calibration = _calibrated(scan, noise, settings)
+        for k in range(1 + len(scan.further)):
+            if settings.of_image(k).remove_ramp:
+                scan = scan.replaced(k, without_ramp(scan.with_image(k), noise, settings.of_image(k)).haadf)
+        calibration, *further = (
+            calibrated(scan.with_image(k), noise, settings.of_image(k)) for k in range(1 + len(scan.further))
+        )
+        further = [one.about(image.name) for one, image in zip(further, scan.further, strict=True)]
         maps = scan.net(noise.background), scan.valid, noise.noise_variance(scan)
         guide = completed_guide(scan.haadf, scan.haadf_valid, calibration.forward_model, *maps, dtype, num_workers)
-        return cls(scan, noise, calibration, guide, dtype, about_hot_pixels(hot))
+        return cls(scan, noise, calibration, guide, dtype, about_hot_pixels(hot), tuple(further))
+
+    @property
+    def effective_images(self):
+        """Whether the forward model of each elastic image has an effect on the maps."""
+        return [bool(one.forward_model.weights.any()) for one in (self.calibration, *self.further)]
 
     def part(self, held_out):
         """The observation without the held-out counts, or pixels of the maps; the forward model scaled to it."""
         scan = replace(self.scan, maps=np.where(held_out.valid, held_out.maps, 0), valid=held_out.valid)
-        model = self.calibration.forward_model
-        model = replace(model, weights=model.weights / held_out.fraction)
-        calibration = replace(self.calibration, forward_model=model, refit=None)
-        return replace(self, scan=scan, noise=self.noise.of_part(scan, held_out), calibration=calibration)
+        calibration, *further = (one.of_part(held_out.fraction) for one in (self.calibration, *self.further))
+        noise = self.noise.of_part(scan, held_out)
+        return replace(self, scan=scan, noise=noise, calibration=calibration, further=tuple(further))
 
     def problem(self, settings):
         """The :class:`CalibratedProblem` with the weights of ``settings``."""
         scan, noise, calibration, dtype = self.scan, self.noise, self.calibration, self.dtype
         scales = noise.unit / scan.per_map("lambda_reg", settings.lambda_reg)
         data = noise.terms(scan, scales, dtype, settings.keep_totals)
-        model, blur = calibration.forward_model, calibration.blur
-        factor = np.sqrt(settings.lambda_haadf) / calibration.sigma if settings.lambda_haadf != 0 else 0.0
-        penalty = _penalty(scan, self.guide, settings, dtype, blur)
-        uses_haadf = settings.lambda_haadf != 0 or penalty.guide is not None
+        calibrations = (calibration, *self.further)
+        lambdas = [float(settings.of_image(k).lambda_haadf) for k in range(len(calibrations))]
+        haadf_term, *further_terms = (
+            term_of(scan.with_image(k), one, weight, scales, dtype, one.blur)
+            for k, (one, weight) in enumerate(zip(calibrations, lambdas, strict=True))
+        )
+        penalty = _penalty(scan, self.guide, settings, dtype, calibration.blur)
+        uses_haadf = any(lambdas) or penalty.guide is not None
         return CalibratedProblem(
             scales=scales,
             initial_maps=np.ascontiguousarray(np.maximum(scan.net(noise.background), 0) / column(scales), dtype),
             data=data,
-            haadf_term=HaadfTerm.of(scan, model, factor, scales, dtype, blur),
+            haadf_term=haadf_term,
             penalty=penalty,
-            forward_model=model,
+            forward_model=calibration.forward_model,
             scan=scan,
             noise=noise,
             calibration=calibration,
             guide=self.guide,
-            lambda_haadf=float(settings.lambda_haadf),
+            lambda_haadf=lambdas[0],
+            further=self.further,
+            further_lambdas=tuple(lambdas[1:]),
+            further_terms=tuple(further_terms),
             diagnostics=[
                 *noise.diagnostics,
-                *calibration.diagnostics,
+                *(d for one in calibrations for d in one.diagnostics),
                 *about_totals(scan, data, settings.keep_totals),
                 *self.guide.about(settings.regularization, settings),
                 *(self.about_image if uses_haadf else []),
@@ -307,141 +314,3 @@ def _penalty(scan, guide, settings, dtype, blur):
         )
     second_order = settings.second_order or SECOND_ORDER.get(kind or "", 0.0)
     return CellPenalty(kind, len(scan.maps), settings.joint, second_order, guide.of(kind, settings, dtype, blur))
-
-
-# ---- calibration of the HAADF forward model ----------------------------------------------------------
-
-
-def _calibrated(scan, noise, settings):
-    """The forward model, fitted as far as it is not given, and the dispersion of the HAADF image about it."""
-    if not scan.has_contrast:
-        what = constant_in_words(scan.haadf, scan.haadf_valid)
-        sentence = f"The HAADF image is {what}: the maps are fused without it; pass one with contrast."
-        return _without_model(scan, Diagnostic("haadf-constant", sentence), sigma=np.inf)
-    variance = noise.noise_variance(scan)
-    if isinstance(settings.haadf_coefficients, str):
-        found = _fitted_or_none(scan, noise, variance, settings)
-    else:
-        found = _given(scan, noise, settings)
-    blur, about_blur = _blur_of_term(scan, noise, found, variance, settings.haadf_blur)
-    sigma = max(found.noise, model_discrepancy(scan, noise, found.forward_model, variance, blur))
-    # the shift of the Poisson term lowers the weight of the maps; that of the image is lowered alike
-    sigma *= np.sqrt(noise.excess(scan, found.forward_model.weights))
-    return replace(found, sigma=sigma, blur=blur, diagnostics=found.diagnostics + about_blur)
-
-
-def _blur_of_term(scan, noise, found, variance, asked):
-    """Blur in pixels of the HAADF term, as asked for or as far as it is sure, and diagnostics."""
-    shown, error = found.found_blur
-    seems = f"{shown:.2g} +- {error:.1g} pixels"
-    if asked != "fit":
-        if asked < LEAST_BLUR:
-            return 0.0, []
-        sentence = (
-            f"haadf_blur={asked:g} is larger than the blur of the HAADF image ({seems}), which draws dark and bright "
-            "rims along edges: compare with haadf_blur='fit' and 0."
-        )
-        is_more = asked - shown > _MORE * max(error, LEAST_BLUR / 2)
-        return float(asked), [Diagnostic("haadf-blur-too-large", sentence)] if is_more else []
-    if not shown >= LEAST_BLUR:
-        return 0.0, []
-    if is_explained_by_blur(scan, noise, found.forward_model, variance, shown, error):
-        return float(shown), []
-    sentence = f"The data do not determine the blur of the HAADF image ({seems}), and 0 is used: pass it in pixels."
-    return 0.0, [Diagnostic("haadf-blur-unsure", sentence)]
-
-
-def _fitted_or_none(scan, noise, variance, settings):
-    """The fitted forward model; one of coefficients 0 where image and maps are unrelated or no model is needed."""
-    try:
-        return _fitted(scan, noise, variance, settings)
-    except ValueError as error:
-        if settings.lambda_haadf not in (0, "auto") and not isinstance(error, UndeterminedModelError):
-            raise
-        sentence = (
-            "No HAADF forward model was fitted, and the HAADF term has no effect: image and maps have too little in "
-            "common, or too few valid pixels."
-        )
-        return _without_model(scan, Diagnostic("no-haadf-model", sentence))
-
-
-def _without_model(scan, diagnostic, sigma=np.nan):
-    """A forward model of coefficients 0, and why."""
-    level = float(np.mean(scan.haadf, where=scan.haadf_valid)) if scan.haadf_valid.any() else 0.0
-    return HaadfCalibration(
-        forward_model=LinearHaadfModel(np.zeros(len(scan.maps)), level),
-        coefficient_errors=np.full(len(scan.maps), np.nan),
-        offset_error=np.nan,
-        noise=haadf_noise(scan.haadf, scan.haadf_valid),
-        sigma=sigma,
-        diagnostics=[diagnostic],
-    )
-
-
-def _given(scan, noise, settings):
-    """The forward model of given coefficients, whose offset alone is fitted."""
-    coefficients = scan.per_map("haadf_coefficients", settings.haadf_coefficients)
-    refit = partial(_model_of_coefficients, coefficients, float(settings.haadf_blur), scan.valid_in_all)
-    return HaadfCalibration(
-        forward_model=refit(scan.maps - noise.background, scan.haadf),
-        coefficient_errors=np.full(len(coefficients), np.nan),
-        offset_error=np.nan,
-        noise=haadf_noise(scan.haadf, scan.haadf_valid),
-        refit=refit,
-    )
-
-
-def _model_of_coefficients(coefficients, blur, both, maps, haadf, variance=None):
-    """The forward model of given coefficients and blur; ``both`` are the valid pixels of maps and image."""
-    if not both.any():
-        raise ValueError("No pixel is valid in all maps and in the HAADF image: correct the mask.")
-    offset = float(np.mean(haadf - np.tensordot(coefficients, maps, 1), where=both))
-    return LinearHaadfModel(coefficients, offset, blur)
-
-
-def shape_weights(scan, settings):
-    """(n,) HAADF coefficients by atomic numbers, up to a factor."""
-    factors = None if settings.k_factors is None else scan.per_map("k_factors", settings.k_factors)
-    return z_weights(scan.atomic_numbers, settings.z_exponent, factors)
-
-
-def _fitted(scan, noise, variance, settings):
-    options = {
-        "shape_weights": shape_weights(scan, settings),
-        "valid": scan.valid,
-        "haadf_valid": scan.haadf_valid,
-    }
-    is_given = settings.haadf_blur != "fit" and settings.haadf_blur >= LEAST_BLUR
-    blur = settings.haadf_blur if is_given else None
-    # a map without contrast in the image has no finite error
-    with np.errstate(divide="ignore", invalid="ignore"):
-        net = scan.maps - noise.background
-        free = fit_haadf_model(net, scan.haadf, variance, weights=settings.haadf_coefficients, **options)
-        fit = free
-        if is_given:
-            fit = fit_haadf_model(net, scan.haadf, variance, weights=settings.haadf_coefficients, blur=blur, **options)
-    return HaadfCalibration(
-        forward_model=fit.forward_model,
-        coefficient_errors=fit.standard_errors,
-        offset_error=fit.offset_error,
-        noise=fit.sigma,
-        prior_scale=fit.prior_scale,
-        found_blur=(free.blur, free.blur_error),
-        refit=partial(refit_haadf_model, fit, blur=blur, **options) if np.any(fit.weights > 0) else None,
-        diagnostics=_about_coefficients(scan, fit),
-    )
-
-
-def _about_coefficients(scan, fit):
-    rises = fit.weights > 0
-    if not np.any(rises):
-        sentence = "The HAADF image does not rise with the maps: the HAADF term has no effect on them."
-        return [Diagnostic("haadf-unrelated", sentence)]
-    pairs = list(zip(scan.elements, rises, fit.determined, strict=True))
-    dark = tuple(element for element, is_bright, _ in pairs if not is_bright)
-    free = tuple(element for element, is_bright, is_determined in pairs if is_bright and not is_determined)
-    found = [
-        (dark, "haadf-coefficient-zero", "The HAADF image does not rise with {}: the HAADF term has no effect on it."),
-        (free, "haadf-coefficient-prior", "The HAADF coefficient of {} was set by atomic numbers, not by the data."),
-    ]
-    return [Diagnostic(code, text.format(", ".join(names)), elements=names) for names, code, text in found if names]

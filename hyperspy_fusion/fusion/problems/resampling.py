@@ -27,14 +27,33 @@ def resampled(problem, settings, maps, seed, earlier=()):
     the measured image, the measured image stays the guide.
     """
     rng = np.random.default_rng(seed)
-    data = _drawn_data(problem, maps, rng)
-    image = _drawn_image(problem, maps, rng)
-    drawn = replace(problem, data=data)
+    drawn = replace(problem, data=_drawn_data(problem, maps, rng))
+    images = [_drawn_image(problem, maps, k, rng) for k in range(problem.n_images)]
     if drawn.fits_haadf_model:
-        drawn = replace(drawn, forward_model=_refitted(drawn, image, earlier))
+        drawn = replace(drawn, forward_model=_refitted(drawn, images[0], earlier))
     if drawn.haadf_term.weights.size:
-        drawn = replace(drawn, haadf_term=_term_of(drawn, image, settings))
-    return guided_by(image, drawn, settings, earlier) if _explains(problem, image) else drawn
+        drawn = replace(drawn, haadf_term=_term_of(drawn, 0, images[0], settings))
+    drawn = _with_further_images(drawn, images[1:], settings, earlier)
+    return guided_by(images[0], drawn, settings, earlier) if _explains(problem, images[0]) else drawn
+
+
+def _with_further_images(problem, images, settings, earlier):
+    """The problem with the forward models and the terms of further elastic images that were drawn."""
+    for k, image in enumerate(images, 1):
+        _, calibration, term = problem.image(k)
+        if not term.weights.size:
+            continue
+        found = next((p.further[k - 1] for p in earlier if p.further_terms[k - 1].weights.size), None)
+        if found is None and calibration.refit is not None:
+            found = replace(calibration, forward_model=_model_of_draw(problem, calibration, image))
+        problem = replace(problem, further=_with(problem.further, k - 1, found or calibration))
+        term = _term_of(problem, k, image, settings)
+        problem = replace(problem, further_terms=_with(problem.further_terms, k - 1, term))
+    return problem
+
+
+def _with(values, k, value):
+    return (*values[:k], value, *values[k + 1 :])
 
 
 def guided_by(image, problem, settings, earlier=()):
@@ -68,11 +87,12 @@ def _drawn_data(problem, maps, rng):
     return replace(data, totals=np.where(np.isfinite(problem.data.totals), totals, np.nan))
 
 
-def _drawn_image(problem, maps, rng):
-    """(ny, nx) HAADF image of ``maps`` with the blur that was found and white noise."""
-    clean = problem.forward_model.image(maps.astype(np.float64))
-    noise = problem.calibration.noise * rng.standard_normal(clean.shape)
-    return blurred(clean, problem.forward_model.blur) + noise
+def _drawn_image(problem, maps, k, rng):
+    """(ny, nx) elastic image k of ``maps`` with the blur that was found and white noise."""
+    calibration = problem.image(k)[1]
+    clean = calibration.forward_model.image(maps.astype(np.float64))
+    noise = calibration.noise * rng.standard_normal(clean.shape)
+    return blurred(clean, calibration.forward_model.blur) + noise
 
 
 def _explains(problem, image):
@@ -90,16 +110,26 @@ def _refitted(problem, image, earlier):
     found = next((p.forward_model for p in earlier if p.fits_haadf_model), None)
     if found is not None:
         return found
+    return _model_of_draw(problem, problem.calibration, image)
+
+
+def _model_of_draw(problem, calibration, image):
     net = np.where(problem.valid, problem.measured(), 0)
     # as in the first fit, counts are their own variance
-    return problem.calibration.refit(net, image, np.nan_to_num(problem.count_variance(net)))
+    return calibration.refit(net, image, np.nan_to_num(problem.count_variance(net)))
 
 
-def _term_of(problem, image, settings):
-    """The HAADF term of a drawn image and its forward model."""
-    term, model = problem.haadf_term, problem.forward_model
+def _term_of(problem, k, image, settings):
+    """The HAADF term of a drawn elastic image k and its forward model."""
+    scan, calibration, term = problem.image(k)
+    model, weight = calibration.forward_model, (problem.lambda_haadf, *problem.further_lambdas)[k]
     # whether the term blurs is not decided again, and a refit that finds no blur, as in a lattice, is no evidence
-    is_found = term.blur and settings.haadf_blur == "fit" and model.blur >= LEAST_BLUR
+    is_found = term.blur and settings.of_image(k).haadf_blur == "fit" and model.blur >= LEAST_BLUR
     blur = float(model.blur) if is_found else term.blur
-    factor, scan = np.sqrt(problem.lambda_haadf) / problem.calibration.sigma, replace(problem.scan, haadf=image)
-    return HaadfTerm.of(scan, model, factor, problem.scales, problem.dtype, blur)
+    return term_of(replace(scan, haadf=image), calibration, weight, problem.scales, problem.dtype, blur)
+
+
+def term_of(scan, calibration, weight, scales, dtype, blur):
+    """The :class:`HaadfTerm` of a scan of one image, of a weight; none for a weight of 0."""
+    factor = np.sqrt(weight) / calibration.sigma if weight != 0 else 0.0
+    return HaadfTerm.of(scan, calibration.forward_model, factor, scales, dtype, blur)

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyperspy_fusion.fusion.checks import values_of
+from hyperspy_fusion.fusion.haadf.forward_model import HaadfCalibration, shape_weights
 from hyperspy_fusion.fusion.haadf.guide import completed_guide
 from hyperspy_fusion.fusion.haadf.hot_pixels import hot_pixels
-from hyperspy_fusion.fusion.problems.calibrated import HaadfCalibration, Observation, shape_weights
+from hyperspy_fusion.fusion.problems.calibrated import Observation
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import working_dtype
 from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
@@ -105,7 +106,7 @@ class FieldModel:
         """The :class:`~.calibrated.Observation` of a tile, and its hot pixels (ny, nx)."""
         dtype, scan = working_dtype(self.settings.dtype), scan.filled()
         noise = self._noise(scan)
-        hot = hot_pixels(scan, noise, shape_weights(scan, self.settings))
+        hot = hot_pixels(scan, noise, shape_weights(scan, self.settings.of_image(0)))
         scan = replace(scan, haadf_valid=scan.haadf_valid & ~hot).filled()
         maps = scan.net(noise.background), scan.valid, noise.noise_variance(scan)
         model = self.calibration.forward_model

@@ -30,7 +30,7 @@ class Choice(NamedTuple):
 
     regularization: str
     lambda_reg: Any  # float, or one per element
-    lambda_haadf: float
+    lambda_haadf: Any  # float, or one per elastic image
     joint: bool
     components: int = 0
 
@@ -64,6 +64,12 @@ class LowAccuracyFits:
         self.places = [(i, j) for j, i in places][:n_folds]
         self.folds = [parts[i].folds[j] for i, j in self.places]
         self.states, self.maps = {}, {}
+
+    @property
+    def related(self):
+        """Whether each elastic image has an effect on the maps, in any of the scans."""
+        found = [part.observation.effective_images for part in self.parts]
+        return np.any(found, axis=0).tolist()
 
     @property
     def n_components(self):

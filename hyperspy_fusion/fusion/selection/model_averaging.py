@@ -106,6 +106,12 @@ class AveragedProblem:
         return self.of_largest_weight.penalty
 
     @property
+    def image_weights(self):
+        """(K,) mean weights of the HAADF terms of all elastic images, in the mean of all maps; 0 for components."""
+        shares = self.weights.mean(axis=1) / self.weights.mean(axis=1).sum()
+        return sum(share * getattr(p, "image_weights", 0.0) for share, p in zip(shares, self.problems, strict=True))
+
+    @property
     def uses_haadf(self):
         """Whether the HAADF image contributes to any of the fits."""
         return any(problem.uses_haadf for problem in self.problems)

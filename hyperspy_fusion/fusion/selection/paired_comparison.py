@@ -46,15 +46,15 @@ class PairedComparison:
             self.tick(sum(len(of_candidate) for of_candidate in self.scores.values()))
         return scores[k]
 
-    def is_better(self, a, b, n_folds=None):
-        """Whether a predicts better than b, on at most so many folds."""
+    def is_better(self, a, b, n_folds=None, least=0.0):
+        """Whether a predicts better than b, on at most so many folds, by at least so many standard errors."""
         difference: Any = 0.0
         for k in range(len(self.folds[:n_folds])):
             # the known one first: the fit of the other starts from it
             difference = difference - self.score(b, k) + self.score(a, k)
             if abs(in_standard_errors(difference)) > SIGNIFICANT:
                 break
-        return bool(difference.sum() > 0)
+        return bool(difference.sum() > 0) and in_standard_errors(difference) > least
 
     def climb(self, start, step, factors, n_folds=None):
         """The best candidate uphill of ``start``; ``step`` takes a candidate by a factor, or to None at the end."""

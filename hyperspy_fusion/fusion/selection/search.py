@@ -8,8 +8,9 @@ all of them. The candidates are fits of low accuracy to all folds but one. In ps
         climb in lambda_reg by factors of 2, on half as many held-out pixels (paired_comparison);
         take the geometric mean of the weights tried, by how likely each predicts best, after this and other climbs;
     best = the best of these, after a climb by factors of the root of 2;
-    for each change in (lambda_haadf = 1, joint = False):
+    for each change in (lambda_haadf = 1, of each elastic image in turn, joint = False):
         if best with the change is better: best = that, after a climb by factors of the root of 2;
+    of several elastic images, climb in lambda_haadf by factors of 4, of all images that are used and of each;
     for each other penalty:
         replace its fit by that with lambda_haadf and joint of best, if it is better;
     candidates = the fit of each penalty, best with the other lambda_haadf, fits to components (spectral_components);
@@ -24,14 +25,14 @@ from __future__ import annotations
 
 import functools
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from scipy.stats import norm
 
 from hyperspy_fusion.diagnostics import Diagnostic
-from hyperspy_fusion.fusion.checks import values_of
+from hyperspy_fusion.fusion.checks import is_open, values_of
 from hyperspy_fusion.fusion.selection.cross_validation import (
     FEWEST_COUNTS,
     HELD_OUT_PIXELS,
@@ -42,6 +43,7 @@ from hyperspy_fusion.fusion.selection.cross_validation import (
 from hyperspy_fusion.fusion.selection.low_accuracy_fits import OPEN, Choice, LowAccuracyFits, Part
 from hyperspy_fusion.fusion.selection.model_averaging import EnsembleFit, weighted_mean
 from hyperspy_fusion.fusion.selection.paired_comparison import SIGNIFICANT, PairedComparison, in_standard_errors
+from hyperspy_fusion.fusion.selection.selection import Selection, in_words
 from hyperspy_fusion.fusion.selection.spectral_components import ComponentsByFold
 from hyperspy_fusion.fusion.selection.stacking import pseudo_bma_weights, stacking_weights, without_small
 
@@ -50,6 +52,8 @@ _logger = logging.getLogger(__name__)
 # penalties to compare, with the weight at which each is tried first; the former wins a tie
 FIRST_WEIGHTS = {"guided": 1.0, "directional": 2**0.5, "tgv": 2.0}
 LARGEST_WEIGHT, SMALLEST_WEIGHT = 100.0, 1e-4
+# between two weights of the HAADF terms of several images, and the largest
+IMAGE_FACTOR, LARGEST_IMAGE_WEIGHT = 4.0, 256.0
 # between two weights, first and in the end
 COARSE, FINE = 2.0, np.sqrt(2)
 # a penalty so many standard errors behind another, in one fold, has its weight from that fold
@@ -58,59 +62,6 @@ FAR_BEHIND = 5.0
 COARSE_PIXELS = HELD_OUT_PIXELS // 2
 # so many times less smoothing than usual is chosen for data that were smoothed before
 SMOOTH_DATA = 20
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The candidates that were compared, and the choice.
-
-    Attributes
-    ----------
-    seed
-        Of the folds.
-    sentence
-        The choice in words.
-    tried
-        Settings of the candidates that were left open: {name: list of values}.
-    scores, errors, n_folds
-        Of the candidates: mean score per pixel of held-out data (see ``cross_validation``), the standard error of its
-        difference from that of the candidate of the largest weight, and the number of folds.
-    weights
-        (candidates, n) in the average, for each map; 0 for most.
-    diagnostics
-        Reasons to doubt the choice.
-    chosen
-        {:class:`Choice`: weights (n,)}; empty where the default settings are used.
-    elements
-        Of the maps.
-    """
-
-    seed: int
-    sentence: str
-    tried: dict = field(default_factory=dict)
-    scores: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    errors: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    n_folds: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
-    weights: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
-    diagnostics: list = field(default_factory=list)
-    chosen: dict = field(default_factory=dict)
-    elements: tuple = ()
-
-    def as_dict(self):
-        """Flat arrays, lists of strings and Python scalars for metadata."""
-        return {
-            **{name: _flat(values) for name, values in self.tried.items()},
-            "score": self.scores,
-            "score_error": self.errors,
-            "n_folds": self.n_folds,
-            "weights": self.weights.ravel(),
-            "seed": int(self.seed),
-            "sentence": self.sentence,
-        }
-
-
-def _flat(values):
-    return [str(v) for v in values] if any(isinstance(v, str) for v in values) else np.array(values)
 
 
 def select(observation, settings, num_workers=None, tick=lambda n_fits, expected: None, out_of_window=None):
@@ -211,7 +162,7 @@ def _expected_fits(settings, n_folds, has_components):
     """About so many fits a search takes, for a progress bar."""
     penalties = len(FIRST_WEIGHTS) if settings.regularization == "auto" else 1
     candidates = penalties * (3 if settings.lambda_reg == "auto" else 1) + (penalties - 1)
-    candidates += 2 * sum(getattr(settings, name) == "auto" for name in ("lambda_reg", "lambda_haadf", "joint"))
+    candidates += 2 * sum(is_open(getattr(settings, name)) for name in ("lambda_reg", "lambda_haadf", "joint"))
     return round((candidates + 6 * has_components) * (1 + 0.55 * (n_folds - 1)))
 
 
@@ -231,7 +182,7 @@ def _best_so_far(comparison, settings):
     best = max(of_maps, key=of_maps.__getitem__)
     weights = np.ones(len(comparison.folds[0].maps))
     sentence = (
-        f"The search was interrupted: {_in_words(best, weights)} is the best of {len(of_maps)} fits. Fuse again for a "
+        f"The search was interrupted: {in_words(best, weights)} is the best of {len(of_maps)} fits. Fuse again for a "
         "complete search."
     )
     found = Diagnostic("selection-interrupted", sentence)
@@ -279,18 +230,21 @@ class _Search:
             by_penalty[penalty] = self._climb(first, COARSE, few)
         best = functools.reduce(lambda a, b: b if is_better(b, a) else a, by_penalty.values())
         best = self._climb(best, FINE)
-        for name, value in (("lambda_haadf", 1.0), ("joint", False)):
-            if getattr(self.settings, name) == "auto" and is_better(other := best._replace(**{name: value}), best):
+        for change, least in self._changes():
+            if is_better(other := change(best), best, least=least):
                 best = self._climb(other, FINE)
+        best = self._climb_images(best)
         for penalty, choice in by_penalty.items():
             alike = best._replace(regularization=penalty, lambda_reg=choice.lambda_reg)
             alike = best if penalty == best.regularization else alike
             n_folds = self._n_folds(choice, by_penalty.values())
             by_penalty[penalty] = alike if alike == choice or is_better(alike, choice, n_folds) else choice
         candidates = list(by_penalty.values())
-        if self.settings.lambda_haadf == "auto":
-            # what one element loses by it another may gain
-            candidates.append(best._replace(lambda_haadf=1 - best.lambda_haadf))
+        # what one element loses by an image another may gain; but a further image that was not better stays out
+        for k in self._open_images():
+            weight = weight_of(best, k)
+            if k == 0 or weight:
+                candidates.append(with_weight(best, k, 0.0 if weight else 1.0))
         weights = self._average([*dict.fromkeys(candidates), *self._of_components(best)])
         of_maps = {c: w for c, w in weights.items() if not c.components}
         # a fit to the maps comes first, with zero weight if need be
@@ -303,8 +257,42 @@ class _Search:
     def _first(self, penalty):
         settings = self.settings
         weight = FIRST_WEIGHTS.get(penalty, 1.0) if settings.lambda_reg == "auto" else values_of(settings.lambda_reg)
-        lambda_haadf = 0.0 if settings.lambda_haadf == "auto" else settings.lambda_haadf
-        return Choice(penalty, weight, lambda_haadf, True if settings.joint == "auto" else settings.joint)
+        joint = True if settings.joint == "auto" else settings.joint
+        return Choice(penalty, weight, settings.chosen(lambda_haadf=self._no_images()).lambda_haadf, joint)
+
+    def _no_images(self):
+        """The weight 0, one for each elastic image where there are several."""
+        number = len(self.comparison.fit.related)
+        return 0.0 if number == 1 else (0.0,) * number
+
+    def _open_images(self):
+        """Numbers of the elastic images whose weight is to be chosen; the first one, and further ones of any effect."""
+        related, given = self.comparison.fit.related, self.settings.lambda_haadf
+        given = given if isinstance(given, tuple) else (given,) * len(related)
+        return [k for k, value in enumerate(given) if value == "auto" and (k == 0 or related[k])]
+
+    def _climb_images(self, best):
+        """The best weights of the HAADF terms of several images, all at once and then each, by factors of 4.
+
+        One image is trusted or not. Of several, the model discrepancies are of the same noise of the maps, and too
+        large for all.
+        """
+        on = [k for k in self._open_images() if weight_of(best, k) > 0]
+        if len(on) < 2:
+            return best
+        climb = self.comparison.climb
+        for images in [on, *([k] for k in on)]:
+            best = climb(best, functools.partial(scaled_images, images), (IMAGE_FACTOR, 1 / IMAGE_FACTOR))
+        return self._climb(best, FINE)
+
+    def _changes(self):
+        """Functions of a choice, and by how many standard errors each must be better, as far as they are open.
+
+        The HAADF term of each image, of further ones only where it is significantly better, and each map by itself.
+        """
+        images = self._open_images()
+        changes = [(functools.partial(with_weight, k=k, weight=1.0), SIGNIFICANT if k else 0.0) for k in images]
+        return [*changes, (lambda c: c._replace(joint=False), 0.0)] if self.settings.joint == "auto" else changes
 
     def _n_folds(self, choice, others):
         """The number of folds for the weight of a penalty: one if it is far behind another, else None for all."""
@@ -369,6 +357,27 @@ class _Search:
         return {choices[j]: weights[j] for j in order if weights[j].any()}
 
 
+def weight_of(choice, k):
+    """The weight of the HAADF term of elastic image k."""
+    return choice.lambda_haadf[k] if isinstance(choice.lambda_haadf, tuple) else choice.lambda_haadf
+
+
+def with_weight(choice, k, weight):
+    """The choice with another weight of the HAADF term of elastic image k."""
+    given = choice.lambda_haadf
+    return choice._replace(lambda_haadf=(*given[:k], weight, *given[k + 1 :]) if isinstance(given, tuple) else weight)
+
+
+def scaled_images(images, choice, factor):
+    """The choice with the weights of the HAADF terms of some images times a factor; None beyond the limits."""
+    for k in images:
+        weight = weight_of(choice, k) * factor
+        if not 1 / LARGEST_IMAGE_WEIGHT <= weight <= LARGEST_IMAGE_WEIGHT:
+            return None
+        choice = with_weight(choice, k, weight)
+    return choice
+
+
 def scaled_weight(choice, factor):
     """The choice with ``lambda_reg`` times a factor, on powers of the root of 2; None beyond the limits."""
     weight = 2.0 ** (np.round(2 * np.log2(choice.lambda_reg * factor)) / 2)
@@ -381,13 +390,13 @@ def scaled_weight(choice, factor):
 def _record(comparison, weights, settings, has_spectra):
     """The :class:`Selection` of a finished comparison and {choice: weights (n,)}."""
     candidates, best = list(comparison.scores), next(iter(weights))
-    names = [name for name in OPEN if getattr(settings, name) == "auto"]
+    names = [name for name in OPEN if is_open(getattr(settings, name))]
     tried = {name: [getattr(c, name) for c in candidates] for name in names}
     if has_spectra:
         tried["components"] = [c.components for c in candidates]
     scores, errors = np.transpose([comparison.mean_score(c, best) for c in candidates])
     of_counts = isinstance(comparison.folds[0], HeldOutCounts)
-    averaged = [_in_words(choice, weight) for choice, weight in weights.items() if weight.any()]
+    averaged = [in_words(choice, weight) for choice, weight in weights.items() if weight.any()]
     return Selection(
         settings.seed,
         f"Of {len(candidates)} fits compared by held-out {'counts' if of_counts else 'pixels'}, "
@@ -410,13 +419,3 @@ def _about_smooth_data(best):
         "noise, as after smoothing or interpolation. Start from counts, or give lambda_reg."
     )
     return [Diagnostic("noise-shared-by-neighbours", sentence)]
-
-
-def _in_words(choice, weights):
-    weight = ", ".join(f"{value:.3g}" for value in np.atleast_1d(choice.lambda_reg))
-    low, high = (f"{100 * w:.0f}" for w in (weights.min(), weights.max()))
-    percent = f"{low} %" if low == high else f"{low} to {high} %"
-    penalty = f"{choice.regularization!r} with lambda_reg={weight}"
-    if choice.components:
-        return f"{penalty} of {choice.components} components of the spectra ({percent})"
-    return f"{penalty}, lambda_haadf={choice.lambda_haadf:g} and joint={choice.joint} ({percent})"

@@ -131,7 +131,7 @@ def _component_settings(settings, weights):
     """Settings for Gaussian maps of known variance, without a HAADF term."""
     ones = (1.0,) * len(weights)
     known = {"noise": "gaussian", "variance": None, "background": 0.0, "haadf_coefficients": ones, "k_factors": None}
-    known["haadf_blur"] = 0.0
+    known |= {"haadf_blur": 0.0, "remove_ramp": False, "z_exponent": settings.of_image(0).z_exponent}
     return replace(settings, lambda_reg=tuple(weights), lambda_haadf=0.0, joint=True, **known)
 
 

@@ -710,21 +710,100 @@ def _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights, targe
 
 
 @_inner
+def _solve_residuals(rows, n, row, beta, slope, delta, is_poisson, weights, target, counted, residual, tau):
+    """The residuals ``r_k = sum_i w_ki z_i(r) - target_k`` of three images, whose weights may have either sign.
+
+    Each map is at its prox with the gradient ``sum_k w_ki r_k``. The residuals minimise a convex function, the dual of
+    the prox, with the gradient ``g_k = r_k + target_k - sum_i w_ki z_i`` and the Hessian ``I - sum_i w_ki w_li z_i'``:
+    Newton's steps, each cut to the minimum along it where it goes too far.
+    """
+    zero, half, one, two = rows.dtype.type(0), rows.dtype.type(0.5), rows.dtype.type(1), rows.dtype.type(2)
+    tiny, tenth, accuracy = (
+        rows.dtype.type(1e-30),
+        rows.dtype.type(0.1),
+        rows.dtype.type(1e-6 if rows.itemsize < 8 else 1e-10),
+    )
+    rs, rd, rc = row % slope.shape[1], row % delta.shape[1], row % counted.shape[1]
+    for j in range(target.shape[2]):
+        c0, c1, c2 = counted[0, rc, j], counted[1, rc, j], counted[2, rc, j]
+        t0, t1, t2 = c0 * target[0, row, j], c1 * target[1, row, j], c2 * target[2, row, j]
+        r0, r1, r2 = c0 * residual[0, row, j], c1 * residual[1, row, j], c2 * residual[2, row, j]
+        d0, d1, d2, before, low, high, share = zero, zero, zero, zero, zero, two, one
+        for _ in range(60):
+            g0, g1, g2 = r0 + t0, r1 + t1, r2 + t2
+            h00, h10, h20, h11, h21, h22 = one, zero, zero, one, zero, one
+            for i in range(n):
+                w0, w1, w2 = c0 * weights[0, i], c1 * weights[1, i], c2 * weights[2, i]
+                force = w0 * r0 + w1 * r1 + w2 * r2
+                if is_poisson:
+                    b = half * (rows[i, j] + delta[i, rd, j] - tau * (slope[i, rs, j] + force))
+                    root = np.sqrt(b * b + tau * beta[i, row, j])
+                    x, fall = b + root - delta[i, rd, j], half * tau * (b + root) / max(root, tiny)
+                else:
+                    fall = tau / (one + tau * slope[i, rs, j])
+                    x = (rows[i, j] / tau + beta[i, row, j] - force) * fall
+                if x > zero:
+                    g0, g1, g2 = g0 - w0 * x, g1 - w1 * x, g2 - w2 * x
+                    h00, h10, h20 = h00 + w0 * w0 * fall, h10 + w1 * w0 * fall, h20 + w2 * w0 * fall
+                    h11, h21, h22 = h11 + w1 * w1 * fall, h21 + w2 * w1 * fall, h22 + w2 * w2 * fall
+            # once a step went beyond the minimum along it, to that minimum, by Newton's steps or bisection
+            along = g0 * d0 + g1 * d1 + g2 * d2
+            if along > tenth * before or (high < two and along < -half * before):
+                low, high = (low, share) if along > zero else (share, high)
+                curvature = h00 * d0 * d0 + h11 * d1 * d1 + h22 * d2 * d2
+                curvature += two * (h10 * d0 * d1 + h20 * d0 * d2 + h21 * d1 * d2)
+                at = share - along / curvature
+                at = at if low < at < high else half * (low + high)
+                r0, r1, r2 = r0 + (at - share) * d0, r1 + (at - share) * d1, r2 + (at - share) * d2
+                share = at
+                continue
+            # H d = -g by elimination
+            l10, l20 = h10 / h00, h20 / h00
+            h11, h21, h22 = h11 - l10 * h10, h21 - l10 * h20, h22 - l20 * h20
+            g1, g2 = g1 - l10 * g0, g2 - l20 * g0
+            l21 = h21 / h11
+            d2 = -(g2 - l21 * g1) / (h22 - l21 * h21)
+            d1 = -g1 / h11 - l21 * d2
+            d0 = -g0 / h00 - l10 * d1 - l20 * d2
+            before = g0 * g0 / h00 + g1 * g1 / h11 + (g2 - l21 * g1) * (g2 - l21 * g1) / (h22 - l21 * h21)
+            low, high, share = zero, two, one
+            r0, r1, r2 = r0 + d0, r1 + d1, r2 + d2
+            size = max(abs(r0) + abs(t0), abs(r1) + abs(t1), abs(r2) + abs(t2))
+            if max(abs(d0), abs(d1), abs(d2)) <= accuracy * size:
+                break
+        residual[0, row, j], residual[1, row, j], residual[2, row, j] = r0, r1, r2
+
+
+@_inner
+def _force_on_map(residual, row, weights, i, out):
+    """``sum_k w_ki r_k`` of three images."""
+    for j in range(out.size):
+        out[j] = weights[0, i] * residual[0, row, j] + weights[1, i] * residual[1, row, j]
+        out[j] += weights[2, i] * residual[2, row, j]
+
+
+@_inner
 def _descend_maps_row(
     z, z_bar, y, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, row, tau, relax, rows, sums
 ):
     """One row of all maps, from z towards the prox of the data terms at ``z - tau (D^T y + theta)``."""
-    n = z.shape[0]
+    n, n_images = z.shape[0], weights.shape[0]
     rs, rd = row % slope.shape[1], row % delta.shape[1]
     for i in range(n):
         _adjoint_row(y, i, row, rows[i])
         _moved(z[i, row], slope[i, rs], theta[i], tau, rows[i])
-    r = residual[row]
-    if weights.size > 0:
-        valid = counted[row % counted.shape[0]]
-        _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights, target[row], valid, r, tau)
+    r = residual[0, row]
+    if n_images == 1:
+        valid = counted[0, row % counted.shape[1]]
+        _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights[0], target[0, row], valid, r, tau)
+    elif n_images == 3:
+        _solve_residuals(rows, n, row, beta, slope, delta, is_poisson, weights, target, counted, residual, tau)
+        r = rows[n]
     for i in range(n):
-        w = weights[i] if weights.size > 0 else z.dtype.type(0)
+        w = weights[0, i] if n_images > 0 else z.dtype.type(0)
+        if n_images == 3:
+            _force_on_map(residual, row, weights, i, r)
+            w = z.dtype.type(1)
         if is_poisson:
             sums[i, row] = _descend_poisson(
                 rows[i], r, w, tau, slope[i, rs], beta[i, row], delta[i, rd], relax, z[i, row], z_bar[i, row]
@@ -751,8 +830,9 @@ def primal_dual_sweep(
       ``z - tau (D^T y + theta)``, exact in every pixel.
 
     The data terms of map i are ``slope x - beta log(x + delta)`` or, not Poisson, ``slope x^2 / 2 - beta x``, 0 in
-    masked pixels, whose slope and beta are 0; all maps of a pixel share ``1/2 (sum_i weights_i x_i - target)^2``
-    where ``counted`` is 1; x_i >= 0.
+    masked pixels, whose slope and beta are 0; all maps of a pixel share ``1/2 (sum_i weights_ki x_i - target_k)^2``
+    of image k where ``counted`` is 1; x_i >= 0. There are no, one or three images, which a weight of 0 makes of two;
+    the weights of a single one are not negative.
 
     Row r of the duals takes rows r and r + 1 of z_bar and v_bar; row r of slopes and maps takes rows r - 1 and r of the
     duals. Workers have bands of rows. The duals of the last row of each band, which two bands take, come first.
@@ -760,8 +840,8 @@ def primal_dual_sweep(
     z, z_bar, beta : (n, ny, nx); y : (4, n, ny - 1, nx - 1); v, v_bar : (m, ny - 1, nx - 1);
     q : (4, m, ny - 2, nx - 2); v, q of size 1 for modes without slopes; sigma, tau_v : (1 or ny - 1, nx - 1) step of
     each cell; sigma_v : (1, nx - 2); slope, delta : (n, 1 or ny, nx); theta : (n,) multipliers of the totals;
-    weights : (n,) or (0,) for no HAADF term; target : (ny, nx); counted : (1 or ny, nx);
-    residual : (ny, nx) of the HAADF term, updated. cell_work : (n_workers, 4 group + 1, nx - 1);
+    weights : (K, n) for K images; target : (K, ny, nx); counted : (K, 1 or ny, nx);
+    residual : (1 or K, ny, nx) of the HAADF terms, updated. cell_work : (n_workers, 4 group + 1, nx - 1);
     slope_work : (n_workers, 4 slope_group + 1, nx - 2); slack_work : (n_workers, nx - 1);
     map_work : (n_workers, n + 2, nx). sums : (n, ny) receives the sum of x over the valid pixels of each row;
     slack_sums : (m, ny - 1) that of ``|D^T q - L^T y|``, 0 at the solution.
@@ -805,40 +885,43 @@ def data_terms(
 ):
     """Values of the data terms at ``factors_i z_i``, and the smallest value of the Lagrangian over all maps.
 
-    Arguments as of :func:`primal_dual_sweep`. gradient : (ny, nx) of a blurred HAADF term with respect to the
-    image; it replaces rho, and the values of the term in sums are then not valid; (0, 0) for a term without blur.
+    Arguments as of :func:`primal_dual_sweep`. gradient : (K, ny, nx) of blurred HAADF terms with respect to their
+    images; it replaces rho, and the values of the terms in sums are then not valid; (0, 0, 0) for terms without blur.
+    work : (n_workers, K + 1 or more, nx).
     sums : (ny, 4) float64 receives four values of each row. The first two are the data terms of the maps (as half
-    deviances, 0 at a perfect fit) and the HAADF term. The third is the minimum over ``0 <= z <= upper`` of the data
-    terms plus ``z (D^T y + theta + w rho)``, with ``rho`` the HAADF residual. From it the fourth is to be subtracted,
-    ``rho^2 / 2 + rho target``.
+    deviances, 0 at a perfect fit) and the HAADF terms. The third is the minimum over ``0 <= z <= upper`` of the data
+    terms plus ``z (D^T y + theta + sum_k w_k rho_k)``, with ``rho`` the HAADF residuals. From it the fourth is to be
+    subtracted, the sum of ``rho^2 / 2 + rho target``.
     """
     n, ny, nx = z.shape
     zero, half = z.dtype.type(0), z.dtype.type(0.5)
-    n_workers = work.shape[0]
+    n_workers, n_images = work.shape[0], weights.shape[0]
     for worker in prange(n_workers):
-        adjoint, rho = work[worker, 0], work[worker, 1]
+        adjoint = work[worker, n_images]
         for row in range(worker, ny, n_workers):
             rs, rd = row % slope.shape[1], row % delta.shape[1]
-            rho[:] = zero
             squares, linear, data, bound = 0.0, 0.0, 0.0, 0.0
-            if weights.size > 0:
-                valid = counted[row % counted.shape[0]]
+            for k in range(n_images):
+                rho, valid = work[worker, k], counted[k, row % counted.shape[1]]
+                rho[:] = zero
                 for i in range(n):
                     for j in range(nx):
-                        rho[j] += weights[i] * factors[i] * z[i, row, j]
+                        rho[j] += weights[k, i] * factors[i] * z[i, row, j]
                 for j in range(nx):
-                    rho[j] = valid[j] * (rho[j] - target[row, j])
+                    rho[j] = valid[j] * (rho[j] - target[k, row, j])
                     squares += half * rho[j] * rho[j]
-                    linear += rho[j] * target[row, j]
+                    linear += rho[j] * target[k, row, j]
                 if gradient.size > 0:
-                    rho[:] = gradient[row]
+                    rho[:] = gradient[k, row]
             for i in range(n):
                 _adjoint_row(y, i, row, adjoint)
-                w = weights[i] if weights.size > 0 else zero
+                for k in range(n_images):
+                    for j in range(nx):
+                        adjoint[j] += weights[k, i] * work[worker, k, j]
                 for j in range(nx):
                     s, b, d = slope[i, rs, j], beta[i, row, j], delta[i, rd, j]
                     x = factors[i] * z[i, row, j]
-                    u = adjoint[j] + w * rho[j] + (theta[i] if s > zero else zero)
+                    u = adjoint[j] + (theta[i] if s > zero else zero)
                     if s <= zero:
                         bound += min(u * upper[i], zero)
                     elif is_poisson:

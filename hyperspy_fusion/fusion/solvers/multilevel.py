@@ -69,7 +69,7 @@ def _fitted(problem, stopping, start, num_workers):
 def coarsened(problem):
     """The :class:`Objective` of squares of 2 x 2 pixels; at odd edges of what is left of them."""
     dtype, (_, ny, nx) = problem.dtype, problem.shape
-    data, term = problem.data, problem.haadf_term
+    data = problem.data
     number = _sums(np.ones((1, ny, nx)))
     slope = _sums(np.broadcast_to(data.slope, problem.shape)) / 2
     weighted = _sums(np.broadcast_to(data.slope * data.delta, problem.shape)) / 2
@@ -84,21 +84,25 @@ def coarsened(problem):
         offset=2 * data.offset,
         variance_share=data.variance_share / 2,
     )
-    counted = _sums(np.broadcast_to(term.counted, (ny, nx)))
-    target = np.divide(_sums(term.counted * term.target), counted, out=np.zeros_like(counted), where=counted > 0)
-    coarse_term = HaadfTerm(
-        weights=term.weights * dtype.type(np.sqrt(2)),
-        target=(np.sqrt(2) * target).astype(dtype),
-        counted=(counted > 0).astype(dtype),
-        blur=term.blur / 2,
-    )
     return Objective(
         scales=problem.scales,
         initial_maps=(_sums(problem.initial_maps) / number).astype(dtype),
         data=coarse_data,
-        haadf_term=coarse_term,
+        haadf_term=_coarse_term(problem.haadf_term, dtype),
+        further_terms=tuple(_coarse_term(term, dtype) for term in problem.further_terms),
         penalty=_coarse_penalty(problem.penalty),
         forward_model=problem.forward_model,
+    )
+
+
+def _coarse_term(term, dtype):
+    counted = _sums(np.broadcast_to(term.counted, term.target.shape))
+    target = np.divide(_sums(term.counted * term.target), counted, out=np.zeros_like(counted), where=counted > 0)
+    return HaadfTerm(
+        weights=term.weights * dtype.type(np.sqrt(2)),
+        target=(np.sqrt(2) * target).astype(dtype),
+        counted=(counted > 0).astype(dtype),
+        blur=term.blur / 2,
     )
 
 

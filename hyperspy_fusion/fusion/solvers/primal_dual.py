@@ -39,7 +39,7 @@ from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason,
 from hyperspy_fusion.fusion.solvers import kernels
 from hyperspy_fusion.fusion.solvers.loop import asked_to_stop, prepared
 from hyperspy_fusion.fusion.solvers.primal_dual_state import GAP_OF_SETTLED, PrimalDualState, Stopping
-from hyperspy_fusion.fusion.terms.haadf_model import blurred
+from hyperspy_fusion.fusion.terms.objective import HaadfTerms
 from hyperspy_fusion.fusion.terms.penalties import cell_adjoint
 
 _MODES = {
@@ -117,12 +117,11 @@ class Iteration:
 
     def __init__(self, problem, state, n_workers):
         n, ny, nx = problem.shape
-        penalty, dtype, term = problem.penalty, problem.dtype, problem.haadf_term
+        penalty, dtype = problem.penalty, problem.dtype
         self.problem, self.state, self.penalty = problem, state, penalty
         self.real = dtype.type
-        self.is_blurred = bool(term.blur) and term.weights.size > 0
-        self.relaxation = _RELAXATION_MAJORISED if self.is_blurred else RELAXATION
-        self.counted = np.ones((1, nx), dtype) if self.is_blurred else term.counted
+        self.images = HaadfTerms.of(problem)
+        self.relaxation = _RELAXATION_MAJORISED if self.images.is_blurred else RELAXATION
         self.mode, self.guide = _MODES[penalty.kind], _guide(penalty, dtype)
         self.kept = np.isfinite(problem.data.totals)
         self.is_masked = not problem.data.slope.all()
@@ -132,7 +131,10 @@ class Iteration:
         # two rows more than the kernels of the loop take, for the evaluation
         self.cell_work = np.empty((workers, max(4 * penalty.group + 1, 7), nx - 1), dtype)
         self.slope_work = np.empty((workers, max(4 * max(penalty.field_group, 1) + 1, 7), max(nx - 2, 1)), dtype)
-        self.slack_work, self.map_work = np.empty((workers, nx - 1), dtype), np.empty((workers, n + 2, nx), dtype)
+        self.slack_work, self.map_work = (
+            np.empty((workers, nx - 1), dtype),
+            np.empty((workers, max(n + 2, 4), nx), dtype),
+        )
         self.map_sums, self.term_sums = np.empty((n, ny)), np.empty((ny, 4))
         self.cell_sums, self.slope_sums = np.empty(ny - 1), np.empty(max(ny - 2, 1))
         self.slack_sums = np.zeros((max(penalty.n_fields, 1), ny - 1))
@@ -254,8 +256,9 @@ class Iteration:
         kernels.primal_dual_sweep(
             state.z, state.z_bar, state.y, state.v, state.v_bar, state.q, self.guide, self.mode, penalty.group,
             max(penalty.field_group, 1), self.real(penalty.second_order), self.sigma, self.sigma_v, self.tau,
-            self.tau_v, self.real(rho_duals), self.real(rho_maps), *self._terms(), *self._haadf(), state.residual,
-            self.cell_work, self.slope_work, self.slack_work, self.map_work, self.map_sums, self.slack_sums,
+            self.tau_v, self.real(rho_duals), self.real(rho_maps), *self._terms(), *self._haadf(),
+            state.residual, self.cell_work, self.slope_work, self.slack_work, self.map_work, self.map_sums,
+            self.slack_sums,
         )  # fmt: skip
         totals = self.map_sums.sum(axis=1)
         state.totals_bar = 2 * totals - state.totals
@@ -273,12 +276,8 @@ class Iteration:
         return data.beta, data.slope, data.delta, data.is_poisson, self._theta()
 
     def _haadf(self):
-        """Weights, target and valid pixels of the HAADF term, or of its majorant about the present maps."""
-        term = self.problem.haadf_term
-        if not self.is_blurred:
-            return term.weights, term.target, term.counted
-        image = term.image(self.state.z)
-        return term.weights, image - term.gradient(image), self.counted
+        """Weights, targets and valid pixels of the HAADF terms, or of their majorants about the present maps."""
+        return self.images.majorised(self.state.z)
 
     def _theta(self):
         return self.state.theta.astype(self.real)
@@ -308,7 +307,7 @@ class Iteration:
 
     def terms_and_bound(self):
         """Terms of the objective, the lower bound of their total, and the size to which the gap is relative."""
-        state, term, factors = self.state, self.problem.haadf_term, self.state.factors().astype(self.real)
+        state, factors = self.state, self.state.factors().astype(self.real)
         # the maps for which the bound holds: at most twice the largest value found or measured
         upper = np.maximum(self.problem.data.upper, 2 * (state.z.max(axis=(1, 2)) * factors)).astype(self.real)
         data, haadf, bound, linear = self.sums_of_terms(factors, upper)
@@ -317,25 +316,23 @@ class Iteration:
         # theta as rounded for the kernel: its rounding would count as often as there are pixels
         lower = bound - linear - float(self._theta().astype(np.float64) @ totals) - self._slack(factors)
         # contrast that the forward model cannot explain, however large, must not make the relative gap small
-        size = data + penalty + min(haadf, term.target.size / 2)
+        size = data + penalty + min(haadf, self.images.n_pixels / 2)
         return Terms(haadf, data, penalty, haadf + data + penalty), lower, size
 
     def sums_of_terms(self, factors, upper):
-        """Of the maps, of the HAADF image, of the least Lagrangian of both, and of what is to be subtracted from it."""
-        state, term = self.state, self.problem.haadf_term
-        residual = gradient = np.zeros((0, 0), self.real)
-        if self.is_blurred:
-            residual = term.residual(term.image(state.z * factors[:, None, None])).astype(np.float64)
+        """Of the maps, of the images, of the least Lagrangian of both, and of what is to be subtracted from it."""
+        state, images = self.state, self.images
+        gradients = np.zeros((0, 0, 0), self.real)
+        if images.is_blurred:
+            residuals, squares, products = images.residuals(state.z * factors[:, None, None])
             # rounded once: what is added for a gradient is subtracted for the same gradient
-            gradient = blurred(residual, term.blur).astype(self.real)
+            gradients = images.gradients(residuals)
         kernels.data_terms(
-            state.z, state.y, *self._terms(), upper, term.weights, term.target, term.counted, factors, gradient,
-            self.map_work, self.term_sums,
+            state.z, state.y, *self._terms(), upper, *images.arrays, factors, gradients, self.map_work, self.term_sums,
         )  # fmt: skip
         data, haadf, bound, linear = (float(s) for s in self.term_sums.sum(axis=0))
-        if self.is_blurred:
-            haadf = float(np.sum(residual**2) / 2)
-            linear = float(np.sum(residual**2) / 2 + np.sum(residual * term.target))
+        if images.is_blurred:
+            haadf, linear = squares / 2, squares / 2 + products
         return data, haadf, bound, linear
 
     def _penalty(self, factors):

@@ -64,7 +64,7 @@ class PrimalDualState:
     totals, totals_bar
         (n,) totals of the maps over valid pixels, and extrapolated.
     residual
-        (ny, nx) of the HAADF term.
+        (1 or 3, ny, nx) of the HAADF terms.
     ratios
         Of primal to dual steps, for maps and slopes.
     n_iter
@@ -112,7 +112,7 @@ class PrimalDualState:
             v=v,
             q=np.zeros((4, m, ny - 2, nx - 2) if m else (4, 1, 1, 1), dtype) if q is None else q,
             theta=np.zeros(n) if theta is None else theta,
-            residual=np.zeros((ny, nx), dtype),
+            residual=np.zeros((max(len(problem.haadf_terms), 1), ny, nx), dtype),
             z_bar=z.copy(),
             v_bar=v.copy(),
             totals=totals,

@@ -30,7 +30,6 @@ from hyperspy_fusion.fusion.solvers import kernels
 from hyperspy_fusion.fusion.solvers.loop import prepared
 from hyperspy_fusion.fusion.solvers.primal_dual import ADAPT_UNTIL, Iteration, history_of
 from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState, Stopping
-from hyperspy_fusion.fusion.terms.haadf_model import blurred
 
 # ratio of primal to dual steps along the series, over that of their sizes
 _RATIO = 3.0
@@ -179,23 +178,21 @@ class _FrameIteration(Iteration):
 
     def sums_of_terms(self, factors, upper):
         """As of the iteration of one scan, with ``self.gradient``: map by map, each with a gradient of its own."""
-        state, term = self.state, self.problem.haadf_term
+        state, images = self.state, self.images
         haadf = linear = 0.0
-        image = np.zeros(term.target.shape, self.real)
-        if term.weights.size:
-            residual = term.residual(term.image(state.z * factors[:, None, None])).astype(self.real)
-            image = blurred(residual, term.blur)
-            residual = residual.astype(np.float64)
-            haadf = float(np.sum(residual**2) / 2)
-            linear = haadf + float(np.sum(residual * term.target))
+        if images.terms:
+            residuals, squares, products = images.residuals(state.z * factors[:, None, None])
+            of_images, haadf, linear = images.gradients(residuals), squares / 2, squares / 2 + products
         beta, slope, delta, is_poisson, theta = self._terms()
-        data, bound, one = 0.0, 0.0, np.ones(1, self.real)
+        # one image for each map, of which the gradient alone matters
+        data, bound, one = 0.0, 0.0, np.ones((1, 1), self.real)
+        target, counted = (np.zeros((1, *shape), self.real) for shape in (state.z.shape[1:], (1, state.z.shape[2])))
         for i in range(len(state.z)):
             k = slice(i, i + 1)
-            gradient = self.gradient[i] + (term.weights[i] * image if term.weights.size else 0)
+            gradient = self.gradient[i] + (np.tensordot(images.weights[:, i], of_images, 1) if images.terms else 0)
             kernels.data_terms(
                 state.z[k], np.ascontiguousarray(state.y[:, k]), beta[k], slope[k], delta[k], is_poisson, theta[k],
-                upper[k], one, term.target, term.counted, factors[k], gradient.astype(self.real), self.map_work,
+                upper[k], one, target, counted, factors[k], gradient[None].astype(self.real), self.map_work,
                 self.term_sums,
             )  # fmt: skip
             data += float(self.term_sums[:, 0].sum())

@@ -1,8 +1,8 @@
-"""The objective of the primal-dual solver: three terms of maps in natural units, whatever data they are from."""
+"""The objective of the primal-dual solver: its terms of maps in natural units, whatever data they are from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from hyperspy_fusion.fusion.terms.penalties import CellPenalty
 
 # standard deviation in pixels below which a Gaussian leaves a sampled image nearly as it is
 LEAST_BLUR = 0.25
+# elastic images whose terms have an exact prox in every pixel
+MOST_IMAGES = 3
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,9 @@ class HaadfTerm:
     blur: float = 0.0
 
     @classmethod
-    def none(cls, shape, dtype, blur=0.0):
-        """No term, for an image of ``shape``."""
-        return cls(np.zeros(0, dtype), np.zeros(shape, dtype), np.zeros((1, shape[1]), dtype), blur)
+    def none(cls, shape, dtype, blur=0.0, n=0):
+        """No term, for an image of ``shape``; with n weights of 0, one without effect."""
+        return cls(np.zeros(n, dtype), np.zeros(shape, dtype), np.zeros((1, shape[1]), dtype), blur)
 
     @classmethod
     def of(cls, scan, model, factor, scales, dtype, blur):
@@ -88,6 +90,8 @@ class Objective:
         The three terms.
     forward_model
         The HAADF forward model in units of the input.
+    further_terms
+        Those of further elastic images, each a :class:`HaadfTerm`.
     """
 
     scales: np.ndarray
@@ -96,6 +100,20 @@ class Objective:
     haadf_term: HaadfTerm
     penalty: CellPenalty
     forward_model: LinearHaadfModel
+    further_terms: tuple = field(default=(), kw_only=True)
+
+    @property
+    def haadf_terms(self):
+        """The HAADF terms as the solver takes them: none, one without negative weights, or three.
+
+        Terms without effect make up for those that are missing.
+        """
+        terms = (self.haadf_term,) if self.haadf_term.weights.size else ()
+        terms += tuple(term for term in self.further_terms if term.weights.any())
+        if len(terms) < 2 and not any(np.any(term.weights < 0) for term in terms):
+            return terms
+        nothing = HaadfTerm.none(self.shape[1:], self.dtype, n=self.shape[0])
+        return terms + (nothing,) * (MOST_IMAGES - len(terms))
 
     @property
     def shape(self):
@@ -114,5 +132,83 @@ class Objective:
     def objective(self, z, fields=None):
         """Terms of the objective, each as it enters the total, at maps z (and fields of the penalty), with NumPy."""
         z = np.asarray(z, dtype=np.float64)
-        haadf, chem, tv = self.haadf_term.value(z), self.data.value(z), self.penalty.value(z, fields)
+        haadf = sum((term.value(z) for term in self.haadf_terms), 0.0)
+        chem, tv = self.data.value(z), self.penalty.value(z, fields)
         return Terms(haadf, chem, tv, haadf + chem + tv)
+
+
+@dataclass(frozen=True)
+class HaadfTerms:
+    """The HAADF terms of an :class:`Objective` as arrays for the kernels, with one image in each.
+
+    Attributes
+    ----------
+    terms
+        Each a :class:`HaadfTerm`.
+    weights, targets, counted
+        (K, n), (K, ny, nx) and (K, 1 or ny, nx) of all terms.
+    """
+
+    terms: tuple
+    weights: np.ndarray
+    targets: np.ndarray
+    counted: np.ndarray
+
+    @classmethod
+    def of(cls, objective):
+        """Those of an objective."""
+        terms, (n, ny, nx), dtype = objective.haadf_terms, objective.shape, objective.dtype
+        counted = [term.counted for term in terms]
+        if len({one.shape for one in counted}) > 1:
+            counted = [np.broadcast_to(one, (ny, nx)) for one in counted]
+        weights, targets = ([getattr(term, name) for term in terms] for name in ("weights", "target"))
+        return cls(
+            terms,
+            _stacked(weights, (n,), dtype),
+            _stacked(targets, (ny, nx), dtype),
+            _stacked(counted, (1, nx), dtype),
+        )
+
+    @property
+    def arrays(self):
+        """Weights, targets and valid pixels."""
+        return self.weights, self.targets, self.counted
+
+    @property
+    def is_blurred(self):
+        """Whether any image is blurred against the maps."""
+        return any(term.blur for term in self.terms)
+
+    @property
+    def n_pixels(self):
+        """Of all images."""
+        return sum(term.target.size for term in self.terms if term.weights.any())
+
+    def majorised(self, z):
+        """The arrays, with the majorants of blurred terms about maps z in their places."""
+        if not self.is_blurred:
+            return self.arrays
+        targets, counted = list(self.targets), list(self.counted)
+        for k, term in enumerate(self.terms):
+            if term.blur:
+                image = term.image(z)
+                targets[k], counted[k] = image - term.gradient(image), np.ones_like(counted[k])
+        return self.weights, _stacked(targets, (), z.dtype), _stacked(counted, (), z.dtype)
+
+    def residuals(self, z):
+        """Residuals (ny, nx) of all terms at maps z, as float64, and their sum of squares and products with targets."""
+        found = [term.residual(term.image(z)).astype(np.float64) for term in self.terms]
+        products = sum(float(np.sum(one * term.target)) for one, term in zip(found, self.terms, strict=True))
+        return found, sum(float(np.sum(one**2)) for one in found), products
+
+    def gradients(self, residuals):
+        """(K, ny, nx) gradients with respect to the images."""
+        found = [blurred(one, term.blur) for one, term in zip(residuals, self.terms, strict=True)]
+        return _stacked(found, (), self.targets.dtype)
+
+
+def _stacked(arrays, shape, dtype):
+    """Arrays behind each other, (0, ...) for none."""
+    if len(arrays) == 1:
+        return arrays[0].astype(dtype, copy=False)[None]
+    return np.array(arrays, dtype) if arrays else np.zeros((0, *shape), dtype)

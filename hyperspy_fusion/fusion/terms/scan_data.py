@@ -11,6 +11,23 @@ _ROUNDING = 1e-10
 
 
 @dataclass(frozen=True)
+class ElasticImage:
+    """An elastic image beside the HAADF image.
+
+    Attributes
+    ----------
+    name
+        For messages and for the metadata.
+    image, valid
+        (ny, nx), as ``haadf`` and ``haadf_valid`` of :class:`ScanData`.
+    """
+
+    name: str
+    image: np.ndarray
+    valid: np.ndarray
+
+
+@dataclass(frozen=True)
 class ScanData:
     """Maps and HAADF image as measured, and their valid pixels; maps that are constant are not in it.
 
@@ -30,6 +47,8 @@ class ScanData:
         (B, ny, nx) out-of-window counts of the spectra that the maps were made from; None where there are none.
     given
         Names of all maps that were given, those that are not in it included; empty for the same as ``elements``.
+    further
+        Further elastic images, each an :class:`ElasticImage`.
     """
 
     elements: list
@@ -42,6 +61,7 @@ class ScanData:
     variance: np.ndarray | None = None
     out_of_window: np.ndarray | None = None
     given: list = field(default_factory=list)
+    further: tuple = ()
 
     @classmethod
     def of(cls, maps, haadf, atomic_numbers, *, elements=None, valid=None, haadf_valid=None, **noise_metadata):
@@ -60,7 +80,25 @@ class ScanData:
         """The same scan with maps and HAADF image as float64, 0 in pixels that are not valid."""
         maps = np.where(self.valid, self.maps, 0).astype(np.float64, order="C")
         haadf = np.where(self.haadf_valid, self.haadf, 0).astype(np.float64, order="C")
-        return replace(self, maps=maps, haadf=haadf)
+        further = [
+            replace(one, image=np.where(one.valid, one.image, 0).astype(np.float64, order="C")) for one in self.further
+        ]
+        return replace(self, maps=maps, haadf=haadf, further=tuple(further))
+
+    def with_image(self, k):
+        """The same scan with elastic image k alone, the first of which is the HAADF image."""
+        if k == 0:
+            return self if not self.further else replace(self, further=())
+        one = self.further[k - 1]
+        return replace(self, haadf=one.image, haadf_valid=one.valid, further=())
+
+    def replaced(self, k, image):
+        """The same scan with another elastic image k (ny, nx)."""
+        if k == 0:
+            return replace(self, haadf=image)
+        further = list(self.further)
+        further[k - 1] = replace(further[k - 1], image=image)
+        return replace(self, further=tuple(further))
 
     @property
     def has_contrast(self):

@@ -69,9 +69,10 @@ class ConsistencyChecks:
     counts_scale: np.ndarray
 
     @classmethod
-    def of(cls, scan, fused, problem):
-        """From a :class:`~.terms.scan_data.ScanData`, the fused maps, and the problem of the fit."""
+    def of(cls, scan, fused, problem, k=0):
+        """From a :class:`~.terms.scan_data.ScanData`, the fused maps, the problem of the fit; and elastic image k."""
         problem = problem.of_largest_weight
+        seen, calibration, _ = problem.image(k)
         background = problem.background[:, None, None] if scan.background is None else scan.background
         counts_scale = problem.noise.counts_scale[:, None, None]
         mean = np.maximum(fused + background, 0) * counts_scale
@@ -86,10 +87,10 @@ class ConsistencyChecks:
             valid=scan.valid,
             variance=variance,
             fused=fused,
-            haadf=scan.haadf,
-            haadf_valid=problem.scan.haadf_valid,
-            haadf_noise=float(problem.calibration.noise),
-            forward_model=problem.forward_model,
+            haadf=seen.haadf,
+            haadf_valid=seen.haadf_valid,
+            haadf_noise=float(calibration.noise),
+            forward_model=calibration.forward_model,
             counts_scale=problem.noise.counts_scale,
         )
 
@@ -99,7 +100,7 @@ class ConsistencyChecks:
 
     def diagnostics(self) -> list[Diagnostic]:
         """Findings: ``"map-contradicts-counts"``, ``"map-without-structure"`` and ``"haadf-unexplained"``."""
-        return [*self._about_counts(), *self._about_structure(), *self._about_haadf()]
+        return [*self._about_counts(), *self._about_structure(), *self.about_image()]
 
     # ---- counts against fused maps -----------------------------------------------------------------
 
@@ -172,11 +173,11 @@ class ConsistencyChecks:
 
     # ---- the HAADF image against the forward model ---------------------------------------------------
 
-    def _about_haadf(self):
+    def about_image(self):
         """Contrast that no mapped element explains: the root mean square of the residual over that of the image."""
         # blur of the image moves intensity between small squares
         side = next((s for s in SIDES[1:] if s >= 4 * self.forward_model.blur), SIDES[-1])
-        if not np.any(self.forward_model.weights > 0) or 2 * side > min(self.haadf.shape):
+        if not np.any(self.forward_model.weights) or 2 * side > min(self.haadf.shape):
             return []
         used = self.haadf_valid & self.valid.all(axis=0)
         residual = self.haadf - self.forward_model.image(self.maps)

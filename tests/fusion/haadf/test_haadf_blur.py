@@ -15,7 +15,6 @@ from hyperspy_fusion.data import atomic_columns, core_shell, gradient_alloy, int
 from hyperspy_fusion.fusion.haadf import guide as guides
 from hyperspy_fusion.fusion.haadf.guide import Guide
 from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, left_by_blur, model_discrepancy
-from hyperspy_fusion.fusion.problems.calibrated import LEAST_BLUR
 from hyperspy_fusion.fusion.problems.resampling import resampled
 from hyperspy_fusion.fusion.selection.spectral_components import _component_settings
 from hyperspy_fusion.fusion.settings import CalibratedSettings
@@ -24,7 +23,7 @@ from hyperspy_fusion.fusion.solvers.primal_dual import Iteration, primal_dual
 from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState
 from hyperspy_fusion.fusion.terms.data_fidelity import noise_of
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, blurred
-from hyperspy_fusion.fusion.terms.objective import HaadfTerm
+from hyperspy_fusion.fusion.terms.objective import LEAST_BLUR, HaadfTerm
 from hyperspy_fusion.fusion.terms.scan_data import ScanData
 from hyperspy_fusion.fusion.uncertainty.fisher import attainable_gain
 
@@ -337,9 +336,9 @@ def test_the_gain_is_that_of_a_blurred_image():
     gaussian = np.stack([gaussian_filter(e, blur, mode="wrap").ravel() for e in np.eye(n * n).reshape(-1, n, n)])
     information = np.eye(n * n) / v + w**2 / sigma**2 * gaussian @ gaussian.T
     expected = v / np.linalg.inv(information)[0, 0]
-    found = attainable_gain(np.full((1, 2, 2), v), np.array([w]), sigma, blur)
+    found = attainable_gain(np.full((1, 2, 2), v), [[w]], [sigma], [blur])
     assert_allclose(found, expected, rtol=0.01)
-    assert attainable_gain(np.full((1, 1, 1), v), np.array([w]), sigma)[0, 0, 0] > 3 * expected
+    assert attainable_gain(np.full((1, 1, 1), v), [[w]], [sigma], [0.0])[0, 0, 0] > 3 * expected
 
 
 def test_replicates_keep_whether_the_term_blurs():

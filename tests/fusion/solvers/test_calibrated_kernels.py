@@ -18,7 +18,7 @@ HELPERS = """_ascended_plain _ascended_guided _ascended_vector _ascended_directi
 _ascend_row _adjoint_between _adjoint_at_edge _adjoint_row _subtract_guided _subtract_vector
 _descend_slopes _descend_slopes_row _moved
 _descend_poisson _descend_gaussian _add_poisson_response _add_gaussian_response _newton _solve_residual
-_descend_maps_row _deviance""".split()
+_solve_residuals _force_on_map _descend_maps_row _deviance""".split()
 
 
 def compiled(name):
@@ -119,7 +119,7 @@ def sweep(kernel, z_bar, v_bar, y, *, v=None, q=None, guide=None, mode=kernels.P
     new = SimpleNamespace(
         z=z.copy(), z_bar=z_bar.copy(), y=y.copy(), v=(v_bar if v is None else v).copy(), v_bar=v_bar.copy(),
         q=q.copy(),
-        residual=np.zeros((ny, nx), real) if residual is None else residual.copy(),
+        residual=np.zeros((max(len(images(terms)[0]), 1), ny, nx), real) if residual is None else residual.copy(),
         sums=np.full((n, ny), np.nan), slack=np.full((max(m, 1), ny - 1), np.nan),
     )  # fmt: skip
     group, slope_group = (n if joint else 1), (m if joint else m // n) or 1
@@ -133,7 +133,7 @@ def sweep(kernel, z_bar, v_bar, y, *, v=None, q=None, guide=None, mode=kernels.P
     kernel("primal_dual_sweep")(
         new.z, new.z_bar, new.y, new.v, new.v_bar, new.q, np.zeros((4, 1, 1), real) if guide is None else guide, mode,
         group, slope_group, real(radius), steps(sigma, nx - 1), steps(sigma_v, max(nx - 2, 1)), real(tau),
-        steps(tau_v, nx - 1), real(relax[0]), real(relax[1]), *terms[:5], *terms[6:], new.residual,
+        steps(tau_v, nx - 1), real(relax[0]), real(relax[1]), *terms[:5], *images(terms), new.residual,
         work(4 * group + 1, nx - 1), work(4 * slope_group + 1, max(nx - 2, 1)), work(nx - 1), work(n + 2, nx), new.sums,
         new.slack,
     )  # fmt: skip
@@ -236,10 +236,23 @@ def data(shape, dtype, is_poisson, masked=False, coupled=True, seed=0):
         counted = (rng.random((ny, nx)) > 0.3).astype(float)
     weights = rng.uniform(0.2, 3, n) if coupled else np.zeros(0)
     target = 8 * rng.random((ny, nx)) * (counted if coupled else 0)
+    if coupled == 3:  # images, whose weights have both signs
+        weights, counted = rng.uniform(-3, 3, (3, n)), np.stack([counted, np.ones_like(counted), 0 * counted])
+        target = 8 * rng.standard_normal((3, ny, nx)) * counted
     theta, upper = rng.standard_normal(n), np.full(n, 1e4)
     arrays = (beta, slope, delta, theta, upper, weights, target, counted)
     beta, slope, delta, theta, upper, *rest = (np.ascontiguousarray(a, dtype) for a in arrays)
     return beta, slope, delta, is_poisson, theta, upper, *rest
+
+
+def images(terms):
+    """Weights, target and valid pixels with an axis of images in front."""
+    weights, target, counted = terms[6:]
+    if weights.ndim == 2:
+        return weights, target, counted
+    if not weights.size:
+        return np.zeros((0, len(terms[0])), target.dtype), target[None][:0], counted[None][:0]
+    return weights[None], target[None], counted[None]
 
 
 def descend(kernel, z, y, terms, tau, workers=2, residual=None, relax=1):
@@ -261,8 +274,9 @@ def stationary(z, moved, terms, tau):
     else:
         gradient = slope * z - beta
     if weights.size:
+        weights, target, counted = images((*terms[:6], weights, target, counted))
         residual = counted * (np.tensordot(weights, z, 1) - target)
-        gradient = gradient + weights[:, None, None] * residual
+        gradient = gradient + np.tensordot(weights.T, residual, 1)
     return gradient + (z - moved) / tau
 
 
@@ -271,7 +285,7 @@ def stationary(z, moved, terms, tau):
 def test_step_of_the_maps_is_stationary(case, is_poisson, masked):
     """At its end the gradient is 0, or >= 0 where the map is 0."""
     kernel, dtype, shapes = case
-    for shape, coupled, tau in product(shapes, (False, True), (0.05, 50.0)):
+    for shape, coupled, tau in product(shapes, (False, True, 3), (0.05, 50.0)):
         z, y = np.abs(normal(0, shape, dtype)), normal(1, (4, shape[0], shape[1] - 1, shape[2] - 1), dtype)
         terms = data(shape, dtype, is_poisson, masked, coupled)
         new, bar, residual, sums = descend(kernel, z, y, terms, tau)
@@ -279,13 +293,13 @@ def test_step_of_the_maps_is_stationary(case, is_poisson, masked):
         linear = adjoint(y.astype(float)) + np.where(used, terms[4][:, None, None], 0)
         gradient = stationary(new.astype(float), z - tau * linear, terms, tau)
         size = 1e-4 if dtype == np.float32 else 1e-9
-        size *= 1 + np.abs(linear).max() + 1 / tau
+        size *= (1 + np.abs(linear).max() + 1 / tau) * (10 if coupled == 3 else 1)
         assert np.all(np.abs(gradient[new > 0]) < size)
         assert np.all(gradient[new == 0] > -size) and new.min() >= 0
         close(bar, 2 * new.astype(float) - z, dtype)
         close(sums, np.where(used, new, 0).sum(axis=2, dtype=float), dtype)
         if coupled:
-            expected = terms[8] * (np.tensordot(terms[6], new, 1) - terms[7])
+            expected = images(terms)[2] * (np.tensordot(images(terms)[0], new, 1) - images(terms)[1])
             np.testing.assert_allclose(residual, expected, atol=20 * size * min(tau, 1) if tau < 1 else size)
 
 
@@ -361,7 +375,7 @@ def test_step_does_not_depend_on_the_residual_it_starts_from(dtype):
     terms = data(shape, dtype, True)
     plain = descend(compiled, z, y, terms, 1.0)[0]
     for start in (-1e3, 1e3):
-        far = np.full((4, 5), start, dtype)
+        far = np.full((1, 4, 5), start, dtype)
         close(descend(compiled, z, y, terms, 1.0, residual=far)[0], plain, dtype)
 
 
@@ -371,8 +385,8 @@ def test_step_does_not_depend_on_the_residual_it_starts_from(dtype):
 def values(kernel, z, y, terms, factors, workers=2, gradient=None):
     n, ny, nx = z.shape
     work, sums = np.full((workers, n + 4, nx), np.nan, z.dtype), np.full((ny, 4), np.nan)
-    gradient = np.zeros((0, 0), z.dtype) if gradient is None else gradient.astype(z.dtype)
-    kernel("data_terms")(z, y, *terms, factors.astype(z.dtype), gradient, work, sums)
+    gradient = np.zeros((0, 0, 0), z.dtype) if gradient is None else gradient[None].astype(z.dtype)
+    kernel("data_terms")(z, y, *terms[:6], *images(terms), factors.astype(z.dtype), gradient, work, sums)
     return sums
 
 
@@ -391,7 +405,7 @@ def half_deviance(z, terms):
 def test_values_and_bound(case, is_poisson, masked):
     """The bound is the smallest value over a fine grid of maps, less what the grid misses."""
     kernel, dtype, shapes = case
-    for shape, coupled in product(shapes, (False, True)):
+    for shape, coupled in product(shapes, (False, True, 3)):
         n, ny, nx = shape
         z, y = np.abs(normal(0, shape, dtype)) + dtype(0.1), normal(1, (4, n, ny - 1, nx - 1), dtype)
         terms = list(data(shape, dtype, is_poisson, masked, coupled))
@@ -400,18 +414,18 @@ def test_values_and_bound(case, is_poisson, masked):
         sums = values(kernel, z, y, terms, factors)
         x = z.astype(float) * factors[:, None, None]
         close(sums[:, 0], half_deviance(x, terms).sum(axis=(0, 2)), dtype)
-        rho, gradient = np.zeros((ny, nx)), adjoint(y.astype(float))
-        if coupled:
-            rho = terms[8] * (np.tensordot(terms[6].astype(float), x, 1) - terms[7])
-            gradient = gradient + terms[6][:, None, None] * rho
-        close(sums[:, 1], 0.5 * (rho**2).sum(axis=1), dtype)
-        close(sums[:, 3], (rho**2 / 2 + rho * terms[7]).sum(axis=1), dtype)
+        weights, target, counted = (a.astype(float) for a in images(terms))
+        rho = counted * (np.tensordot(weights, x, 1) - target)
+        gradient = adjoint(y.astype(float)) + np.tensordot(weights.T, rho, 1)
+        close(sums[:, 1], 0.5 * (rho**2).sum(axis=(0, 2)), dtype)
+        close(sums[:, 3], (rho**2 / 2 + rho * target).sum(axis=(0, 2)), dtype)
         gradient = gradient + np.where(terms[1] > 0, terms[4][:, None, None], 0)
         grid = np.linspace(0, 1, 1001)[:, None, None, None] * np.broadcast_to(terms[5][:, None, None], shape)
         lagrangian = half_deviance(grid, terms) + gradient * grid
         smallest = np.min(lagrangian, axis=0).sum(axis=(0, 2))
         assert np.all(sums[:, 2] <= smallest + rtol(dtype) * np.abs(lagrangian[-1]).sum())
-        np.testing.assert_allclose(sums[:, 2], smallest, atol=rtol(dtype) * 100 + 2e-3)
+        missed = 2e-3 if coupled != 3 else 1e-2  # larger gradients
+        np.testing.assert_allclose(sums[:, 2], smallest, atol=rtol(dtype) * 100 + missed)
 
 
 def test_bound_where_the_lagrangian_falls_for_ever(case):

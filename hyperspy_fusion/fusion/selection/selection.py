@@ -1,0 +1,76 @@
+"""The record of a search: the candidates that were compared, and the choice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The candidates that were compared, and the choice.
+
+    Attributes
+    ----------
+    seed
+        Of the folds.
+    sentence
+        The choice in words.
+    tried
+        Settings of the candidates that were left open: {name: list of values}.
+    scores, errors, n_folds
+        Of the candidates: mean score per pixel of held-out data (see ``cross_validation``), the standard error of its
+        difference from that of the candidate of the largest weight, and the number of folds.
+    weights
+        (candidates, n) in the average, for each map; 0 for most.
+    diagnostics
+        Reasons to doubt the choice.
+    chosen
+        {:class:`Choice`: weights (n,)}; empty where the default settings are used.
+    elements
+        Of the maps.
+    """
+
+    seed: int
+    sentence: str
+    tried: dict = field(default_factory=dict)
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    errors: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    n_folds: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    weights: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    diagnostics: list = field(default_factory=list)
+    chosen: dict = field(default_factory=dict)
+    elements: tuple = ()
+
+    def as_dict(self):
+        """Flat arrays, lists of strings and Python scalars for metadata."""
+        return {
+            **{name: _flat(values) for name, values in self.tried.items()},
+            "score": self.scores,
+            "score_error": self.errors,
+            "n_folds": self.n_folds,
+            "weights": self.weights.ravel(),
+            "seed": int(self.seed),
+            "sentence": self.sentence,
+        }
+
+
+def _flat(values):
+    values = [", ".join(f"{one:g}" for one in v) if isinstance(v, tuple) else v for v in values]
+    return [str(v) for v in values] if any(isinstance(v, str) for v in values) else np.array(values)
+
+
+def _listed(values):
+    return ", ".join(f"{value:.3g}" for value in np.atleast_1d(values))
+
+
+def in_words(choice, weights):
+    """A candidate with its weights (n,) in the average."""
+    weight = _listed(choice.lambda_reg)
+    low, high = (f"{100 * w:.0f}" for w in (weights.min(), weights.max()))
+    percent = f"{low} %" if low == high else f"{low} to {high} %"
+    penalty = f"{choice.regularization!r} with lambda_reg={weight}"
+    if choice.components:
+        return f"{penalty} of {choice.components} components of the spectra ({percent})"
+    return f"{penalty}, lambda_haadf={_listed(choice.lambda_haadf)} and joint={choice.joint} ({percent})"
