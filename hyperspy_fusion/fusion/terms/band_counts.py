@@ -56,32 +56,30 @@ class BandTerms:
     is_poisson = True
 
     @classmethod
-    def of(cls, matrix, counts, valid, scales, shift, totals, dtype):
-        """From a matrix (bands, n) per unit of x, counts, valid pixels (ny, nx), and n scales, shifts and totals of x.
+    def of(cls, matrix, counts, valid, scales, shift, totals):
+        """The terms in units of ``scales``.
 
-        Raises
-        ------
-        ValueError
-            For counts in a band that no column of the matrix reaches.
+        Parameters
+        ----------
+        matrix
+            (bands, n) counts in each band for one unit of x.
+        counts
+            (bands, ny, nx) of :func:`shifted_counts`; their dtype is that of the fit.
+        valid
+            (ny, nx) bool.
+        scales, shift, totals
+            (n,) units of x in one of z, shift and totals of x.
         """
-        matrix = np.where(matrix >= _LEAST_SHARE * matrix.max(axis=0), matrix, 0) * scales
-        delta, nx = shift / scales, counts.shape[2]
-        dark = ~matrix.any(axis=1)
-        if counts[dark].any():
-            raise ValueError(
-                f"{np.count_nonzero(dark)} bands have counts that no column of the model explains: leave these "
-                "energies out, or add a continuum."
-            )
+        dtype, nx = counts.dtype, counts.shape[2]
         exposure = np.ones((1, nx)) if valid.all() else valid.astype(np.float64)
-        matrix = np.ascontiguousarray(matrix[~dark], dtype)
-        shifted = np.asarray(counts[~dark], dtype) + column(matrix.astype(np.float64) @ delta).astype(dtype)
-        largest = float(counts.sum(axis=0).max(initial=0)) + 1
+        matrix = np.ascontiguousarray(matrix * scales, dtype)
+        largest = float(counts.sum(axis=0, dtype=np.float64).max(initial=0)) + 1
         return cls(
             matrix=matrix,
-            counts=np.ascontiguousarray(np.where(valid, shifted, 0), dtype),
+            counts=counts,
             exposure=exposure.astype(dtype),
             slope=_slope(matrix, exposure).astype(dtype),
-            delta=np.array(np.broadcast_to(column(delta), (len(delta), 1, nx)), dtype, order="C"),
+            delta=np.array(np.broadcast_to(column(shift / scales), (len(scales), 1, nx)), dtype, order="C"),
             upper=(2 * largest / matrix.sum(axis=0, dtype=np.float64)).astype(dtype),
             totals=np.asarray(totals / scales, np.float64),
         )
@@ -132,6 +130,17 @@ class BandTerms:
             totals=self.totals * (np.count_nonzero(exposure) / max(np.count_nonzero(before), 1)),
             variance_share=self.variance_share / 2,
         )
+
+
+def shifted_counts(matrix, counts, valid, shift, dtype):
+    """(bands, ny, nx) counts plus those that a shift (n,) of the maps adds; 0 in masked pixels."""
+    shifted = np.asarray(counts, dtype) + column(matrix @ shift).astype(dtype)
+    return np.ascontiguousarray(shifted if valid.all() else np.where(valid, shifted, 0), dtype)
+
+
+def without_traces(matrix):
+    """The matrix (bands, n) without entries far below the largest of their column: most products are saved."""
+    return np.where(matrix >= _LEAST_SHARE * matrix.max(axis=0), matrix, 0)
 
 
 def _slope(matrix, exposure):

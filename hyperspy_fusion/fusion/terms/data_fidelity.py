@@ -98,6 +98,11 @@ class DataTerms:
         # a multiplier stays above minus the slope, or the term would fall without end
         return replace(found, slope=np.where(self.slope > 0, np.maximum(self.slope + theta, 0.01 * self.slope), 0))
 
+    def measuring(self, z):
+        """The terms of other maps z (n, ny, nx) of the same noise, which least squares can have without background."""
+        beta = np.where(self.slope > 0, self.slope * z, 0).astype(self.beta.dtype)
+        return replace(self, beta=beta)
+
     def net(self):
         """(n, ny, nx) measured maps, less background, in units of z; anything in masked pixels."""
         slope = np.where(self.slope > 0, self.slope, 1).astype(np.float64)
