@@ -22,13 +22,14 @@ from functools import cached_property
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem, Observation
+from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem, Observation, shape_weights
 from hyperspy_fusion.fusion.problems.resampling import resampled
 from hyperspy_fusion.fusion.solvers.multilevel import multilevel_start
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.spectra.line_model import SpectralModel
 from hyperspy_fusion.fusion.spectra.poisson_fit import poisson_ml
 from hyperspy_fusion.fusion.terms.band_counts import BandTerms, shifted_counts, without_traces
+from hyperspy_fusion.fusion.terms.data_fidelity import noise_of
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
 from hyperspy_fusion.fusion.terms.objective import Objective
 from hyperspy_fusion.fusion.terms.penalties import cell_adjoint
@@ -100,10 +101,12 @@ class SpectralObservation:
         share = _share(model)
         matrix, counts = matrix[reached] / share, counts[reached]
         totals, units = share * model.totals, share * model.units
-        maps, variance = pixel_estimates(matrix, counts, totals, valid, len(scan.elements))
-        valid = np.broadcast_to(valid, maps.shape)
-        estimates = replace(scan, maps=maps, variance=variance, valid=valid, background=None, out_of_window=None)
-        of_maps = Observation.of(estimates, _gaussian(settings), num_workers)
+        readout = pixel_readout(matrix, totals)[: len(scan.elements)]
+        maps, variance = estimates_of_pixels(readout, counts, valid)
+        estimates = replace(
+            scan, maps=maps, valid=np.broadcast_to(valid, maps.shape), background=None, out_of_window=None
+        )
+        of_maps = _observed(estimates, variance, _brightness(readout, counts, scan, settings), settings, num_workers)
         return cls(model, matrix, counts, totals, units, of_maps)
 
     @property
@@ -134,7 +137,8 @@ class SpectralObservation:
     @cached_property
     def estimates(self):
         """(n_maps, ny, nx) estimates of the pixels."""
-        return pixel_estimates(self.matrix, self.counts, self.totals, self.valid, len(self.scan.elements))[0]
+        readout = pixel_readout(self.matrix, self.totals)[: len(self.scan.elements)]
+        return estimates_of_pixels(readout, self.counts, self.valid)[0]
 
     def drawn(self, columns, rng):
         """The observation of counts drawn for columns (n, ny, nx), with totals of its own."""
@@ -278,36 +282,53 @@ class SpectralProblem(Objective):
 # ---- estimates of single spectra ---------------------------------------------------------------------
 
 
-def pixel_estimates(matrix, counts, totals, valid, n_maps):
-    """Linear unbiased estimates of the columns in each pixel, and their variance, both (n_maps, ny, nx) float64.
+def pixel_readout(matrix, totals):
+    """(n, bands) ``F^-1 M^T diag(1 / m)``: linear unbiased estimates of the columns are its product with the counts.
 
-    Parameters
-    ----------
-    matrix
-        (bands, n) counts in each band for one unit of each column.
-    counts
-        (bands, ny, nx), of which those in pixels that are not ``valid`` are not used.
-    totals
-        (n,) of the columns over valid pixels.
-    valid
-        (ny, nx) bool.
-    n_maps
-        Of the first columns.
+    ``matrix`` (bands, n) has the counts in each band for one unit of each column, m is the spectrum of the ``totals``
+    (n,), with at least a millionth of its mean in each band.
     """
-    readout = _readout(matrix, totals)[:n_maps]
-    maps, variance = (np.tensordot(a.astype(np.float32), counts, 1).astype(np.float64) for a in (readout, readout**2))
-    weight = gaussian_filter(valid.astype(np.float64), _WIDTH)
-    variance = np.stack([gaussian_filter(v, _WIDTH) for v in variance]) / np.maximum(weight, 1e-3)
-    return np.where(valid, maps, 0), np.where(valid, variance, 0)
-
-
-def _readout(matrix, totals):
-    """(n, bands) ``F^-1 M^T diag(1 / m)`` of the mean spectrum, with at least a millionth of its mean in each band."""
     mean = matrix @ np.maximum(totals, 0)
     weighted = matrix / np.maximum(mean, 1e-6 * mean.mean())[:, None]
     size = np.sqrt(np.maximum(np.sum(weighted * matrix, axis=0), 1e-300))
     fisher = (weighted / size).T @ (matrix / size)
     return np.linalg.pinv(fisher, rcond=1e-12, hermitian=True) @ (weighted / size).T / size[:, None]
+
+
+def estimates_of_pixels(readout, counts, valid):
+    """Estimates and their variance, both (n, ny, nx) float64 and 0 in pixels that are not valid.
+
+    The variance is that of Poisson counts (bands, ny, nx), averaged over neighbours.
+    """
+    maps, variance = (np.tensordot(a.astype(np.float32), counts, 1).astype(np.float64) for a in (readout, readout**2))
+    return np.where(valid, maps, 0), _averaged(variance, valid)
+
+
+def _averaged(variance, valid):
+    weight = np.maximum(gaussian_filter(valid.astype(np.float64), _WIDTH), 1e-3)
+    return np.where(valid, [gaussian_filter(np.where(valid, v, 0), _WIDTH) / weight for v in variance], 0)
+
+
+def _brightness(readout, counts, scan, settings):
+    """(1, ny, nx) variance of the sum of the estimates times the HAADF coefficients by atomic numbers.
+
+    The estimates of elements whose lines overlap have errors of opposite sign, which take part of each other off.
+    """
+    combined = shape_weights(scan, settings) @ readout
+    return _averaged(np.tensordot(combined[None] ** 2, counts, 1).astype(np.float64), scan.valid.all(axis=0))
+
+
+def _observed(estimates, variance, of_sum, settings, num_workers):
+    """The observation of the estimates; the HAADF forward model is fitted to variances that add up to that of the sum.
+
+    The fit takes the noise of different maps for independent.
+    """
+    settings = _gaussian(settings)
+    independent = np.tensordot(shape_weights(estimates, settings) ** 2, variance, 1)
+    factor = np.divide(of_sum, independent, out=np.ones_like(of_sum), where=independent > 0)
+    found = Observation.of(replace(estimates, variance=variance * factor), settings, num_workers)
+    scan = replace(found.scan, variance=variance)
+    return replace(found, scan=scan, noise=noise_of(scan, settings))
 
 
 def region_fit(matrix, counts):
@@ -328,7 +349,7 @@ def region_fit(matrix, counts):
         Maximum-likelihood counts, at least 0, and the covariance of unbiased ones.
     """
     found = poisson_ml(matrix, counts)
-    readout = _readout(matrix, np.maximum(found, 1e-6 * max(found.sum(), 1.0)))
+    readout = pixel_readout(matrix, np.maximum(found, 1e-6 * max(found.sum(), 1.0)))
     return found, (readout * np.maximum(matrix @ found, 1e-300)) @ readout.T
 
 
