@@ -236,6 +236,7 @@ class Observation:
     guide: Guide
     dtype: np.dtype
     about_image: list = field(default_factory=list)
+    kind = "maps"
 
     @classmethod
     def of(cls, scan, settings, num_workers=None):

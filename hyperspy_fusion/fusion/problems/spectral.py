@@ -57,8 +57,6 @@ class SpectralObservation:
         (n,) totals of the columns, and their natural units at a weight of 1, in counts of the mapped lines.
     of_maps
         The :class:`Observation` of the estimates of pixels of the mapped elements, the first columns.
-    fraction
-        Of the measured counts, that are in ``counts``.
     """
 
     model: SpectralModel
@@ -67,7 +65,7 @@ class SpectralObservation:
     totals: np.ndarray
     units: np.ndarray
     of_maps: Observation
-    fraction: float = 1.0
+    kind = "bands"
 
     @classmethod
     def of(cls, scan, model, counts, settings, num_workers=None):
@@ -124,15 +122,25 @@ class SpectralObservation:
         """{shift: (bands, ny, nx) shifted counts}, which all problems share."""
         return {}
 
-    def part(self, counts, fraction):
-        """The observation of a fraction of the counts, (bands, ny, nx); the forward model scaled to it."""
-        totals, units = self.model.rescaled(fraction)
+    @property
+    def noise(self):
+        """That of the estimates of pixels."""
+        return self.of_maps.noise
+
+    def with_dtype(self, dtype):
+        """The same, fitted in another precision."""
+        return replace(self, of_maps=replace(self.of_maps, dtype=np.dtype(dtype)))
+
+    def part(self, held_out):
+        """The observation without the held-out counts; the forward model scaled to it."""
+        totals, units = self.model.rescaled(held_out.fraction)
         share, calibration = _share(self.model), self.of_maps.calibration
-        forward_model = replace(calibration.forward_model, weights=calibration.forward_model.weights / fraction)
-        of_maps = replace(self.of_maps, calibration=replace(calibration, forward_model=forward_model, refit=None))
-        return replace(
-            self, counts=counts, totals=share * totals, units=share * units, of_maps=of_maps, fraction=fraction
+        model = calibration.forward_model
+        calibration = replace(
+            calibration, forward_model=replace(model, weights=model.weights / held_out.fraction), refit=None
         )
+        of_maps = replace(self.of_maps, calibration=calibration)
+        return replace(self, counts=held_out.maps, totals=share * totals, units=share * units, of_maps=of_maps)
 
     @cached_property
     def estimates(self):
