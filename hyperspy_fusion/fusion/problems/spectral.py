@@ -37,6 +37,9 @@ from hyperspy_fusion.fusion.terms.scan_data import column
 
 # weight of the penalty of columns without a map, over the mean one of the maps: the continuum is smooth
 _WEIGHT_OF_OTHERS = 2.0
+# a fit ends near its final maps in units of their standard errors, or of this part of the natural units: maps of
+# elements that are hardly there have smaller errors, and would take most of the iterations
+_LEAST_ERROR = 0.1
 # standard deviation in pixels over which the variance of the estimates of pixels is averaged
 _WIDTH = 2.0
 
@@ -220,11 +223,11 @@ class SpectralProblem(Objective):
 
     def start(self, state, fraction=1.0):
         """The state of the maps of another spectral problem's state, of such a fraction of the counts."""
-        return state.restarted(self, fraction)
+        return _with_least_errors(state.restarted(self, fraction))
 
     def coarse_start(self, alike=None, num_workers=None):
         """The state to start from a coarse fit; its standard errors are those of the state ``alike`` if it is given."""
-        return multilevel_start(self, num_workers, alike)
+        return _with_least_errors(multilevel_start(self, num_workers, alike))
 
     def solve(self, settings, state=None, callback=None, num_workers=None):
         """Result, with maps of the mapped elements, and state; None starts from a coarse fit."""
@@ -362,6 +365,11 @@ def region_fit(matrix, counts):
 
 
 # ---- columns and maps ------------------------------------------------------------------------------------
+
+
+def _with_least_errors(state):
+    errors = state.standard_errors
+    return replace(state, standard_errors=None if errors is None else np.maximum(errors, _LEAST_ERROR))
 
 
 def _share(model):

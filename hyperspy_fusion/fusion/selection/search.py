@@ -47,7 +47,7 @@ from hyperspy_fusion.fusion.selection.stacking import pseudo_bma_weights, stacki
 
 _logger = logging.getLogger(__name__)
 
-# penalties to compare, with the weight at which each is tried first; the former wins a tie
+# penalties to compare, with the weight at which each is tried first
 FIRST_WEIGHTS = {"guided": 1.0, "directional": 2**0.5, "tgv": 2.0}
 LARGEST_WEIGHT, SMALLEST_WEIGHT = 100.0, 1e-4
 # between two weights, first and in the end
@@ -303,7 +303,7 @@ class _Search:
 
     def _penalties(self):
         given = self.settings.regularization
-        return list(FIRST_WEIGHTS) if given == "auto" else [given]
+        return list(self.comparison.fit.penalties) if given == "auto" else [given]
 
     def _first(self, penalty):
         settings = self.settings
