@@ -15,6 +15,7 @@ from hyperspy_fusion.fusion.spectra.line_shapes import Calibration, ElementLines
 from hyperspy_fusion.grid.images import check_energies, check_real
 from hyperspy_fusion.identify.elements import element_of, periodic_table
 from hyperspy_fusion.maps.eds_lines import LOWEST_KEV, beam_energy_of, chosen_lines
+from hyperspy_fusion.maps.eds_model_checks import model_diagnostics
 
 # keV: detectors have noise below
 _LOWEST = 0.2
@@ -89,7 +90,7 @@ def spectral_model(
         calibration=calibration,
         ratios_known=True,
     )
-    return ModelOfSpectra(model, found)
+    return ModelOfSpectra(model, [*found, *model_diagnostics(model)])
 
 
 def energies_in_kev(signal: Any) -> np.ndarray:
