@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyperspy_fusion.diagnostics import Diagnostic
-from hyperspy_fusion.fusion.spectra.line_model import SpectralModel
+from hyperspy_fusion.fusion.spectra.line_calibration import calibrated, spatial_groups
+from hyperspy_fusion.fusion.spectra.line_model import CONTINUUM, SpectralModel
 from hyperspy_fusion.fusion.spectra.line_model import spectral_model as model_of_spectra
 from hyperspy_fusion.fusion.spectra.line_shapes import Calibration, ElementLines
 from hyperspy_fusion.grid.images import check_energies, check_real
 from hyperspy_fusion.identify.elements import element_of, periodic_table
 from hyperspy_fusion.maps.eds_lines import LOWEST_KEV, beam_energy_of, chosen_lines
+from hyperspy_fusion.maps.eds_model_checks import model_diagnostics
 
 # keV: detectors have noise below
 _LOWEST = 0.2
@@ -71,17 +73,24 @@ def spectral_model(
     lines = [own for own in lines if own.names]
     used = used_channels(energies, lines)
     binned = binned_spectra(signal, used, mask)
-    valid = signal.axes_manager.navigation_size if mask is None else np.count_nonzero(~mask)
+    summed = binned.sum(axis=(0, 1), dtype=np.float64)
+    if summed.sum() < 1:
+        raise ValueError(f"{signal} has no counts at the lines of {', '.join(mapped)}: pass other spectra or elements.")
+    groups = spatial_groups(binned, len(lines) + len(CONTINUUM))
+    calibration, lines = calibrated(
+        summed, groups, energies[used], lines, Calibration(resolution=resolution_of(signal))
+    )
     model = model_of_spectra(
-        binned.sum(axis=(0, 1), dtype=np.float64),
+        summed,
         energies[used],
         lines,
         len(mapped),
-        float(valid),
+        float(signal.axes_manager.navigation_size if mask is None else np.count_nonzero(~mask)),
         first_channel=used.start,
-        calibration=Calibration(resolution=resolution_of(signal)),
+        calibration=calibration,
+        ratios_known=True,
     )
-    return ModelOfSpectra(model, found)
+    return ModelOfSpectra(model, [*found, *model_diagnostics(model)])
 
 
 def energies_in_kev(signal: Any) -> np.ndarray:
@@ -131,7 +140,7 @@ def used_channels(energies: np.ndarray, lines: Sequence[ElementLines]) -> slice:
     """Channels from above the noise of the detector to above the last strong line of the elements."""
     mains = np.concatenate([own.energies[own.weights == 1] for own in lines])
     strong = np.concatenate([own.energies[own.weights > 0.05] for own in lines])
-    low = max(min(_LOWEST, mains.min() - 2 * _MARGIN), LOWEST_KEV)
+    low = max(min(_LOWEST, mains.min() - _MARGIN), LOWEST_KEV)
     start, stop = np.searchsorted(energies, [low, strong.max() + _BEYOND])
     return slice(int(start), int(stop))
 

@@ -9,11 +9,12 @@ LOSS = 0.05
 
 
 def cramer_rao(matrix, mean):
-    """Smallest variance of unbiased amplitudes, (n,): the diagonal of ``(A^T diag(1 / m) A)^-1`` (Cramer & Rao)."""
-    return np.diag(_covariance(matrix, mean)).copy()
+    """Smallest variance of unbiased amplitudes, (n,), by the bound of Cramer and Rao."""
+    return np.diag(covariance_bound(matrix, mean)).copy()
 
 
-def _covariance(matrix, mean):
+def covariance_bound(matrix, mean):
+    """Smallest covariance of unbiased amplitudes, (n, n): ``(A^T diag(1 / m) A)^-1``."""
     # in units in which the Fisher matrix has the diagonal one: columns differ by orders of magnitude in counts
     root = matrix / np.sqrt(np.maximum(mean, 1e-300))[:, None]
     size = np.sqrt(np.maximum((root**2).sum(axis=0), 1e-300))
@@ -42,7 +43,7 @@ def band_edges(columns, mean, n_elements, loss=LOSS):
     """
     columns = np.asarray(columns, dtype=np.float64)
     mean = np.maximum(np.asarray(mean, dtype=np.float64), 1e-9 * np.mean(mean))
-    covariance = _covariance(columns, mean)
+    covariance = covariance_bound(columns, mean)
     own = np.diag(covariance)[:n_elements]
     edges = np.arange(len(mean) + 1)
     quota = len(mean) // 3

@@ -48,7 +48,7 @@ class SpectralModel:
     n_pixels
         The number of valid pixels.
     main_share
-        (n_columns,) part of the counts of a column that is in the mapped lines, NaN for the continuum.
+        (n_columns,) part of the counts of a column that is in the peaks of mapped lines, NaN for the continuum.
     systematic
         (n_columns,) relative systematic error of the counts of each element; infinite where it has none, NaN for the
         continuum.
@@ -116,11 +116,12 @@ def spectral_model(
     *,
     first_channel: int = 0,
     calibration: Calibration | None = None,
+    ratios_known: bool = False,
     loss: float = LOSS,
 ) -> SpectralModel:
     """The model of spectra whose lines and calibration are known.
 
-    The ratio of the families of an element, and the shape of the continuum, are fitted to the summed spectrum.
+    The shape of the continuum, and the ratios of the families of an element, are fitted to the summed spectrum.
 
     Parameters
     ----------
@@ -138,13 +139,15 @@ def spectral_model(
         Index of the first channel in the spectra of the scan.
     calibration
         Of the detector; None for the axis as it is, and 130 eV.
+    ratios_known
+        Whether the weights of lines are relative to the strongest of the element, not of the family.
     loss
         Largest relative growth of the variance of an element by the merging of channels.
     """
     summed = np.asarray(summed, dtype=np.float64)
     energies = np.asarray(energies, dtype=np.float64)
     calibration = calibration or Calibration()
-    fit = SummedFit.of(summed, channel_edges(energies), elements, calibration)
+    fit = SummedFit.of(summed, channel_edges(energies), elements, calibration, ratios_known)
     columns, main_share = fit.columns()
     names = (*(lines.element for lines in elements), *CONTINUUM)
     mean = columns @ poisson_ml(columns, summed)
@@ -159,7 +162,7 @@ def spectral_model(
         summed=summed,
         n_pixels=n_pixels,
         main_share=main_share,
-        systematic=fit.systematic(columns),
+        systematic=fit.systematic(),
         lines=tuple(elements),
     )
 
@@ -172,66 +175,97 @@ def channel_edges(energies: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class SummedFit:
-    """A fit of families of lines and hat functions to a summed spectrum.
+    """A fit of the lines of elements and of hat functions to a summed spectrum.
 
     ``shapes`` (n_channels, n_lines) are those of all lines, with amplitude one. ``owners`` and ``families`` number the
-    element and the family of each. ``amplitudes`` (n_families,) are of the families, ``continuum`` (n_channels,)
-    the counts of the continuum.
+    element and the family of each; where ``ratios_known`` all lines of an element are one family. ``weights``
+    (n_lines,) are of the lines in their family, ``amplitudes`` (n_families,) of the families. ``continuum``
+    (n_channels,) are its counts, and ``hats`` the shapes that it is made of.
     """
 
     elements: tuple[ElementLines, ...]
+    calibration: Calibration
     shapes: np.ndarray
     owners: np.ndarray
     families: np.ndarray
     weights: np.ndarray
     amplitudes: np.ndarray
+    hats: np.ndarray
     continuum: np.ndarray
     energies: np.ndarray
     summed: np.ndarray
 
     @classmethod
-    def of(cls, summed, edges, elements, calibration) -> SummedFit:
+    def of(cls, summed, edges, elements, calibration, ratios_known=False) -> SummedFit:
         """Fit the spectrum `summed` (n_channels,) of channels with `edges` in keV."""
         owners, families = line_numbers(elements)
+        families = owners if ratios_known else families
         weights = np.concatenate([lines.weights for lines in elements])
         shapes = calibration.line_shapes(edges, np.concatenate([lines.energies for lines in elements]))
-        of_family = family_shapes(shapes, weights, families)
-        hats = continuum_hats(edges)
+        of_family, hats = family_shapes(shapes, weights, families), continuum_hats(edges)
+        n = of_family.shape[1]
         found = poisson_ml(np.concatenate([of_family, hats], axis=1), summed)
-        amplitudes, continuum = found[: of_family.shape[1]], hats @ found[of_family.shape[1] :]
         energies = (edges[1:] + edges[:-1]) / 2
-        return cls(tuple(elements), shapes, owners, families, weights, amplitudes, continuum, energies, summed)
+        return cls(
+            elements=tuple(elements),
+            calibration=calibration,
+            shapes=shapes,
+            owners=owners,
+            families=families,
+            weights=weights,
+            amplitudes=found[:n],
+            hats=hats[:, found[n:] > 0],
+            continuum=hats @ found[n:],
+            energies=energies,
+            summed=summed,
+        )
+
+    @cached_property
+    def line_amplitudes(self) -> np.ndarray:
+        """(n_lines,) of all lines; those of an element that the spectrum lacks are their weights, as of one count."""
+        own = np.bincount(self.owners, self.weights * self.amplitudes[self.families])
+        lacking = own <= 0
+        amplitudes = np.where(lacking[self.owners], 1e-9, self.amplitudes[self.families])
+        return self.weights * amplitudes
 
     @cached_property
     def expected(self) -> np.ndarray:
         """(n_channels,) counts of the fit."""
-        return family_shapes(self.shapes, self.weights, self.families) @ self.amplitudes + self.continuum
+        return self.shapes @ self.line_amplitudes + self.continuum
+
+    @property
+    def free_shapes(self) -> np.ndarray:
+        """(n_channels, n) of the families and hat functions that have an amplitude above 0."""
+        families = family_shapes(self.shapes, self.weights, self.families)[:, self.amplitudes > 0]
+        return np.concatenate([families, self.hats], axis=1)
+
+    def expected_with(self, calibration: Calibration, edges: np.ndarray) -> np.ndarray:
+        """(n_channels,) counts of the same amplitudes with another calibration."""
+        energies = np.concatenate([lines.energies for lines in self.elements])
+        return calibration.line_shapes(edges, energies) @ self.line_amplitudes + self.continuum
 
     def columns(self):
-        """``(columns, main_share)`` of the elements and the continuum; one that the spectrum lacks has its weights."""
+        """``(columns, main_share)`` of the elements and the continuum, each column with the sum one."""
         columns, shares = [], []
         for number, lines in enumerate(self.elements):
             own = self.owners == number
-            amplitudes = self.amplitudes[self.families[own]]
-            amplitudes = amplitudes if amplitudes.any() else np.ones_like(amplitudes)
-            of_lines = self.shapes[:, own] * (self.weights[own] * amplitudes)
+            of_lines = self.shapes[:, own] * self.line_amplitudes[own]
             columns.append(of_lines.sum(axis=1))
-            shares.append(of_lines[:, lines.mapped].sum() / max(of_lines.sum(), 1e-300))
+            peaks = (1 - self.calibration.shelf) * of_lines[:, lines.mapped].sum()
+            shares.append(peaks / max(of_lines.sum(), 1e-300))
         high = log_position(self.energies)
         continuum = np.maximum(self.continuum, 1e-9 * max(self.continuum.max(), 1.0))
         stack = np.stack([*columns, continuum * (1 - high), continuum * high], axis=1)
         return stack / stack.sum(axis=0), np.array([*shares, np.nan, np.nan])
 
-    def systematic(self, columns):
+    def systematic(self):
         """(n_columns,) relative errors by a tenth of the counts of other elements in the windows of mapped lines."""
-        totals = np.array([self._total(number) for number in range(len(self.elements))])
-        counts = columns[:, : len(totals)] * totals
-        errors = [self._neighbours(number, counts) for number in range(len(totals))]
+        counts = np.stack([self.shapes[:, own] @ self.line_amplitudes[own] for own in self._own_lines()], axis=1)
+        errors = [self._neighbours(number, counts) for number in range(counts.shape[1])]
         return np.array([*errors, np.nan, np.nan])
 
-    def _total(self, number):
-        own = self.owners == number
-        return float((self.shapes[:, own] * (self.weights * self.amplitudes[self.families])[own]).sum())
+    def _own_lines(self):
+        return [self.owners == number for number in range(len(self.elements))]
 
     def _neighbours(self, number, counts):
         lines = self.elements[number]
@@ -239,7 +273,7 @@ class SummedFit:
         window = main > main.max() / 16  # a full width of two FWHM
         inside = counts[window].sum(axis=0)
         others = inside.sum() - inside[number]
-        return NEIGHBOUR_ERROR * others / inside[number] if inside[number] > 0 else np.inf
+        return NEIGHBOUR_ERROR * others / inside[number] if inside[number] > 1e-3 else np.inf
 
 
 def line_numbers(elements: Sequence[ElementLines]):

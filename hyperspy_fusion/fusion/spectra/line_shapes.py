@@ -12,8 +12,12 @@ FANO = 2.5e-3
 SIGMA_PER_FWHM = 1 / (2 * np.sqrt(2 * np.log(2)))
 # keV: no line is narrower
 NARROWEST = 0.03
+# keV: K edge of the detector, and the mean energies that counts in the tail and in the shelf of a line have lost
+SILICON_EDGE = 1.839
+TAIL_LENGTH = 0.02
+SHELF_LENGTH = 0.25
 # hat functions of the continuum, equally far apart in the logarithm of the energy
-HATS = 12
+HATS = 14
 # keV: half of the continuum is absorbed near it
 ABSORBED = 0.55
 
@@ -54,12 +58,16 @@ class Calibration:
     """Energy scale and resolution of the detector.
 
     The true energy of a channel is ``offset + gain * E`` of the energy E on the axis, both in keV. The full width at
-    half maximum of a line is ``sqrt(resolution**2 + FANO (E - MN_KA))``.
+    half maximum of a line is ``sqrt(resolution**2 + FANO (E - MN_KA))``. X-rays absorbed at the surface of the detector
+    lose charge: the part ``t / (1 + t)`` of a line has an exponential tail, where t is ``tail`` times the absorption.
+    The part ``shelf`` has a longer one.
     """
 
     offset: float = 0.0
     gain: float = 1.0
     resolution: float = 0.13
+    tail: float = 0.0
+    shelf: float = 0.0
 
     def fwhm(self, energies):
         """Full width at half maximum (keV) at energies (keV)."""
@@ -68,12 +76,24 @@ class Calibration:
 
     def line_shapes(self, edges, energies):
         """Part of each line in each channel, (n_channels, n_lines), for `edges` (n_channels + 1,) in keV."""
-        from scipy.special import ndtr
+        from scipy.special import log_ndtr, ndtr
 
         true = self.offset + self.gain * np.asarray(edges, dtype=np.float64)
         energies = np.atleast_1d(np.asarray(energies, dtype=np.float64))
-        below = ndtr((true[:, None] - energies) / (SIGMA_PER_FWHM * self.fwhm(energies)))
+        sigma = SIGMA_PER_FWHM * self.fwhm(energies)
+        z = (true[:, None] - energies) / sigma
+        below = ndtr(z)
+        surface = self.tail * silicon_absorption(energies)
+        for part, length in ((surface / (1 + surface), TAIL_LENGTH), (self.shelf, SHELF_LENGTH)):
+            if np.any(part):  # a Gaussian convolved with an exponential towards lower energies
+                k = sigma / length
+                below += part * np.exp(np.maximum(k * k / 2 + k * z + log_ndtr(-z - k), -40))
         return np.diff(below, axis=0)
+
+
+def silicon_absorption(energies):
+    """Absorption coefficient of silicon relative to that at 2.05 keV, by power laws below and above its K edge."""
+    return np.where(energies < SILICON_EDGE, 0.2 * (energies / 1.487) ** -2.6, 1.28 * (energies / SILICON_EDGE) ** -2.7)
 
 
 def continuum_hats(edges, n=HATS):
