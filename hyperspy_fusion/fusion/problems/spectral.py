@@ -39,7 +39,7 @@ from hyperspy_fusion.fusion.terms.scan_data import column
 _WEIGHT_OF_OTHERS = 2.0
 # a fit ends near its final maps in units of their standard errors, or of this part of the natural units: maps of
 # elements that are hardly there have smaller errors, and would take most of the iterations
-_LEAST_ERROR = 0.1
+_LEAST_ERROR = 0.2
 # standard deviation in pixels over which the variance of the estimates of pixels is averaged
 _WIDTH = 2.0
 

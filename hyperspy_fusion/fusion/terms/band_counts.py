@@ -2,7 +2,7 @@
 
     b_c ~ Poisson(a m_c),   m = M (z + delta),   z >= 0
 
-with the matrix M (bands, n), which says how the counts of a map fall into the bands, and the exposure a of a pixel, 0
+with the share M (bands, n) of the counts of each map in each band, and the exposure a of a pixel, 0
 where it is masked. Shifted by ``delta`` as the Poisson term of maps is, the counts are ``b + a M delta``.
 
 The term couples the maps of a pixel. The solver replaces it by a majorant that does not, the E step of Dempster, Laird

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from convex import matrix as difference_matrix
+
 from hyperspy_fusion.fusion.solvers import kernels
 from hyperspy_fusion.fusion.solvers.multilevel import coarsened
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
@@ -83,9 +83,9 @@ def test_bound_is_never_above_the_objective(seed):
     bounds = []
     for max_iter in (1, 2, 7, 40, 400):
         result, state = primal_dual(problem, Stopping(max_iter, gap=1e-9), state, num_workers=1)
-        terms = problem.objective(
-            state.z * state.factors()[:, None, None], state.v if problem.penalty.n_fields else None
-        )
+        factors = state.factors()[:, None, None]
+        slopes = state.v * np.repeat(factors, 2, axis=0) if problem.penalty.n_fields else None
+        terms = problem.objective(state.z * factors, slopes)
         np.testing.assert_allclose(result.history.total[-1], terms.total, rtol=1e-9)
         best = min(best, terms.total)
         size = terms.chem + terms.tv + min(terms.haadf, problem.haadf_term.target.size / 2)
@@ -100,7 +100,7 @@ def test_gap_closes_and_the_objective_falls():
     history = result.history
     assert result.gap <= 1e-4
     assert history.iteration[np.argmax(history.gap <= 1e-3)] <= 400
-    assert np.max(np.diff(history.total[1:]) / history.total[1:-1]) < 1e-6
+    assert np.max(np.diff(history.total[1:]) / history.total[1:-1]) < 1e-5
     np.testing.assert_allclose((state.z * state.factors()[:, None, None]).sum((1, 2)), problem.data.totals, rtol=1e-9)
 
 
