@@ -198,6 +198,7 @@ class SpectralProblem(Objective):
         and the HAADF forward model.
     """
 
+    data: BandTerms
     source: SpectralObservation
     of_maps: CalibratedProblem
 

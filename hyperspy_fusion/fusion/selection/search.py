@@ -16,6 +16,9 @@ all of them. The candidates are fits of low accuracy to all folds but one. In ps
     p = probability that the average by stacking weights is better than the best candidate by a standard error;
     weights = p * stacking weights + (1 - p) * pseudo-BMA+ weights (stacking).
 
+Fits to whole spectra are chosen in the same way, by the held-out counts of all bands. Their penalty is never joint, and
+the best is a candidate with half and twice its weight too.
+
 The result is the weighted mean of the candidates, fitted to all data (model_averaging). ``"tv"`` is a candidate only
 where it is given by name.
 """

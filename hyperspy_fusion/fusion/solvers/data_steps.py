@@ -12,6 +12,7 @@ and steps of EM with the sensitivities ``s + u`` find the best p of each pixel: 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from hyperspy_fusion.fusion.solvers import kernels
 EVERY = 5
 # steps of EM for the lower bound: with 10 the fit takes half as many iterations again to a gap of 1e-3
 _DUAL_STEPS = 30
+# weights, target, counted, factors and gradient, as the kernels take them
+_HaadfArrays = tuple[Any, Any, Any, Any, Any]
 
 
 class OfMaps:
@@ -36,7 +39,7 @@ class OfMaps:
     def majorise(self, state):
         """The term is its own majorant."""
 
-    def evaluate(self, state, theta, upper, haadf_term, sums):
+    def evaluate(self, state, theta, upper, haadf_term: _HaadfArrays, sums):
         """Fill ``sums`` (ny, 4) as :func:`~.kernels.data_terms` does."""
         data = self.data
         kernels.data_terms(
@@ -67,7 +70,7 @@ class OfBands:
             state.z, data.counts, data.matrix, self.used, self.number, data.delta, state.beta, self.work
         )
 
-    def evaluate(self, state, theta, upper, haadf_term, sums):
+    def evaluate(self, state, theta, upper, haadf_term: _HaadfArrays, sums):
         """Fill ``sums`` (ny, 4) as :func:`~.kernels.band_terms` does."""
         data = self.data
         kernels.band_terms(

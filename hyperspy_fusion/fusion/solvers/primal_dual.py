@@ -26,6 +26,9 @@ The prox includes the HAADF term and is exact in every pixel. A blurred HAADF te
 proximal operator. In its place is ``1/2 |u - (u_k - gradient(u_k))|^2``, which majorises it about the image u_k of the
 maps of the iteration before.
 
+Counts in bands, each a mixture of the maps, couple the maps of a pixel too. Every few iterations the loop replaces
+their term by its majorant at the present maps, which does not: :mod:`~.data_steps`. The gap is that of the term itself.
+
 Gap: objective less a lower bound of it. The bound is the minimum of the Lagrangian over maps and slopes of at most
 twice the largest value found or measured. For penalties with slopes, the violation of ``D^T q = L^T y``, times twice
 the largest slope found, is subtracted from it.
