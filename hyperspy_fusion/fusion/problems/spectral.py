@@ -252,14 +252,12 @@ class SpectralProblem(Objective):
     def resample(self, settings, state, maps, seed, earlier=()):
         """The problem of one bootstrap replicate: bands ~ Poisson(M x), with the other columns of the state."""
         if earlier:
-            drawn, of_maps = earlier[0].source, earlier[0].of_maps
+            drawn = earlier[0].source
         else:
             columns = np.concatenate([maps, self.columns(state)[self.n_maps :]]).astype(np.float64)
             drawn = self.source.drawn(columns, np.random.default_rng((*np.atleast_1d(seed), 1)))
-            of_maps = self.of_maps
-        if not earlier or of_maps.penalty.kind != self.of_maps.penalty.kind:
-            alike = [p.of_maps for p in earlier]
-            of_maps = resampled(self.of_maps, _gaussian(settings), maps, seed, alike, drawn.estimates)
+        alike = [p.of_maps for p in earlier]
+        of_maps = resampled(self.of_maps, _gaussian(settings), maps, seed, alike, drawn.estimates)
         shift = float(self.data.delta[0, 0, 0]) * self.scales[0] / _share(self.source.model)[0]
         return replace(
             self,

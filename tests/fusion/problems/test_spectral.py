@@ -161,6 +161,10 @@ def test_replicates_draw_bands_and_fit_them_again():
     other = problem.resample(settings, state, result.maps, (0, 1), (first,))
     np.testing.assert_array_equal(first.source.counts, other.source.counts)
     assert np.array_equal(first.of_maps.scan.haadf, other.of_maps.scan.haadf)
+    without = observation.problem(DIRECTIONAL).resample(DIRECTIONAL, state, result.maps, (0, 1))
+    after = problem.resample(settings, state, result.maps, (0, 1), (without,))
+    assert after.haadf_term.weights.any() and not without.haadf_term.weights.size
+    np.testing.assert_array_equal(after.haadf_term.weights, first.haadf_term.weights)
     expected = np.tensordot(observation.matrix, problem.columns(state), 1).sum()
     assert first.source.counts.sum() == pytest.approx(expected, abs=5 * np.sqrt(expected))
     found = bootstrap(problem, settings, state, result.maps, number=4, num_workers=1)
