@@ -99,7 +99,7 @@ def line_counts(signal: Any, request: SourceRequest) -> LineCounts:
         )
     check_energies(signal, "keV", "eV")
     found = _asked_diagnostics(signal, request)
-    lines, left_out = _choose_lines(signal, request.elements, request.xray_lines)
+    lines, left_out = chosen_lines(signal, request.elements, request.xray_lines)
     _logger.info("X-ray lines: %s", lines)
     width = request.integration_windows
     windows = {element: line_windows(signal, names, width) for element, names in lines.items()}
@@ -128,7 +128,7 @@ def _asked_diagnostics(signal, request):
     return [Diagnostic("element-not-in-file", sentence, elements=unknown)]
 
 
-def _choose_lines(signal, elements, xray_lines):
+def chosen_lines(signal: Any, elements: Any, xray_lines: Any) -> tuple[dict[str, list[str]], list[Diagnostic]]:
     """Dict of each element's X-ray lines, all within the energy range, in the order of the maps, and diagnostics."""
     if xray_lines is not None:
         if missed := [line for line in xray_lines if not _in_range(signal, line)]:
@@ -195,8 +195,13 @@ def _about_beam_energy(signal, chosen):
 
 
 def _has_beam_energy(signal):
-    paths = [f"Acquisition_instrument.{kind}.beam_energy" for kind in ("SEM", "TEM")]
-    return any(isinstance(energy := signal.metadata.get_item(path), Real) and float(energy) > 0 for path in paths)
+    return beam_energy_of(signal) is not None
+
+
+def beam_energy_of(signal: Any) -> float | None:
+    """Energy of the beam in keV, above 0; None where the metadata have none."""
+    found = [signal.metadata.get_item(f"Acquisition_instrument.{kind}.beam_energy") for kind in ("SEM", "TEM")]
+    return next((float(energy) for energy in found if isinstance(energy, Real) and float(energy) > 0), None)
 
 
 def _default_lines(signal, element, beam_energy=None):

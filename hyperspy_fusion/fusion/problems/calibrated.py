@@ -25,7 +25,7 @@ from hyperspy_fusion.fusion.problems.resampling import resampled
 from hyperspy_fusion.fusion.settings import working_dtype
 from hyperspy_fusion.fusion.solvers.multilevel import multilevel_start
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
-from hyperspy_fusion.fusion.terms.data_fidelity import Counts, Gaussian, about_totals, noise_of
+from hyperspy_fusion.fusion.terms.data_fidelity import Counts, DataTerms, Gaussian, about_totals, noise_of
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, constant_in_words, haadf_noise, z_weights
 from hyperspy_fusion.fusion.terms.objective import LEAST_BLUR, HaadfTerm, Objective
 from hyperspy_fusion.fusion.terms.penalties import SECOND_ORDER, CellPenalty, cell_adjoint
@@ -96,6 +96,7 @@ class CalibratedProblem(Objective):
         Findings about the data.
     """
 
+    data: DataTerms
     scan: ScanData
     noise: Counts | Gaussian
     calibration: HaadfCalibration
@@ -236,6 +237,7 @@ class Observation:
     guide: Guide
     dtype: np.dtype
     about_image: list = field(default_factory=list)
+    kind = "maps"
 
     @classmethod
     def of(cls, scan, settings, num_workers=None):
