@@ -27,6 +27,7 @@ from hyperspy_fusion.identify.elements import (
 from hyperspy_fusion.identify.map_identity import metadata_names
 from hyperspy_fusion.maps.base import WINDOW_WIDTH, Beside, SourceRequest
 from hyperspy_fusion.maps.eds_spectra import LOWEST_KEV, beam_energy_of
+from hyperspy_fusion.maps.suggestion import suggest_elements
 
 _logger = logging.getLogger(__name__)
 
@@ -152,8 +153,10 @@ def chosen_lines(signal: Any, elements: Any, xray_lines: Any) -> tuple[dict[str,
     else:
         named = checked_elements(metadata_names(signal.metadata, "Sample.elements"))
         if not named:
+            shown = suggest_elements(signal).certain
+            hint = f"elements={shown}, which the spectra show, or others" if shown else "elements=[...]"
             raise ValueError(
-                f"The metadata of {signal} name no elements: pass elements=[...] or xray_lines=[...], or call "
+                f"The metadata of {signal} name no elements: pass {hint}, or xray_lines=[...], or call "
                 "`s.set_elements([...])`."
             )
         chosen = {element: _default_lines(signal, element) for element in dict.fromkeys(named)}

@@ -14,9 +14,8 @@ from hyperspy_fusion.fusion.spectra.line_checks import (
 )
 from hyperspy_fusion.fusion.spectra.line_model import SpectralModel
 from hyperspy_fusion.identify.elements import is_detectable, listed, periodic_table
+from hyperspy_fusion.maps.eds_spectra import RADIOACTIVE
 
-# elements without a stable isotope are no candidates, but for Th and U
-RADIOACTIVE = frozenset("Tc Pm Po At Rn Fr Ra Ac Pa Np Pu Am Cm Bk Cf Es Fm Md No Lr".split())
 # a candidate has a line of this weight in its family, which may be as far from the line that is seen, in widths
 _STRONG, _NEAR = 0.5, 0.4
 # so many unexplained lines are named, and so many candidates of each

@@ -13,8 +13,10 @@ from hyperspy_fusion.identify.elements import element_of, periodic_table
 
 # keV: no element has a line below, but detectors have noise
 LOWEST_KEV = 0.1
+# elements without a stable isotope are no candidates, but for Th and U
+RADIOACTIVE = frozenset("Tc Pm Po At Rn Fr Ra Ac Pa Np Pu Am Cm Bk Cf Es Fm Md No Lr".split())
 # keV: detectors have noise below
-_LOWEST = 0.2
+LOWEST = 0.2
 # keV: a family whose main line is so near to an end of the spectra is left out
 _MARGIN = 0.05
 # channels that are used end so many keV above the last line
@@ -78,7 +80,7 @@ def used_channels(energies: np.ndarray, lines: Sequence[ElementLines]) -> slice:
     """Channels from above the noise of the detector to above the last strong line of the elements."""
     mains = np.concatenate([own.energies[own.weights == 1] for own in lines])
     strong = np.concatenate([own.energies[own.weights > 0.05] for own in lines])
-    low = max(min(_LOWEST, mains.min() - _MARGIN), LOWEST_KEV)
+    low = max(min(LOWEST, mains.min() - _MARGIN), LOWEST_KEV)
     start, stop = np.searchsorted(energies, [low, strong.max() + _BEYOND])
     return slice(int(start), int(stop))
 

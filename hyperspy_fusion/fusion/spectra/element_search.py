@@ -30,6 +30,8 @@ RECALIBRATED = (4, 8, 14)
 MOST, ROUNDS = 24, 3
 # lines with a smaller weight do not matter for a score
 STRONG = 0.05
+# part of the counts of an element from which on another one overlaps it
+OVERLAP = 0.3
 # an element is certain with so many standard deviations, by counts and by a tenth of the lines of its neighbours
 CERTAIN, CERTAIN_SCORE = 5.0, 8.0
 
@@ -52,6 +54,8 @@ class Evidence:
         Excess in its main line over a fit without it, in standard deviations of the counts and of the model.
     lines
         Its main lines within the spectra, such as ``("Ka", "La")``.
+    overlaps
+        Elements that have much of the counts in the window of its main line, the strongest first.
     """
 
     element: str
@@ -60,6 +64,7 @@ class Evidence:
     systematic: float
     score: float
     lines: tuple[str, ...]
+    overlaps: tuple[str, ...]
 
     @property
     def evidence(self) -> float:
@@ -265,6 +270,19 @@ def _evidence(groups, summed, edges, chosen, calibration):
         counts += x
         explained += x**2 / cramer_rao(columns, np.maximum(columns @ x, 1e-3))
     scores = [_own_score(summed, edges, columns, lines, k, calibration) for k, lines in enumerate(chosen)]
-    mains = [tuple(lines.names[np.argmax(lines.weights * own)] for own in lines.families.values()) for lines in chosen]
-    rows = zip(chosen, counts.tolist(), explained.tolist(), errors.tolist(), scores, mains, strict=False)
+    mains = [tuple(_main_lines(lines)) for lines in chosen]
+    inside = fit.window_counts()
+    overlaps = [_overlaps(inside[k], k, chosen) for k in range(len(chosen))]
+    rows = zip(chosen, counts.tolist(), explained.tolist(), errors.tolist(), scores, mains, overlaps, strict=False)
     return [Evidence(lines.element, *values) for lines, *values in rows]
+
+
+def _main_lines(lines):
+    for letter, own in lines.families.items():
+        alpha = f"{letter}a"
+        yield alpha if alpha in lines.names else lines.names[int(np.argmax(lines.weights * own))]
+
+
+def _overlaps(inside, number, chosen):
+    others = [k for k in np.argsort(-inside) if k != number and inside[k] > OVERLAP * inside[number]]
+    return tuple(chosen[k].element for k in others)
