@@ -110,6 +110,8 @@ def _bins(spectra, valid, width):
 def _row(spectra, valid, width):
     kept = spectra if valid.all() else np.where(valid, spectra, 0)
     dtype = np.float64 if kept.dtype.kind == "f" else np.int64 if kept.dtype.itemsize > 2 else np.int32
+    if kept.dtype.kind != "u" and kept.min() < 0:
+        return np.full((-(-kept.shape[1] // width), kept.shape[-1]), np.nan, np.float32)
     summed = kept.sum(axis=0, dtype=dtype)
     return np.add.reduceat(summed, np.arange(0, len(summed), width), axis=0).astype(np.float32)
 
