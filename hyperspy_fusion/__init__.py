@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hyperspy_fusion.fusion.settings import AutoSettings, CalibratedSettings, PublishedSettings
     from hyperspy_fusion.io.scan import scan
     from hyperspy_fusion.maps.sources import element_maps
+    from hyperspy_fusion.maps.suggestion import suggest_elements
     from hyperspy_fusion.model import FusedMultiModal
     from hyperspy_fusion.registration.frames import plot_drift, sum_frames
     from hyperspy_fusion.registration.haadf import match_haadf
@@ -32,6 +33,7 @@ _PUBLIC = {
     "match_haadf": "hyperspy_fusion.registration.haadf",
     "plot_drift": "hyperspy_fusion.registration.frames",
     "scan": "hyperspy_fusion.io.scan",
+    "suggest_elements": "hyperspy_fusion.maps.suggestion",
     "sum_frames": "hyperspy_fusion.registration.frames",
 }
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "match_haadf",
     "plot_drift",
     "scan",
+    "suggest_elements",
     "sum_frames",
 ]
 

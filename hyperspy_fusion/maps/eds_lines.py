@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from itertools import combinations
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +26,8 @@ from hyperspy_fusion.identify.elements import (
 )
 from hyperspy_fusion.identify.map_identity import metadata_names
 from hyperspy_fusion.maps.base import WINDOW_WIDTH, Beside, SourceRequest
+from hyperspy_fusion.maps.eds_spectra import LOWEST_KEV, beam_energy_of
+from hyperspy_fusion.maps.suggestion import suggest_elements
 
 _logger = logging.getLogger(__name__)
 
@@ -45,8 +46,6 @@ STRONG = 0.1
 BANDS = 32
 # with fewer counts than this in each there are fewer bands
 FEWEST_IN_BAND = 1000
-# no element has a line below, but detectors have noise
-LOWEST_KEV = 0.1
 
 _ACCUMULATOR = {"b": np.uint64, "u": np.uint64, "i": np.int64, "f": np.float64}
 
@@ -154,8 +153,10 @@ def chosen_lines(signal: Any, elements: Any, xray_lines: Any) -> tuple[dict[str,
     else:
         named = checked_elements(metadata_names(signal.metadata, "Sample.elements"))
         if not named:
+            shown = suggest_elements(signal).certain
+            hint = f"elements={shown}, which the spectra show, or others" if shown else "elements=[...]"
             raise ValueError(
-                f"The metadata of {signal} name no elements: pass elements=[...] or xray_lines=[...], or call "
+                f"The metadata of {signal} name no elements: pass {hint}, or xray_lines=[...], or call "
                 "`s.set_elements([...])`."
             )
         chosen = {element: _default_lines(signal, element) for element in dict.fromkeys(named)}
@@ -196,12 +197,6 @@ def _about_beam_energy(signal, chosen):
 
 def _has_beam_energy(signal):
     return beam_energy_of(signal) is not None
-
-
-def beam_energy_of(signal: Any) -> float | None:
-    """Energy of the beam in keV, above 0; None where the metadata have none."""
-    found = [signal.metadata.get_item(f"Acquisition_instrument.{kind}.beam_energy") for kind in ("SEM", "TEM")]
-    return next((float(energy) for energy in found if isinstance(energy, Real) and float(energy) > 0), None)
 
 
 def _default_lines(signal, element, beam_energy=None):

@@ -14,11 +14,12 @@ from hyperspy_fusion.fusion.spectra.line_checks import (
 )
 from hyperspy_fusion.fusion.spectra.line_model import SpectralModel
 from hyperspy_fusion.identify.elements import is_detectable, listed, periodic_table
+from hyperspy_fusion.maps.eds_spectra import RADIOACTIVE
 
-# elements without a stable isotope are no candidates, but for Th and U
-RADIOACTIVE = frozenset("Tc Pm Po At Rn Fr Ra Ac Pa Np Pu Am Cm Bk Cf Es Fm Md No Lr".split())
 # a candidate has a line of this weight in its family, which may be as far from the line that is seen, in widths
 _STRONG, _NEAR = 0.5, 0.4
+# deviance per channel of a model that lacks so much that other elements make up for it
+_FAR_OFF = 5.0
 # so many unexplained lines are named, and so many candidates of each
 _LINES, _CANDIDATES = 3, 4
 
@@ -32,8 +33,7 @@ def model_diagnostics(model: SpectralModel) -> list[Diagnostic]:
     pairs = pairs_by_shape(model)
     return [
         *_about_lines(model),
-        *_about_absent(not_shown(model)),
-        *_about_hidden(model, hidden(model)),
+        *(_about_elements(model) if model.deviance < _FAR_OFF else []),
         *_about_pairs(pairs),
         *_about_deviance(model, bool(pairs)),
     ]
@@ -54,11 +54,15 @@ def candidates(energy: float, width: float, without: tuple = ()) -> list[str]:
 
 
 def _about_lines(model):
-    found = []
-    for excess in unexplained_lines(model)[:_LINES]:
+    found, of_named = [], np.empty(0)
+    for excess in unexplained_lines(model):
         width = float(model.calibration.fwhm(excess.energy))
+        # other lines of an element that is named already
+        if len(found) == _LINES or np.any(np.abs(of_named - excess.energy) < width):
+            continue
         named = candidates(excess.energy, width, model.names)
         elements = tuple(dict.fromkeys(line.partition("_")[0] for line in named[:_CANDIDATES]))
+        of_named = np.concatenate([of_named, *(_line_energies(element) for element in elements)])
         hint = f"add {' or '.join(elements)} to the elements, or to those of the system" if named else "it may be a sum"
         sentence = (
             f"The spectra have a line at {excess.energy:.2f} keV ({excess.sigmas:.0f} sigma, {excess.part:+.0%}) that "
@@ -66,6 +70,15 @@ def _about_lines(model):
         )
         found.append(Diagnostic("line-of-no-element", sentence, elements=elements))
     return found
+
+
+def _line_energies(symbol):
+    lines = periodic_table()[symbol].Atomic_properties.Xray_lines.as_dictionary().values()
+    return [float(line["energy (keV)"]) for line in lines if line["weight"] > 0.05]
+
+
+def _about_elements(model):
+    return [*_about_absent(not_shown(model)), *_about_hidden(model, hidden(model))]
 
 
 def _about_absent(names):

@@ -12,7 +12,7 @@ from hyperspy_fusion.fusion.spectra.line_shapes import Calibration, ElementLines
 from hyperspy_fusion.fusion.spectra.poisson_fit import deviances
 
 # standard deviations of the prior of the fields of `Calibration`, which decides where counts are few
-PRIOR = np.array([0.01, 0.003, 0.01, 0.2, 0.02])
+PRIOR = np.array([0.01, 0.003, 0.01, 0.2, 0.01])
 # steps for their derivatives, and the number of Gauss-Newton steps
 SMALL = np.array([1e-4, 2e-5, 1e-4, 1e-3, 1e-3])
 STEPS = 8

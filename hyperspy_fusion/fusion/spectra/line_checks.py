@@ -7,16 +7,20 @@ from typing import NamedTuple
 import numpy as np
 
 from hyperspy_fusion.fusion.spectra.bands import covariance_bound
-from hyperspy_fusion.fusion.spectra.line_model import SpectralModel
+from hyperspy_fusion.fusion.spectra.line_model import SpectralModel, channel_edges
+from hyperspy_fusion.fusion.spectra.line_shapes import continuum_hats
+from hyperspy_fusion.fusion.spectra.poisson_fit import poisson_ml
 
 # least excess within one width of a peak that is a line: in standard deviations, and as a part of the expected counts
 SIGMAS, PART = 8.0, 0.05
 # and as a part of the counts of peaks within so many widths, whose shapes are not known better
 OF_NEIGHBOURS, NEAR = 0.1, 2.0
+# so many are looked for
+MOST = 4
 # pairs whose standard errors are larger than those of the counts alone by this factor differ in shape only
 BY_SHAPE = 2.5
 # an element is shown by so many standard errors of its total
-SHOWN = 3.0
+SHOWN = 2.0
 # relative systematic error of an element that is hidden under others
 HIDDEN = 0.5
 #: deviance per channel of a model that is as good as the counts
@@ -32,23 +36,38 @@ class Excess(NamedTuple):
 
 
 def unexplained_lines(model: SpectralModel) -> list[Excess]:
-    """Excesses of the summed spectrum over the model that are as narrow as a line, the largest first."""
+    """Excesses of the summed spectrum over the model that are as narrow as a line, the largest first.
+
+    Each is added to the model as a line before the next is looked for, with the shape of the continuum free.
+    """
+    edges = channel_edges(model.energies)
+    shapes = np.concatenate([model.columns[:, : len(model.lines)], continuum_hats(edges)], axis=1)
     expected = model.columns @ model.totals
+    found = []
+    for _ in range(MOST):
+        excess = _largest_excess(model, expected)
+        if excess is None:
+            break
+        found.append(excess)
+        shapes = np.concatenate([shapes, model.calibration.line_shapes(edges, excess.energy)], axis=1)
+        expected = shapes @ poisson_ml(shapes, model.summed)
+    return sorted(found, key=lambda excess: -excess.sigmas)
+
+
+def _largest_excess(model, expected):
     true = model.calibration.offset + model.calibration.gain * model.energies
-    width = model.calibration.fwhm(true)
-    half = np.maximum(np.rint(width / 2 / (true[1] - true[0])), 1).astype(int)
+    half = np.maximum(np.rint(model.calibration.fwhm(true) / 2 / (true[1] - true[0])), 1).astype(int)
     counts, mean = (_windowed(spectrum, half) for spectrum in (model.summed, expected))
     excess = counts - mean
     sigmas, part = excess / np.sqrt(np.maximum(mean, 1.0)), excess / np.maximum(mean, 1.0)
     reach = np.rint(2 * NEAR * half).astype(int)
     near = np.array([mean[max(c - r, 0) : c + r + 1].max() for c, r in enumerate(reach)])
-    found = []
-    left = np.where((sigmas > SIGMAS) & (part > PART) & (excess > OF_NEIGHBOURS * near), sigmas, 0.0)
-    while left.any():
-        c = int(left.argmax())
-        found.append(Excess(float(true[c]), float(sigmas[c]), float(part[c])))
-        left[np.abs(true - true[c]) < 1.5 * width[c]] = 0
-    return found
+    # the ends of the spectra cut peaks
+    inside = np.minimum(np.arange(len(half)), np.arange(len(half))[::-1]) > 2 * half
+    is_line = inside & (sigmas > SIGMAS) & (part > PART) & (excess > OF_NEIGHBOURS * near)
+    sigmas = np.where(is_line, sigmas, 0.0)
+    c = int(sigmas.argmax())
+    return Excess(float(true[c]), float(sigmas[c]), float(part[c])) if sigmas[c] else None
 
 
 def _windowed(spectrum, half):

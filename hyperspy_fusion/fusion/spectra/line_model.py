@@ -21,6 +21,8 @@ SHIFT = 0.3
 CONTINUUM = ("continuum low", "continuum high")
 # relative error of the counts of other elements in the window of a line
 NEIGHBOUR_ERROR = 0.1
+# fewer counts in a window are none
+LEAST_COUNTS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -260,20 +262,20 @@ class SummedFit:
 
     def systematic(self):
         """(n_columns,) relative errors by a tenth of the counts of other elements in the windows of mapped lines."""
-        counts = np.stack([self.shapes[:, own] @ self.line_amplitudes[own] for own in self._own_lines()], axis=1)
-        errors = [self._neighbours(number, counts) for number in range(counts.shape[1])]
-        return np.array([*errors, np.nan, np.nan])
+        counts = self.window_counts()
+        own = np.diag(counts)
+        errors = NEIGHBOUR_ERROR * (counts.sum(axis=1) - own) / np.where(own > LEAST_COUNTS, own, 1)
+        return np.array([*np.where(own > LEAST_COUNTS, errors, np.inf), np.nan, np.nan])
 
-    def _own_lines(self):
-        return [self.owners == number for number in range(len(self.elements))]
-
-    def _neighbours(self, number, counts):
-        lines = self.elements[number]
-        main = self.shapes[:, self.owners == number][:, lines.mapped].sum(axis=1)
-        window = main > main.max() / 16  # a full width of two FWHM
-        inside = counts[window].sum(axis=0)
-        others = inside.sum() - inside[number]
-        return NEIGHBOUR_ERROR * others / inside[number] if inside[number] > 1e-3 else np.inf
+    def window_counts(self) -> np.ndarray:
+        """(n_elements, n_elements) counts of element j in the windows of the mapped lines of element i, of two FWHM."""
+        own_lines = [self.owners == number for number in range(len(self.elements))]
+        counts = np.stack([self.shapes[:, own] @ self.line_amplitudes[own] for own in own_lines], axis=1)
+        rows = []
+        for own, lines in zip(own_lines, self.elements, strict=True):
+            main = self.shapes[:, own][:, lines.mapped].sum(axis=1)
+            rows.append(counts[main > main.max() / 16].sum(axis=0))
+        return np.array(rows)
 
 
 def line_numbers(elements: Sequence[ElementLines]):

@@ -8,7 +8,7 @@ import numpy as np
 STEPS = 60
 TOLERANCE = 1e-6
 # ridge of the Hessian, a part of its diagonal: shapes may be alike
-RIDGE = 1e-10
+RIDGE = 1e-9
 
 
 def poisson_ml(shapes, counts, start=None):
@@ -68,7 +68,7 @@ def _newton_step(unit, counts, x, value):
     hessian = part.T @ (part * (np.maximum(counts, expected) / expected**2)[:, None])
     hessian[np.diag_indices_from(hessian)] *= 1 + RIDGE
     direction = np.zeros_like(x)
-    direction[free] = np.linalg.lstsq(hessian, gradient[free], rcond=1e-13)[0]
+    direction[free] = np.linalg.solve(hessian, gradient[free])
     length = 1.0
     for _ in range(30):
         moved = np.maximum(x - length * np.where(free, direction, x), 0)
