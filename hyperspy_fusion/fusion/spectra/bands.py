@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 # largest growth of the attainable variance of an element by the merging of channels
-LOSS = 0.05
+LOSS = 0.02
 
 
 def cramer_rao(matrix, mean):
