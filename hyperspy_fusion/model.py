@@ -50,7 +50,7 @@ class FusedMultiModal:
     ----------
     haadf : BaseSignal
         The HAADF image.
-    maps, method, elements, xray_lines, integration_windows, edges, background, mask, register
+    maps, method, elements, xray_lines, lines, integration_windows, edges, background, mask, register
         As for :func:`hyperspy_fusion.fuse`.
 
     Attributes
@@ -89,6 +89,7 @@ class FusedMultiModal:
         method: str = "auto",
         elements: list[str] | None = None,
         xray_lines: list[str] | None = None,
+        lines: str = "windows",
         integration_windows: float = 2.0,
         edges: Any = None,
         background: Any = None,
@@ -100,13 +101,14 @@ class FusedMultiModal:
         check_choice("register", register, (False, True, "calibration", "shift"))
         self.method, self._method = method, METHODS[method]
         uses = self._method
-        maps = read_maps(maps, request_of(uses, elements, xray_lines, integration_windows, edges, background))
+        request = request_of(uses, elements, xray_lines, lines, integration_windows, edges, background)
+        maps = read_maps(maps, replace(request, mask=mask))
         self.maps, self.elements = maps.signal, maps.signal.elements
         mask = mask_array(mask, maps.axes)
         register = "shift" if register is True else register
         self.haadf, self._registration, of_grid = haadf_on_grid(haadf, maps, register, mask, uses.uses_masks)
         image, pixels = self.haadf.data, self.maps.data
-        valid, of_masks = uses.find_valid(self.elements, pixels, image, mask)
+        valid, of_masks = uses.find_valid(self.elements, pixels, image, mask, variance=maps.variance)
         flat = ~np.array([has_contrast(*one) for one in zip(pixels, valid.maps, strict=True)])
         found = diagnostics_of_maps(self.elements, pixels, valid.maps, flat, uses, maps.variance is not None)
         if maps.named_by_file and uses.has_noise_model:
@@ -118,7 +120,7 @@ class FusedMultiModal:
         self._reported = set(maps.diagnostics)  # by read_maps
         self._report(self._input_diagnostics)
         noise = (maps.background, maps.variance) if uses.uses_noise_metadata else (None, None)
-        self._measured = Measured(self.elements, pixels, image, valid, flat, *noise, maps.out_of_window)
+        self._measured = Measured(self.elements, pixels, image, valid, flat, *noise, maps.out_of_window, maps.spectra)
 
     @default_errstate
     def fit(

@@ -301,7 +301,7 @@ def _about_shared(shared):
     pairs = listed([f"{first}/{second} ({part:.0%})" for (first, second), part in shared.items()])
     sentence = (
         f"Integration windows share channels, so maps show counts of both elements: {pairs}: choose other xray_lines, "
-        "or fit a model."
+        "or pass lines='model' to fuse."
     )
     return [Diagnostic("windows-share-channels", sentence, elements=tuple(dict.fromkeys(e for p in shared for e in p)))]
 
@@ -327,7 +327,8 @@ def _about_near(signal, lines, width, shared):
     pairs = listed([f"{name} ({', '.join(by_element(others))})" for name, others in near.items()])
     reach = "one" if width == WINDOW_WIDTH else f"{width / 2:g}"
     sentence = (
-        f"Lines of other elements within {reach} FWHM add counts to {pairs}: choose other xray_lines, or fit a model."
+        f"Lines of other elements within {reach} FWHM add counts to {pairs}: choose other xray_lines, or "
+        "pass lines='model' to fuse."
     )
     return [Diagnostic("lines-overlap", sentence, elements=tuple(by_element(list(near))))]
 

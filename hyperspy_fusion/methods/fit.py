@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hyperspy_fusion.fusion.result import FusionResult
+from hyperspy_fusion.fusion.spectra.scan_spectra import ScanSpectra
 from hyperspy_fusion.fusion.terms.scan_data import ScanData
 from hyperspy_fusion.identify.elements import atomic_number
 from hyperspy_fusion.methods.base import Setup
@@ -32,6 +33,8 @@ class Measured:
         (n, ny, nx) counts of the maps that are not of their elements, and variance of the noise; None if not used.
     out_of_window
         (B, ny, nx) out-of-window counts, None if not used.
+    spectra
+        What a model of the spectra is fitted to, None for maps of windows.
     """
 
     elements: list
@@ -42,6 +45,7 @@ class Measured:
     background: np.ndarray | None = None
     variance: np.ndarray | None = None
     out_of_window: np.ndarray | None = None
+    spectra: ScanSpectra | None = None
 
     def scan_data(self):
         """What the methods fuse: all of this without the maps that are not fitted."""
@@ -61,6 +65,7 @@ class Measured:
             background,
             variance,
             self.out_of_window,
+            self.spectra,
             self.elements,
         )
 

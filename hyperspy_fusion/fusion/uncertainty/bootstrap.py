@@ -80,6 +80,8 @@ def bootstrap(problem: FusionProblem, settings, state, maps, number=32, seed=0, 
         counts_scale=of_maps.noise.counts_scale,
         errors=np.stack(errors),
         residuals=np.stack(residuals[: len(errors)]),
+        systematic=of_maps.scan.systematic,
+        measured_mean=None if of_maps.scan.spectra is None else of_maps.scan.spectra.mean_of,
     )
 
 
