@@ -26,6 +26,7 @@ from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem, Observ
 from hyperspy_fusion.fusion.problems.resampling import resampled
 from hyperspy_fusion.fusion.solvers.multilevel import multilevel_start
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
+from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
 from hyperspy_fusion.fusion.spectra.line_model import SpectralModel
 from hyperspy_fusion.fusion.spectra.poisson_fit import poisson_ml
 from hyperspy_fusion.fusion.terms.band_counts import BandTerms, shifted_counts, without_traces
@@ -37,9 +38,9 @@ from hyperspy_fusion.fusion.terms.scan_data import column
 
 # weight of the penalty of columns without a map, over the mean one of the maps: the continuum is smooth
 _WEIGHT_OF_OTHERS = 2.0
-# a fit ends near its final maps in units of their standard errors, or of this part of the natural units: maps of
-# elements that are hardly there have smaller errors, and would take most of the iterations
-_LEAST_ERROR = 0.2
+# a fit ends no nearer to its final maps than this, in natural units: maps of elements that are hardly there have small
+# standard errors, and would take most of the iterations
+_NEAREST = 0.006
 # standard deviation in pixels over which the variance of the estimates of pixels is averaged
 _WIDTH = 2.0
 
@@ -224,16 +225,20 @@ class SpectralProblem(Objective):
 
     def start(self, state, fraction=1.0):
         """The state of the maps of another spectral problem's state, of such a fraction of the counts."""
-        return _with_least_errors(state.restarted(self, fraction))
+        return state.restarted(self, fraction)
 
     def coarse_start(self, alike=None, num_workers=None):
         """The state to start from a coarse fit; its standard errors are those of the state ``alike`` if it is given."""
-        return _with_least_errors(multilevel_start(self, num_workers, alike))
+        return multilevel_start(self, num_workers, alike)
 
     def solve(self, settings, state=None, callback=None, num_workers=None):
         """Result, with maps of the mapped elements, and state; None starts from a coarse fit."""
         state = self.coarse_start(num_workers=num_workers) if state is None else state
-        result, state = primal_dual(self, settings, state, callback, num_workers)
+        stopping, errors = Stopping.of(settings), state.standard_errors
+        if errors is not None and stopping.settled > 0:
+            state.standard_errors = np.maximum(errors, _NEAREST / stopping.settled)
+        result, state = primal_dual(self, stopping, state, callback, num_workers)
+        state.standard_errors = errors
         return replace(result, maps=result.maps[: self.n_maps].copy()), state
 
     def columns(self, state):
@@ -364,11 +369,6 @@ def region_fit(matrix, counts):
 
 
 # ---- columns and maps ------------------------------------------------------------------------------------
-
-
-def _with_least_errors(state):
-    errors = state.standard_errors
-    return replace(state, standard_errors=None if errors is None else np.maximum(errors, _LEAST_ERROR))
 
 
 def _share(model):
