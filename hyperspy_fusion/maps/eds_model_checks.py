@@ -63,7 +63,9 @@ def _about_lines(model):
         named = candidates(excess.energy, width, model.names)
         elements = tuple(dict.fromkeys(line.partition("_")[0] for line in named[:_CANDIDATES]))
         of_named = np.concatenate([of_named, *(_line_energies(element) for element in elements)])
-        hint = f"add {' or '.join(elements)} to the elements, or to those of the system" if named else "it may be a sum"
+        hint = (
+            f"add {' or '.join(elements)} by elements=, or by s.add_elements for no map" if named else "it may be a sum"
+        )
         sentence = (
             f"The spectra have a line at {excess.energy:.2f} keV ({excess.sigmas:.0f} sigma, {excess.part:+.0%}) that "
             f"no element of the model has: {hint}."
