@@ -164,3 +164,16 @@ def stacked(scan):
 def test_what_is_no_fit_of_spectra_is_refused(scan, change, options, words):
     with pytest.raises(ValueError, match=words):
         fused(scan if change is None else change(scan), **options)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("counts, light, metals, false", [(1, 23, 28.5, 0.16), (4, 25, 31, 0.1), (16, 30, 33, 0.09)])
+def test_the_phantom_is_resolved_at_every_dose(counts, light, metals, false):
+    scan = overlapping_lines(counts=counts, seed=1)
+    settings = hf.CalibratedSettings(regularization="directional", joint=False)
+    maps = fused(scan.signals(), elements=list(scan.elements), settings=settings).data
+    quality = [psnr(one, truth) for one, truth in zip(maps, scan.truth, strict=True)]
+    assert min(quality[:2]) > metals and min(quality[2:4]) > light
+    for absent, present in ((2, 3), (3, 2)):
+        alone = (scan.truth[present] > scan.truth[present].max() / 2) & (scan.truth[absent] == 0)
+        assert maps[absent][alone].mean() < false * maps[present][alone].mean()
