@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hyperspy_fusion.images.virtual import virtual_image
     from hyperspy_fusion.io.scan import scan
     from hyperspy_fusion.maps.sources import element_maps
+    from hyperspy_fusion.maps.suggestion import suggest_elements
     from hyperspy_fusion.model import FusedMultiModal
     from hyperspy_fusion.registration.frames import plot_drift, sum_frames
     from hyperspy_fusion.registration.haadf import match_haadf
@@ -35,6 +36,7 @@ _PUBLIC = {
     "plot_drift": "hyperspy_fusion.registration.frames",
     "ptychography": "hyperspy_fusion.images.ptychography",
     "scan": "hyperspy_fusion.io.scan",
+    "suggest_elements": "hyperspy_fusion.maps.suggestion",
     "sum_frames": "hyperspy_fusion.registration.frames",
     "virtual_image": "hyperspy_fusion.images.virtual",
 }
@@ -51,6 +53,7 @@ __all__ = [
     "plot_drift",
     "ptychography",
     "scan",
+    "suggest_elements",
     "sum_frames",
     "virtual_image",
 ]

@@ -23,6 +23,7 @@ def fuse(
     method: str = "auto",
     elements: list[str] | None = None,
     xray_lines: list[str] | None = None,
+    lines: str = "windows",
     integration_windows: float = 2.0,
     edges: Any = None,
     background: Any = None,
@@ -56,6 +57,10 @@ def fuse(
         ``"published"`` is the method of Schwartz et al., npj Comput. Mater. 8, 16 (2022).
     elements, xray_lines, integration_windows, edges
         What to map, and how: see :func:`hyperspy_fusion.element_maps`.
+    lines : {"windows", "model"}
+        Maps of an EDS spectrum image: counts in windows, or of whole lines, by a fit of the spectra to the lines of
+        all elements and a continuum, where lines overlap. Elements that the file names and `elements` does not are
+        in the fit, and have no maps. ``"model"`` is not for ``"published"``, stacks and tiles.
     background : str, float, sequence or maps, optional
         What the maps hold that is not of the element: known counts per pixel, one number or one
         per element or by element ``{"Fe": 1}``, or an estimator for spectra, as ``"windows"`` of ``element_maps``.
@@ -118,17 +123,20 @@ def fuse(
     if n_resamples:
         check_noise_model(method)
     of_source = {"elements": elements, "xray_lines": xray_lines, "integration_windows": integration_windows}
-    of_source |= {"edges": edges}
+    of_source |= {"lines": lines, "edges": edges}
     several = isinstance(haadf, list | tuple) and len(haadf) > 1
     haadf = haadf[0] if isinstance(haadf, list | tuple) and len(haadf) == 1 else haadf
     first = haadf[0] if several else haadf
     frames = frames_of(maps, first, mask, background)
     request = request_of(METHODS[method], **of_source, background=None if frames is not None else background)
     call = Call(method, request, register, chosen, n_resamples)
+    if lines == "model" and (frames is not None or getattr(chosen, "tile_size", None) is not None):
+        what = "a stack" if frames is not None else "maps in tiles"
+        raise ValueError(f"lines is 'model', which is for one scan in memory, not for {what}: pass lines='windows'.")
     if frames is not None:
         _refuse_several(several, "A stack")
         return fuse_stack(frames, call, show_progressbar, num_workers)
-    if may_be_field(maps, chosen):
+    if lines == "windows" and may_be_field(maps, chosen):
         from hyperspy_fusion.stacks.fuse_field import field_of, fuse_field
 
         maps, field = field_of(maps, first, request, chosen, mask)

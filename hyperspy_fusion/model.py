@@ -54,7 +54,7 @@ class FusedMultiModal:
     ----------
     haadf : BaseSignal or list of BaseSignal
         The HAADF image, or a list of up to three elastic images of which it is the first; or a stack of images.
-    maps, method, elements, xray_lines, integration_windows, edges, background, mask, register
+    maps, method, elements, xray_lines, lines, integration_windows, edges, background, mask, register
         As for :func:`hyperspy_fusion.fuse`.
 
     Attributes
@@ -99,6 +99,7 @@ class FusedMultiModal:
         method: str = "auto",
         elements: list[str] | None = None,
         xray_lines: list[str] | None = None,
+        lines: str = "windows",
         integration_windows: float = 2.0,
         edges: Any = None,
         background: Any = None,
@@ -109,13 +110,14 @@ class FusedMultiModal:
         self._record = Record(settings_for(method, background=self._counts))
         self.method, self._method = method, METHODS[method]
         uses = self._method
-        maps = read_maps(maps, request_of(uses, elements, xray_lines, integration_windows, edges, background))
+        request = request_of(uses, elements, xray_lines, lines, integration_windows, edges, background)
+        maps = read_maps(maps, replace(request, mask=mask))
         self.maps, self.elements = maps.signal, maps.signal.elements
         self._mask = mask = mask_array(mask, maps.axes)
         found = images_on_grid(haadf, maps, register, mask, uses)
         self.images, self.haadf, self._elastic = found.signals, found.signals[0], found
         image, pixels = self.haadf.data, self.maps.data
-        valid, of_masks = uses.find_valid(self.elements, pixels, image, mask)
+        valid, of_masks = uses.find_valid(self.elements, pixels, image, mask, variance=maps.variance)
         flat = ~np.array([has_contrast(*one) for one in zip(pixels, valid.maps, strict=True)])
         found = diagnostics_of_maps(self.elements, pixels, valid.maps, flat, uses, maps.variance is not None)
         if maps.named_by_file and uses.has_noise_model:
@@ -129,8 +131,8 @@ class FusedMultiModal:
         self._reported = set(maps.diagnostics)  # by read_maps
         self._report(self._input_diagnostics)
         noise = (maps.background, maps.variance) if uses.uses_noise_metadata else (None, None)
-        further = self._elastic.further
-        self._measured = Measured(self.elements, pixels, image, valid, flat, *noise, maps.out_of_window, further)
+        data = [pixels, image, valid, flat, *noise, maps.out_of_window, self._elastic.further, maps.spectra]
+        self._measured = Measured(self.elements, *data)
 
     @default_errstate
     def fit(

@@ -78,6 +78,20 @@ def refusal(capsys, *arguments):
     return err
 
 
+def test_overlapping_lines_by_a_model_of_the_spectra(folder, capsys):
+    spectra, haadf = hyperspy_fusion.data.overlapping_lines((16, 16)).signals()
+    spectra.save("eds.hspy")
+    haadf.save("image.hspy")
+    command = "fuse eds.hspy --haadf image.hspy --elements Fe Co S Mo --lines model --method calibrated --max-iter 20"
+    assert cli.main(f"{command} -o model.hspy".split()) == 0
+    options = {"elements": ["Fe", "Co", "S", "Mo"], "method": "calibrated", "max_iter": 20}
+    expected = hyperspy_fusion.fuse(spectra, haadf, lines="model", **options)
+    np.testing.assert_allclose(hs.load("model.hspy").data, expected.data, rtol=1e-5)
+    capsys.readouterr()
+    published = command.replace("calibrated", "published").split()
+    assert "pass --method calibrated" in refusal(capsys, *published, "-o", "p.hspy")
+
+
 def test_fuses_maps_from_files_as_the_function_does(folder, capsys):
     assert fuse_files("Pt.hspy Fe.hspy O.hspy --haadf HAADF.hspy --max-iter 3 -o out.hspy") == 0
     fused = hs.load("out.hspy")

@@ -5,7 +5,16 @@ import inspect
 import numpy as np
 import pytest
 
-from hyperspy_fusion.data import PHANTOMS, Phantom, atomic_columns, core_shell, gradient_alloy, interface, psnr
+from hyperspy_fusion.data import (
+    PHANTOMS,
+    Phantom,
+    atomic_columns,
+    core_shell,
+    gradient_alloy,
+    interface,
+    overlapping_lines,
+    psnr,
+)
 
 every_phantom = pytest.mark.parametrize("make", PHANTOMS.values(), ids=PHANTOMS)
 
@@ -157,7 +166,7 @@ def test_particles_are_round_and_thick_as_spheres():
     _, iron, oxygen = core_shell().truth
     np.testing.assert_allclose(iron, 0.75 * oxygen, rtol=1e-12)
     # volume of all oxide cores in pixels**3 of the shorter side, against the sum of 4/3 pi r**3
-    from hyperspy_fusion.data import _PARTICLES, _core_shell_thickness
+    from hyperspy_fusion.data.phantoms import _PARTICLES, _core_shell_thickness
 
     oxide, platinum = _core_shell_thickness((400, 500))
     cores = sum(4 / 3 * np.pi * (core * radius) ** 3 for _, _, radius, core in _PARTICLES)
@@ -306,3 +315,46 @@ def test_psnr():
         psnr(np.ones(2), truth)
     with pytest.raises(ValueError, match=r"largest value of truth is 0.0"):
         psnr(truth, 0 * truth)
+
+
+# ---- spectra ------------------------------------------------------------------------------------------
+
+
+def test_spectra_of_overlapping_lines_have_their_truth():
+    options = {"shape": (24, 40), "haadf_offset": 0.25, "haadf_gain": 3.0, "haadf_snr": np.inf}
+    phantom, bare = (overlapping_lines(counts=16, continuum=part, **options) for part in (0.25, 0))
+    n = len(phantom.elements)
+    assert phantom.truth.shape == phantom.maps.shape == (n, 24, 40) and phantom.spectra.shape == (24, 40, 1000)
+    assert phantom.truth.max() == pytest.approx(16, rel=1e-12) and phantom.truth.min() >= 0
+    forward_model = phantom.haadf_offset + np.tensordot(phantom.haadf_weights, phantom.truth, 1)
+    np.testing.assert_allclose(phantom.haadf, forward_model, rtol=1e-12)
+    assert phantom.haadf.max() == pytest.approx(3.25, rel=1e-12)
+    # without a continuum, spectra are the lines, and totals within five standard errors of the truth
+    lines = phantom.columns @ phantom.truth.sum(axis=(1, 2))
+    assert abs(bare.spectra.sum() - lines.sum()) < 5 * np.sqrt(lines.sum())
+    assert abs(phantom.spectra.sum() - 1.25 * lines.sum()) < 5 * np.sqrt(1.25 * lines.sum())
+    # windows of S and Mo hold the counts of both, the one of Cu nearly its own
+    total, windows = bare.truth.sum(axis=(1, 2)), bare.maps.sum(axis=(1, 2))
+    sulfur, molybdenum, copper = (phantom.elements.index(e) for e in ("S", "Mo", "Cu"))
+    assert windows[sulfur] > 0.9 * (total[sulfur] + total[molybdenum])
+    assert windows[copper] == pytest.approx(0.98 * total[copper], rel=0.03)
+    # the continuum of thick places has another shape
+    other = overlapping_lines(counts=16, seed=1, **options)
+    assert not np.array_equal(phantom.spectra, other.spectra)
+    np.testing.assert_array_equal(phantom.truth, other.truth)
+
+
+def test_signals_of_spectra_are_a_spectrum_image():
+    phantom = overlapping_lines((24, 32), pixel_size_nm=0.4)
+    spectra, haadf = phantom.signals()
+    assert spectra.metadata.Signal.signal_type == "EDS_TEM"
+    assert spectra.metadata.Sample.elements == list(phantom.elements)
+    x, y = spectra.axes_manager.navigation_axes
+    assert (x.size, y.size, x.scale, x.units, haadf.axes_manager[0].scale) == (32, 24, 0.4, "nm", 0.4)
+    energy = spectra.axes_manager.signal_axes[0]
+    assert (energy.size, energy.low_value, energy.units) == (1000, pytest.approx(0.405), "keV")
+    np.testing.assert_allclose(energy.axis, phantom.energies)
+    spectra.data[:] = 0
+    assert phantom.spectra.any()
+    with pytest.raises(ValueError, match="continuum is -1: it must be at least 0"):
+        overlapping_lines((24, 24), continuum=-1)

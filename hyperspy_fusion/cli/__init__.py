@@ -146,6 +146,8 @@ def _add_input(fuse):
     which = "elements to take from a spectrum image, or of the maps in the order of the FILEs"
     add("--elements", metavar="EL", help=which, **names)
     add("--xray-lines", metavar="LINE", help="X-ray lines to map, such as Fe_Ka Pt_La", **names)
+    text = "maps of EDS spectra: counts in windows (default), or of whole lines by a fit of the spectra to a model"
+    add("--lines", choices=("windows", "model"), default="windows", help=text)
     add("--edges", metavar="EDGE", help="edges of an EELS spectrum image to map, such as Mn_L3 O_K", **names)
     width = "width of the windows of X-ray lines in units of their FWHM (default: %(default)s)"
     add("--integration-windows", type=float, metavar="X", default=2.0, help=width)
@@ -160,7 +162,8 @@ def _add_input(fuse):
 
 
 # options that are keywords of `fuse`, with the texts of the settings
-_INPUT = ("method", "elements", "xray_lines", "integration_windows", "edges", "background", "register", "errors")
+_INPUT = ("method", "elements", "xray_lines", "lines", "integration_windows", "edges", "background", "register")
+_INPUT += ("errors",)
 _FRONT = {
     "regularization": "penalty of auto and calibrated: guided, directional, tgv, tv or none",
     "lambda_reg": "weight of the penalty of auto and calibrated, one number or one per element (1,2 or Fe:1,O:2)",

@@ -7,8 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 from hyperspy_fusion.diagnostics import Diagnostic
+from hyperspy_fusion.fusion.spectra.scan_spectra import ScanSpectra
+from hyperspy_fusion.grid.axes import scan_axes
 from hyperspy_fusion.identify.elements import refuse_repeats
 
+#: how the spectra of EDS become maps: by integration windows, or by a fit of all lines
+LINES = ("windows", "model")
 #: full width of an integration window in units of the FWHM of its line, as in exspy's ``get_lines_intensity``
 WINDOW_WIDTH = 2.0
 
@@ -23,6 +27,10 @@ class SourceRequest:
     edges: Any = None
     background: Any = None
     allow_nan: bool = False
+    #: one of `LINES`, for EDS spectra
+    lines: str = LINES[0]
+    #: True where a pixel is left out of the model of EDS spectra
+    mask: Any = None
     #: whether to read the counts outside of the windows of EDS spectra too
     out_of_window: bool = False
     #: whether to read the counts beside the lines of EDS spectra too, where the file alone names the elements
@@ -73,7 +81,8 @@ class SourceMaps:
 
     ``out_of_window`` are the counts outside of the windows of EDS spectra, None where nobody asks for them. ``whole``
     is an ElementMaps in memory of just these maps, None where there is none. ``named_by_file`` is whether the file
-    alone names their elements, as those of spectra that were not chosen by anyone.
+    alone names their elements, as those of spectra that were not chosen by anyone. ``spectra`` are the counts that a
+    model of the spectra is to be fitted to; None for maps of windows.
     """
 
     maps: list[SourceMap]
@@ -82,6 +91,7 @@ class SourceMaps:
     out_of_window: Any = None
     whole: Any = None
     named_by_file: bool = False
+    spectra: ScanSpectra | None = None
 
 
 def in_memory(sources: list[SourceMaps]) -> list[SourceMaps]:
@@ -120,6 +130,14 @@ class MapSource(Protocol):
     def read(source: Any, request: SourceRequest) -> SourceMaps:
         """Its maps with identity, grid and noise metadata."""
         ...
+
+
+def described(source: Any, entries: dict) -> tuple[list[dict], Any]:
+    """Axes of the scan of a spectrum image, and a copy of its metadata with `entries` of the maps."""
+    metadata = source.metadata.deepcopy()
+    for key, values in entries.items():
+        metadata.set_item(f"Element_maps.{key}", values)
+    return scan_axes(source), metadata
 
 
 def is_selection(elements: Sequence[str] | None, n: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ from hyperspy_fusion.identify.elements import (
 )
 from hyperspy_fusion.identify.map_identity import metadata_names
 from hyperspy_fusion.maps.base import WINDOW_WIDTH, Beside, SourceRequest
+from hyperspy_fusion.maps.eds_spectra import LOWEST_KEV, beam_energy_of
 from hyperspy_fusion.maps.eds_windows import (
     line_limits,
     line_windows,
@@ -34,6 +34,7 @@ from hyperspy_fusion.maps.eds_windows import (
     overlap_diagnostics,
     runs_of,
 )
+from hyperspy_fusion.maps.suggestion import suggest_elements
 
 _logger = logging.getLogger(__name__)
 
@@ -48,8 +49,6 @@ FARTHEST, NEAREST = 6.0, 1.2
 BANDS = 32
 # with fewer counts than this in each there are fewer bands
 FEWEST_IN_BAND = 1000
-# no element has a line below, but detectors have noise
-LOWEST_KEV = 0.1
 
 _ACCUMULATOR = {"b": np.uint64, "u": np.uint64, "i": np.int64, "f": np.float64}
 
@@ -102,7 +101,7 @@ def line_counts(signal: Any, request: SourceRequest) -> LineCounts:
         )
     check_energies(signal, "keV", "eV")
     found = _asked_diagnostics(signal, request)
-    lines, left_out = _choose_lines(signal, request.elements, request.xray_lines)
+    lines, left_out = chosen_lines(signal, request.elements, request.xray_lines)
     _logger.info("X-ray lines: %s", lines)
     width = request.integration_windows
     windows = {element: line_windows(signal, names, width) for element, names in lines.items()}
@@ -130,7 +129,7 @@ def _asked_diagnostics(signal, request):
     return [Diagnostic("element-not-in-file", sentence, elements=unknown)]
 
 
-def _choose_lines(signal, elements, xray_lines):
+def chosen_lines(signal: Any, elements: Any, xray_lines: Any) -> tuple[dict[str, list[str]], list[Diagnostic]]:
     """Dict of each element's X-ray lines, all within the energy range, in the order of the maps, and diagnostics."""
     if xray_lines is not None:
         if missed := [line for line in xray_lines if not _in_range(signal, line)]:
@@ -156,8 +155,10 @@ def _choose_lines(signal, elements, xray_lines):
     else:
         named = checked_elements(metadata_names(signal.metadata, "Sample.elements"))
         if not named:
+            shown = suggest_elements(signal).certain
+            hint = f"elements={shown}, which the spectra show, or others" if shown else "elements=[...]"
             raise ValueError(
-                f"The metadata of {signal} name no elements: pass elements=[...] or xray_lines=[...], or call "
+                f"The metadata of {signal} name no elements: pass {hint}, or xray_lines=[...], or call "
                 "`s.set_elements([...])`."
             )
         chosen = {element: _default_lines(signal, element) for element in dict.fromkeys(named)}
@@ -197,8 +198,7 @@ def _about_beam_energy(signal, chosen):
 
 
 def _has_beam_energy(signal):
-    paths = [f"Acquisition_instrument.{kind}.beam_energy" for kind in ("SEM", "TEM")]
-    return any(isinstance(energy := signal.metadata.get_item(path), Real) and float(energy) > 0 for path in paths)
+    return beam_energy_of(signal) is not None
 
 
 def _default_lines(signal, element, beam_energy=None):

@@ -186,7 +186,7 @@ def _about_shared(shared, added):
     pairs = listed([f"{first}/{second} ({part:.0%})" for (first, second), part in shared.items()])
     sentence = (
         f"Integration windows share channels, so maps show counts of both elements: {pairs}: choose other xray_lines, "
-        "or fit a model."
+        "or pass lines='model' to fuse."
     )
     elements = tuple(dict.fromkeys(e for pair in shared for e in pair))
     return [Diagnostic("windows-share-channels", sentence, _severity(added, elements), elements)]
@@ -221,7 +221,8 @@ def _about_near(near, added, width):
     pairs = listed([f"{name} ({others}{parts[name]})" for name, others in named.items()])
     reach = "one" if width == WINDOW_WIDTH else f"{width / 2:g}"
     sentence = (
-        f"Lines of other elements within {reach} FWHM add counts to {pairs}: choose other xray_lines, or fit a model."
+        f"Lines of other elements within {reach} FWHM add counts to {pairs}: choose other xray_lines, or "
+        "pass lines='model' to fuse."
     )
     return [Diagnostic("lines-overlap", sentence, severity, tuple(by_element(list(near))))]
 

@@ -33,12 +33,14 @@ from hyperspy_fusion.maps.base import (
     SourceMaps,
     SourceRequest,
     check_count,
+    described,
     is_model,
     is_selection,
     refuse_unfitted,
     selected,
 )
 from hyperspy_fusion.maps.eds_background import counts_over_background
+from hyperspy_fusion.maps.eds_fit import modelled_maps
 from hyperspy_fusion.maps.eds_lines import line_counts, out_of_window_counts
 from hyperspy_fusion.maps.eels_maps import edge_counts
 from hyperspy_fusion.maps.stack import OF_FILE, noise_diagnostics, noise_metadata
@@ -203,7 +205,7 @@ def _with_own_edges(metadata, own):
 class EdsSpectra:
     """An EDS spectrum image ``(x, y|E)``; one of another type is refused with what to do."""
 
-    kind, takes = "an EDS spectrum image", frozenset({"xray_lines", "background", "integration_windows"})
+    kind, takes = "an EDS spectrum image", frozenset({"xray_lines", "background", "integration_windows", "lines"})
 
     @staticmethod
     def matches(source: Any) -> bool:
@@ -211,9 +213,11 @@ class EdsSpectra:
 
     @staticmethod
     def read(source: Any, request: SourceRequest) -> SourceMaps:
+        if request.lines == "model":
+            return modelled_maps(source, request)
         width = request.integration_windows
         found = (line_counts if request.background is None else counts_over_background)(source, request)
-        axes, metadata = _described(source, {"integration_windows": width})
+        axes, metadata = described(source, {"integration_windows": width})
         maps = []
         for i, (element, lines) in enumerate(found.lines.items()):
             name, data = f"the {element} map of {source}", found.counts[..., i]
@@ -237,13 +241,13 @@ class EelsSpectra:
     def read(source: Any, request: SourceRequest) -> SourceMaps:
         edges, diagnostics = edge_counts(source, request)
         sections = {e.element: e.cross_section for e in edges if np.isfinite(e.cross_section)}
-        described: dict[str, Any] = {
+        entries: dict[str, Any] = {
             "edges": {e.element: e.name for e in edges},
             "windows": {e.element: np.array([*e.before, *e.after], dtype=float) for e in edges},
         }
         if len(sections) == len(edges):
-            described["cross_sections"] = sections
-        axes, metadata = _described(source, described)
+            entries["cross_sections"] = sections
+        axes, metadata = described(source, entries)
         if request.background == "model":
             # intensities are not the counts that the spectra are
             metadata.set_item("Signal.quantity", "")
@@ -252,14 +256,6 @@ class EelsSpectra:
             name = f"the {e.element} map of {source}"
             maps.append(SourceMap(e.element, "", e.net, axes, metadata, name, variance=e.variance, allows_nan=True))
         return SourceMaps(maps, title_of(metadata), diagnostics)
-
-
-def _described(source, entries):
-    """Axes of the scan, and a copy of the metadata with `entries` of the maps."""
-    metadata = source.metadata.deepcopy()
-    for key, values in entries.items():
-        metadata.set_item(f"Element_maps.{key}", values)
-    return scan_axes(source), metadata
 
 
 # ---- fitted models -------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ _IS_FOR = {
     "xray_lines": "an EDS spectrum image or model (name maps by elements=['Fe', ...], edges by edges=['Fe_L3', ...])",
     "edges": "an EELS spectrum image",
     "integration_windows": "an EDS spectrum image",
+    "lines": "an EDS spectrum image",
     "background": "spectra or maps",
 }
 
@@ -174,7 +175,7 @@ def read_source(source: Any, request: SourceRequest) -> SourceMaps:
 class MixedList:
     """A list with spectra, fitted models or ElementMaps in it, of one scan, each read alone."""
 
-    kind, takes = "a list of spectra, models and maps", frozenset(_IS_FOR)
+    kind, takes = "a list of spectra, models and maps", frozenset(_IS_FOR) - {"lines"}
 
     @staticmethod
     def matches(source: Any) -> bool:
@@ -263,7 +264,8 @@ def _refuse_unused(request: SourceRequest, takes: Collection[str], kind: str) ->
     default = SourceRequest()
     for keyword, sources in _IS_FOR.items():
         value = getattr(request, keyword)
-        is_given = value is not None and (keyword != "integration_windows" or value != default.integration_windows)
+        has_default = keyword in ("integration_windows", "lines")
+        is_given = value is not None and not (has_default and value == getattr(default, keyword))
         if is_given and keyword not in takes:
             raise ValueError(f"{keyword} is for {sources}, and the source is {kind}: leave it out.")
 

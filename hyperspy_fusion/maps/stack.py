@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hyperspy_fusion.diagnostics import Diagnostic, as_metadata, from_metadata, warnings_of
+from hyperspy_fusion.fusion.spectra.scan_spectra import ScanSpectra
 from hyperspy_fusion.grid.axes import check_same_scan, is_calibrated, stack_axes
 from hyperspy_fusion.grid.images import finite_pixels, nan_pixels
 from hyperspy_fusion.identify.elements import checked_elements, refuse_undetectable
@@ -39,7 +40,8 @@ class ScanMaps:
     elements, and `variance` of the noise are (n, ny, nx), None where not known. The diagnostics include those that the
     maps had before. `out_of_window` counts of EDS spectra are (bands, ny, nx), None where nobody asked for them.
     `named_by_file` is whether the file alone names the elements. `beside` has for each map the counts in background
-    windows of its line, None where not read.
+    windows of its line, None where not read. `spectra` are what a model of EDS spectra is to be fitted to, None for
+    maps of windows.
     """
 
     signal: Any
@@ -50,6 +52,7 @@ class ScanMaps:
     out_of_window: np.ndarray | None = None
     named_by_file: bool = False
     beside: tuple = ()
+    spectra: ScanSpectra | None = None
 
 
 def one_scan(found: SourceMaps, allow_nan: bool) -> tuple[ScanMaps, list[Diagnostic]]:
@@ -80,7 +83,8 @@ def one_scan(found: SourceMaps, allow_nan: bool) -> tuple[ScanMaps, list[Diagnos
     if sentences := warnings_of(kept):
         signal.metadata.set_item("Element_maps.warnings", list(dict.fromkeys(sentences)))
     beside = tuple(m.beside for m in maps)
-    return ScanMaps(signal, axes, *noise, kept, found.out_of_window, found.named_by_file, beside), diagnostics
+    read = found.out_of_window, found.named_by_file, beside, found.spectra
+    return ScanMaps(signal, axes, *noise, kept, *read), diagnostics
 
 
 def _check_elements(maps):
@@ -259,6 +263,7 @@ def _metadata(maps, title):
         "Element_maps.source_titles": list(dict.fromkeys(map(title_of, nodes))),
         "Element_maps.xray_lines": lines if all(lines) else [],
         "Element_maps.integration_windows": width,
+        "Element_maps.lines": "model" if all(n.get_item("Element_maps.lines") == "model" for n in nodes) else "",
         **{f"Element_maps.{key}": values for key, values in edges.items()},
     }
     tree = type(nodes[0])()

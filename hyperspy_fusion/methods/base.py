@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from hyperspy_fusion.diagnostics import Diagnostic
-from hyperspy_fusion.fusion.checks import are_numbers
+from hyperspy_fusion.fusion.checks import are_numbers, check_choice
 from hyperspy_fusion.fusion.result import FusionResult
 from hyperspy_fusion.fusion.terms.scan_data import ScanData
 from hyperspy_fusion.grid.masks import Valid
-from hyperspy_fusion.maps.base import SourceRequest
+from hyperspy_fusion.maps.base import LINES, SourceRequest
 
 # how long a fit runs; where another setting changes, the cost history begins anew
 RUN_SETTINGS = ("max_iter", "tol", "change_tol")
@@ -77,8 +77,8 @@ class Method(Protocol):
     uses_spectra: bool
     has_noise_model: bool
 
-    def find_valid(self, elements, maps, haadf, mask) -> tuple[Valid, list]:
-        """Valid pixels and diagnostics about the others."""
+    def find_valid(self, elements, maps, haadf, mask, *, variance=None) -> tuple[Valid, list]:
+        """Valid pixels and diagnostics about the others; the variance of the maps is (n, ny, nx), None if not known."""
         ...
 
     def build(self, scan, settings, num_workers, tick) -> Setup:
@@ -120,11 +120,18 @@ class Method(Protocol):
         ...
 
 
-def request_of(method, elements, xray_lines, integration_windows, edges, background) -> SourceRequest:
+def request_of(method, elements, xray_lines, lines, integration_windows, edges, background) -> SourceRequest:
     """What a method asks of a source of maps; a ``background`` of numbers is a setting, and not asked for."""
+    check_choice("lines", lines, LINES)
+    if lines == "model" and not method.has_noise_model:
+        raise ValueError(
+            f"lines is 'model', and method={method.name!r} has no model of the noise to fit spectra by: pass "
+            "method='calibrated' or 'auto', or lines='windows'."
+        )
     return SourceRequest(
         *(elements, xray_lines, integration_windows, edges, None if are_numbers(background) else background),
         allow_nan=method.uses_masks,
+        lines=lines,
         out_of_window=method.uses_spectra,
         beside=method.has_noise_model,
     )

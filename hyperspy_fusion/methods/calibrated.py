@@ -20,6 +20,17 @@ from hyperspy_fusion.methods.fit_checks import (
 )
 
 
+def _refuse_noise_settings(settings):
+    """Refuse what a fit to counts of whole spectra does not have."""
+    usual = {"noise": ("auto", "shifted_poisson"), "variance": (None,), "background": (0.0,)}
+    for name, values in usual.items():
+        if (given := getattr(settings, name)) not in values:
+            raise ValueError(
+                f"{name} is {given!r}, and lines is 'model', which fits counts and their continuum: leave it out, or "
+                "pass lines='windows'."
+            )
+
+
 class Calibrated:
     """A :class:`~hyperspy_fusion.methods.base.Method`."""
 
@@ -27,14 +38,14 @@ class Calibrated:
     uses_masks = uses_noise_metadata = has_noise_model = True
     uses_spectra = False
 
-    def find_valid(self, elements, maps, haadf, mask, ceiling=None, corner=(0, 0)):
+    def find_valid(self, elements, maps, haadf, mask, ceiling=None, corner=(0, 0), variance=None):
         """As of a :class:`Method`; ``ceiling`` is that of a larger image, None finds it.
 
         ``corner`` (x, y) is the first pixel in that image.
         """
         valid, found = find_valid(elements, maps, haadf, mask, ceiling)
         coefficients = z_weights([atomic_number(e) for e in elements], CalibratedSettings.z_exponent)
-        spikes, doubtful = spikes_of_maps(maps, valid.maps, haadf, valid.haadf, coefficients)
+        spikes, doubtful = spikes_of_maps(maps, valid.maps, haadf, valid.haadf, coefficients, variance)
         if spikes.any():
             valid = replace(valid, maps=valid.maps & ~spikes)
         return valid, [*found, *about_spikes_of_maps(elements, spikes, doubtful, corner)]
@@ -45,8 +56,15 @@ class Calibrated:
         The second value are the settings, without the HAADF image where it has no contrast.
         """
         from hyperspy_fusion.fusion.problems.calibrated import Observation
+        from hyperspy_fusion.fusion.problems.spectral import SpectralObservation
 
-        observation = Observation.of(scan, settings, num_workers)
+        if scan.spectra is None:
+            observation = Observation.of(scan, settings, num_workers)
+        else:
+            _refuse_noise_settings(settings)
+            spectra = scan.spectra.of_pixels(scan.valid.all(axis=0))
+            observation = SpectralObservation.of(scan, spectra.model, spectra.counts, settings, num_workers)
+            settings = replace(settings, joint=False)  # each map has a penalty of its own
         if not observation.scan.has_contrast:
             settings = settings.without_first_image(1 + len(scan.further))
         return observation, settings
@@ -99,7 +117,9 @@ class Calibrated:
 
     def describe(self, problem, result, per_map):
         image_weights, problem = problem.image_weights, problem.of_largest_weight
+        systematic = problem.scan.systematic
         return {
+            **({} if systematic is None else {"systematic_errors": per_map(systematic)}),
             "haadf_coefficients": per_map(problem.forward_model.weights),
             "haadf_coefficient_errors": per_map(problem.calibration.coefficient_errors),
             "haadf_prior_scale": float(problem.calibration.prior_scale),

@@ -10,6 +10,7 @@ import numpy as np
 
 from hyperspy_fusion.diagnostics import SERIOUS
 from hyperspy_fusion.fusion.result import FusionResult
+from hyperspy_fusion.fusion.spectra.scan_spectra import ScanSpectra
 from hyperspy_fusion.fusion.terms.scan_data import ScanData
 from hyperspy_fusion.fusion.uncertainty.usability import NO_AMOUNTS, usable_for
 from hyperspy_fusion.identify.elements import atomic_number
@@ -37,6 +38,8 @@ class Measured:
         (B, ny, nx) out-of-window counts, None if not used.
     further
         Further elastic images, each an :class:`~.terms.scan_data.ElasticImage`.
+    spectra
+        What a model of the spectra is fitted to, None for maps of windows.
     """
 
     elements: list
@@ -48,6 +51,7 @@ class Measured:
     variance: np.ndarray | None = None
     out_of_window: np.ndarray | None = None
     further: tuple = ()
+    spectra: ScanSpectra | None = None
 
     def scan_data(self):
         """What the methods fuse: all of this without the maps that are not fitted."""
@@ -67,6 +71,7 @@ class Measured:
             background,
             variance,
             self.out_of_window,
+            self.spectra,
             self.elements,
             self.further,
         )

@@ -20,7 +20,7 @@ class Published:
     name = "published"
     uses_masks = uses_noise_metadata = uses_spectra = has_noise_model = False
 
-    def find_valid(self, elements, maps, haadf, mask):
+    def find_valid(self, elements, maps, haadf, mask, variance=None):
         if mask is not None:
             raise ValueError("mask is given, and method='published' needs every pixel: pass method='calibrated'.")
         for element, image in zip([*elements, "HAADF"], [*maps, haadf], strict=True):

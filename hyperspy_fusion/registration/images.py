@@ -55,7 +55,7 @@ def images_on_grid(images: Any, maps: ScanMaps, register: Any, mask: np.ndarray 
     ways = list(register) if isinstance(register, list | tuple) else [register] * len(images)
     for way in ways:
         check_choice("register", way, (False, True, "calibration", "shift"))
-    _check_number(images, ways, method)
+    _check_number(images, ways, method, maps.spectra is not None)
     names, found, further = _names(images), [], []
     for name, image, way in zip(names, images, ways, strict=True):
         way = "shift" if way is True else way
@@ -73,13 +73,18 @@ def images_on_grid(images: Any, maps: ScanMaps, register: Any, mask: np.ndarray 
     return ElasticImages(list(signals), metadata[0], list(sentences), tuple(further), [d for one in about for d in one])
 
 
-def _check_number(images, ways, method):
+def _check_number(images, ways, method, of_spectra):
     if not images:
         raise ValueError("There is no image in the list: pass the HAADF image of the scan, alone or first in the list.")
     if len(images) > 1 and not method.has_noise_model:
         raise ValueError(
             f"method={method.name!r} fuses one image, and {len(images)} were given: pass the HAADF image alone, or "
             "method='calibrated'."
+        )
+    if len(images) > 1 and of_spectra:
+        raise ValueError(
+            f"lines='model' fuses one image, and {len(images)} were given: pass the HAADF image alone, or "
+            "lines='windows'."
         )
     if len(images) > MOST_IMAGES:
         raise ValueError(f"{len(images)} images were given: at most {MOST_IMAGES} can be fused, leave some out.")

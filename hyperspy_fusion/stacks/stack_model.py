@@ -35,6 +35,7 @@ class FusedStack(FusedMultiModal):
         method: str = "auto",
         elements: list[str] | None = None,
         xray_lines: list[str] | None = None,
+        lines: str = "windows",
         integration_windows: float = 2.0,
         edges: Any = None,
         background: Any = None,
@@ -43,7 +44,7 @@ class FusedStack(FusedMultiModal):
     ):
         self._record, self.method = Record(settings_for(method)), method
         self._frames: Any = frames_of(maps, haadf, mask, background)
-        request = request_of(METHODS[method], elements, xray_lines, integration_windows, edges, None)
+        request = request_of(METHODS[method], elements, xray_lines, lines, integration_windows, edges, None)
         self._call = Call(method, request, register, self.settings, 0)
         self._fused: Any = None
 

@@ -53,14 +53,15 @@ def about_hot_pixels(hot, corner=(0, 0)):
     return [Diagnostic("hot-pixels", sentence)]
 
 
-def spikes_of_maps(maps, valid, haadf, haadf_valid, coefficients):
+def spikes_of_maps(maps, valid, haadf, haadf_valid, coefficients, variance=None):
     """Two (n, ny, nx) bool: spikes of maps, and pixels that may be spikes or particles of one pixel.
 
     Both are far above all their neighbours, most of which are valid, and the image is not. Spikes are those that the
     image would have to show: it rises with the sum of the maps times ``coefficients``, which are the HAADF coefficients
-    (n,) up to a factor. The unit is one count, or the standard deviation of the noise where there are no counts.
+    (n,) up to a factor. The unit is the root of the ``variance`` (n, ny, nx) where it is known, else one count, or the
+    standard deviation of the noise where there are no counts.
     """
-    found, height = _bright_pixels(maps, valid)
+    found, height = _bright_pixels(maps, valid, variance)
     if not found.any():
         return found, found
     noise = haadf_noise(haadf, haadf_valid)
@@ -73,7 +74,7 @@ def spikes_of_maps(maps, valid, haadf, haadf_valid, coefficients):
     return spikes, found & ~spikes
 
 
-def _bright_pixels(maps, valid):
+def _bright_pixels(maps, valid, variance):
     """(n, ny, nx) bool, pixels far above all their neighbours, and how far they are above."""
     around = np.ones((3, 3), bool)
     around[1, 1] = False
@@ -85,7 +86,8 @@ def _bright_pixels(maps, valid):
         height[i] = image - level
         bright = keep & (image > _TIMES * level) & (2 * convolve(keep * 1.0, around, mode="constant") > there)
         if bright.any():
-            unit = counts_scale(image, keep) or np.sqrt(estimate_variance(image, keep))
+            known = None if variance is None else np.sqrt(variance[i])
+            unit = counts_scale(image, keep) or np.sqrt(estimate_variance(image, keep)) if known is None else known
             bright &= image > _TIMES * level + _COUNTS * unit
         found[i] = bright
     return found, height

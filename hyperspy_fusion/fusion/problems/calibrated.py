@@ -20,7 +20,7 @@ from hyperspy_fusion.fusion.problems.resampling import resampled, term_of
 from hyperspy_fusion.fusion.settings import check_number_of_images, working_dtype
 from hyperspy_fusion.fusion.solvers.multilevel import multilevel_start
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
-from hyperspy_fusion.fusion.terms.data_fidelity import Counts, Gaussian, about_totals, noise_of
+from hyperspy_fusion.fusion.terms.data_fidelity import Counts, DataTerms, Gaussian, about_totals, noise_of
 from hyperspy_fusion.fusion.terms.haadf_model import blurred
 from hyperspy_fusion.fusion.terms.objective import Objective
 from hyperspy_fusion.fusion.terms.penalties import SECOND_ORDER, CellPenalty, cell_adjoint
@@ -51,6 +51,7 @@ class CalibratedProblem(Objective):
         The :class:`HaadfCalibration` and the weight of every further elastic image of the scan.
     """
 
+    data: DataTerms
     scan: ScanData
     noise: Counts | Gaussian
     calibration: HaadfCalibration
@@ -225,6 +226,7 @@ class Observation:
     dtype: np.dtype
     about_image: list = field(default_factory=list)
     further: tuple = ()
+    kind = "maps"
 
     @classmethod
     def of(cls, scan, settings, num_workers=None):

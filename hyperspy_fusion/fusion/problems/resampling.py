@@ -20,15 +20,21 @@ from hyperspy_fusion.fusion.terms.objective import LEAST_BLUR, HaadfTerm
 EXPLAINED = 0.5
 
 
-def resampled(problem, settings, maps, seed, earlier=()):
+def resampled(problem, settings, maps, seed, earlier=(), measured=None):
     """The :class:`~.calibrated.CalibratedProblem` of a bootstrap replicate; see :meth:`~.base.FusionProblem.resample`.
+
+    ``measured`` (n, ny, nx) are maps that were drawn already, else they are drawn here.
 
     The forward model is fitted again only where the HAADF term acts. Where the forward model explains too little of
     the measured image, the measured image stays the guide.
     """
     rng = np.random.default_rng(seed)
-    drawn = replace(problem, data=_drawn_data(problem, maps, rng))
+    if measured is None:
+        data = _drawn_data(problem, maps, rng)
+    else:
+        data = _with_totals(problem, problem.data.measuring(problem.natural(measured)))
     images = [_drawn_image(problem, maps, k, rng) for k in range(problem.n_images)]
+    drawn = replace(problem, data=data)
     if drawn.fits_haadf_model:
         drawn = replace(drawn, forward_model=_refitted(drawn, images[0], earlier))
     if drawn.haadf_term.weights.size:
@@ -82,7 +88,11 @@ def _drawn_data(problem, maps, rng):
     else:
         slope, z = data.slope.astype(np.float64), problem.natural(maps)
         beta = slope * z + np.sqrt(slope) * rng.standard_normal(z.shape)
-    data = replace(data, beta=beta.astype(problem.dtype))
+    return _with_totals(problem, replace(data, beta=beta.astype(problem.dtype)))
+
+
+def _with_totals(problem, data):
+    """The data term with totals of its own, where totals are kept."""
     totals = np.sum(data.net(), axis=(1, 2), where=problem.valid)
     return replace(data, totals=np.where(np.isfinite(problem.data.totals), totals, np.nan))
 

@@ -109,6 +109,34 @@ class HeldOutCounts:
 
 
 @dataclass(frozen=True)
+class HeldOutBands(HeldOutCounts):
+    """Counts in the bands of whole spectra, which the columns of a fit predict together.
+
+    ``maps``, ``valid`` and ``held_out`` are of bands, and ``matrix`` (bands, n) has the counts of one unit of each
+    column. Scores are of bands, and gradients of columns.
+    """
+
+    matrix: np.ndarray
+
+    def size(self):
+        """(n,) held-out counts, about, of each column."""
+        counts = super().size()
+        return self.matrix.T @ (counts / np.maximum(self.matrix.sum(axis=1), 1e-30))
+
+    def scores(self, fused):
+        """(bands, ny, nx) of columns (n, ny, nx)."""
+        return super().scores(self._expected(fused))
+
+    def gradient(self, fused):
+        """(n, ny, nx)."""
+        of_bands = super().gradient(self._expected(fused))
+        return np.tensordot(self.matrix.T.astype(fused.dtype), of_bands, 1)
+
+    def _expected(self, columns):
+        return np.tensordot(self.matrix.astype(columns.dtype), columns, 1)
+
+
+@dataclass(frozen=True)
 class HeldOutPixels:
     """Maps without one fold of their pixels.
 
@@ -223,6 +251,19 @@ def count_folds(maps, valid, counts_scale, background, rng, n_folds=N_COUNT_FOLD
         HeldOutCounts((counts - fold) * scale, valid, fold, fraction, counts_scale, background)
         for fold in thinned(counts, rng, n_folds, limit)
     ]
+
+
+def band_folds(counts, matrix, valid, rng, n_folds=N_COUNT_FOLDS):
+    """Split counts (bands, ny, nx) into folds; ``valid`` is (ny, nx), and ``rng`` as for :func:`thinned`.
+
+    Returns
+    -------
+    list of HeldOutBands
+    """
+    whole, fraction = counts.astype(np.uint32), 1 - 1 / n_folds
+    alike = np.broadcast_to(valid, counts.shape), fraction, np.ones(len(counts)), np.zeros(len(counts)), matrix
+    folds = thinned(whole, rng, n_folds, folds_for(HELD_OUT_PIXELS, counts))
+    return [HeldOutBands((whole - f).astype(np.float32), alike[0], f.astype(np.float32), *alike[1:]) for f in folds]
 
 
 def pixel_folds(maps, valid, variance, background, rng, n_folds=N_PIXEL_FOLDS, limit=None):

@@ -98,7 +98,7 @@ class AveragedProblem:
     @property
     def of_largest_weight(self):
         """The problem of the maps of the largest weight: noise and HAADF forward model are the same in all."""
-        return self.problems[0]
+        return self.problems[0].of_largest_weight
 
     @property
     def penalty(self):

@@ -17,6 +17,9 @@ all of them. The candidates are fits of low accuracy to all folds but one. In ps
     p = probability that the average by stacking weights is better than the best candidate by a standard error;
     weights = p * stacking weights + (1 - p) * pseudo-BMA+ weights (stacking).
 
+Fits to whole spectra are chosen in the same way, by the held-out counts of all bands. Their penalty is never joint, and
+the best is a candidate with half and twice its weight too.
+
 The result is the weighted mean of the candidates, fitted to all data (model_averaging). ``"tv"`` is a candidate only
 where it is given by name.
 """
@@ -40,7 +43,7 @@ from hyperspy_fusion.fusion.selection.cross_validation import (
     are_counts,
     folds_for,
 )
-from hyperspy_fusion.fusion.selection.low_accuracy_fits import OPEN, Choice, LowAccuracyFits, Part
+from hyperspy_fusion.fusion.selection.low_accuracy_fits import FITS, OPEN, Choice
 from hyperspy_fusion.fusion.selection.model_averaging import EnsembleFit, weighted_mean
 from hyperspy_fusion.fusion.selection.paired_comparison import SIGNIFICANT, PairedComparison, in_standard_errors
 from hyperspy_fusion.fusion.selection.selection import Selection, in_words
@@ -49,7 +52,7 @@ from hyperspy_fusion.fusion.selection.stacking import pseudo_bma_weights, stacki
 
 _logger = logging.getLogger(__name__)
 
-# penalties to compare, with the weight at which each is tried first; the former wins a tie
+# penalties to compare, with the weight at which each is tried first
 FIRST_WEIGHTS = {"guided": 1.0, "directional": 2**0.5, "tgv": 2.0}
 LARGEST_WEIGHT, SMALLEST_WEIGHT = 100.0, 1e-4
 # between two weights of the HAADF terms of several images, and the largest
@@ -141,19 +144,22 @@ def _searched(observations, settings, num_workers, tick, out_of_window):
         poor = _poor_elements(observation.scan.maps, observation.noise.counts_scale, observation.scan.elements)
         if poor:
             return None, _defaults(settings, poor)
+    part, of_kind, fixed = FITS[observations[0].kind]
+    settings = replace(settings, **fixed)
     parts = []
     for i, (observation, others) in enumerate(zip(observations, out_of_window, strict=True)):
         rng = np.random.default_rng(settings.seed if i == 0 else (settings.seed, i))
-        parts.append(Part.of(observation, settings, others, rng))
+        parts.append(part.of(observation, settings, others, rng))
     n_folds = max(len(parts[0].folds), len(parts))  # in all, as many as one scan has
-    fits = LowAccuracyFits(parts, settings, n_folds, num_workers)
+    fits = of_kind(parts, settings, n_folds, num_workers)
     expected = _expected_fits(settings, len(fits.folds), fits.n_components > 0)
     comparison = PairedComparison(fits.folds, fits, lambda n_fits: tick(n_fits, expected))
     try:
-        weights = _Search(comparison, settings).run()
+        found = _Search(comparison, settings).run()
+        weights = {choice: weights[: len(scan.elements)] for choice, weights in found.items()}
         selection = _record(comparison, weights, settings, fits.n_components > 0)
     except KeyboardInterrupt:
-        weights, selection = _best_so_far(comparison, settings)
+        weights, selection = _best_so_far(comparison, settings, len(scan.elements))
     _logger.info(selection.sentence)
     return fits, replace(selection, chosen=weights, elements=tuple(scan.elements))
 
@@ -166,7 +172,7 @@ def _expected_fits(settings, n_folds, has_components):
     return round((candidates + 6 * has_components) * (1 + 0.55 * (n_folds - 1)))
 
 
-def _best_so_far(comparison, settings):
+def _best_so_far(comparison, settings, n_maps):
     """The best candidate of an interrupted search in its first fold, and its record.
 
     Raises
@@ -180,7 +186,7 @@ def _best_so_far(comparison, settings):
     if not of_maps:
         raise KeyboardInterrupt
     best = max(of_maps, key=of_maps.__getitem__)
-    weights = np.ones(len(comparison.folds[0].maps))
+    weights = np.ones(n_maps)
     sentence = (
         f"The search was interrupted: {in_words(best, weights)} is the best of {len(of_maps)} fits. Fuse again for a "
         "complete search."
@@ -245,6 +251,8 @@ class _Search:
             weight = weight_of(best, k)
             if k == 0 or weight:
                 candidates.append(with_weight(best, k, 0.0 if weight else 1.0))
+        if self.settings.lambda_reg == "auto":
+            candidates += self.comparison.fit.beside(best)
         weights = self._average([*dict.fromkeys(candidates), *self._of_components(best)])
         of_maps = {c: w for c, w in weights.items() if not c.components}
         # a fit to the maps comes first, with zero weight if need be
@@ -252,7 +260,7 @@ class _Search:
 
     def _penalties(self):
         given = self.settings.regularization
-        return list(FIRST_WEIGHTS) if given == "auto" else [given]
+        return list(self.comparison.fit.penalties) if given == "auto" else [given]
 
     def _first(self, penalty):
         settings = self.settings

@@ -939,6 +939,207 @@ def data_terms(
             sums[row, 3] = squares + linear
 
 
+# ---- counts in bands: E step and certificate ------------------------------------------------------------------------
+#
+# Counts b in bands have the mean ``m = M (z + delta)``. A matrix M of lines has many zeros: ``used`` (bands, n) holds
+# the columns that are not 0 in each band, ``number`` (bands,) how many there are.
+
+
+@_row_loop
+def _add_one(out, a, ra):
+    for j in range(out.size):
+        out[j] += a * ra[j]
+
+
+@_row_loop
+def _add_four(out, a, ra, b, rb, c, rc, d, rd):
+    for j in range(out.size):
+        out[j] += a * ra[j] + b * rb[j] + c * rc[j] + d * rd[j]
+
+
+@_inner
+def _mean_row(shares, used, number, rows, out):
+    """``out = sum_i shares_i rows_i`` of one band."""
+    out[:] = rows.dtype.type(0)
+    k = 0
+    while k + 4 <= number:
+        a, b, c, d = used[k], used[k + 1], used[k + 2], used[k + 3]
+        _add_four(out, shares[a], rows[a], shares[b], rows[b], shares[c], rows[c], shares[d], rows[d])
+        k += 4
+    while k < number:
+        _add_one(out, shares[used[k]], rows[used[k]])
+        k += 1
+
+
+@_row_loop
+def _ratio(counts, mean):
+    for j in range(mean.size):
+        mean[j] = counts[j] / mean[j]
+
+
+@_inner
+def _assigned_rows(bands, row, matrix, used, number, shifted, mean, out):
+    """``out_i = sum_c M_ci b_c / m_c`` of one row of pixels, with ``m = M shifted``."""
+    out[:] = shifted.dtype.type(0)
+    for c in range(bands.shape[0]):
+        _mean_row(matrix[c], used[c], number[c], shifted, mean)
+        _ratio(bands[c, row], mean)
+        for k in range(number[c]):
+            _add_one(out[used[c, k]], matrix[c, used[c, k]], mean)
+
+
+@_row_loop
+def _shifted(z, factor, delta, out):
+    zero = z.dtype.type(0)
+    for j in range(out.size):
+        out[j] = max(factor * z[j], zero) + delta[j]
+
+
+@_row_loop
+def _scaled(a, b, out):
+    for j in range(out.size):
+        out[j] = a[j] * b[j]
+
+
+@njit(cache=CACHE, parallel=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
+def assign_counts(z, bands, matrix, used, number, delta, beta, work):
+    """E step: ``beta_i = (z_i + delta_i) sum_c M_ci b_c / m_c``, the counts of each column expected at maps z.
+
+    Negative z count as 0. z, beta : (n, ny, nx); bands : (bands, ny, nx); matrix : (bands, n); delta : (n, 1, nx);
+    work : (n_workers, 2 n + 1, nx).
+    """
+    n, ny = z.shape[0], z.shape[1]
+    n_workers, one = work.shape[0], z.dtype.type(1)
+    for worker in prange(n_workers):
+        shifted, assigned, mean = work[worker, :n], work[worker, n : 2 * n], work[worker, 2 * n]
+        for row in range(worker, ny, n_workers):
+            for i in range(n):
+                _shifted(z[i, row], one, delta[i, 0], shifted[i])
+            _assigned_rows(bands, row, matrix, used, number, shifted, mean, assigned)
+            for i in range(n):
+                _scaled(assigned[i], shifted[i], beta[i, row])
+
+
+@_row_loop
+def _dual_step(assigned, rise, delta, upper, shifted):
+    """One EM step with the sensitivities ``rise``, within the bounds of the maps."""
+    tiny = shifted.dtype.type(1e-6)
+    for j in range(shifted.size):
+        x = shifted[j] * assigned[j] / max(rise[j], tiny)
+        shifted[j] = min(max(x, delta[j]), upper + delta[j])
+
+
+@_inner
+def _deviance_of_bands(bands, row, matrix, used, number, exposure, shifted, mean):
+    """Half the deviance of the counts of one row of pixels."""
+    total = 0.0
+    for c in range(bands.shape[0]):
+        _mean_row(matrix[c], used[c], number[c], shifted, mean)
+        for j in range(mean.size):
+            if exposure[j] > 0:
+                total += _deviance(np.float64(exposure[j]) * np.float64(mean[j]), np.float64(bands[c, row, j]))
+    return total
+
+
+@_inner
+def _least_of_bands(bands, row, matrix, used, number, exposure, slope, delta, upper, rise, shifted, mean, exact):
+    """A lower bound of half the deviance plus ``(rise - slope) z`` over ``0 <= z <= upper``, of one row of pixels.
+
+    For any p >= 0, ``log t <= t - 1`` gives the bound
+    ``delta (slope - M^T p) + sum_c b_c log(p_c / exposure) + min over z of (rise - M^T p) z``. Here p is
+    ``kappa b / m`` with the m of ``shifted``: kappa is 1, or the best for which no column falls but those that fall
+    without counts too.
+    exact : (n + 2, nx) float64.
+    """
+    n, nx = shifted.shape
+    logs, number_of_counts = exact[n], exact[n + 1]
+    exact[:] = 0.0
+    for c in range(bands.shape[0]):
+        _mean_row(matrix[c], used[c], number[c], shifted, mean)
+        counts = bands[c, row]
+        for j in range(nx):
+            if counts[j] > 0 and exposure[j] > 0:
+                ratio = np.float64(counts[j]) / np.float64(mean[j])
+                logs[j] += counts[j] * np.log(ratio / exposure[j])
+                number_of_counts[j] += counts[j]
+                for k in range(number[c]):
+                    exact[used[c, k], j] += np.float64(matrix[c, used[c, k]]) * ratio
+    total = 0.0
+    for j in range(nx):
+        kappa, shift, constant, box, falling = np.inf, 0.0, 0.0, 0.0, 0.0
+        for i in range(n):
+            r, s, g = np.float64(rise[i, j]), np.float64(slope[i, j]), exact[i, j]
+            shift += delta[i, j] * g
+            constant += delta[i, j] * s
+            box += min(r - g, 0.0) * upper[i]
+            if r > 1e-3 * s and g > 0:
+                kappa = min(kappa, r / g)
+        if exposure[j] <= 0 or number_of_counts[j] <= 0:
+            total += constant + box
+            continue
+        kappa = min(kappa, number_of_counts[j] / shift)
+        for i in range(n):
+            falling += min(np.float64(rise[i, j]) - kappa * exact[i, j], 0.0) * upper[i]
+        scaled = falling - kappa * shift + number_of_counts[j] * np.log(kappa)
+        total += constant + logs[j] + max(box - shift, scaled)
+    return total
+
+
+@njit(cache=CACHE, parallel=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
+def band_terms(
+    z, y, bands, matrix, used, number, exposure, slope, delta, theta, upper, weights, target, counted, factors,
+    gradient, n_steps, work, exact, sums,
+):  # fmt: skip
+    """What :func:`data_terms` computes, of counts in bands: the deviance of ``M (z + delta)``, and a lower bound.
+
+    The bound holds for any dual; ``n_steps`` steps of EM from the maps find one near the best for each pixel.
+    bands, matrix, used, number, delta : as of :func:`assign_counts`; exposure : (1 or ny, nx), of which 0 in masked
+    pixels, whose counts are 0; slope : (n, 1 or ny, nx), exposure times the sums of the columns of the matrix.
+    work : (n_workers, 3 n + 2, nx); exact : (n_workers, n + 2, nx) float64; the rest as of :func:`data_terms`.
+    """
+    n, ny, nx = z.shape
+    zero, half = z.dtype.type(0), z.dtype.type(0.5)
+    n_workers = work.shape[0]
+    for worker in prange(n_workers):
+        shifted, rise, assigned = work[worker, :n], work[worker, n : 2 * n], work[worker, 2 * n : 3 * n]
+        rho, mean = work[worker, 3 * n], work[worker, 3 * n + 1]
+        for row in range(worker, ny, n_workers):
+            rs, seen = row % slope.shape[1], exposure[row % exposure.shape[0]]
+            squares, linear = 0.0, 0.0
+            for i in range(n):
+                _adjoint_row(y, i, row, rise[i])
+                for j in range(nx):
+                    s = slope[i, rs, j]
+                    rise[i, j] += s + (theta[i] if s > zero else zero)
+                _shifted(z[i, row], factors[i], delta[i, 0], shifted[i])
+            for k in range(weights.shape[0]):
+                valid = counted[k, row % counted.shape[1]]
+                rho[:] = zero
+                for i in range(n):
+                    for j in range(nx):
+                        rho[j] += weights[k, i] * factors[i] * z[i, row, j]
+                for j in range(nx):
+                    rho[j] = valid[j] * (rho[j] - target[k, row, j])
+                    squares += half * rho[j] * rho[j]
+                    linear += rho[j] * target[k, row, j]
+                if gradient.size > 0:
+                    rho[:] = gradient[k, row]
+                for i in range(n):
+                    for j in range(nx):
+                        rise[i, j] += weights[k, i] * rho[j]
+            sums[row, 0] = _deviance_of_bands(bands, row, matrix, used, number, seen, shifted, mean)
+            for _ in range(n_steps):
+                _assigned_rows(bands, row, matrix, used, number, shifted, mean, assigned)
+                for i in range(n):
+                    _dual_step(assigned[i], rise[i], delta[i, 0], upper[i], shifted[i])
+            sums[row, 1] = squares
+            sums[row, 2] = _least_of_bands(
+                bands, row, matrix, used, number, seen, slope[:, rs], delta[:, 0], upper, rise, shifted, mean,
+                exact[worker],
+            )  # fmt: skip
+            sums[row, 3] = squares + linear
+
+
 # ---- threads and compilation ---------------------------------------------------------------------------------------
 
 
@@ -989,6 +1190,7 @@ def threads(num_workers):
 
 PUBLISHED = (gradient_step, prox_tv)
 CALIBRATED = (primal_dual_sweep, data_terms, variation)
+OF_BANDS = (primal_dual_sweep, assign_counts, band_terms, variation)
 
 
 def are_compiled(dtype, kernels=PUBLISHED):

@@ -15,8 +15,8 @@ import numpy as np
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState, Stopping
-from hyperspy_fusion.fusion.terms.data_fidelity import DataTerms
 from hyperspy_fusion.fusion.terms.objective import HaadfTerm, Objective
+from hyperspy_fusion.fusion.terms.scan_data import block_sums
 
 # smaller maps are fitted without a coarse start; maps are binned once, and on until they are smaller than the second
 SMALLEST, SMALL = 16, 128
@@ -69,25 +69,11 @@ def _fitted(problem, stopping, start, num_workers):
 def coarsened(problem):
     """The :class:`Objective` of squares of 2 x 2 pixels; at odd edges of what is left of them."""
     dtype, (_, ny, nx) = problem.dtype, problem.shape
-    data = problem.data
-    number = _sums(np.ones((1, ny, nx)))
-    slope = _sums(np.broadcast_to(data.slope, problem.shape)) / 2
-    weighted = _sums(np.broadcast_to(data.slope * data.delta, problem.shape)) / 2
-    delta = np.divide(weighted, slope, out=np.zeros_like(slope), where=slope > 0)
-    coarse_data = DataTerms(
-        is_poisson=data.is_poisson,
-        beta=(_sums(data.beta) / 2).astype(dtype),
-        slope=slope.astype(dtype),
-        delta=delta.astype(dtype),
-        upper=data.upper,
-        totals=data.totals * np.count_nonzero(slope, axis=(1, 2)) / _numbers(data.slope, problem.shape),
-        offset=2 * data.offset,
-        variance_share=data.variance_share / 2,
-    )
+    number = block_sums(np.ones((1, ny, nx)))
     return Objective(
         scales=problem.scales,
-        initial_maps=(_sums(problem.initial_maps) / number).astype(dtype),
-        data=coarse_data,
+        initial_maps=(block_sums(problem.initial_maps) / number).astype(dtype),
+        data=problem.data.coarsened(problem.shape),
         haadf_term=_coarse_term(problem.haadf_term, dtype),
         further_terms=tuple(_coarse_term(term, dtype) for term in problem.further_terms),
         penalty=_coarse_penalty(problem.penalty),
@@ -96,24 +82,14 @@ def coarsened(problem):
 
 
 def _coarse_term(term, dtype):
-    counted = _sums(np.broadcast_to(term.counted, term.target.shape))
-    target = np.divide(_sums(term.counted * term.target), counted, out=np.zeros_like(counted), where=counted > 0)
+    counted = block_sums(np.broadcast_to(term.counted, term.target.shape))
+    target = np.divide(block_sums(term.counted * term.target), counted, out=np.zeros_like(counted), where=counted > 0)
     return HaadfTerm(
         weights=term.weights * dtype.type(np.sqrt(2)),
         target=(np.sqrt(2) * target).astype(dtype),
         counted=(counted > 0).astype(dtype),
         blur=term.blur / 2,
     )
-
-
-def _sums(array):
-    """Sums over squares of 2 x 2 pixels, as float64."""
-    rows = np.add.reduceat(array, np.arange(0, array.shape[-2], 2), axis=-2, dtype=np.float64)
-    return np.add.reduceat(rows, np.arange(0, array.shape[-1], 2), axis=-1)
-
-
-def _numbers(slope, shape):
-    return np.count_nonzero(np.broadcast_to(slope > 0, shape), axis=(1, 2))
 
 
 def _coarse_penalty(penalty):

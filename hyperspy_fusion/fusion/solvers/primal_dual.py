@@ -26,6 +26,9 @@ The prox includes the HAADF term and is exact in every pixel. A blurred HAADF te
 proximal operator. In its place is ``1/2 |u - (u_k - gradient(u_k))|^2``, which majorises it about the image u_k of the
 maps of the iteration before.
 
+Counts in bands, each a mixture of the maps, couple the maps of a pixel too. Every few iterations the loop replaces
+their term by its majorant at the present maps, which does not: :mod:`~.data_steps`. The gap is that of the term itself.
+
 Gap: objective less a lower bound of it. The bound is the minimum of the Lagrangian over maps and slopes of at most
 twice the largest value found or measured. For penalties with slopes, the violation of ``D^T q = L^T y``, times twice
 the largest slope found, is subtracted from it.
@@ -37,6 +40,7 @@ import numpy as np
 
 from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason, Terms
 from hyperspy_fusion.fusion.solvers import kernels
+from hyperspy_fusion.fusion.solvers.data_steps import STEPS
 from hyperspy_fusion.fusion.solvers.loop import asked_to_stop, prepared
 from hyperspy_fusion.fusion.solvers.primal_dual_state import GAP_OF_SETTLED, PrimalDualState, Stopping
 from hyperspy_fusion.fusion.terms.objective import HaadfTerms
@@ -101,7 +105,7 @@ def primal_dual(problem, stopping, state=None, callback=None, num_workers=None):
     maps. Maps are scaled to their totals before the gap is evaluated.
     """
     state = PrimalDualState.of(problem) if state is None else state
-    with prepared(problem.dtype, kernels.CALIBRATED, num_workers) as (n_workers, interruption):
+    with prepared(problem.dtype, STEPS[problem.data.kind].kernels, num_workers) as (n_workers, interruption):
         iteration = Iteration(problem, state, n_workers)
         reason = iteration.run(Stopping.of(stopping), callback, interruption)
         if interruption.requested and reason not in (StopReason.STOPPED, StopReason.NOT_FINITE):
@@ -135,6 +139,7 @@ class Iteration:
             np.empty((workers, nx - 1), dtype),
             np.empty((workers, max(n + 2, 4), nx), dtype),
         )
+        self.steps = STEPS[problem.data.kind](problem, state, self.map_work)
         self.map_sums, self.term_sums = np.empty((n, ny)), np.empty((ny, 4))
         self.cell_sums, self.slope_sums = np.empty(ny - 1), np.empty(max(ny - 2, 1))
         self.slack_sums = np.zeros((max(penalty.n_fields, 1), ny - 1))
@@ -251,6 +256,8 @@ class Iteration:
     def advance(self, rho_duals, rho_maps):
         """One iteration, with the over-relaxation of the duals and of maps and slopes."""
         state, penalty = self.state, self.penalty
+        if state.n_iter % self.steps.every == 0:
+            self.steps.majorise(state)
         excess = state.totals_bar - self.problem.data.totals
         state.theta += np.where(self.kept, rho_duals * self.sigma_theta * excess, 0)
         kernels.primal_dual_sweep(
@@ -273,7 +280,7 @@ class Iteration:
 
     def _terms(self):
         data = self.problem.data
-        return data.beta, data.slope, data.delta, data.is_poisson, self._theta()
+        return self.state.beta, data.slope, data.delta, data.is_poisson, self._theta()
 
     def _haadf(self):
         """Weights, targets and valid pixels of the HAADF terms, or of their majorants about the present maps."""
@@ -327,9 +334,7 @@ class Iteration:
             residuals, squares, products = images.residuals(state.z * factors[:, None, None])
             # rounded once: what is added for a gradient is subtracted for the same gradient
             gradients = images.gradients(residuals)
-        kernels.data_terms(
-            state.z, state.y, *self._terms(), upper, *images.arrays, factors, gradients, self.map_work, self.term_sums,
-        )  # fmt: skip
+        self.steps.evaluate(state, self._theta(), upper, (*images.arrays, factors, gradients), self.term_sums)
         data, haadf, bound, linear = (float(s) for s in self.term_sums.sum(axis=0))
         if images.is_blurred:
             haadf, linear = squares / 2, squares / 2 + products

@@ -65,6 +65,8 @@ class PrimalDualState:
         (n,) totals of the maps over valid pixels, and extrapolated.
     residual
         (1 or 3, ny, nx) of the HAADF terms.
+    beta
+        (n, ny, nx) counts of the maps: measured, or those of the last E step.
     ratios
         Of primal to dual steps, for maps and slopes.
     n_iter
@@ -86,6 +88,7 @@ class PrimalDualState:
     q: np.ndarray
     theta: np.ndarray
     residual: np.ndarray
+    beta: np.ndarray
     z_bar: np.ndarray
     v_bar: np.ndarray
     totals: np.ndarray
@@ -113,6 +116,7 @@ class PrimalDualState:
             q=np.zeros((4, m, ny - 2, nx - 2) if m else (4, 1, 1, 1), dtype) if q is None else q,
             theta=np.zeros(n) if theta is None else theta,
             residual=np.zeros((max(len(problem.haadf_terms), 1), ny, nx), dtype),
+            beta=problem.data.beta,
             z_bar=z.copy(),
             v_bar=v.copy(),
             totals=totals,

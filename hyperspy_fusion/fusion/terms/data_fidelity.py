@@ -13,7 +13,7 @@ from hyperspy_fusion.fusion.terms.noise_estimation import (
     estimate_variance,
     find_counts_scales,
 )
-from hyperspy_fusion.fusion.terms.scan_data import column
+from hyperspy_fusion.fusion.terms.scan_data import block_sums, column
 
 # of a pixel, relative to the median: fits of spectra that end at a bound have variances near 0
 LEAST_VARIANCE = 0.01
@@ -58,6 +58,7 @@ class DataTerms:
     totals: np.ndarray
     offset: float = 0.0
     variance_share: float = 1.0
+    kind = "maps"
 
     def with_noise(self, rng):
         """The terms with noise added that is as large as that of the data."""
@@ -66,6 +67,24 @@ class DataTerms:
         beta = np.where(self.slope > 0, self.beta + noise, 0)
         beta = np.maximum(beta, 0) if self.is_poisson else beta
         return replace(self, beta=np.ascontiguousarray(beta, self.beta.dtype))
+
+    def coarsened(self, shape):
+        """The terms of squares of 2 x 2 pixels, of maps (n, ny, nx) of ``shape``; see :mod:`~.solvers.multilevel`."""
+        dtype = self.beta.dtype
+        slope = block_sums(np.broadcast_to(self.slope, shape)) / 2
+        weighted = block_sums(np.broadcast_to(self.slope * self.delta, shape)) / 2
+        delta = np.divide(weighted, slope, out=np.zeros_like(slope), where=slope > 0)
+        numbers = np.count_nonzero(np.broadcast_to(self.slope > 0, shape), axis=(1, 2))
+        return DataTerms(
+            is_poisson=self.is_poisson,
+            beta=(block_sums(self.beta) / 2).astype(dtype),
+            slope=slope.astype(dtype),
+            delta=delta.astype(dtype),
+            upper=self.upper,
+            totals=self.totals * np.count_nonzero(slope, axis=(1, 2)) / numbers,
+            offset=2 * self.offset,
+            variance_share=self.variance_share / 2,
+        )
 
     def with_multipliers(self, theta):
         """The terms plus ``theta_i sum z_i`` over valid pixels, with known multipliers (n,) in place of totals to keep.
@@ -78,6 +97,11 @@ class DataTerms:
             return replace(found, beta=self.beta - theta)
         # a multiplier stays above minus the slope, or the term would fall without end
         return replace(found, slope=np.where(self.slope > 0, np.maximum(self.slope + theta, 0.01 * self.slope), 0))
+
+    def measuring(self, z):
+        """The terms of other maps z (n, ny, nx) of the same noise, which least squares can have without background."""
+        beta = np.where(self.slope > 0, self.slope * z, 0).astype(self.beta.dtype)
+        return replace(self, beta=beta)
 
     def net(self):
         """(n, ny, nx) measured maps, less background, in units of z; anything in masked pixels."""

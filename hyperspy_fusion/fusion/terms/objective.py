@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hyperspy_fusion.fusion.result import Terms
+from hyperspy_fusion.fusion.terms.band_counts import BandTerms
 from hyperspy_fusion.fusion.terms.data_fidelity import DataTerms
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, blurred
 from hyperspy_fusion.fusion.terms.penalties import CellPenalty
@@ -96,7 +97,7 @@ class Objective:
 
     scales: np.ndarray
     initial_maps: np.ndarray
-    data: DataTerms
+    data: DataTerms | BandTerms
     haadf_term: HaadfTerm
     penalty: CellPenalty
     forward_model: LinearHaadfModel

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from hyperspy_fusion.fusion.spectra.scan_spectra import ScanSpectra
+
 # differences between pixels below this part of their values are those of resampling one value
 _ROUNDING = 1e-10
 
@@ -45,6 +47,9 @@ class ScanData:
         (n, ny, nx) noise metadata of the maps, in their units and in squared units; None where there are none.
     out_of_window
         (B, ny, nx) out-of-window counts of the spectra that the maps were made from; None where there are none.
+    spectra
+        The :class:`~hyperspy_fusion.fusion.spectra.scan_spectra.ScanSpectra` that a model is fitted to. ``maps`` are
+        estimates from it, pixel by pixel. None for maps of windows.
     given
         Names of all maps that were given, those that are not in it included; empty for the same as ``elements``.
     further
@@ -60,6 +65,7 @@ class ScanData:
     background: np.ndarray | None = None
     variance: np.ndarray | None = None
     out_of_window: np.ndarray | None = None
+    spectra: ScanSpectra | None = None
     given: list = field(default_factory=list)
     further: tuple = ()
 
@@ -109,6 +115,14 @@ class ScanData:
     def valid_in_all(self):
         """(ny, nx) bool: pixels that are valid in all maps and in the HAADF image."""
         return self.valid.all(axis=0) & self.haadf_valid
+
+    @property
+    def systematic(self):
+        """(n,) relative errors of the maps by a model of the spectra; None for maps of windows."""
+        if self.spectra is None:
+            return None
+        found = dict(zip(self.spectra.elements, self.spectra.systematic, strict=True))
+        return np.array([found[element] for element in self.elements])
 
     def means(self):
         """(n,) means of the maps over their valid pixels."""
@@ -167,3 +181,9 @@ def has_contrast(image, valid):
 def column(values):
     """Values (n,) as (n, 1, 1), to go with maps."""
     return np.asarray(values)[:, None, None]
+
+
+def block_sums(array):
+    """Sums over squares of 2 x 2 pixels of the last two axes, as float64; at odd edges of what is left of them."""
+    rows = np.add.reduceat(array, np.arange(0, array.shape[-2], 2), axis=-2, dtype=np.float64)
+    return np.add.reduceat(rows, np.arange(0, array.shape[-1], 2), axis=-1)

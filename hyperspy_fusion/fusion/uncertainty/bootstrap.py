@@ -86,6 +86,8 @@ def _replicates(problem, maps, errors, residuals):
         counts_scale=of_maps.noise.counts_scale,
         errors=np.stack(errors),
         residuals=np.stack(residuals[: len(errors)]),
+        systematic=of_maps.scan.systematic,
+        measured_mean=None if of_maps.scan.spectra is None else of_maps.scan.spectra.mean_of,
     )
 
 

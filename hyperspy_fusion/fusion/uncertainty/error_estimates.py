@@ -15,11 +15,14 @@ where ``eps_r`` is the error of the fused mean in a bootstrap replicate less B, 
 mean less ``eps_r``, and ``u`` the bias that may be left. The weight w gives the least mean square error, or leaves a
 bias ``(1 - w) u`` of at most a third of the scatter, whichever is larger.
 
+Where a model of the spectra was fitted, both squares have that of its systematic error too, a part of the map.
+
 *Ratios and shares*: to first order, with the covariance of ``eps_r + w delta_r`` of all maps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -101,6 +104,11 @@ class BootstrapReplicates:
         (R, n, ny, nx) float32, maps fitted to each bootstrap replicate minus ``maps``.
     residuals
         (R, n, ny, nx) float32, drawn maps minus the maps fitted to them; 0 in masked pixels.
+    systematic
+        (n,) relative error of the maps by the model of the spectra, which no bootstrap replicate shows; None for none.
+    measured_mean
+        Function of pixels (ny, nx) bool and the index of a map: its mean by a fit to the summed spectrum of the pixels,
+        which cannot be negative. None for the mean of the measured maps.
     """
 
     maps: np.ndarray
@@ -110,6 +118,8 @@ class BootstrapReplicates:
     counts_scale: np.ndarray
     errors: np.ndarray
     residuals: np.ndarray
+    systematic: np.ndarray | None = None
+    measured_mean: Callable | None = None
 
     def __len__(self):
         return len(self.errors)
@@ -135,7 +145,10 @@ class BootstrapReplicates:
         variance = self.errors.var(axis=0, ddof=1, dtype=np.float64)
         squares = self.errors.mean(axis=0, dtype=np.float64) ** 2 - variance / len(self)
         bias = np.maximum(_blurred(squares, _ERROR_WIDTH), 0)
-        return np.sqrt(_blurred(variance, _ERROR_WIDTH) + self.bias_scales[:, None, None] ** 2 * bias)
+        squares = _blurred(variance, _ERROR_WIDTH) + self.bias_scales[:, None, None] ** 2 * bias
+        if self.systematic is not None:
+            squares += (self.systematic[:, None, None] * self.maps) ** 2
+        return np.sqrt(squares)
 
     def region_mean(self, mask, index) -> RegionMean:
         """The mean of map ``index`` over the pixels of ``mask``, (ny, nx) bool."""
@@ -197,19 +210,24 @@ class BootstrapReplicates:
         left, left_in_masked = (max(squares @ part, 0) * np.sum(part) / size**2 for part in (counted, ~counted))
         # nothing is measured in masked pixels alone
         n_counted = np.count_nonzero(counted) or np.nan
+        measured = float(np.sum((maps + residual) * counted) / n_counted)
+        better = measured
+        if self.measured_mean is not None and counted.any():
+            better = self.measured_mean(mask & self.counted[index], index)
         return RegionEstimate(
             fused=float(maps.mean()),
             corrected=float(maps.mean() - scale * (bias + filled)),
             filled=float(scale * filled),
-            difference=float(residual.mean() + scale * bias),
+            difference=float(residual.mean() + scale * bias + np.nan_to_num(better - measured) * counted.mean()),
             unseen=float(left + _HIDDEN_BIAS * np.mean(noise**2)),
             unseen_filled=float(left_in_masked),
             errors=of_counted + of_masked,
             differences=noise - of_counted,
             doubted=float(doubted),
-            measured=float(np.sum((maps + residual) * counted) / n_counted),
+            measured=better,
             measured_error=float(np.sqrt(variance) / n_counted),
             one_count=float(self.counts_scale[index]) / n_counted,
+            systematic=0.0 if self.systematic is None else float(self.systematic[index]),
         )
 
 
@@ -233,6 +251,8 @@ class RegionEstimate:
         Variance of the difference for the contradiction of c by the counts, if it is less than that of ``differences``.
     measured, measured_error, one_count
         Of the measured map: d, its standard error, and the mean of one count.
+    systematic
+        Relative error by the model of the spectra.
     """
 
     fused: float
@@ -247,6 +267,7 @@ class RegionEstimate:
     measured: float
     measured_error: float
     one_count: float
+    systematic: float = 0.0
 
     @cached_property
     def mean(self) -> RegionMean:
@@ -255,11 +276,13 @@ class RegionEstimate:
         unseen = max(self.unseen, self.difference**2 - _CONTRADICTION**2 * min(moments[2], self.doubted))
         # without a measured pixel there is no measured mean
         weight = _least_weight(unseen, *moments) if np.isfinite(self.measured) else 0.0
+        value = self.corrected + weight * self.difference
         square = (1 - weight) ** 2 * unseen + self.unseen_filled + np.mean(self.error_of(weight) ** 2)
+        square += (self.systematic * value) ** 2
         # no counts (but for rounding) do not prove that there are none; bootstrap replicates of none have none
         least = _COUNTS_OF_NONE * self.one_count if self.measured <= _NONE * self.one_count else 0.0
         return RegionMean(
-            value=self.corrected + weight * self.difference,
+            value=value,
             error=max(float(np.sqrt(square)), least),
             fused=self.fused,
             measured=self.measured,

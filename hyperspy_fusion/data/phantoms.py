@@ -12,12 +12,16 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
 from hyperspy_fusion.fusion.checks import check_seed
 
-ATOMIC_NUMBERS = {"O": 8, "Al": 13, "Ti": 22, "Fe": 26, "Ni": 28, "Cu": 29, "Sr": 38, "Pd": 46, "Pt": 78}
+__all__ = ["PHANTOMS", "Phantom", "atomic_columns", "core_shell", "gradient_alloy", "interface", "psnr"]
+
+ATOMIC_NUMBERS = {"O": 8, "Al": 13, "S": 16, "Ti": 22, "Fe": 26, "Co": 27, "Ni": 28, "Cu": 29, "Sr": 38, "Mo": 42}
+ATOMIC_NUMBERS |= {"Pd": 46, "Pt": 78}
 
 # Exponent of Z in the intensity a HAADF detector collects from one atom: 1.64 measured on single atoms (Krivanek et
 # al., Nature 464, 571, 2010), up to 2 for the largest angles (Treacy, Microsc. Microanal. 17, 847, 2011).
@@ -106,28 +110,33 @@ class Phantom:
         haadf : hyperspy.signals.Signal2D
             The HAADF image on the same axes.
         """
+        import hyperspy.api as hs
+
         counts = zip(self.maps, self.elements, strict=True)
-        maps = [self._signal(data, e, "X-ray counts ()", {"elements": [e]}) for data, e in counts]
-        return maps, self._signal(self.haadf, "HAADF", "Intensity (a.u.)", {})
+        parts = [(data, self._metadata(e, "X-ray counts ()", [e])) for data, e in counts]
+        parts.append((self.haadf, self._metadata("HAADF", "Intensity (a.u.)")))
+        # copies: what is done to a signal must not reach the phantom
+        *maps, haadf = (hs.signals.Signal2D(data.copy(), axes=self._axes(), metadata=tree) for data, tree in parts)
+        return maps, haadf
 
     def phase(self, exponent: float = 0.7, snr: float = 50.0, seed: int = 1):
         """A phase image of the same scan as a Signal2D: ``sum_i Z_i**exponent truth_i``, in units of its maximum.
 
         ``snr`` is its brightest pixel over the standard deviation of its Gaussian noise.
         """
-        clean = np.tensordot(np.array(self.atomic_numbers, float) ** exponent, self.truth, 1)
-        noise = np.random.default_rng(seed).normal(0, 1 / snr, clean.shape)
-        return self._signal(clean / clean.max() + noise, "Phase", "Phase (a.u.)", {})
-
-    def _signal(self, data, title, quantity, sample):
         import hyperspy.api as hs
 
-        sample = {"description": self.title, **sample}
-        metadata = {"General": {"title": title}, "Signal": {"quantity": quantity}, "Sample": sample}
+        clean = np.tensordot(np.array(self.atomic_numbers, float) ** exponent, self.truth, 1)
+        data = clean / clean.max() + np.random.default_rng(seed).normal(0, 1 / snr, clean.shape)
+        return hs.signals.Signal2D(data, axes=self._axes(), metadata=self._metadata("Phase", "Phase (a.u.)"))
+
+    def _metadata(self, title, quantity, elements=()):
+        sample = {"description": self.title, **({"elements": list(elements)} if elements else {})}
+        return {"General": {"title": title}, "Signal": {"quantity": quantity}, "Sample": sample}
+
+    def _axes(self):
         sizes = zip("yx", self.haadf.shape, strict=True)
-        axes = [{"name": name, "size": size, "scale": self.pixel_size_nm, "units": "nm"} for name, size in sizes]
-        # a copy: what is done to a signal must not reach the phantom
-        return hs.signals.Signal2D(data.copy(), axes=axes, metadata=metadata)
+        return [{"name": name, "size": size, "scale": self.pixel_size_nm, "units": "nm"} for name, size in sizes]
 
 
 def _acquire(
@@ -142,28 +151,44 @@ def _acquire(
     haadf_offset: float = 0.0,
     haadf_gain: float = 1.0,
     seed: int = 0,
-):
+) -> Phantom:
     """Scan projected ``atoms`` (n, ny, nx): Poisson maps and a HAADF image by the incoherent forward model."""
-    from scipy.ndimage import gaussian_filter
-
-    _check_positive("pixel_size_nm", pixel_size_nm)
-    _check_positive("counts", counts, _MAX_COUNTS)
-    _check_positive("haadf_snr", haadf_snr, np.inf)
-    _check_positive("haadf_gain", haadf_gain)
-    if not np.isfinite(haadf_offset):
-        raise ValueError(f"haadf_offset is {haadf_offset!r}: it must be finite.")
     rng = np.random.default_rng(seed)
-    truth = atoms * (counts / atoms.max())
+    truth = expected_counts(atoms, counts)
+    check_positive("pixel_size_nm", pixel_size_nm)
+    image_options = checked_image_options(haadf_snr, haadf_blur, haadf_offset, haadf_gain, truth.shape[1:])
     maps = rng.poisson(truth).astype(np.uint16)
     cross_sections = np.array([ATOMIC_NUMBERS[element] ** HAADF_EXPONENT for element in elements])
-    clean = np.tensordot(cross_sections, truth, 1)
-    if not 0 <= haadf_blur < min(clean.shape):
-        raise ValueError(f"haadf_blur is {haadf_blur!r}: it must be at least 0 and below {min(clean.shape)} pixels.")
-    weights = haadf_gain / clean.max() * cross_sections
-    # a blur of 0 returns the values untouched; the mirrored edge keeps the sum
-    clean = haadf_offset + haadf_gain * gaussian_filter(clean / clean.max(), haadf_blur, mode="reflect")
-    haadf = clean + haadf_gain * rng.normal(0, 1, clean.shape) / haadf_snr
+    haadf, weights = haadf_image(truth, cross_sections, rng, *image_options)
     return Phantom(title, tuple(elements), truth, maps, haadf, float(pixel_size_nm), weights, float(haadf_offset))
+
+
+def expected_counts(atoms, counts):
+    """(n, ny, nx) expected counts, of which the brightest pixel of the strongest map has ``counts``."""
+    check_positive("counts", counts, _MAX_COUNTS)
+    return atoms * (counts / atoms.max())
+
+
+def checked_image_options(snr, blur, offset, gain, shape):
+    """The options of a HAADF image, all in their range."""
+    check_positive("haadf_snr", snr, np.inf)
+    check_positive("haadf_gain", gain)
+    if not np.isfinite(offset):
+        raise ValueError(f"haadf_offset is {offset!r}: it must be finite.")
+    if not 0 <= blur < min(shape):
+        raise ValueError(f"haadf_blur is {blur!r}: it must be at least 0 and below {min(shape)} pixels.")
+    return snr, blur, offset, gain
+
+
+def haadf_image(truth, coefficients, rng, snr, blur, offset, gain):
+    """HAADF image (ny, nx) of expected counts, by coefficients up to a factor; and the coefficients (n,) themselves."""
+    from scipy.ndimage import gaussian_filter
+
+    clean = np.tensordot(coefficients, truth, 1)
+    brightest = clean.max()
+    # a blur of 0 returns the values untouched; the mirrored edge keeps the sum
+    clean = offset + gain * gaussian_filter(clean / brightest, blur, mode="reflect")
+    return clean + gain * rng.normal(0, 1, clean.shape) / snr, gain / brightest * coefficients
 
 
 def _check_numbers(options):
@@ -175,18 +200,18 @@ def _check_numbers(options):
             raise ValueError(f"{name} is {value!r}: it must be a number.")
 
 
-def _check_positive(name, value, most=1e9):
+def check_positive(name, value, most=1e9):
     if not 0 < value <= most:
         raise ValueError(f"{name} is {value!r}: it must be above 0 and at most {most:g}.")
 
 
-_FRAME_OPTIONS = """Parameters
+FRAME_OPTIONS = """Parameters
 ----------
 shape
     ``(ny, nx)`` in pixels, square or not.
 pixel_size_nm
     Edge of a pixel in nm."""
-_SCAN_OPTIONS = """counts
+SCAN_OPTIONS = """counts
     Expected counts in the brightest pixel of the strongest map, above 0. Fewer counts, more noise.
 haadf_snr
     Brightest HAADF pixel, above the offset and before the blur, over the standard deviation of the Gaussian noise;
@@ -210,36 +235,40 @@ _RAMP_OPTION = """thickness_ramp
     coefficients cannot be distinguished from its offset."""
 
 
-def _phantom(title: str, *elements: str) -> Callable[[Callable], Callable[..., Phantom]]:
-    """A function that scans a structure; its signature and docstring have the options of the acquisition too."""
+def phantom_of(
+    title: str, *elements: str, acquire: Callable = _acquire, options: str = SCAN_OPTIONS
+) -> Callable[[Callable], Callable[..., Any]]:
+    """A function that scans a structure; its signature and docstring have the ``options`` of ``acquire`` too."""
 
     def decorated(structure):
         own = inspect.signature(structure).parameters
 
         @functools.wraps(structure)
-        def phantom(shape=(128, 128), *, pixel_size_nm=own["pixel_size_nm"].default, **options):
-            chosen = {name: options.pop(name) for name in [*options] if name in own}
+        def phantom(shape=own["shape"].default, *, pixel_size_nm=own["pixel_size_nm"].default, **given):
+            chosen = {name: given.pop(name) for name in [*given] if name in own}
             sizes = np.asarray(shape)
             if sizes.shape != (2,) or sizes.dtype.kind not in "iu" or sizes.min() < 8:
                 raise ValueError(
                     f"shape is {shape!r}: a phantom needs (ny, nx), whole numbers, both at least 8 pixels."
                 )
-            _check_numbers({"pixel_size_nm": pixel_size_nm, **chosen, **options})
+            _check_numbers({"pixel_size_nm": pixel_size_nm, **chosen, **given})
             atoms = structure(tuple(int(size) for size in sizes), pixel_size_nm=pixel_size_nm, **chosen)
-            return _acquire(title, elements, atoms, pixel_size_nm, **options)
+            return acquire(title, elements, atoms, pixel_size_nm, **given)
 
-        scan = [p for p in inspect.signature(_acquire).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        signature = inspect.Signature([*own.values(), *scan], return_annotation="Phantom")
-        text, _, options = inspect.cleandoc(structure.__doc__ or "").partition("Parameters\n----------\n")
-        options = options.replace("<thickness_ramp>", _RAMP_OPTION).rstrip()
-        phantom.__doc__ = "\n".join(filter(None, [text.rstrip() + "\n", _FRAME_OPTIONS, options, _SCAN_OPTIONS]))
+        scan = [p for p in inspect.signature(acquire).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        signature = inspect.Signature(
+            [*own.values(), *scan], return_annotation=inspect.signature(acquire).return_annotation
+        )
+        text, _, of_structure = inspect.cleandoc(structure.__doc__ or "").partition("Parameters\n----------\n")
+        of_structure = of_structure.replace("<thickness_ramp>", _RAMP_OPTION).rstrip()
+        phantom.__doc__ = "\n".join(filter(None, [text.rstrip() + "\n", FRAME_OPTIONS, of_structure, options]))
         setattr(phantom, "__signature__", signature)  # noqa: B010
         return phantom
 
     return decorated
 
 
-@_phantom("Fe3O4 cores in Pt shells (phantom)", "Pt", "Fe", "O")
+@phantom_of("Fe3O4 cores in Pt shells (phantom)", "Pt", "Fe", "O")
 def core_shell(shape: tuple = (128, 128), *, pixel_size_nm: float = 0.5):
     """Iron oxide cores (Fe3O4) in platinum shells, and two small platinum particles, in vacuum.
 
@@ -252,7 +281,7 @@ def core_shell(shape: tuple = (128, 128), *, pixel_size_nm: float = 0.5):
     return np.stack([_fcc_density("Pt") * platinum, 3 * formula_units, 4 * formula_units])
 
 
-@_phantom("SrTiO3 along [001] (phantom)", "Sr", "Ti", "O")
+@phantom_of("SrTiO3 along [001] (phantom)", "Sr", "Ti", "O")
 def atomic_columns(shape: tuple = (128, 128), *, pixel_size_nm: float = 0.025, column_sigma_nm: float = 0.07):
     """Strontium titanate (SrTiO3) along [001]: heavy Sr columns, mixed Ti-O columns, light O columns.
 
@@ -266,8 +295,8 @@ def atomic_columns(shape: tuple = (128, 128), *, pixel_size_nm: float = 0.025, c
     column_sigma_nm
         Standard deviation of a column in nm, at least the edge of a pixel.
     """
-    _check_positive("pixel_size_nm", pixel_size_nm)
-    _check_positive("column_sigma_nm", column_sigma_nm)
+    check_positive("pixel_size_nm", pixel_size_nm)
+    check_positive("column_sigma_nm", column_sigma_nm)
     if pixel_size_nm > column_sigma_nm:
         raise ValueError(
             f"pixel_size_nm is {pixel_size_nm} and column_sigma_nm {column_sigma_nm}: pixels larger than one "
@@ -280,7 +309,7 @@ def atomic_columns(shape: tuple = (128, 128), *, pixel_size_nm: float = 0.025, c
     return np.stack([np.outer(y0, x0), titanium, titanium + np.outer(y0, x5) + np.outer(y5, x0)])
 
 
-@_phantom("Interface of Al2Cu and Al (phantom)", "Al", "Cu")
+@phantom_of("Interface of Al2Cu and Al (phantom)", "Al", "Cu")
 def interface(
     shape: tuple = (128, 128), *, pixel_size_nm: float = 0.5, tilt_deg: float = 20.0, thickness_ramp: float = 0.4
 ):
@@ -301,7 +330,7 @@ def interface(
     return np.stack([aluminium, al2cu * left]) * _wedge(shape, thickness_ramp)
 
 
-@_phantom("Pt-Pd-Ni gradient alloy (phantom)", "Pt", "Pd", "Ni")
+@phantom_of("Pt-Pd-Ni gradient alloy (phantom)", "Pt", "Pd", "Ni")
 def gradient_alloy(shape: tuple = (128, 128), *, pixel_size_nm: float = 0.5, thickness_ramp: float = 0.5):
     """Pt-Pd-Ni solid solution of smoothly varying composition: no edge anywhere.
 
@@ -322,7 +351,7 @@ def gradient_alloy(shape: tuple = (128, 128), *, pixel_size_nm: float = 0.5, thi
     return fractions / atomic_volume * _wedge(shape, thickness_ramp)
 
 
-#: Name -> function of every phantom; all take ``shape`` and the options of the acquisition.
+#: Name -> function of every phantom of element maps; all take ``shape`` and the options of the acquisition.
 PHANTOMS = {f.__name__: f for f in (core_shell, atomic_columns, interface, gradient_alloy)}
 
 

@@ -1,0 +1,88 @@
+"""Maps of EDS spectra by a model of all their lines: what a fit of the spectra starts from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hyperspy_fusion.fusion.spectra.scan_spectra import ScanSpectra
+from hyperspy_fusion.grid.axes import scan_axes
+from hyperspy_fusion.grid.masks import mask_array
+from hyperspy_fusion.identify.map_identity import metadata_names, title_of
+from hyperspy_fusion.maps.base import WINDOW_WIDTH, SourceMap, SourceMaps, SourceRequest, described
+from hyperspy_fusion.maps.eds_model import spectral_model
+
+
+def modelled_maps(signal: Any, request: SourceRequest) -> SourceMaps:
+    """Maps of each element, estimated pixel by pixel, and the band counts that a fit of the spectra uses.
+
+    Elements that the file names and nobody asks for have columns in the model, and no maps: the grid, the pole piece.
+
+    Raises
+    ------
+    ValueError
+        For arguments of integration windows, and what :func:`spectral_model` raises.
+    """
+    _refuse_windows(request)
+    named = metadata_names(signal.metadata, "Sample.elements")
+    asked = request.elements or []
+    system = [element for element in named if element not in asked] if asked else []
+    mask = mask_array(request.mask, scan_axes(signal))
+    options = {"xray_lines": request.xray_lines, "system": system, "mask": mask}
+    model, diagnostics = spectral_model(signal, request.elements, **options)
+    spectra = ScanSpectra(model, _band_counts(signal, model))
+    estimates, variance = _estimates(spectra)
+    axes, metadata = described(signal, {"lines": "model"})
+    maps = [
+        SourceMap(element, line, estimates[i], axes, metadata, f"the {element} map of {signal}", variance=variance[i])
+        for i, (element, line) in enumerate(zip(spectra.elements, _mapped_lines(model), strict=True))
+    ]
+    return SourceMaps(maps, title_of(metadata), diagnostics, spectra=spectra)
+
+
+def _estimates(spectra):
+    """Counts of the mapped lines of each pixel without its neighbours, and their variance, (n, ny, nx) float32."""
+    from hyperspy_fusion.fusion.problems.spectral import estimates_of_pixels, pixel_readout
+
+    model = spectra.model
+    readout = pixel_readout(model.matrix, model.totals)[: model.n_elements] * spectra.main_share[:, None]
+    found = estimates_of_pixels(readout, spectra.counts, np.ones(spectra.counts.shape[1:], bool))
+    return [array.astype(np.float32) for array in found]
+
+
+def _refuse_windows(request):
+    given = [name for name, value in (("background", request.background),) if value is not None]
+    given += ["integration_windows"] * (request.integration_windows != WINDOW_WIDTH)
+    if given:
+        raise ValueError(
+            f"{given[0]} is for lines='windows', and lines is 'model', which fits whole lines and the continuum: leave "
+            "it out."
+        )
+
+
+def _mapped_lines(model):
+    """The X-ray lines whose counts are the maps, such as "Fe_Ka", of each element."""
+    return [
+        "+".join(f"{own.element}_{name}" for name, mapped in zip(own.names, own.mapped, strict=True) if mapped)
+        for own in model.lines[: model.n_elements]
+    ]
+
+
+def _band_counts(signal, model):
+    """(n_bands, ny, nx) float32; lazy spectra are read once, in blocks."""
+    axis = signal.axes_manager.signal_axes[0]
+    data = np.moveaxis(signal.data, axis.index_in_array, -1)
+    if not signal._lazy:
+        return np.stack([_of_rows(row, model) for row in data], axis=1)
+    import dask.array as da
+
+    data = data.rechunk({2: -1})
+    chunks = (*data.chunks[:2], (len(model.edges) - 1,))
+    counts = da.map_blocks(model.band_counts, data, dtype=np.float32, chunks=chunks, meta=np.empty((0, 0, 0), "f4"))
+    return np.ascontiguousarray(np.moveaxis(np.asarray(counts), -1, 0), np.float32)
+
+
+def _of_rows(row, model):
+    """(n_bands, nx) of one row of spectra."""
+    return model.band_counts(row).T.astype(np.float32)

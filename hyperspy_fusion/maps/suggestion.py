@@ -1,0 +1,135 @@
+"""Which elements the spectra of an EDS spectrum image show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hyperspy_fusion.fusion.spectra.element_search import Evidence, find_elements
+from hyperspy_fusion.fusion.spectra.line_calibration import spatial_groups
+from hyperspy_fusion.fusion.spectra.line_shapes import Calibration
+from hyperspy_fusion.grid.axes import layout
+from hyperspy_fusion.grid.images import check_energies, check_real, is_eels
+from hyperspy_fusion.identify.elements import atomic_number, periodic_table
+from hyperspy_fusion.maps.eds_spectra import (
+    LOWEST,
+    RADIOACTIVE,
+    binned_spectra,
+    element_lines,
+    energies_in_kev,
+    resolution_of,
+)
+
+# lines of lighter elements are in the noise of the detector
+_LIGHTEST = 6
+# keV: channels are put together to this width
+_CHANNEL = 0.02
+# less evidence is not listed
+_LEAST = 10.0
+# columns that the spectra of a group of pixels can show
+_COLUMNS = 20
+
+
+@dataclass(frozen=True)
+class ElementSuggestion:
+    """Elements that EDS spectra show, by their evidence; it prints as a table.
+
+    Attributes
+    ----------
+    evidence
+        One :class:`~hyperspy_fusion.fusion.spectra.element_search.Evidence` for each element, the largest first.
+    """
+
+    evidence: tuple[Evidence, ...]
+
+    @property
+    def elements(self) -> list[str]:
+        """Symbols of all elements, by their evidence."""
+        return [found.element for found in self.evidence]
+
+    @property
+    def certain(self) -> list[str]:
+        """Symbols of those that neither noise nor the lines of others explain."""
+        return [found.element for found in self.evidence if found.is_certain]
+
+    def __iter__(self) -> Iterator[Evidence]:
+        return iter(self.evidence)
+
+    def __len__(self) -> int:
+        return len(self.evidence)
+
+    def __str__(self) -> str:
+        if not self.evidence:
+            return "The spectra show no element."
+        rows = [("element", "certain", "counts", "evidence", "lines", "overlapped by")]
+        for found in self.evidence:
+            lines = ", ".join(f"{found.element}_{line}" for line in found.lines)
+            numbers = f"{found.counts:.0f}", f"{found.evidence:.0f}"
+            rows.append((found.element, "yes" if found.is_certain else "", *numbers, lines, ", ".join(found.overlaps)))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
+
+    __repr__ = __str__
+
+
+def suggest_elements(eds: Any) -> ElementSuggestion:
+    """Elements that the spectra of an EDS spectrum image show, whatever its metadata name.
+
+    The lines of all elements are compared with the summed spectrum, and with those of groups of pixels. An element is
+    certain where neither noise nor a tenth of the lines of stronger elements explains it.
+
+    Parameters
+    ----------
+    eds
+        EDS spectra ``(x, y|E)`` of counts, with energies in keV or eV; lazy ones are read once.
+
+    Returns
+    -------
+    ElementSuggestion
+        It prints as a table; ``.elements`` and ``.certain`` are lists for `fuse`.
+
+    Raises
+    ------
+    TypeError
+        For what is no spectrum image.
+    ValueError
+        For energies without units, and for values that are negative, NaN or infinite.
+
+    See Also
+    --------
+    hyperspy_fusion.fuse
+
+    Examples
+    --------
+    >>> suggestion = hyperspy_fusion.suggest_elements(eds)  # doctest: +SKIP
+    >>> fused = eds.fuse(haadf, elements=suggestion.certain)  # doctest: +SKIP
+    """
+    if not hasattr(eds, "axes_manager") or layout(eds) != "spectra" or is_eels(eds):
+        raise TypeError(f"{eds!r} is no EDS spectrum image: pass spectra (x, y|E).")
+    check_real(eds)
+    check_energies(eds, "keV", "eV")
+    energies = energies_in_kev(eds)
+    used = slice(int(np.searchsorted(energies, LOWEST)), len(energies))
+    symbols = [symbol for symbol in periodic_table().keys() if symbol not in RADIOACTIVE]
+    candidates = [element_lines(eds, symbol) for symbol in symbols if atomic_number(symbol) >= _LIGHTEST]
+    candidates = [lines for lines in candidates if lines.names]
+    if not candidates:
+        return ElementSuggestion(())
+    groups, energies = _wide_channels(spatial_groups(binned_spectra(eds, used), _COLUMNS), energies[used])
+    if groups.sum() < 1:
+        return ElementSuggestion(())
+    found = find_elements(groups, energies, candidates, Calibration(resolution=resolution_of(eds)))
+    return ElementSuggestion(tuple(one for one in found if one.evidence > _LEAST))
+
+
+def _wide_channels(groups, energies):
+    """Neighbouring channels together, which are far narrower than a line."""
+    number = max(int(_CHANNEL / (energies[1] - energies[0]) + 0.01), 1)
+    kept = len(energies) // number
+    wide = groups[:, : kept * number].reshape(len(groups), kept, number).sum(axis=-1)
+    return wide, energies[: kept * number].reshape(kept, number).mean(axis=-1)

@@ -1,0 +1,120 @@
+"""The model of the spectra of an EDS spectrum image, and the elements that the spectra show."""
+
+import hyperspy.api as hs
+import numpy as np
+import pytest
+from helpers import assert_untouched, shared, snapshot
+from sources import eds, eels, image
+
+import hyperspy_fusion
+from hyperspy_fusion.fusion.spectra.line_shapes import Calibration
+from hyperspy_fusion.identify.elements import periodic_table
+from hyperspy_fusion.maps.eds_model import spectral_model
+from hyperspy_fusion.maps.eds_spectra import binned_spectra
+
+COUNTS = {"O": 3e4, "Fe": 2e4, "Ti": 2e4}
+
+
+def scan(symbols=("O", "Fe", "Ti"), units="keV", dtype="uint16", shape=(9, 10)):
+    """Spectra of K lines on a flat continuum."""
+    edges = 0.01 * np.arange(1001)
+    expected = np.full(1000, 40.0)
+    for symbol in symbols:
+        lines = periodic_table()[symbol].Atomic_properties.Xray_lines.as_dictionary()
+        for own in (values for name, values in lines.items() if name[0] == "K"):
+            expected += COUNTS[symbol] * own["weight"] * Calibration().line_shapes(edges, own["energy (keV)"])[:, 0]
+    data = np.random.default_rng(0).poisson(expected / 90, (*shape, 1000)).astype(dtype)
+    signal = hs.signals.Signal1D(data)
+    signal.set_signal_type("EDS_TEM")
+    axis, unit = signal.axes_manager[-1], 1000 if units == "eV" else 1
+    axis.scale, axis.offset, axis.units, axis.name = 0.01 * unit, 0.005 * unit, units, "Energy"
+    signal.set_microscope_parameters(beam_energy=200, energy_resolution_MnKa=130)
+    return signal
+
+
+@pytest.mark.parametrize(
+    "units, dtype, lazy", [("keV", "uint16", False), ("eV", "float32", False), ("keV", "uint8", True)]
+)
+def test_totals_of_every_unit_dtype_and_lazy_spectra(units, dtype, lazy):
+    signal = scan(units=units, dtype=dtype)
+    before = snapshot(signal)
+    source = signal.as_lazy() if lazy else signal
+    model, _ = spectral_model(source, ["O", "Fe"], system=["Ti"])
+    assert model.names[:3] == ("O", "Fe", "Ti") and model.n_elements == 2 and model.n_pixels == 90
+    assert np.allclose(model.totals[:3] * model.main_share[:3], [3e4, 2e4, 2e4], rtol=0.05)
+    assert model.deviance < 1.2
+    assert_untouched(signal, before)
+
+
+def test_masked_pixels_and_lazy_blocks_are_binned_alike():
+    signal = scan()
+    mask = np.zeros((9, 10), bool)
+    mask[2:5, 3:] = True
+    lazy = signal.as_lazy()
+    lazy.data = lazy.data.rechunk((5, 3, 400))
+    used = slice(20, 900)
+    expected = np.where(mask[..., None], 0, signal.data)[..., used].sum(axis=(0, 1))
+    for one in (signal, lazy):
+        binned = binned_spectra(one, used, mask)
+        assert binned.shape == (3, 3, 880)
+        np.testing.assert_array_equal(binned.sum(axis=(0, 1)), expected)
+
+
+def test_doubtful_models_are_reported():
+    _, found = spectral_model(scan(), ["O", "Fe"])
+    (line,) = (d for d in found if d.code == "line-of-no-element")
+    assert line.elements[0] == "Ti" and "4.51 keV" in str(line)
+    _, found = spectral_model(scan(), ["O", "Fe", "Ti", "S"])
+    assert [d.elements for d in found if d.code == "element-not-shown"] == [("S",)]
+    _, found = spectral_model(scan(), ["O", "Fe", "Ti"])
+    assert not [d for d in found if d.code != "beam-energy-unknown"]
+
+
+@pytest.mark.parametrize("value", [-1.0, np.nan])
+def test_spectra_that_are_no_counts_are_refused(value):
+    signal = scan(dtype="float32")
+    signal.data[0, 0, 500] = value
+    with pytest.raises(ValueError, match="pass spectra of counts"):
+        spectral_model(signal, ["Fe"])
+
+
+def test_suggested_elements_print_as_a_table_and_are_named_by_fuse():
+    signal = scan()
+    found = hyperspy_fusion.suggest_elements(signal)
+    assert set(found.elements[:3]) == {"O", "Fe", "Ti"} == set(found.certain)
+    assert [line.split()[0] for line in str(found).splitlines()[:2]] == ["element", found.elements[0]]
+    with pytest.raises(ValueError, match="name no elements: pass elements=.*'Ti'.* which the spectra show"):
+        signal.fuse(hs.signals.Signal2D(np.ones((9, 10))))
+
+
+def test_spectra_without_lines_suggest_nothing_and_others_are_refused():
+    assert not hyperspy_fusion.suggest_elements(eds()).certain
+    empty = scan()
+    empty.data[:] = 0
+    assert str(hyperspy_fusion.suggest_elements(empty)) == "The spectra show no element."
+    for other in (eels(), image(np.ones((3, 4))), [scan()]):
+        with pytest.raises(TypeError, match="is no EDS spectrum image"):
+            hyperspy_fusion.suggest_elements(other)
+
+
+def real(name):
+    found = hs.load(shared(f"data/{name}"))
+    return next(signal for signal in found if signal.metadata.Signal.signal_type == "EDS_TEM")
+
+
+@pytest.mark.slow
+def test_real_spectra_are_modelled_and_their_elements_found():
+    signal = real("L2083-K-4-1_tilt0.bcf")
+    elements = list(signal.metadata.Sample.elements)
+    assert spectral_model(signal, elements, system=["Co"]).model.deviance <= 3
+    # cobalt of the pole piece is not in the file
+    _, found = spectral_model(signal, [e for e in elements if e != "Ti"])
+    named = {element for d in found if d.code == "line-of-no-element" for element in d.elements}
+    assert {"Ti", "Co"} <= named and not named & {*elements} - {"Ti"}
+    first = hyperspy_fusion.suggest_elements(signal).elements[:12]
+    assert {"C", "O", "Fe", "Cu", "Mg", "Al", "Si", "S", "Pt"} <= set(first)
+
+
+def test_elements_of_a_small_scan_are_found():
+    signal = real("bruker_test_TEM.bcf")
+    assert set(signal.metadata.Sample.elements) <= set(hyperspy_fusion.suggest_elements(signal).elements[:12])
