@@ -1,7 +1,8 @@
-"""HyperSpy's progress bar for a fit."""
+"""HyperSpy's progress bar for a fit, and callbacks."""
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from typing import Any
@@ -84,3 +85,16 @@ class progress(_Bar):
             self.step(_STEPS - self.done)
             self.bar.set_postfix_str("done")
         super().__exit__(*error)
+
+
+def both(first, second):
+    """One callback of two, the second of which may be None."""
+    if second is None:
+        return first
+
+    @functools.wraps(second)
+    def call(state):
+        first(state)
+        second(state)
+
+    return call

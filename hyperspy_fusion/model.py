@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion._progress import counted, progress
+from hyperspy_fusion._progress import both, counted, progress
 from hyperspy_fusion.diagnostics import as_metadata, report_fit, warnings_of
 from hyperspy_fusion.fusion.checks import (
     are_numbers,
@@ -188,7 +188,7 @@ class FusedMultiModal:
             setup, state = self._start(new, bar.choosing, num_workers)
             # before the fit: its maps are the memory of the next ones, and a fit that fails leaves none
             self._record = Record(self.settings)
-            call = _both(functools.partial(bar.fitting, max_iter=new.max_iter), callback)
+            call = both(functools.partial(bar.fitting, max_iter=new.max_iter), callback)
             result, state = self._method.solve(setup.problem, setup.settings, state, call, num_workers)
         if result.reason is StopReason.NOT_FINITE:
             raise FloatingPointError(result.message)
@@ -437,16 +437,3 @@ class FusedMultiModal:
             "haadf_title": str(self.haadf.metadata.General.title),
             **({"image_registrations": self._elastic.sentences} if len(self.images) > 1 else {}),
         }
-
-
-def _both(first, second):
-    """One callback of two, the second of which may be None."""
-    if second is None:
-        return first
-
-    @functools.wraps(second)
-    def call(state):
-        first(state)
-        second(state)
-
-    return call

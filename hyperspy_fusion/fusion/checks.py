@@ -104,6 +104,10 @@ def check_background(background):
     check_each("background", background, check_from, 0)
 
 
+#: settings that may be a list, with a value for each elastic image
+PER_IMAGE = ("haadf_coefficients", "z_exponent", "lambda_haadf", "haadf_blur", "remove_ramp")
+
+
 def is_per_image(coefficients):
     """Whether ``haadf_coefficients`` have one entry for each elastic image, and are not numbers for each element."""
     return isinstance(coefficients, tuple) and any(not isinstance(one, Real) for one in coefficients)
@@ -211,3 +215,15 @@ def default_errstate(function: _Function) -> _Function:
             return function(*args, **options)
 
     return call  # pyright: ignore[reportReturnType]
+
+
+def check_number_of_images(settings, n_images):
+    """ValueError for a setting with another number of values than there are elastic images."""
+    for name in PER_IMAGE:
+        value = getattr(settings, name)
+        is_listed = is_per_image(value) if name == "haadf_coefficients" else isinstance(value, tuple)
+        if is_listed and len(value) != n_images:
+            raise ValueError(
+                f"{name} has {len(value)} values for {n_images} image{'s' * (n_images > 1)}: give one for each image, "
+                "or one for all."
+            )

@@ -15,6 +15,7 @@ import numpy as np
 
 from hyperspy_fusion.fusion.checks import (
     AUTO,
+    PER_IMAGE,
     as_python,
     check_background,
     check_choice,
@@ -38,8 +39,6 @@ TV_NORMS = ("isotropic", "anisotropic")
 TV_SOLVERS = ("fgp", "gp")
 REGULARIZATIONS = ("guided", "directional", "tgv", "tv", "none")
 DTYPES = (None, "float32", "float64")
-# of each elastic image
-PER_IMAGE = ("haadf_coefficients", "z_exponent", "lambda_haadf", "haadf_blur", "remove_ramp")
 NOISES = ("auto", "poisson", "shifted_poisson", "gaussian")
 
 
@@ -300,18 +299,6 @@ class ImageSettings:
     remove_ramp: bool
     k_factors: Sequence | Mapping | None
     is_signed: bool
-
-
-def check_number_of_images(settings, n_images):
-    """ValueError for a setting with another number of values than there are elastic images."""
-    for name in PER_IMAGE:
-        value = getattr(settings, name)
-        is_listed = is_per_image(value) if name == "haadf_coefficients" else isinstance(value, tuple)
-        if is_listed and len(value) != n_images:
-            raise ValueError(
-                f"{name} has {len(value)} values for {n_images} image{'s' * (n_images > 1)}: give one for each image, "
-                "or one for all."
-            )
 
 
 @dataclass(frozen=True)

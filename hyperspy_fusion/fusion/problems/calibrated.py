@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from hyperspy_fusion.fusion.checks import check_number_of_images
 from hyperspy_fusion.fusion.haadf.forward_model import HaadfCalibration, calibrated, shape_weights, without_ramp
 from hyperspy_fusion.fusion.haadf.guide import Guide, completed_guide
 from hyperspy_fusion.fusion.haadf.hot_pixels import about_hot_pixels, hot_pixels
 from hyperspy_fusion.fusion.problems.resampling import resampled, term_of
-from hyperspy_fusion.fusion.settings import check_number_of_images, working_dtype
+from hyperspy_fusion.fusion.settings import working_dtype
 from hyperspy_fusion.fusion.solvers.multilevel import multilevel_start
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.terms.data_fidelity import Counts, DataTerms, Gaussian, about_totals, noise_of
