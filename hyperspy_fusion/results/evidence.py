@@ -86,9 +86,9 @@ def as_metadata(fused) -> dict:
         )
     found = {"maps": kept.maps, "haadf": kept.haadf, "mask": kept.mask, "residuals": kept.residuals}
     found |= {f"change_{name}": data for name, data in kept.changes.items()}
-    if errors is not None:
-        arrays = {one.name: getattr(errors.bootstrap, one.name) for one in fields(errors.bootstrap)}
-        found |= {f"errors_{name}": data for name, data in arrays.items()}
+    # the fit to the spectra of a region needs the spectra, which are not saved: no errors are better than others
+    if errors is not None and errors.bootstrap.measured_mean is None:
+        found |= {f"errors_{name}": data for name, data in errors.bootstrap.arrays().items()}
         found |= {"errors_elements": list(errors.elements), "errors_seed": int(errors.seed)}
     return {name: value for name, value in found.items() if value is not None}
 
@@ -132,7 +132,7 @@ def _signal(kind, saved) -> Any:
 def _errors(fused, arrays, found):
     from hyperspy_fusion.fusion.uncertainty.error_estimates import BootstrapReplicates
 
-    resampled = {one.name: arrays[f"errors_{one.name}"] for one in fields(BootstrapReplicates)}
+    resampled = {one.name: arrays.get(f"errors_{one.name}") for one in fields(BootstrapReplicates)}
     resampled["counted"] = resampled["counted"].astype(bool)
     whole = fused._inputs.maps.deepcopy()
     whole.data = whole.data.astype(resampled["maps"].dtype)

@@ -25,7 +25,8 @@ class ReplicatesOfFrames:
     def of(self, number: int) -> BootstrapReplicates | None:
         """Those of a frame, which stay on disk; None where there are none."""
         paths = {one.name: path_of_replicates(self.folder, number, one.name) for one in fields(BootstrapReplicates)}
-        if not all(map(os.path.exists, paths.values())):
+        paths = {name: path for name, path in paths.items() if os.path.exists(path)}
+        if not paths:
             return None
         return BootstrapReplicates(**{name: np.load(path, mmap_mode="r") for name, path in paths.items()})
 

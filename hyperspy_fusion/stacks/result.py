@@ -8,7 +8,6 @@ import shutil
 import tempfile
 import weakref
 from collections import defaultdict
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -70,8 +69,8 @@ def _write_replicates(folder, block, number, fitted):
     """Write them where the folder is, as it need not be on another machine."""
     if fitted.bootstrap is None or not os.path.isdir(folder):
         return fitted
-    for one in fields(fitted.bootstrap):
-        np.save(path_of_replicates(folder, block[number], one.name), getattr(fitted.bootstrap, one.name))
+    for name, array in fitted.bootstrap.arrays().items():
+        np.save(path_of_replicates(folder, block[number], name), array)
     return fitted._replace(bootstrap=None)
 
 

@@ -23,7 +23,7 @@ Where a model of the spectra was fitted, both squares have that of its systemati
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -120,6 +120,11 @@ class BootstrapReplicates:
     residuals: np.ndarray
     systematic: np.ndarray | None = None
     measured_mean: Callable | None = None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by name, without those that are None; the function is none of them."""
+        named = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: value for name, value in named.items() if isinstance(value, np.ndarray)}
 
     def __len__(self):
         return len(self.errors)

@@ -162,7 +162,7 @@ def test_the_prior_fills_in_what_the_data_do_not_know(phantom):
 
 @pytest.mark.parametrize("exponent", [1.4, 2.0])
 def test_data_that_contradict_the_exponent_decide(exponent, monkeypatch):
-    monkeypatch.setattr(data, "HAADF_EXPONENT", exponent)
+    monkeypatch.setattr(data.phantoms, "HAADF_EXPONENT", exponent)
     scan = data.interface((96, 96), counts=16, **SCAN)
     shape = shape_of(scan)
     result = fit(scan, shape_weights=shape)
