@@ -81,6 +81,15 @@ def test_coefficients_of_a_dark_image_are_found_with_their_sign():
     np.testing.assert_array_equal(found.image_coefficients[:3], found.haadf_coefficients)
 
 
+def test_an_image_that_falls_with_the_elements_counts_as_much_as_its_inverse():
+    maps, haadf, phase = scan((48, 48), counts=4)[1:]
+    images = phase, phase._deepcopy_with_new_data(2 - phase.data)
+    fits = [fused([haadf, image], maps, max_iter=20).as_signal() for image in images]
+    rising, falling = (one.metadata.Fusion.image_coefficients.reshape(2, 3)[1] for one in fits)
+    np.testing.assert_allclose(falling, -rising, rtol=1e-3)
+    np.testing.assert_allclose(fits[1].data, fits[0].data, atol=1e-2)
+
+
 def test_results_of_several_images():
     """Modelled images, residuals, gain, attribution and errors use all images."""
     phantom, maps, haadf, phase = scan((24, 24))

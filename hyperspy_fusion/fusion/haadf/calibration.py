@@ -239,8 +239,11 @@ class _FirstRound:
     @classmethod
     def of(cls, scan, blur):
         # in the units of the data: the prior of the blur is weighed against its moment
-        image = scan.haadf[scan.haadf_valid]
-        scale = scan.shape * image.std() / max(np.tensordot(scan.shape, scan.maps, 1).std(), 1e-30)
+        image, total = scan.haadf[scan.haadf_valid], np.tensordot(scan.shape, scan.maps, 1)
+        scale = scan.shape * image.std() / max(total.std(), 1e-30)
+        # the instrumental variable of the blur has the sign of the weights
+        if scan.signed and (image - image.mean()) @ total[scan.haadf_valid] < 0:
+            scale = -scale
         estimate = Estimate(float(image.mean()), scale, 1.0 if blur is None else float(blur), scale)
         ways, weight = denoisers(scan), pixel_weight(scan, None, estimate.blur)
         return cls(scan, blur, ways, estimate, [EstimatingEquations.of(scan, way, weight, scale) for way in ways])
