@@ -186,8 +186,20 @@ def test_errors_are_saved_beside_the_maps(folder, capsys):
     options = {"method": "calibrated", "regularization": "tv", "tol": 1e-2, "errors": number}
     expected = fuse_with(maps[1:], haadf, **options).standard_errors()
     np.testing.assert_allclose(errors.data, expected.data, rtol=1e-6)
+    region, own = fused.region(np.ones(SHAPE, bool)), fuse_with(maps[1:], haadf, **options)
+    assert region.estimate("Fe").error == pytest.approx(own.region(np.ones(SHAPE, bool)).estimate("Fe").error, rel=1e-5)
+    assert fused.plot_fusion(errors=True).shape[0] == 3
     assert cli.main([*QUICK.split(), "--overwrite"]) == 0
     assert "out_errors.hspy has the standard errors of earlier maps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", ["", "--set tile_size=64"], ids=["whole", "tiles"])
+def test_the_report_is_printed_and_what_it_needs_is_saved(folder, capsys, options):
+    assert cli.main([*QUICK.split(), *options.split()]) == 0
+    fused = hs.load("out.hspy")
+    assert str(fused.report()) in capsys.readouterr().out
+    if not options:  # of tiles, the measured maps are not kept
+        assert fused.compare_without_haadf(errors=2, show_progressbar=False).without_haadf.elements == ["Fe", "O"]
 
 
 def test_ctrl_c_saves_the_maps_without_errors(folder, capsys, monkeypatch):
@@ -198,7 +210,7 @@ def test_ctrl_c_saves_the_maps_without_errors(folder, capsys, monkeypatch):
     command = "fuse Fe.hspy O.hspy --haadf HAADF.hspy --method calibrated --errors 2 -o o.hspy --picture o.png"
     assert cli.main(command.split()) == cli.INTERRUPTED
     assert {path.name for path in folder.glob("o*")} == {"o.hspy", "o.png"}
-    assert "standard errors" not in capsys.readouterr().out
+    assert "Their standard errors" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -240,12 +240,13 @@ def _fuse(arguments):
     else:
         source, haadf = _find_scan(arguments.files, *given)
     fused: Any = fuse(source, haadf, **{name: getattr(arguments, name) for name in _INPUT}, settings=settings, **front)
-    fused.save(output, overwrite=arguments.overwrite)
+    # the measured maps of frames and of tiles are not kept
+    fused.save(output, overwrite=arguments.overwrite, everything=not (arguments.stack or fused._lazy))
     if arguments.stack:
         return _end_of_stack(fused, output, errors if arguments.errors else None, arguments.overwrite)
     fit = fused.metadata.Fusion
     print(f"Fused {', '.join(fused.elements)} with {title_of(haadf.metadata)!r}, iterations: {fit.n_iter}.")
-    print(f"{fit.stop_reason}\nFused maps, for hs.load: {output}")
+    print(f"\n{fused.report()}\n\nFused maps, for hs.load: {output}")
     if fit.has_item("errors"):
         fused.standard_errors().save(errors, overwrite=arguments.overwrite)
         print(f"Their standard errors, from {fit.errors.n_resamples} bootstrap replicates: {errors}")
