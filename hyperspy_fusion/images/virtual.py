@@ -34,7 +34,8 @@ def virtual_image(
     s4d : BaseSignal
         Patterns ``(x, y|kx, ky)``, in memory or lazy. Not changed.
     inner, outer : float, optional
-        Radii of the detector, ``inner <= r < outer``; None for 0 and for no limit.
+        Radii of the detector, ``inner <= r < outer``; None for 0 and for no limit. Without both, the whole detector is
+        summed, and the image of a thin specimen is nearly constant.
     centre : tuple of float, optional
         Centre (x, y) of the patterns. None takes the zero of calibrated axes. Where they have none, it takes the centre
         of mass of the mean pattern, for which the scan is read once more.
