@@ -185,7 +185,10 @@ def _both(tick, callback):
 
 
 class _Microscope:
-    """Energy in keV, convergence angle in mrad, defocus and pixel of the object in nm, that of the patterns in 1/nm."""
+    """Energy in keV, convergence angle in mrad, defocus and pixel of the object in nm, that of the patterns in 1/nm.
+
+    The pixel of the object has the signs of the scales of the patterns.
+    """
 
     def __init__(self, patterns, energy, angle, defocus):
         self.energy = patterns.microscope("beam_energy", energy)
@@ -197,8 +200,8 @@ class _Microscope:
             check_positive("convergence_angle", self.angle)
         check_from("defocus", abs(defocus), 0)
         self.defocus, self.wavelength = float(defocus), wavelength(self.energy)
-        self.frequency = patterns.frequencies_per_pixel(self.energy)
-        if self.frequency is None or not self.frequency.all():
+        signed = patterns.frequencies_per_pixel(self.energy)
+        if signed is None or not signed.all():
             raise ValueError(
                 "The pixel size of the patterns is unknown: set scale and units, such as '1/nm' or 'mrad', of "
                 "`s.axes_manager.signal_axes`."
@@ -209,7 +212,8 @@ class _Microscope:
                 "`s.axes_manager.navigation_axes`."
             )
         self.shape = tuple(axis["size"] for axis in patterns.detector)
-        self.pixel = 1 / (np.array(self.shape) * self.frequency)
+        self.frequency = np.abs(signed)
+        self.pixel = 1 / (np.array(self.shape) * signed)
 
     def probe(self):
         """The aberration-free probe (ky, kx) but for the defocus, its centre at ``size // 2``."""
@@ -367,7 +371,7 @@ def _on_object(patterns, state, microscope):
     phase = state.phase[low[0] : high[0], low[1] : high[1]]
     axes = []
     for axis, size, pixel, start, at in zip(patterns.scan, phase.shape, microscope.pixel, low, first, strict=True):
-        scale = pixel * abs(axis["scale"]) / patterns.steps()[len(axes)]
+        scale = pixel * axis["scale"] / patterns.steps()[len(axes)]
         axes.append({**axis, "size": size, "scale": scale, "offset": axis["offset"] + (start - at) * scale})
     return patterns.image(_centred(phase.astype(float)), "Phase", axes)
 
