@@ -134,12 +134,12 @@ def ptychography(
     wave = _given_probe(probe, patterns) if probe is not None else microscope.probe()
     overlap, diagnostics = _overlap(wave, where, patterns.scan)
     data, about_data = _counts(patterns, np.rint(found).astype(int), show_progressbar)
-    wave = wave * _ramp(wave.shape, found - np.rint(found))
+    ramp = _ramp(wave.shape, found - np.rint(found))
     window, first = np.array(wave.shape), where.min(axis=0)
     where, shape = where - np.floor(first) + window // 2, np.ceil(where.max(axis=0) - np.floor(first)).astype(int)
     with counted("Ptychography", "iteration", show_progressbar, total=max_iter) as tick:
         state = fitted(
-            *(data, where, wave.astype(np.complex64), tuple(shape + window), settings),
+            *(data, where, (wave * ramp).astype(np.complex64), tuple(shape + window), settings),
             callback=_both(tick, callback),
             num_workers=-1 if num_workers is None else num_workers,
         )
@@ -164,7 +164,8 @@ def ptychography(
         "diagnostics": as_metadata(diagnostics),
     }
     if refine_probe:
-        node |= {"probe_real": np.real(state.probe).copy(), "probe_imag": np.imag(state.probe).copy()}
+        wave = state.probe * np.conj(ramp)  # as probe= takes it
+        node |= {"probe_real": np.real(wave).copy(), "probe_imag": np.imag(wave).copy()}
     if refine_positions:
         y, x = ((state.positions - window // 2 + np.floor(first)) * microscope.pixel).T
         node |= {"positions_y": y, "positions_x": x}

@@ -214,6 +214,16 @@ def test_the_phase_along_axes_of_negative_scale(scan, of, grid):
     assert np.corrcoef(phase.data[at].ravel(), truth.ravel())[0, 1] > 0.95
 
 
+def test_a_fitted_probe_can_be_given_where_the_centre_is_between_pixels(scan):
+    data, signal = scan[0].data, scan[0].isig[1:].deepcopy()
+    signal.data = data[..., 1:] + data[..., :-1]
+    signal.axes_manager.signal_axes[0].offset = -15.5 * signal.axes_manager.signal_axes[0].scale
+    fit = hf.ptychography(signal, defocus=20.0, refine_probe=True, max_iter=5).metadata.Ptychography
+    probe = fit.probe_real + 1j * fit.probe_imag
+    again = hf.ptychography(signal, probe=probe, max_iter=1).metadata.Ptychography
+    assert again.cost_history[0] < fit.cost_history[0]
+
+
 def test_rotated_patterns_and_positions_of_ones_own(scan):
     signal, truth = scan
     turned = signal._deepcopy_with_new_data(np.rot90(signal.data, axes=(2, 3)).copy())
