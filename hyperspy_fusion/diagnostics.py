@@ -90,6 +90,7 @@ _HEADLINES = {
         "haadf-constant": "The HAADF image has no contrast and is not used: pass one with contrast.",
         "haadf-covers-part": "The image covers a part of the maps: the rest is fused without it; crop it.",
         "haadf-poorly-explained": "The maps explain little of the image: check that it shows this scan.",
+        "haadf-ramp-unsure": "The ramp of the image may be a wedge of the maps: try remove_ramp=False.",
         "hot-pixels": "The HAADF image has hot pixels, which are left out: mask any others.",
         "invalid-spectra": "Some spectra are invalid and left out: mask them to be sure.",
         "line-out-of-range": "Lines of {} are beyond the spectra: name other lines.",

@@ -186,7 +186,8 @@ class CalibratedSettings:
         for its term and for the edges of ``"directional"``. ``"fit"`` is the blur of the fitted forward model. At 0,
         each pixel of the image is one of the maps, whatever blur the forward model is fitted with.
     remove_ramp
-        Whether the image is taken less a plane, which is fitted with the HAADF forward model, as for a phase image.
+        Whether the image is taken less a plane, which is fitted with the HAADF forward model, as for a phase image. A
+        plane that the maps explain, such as a wedge of thickness, stays.
     keep_totals
         Whether each fused map keeps the total of the measured one, less its background.
     tol

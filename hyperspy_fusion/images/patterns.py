@@ -133,12 +133,12 @@ class Patterns:
         return float(found) if isinstance(found, int | float | np.number) and found > 0 else None
 
     def frequencies_per_pixel(self, energy):
-        """(ky, kx) pixel of the patterns in 1/nm; None where it is not known."""
+        """(ky, kx) pixel of the patterns in 1/nm, of the sign of the scale; None where it is not known."""
         found = [inverse_nm(axis["scale"], axis["units"], energy) for axis in self.detector]
-        return None if None in found else np.abs(np.array(found))
+        return None if None in found else np.array(found)
 
     def steps(self):
-        """(y, x) step of the scan in nm; None where it is not known."""
+        """(y, x) step of the scan in nm, of the sign of the scale; None where it is not known."""
         found = [in_nm(axis["scale"], axis["units"]) if axis["scale"] else None for axis in self.scan]
         return None if None in found else np.array(found)
 

@@ -134,12 +134,12 @@ def ptychography(
     wave = _given_probe(probe, patterns) if probe is not None else microscope.probe()
     overlap, diagnostics = _overlap(wave, where, patterns.scan)
     data, about_data = _counts(patterns, np.rint(found).astype(int), show_progressbar)
-    wave = wave * _ramp(wave.shape, found - np.rint(found))
+    ramp = _ramp(wave.shape, found - np.rint(found))
     window, first = np.array(wave.shape), where.min(axis=0)
     where, shape = where - np.floor(first) + window // 2, np.ceil(where.max(axis=0) - np.floor(first)).astype(int)
     with counted("Ptychography", "iteration", show_progressbar, total=max_iter) as tick:
         state = fitted(
-            *(data, where, wave.astype(np.complex64), tuple(shape + window), settings),
+            *(data, where, (wave * ramp).astype(np.complex64), tuple(shape + window), settings),
             callback=_both(tick, callback),
             num_workers=-1 if num_workers is None else num_workers,
         )
@@ -164,7 +164,8 @@ def ptychography(
         "diagnostics": as_metadata(diagnostics),
     }
     if refine_probe:
-        node |= {"probe_real": np.real(state.probe).copy(), "probe_imag": np.imag(state.probe).copy()}
+        wave = state.probe * np.conj(ramp)  # as probe= takes it
+        node |= {"probe_real": np.real(wave).copy(), "probe_imag": np.imag(wave).copy()}
     if refine_positions:
         y, x = ((state.positions - window // 2 + np.floor(first)) * microscope.pixel).T
         node |= {"positions_y": y, "positions_x": x}
@@ -185,7 +186,10 @@ def _both(tick, callback):
 
 
 class _Microscope:
-    """Energy in keV, convergence angle in mrad, defocus and pixel of the object in nm, that of the patterns in 1/nm."""
+    """Energy in keV, convergence angle in mrad, defocus and pixel of the object in nm, that of the patterns in 1/nm.
+
+    The pixel of the object has the signs of the scales of the patterns.
+    """
 
     def __init__(self, patterns, energy, angle, defocus):
         self.energy = patterns.microscope("beam_energy", energy)
@@ -197,8 +201,8 @@ class _Microscope:
             check_positive("convergence_angle", self.angle)
         check_from("defocus", abs(defocus), 0)
         self.defocus, self.wavelength = float(defocus), wavelength(self.energy)
-        self.frequency = patterns.frequencies_per_pixel(self.energy)
-        if self.frequency is None or not self.frequency.all():
+        signed = patterns.frequencies_per_pixel(self.energy)
+        if signed is None or not signed.all():
             raise ValueError(
                 "The pixel size of the patterns is unknown: set scale and units, such as '1/nm' or 'mrad', of "
                 "`s.axes_manager.signal_axes`."
@@ -209,7 +213,8 @@ class _Microscope:
                 "`s.axes_manager.navigation_axes`."
             )
         self.shape = tuple(axis["size"] for axis in patterns.detector)
-        self.pixel = 1 / (np.array(self.shape) * self.frequency)
+        self.frequency = np.abs(signed)
+        self.pixel = 1 / (np.array(self.shape) * signed)
 
     def probe(self):
         """The aberration-free probe (ky, kx) but for the defocus, its centre at ``size // 2``."""
@@ -367,7 +372,7 @@ def _on_object(patterns, state, microscope):
     phase = state.phase[low[0] : high[0], low[1] : high[1]]
     axes = []
     for axis, size, pixel, start, at in zip(patterns.scan, phase.shape, microscope.pixel, low, first, strict=True):
-        scale = pixel * abs(axis["scale"]) / patterns.steps()[len(axes)]
+        scale = pixel * axis["scale"] / patterns.steps()[len(axes)]
         axes.append({**axis, "size": size, "scale": scale, "offset": axis["offset"] + (start - at) * scale})
     return patterns.image(_centred(phase.astype(float)), "Phase", axes)
 

@@ -109,7 +109,10 @@ def _integrated(patterns, detector, centre, rotation, show_progressbar):
     steps, quantity = patterns.steps(), "Phase ($rad$)"
     frequencies = patterns.frequencies_per_pixel(patterns.microscope("beam_energy"))
     if steps is None or frequencies is None:
-        steps, frequencies, quantity = np.ones(2), np.ones(2), "Integrated centre of mass ($a.u.$)"
+        steps, frequencies = (
+            np.array([-1 if axis["scale"] < 0 else 1 for axis in axes]) for axes in (patterns.scan, patterns.detector)
+        )
+        quantity = "Integrated centre of mass ($a.u.$)"
     y, x = (frequency * values for frequency, values in zip(frequencies, com, strict=True))
     along_y, along_x = y * np.cos(angle) - x * np.sin(angle), x * np.cos(angle) + y * np.sin(angle)
     slopes = [2 * np.pi * step * (part - part.mean()) for step, part in zip(steps, (along_y, along_x), strict=True)]

@@ -90,6 +90,35 @@ def test_an_image_that_falls_with_the_elements_counts_as_much_as_its_inverse():
     np.testing.assert_allclose(fits[1].data, fits[0].data, atol=1e-2)
 
 
+@pytest.mark.parametrize("ramp", [0.0, 1.0])
+@pytest.mark.parametrize("coefficients", ["z_power", "fit", "given"])
+def test_a_wedge_of_the_maps_is_no_ramp(ramp, coefficients):
+    phantom = hf.data.gradient_alloy((48, 48), counts=60)
+    y, x = np.indices((48, 48)) / 48 - 0.5
+    given = tuple(phantom.haadf_weights) if coefficients == "given" else coefficients
+    settings = CalibratedSettings(remove_ramp=True, haadf_coefficients=given)
+    scan = ScanData.of(phantom.maps.astype(float), phantom.haadf + ramp * (x - y), phantom.atomic_numbers)
+    found = Observation.of(scan, settings)
+    left = (found.scan.haadf - phantom.haadf).ravel()
+    slopes = np.linalg.lstsq(np.stack([np.ones(left.size), y.ravel(), x.ravel()], axis=1), left)[0][1:]
+    np.testing.assert_allclose(slopes, 0, atol=0.1)  # that of the wedge is 0.45
+    np.testing.assert_allclose(found.calibration.forward_model.weights[0], phantom.haadf_weights[0], rtol=0.2)
+
+
+@pytest.mark.parametrize("is_wedge", [True, False])
+def test_a_ramp_that_may_be_a_wedge_is_reported(is_wedge):
+    rng = np.random.default_rng(0)
+    truth = 5.0 + 10 * np.indices((2, 48, 48))[2] / 47
+    if not is_wedge:
+        truth[:, 12:30, 12:30] += 20
+    scan = ScanData.of(rng.poisson(truth), 0.1 * truth[0] + rng.normal(0, 0.02, (48, 48)), (26, 28))
+    image = ElasticImage("Phase", scan.haadf, scan.haadf_valid)
+    settings = CalibratedSettings(remove_ramp=[False, True], haadf_coefficients=["z_power", "z_power"])
+    diagnostics = Observation.of(replace(scan, further=(image,)), settings).problem(settings).diagnostics
+    found = [d for d in diagnostics if d.code == "haadf-ramp-unsure"]
+    assert len(found) == is_wedge and all("Phase image" in d.sentence for d in found)
+
+
 def test_results_of_several_images():
     """Modelled images, residuals, gain, attribution and errors use all images."""
     phantom, maps, haadf, phase = scan((24, 24))

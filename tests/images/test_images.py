@@ -5,6 +5,7 @@ import hyperspy.api as hs
 import numpy as np
 import pytest
 from helpers import assert_untouched, codes, snapshot
+from scipy.ndimage import gaussian_filter
 
 import hyperspy_fusion as hf
 from hyperspy_fusion.images.patterns import inverse_nm, wavelength
@@ -23,6 +24,15 @@ def scan_of(data, scale=0.5, units="mrad", step=0.1, microscope=True):
     if microscope:
         signal.metadata.set_item("Acquisition_instrument.TEM", {"beam_energy": 200.0, "convergence_angle": 20.0})
     return signal
+
+
+def reverse(signal, of):
+    """The same scan with its second axis, of the detector or of the scan, stored in reverse."""
+    axes = getattr(signal.axes_manager, f"{of}_axes")
+    turned = signal._deepcopy_with_new_data(np.flip(signal.data, axes[1].index_in_array).copy())
+    axis = getattr(turned.axes_manager, f"{of}_axes")[1]
+    axis.offset, axis.scale = axis.offset + (axis.size - 1) * axis.scale, -axis.scale
+    return turned
 
 
 # ---- virtual detectors ---------------------------------------------------------------------------
@@ -95,6 +105,17 @@ def test_the_integrated_centre_of_mass_is_the_phase(rotation):
     image = hf.virtual_image(scan_of(patterns), kind="com", rotation=rotation)
     np.testing.assert_allclose(image.data, phase - phase.mean(), atol=0.03)
     assert "rad" in image.metadata.Signal.quantity
+
+
+@pytest.mark.parametrize("microscope", [True, False])
+@pytest.mark.parametrize("of", ["signal", "navigation"])
+def test_the_centre_of_mass_goes_along_axes_of_negative_scale(of, microscope):
+    """The same scan, with one axis of the detector or of the scan in reverse."""
+    signal = scan_of(gaussian_filter(COUNTS.astype(float), 1), microscope=microscope)
+    image = hf.virtual_image(signal, kind="com").data
+    back = hf.virtual_image(reverse(signal, of), kind="com").data
+    back = back[::-1] if of == "navigation" else back
+    assert np.corrcoef(back.ravel(), image.ravel())[0, 1] > 0.98
 
 
 @pytest.mark.parametrize("units", ["1/nm", "nm^-1", "$nm^{-1}$", "k_nm^{-1}", "nm⁻¹"])
@@ -179,6 +200,28 @@ def test_the_phase_on_its_own_grid(scan):
     x = phase.axes_manager.signal_axes[0]
     assert x.scale == pytest.approx(0.08, rel=1e-3) and x.offset == pytest.approx(2.0, abs=0.08)
     assert np.corrcoef(phase.data[:10, :10].ravel(), truth.ravel())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("of", ["signal", "navigation"])
+@pytest.mark.parametrize("grid", ["scan", "object"])
+def test_the_phase_along_axes_of_negative_scale(scan, of, grid):
+    signal, truth = scan
+    phase = hf.ptychography(reverse(signal, of), defocus=20.0, max_iter=10, grid=grid)
+    x, y = phase.axes_manager.signal_axes
+    assert x.scale > 0 and (y.scale < 0) == ((of, grid) in [("navigation", "scan"), ("signal", "object")])
+    rows, columns = (np.rint((2 + 0.08 * np.arange(10) - a.offset) / a.scale).astype(int) for a in (y, x))
+    at = np.ix_(*(np.clip(part, 0, size - 1) for part, size in zip((rows, columns), phase.data.shape, strict=True)))
+    assert np.corrcoef(phase.data[at].ravel(), truth.ravel())[0, 1] > 0.95
+
+
+def test_a_fitted_probe_can_be_given_where_the_centre_is_between_pixels(scan):
+    data, signal = scan[0].data, scan[0].isig[1:].deepcopy()
+    signal.data = data[..., 1:] + data[..., :-1]
+    signal.axes_manager.signal_axes[0].offset = -15.5 * signal.axes_manager.signal_axes[0].scale
+    fit = hf.ptychography(signal, defocus=20.0, refine_probe=True, max_iter=5).metadata.Ptychography
+    probe = fit.probe_real + 1j * fit.probe_imag
+    again = hf.ptychography(signal, probe=probe, max_iter=1).metadata.Ptychography
+    assert again.cost_history[0] < fit.cost_history[0]
 
 
 def test_rotated_patterns_and_positions_of_ones_own(scan):

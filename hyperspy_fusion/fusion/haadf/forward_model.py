@@ -17,6 +17,8 @@ from hyperspy_fusion.fusion.terms.objective import LEAST_BLUR
 
 # standard errors by which a given blur may exceed the blur of the image
 _MORE = 3.0
+# standard errors above which a coefficient is significant
+_SIGNIFICANT = 3.0
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,7 @@ def calibrated(scan, noise, settings):
         sentence = f"The HAADF image is {what}: the maps are fused without it; pass one with contrast."
         return _without_model(scan, Diagnostic("haadf-constant", sentence), sigma=np.inf)
     variance = noise.noise_variance(scan)
-    if isinstance(settings.haadf_coefficients, str):
-        found = _fitted_or_none(scan, noise, variance, settings)
-    else:
-        found = _given(scan, noise, settings)
+    found = _found(scan, noise, variance, settings)
     blur, about_blur = _blur_of_term(scan, noise, found, variance, settings.haadf_blur)
     sigma = max(found.noise, model_discrepancy(scan, noise, found.forward_model, variance, blur))
     # the shift of the Poisson term lowers the weight of the maps; that of the image is lowered alike
@@ -114,6 +113,13 @@ def _blur_of_term(scan, noise, found, variance, asked):
         return float(shown), []
     sentence = f"The data do not determine the blur of the HAADF image ({seems}), and 0 is used: pass it in pixels."
     return 0.0, [Diagnostic("haadf-blur-unsure", sentence)]
+
+
+def _found(scan, noise, variance, settings):
+    """The forward model that is given or fitted."""
+    if isinstance(settings.haadf_coefficients, str):
+        return _fitted_or_none(scan, noise, variance, settings)
+    return _given(scan, noise, settings)
 
 
 def _fitted_or_none(scan, noise, variance, settings):
@@ -217,18 +223,33 @@ def _about_coefficients(scan, fit):
 
 
 def without_ramp(scan, noise, settings):
-    """The scan with an image less the plane that its forward model does not explain.
+    """The image less the plane that its forward model does not explain, and diagnostics.
 
-    The forward model is fitted to the image less the plane so far, twice: the first plane is of the whole image.
+    The forward model is fitted to the image and the maps, each less its own plane (Frisch and Waugh, Econometrica 1,
+    387, 1933): what the maps explain of the plane of the image, such as a wedge of thickness, stays.
     """
-    plane = np.zeros(scan.haadf.shape)
-    for model in (None, "fitted"):
-        rest = scan.haadf - plane
-        if model is not None:
-            found = calibrated(replace(scan, haadf=np.where(scan.haadf_valid, rest, 0)), noise, settings)
-            rest = rest - found.forward_model.image(scan.net(noise.background))
-        plane = plane + _plane(rest, scan.valid_in_all)
-    return replace(scan, haadf=np.where(scan.haadf_valid, scan.haadf - plane, 0))
+    net, used = scan.net(noise.background), scan.valid_in_all
+    maps = np.where(scan.valid, scan.maps - np.stack([_plane(one, used) for one in net]), 0)
+    flat = replace(scan, maps=maps, haadf=np.where(scan.haadf_valid, scan.haadf - _plane(scan.haadf, used), 0))
+    if not flat.has_contrast:
+        return np.where(scan.haadf_valid, flat.haadf, 0), []
+    found = _found(flat, noise, noise.noise_variance(scan), settings)
+    plane = _plane(scan.haadf - found.forward_model.image(net), used)
+    return np.where(scan.haadf_valid, scan.haadf - plane, 0), _about_ramp(found, net, used)
+
+
+def _about_ramp(found, net, used):
+    """A diagnostic where errors of the coefficients move the plane by more than the noise, or none is significant."""
+    errors, weights = found.coefficient_errors, np.abs(found.forward_model.weights)
+    plane = _plane(np.tensordot(np.nan_to_num(errors, posinf=0), net, 1), used)
+    is_given = np.isnan(errors).all() and weights.any()
+    if is_given or (plane.std() <= found.noise and np.any(weights > _SIGNIFICANT * errors)):
+        return []
+    sentence = (
+        "The HAADF image and the maps share little but a plane, and remove_ramp may have taken a wedge of the specimen "
+        "for a ramp: compare with remove_ramp=False."
+    )
+    return [Diagnostic("haadf-ramp-unsure", sentence)]
 
 
 def _plane(image, used):

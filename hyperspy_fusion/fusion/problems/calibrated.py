@@ -246,12 +246,15 @@ class Observation:
         noise, of_haadf = noise_of(scan, settings), settings.of_image(0)
         hot = hot_pixels(scan, noise, shape_weights(scan, of_haadf))
         scan = replace(scan, haadf_valid=scan.haadf_valid & ~hot).filled()
+        calibrations = []
         for k in range(1 + len(scan.further)):
-            if settings.of_image(k).remove_ramp:
-                scan = scan.replaced(k, without_ramp(scan.with_image(k), noise, settings.of_image(k)).haadf)
-        calibration, *further = (
-            calibrated(scan.with_image(k), noise, settings.of_image(k)) for k in range(1 + len(scan.further))
-        )
+            own, about_ramp = settings.of_image(k), []
+            if own.remove_ramp:
+                image, about_ramp = without_ramp(scan.with_image(k), noise, own)
+                scan = scan.replaced(k, image)
+            found = calibrated(scan.with_image(k), noise, own)
+            calibrations.append(replace(found, diagnostics=found.diagnostics + about_ramp))
+        calibration, *further = calibrations
         further = [one.about(image.name) for one, image in zip(further, scan.further, strict=True)]
         maps = scan.net(noise.background), scan.valid, noise.noise_variance(scan)
         guide = completed_guide(scan.haadf, scan.haadf_valid, calibration.forward_model, *maps, dtype, num_workers)
