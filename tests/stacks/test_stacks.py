@@ -587,3 +587,23 @@ def test_what_cannot_be_fitted_together(together):
     haadf = hs.stack([haadf, haadf], new_axis_name="place", show_progressbar=False)
     with pytest.raises(ValueError, match=r"axes place \(2\), time \(3\)"):
         hf.fuse(maps, haadf, method="calibrated", settings=hf.CalibratedSettings(lambda_stack=1))
+
+
+def test_slices_copy_the_records_of_their_frames_only(monkeypatch):
+    fused = fused_stack()
+    copied = []
+    monkeypatch.setattr(type(fused), "__deepcopy__", spied(type(fused).__deepcopy__, copied))
+    part = fused.inav[:, 1:]
+    assert copied == [False] and fused.metadata.has_item("Fused_frames.frame_00000")
+    record = part.metadata.Fused_frames
+    assert [name for name in record.keys() if name.startswith("frame_")] == ["frame_00001", "frame_00002"]
+    part.metadata.Fused_frames.frame_00001.n_iter = -1
+    assert fused.metadata.Fused_frames.frame_00001.n_iter == alone()[1].metadata.Fusion.n_iter
+
+
+def spied(method, found):
+    def copy(self, memo):
+        found.append(self.metadata.has_item("Fused_frames"))
+        return method(self, memo)
+
+    return copy
