@@ -607,3 +607,14 @@ def spied(method, found):
         return method(self, memo)
 
     return copy
+
+
+def test_errors_of_each_element_are_not_those_of_frames():
+    """Where there are as many elements as frames."""
+    errors = np.ones((3, 24, 20)) * np.array([1, 2, 3])[:, None, None]
+    fused = fused_stack()
+    means = fused.region(errors=errors).means()
+    for element in fused.elements:
+        np.testing.assert_array_equal(means[element].error, fused.frame(0).region(errors=errors).mean(element).error)
+    of_each = fused.region(errors=np.stack([errors, 2 * errors, errors])).mean("Fe").error
+    np.testing.assert_allclose(of_each / means["Fe"].error, [1, 2, 1])
