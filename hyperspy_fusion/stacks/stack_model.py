@@ -73,7 +73,7 @@ class FusedStack(FusedMultiModal):
         Returns
         -------
         scipy.optimize.OptimizeResult
-            ``x`` are the fused maps, ``nit`` and ``fun`` sums over frames, ``gap`` the largest of all, and ``success``
+            ``x`` are the fused maps, ``nit`` and ``fun`` sums over fits, ``gap`` the largest of all, and ``success``
             is of all frames.
         """
         if callback is not None:
@@ -143,11 +143,14 @@ class FusedStack(FusedMultiModal):
 
         record = self._fused.metadata[FUSED_FRAMES]
         fits = [record[key] for key in record.keys() if key.startswith("frame_")]
+        shares = [1 / float(fit.get_item("n_together", 1)) for fit in fits]  # each has the steps of all of these
         messages = dict.fromkeys(str(fit.stop_reason) for fit in fits)
         return OptimizeResult(
             x=self._fused.data,
-            fun=float(sum(np.asarray(fit.cost_history.total)[-1] for fit in fits)),
-            nit=sum(int(fit.n_iter) for fit in fits),
+            fun=float(
+                sum(np.asarray(fit.cost_history.total)[-1] * share for fit, share in zip(fits, shares, strict=True))
+            ),
+            nit=round(sum(int(fit.n_iter) * share for fit, share in zip(fits, shares, strict=True))),
             success=len(fits) == len(self._frames) and all(bool(fit.converged) for fit in fits),
             message=" ".join(messages),
             gap=max((float(fit.get_item("gap", np.nan)) for fit in fits), default=np.nan),
