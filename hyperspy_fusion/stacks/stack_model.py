@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hyperspy_fusion.diagnostics import Diagnostic
-from hyperspy_fusion.fusion.checks import check_seed, number_of_resamples
+from hyperspy_fusion.fusion.checks import check_choice, check_seed, number_of_resamples
 from hyperspy_fusion.fusion.settings import settings_for
 from hyperspy_fusion.methods import METHODS, check_noise_model
 from hyperspy_fusion.methods.base import request_of
@@ -98,12 +98,14 @@ class FusedStack(FusedMultiModal):
         self._fused = fuse_stack(self._frames, call, show_progressbar, num_workers)
         self._record = Record(call.settings)
 
-    def modelled_haadf(self):
+    def modelled_haadf(self, image=0):
         """The HAADF images that the fused maps explain, on the axes of the stack; NaN for frames without a fit."""
+        check_choice("image", image, (0,))
         return self._images(lambda frame: frame.modelled_haadf().data, "Modelled HAADF")
 
-    def residual(self):
+    def residual(self, image=0):
         """Measured minus modelled HAADF images."""
+        check_choice("image", image, (0,))
         return self._images(lambda frame: frame._inputs.haadf.data - frame.modelled_haadf().data, "HAADF residual")
 
     def _images(self, image, title):
@@ -128,6 +130,11 @@ class FusedStack(FusedMultiModal):
     def haadf(self) -> Any:
         """The measured HAADF images on the axes of the maps, once they were read by a fit."""
         return self._signal()._inputs.haadf
+
+    @property
+    def images(self) -> Any:
+        """A list of the measured HAADF images, the only ones of a stack."""
+        return [self.haadf]
 
     @property
     def elements(self) -> Any:

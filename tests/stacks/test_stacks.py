@@ -650,3 +650,13 @@ def test_a_fit_of_all_frames_counts_once():
     fit = model.as_signal().frame(0).metadata.Fusion
     assert output.nit == fit.n_iter
     np.testing.assert_allclose(output.fun, fit.cost_history.total[-1])
+
+
+def test_a_stack_is_asked_as_a_scan():
+    model = hf.FusedMultiModal(haadf_stack().inav[:2], [one.inav[:2] for one in map_stacks()], method="calibrated")
+    model.fit(max_iter=2, show_progressbar=False)
+    assert len(model.components) == 3 and len(model) == 2
+    np.testing.assert_array_equal(model.images[0].data, model.haadf.data)
+    np.testing.assert_array_equal(model.modelled_haadf(image=0).data, model.modelled_haadf().data)
+    with pytest.raises(ValueError, match="image"):
+        model.residual(image=1)
