@@ -148,7 +148,12 @@ def _plain(value, elements):
 
 def refit(fused: Any, fuse: Callable, method: str, settings: Any, **options: Any) -> Any:
     """The maps that a result was fused from, fused again."""
-    kept = fused._inputs
+    kept, fit = fused._inputs, fused._fit()
+    if lost := "the frames fitted together with it" if fit.get("n_together", 1) > 1 else fit.get("not_kept"):
+        raise ValueError(
+            f"{fused!r} is a frame of a stack, which does not keep {lost}: fuse that scan by itself, by `inav[...]` of "
+            "maps and image."
+        )
     if kept is None or kept.maps is None or kept.haadf is None:
         raise ValueError(
             "The measured maps or the HAADF image are not known, for they are not in the file: save the result by "

@@ -18,7 +18,7 @@ class Components:
         return self._model[self._model.elements[key] if isinstance(key, int) else key]
 
     def __len__(self):
-        return len(self._model)
+        return len(self._model.elements)
 
     def __dir__(self):
         return [*super().__dir__(), *self._model.elements]

@@ -32,8 +32,9 @@ class FrameRegions:
             for index in np.ndindex(shape):
                 frame = frame_or_none(maps, tuple(reversed(index)))
                 if frame is not None:
-                    own = (_of_frame(one, index, shape) for one in (roi, errors))
-                    self.frames[index] = Region(frame, next(own), errors=next(own), independent=independent)
+                    own_roi = _of_frame(roi, index, shape, len(shape) + 2)
+                    own_errors = _of_frame(errors, index, shape, maps.data.ndim)
+                    self.frames[index] = Region(frame, own_roi, errors=own_errors, independent=independent)
         self.diagnostics = list(
             dict.fromkeys(d for one in self.frames.flat if one is not None for d in one.diagnostics)
         )
@@ -68,8 +69,8 @@ class FrameRegions:
         return Measured(values, errors)
 
 
-def _of_frame(value, index, shape):
-    """That of one frame where there is one for each: an array or signal with the axes of the stack."""
+def _of_frame(value, index, shape, ndim):
+    """That of one frame where there is one for each: an array or signal of ``ndim`` axes, first those of the stack."""
     data = value.data if hasattr(value, "axes_manager") else value
-    is_of_each = getattr(data, "ndim", 0) > len(shape) + 1 and data.shape[: len(shape)] == shape
+    is_of_each = getattr(data, "ndim", 0) == ndim and data.shape[: len(shape)] == shape
     return np.asarray(data[index]) if is_of_each else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from copy import copy, deepcopy
 from dataclasses import fields
 from typing import Any
 
@@ -99,16 +100,16 @@ def cut_frames(part: Any, whole: Any, slices: dict) -> None:
 
     A part that is one frame has its record as ``metadata.Fusion``, unless it was not fused.
     """
-    record = whole.metadata[FUSED_FRAMES]
+    record: Any = whole.metadata[FUSED_FRAMES]
     axes = sorted(other_axes(whole), key=lambda axis: axis.index_in_array)
     numbers = np.asarray(record.numbers).reshape([axis.size for axis in axes])
     numbers = numbers[tuple(slices.get(axis.index_in_array, slice(None)) for axis in axes)]
-    new = part.metadata[FUSED_FRAMES]
-    new.set_item("numbers", np.ravel(numbers))
-    if numbers.ndim or other_axes(part) or not new.has_item(name := name_of_frame(int(numbers))):
+    if part.metadata.has_item(FUSED_FRAMES):
+        delattr(part.metadata, FUSED_FRAMES)
+    if numbers.ndim or other_axes(part) or not record.has_item(name := name_of_frame(int(numbers))):
+        part.metadata.set_item(FUSED_FRAMES, _record_of(record, np.ravel(numbers)))
         return
-    fit, changed = new[name].as_dictionary(), new.get_item("changed")
-    delattr(part.metadata, FUSED_FRAMES)
+    fit, changed = deepcopy(record[name].as_dictionary()), record.get_item("changed")
     if file := record.files[int(numbers)]:
         part.metadata.General.original_filename = file
     part.metadata.set_item("Fusion", fit if changed is None else fit | {"changed": changed})
@@ -117,6 +118,22 @@ def cut_frames(part: Any, whole: Any, slices: dict) -> None:
         index = np.unravel_index(int(numbers), np.asarray(record.shape))
         part._inputs = Inputs(*(_frame_at(one, index) for one in (kept.maps, kept.haadf)))
     _take_errors(part, whole, int(numbers))
+
+
+def without_record(stack: Any) -> Any:
+    """The same signal less the records of its frames: HyperSpy copies all metadata of what it slices."""
+    lean = copy(stack)
+    lean._metadata = copy(stack.metadata)
+    delattr(lean._metadata, FUSED_FRAMES)
+    return lean
+
+
+def _record_of(record, numbers):
+    """A copy of the records of the frames of these numbers, as a dictionary."""
+    fits = {name_of_frame(number) for number in numbers}
+    names = [name for name in record.keys() if name in fits or not name.startswith("frame_")]
+    values = {name: record[name] for name in names} | {"numbers": numbers}
+    return deepcopy({n: v.as_dictionary() if hasattr(v, "as_dictionary") else v for n, v in values.items()})
 
 
 def _take_errors(frame, stack, number):

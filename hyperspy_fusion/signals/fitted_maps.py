@@ -55,9 +55,11 @@ class FittedMaps(LabelledMaps):
         return frames.frame_of(self, index)
 
     def _slicer(self, slices, isNavigation=None, out=None):
-        sliced = super()._slicer(slices, isNavigation, out)
+        if not isNavigation or not self.metadata.has_item(frames.FUSED_FRAMES):
+            return super()._slicer(slices, isNavigation, out)
+        sliced = frames.without_record(self)._slicer(slices, isNavigation, out)
         result = sliced if out is None else out
-        if isNavigation and self.metadata.has_item(frames.FUSED_FRAMES) and isinstance(result, FittedMaps):
+        if isinstance(result, FittedMaps):
             array_slices = self._get_array_slices(slices, isNavigation)
             frames.cut_frames(result, self, dict(enumerate(array_slices)))
         return sliced

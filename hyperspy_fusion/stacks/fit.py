@@ -153,13 +153,19 @@ def fit_frame(frame, call, selection, num_workers):
         return fitted_frame(model)
 
 
-def fitted_frame(model):
-    """The :class:`FittedFrame` of a fitted model."""
+def fitted_frame(model, n_together=1):
+    """The :class:`FittedFrame` of a fitted model, one of so many that were fitted together."""
     signal = model._signal()
     errors, kept = None, signal._errors
     if kept is not None:
         errors, kept = signal.standard_errors().data, kept.bootstrap
     axes, metadata = signal.axes_manager._get_axes_dicts(), signal.metadata.as_dictionary()
+    measured = model._measured
+    if n_together > 1:
+        metadata["Fusion"]["n_together"] = n_together
+    # a stack has only the maps and the image of a frame
+    if model._mask is not None or measured.background is not None or measured.variance is not None:
+        metadata["Fusion"]["not_kept"] = "the mask or the noise of its maps"
     return FittedFrame(axes, metadata, signal.data, errors, model.maps.data, model.haadf.data, kept)
 
 

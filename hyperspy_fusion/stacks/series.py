@@ -105,7 +105,7 @@ def _fitted(models, call, selection, num_workers):
         model._conclude(call.settings, Setup(fit.problem, fits[0][0], scans[t], selection), fit.state, fit.result)
         if errors is not None:
             model._keep_errors(errors[t], call.n_resamples, call.seed)
-        frames[k] = fitted_frame(model)
+        frames[k] = fitted_frame(model, len(models))
     return frames
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hyperspy_fusion.diagnostics import Diagnostic
-from hyperspy_fusion.fusion.checks import check_seed, number_of_resamples
+from hyperspy_fusion.fusion.checks import check_choice, check_seed, number_of_resamples
 from hyperspy_fusion.fusion.settings import settings_for
 from hyperspy_fusion.methods import METHODS, check_noise_model
 from hyperspy_fusion.methods.base import request_of
@@ -73,7 +73,7 @@ class FusedStack(FusedMultiModal):
         Returns
         -------
         scipy.optimize.OptimizeResult
-            ``x`` are the fused maps, ``nit`` and ``fun`` sums over frames, ``gap`` the largest of all, and ``success``
+            ``x`` are the fused maps, ``nit`` and ``fun`` sums over fits, ``gap`` the largest of all, and ``success``
             is of all frames.
         """
         if callback is not None:
@@ -98,12 +98,14 @@ class FusedStack(FusedMultiModal):
         self._fused = fuse_stack(self._frames, call, show_progressbar, num_workers)
         self._record = Record(call.settings)
 
-    def modelled_haadf(self):
+    def modelled_haadf(self, image=0):
         """The HAADF images that the fused maps explain, on the axes of the stack; NaN for frames without a fit."""
+        check_choice("image", image, (0,))
         return self._images(lambda frame: frame.modelled_haadf().data, "Modelled HAADF")
 
-    def residual(self):
+    def residual(self, image=0):
         """Measured minus modelled HAADF images."""
+        check_choice("image", image, (0,))
         return self._images(lambda frame: frame._inputs.haadf.data - frame.modelled_haadf().data, "HAADF residual")
 
     def _images(self, image, title):
@@ -130,6 +132,11 @@ class FusedStack(FusedMultiModal):
         return self._signal()._inputs.haadf
 
     @property
+    def images(self) -> Any:
+        """A list of the measured HAADF images, the only ones of a stack."""
+        return [self.haadf]
+
+    @property
     def elements(self) -> Any:
         """Symbols of the maps, once they were read by a fit."""
         return self._signal().elements
@@ -143,11 +150,14 @@ class FusedStack(FusedMultiModal):
 
         record = self._fused.metadata[FUSED_FRAMES]
         fits = [record[key] for key in record.keys() if key.startswith("frame_")]
+        shares = [1 / float(fit.get_item("n_together", 1)) for fit in fits]  # each has the steps of all of these
         messages = dict.fromkeys(str(fit.stop_reason) for fit in fits)
         return OptimizeResult(
             x=self._fused.data,
-            fun=float(sum(np.asarray(fit.cost_history.total)[-1] for fit in fits)),
-            nit=sum(int(fit.n_iter) for fit in fits),
+            fun=float(
+                sum(np.asarray(fit.cost_history.total)[-1] * share for fit, share in zip(fits, shares, strict=True))
+            ),
+            nit=round(sum(int(fit.n_iter) * share for fit, share in zip(fits, shares, strict=True))),
             success=len(fits) == len(self._frames) and all(bool(fit.converged) for fit in fits),
             message=" ".join(messages),
             gap=max((float(fit.get_item("gap", np.nan)) for fit in fits), default=np.nan),

@@ -587,3 +587,76 @@ def test_what_cannot_be_fitted_together(together):
     haadf = hs.stack([haadf, haadf], new_axis_name="place", show_progressbar=False)
     with pytest.raises(ValueError, match=r"axes place \(2\), time \(3\)"):
         hf.fuse(maps, haadf, method="calibrated", settings=hf.CalibratedSettings(lambda_stack=1))
+
+
+def test_slices_copy_the_records_of_their_frames_only(monkeypatch):
+    fused = fused_stack()
+    copied = []
+    monkeypatch.setattr(type(fused), "__deepcopy__", spied(type(fused).__deepcopy__, copied))
+    part = fused.inav[:, 1:]
+    assert copied == [False] and fused.metadata.has_item("Fused_frames.frame_00000")
+    record = part.metadata.Fused_frames
+    assert [name for name in record.keys() if name.startswith("frame_")] == ["frame_00001", "frame_00002"]
+    part.metadata.Fused_frames.frame_00001.n_iter = -1
+    assert fused.metadata.Fused_frames.frame_00001.n_iter == alone()[1].metadata.Fusion.n_iter
+
+
+def spied(method, found):
+    def copy(self, memo):
+        found.append(self.metadata.has_item("Fused_frames"))
+        return method(self, memo)
+
+    return copy
+
+
+def test_errors_of_each_element_are_not_those_of_frames():
+    """Where there are as many elements as frames."""
+    errors = np.ones((3, 24, 20)) * np.array([1, 2, 3])[:, None, None]
+    fused = fused_stack()
+    means = fused.region(errors=errors).means()
+    for element in fused.elements:
+        np.testing.assert_array_equal(means[element].error, fused.frame(0).region(errors=errors).mean(element).error)
+    of_each = fused.region(errors=np.stack([errors, 2 * errors, errors])).mean("Fe").error
+    np.testing.assert_allclose(of_each / means["Fe"].error, [1, 2, 1])
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda one: one.compare_without_haadf(errors=2), lambda one: one.explore(lambda_reg=[1.0])]
+)
+def test_frames_are_not_fitted_again_without_what_the_stack_does_not_keep(ask):
+    maps, haadf = map_stacks(), haadf_stack()
+    mask = np.zeros((24, 20), bool)
+    mask[:, :4] = True
+    with pytest.raises(ValueError, match="does not keep the mask or the noise"):
+        ask(hf.fuse(maps, haadf, mask=mask, **SETTINGS).frame(0))
+    for one in maps:
+        one.set_noise_variance(one + 1)
+    with pytest.raises(ValueError, match="does not keep the mask or the noise"):
+        ask(hf.fuse(maps, haadf, **SETTINGS).frame(0))
+    with pytest.raises(ValueError, match="does not keep the frames fitted together with it"):
+        ask(in_time(1, errors=2).frame(0))
+
+
+def test_a_frame_without_a_mask_is_compared_as_if_fused_alone():
+    one, expected = (fused.compare_without_haadf(errors=2) for fused in (fused_stack().frame(1), alone()[1]))
+    np.testing.assert_array_equal(one.without_haadf.data, expected.without_haadf.data)
+
+
+def test_a_fit_of_all_frames_counts_once():
+    """Each frame has the steps of all; those fitted by themselves are added."""
+    maps, haadf, _ = time_series()
+    model = hf.FusedMultiModal(haadf, maps, method="calibrated")
+    output = model.fit(settings=hf.CalibratedSettings(lambda_stack=1, max_iter=20), show_progressbar=False)
+    fit = model.as_signal().frame(0).metadata.Fusion
+    assert output.nit == fit.n_iter
+    np.testing.assert_allclose(output.fun, fit.cost_history.total[-1])
+
+
+def test_a_stack_is_asked_as_a_scan():
+    model = hf.FusedMultiModal(haadf_stack().inav[:2], [one.inav[:2] for one in map_stacks()], method="calibrated")
+    model.fit(max_iter=2, show_progressbar=False)
+    assert len(model.components) == 3 and len(model) == 2
+    np.testing.assert_array_equal(model.images[0].data, model.haadf.data)
+    np.testing.assert_array_equal(model.modelled_haadf(image=0).data, model.modelled_haadf().data)
+    with pytest.raises(ValueError, match="image"):
+        model.residual(image=1)
