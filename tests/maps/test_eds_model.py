@@ -7,6 +7,7 @@ from helpers import assert_untouched, shared, snapshot
 from sources import eds, eels, image
 
 import hyperspy_fusion
+from hyperspy_fusion.data import overlapping_lines
 from hyperspy_fusion.fusion.spectra.line_shapes import Calibration
 from hyperspy_fusion.identify.elements import periodic_table
 from hyperspy_fusion.maps.base import SourceRequest
@@ -14,7 +15,7 @@ from hyperspy_fusion.maps.eds_fit import modelled_maps
 from hyperspy_fusion.maps.eds_model import spectral_model
 from hyperspy_fusion.maps.eds_spectra import binned_spectra
 
-COUNTS = {"O": 3e4, "Fe": 2e4, "Ti": 2e4}
+COUNTS = {"O": 3e4, "Fe": 2e4, "Ti": 2e4, "S": 2e4}
 
 
 def scan(symbols=("O", "Fe", "Ti"), units="keV", dtype="uint16", shape=(9, 10)):
@@ -149,6 +150,13 @@ def test_suggested_elements_print_as_a_table_and_are_named_by_fuse():
     assert [line.split()[0] for line in str(found).splitlines()[:2]] == ["element", found.elements[0]]
     with pytest.raises(ValueError, match="name no elements: pass elements=.*'Ti'.* which the spectra show"):
         signal.fuse(hs.signals.Signal2D(np.ones((9, 10))))
+
+
+def test_an_element_whose_lines_another_one_explains_is_not_certain():
+    found = hyperspy_fusion.suggest_elements(overlapping_lines((32, 32), counts=8).signals()[0])
+    assert "S or Mo" in str(found) and set(found.certain) == {"Cu", "Fe", "Co", "O"}
+    alone = hyperspy_fusion.suggest_elements(scan(["O", "S"]))
+    assert "S" in alone.certain and "Mo" not in str(alone)
 
 
 def test_spectra_without_lines_suggest_nothing_and_others_are_refused():
