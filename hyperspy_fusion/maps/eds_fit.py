@@ -9,15 +9,17 @@ import numpy as np
 from hyperspy_fusion.fusion.spectra.scan_spectra import ScanSpectra
 from hyperspy_fusion.grid.axes import scan_axes
 from hyperspy_fusion.grid.masks import mask_array
+from hyperspy_fusion.identify.elements import periodic_table
 from hyperspy_fusion.identify.map_identity import metadata_names, title_of
 from hyperspy_fusion.maps.base import WINDOW_WIDTH, SourceMap, SourceMaps, SourceRequest, described
 from hyperspy_fusion.maps.eds_model import spectral_model
+from hyperspy_fusion.maps.eds_spectra import channels_last
 
 
 def modelled_maps(signal: Any, request: SourceRequest) -> SourceMaps:
     """Maps of each element, estimated pixel by pixel, and the band counts that a fit of the spectra uses.
 
-    Elements that the file names and nobody asks for have columns in the model, and no maps: the grid, the pole piece.
+    Elements that the file names have columns in the model, those without a map too: the grid, the pole piece.
 
     Raises
     ------
@@ -25,9 +27,7 @@ def modelled_maps(signal: Any, request: SourceRequest) -> SourceMaps:
         For arguments of integration windows, and what :func:`spectral_model` raises.
     """
     _refuse_windows(request)
-    named = metadata_names(signal.metadata, "Sample.elements")
-    asked = request.elements or []
-    system = [element for element in named if element not in asked] if asked else []
+    system = [e for e in metadata_names(signal.metadata, "Sample.elements") if e in periodic_table()]
     mask = mask_array(request.mask, scan_axes(signal))
     options = {"xray_lines": request.xray_lines, "system": system, "mask": mask}
     model, diagnostics = spectral_model(signal, request.elements, **options)
@@ -71,8 +71,7 @@ def _mapped_lines(model):
 
 def _band_counts(signal, model):
     """(n_bands, ny, nx) float32; lazy spectra are read once, in blocks."""
-    axis = signal.axes_manager.signal_axes[0]
-    data = np.moveaxis(signal.data, axis.index_in_array, -1)
+    data = channels_last(signal)
     if not signal._lazy:
         return np.stack([_of_rows(row, model) for row in data], axis=1)
     import dask.array as da

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -171,10 +172,11 @@ def chosen_lines(signal: Any, elements: Any, xray_lines: Any) -> tuple[dict[str,
         )
     chosen = {e: own for e, own in chosen.items() if own}
     by_default = {e: own for e, own in chosen.items() if not of_element(lines, e)}
-    return chosen, [*_about_left_out(left_out), *_about_beam_energy(signal, by_default)]
+    return chosen, [*about_left_out(left_out), *_about_beam_energy(signal, by_default)]
 
 
-def _about_left_out(names):
+def about_left_out(names: Sequence[str]) -> list[Diagnostic]:
+    """The diagnostic of elements or lines that are outside of the spectra."""
     if not names:
         return []
     sentence = f"The spectra do not reach the X-ray lines of {', '.join(names)}, which are left out: name other lines."

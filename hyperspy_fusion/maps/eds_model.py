@@ -11,9 +11,9 @@ from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.spectra.line_calibration import calibrated, spatial_groups
 from hyperspy_fusion.fusion.spectra.line_model import CONTINUUM, SpectralModel
 from hyperspy_fusion.fusion.spectra.line_model import spectral_model as model_of_spectra
-from hyperspy_fusion.fusion.spectra.line_shapes import Calibration
+from hyperspy_fusion.fusion.spectra.line_shapes import Calibration, ElementLines
 from hyperspy_fusion.grid.images import check_energies, check_real
-from hyperspy_fusion.maps.eds_lines import chosen_lines
+from hyperspy_fusion.maps.eds_lines import about_left_out, chosen_lines
 from hyperspy_fusion.maps.eds_model_checks import model_diagnostics
 from hyperspy_fusion.maps.eds_spectra import (
     binned_spectra,
@@ -50,7 +50,8 @@ def spectral_model(
     xray_lines
         Lines whose counts are the maps; None for those of the file, or for exspy's choice.
     system
-        Elements of the microscope and of the grid, which emit lines and have no map.
+        Elements of the microscope and of the grid, which emit lines and have no map; those that are mapped, and those
+        without lines within the energies, are left out.
     mask
         (ny, nx) bool, True where a pixel is left out; None for no such pixel.
 
@@ -63,9 +64,11 @@ def spectral_model(
     check_energies(signal, "keV", "eV")
     mapped, found = chosen_lines(signal, elements, xray_lines)
     energies = energies_in_kev(signal)
-    lines = [element_lines(signal, symbol, own) for symbol, own in mapped.items()]
-    lines += [element_lines(signal, symbol) for symbol in system if symbol not in mapped]
-    lines = [own for own in lines if own.names]
+    is_asked = elements is not None or xray_lines is not None
+    lines, left_out = _fitted_lines(signal, mapped, is_asked, xray_lines)
+    n_elements = len(lines)
+    beside = [element_lines(signal, symbol) for symbol in dict.fromkeys(system) if symbol not in mapped]
+    lines += [own for own in beside if own.names]
     used = used_channels(energies, lines)
     binned = binned_spectra(signal, used, mask)
     summed = binned.sum(axis=(0, 1), dtype=np.float64)
@@ -79,10 +82,32 @@ def spectral_model(
         summed,
         energies[used],
         lines,
-        len(mapped),
+        n_elements,
         float(signal.axes_manager.navigation_size if mask is None else np.count_nonzero(~mask)),
         first_channel=used.start,
         calibration=calibration,
         ratios_known=True,
     )
-    return ModelOfSpectra(model, [*found, *model_diagnostics(model)])
+    return ModelOfSpectra(model, [*found, *left_out, *model_diagnostics(model, is_asked)])
+
+
+def _fitted_lines(signal, mapped, is_asked, xray_lines) -> tuple[list[ElementLines], list[Diagnostic]]:
+    """The lines of each mapped element, and the diagnostic of what is too near to an end of the energies for a fit.
+
+    ValueError for lines and elements that were asked for, and where no element is left.
+    """
+    lines = [element_lines(signal, symbol, own) for symbol, own in mapped.items()]
+    lost = [own.element for own in lines if not own.names]
+    if lost and (is_asked or len(lost) == len(lines)):
+        raise ValueError(
+            f"{lost[0]} has no X-ray line well within the energies of {signal}, which a fit of the spectra needs: "
+            "leave it out, or pass lines='windows'."
+        )
+    names = [f"{own.element}_{name}" for own in lines for name in own.names]
+    left_out = [line for own in mapped.values() for line in own if line not in names]
+    if missed := [line for line in xray_lines or () if line in left_out]:
+        raise ValueError(
+            f"{missed[0]} is too near to an end of the energies of {signal}, or to its beam energy, for a fit of the "
+            "spectra: take another line of the element, or pass lines='windows'."
+        )
+    return [own for own in lines if own.names], about_left_out(left_out)

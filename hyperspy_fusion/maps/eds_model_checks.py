@@ -18,21 +18,21 @@ from hyperspy_fusion.maps.eds_spectra import RADIOACTIVE
 
 # a candidate has a line of this weight in its family, which may be as far from the line that is seen, in widths
 _STRONG, _NEAR = 0.5, 0.4
-# deviance per channel of a model that lacks so much that other elements make up for it
+# deviance, relative to that of noise, of a model that lacks so much that other elements make up for it
 _FAR_OFF = 5.0
 # so many unexplained lines are named, and so many candidates of each
 _LINES, _CANDIDATES = 3, 4
 
 
-def model_diagnostics(model: SpectralModel) -> list[Diagnostic]:
-    """What is doubtful about a model of spectra.
+def model_diagnostics(model: SpectralModel, is_asked: bool = True) -> list[Diagnostic]:
+    """What is doubtful about a model of spectra, whose elements were asked for, or are those of the file.
 
     Codes: ``"line-of-no-element"``, ``"element-not-shown"``, ``"element-hidden"``, ``"resolved-by-shape-only"`` and
     ``"spectra-not-as-modelled"``.
     """
     pairs = pairs_by_shape(model)
     return [
-        *_about_lines(model),
+        *_about_lines(model, is_asked),
         *(_about_elements(model) if model.deviance < _FAR_OFF else []),
         *_about_pairs(pairs),
         *_about_deviance(model, bool(pairs)),
@@ -53,7 +53,8 @@ def candidates(energy: float, width: float, without: tuple = ()) -> list[str]:
     return sorted(found, key=lambda line: line.partition("_")[2][0])
 
 
-def _about_lines(model):
+def _about_lines(model, is_asked):
+    by_file = "s.add_elements" + " for no map" * is_asked
     found, of_named = [], np.empty(0)
     for excess in unexplained_lines(model):
         width = float(model.calibration.fwhm(excess.energy))
@@ -63,9 +64,7 @@ def _about_lines(model):
         named = candidates(excess.energy, width, model.names)
         elements = tuple(dict.fromkeys(line.partition("_")[0] for line in named[:_CANDIDATES]))
         of_named = np.concatenate([of_named, *(_line_energies(element) for element in elements)])
-        hint = (
-            f"add {' or '.join(elements)} by elements=, or by s.add_elements for no map" if named else "it may be a sum"
-        )
+        hint = f"add {' or '.join(elements)} by elements=, or by {by_file}" if named else "it may be a sum"
         sentence = (
             f"The spectra have a line at {excess.energy:.2f} keV ({excess.sigmas:.0f} sigma, {excess.part:+.0%}) that "
             f"no element of the model has: {hint}."
@@ -116,7 +115,7 @@ def _about_deviance(model, has_pairs):
     if model.deviance <= GOOD_DEVIANCE:
         return []
     sentence = (
-        f"The model deviates from the summed spectrum (deviance per channel {model.deviance:.1f}, expected 1): weak "
+        f"The model deviates from the summed spectrum ({model.deviance:.1f} times the deviance of noise alone): weak "
         "elements near strong lines are uncertain."
     )
     return [Diagnostic("spectra-not-as-modelled", sentence, "" if has_pairs else INFORMATION)]

@@ -39,6 +39,12 @@ def energies_in_kev(signal: Any) -> np.ndarray:
     return np.asarray(axis.axis, dtype=np.float64) / (1000 if axis.units == "eV" else 1)
 
 
+def channels_last(signal: Any) -> Any:
+    """The spectra (ny, nx, n_channels); what a numpy masked array masks has no counts."""
+    data = np.moveaxis(signal.data, signal.axes_manager.signal_axes[0].index_in_array, -1)
+    return data.filled(0) if isinstance(data, np.ma.MaskedArray) else data
+
+
 def resolution_of(signal: Any) -> float:
     """Full width at half maximum of Mn Ka in keV."""
     for kind in ("TEM", "SEM"):
@@ -90,7 +96,7 @@ def binned_spectra(signal: Any, used: slice, mask: np.ndarray | None = None) -> 
 
     ValueError for counts that are negative, NaN or infinite.
     """
-    data = np.moveaxis(signal.data, signal.axes_manager.signal_axes[0].index_in_array, -1)[..., used]
+    data = channels_last(signal)[..., used]
     width = max(_BIN, -(-max(data.shape[:2]) // _BINS))
     valid = np.ones(data.shape[:2], bool) if mask is None else ~mask
     if signal._lazy:

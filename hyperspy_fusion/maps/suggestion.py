@@ -52,7 +52,7 @@ class ElementSuggestion:
 
     @property
     def certain(self) -> list[str]:
-        """Symbols of those that neither noise nor the lines of others explain."""
+        """Symbols of those that neither noise nor other elements explain."""
         return [found.element for found in self.evidence if found.is_certain]
 
     def __iter__(self) -> Iterator[Evidence]:
@@ -66,9 +66,10 @@ class ElementSuggestion:
             return "The spectra show no element."
         rows = [("element", "certain", "counts", "evidence", "lines", "overlapped by")]
         for found in self.evidence:
+            names = " or ".join((found.element, *found.rivals))
             lines = ", ".join(f"{found.element}_{line}" for line in found.lines)
             numbers = f"{found.counts:.0f}", f"{found.evidence:.0f}"
-            rows.append((found.element, "yes" if found.is_certain else "", *numbers, lines, ", ".join(found.overlaps)))
+            rows.append((names, "yes" if found.is_certain else "", *numbers, lines, ", ".join(found.overlaps)))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -81,7 +82,8 @@ def suggest_elements(eds: Any) -> ElementSuggestion:
     """Elements that the spectra of an EDS spectrum image show, whatever its metadata name.
 
     The lines of all elements are compared with the summed spectrum, and with those of groups of pixels. An element is
-    certain where neither noise nor a tenth of the lines of stronger elements explains it.
+    certain where neither noise nor a tenth of the lines of stronger elements explains it. Where the lines of another
+    element fit about as well, it is listed as "S or Mo", and is not certain.
 
     Parameters
     ----------

@@ -7,12 +7,15 @@ from helpers import assert_untouched, shared, snapshot
 from sources import eds, eels, image
 
 import hyperspy_fusion
+from hyperspy_fusion.data import overlapping_lines
 from hyperspy_fusion.fusion.spectra.line_shapes import Calibration
 from hyperspy_fusion.identify.elements import periodic_table
+from hyperspy_fusion.maps.base import SourceRequest
+from hyperspy_fusion.maps.eds_fit import modelled_maps
 from hyperspy_fusion.maps.eds_model import spectral_model
 from hyperspy_fusion.maps.eds_spectra import binned_spectra
 
-COUNTS = {"O": 3e4, "Fe": 2e4, "Ti": 2e4}
+COUNTS = {"O": 3e4, "Fe": 2e4, "Ti": 2e4, "S": 2e4}
 
 
 def scan(symbols=("O", "Fe", "Ti"), units="keV", dtype="uint16", shape=(9, 10)):
@@ -70,6 +73,68 @@ def test_doubtful_models_are_reported():
     assert not [d for d in found if d.code != "beam-energy-unknown"]
 
 
+def near_an_end():
+    """Oxygen is too near to the first channel for a fit, and iron to the energy of the beam."""
+    signal = scan().isig[0.5:]
+    signal.set_microscope_parameters(beam_energy=6)
+    return signal
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"elements": ["O", "Ti"]}, "O has no X-ray line well within the energies"),
+        ({"elements": ["O", "Ti"], "system": ["Fe"]}, "O has no X-ray line well within the energies"),
+        ({"xray_lines": ["Fe_Ka", "Ti_Ka"]}, "Fe_Ka is too near to an end of the energies"),
+    ],
+)
+def test_what_is_asked_for_and_near_an_end_of_the_energies_is_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        spectral_model(near_an_end(), **options)
+
+
+def test_other_elements_near_an_end_of_the_energies_are_left_out():
+    signal = near_an_end()
+    assert spectral_model(signal, ["Ti"], system=["O", "Ti"]).model.names[:-2] == ("Ti",)
+    signal.metadata.set_item("Sample.elements", ["O", "Ti"])
+    model, found = spectral_model(signal)
+    assert model.names[:-2] == ("Ti",) and model.n_elements == 1
+    assert [d.elements for d in found if d.code == "line-out-of-range"] == [("O",)]
+
+
+@pytest.mark.parametrize(
+    "of_file, options, mapped, others",
+    [
+        ([], {"xray_lines": ["Fe_Ka"]}, ("Fe",), {"O", "Ti"}),
+        (["Fe_Ka", "O_Ka"], {}, ("Fe", "O"), {"Ti"}),
+        ([], {"elements": ["Fe", "O"]}, ("Fe", "O"), {"Ti"}),
+    ],
+)
+def test_elements_of_the_file_have_columns_whatever_is_asked_for(of_file, options, mapped, others):
+    signal = scan()
+    signal.metadata.Sample = {"elements": ["Fe", "O", "Ti", "Xx"]} | ({"xray_lines": of_file} if of_file else {})
+    model = modelled_maps(signal, SourceRequest(**options)).spectra.model
+    assert model.names[: model.n_elements] == mapped and set(model.names[model.n_elements : -2]) == others
+
+
+def test_masked_arrays_are_as_zeros():
+    signal, zeros = scan(), scan()
+    signal.data = np.ma.masked_array(signal.data, np.zeros(signal.data.shape, bool))
+    signal.data[3, 3] = np.ma.masked
+    zeros.data[3, 3] = 0
+    found, expected = (modelled_maps(s, SourceRequest(elements=["Fe"])).spectra for s in (signal, zeros))
+    np.testing.assert_array_equal(found.counts, expected.counts)
+    np.testing.assert_array_equal(found.model.summed, expected.model.summed)
+
+
+def test_the_remedy_of_an_unexplained_line_depends_on_who_names_the_elements():
+    signal = scan()
+    signal.metadata.set_item("Sample.elements", ["Fe", "O"])
+    for options, words in (({}, "by s.add_elements."), ({"elements": ["Fe", "O"]}, "by s.add_elements for no map.")):
+        (line,) = (d for d in spectral_model(signal, **options)[1] if d.code == "line-of-no-element")
+        assert str(line).endswith(words)
+
+
 @pytest.mark.parametrize("value", [-1.0, np.nan])
 def test_spectra_that_are_no_counts_are_refused(value):
     signal = scan(dtype="float32")
@@ -85,6 +150,13 @@ def test_suggested_elements_print_as_a_table_and_are_named_by_fuse():
     assert [line.split()[0] for line in str(found).splitlines()[:2]] == ["element", found.elements[0]]
     with pytest.raises(ValueError, match="name no elements: pass elements=.*'Ti'.* which the spectra show"):
         signal.fuse(hs.signals.Signal2D(np.ones((9, 10))))
+
+
+def test_an_element_whose_lines_another_one_explains_is_not_certain():
+    found = hyperspy_fusion.suggest_elements(overlapping_lines((32, 32), counts=8).signals()[0])
+    assert "S or Mo" in str(found) and set(found.certain) == {"Cu", "Fe", "Co", "O"}
+    alone = hyperspy_fusion.suggest_elements(scan(["O", "S"]))
+    assert "S" in alone.certain and "Mo" not in str(alone)
 
 
 def test_spectra_without_lines_suggest_nothing_and_others_are_refused():

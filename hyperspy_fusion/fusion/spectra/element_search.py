@@ -11,7 +11,7 @@ from hyperspy_fusion.fusion.spectra.bands import cramer_rao
 from hyperspy_fusion.fusion.spectra.line_calibration import energy_scale, line_weights
 from hyperspy_fusion.fusion.spectra.line_model import SummedFit, channel_edges
 from hyperspy_fusion.fusion.spectra.line_shapes import Calibration, ElementLines, continuum_hats
-from hyperspy_fusion.fusion.spectra.poisson_fit import poisson_ml
+from hyperspy_fusion.fusion.spectra.poisson_fit import deviances, poisson_ml
 
 # relative error of the model near its peaks, in the summed spectrum and in those of groups of pixels
 MODEL_ERROR, MODEL_ERROR_OF_GROUPS = 0.05, 0.03
@@ -34,6 +34,9 @@ STRONG = 0.05
 OVERLAP = 0.3
 # an element is certain with so many standard deviations, by counts and by a tenth of the lines of its neighbours
 CERTAIN, CERTAIN_SCORE = 5.0, 8.0
+# lines nearer than this part of the width of a peak are one; an element explains lines as well as another where the
+# deviance grows by less than this part of what they explain
+SAME_LINE, AS_WELL = 0.4, 0.1
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Evidence:
         Its main lines within the spectra, such as ``("Ka", "La")``.
     overlaps
         Elements that have much of the counts in the window of its main line, the strongest first.
+    rivals
+        Elements that explain its lines about as well, and may be there in its place or beside it.
     """
 
     element: str
@@ -65,6 +70,7 @@ class Evidence:
     score: float
     lines: tuple[str, ...]
     overlaps: tuple[str, ...]
+    rivals: tuple[str, ...] = ()
 
     @property
     def evidence(self) -> float:
@@ -73,8 +79,9 @@ class Evidence:
 
     @property
     def is_certain(self) -> bool:
-        """Whether neither noise nor a tenth of the lines near explains it."""
-        return self.score > CERTAIN_SCORE and 1 / max(self.deviance, 1e-9) + self.systematic**2 < CERTAIN**-2
+        """Whether neither noise nor a tenth of the lines near explains it, nor another element."""
+        error = 1 / max(self.deviance, 1e-9) + self.systematic**2
+        return not self.rivals and self.score > CERTAIN_SCORE and error < CERTAIN**-2
 
 
 def find_elements(
@@ -108,7 +115,7 @@ def find_elements(
         kept = _pruned(summed, edges, [*chosen, *beside], calibration, n, known)
         n, chosen = n - (len(chosen) + len(beside) - len(kept)), kept
     chosen = line_weights(SummedFit.of(summed, edges, chosen, calibration, known), groups)
-    return sorted(_evidence(groups, summed, edges, chosen, calibration), key=lambda found: -found.evidence)
+    return sorted(_evidence(groups, summed, edges, candidates, chosen, calibration), key=lambda found: -found.evidence)
 
 
 def _in_sum(summed, edges, candidates, first):
@@ -260,7 +267,7 @@ def _of_top_family(lines):
     return ElementLines(lines.element, names, lines.energies[own], lines.weights[own], lines.mapped[own])
 
 
-def _evidence(groups, summed, edges, chosen, calibration):
+def _evidence(groups, summed, edges, candidates, chosen, calibration):
     fit = SummedFit.of(summed, edges, chosen, calibration, True)
     columns, errors = fit.columns()[0], fit.systematic()
     counts = np.zeros(columns.shape[1])
@@ -273,8 +280,25 @@ def _evidence(groups, summed, edges, chosen, calibration):
     mains = [tuple(_main_lines(lines)) for lines in chosen]
     inside = fit.window_counts()
     overlaps = [_overlaps(inside[k], k, chosen) for k in range(len(chosen))]
-    rows = zip(chosen, counts.tolist(), explained.tolist(), errors.tolist(), scores, mains, overlaps, strict=False)
+    rivals = [_rivals(fit, edges, candidates, k, explained[k]) for k in range(len(chosen))]
+    values = counts.tolist(), explained.tolist(), errors.tolist()
+    rows = zip(chosen, *values, scores, mains, overlaps, rivals, strict=False)
     return [Evidence(lines.element, *values) for lines, *values in rows]
+
+
+def _rivals(fit, edges, candidates, number, explained):
+    """Elements that nobody named, whose lines in place of those of element `number` fit about as well."""
+    calibration, lines = fit.calibration, fit.elements[number]
+    energy = lines.energies[lines.mapped][0]
+    others = {other.element for other in fit.elements}
+    found = {}
+    for rival in candidates:
+        is_near = abs(rival.energies[rival.mapped][0] - energy) < SAME_LINE * calibration.fwhm(energy)
+        if is_near and rival.element not in others:
+            elements = [*fit.elements[:number], _of_top_family(rival), *fit.elements[number + 1 :]]
+            other = SummedFit.of(fit.summed, edges, elements, calibration, True)
+            found[rival.element] = (deviances(other.expected, fit.summed) - deviances(fit.expected, fit.summed)).sum()
+    return tuple(e for e in sorted(found, key=found.__getitem__) if found[e] < max(SCORE, AS_WELL * explained))
 
 
 def _main_lines(lines):

@@ -23,7 +23,7 @@ BY_SHAPE = 2.5
 SHOWN = 2.0
 # relative systematic error of an element that is hidden under others
 HIDDEN = 0.5
-#: deviance per channel of a model that is as good as the counts
+#: deviance, relative to that of noise, of a model that is as good as the counts
 GOOD_DEVIANCE = 1.2
 
 
@@ -42,7 +42,7 @@ def unexplained_lines(model: SpectralModel) -> list[Excess]:
     """
     edges = channel_edges(model.energies)
     shapes = np.concatenate([model.columns[:, : len(model.lines)], continuum_hats(edges)], axis=1)
-    expected = model.columns @ model.totals
+    expected = model.expected
     found = []
     for _ in range(MOST):
         excess = _largest_excess(model, expected)

@@ -14,7 +14,7 @@ import numpy as np
 
 from hyperspy_fusion.fusion.spectra.bands import LOSS, band_edges, cramer_rao
 from hyperspy_fusion.fusion.spectra.line_shapes import Calibration, ElementLines, continuum_hats, log_position
-from hyperspy_fusion.fusion.spectra.poisson_fit import deviances, poisson_ml
+from hyperspy_fusion.fusion.spectra.poisson_fit import deviances, expected_deviances, poisson_ml
 
 #: shift of the counts of each column in the data term, as in that of maps
 SHIFT = 0.3
@@ -94,9 +94,17 @@ class SpectralModel:
         return np.sqrt(cramer_rao(self.matrix, mean))
 
     @cached_property
+    def expected(self) -> np.ndarray:
+        """(n_channels,) counts of the fit of the columns to all channels of the summed spectrum.
+
+        Bands keep the information on mapped elements alone: those of the system need the channels.
+        """
+        return self.columns @ poisson_ml(self.columns, self.summed)
+
+    @cached_property
     def deviance(self) -> float:
-        """Poisson deviance per channel of the summed spectrum, about one for a model without error."""
-        return float(deviances(self.columns @ self.totals, self.summed).mean())
+        """Poisson deviance of the summed spectrum over that of noise alone, about one for a model without error."""
+        return float(deviances(self.expected, self.summed).sum() / expected_deviances(self.expected).sum())
 
     def band_counts(self, channel_counts: np.ndarray) -> np.ndarray:
         """Counts of the bands of spectra that have all channels of the scan along their last axis, (..., n_bands)."""

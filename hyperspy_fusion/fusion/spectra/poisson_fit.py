@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import poisson
 
 # Newton steps, and the decrease of the objective in units of the likelihood at which they end
 STEPS = 60
 TOLERANCE = 1e-6
 # ridge of the Hessian, a part of its diagonal: shapes may be alike
 RIDGE = 1e-9
+# expected counts of a channel from which on the mean of its deviance is that of the expansion in 1 / counts
+FEW = 10
 
 
 def poisson_ml(shapes, counts, start=None):
@@ -85,6 +88,14 @@ def deviances(expected, counts):
     return 2 * (
         expected - counts + counts * np.log(np.where(counts > 0, counts, 1) / np.where(counts > 0, expected, 1))
     )
+
+
+def expected_deviances(expected):
+    """Mean Poisson deviance of each channel with so many expected counts: about one, and less for few counts."""
+    few = np.clip(expected, 1e-12, FEW)[:, None]
+    counts = np.arange(4 * FEW)
+    of_few = (poisson.pmf(counts, few) * deviances(few, counts)).sum(axis=1)
+    return np.where(expected < FEW, of_few, 1 + 1 / (6 * np.maximum(expected, FEW)))
 
 
 def signed_deviances(expected, counts):

@@ -10,7 +10,7 @@ from hyperspy_fusion.fusion.spectra.line_calibration import calibrated, spatial_
 from hyperspy_fusion.fusion.spectra.line_checks import hidden, not_shown, pairs_by_shape, unexplained_lines
 from hyperspy_fusion.fusion.spectra.line_model import channel_edges, spectral_model
 from hyperspy_fusion.fusion.spectra.line_shapes import Calibration, ElementLines, continuum_hats
-from hyperspy_fusion.fusion.spectra.poisson_fit import poisson_ml
+from hyperspy_fusion.fusion.spectra.poisson_fit import deviances, expected_deviances, poisson_ml
 
 ENERGIES = 0.4 + 0.02 * np.arange(400)
 USUAL = Calibration()
@@ -130,6 +130,23 @@ def test_a_line_that_no_element_has_is_reported_and_no_other(missing):
     assert not unexplained_lines(model_of(summed, list(counts)))
     found = unexplained_lines(model_of(summed, [e for e in counts if e != missing]))
     assert abs(found[0].energy - LINES[missing][1][0]) < 0.04 and found[0].sigmas > 8
+
+
+@pytest.mark.parametrize("first", ["Fe", "S"])
+def test_elements_without_a_map_are_judged_by_all_channels(first):
+    counts = {"Fe": 3e4, "Co": 3e4, "S": 3e4, "Mo": 1e4}
+    summed = np.random.default_rng(1).poisson(spectra(counts)).astype(float)
+    order = sorted(counts, key=lambda symbol: symbol != first)
+    model = spectral_model(summed, ENERGIES, [element(e) for e in order], 1, 4096.0)
+    assert model.deviance < 1.2 and not unexplained_lines(model)
+
+
+@pytest.mark.parametrize("mean", [0.02, 0.3, 3.0, 30.0])
+def test_the_deviance_of_noise_is_that_expected_at_every_number_of_counts(mean):
+    found = deviances(mean, np.random.default_rng(0).poisson(mean, 100_000)).mean()
+    assert expected_deviances(np.array([mean]))[0] == pytest.approx(found, rel=0.03)
+    few = model_of(np.random.default_rng(0).poisson(spectra({"Fe": 300}, continuum=100)), ["Fe"])
+    assert 0.8 < few.deviance < 1.2
 
 
 def test_elements_that_are_absent_hidden_or_resolved_by_shape_are_reported():
