@@ -65,7 +65,7 @@ _HEADLINES = {
         "shift-ambiguous": "Several shifts fit equally well: check the image at an edge or a defect.",
         "smoothing-limited": "tv_iter limits the smoothing, not lambda_tv: raise tv_iter to smooth more.",
         "title-conflicts": "The title of the {} map names another element: pass elements=[...].",
-        "total-not-kept": "Total of {} is not above its background: check the map and the background.",
+        "total-not-kept": "Total of {} is not above 0: check the map, or leave the element out.",
         "totals-changed": "Totals of {} changed: read no amounts off these maps.",
         "unequal-units": "The maps have different units: pass counts, or haadf_coefficients='fit'.",
         "units-differ": "Units of maps and image cannot be compared: correct one of them.",

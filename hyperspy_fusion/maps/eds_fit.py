@@ -15,6 +15,9 @@ from hyperspy_fusion.maps.base import WINDOW_WIDTH, SourceMap, SourceMaps, Sourc
 from hyperspy_fusion.maps.eds_model import spectral_model
 from hyperspy_fusion.maps.eds_spectra import channels_last
 
+# of whole counts in float32, relative to the largest
+_ROUNDING = 1e-6
+
 
 def modelled_maps(signal: Any, request: SourceRequest) -> SourceMaps:
     """Maps of each element, estimated pixel by pixel, and the band counts that a fit of the spectra uses.
@@ -31,8 +34,11 @@ def modelled_maps(signal: Any, request: SourceRequest) -> SourceMaps:
     mask = mask_array(request.mask, scan_axes(signal))
     options = {"xray_lines": request.xray_lines, "system": system, "mask": mask}
     model, diagnostics = spectral_model(signal, request.elements, **options)
-    spectra = ScanSpectra(model, _band_counts(signal, model))
-    estimates, variance = _estimates(spectra)
+    counts, valid = _band_counts(signal, model), np.ones(signal.data.shape[:2], bool) if mask is None else ~mask
+    counts[:, ~valid] = 0
+    _check_counts(signal, counts, model)
+    spectra = ScanSpectra(model, counts)
+    estimates, variance = _estimates(spectra, valid)
     axes, metadata = described(signal, {"lines": "model"})
     maps = [
         SourceMap(element, line, estimates[i], axes, metadata, f"the {element} map of {signal}", variance=variance[i])
@@ -41,13 +47,34 @@ def modelled_maps(signal: Any, request: SourceRequest) -> SourceMaps:
     return SourceMaps(maps, title_of(metadata), diagnostics, spectra=spectra)
 
 
-def _estimates(spectra):
+def _check_counts(signal, counts, model):
+    """Refuse values that are not single counts, and fewer counts than the model has columns."""
+    whole = np.rint(counts)
+    if np.abs(counts - whole).max() > _ROUNDING * max(float(counts.max()), 1.0):
+        raise ValueError(
+            f"{signal} has values that are no whole counts, and lines is 'model', which fits counts: pass the spectra "
+            "as recorded, or lines='windows'."
+        )
+    one, total = int(np.gcd.reduce(whole.astype(np.int64), axis=None)), whole.sum(dtype=np.float64)
+    if total < max(one, 1) * len(model.names):
+        raise ValueError(
+            f"{signal} has {total / max(one, 1):.0f} counts, fewer than the {len(model.names)} elements and parts of "
+            "the continuum that lines='model' fits: pass lines='windows'."
+        )
+    if one > 1:
+        raise ValueError(
+            f"{signal} has whole multiples of {one}, and lines is 'model', which fits counts: divide the spectra by "
+            f"{one}, or pass lines='windows'."
+        )
+
+
+def _estimates(spectra, valid):
     """Counts of the mapped lines of each pixel without its neighbours, and their variance, (n, ny, nx) float32."""
     from hyperspy_fusion.fusion.problems.spectral import estimates_of_pixels, pixel_readout
 
     model = spectra.model
     readout = pixel_readout(model.matrix, model.totals)[: model.n_elements] * spectra.main_share[:, None]
-    found = estimates_of_pixels(readout, spectra.counts, np.ones(spectra.counts.shape[1:], bool))
+    found = estimates_of_pixels(readout, spectra.counts, valid)
     return [array.astype(np.float32) for array in found]
 
 

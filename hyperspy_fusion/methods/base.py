@@ -104,7 +104,7 @@ class Method(Protocol):
         """Counts per pixel of the measured maps that are not in the fused ones: a number, or one per fitted map."""
         ...
 
-    def consistency(self, setup, result) -> Any:
+    def consistency(self, setup, state, result) -> Any:
         """The :class:`ConsistencyChecks` of a fit; None for a method without a noise model."""
         ...
 

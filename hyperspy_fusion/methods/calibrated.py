@@ -85,10 +85,14 @@ class Calibrated:
     def map_background(self, setup):
         return setup.scan.per_map("background", setup.settings.background)
 
-    def consistency(self, setup, result):
+    def consistency(self, setup, state, result):
+        from hyperspy_fusion.fusion.problems.spectral import SpectralProblem
         from hyperspy_fusion.fusion.uncertainty.consistency_checks import ConsistencyChecks
 
-        return ConsistencyChecks.of(setup.scan, result.maps, setup.problem)
+        problem, of_largest = setup.problem.fits(state)[0][0] if setup.scan.spectra else (None, None)
+        is_spectral = isinstance(problem, SpectralProblem)
+        noise = problem.estimate_noise(of_largest, result.maps) if is_spectral else None
+        return ConsistencyChecks.of(setup.scan, result.maps, setup.problem, noise=noise)
 
     def diagnose(self, setup, result, elements, total_ratios, haadf_correlation, checks):
         problem, settings = setup.problem.of_largest_weight, setup.settings
@@ -99,14 +103,14 @@ class Calibrated:
             *diagnostics_of_calibrated_fit(elements, result, total_ratios, settings),
             *self._diagnose_noise(setup.scan, setup.selection),
             *checks.diagnostics(),
-            *self._diagnose_further_images(setup, result),
+            *self._diagnose_further_images(setup, result, (checks.variance, checks.counts_scale)),
         ]
 
-    def _diagnose_further_images(self, setup, result):
+    def _diagnose_further_images(self, setup, result, noise):
         from hyperspy_fusion.fusion.uncertainty.consistency_checks import ConsistencyChecks
 
         checked = [
-            (image.name, ConsistencyChecks.of(setup.scan, result.maps, setup.problem, k))
+            (image.name, ConsistencyChecks.of(setup.scan, result.maps, setup.problem, k, noise))
             for k, image in enumerate(setup.scan.further, 1)
         ]
         return [found.about_image(name) for name, checks in checked for found in checks.about_image()]
@@ -117,6 +121,9 @@ class Calibrated:
 
     def describe(self, problem, result, per_map):
         image_weights, problem = problem.image_weights, problem.of_largest_weight
+        kind, sentence = str(problem.noise.kind), str(problem.noise.sentence)
+        if problem.scan.spectra is not None:  # the noise of the estimates of pixels is not that of the fit
+            kind, sentence = "shifted_poisson", "The bands of the spectra hold counts: shifted Poisson noise."
         systematic = problem.scan.systematic
         return {
             **({} if systematic is None else {"systematic_errors": per_map(systematic)}),
@@ -130,8 +137,8 @@ class Calibrated:
             "haadf_blur": float(problem.calibration.found_blur[0]),
             "haadf_blur_error": float(problem.calibration.found_blur[1]),
             "haadf_term_blur": float(problem.haadf_term.blur),
-            "noise": str(problem.noise.kind),
-            "noise_sentence": str(problem.noise.sentence),
+            "noise": kind,
+            "noise_sentence": sentence,
             "counts_scale": per_map(problem.noise.counts_scale),
             "variance": per_map(problem.noise.variance),
             "background": per_map(problem.background),

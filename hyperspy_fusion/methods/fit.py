@@ -191,7 +191,7 @@ class Fit:
         fused = measured.all_maps(result.maps)
         ratios = totals_over_measured(fused, measured.maps, measured.valid.maps, background)
         agreement = correlation(result.modelled_haadf, measured.haadf, measured.valid.haadf)
-        checks = method.consistency(setup, result)
+        checks = method.consistency(setup, state, result)
         found = method.diagnose(setup, result, measured.elements, ratios, agreement, checks)
         explained = Explained.of(setup, state, result, checks)
         return cls(setup, state, result, ratios, agreement, norms, found, explained, _output(result, fused))
@@ -217,6 +217,7 @@ class Fit:
         doubtful = [element in about for element in measured.elements]
         totals = np.sum(measured.maps, axis=(1, 2), where=measured.valid.maps, dtype=np.float64)
         scale = np.full(len(fitted), np.nan) if counts_scale is None else counts_scale
+        scale = scale if measured.spectra is None else np.ones(len(fitted))
         scale = np.where(fitted, np.where(scale > 0, scale, np.nan), 1.0)
         return {
             "counts": totals / scale,

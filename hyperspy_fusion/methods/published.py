@@ -57,7 +57,7 @@ class Published:
     def map_background(self, setup):
         return 0.0
 
-    def consistency(self, setup, result):
+    def consistency(self, setup, state, result):
         return None
 
     def diagnose(self, setup, result, elements, total_ratios, haadf_correlation, checks):

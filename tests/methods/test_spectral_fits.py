@@ -88,6 +88,36 @@ def test_masked_pixels_change_nothing(scan):
     assert np.isfinite(found.data).all()
 
 
+def model_of(scan, **options):
+    given = {"elements": ELEMENTS, "method": "calibrated", "lines": "model"} | options
+    return hf.FusedMultiModal(scan[1], scan[0], **given)
+
+
+@pytest.mark.parametrize("value", [1e4, np.nan])
+def test_measured_maps_and_their_variance_have_nothing_of_masked_pixels(scan, value):
+    mask = np.zeros(scan[1].data.shape, bool)
+    mask[4:8, 3:9] = True
+    expected = model_of(scan, mask=mask).maps
+    scan[0].change_dtype("float32")
+    scan[0].data[mask] = value
+    found = model_of(scan, mask=mask).maps
+    np.testing.assert_allclose(found.data, expected.data, rtol=1e-3, atol=1e-3)
+    variance, of_expected = (maps.get_noise_variance().data for maps in (found, expected))
+    np.testing.assert_allclose(variance, of_expected, rtol=1e-3, atol=1e-3)
+
+
+def test_few_counts_do_not_contradict_their_fit():
+    """Around pixels without counts the variance is that of the fit, not that of the counts."""
+    model = model_of(overlapping_lines((64, 64), counts=1).signals())
+    model.fit(settings=QUICK, show_progressbar=False)
+    assert "map-contradicts-counts" not in {d.code for d in model.diagnostics}
+    fitted = model.as_signal().metadata.Fusion
+    assert fitted.noise == "shifted_poisson" and np.all(fitted.counts > 0)
+    model = model_of(phantom().signals())
+    model.fit(settings=QUICK, lambda_reg=100.0, max_iter=100, show_progressbar=False)
+    assert "map-contradicts-counts" in {d.code for d in model.diagnostics}
+
+
 def test_an_image_that_is_shifted_is_registered(scan):
     spectra, haadf = scan
     haadf.axes_manager[0].offset += 2 * haadf.axes_manager[0].scale
@@ -143,6 +173,21 @@ def test_the_automatic_method_chooses_for_spectra(scan):
     assert psnr(found.get_map("S").data, phantom().truth[2]) > 22
 
 
+def times(factor):
+    def changed(scan):
+        scan[0].change_dtype("float32")
+        scan[0].data = scan[0].data * np.float32(factor)
+        return scan
+
+    return changed
+
+
+def one_count(scan):
+    scan[0].data[:] = 0
+    scan[0].data[3, 4, 640] = 1
+    return scan
+
+
 def stacked(scan):
     return [hs.stack([one, one], show_progressbar=False) for one in scan]
 
@@ -157,6 +202,9 @@ def stacked(scan):
         (None, {"settings": hf.CalibratedSettings(noise="gaussian")}, "noise is 'gaussian', and lines is 'model'"),
         (None, {"integration_windows": 1.2}, "integration_windows is for lines='windows'"),
         (None, {"settings": hf.CalibratedSettings(tile_size=16)}, "lines is 'model', .* not for maps in tiles"),
+        (times(100), {}, "whole multiples of 100, .* divide the spectra by 100"),
+        (times(0.1), {"method": "auto", "settings": None}, "values that are no whole counts, and lines is 'model'"),
+        (one_count, {}, "has 1 counts, fewer than the 8 elements"),
         (stacked, {}, "lines is 'model', .* not for a stack"),
         (lambda scan: (hf.element_maps(scan[0]), scan[1]), {}, "lines is for an EDS spectrum image, .* is ElementMaps"),
     ],

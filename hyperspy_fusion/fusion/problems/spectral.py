@@ -152,10 +152,14 @@ class SpectralObservation:
         return replace(self, counts=held_out.maps, totals=share * totals, units=share * units, of_maps=of_maps)
 
     @cached_property
+    def readout(self):
+        """(n_maps, bands): the estimates of pixels are its product with the counts."""
+        return pixel_readout(self.matrix, self.totals)[: len(self.scan.elements)]
+
+    @cached_property
     def estimates(self):
         """(n_maps, ny, nx) estimates of the pixels."""
-        readout = pixel_readout(self.matrix, self.totals)[: len(self.scan.elements)]
-        return estimates_of_pixels(readout, self.counts, self.valid)[0]
+        return estimates_of_pixels(self.readout, self.counts, self.valid)[0]
 
     def drawn(self, columns, rng):
         """The observation of counts drawn for columns (n, ny, nx), with totals of its own."""
@@ -283,6 +287,18 @@ class SpectralProblem(Objective):
             source=drawn,
             of_maps=of_maps,
         )
+
+    def estimate_noise(self, state, maps):
+        """Variance (n_maps, ny, nx) of the estimates of pixels, by the fit, and the value of one count (n_maps,).
+
+        The variance by the counts themselves is 0 around pixels without any. Counts of that value have the second and
+        the fourth moment of the estimates.
+        """
+        columns = np.concatenate([maps, self.columns(state)[self.n_maps :]]).astype(np.float64)
+        second, fourth = (self.source.readout**power @ self.source.matrix for power in (2, 4))
+        means = columns.mean(axis=(1, 2), where=self.source.valid)
+        one_count = np.sqrt((fourth @ means) / np.maximum(second @ means, 1e-300))
+        return np.maximum(np.tensordot(second, columns, 1), column(1e-3 * one_count**2)), one_count
 
     def attribution(self, state, maps):
         """What moved each pixel from its estimate to the fused map; see :meth:`~.CalibratedProblem.attribution`.

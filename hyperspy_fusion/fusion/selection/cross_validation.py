@@ -260,7 +260,7 @@ def band_folds(counts, matrix, valid, rng, n_folds=N_COUNT_FOLDS):
     -------
     list of HeldOutBands
     """
-    whole, fraction = counts.astype(np.uint32), 1 - 1 / n_folds
+    whole, fraction = np.rint(counts).astype(np.uint32), 1 - 1 / n_folds
     alike = np.broadcast_to(valid, counts.shape), fraction, np.ones(len(counts)), np.zeros(len(counts)), matrix
     folds = thinned(whole, rng, n_folds, folds_for(HELD_OUT_PIXELS, counts))
     return [HeldOutBands((whole - f).astype(np.float32), alike[0], f.astype(np.float32), *alike[1:]) for f in folds]

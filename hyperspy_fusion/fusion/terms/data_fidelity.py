@@ -267,10 +267,10 @@ def _kept_totals(totals, keep):
 def about_totals(scan, data, keep):
     """Diagnostics about totals that were to be kept and could not be."""
     lost = tuple(e for e, total in zip(scan.elements, data.totals, strict=True) if keep and np.isnan(total))
-    sentence = (
-        f"The total of {', '.join(lost)} less its background is not above 0 and was not kept: check the map and the "
-        "background."
-    )
+    total, remedy = " less its background", "check the map and the background"
+    if scan.spectra is not None:  # of which the background is a part
+        total, remedy = "", "leave the element out"
+    sentence = f"The total of {', '.join(lost)}{total} is not above 0 and was not kept: {remedy}."
     return [Diagnostic("total-not-kept", sentence, elements=lost)] if lost else []
 
 

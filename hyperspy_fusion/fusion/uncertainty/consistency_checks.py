@@ -69,8 +69,11 @@ class ConsistencyChecks:
     counts_scale: np.ndarray
 
     @classmethod
-    def of(cls, scan, fused, problem, k=0):
-        """From a :class:`~.terms.scan_data.ScanData`, the fused maps, the problem of the fit; and elastic image k."""
+    def of(cls, scan, fused, problem, k=0, noise=None):
+        """From a :class:`~.terms.scan_data.ScanData`, the fused maps, the problem of the fit; and elastic image k.
+
+        ``noise`` is the variance (n, ny, nx) and the value of one count (n,); None for that of the problem.
+        """
         problem = problem.of_largest_weight
         seen, calibration, _ = problem.image(k)
         background = problem.background[:, None, None] if scan.background is None else scan.background
@@ -81,6 +84,7 @@ class ConsistencyChecks:
         known = np.broadcast_to(problem.scales[:, None, None] ** 2 / slope, mean.shape)
         # a single count is no contradiction of an expectation near 0
         variance = np.where(np.isfinite(counts_scale), np.maximum(mean, 1e-3 * counts_scale**2), known)
+        variance, counts_scale = noise or (variance, problem.noise.counts_scale)
         return cls(
             elements=scan.elements,
             maps=np.where(scan.valid, scan.maps - background, 0).astype(np.float64),
@@ -91,7 +95,7 @@ class ConsistencyChecks:
             haadf_valid=seen.haadf_valid,
             haadf_noise=float(calibration.noise),
             forward_model=calibration.forward_model,
-            counts_scale=problem.noise.counts_scale,
+            counts_scale=counts_scale,
         )
 
     def residuals(self) -> np.ndarray:
