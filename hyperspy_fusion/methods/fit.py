@@ -204,6 +204,7 @@ class Fit:
             **({} if selection is None else {"selection": selection.as_dict()}),
             "cost_history": result.history.as_dict(),
             "total_ratios": self.total_ratios,
+            "measured_norms": self.norms,
             "haadf_correlation": self.haadf_correlation,
             "n_iter": int(result.n_iter),
             "converged": bool(result.converged),

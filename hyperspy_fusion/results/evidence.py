@@ -24,8 +24,18 @@ def residual(fused):
     measured = inputs_of_part(fused).haadf
     if measured is None:
         raise _not_kept(fused, "HAADF image")
-    data = np.asarray(measured.data, np.float64) - np.asarray(modelled.data, np.float64)
+    data = np.asarray(measured.data, np.float64) - _ramp(fused) - np.asarray(modelled.data, np.float64)
     return image_signal(data, scan_axes(fused), "HAADF residual")
+
+
+def _ramp(fused):
+    """What the fit took off the pixels (ny, nx) of the HAADF image that ``fused`` shows; 0 where nothing."""
+    plane = fused._fit().get("haadf_ramp")
+    window = None if plane is None else window_of(fused, fused._inputs.haadf)
+    if plane is None or window is None:
+        return 0.0
+    y, x = np.mgrid[window]
+    return plane[0] + plane[1] * y + plane[2] * x
 
 
 def normalised_residuals(fused):

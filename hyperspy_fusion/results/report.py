@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hyperspy_fusion.diagnostics import SEVERITIES, Diagnostic, from_metadata
+from hyperspy_fusion.results.fused_maps import why_changed
 
 _WIDTH = 100
 _COLUMNS = ("element", "counts", "usable for", "total")
@@ -89,10 +90,16 @@ def report_of(maps: Any) -> Report:
     return Report(
         title=str(maps.metadata.General.title),
         rows=[_row(fit, i) for i in index],
-        fit=f"Method {fit['method']}: {fit['stop_reason']}",
+        fit=f"Method {fit['method']}: {fit['stop_reason']}{_since_the_fit(maps)}",
         haadf=_haadf_sentence(fit),
         diagnostics=sorted(found, key=lambda d: SEVERITIES.index(d.severity)),
     )
+
+
+def _since_the_fit(maps):
+    """A sentence where the maps are no longer those that the report is about."""
+    reason = why_changed(maps)
+    return f" This report is of the fit, not of these maps, for {reason}." if reason else ""
 
 
 def _row(fit, i):

@@ -104,7 +104,7 @@ class FusedStack(FusedMultiModal):
 
     def residual(self):
         """Measured minus modelled HAADF images."""
-        return self._images(lambda frame: frame._inputs.haadf.data - frame.modelled_haadf().data, "HAADF residual")
+        return self._images(lambda frame: frame.residual().data, "HAADF residual")
 
     def _images(self, image, title):
         import hyperspy.api as hs
