@@ -95,7 +95,9 @@ def as_metadata(fused) -> dict:
             "call save without everything=True."
         )
     found = {"maps": kept.maps, "haadf": kept.haadf, "mask": kept.mask, "residuals": kept.residuals}
-    found |= {f"change_{name}": data for name, data in kept.changes.items()}
+    # titles of images cannot be keys: files change some of their characters
+    found |= {f"change_{number}": data for number, data in enumerate(kept.changes.values())}
+    found |= {"changes_names": list(kept.changes)} if kept.changes else {}
     # the fit to the spectra of a region needs the spectra, which are not saved: no errors are better than others
     if errors is not None and errors.bootstrap.measured_mean is None:
         found |= {f"errors_{name}": data for name, data in errors.bootstrap.arrays().items()}
@@ -112,6 +114,8 @@ def restore(fused) -> None:
     found = {key.removeprefix("_sig_"): node.get_item(key) for key in node.keys()}
     arrays = {key: np.asarray(value) for key, value in found.items() if hasattr(value, "shape")}
     changes = {key.removeprefix("change_"): data for key, data in arrays.items() if key.startswith("change_")}
+    if "changes_names" in found:
+        changes = {name: changes[str(number)] for number, name in enumerate(found["changes_names"])}
     mask = arrays.get("mask")
     fused._inputs = Inputs(
         maps=_signal(type(fused), found["maps"]),

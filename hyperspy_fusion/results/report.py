@@ -140,5 +140,6 @@ def _used_edges(fit):
     kinds = [fit["parameters"].get("regularization")]
     if len(selection.get("score", ())):
         used = np.asarray(selection["weights"]).reshape(len(selection["score"]), -1).max(axis=1) > 0
-        kinds = [kind for kind, is_used in zip(selection.get("regularization", kinds), used, strict=False) if is_used]
+        tried = selection.get("regularization", kinds * len(used))
+        kinds = [kind for kind, is_used in zip(tried, used, strict=True) if is_used]
     return any(kind in _GUIDED for kind in kinds)

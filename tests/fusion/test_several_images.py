@@ -220,3 +220,11 @@ def test_results_of_several_images_are_not_fused_again_of_the_first_alone(option
     for call in (result.compare_without_haadf, lambda: result.explore(lambda_reg=[1.0])):
         with pytest.raises(ValueError, match="several elastic images"):
             call()
+
+
+def test_any_title_of_an_image_comes_back_from_a_file(tmp_path):
+    _, maps, haadf, phase = scan((16, 16))
+    phase.metadata.General.title = "a/b 1.5"
+    result = fused([haadf, phase], maps, max_iter=5, lambda_haadf=(0.0, 1.0)).as_signal()
+    result.save(tmp_path / "all.hspy", everything=True)
+    assert list(hs.load(tmp_path / "all.hspy").attribution()) == list(result.attribution())
