@@ -91,7 +91,7 @@ def report_of(maps: Any) -> Report:
         title=str(maps.metadata.General.title),
         rows=[_row(fit, i) for i in index],
         fit=f"Method {fit['method']}: {fit['stop_reason']}{_since_the_fit(maps)}",
-        haadf=_haadf_sentence(fit),
+        haadf=" ".join([_haadf_sentence(fit), *_sentences_of_further_images(fit)]),
         diagnostics=sorted(found, key=lambda d: SEVERITIES.index(d.severity)),
     )
 
@@ -127,11 +127,24 @@ def _haadf_sentence(fit):
             f"The brightness of the HAADF image changed no map by more than {_NOTHING:.1%} of what smoothing did; only "
             "its edges were used."
         )
+    if fit["parameters"].get("regularization") == "none":
+        return f"The HAADF image changed {fit['elements'][largest]} most; nothing was smoothed."
     also = "; its edges guided the smoothing" if edges else "; its edges were not used"
     return (
         f"The brightness of the HAADF image changed {fit['elements'][largest]} most, by {changes[largest]:.2g} times "
         f"what smoothing did{also}."
     )
+
+
+def _sentences_of_further_images(fit):
+    names = list(fit.get("image_names", ()))
+    if "image_changes" not in fit:
+        return
+    changes = np.reshape(fit["image_changes"], (len(names), -1))
+    for name, change in list(zip(names, changes, strict=True))[1:]:
+        largest = fit["elements"][int(np.argmax(change))]
+        is_used = change.max() >= _NOTHING
+        yield f"The {name} image changed {largest} most." if is_used else f"The {name} image was not used."
 
 
 def _used_edges(fit):

@@ -226,5 +226,6 @@ def test_any_title_of_an_image_comes_back_from_a_file(tmp_path):
     _, maps, haadf, phase = scan((16, 16))
     phase.metadata.General.title = "a/b 1.5"
     result = fused([haadf, phase], maps, max_iter=5, lambda_haadf=(0.0, 1.0)).as_signal()
+    assert "The a/b 1.5 image changed" in result.report().haadf
     result.save(tmp_path / "all.hspy", everything=True)
     assert list(hs.load(tmp_path / "all.hspy").attribution()) == list(result.attribution())
