@@ -164,11 +164,11 @@ class Diagnostic:
     @property
     def headline(self) -> str:
         """What is wrong and what to do, in at most 90 characters."""
-        line = named(_BY_CODE.get(self.code, ("", ""))[1], self.image)
+        line = _BY_CODE.get(self.code, ("", ""))[1]
         if not line:
             return textwrap.shorten(self.sentence, LONGEST, placeholder=" ...")
-        room = LONGEST - len(line) + 2
-        return line.format(shortened(self.elements or ("the maps",), room))
+        room = LONGEST - len(named(line, self.image)) + 2
+        return named(line.format(shortened(self.elements or ("the maps",), room)), self.image)
 
     def about_image(self, name: str) -> Diagnostic:
         """The same about another elastic image than the HAADF image."""

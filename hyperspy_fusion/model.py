@@ -412,6 +412,16 @@ class FusedMultiModal:
         inputs = Inputs(self.maps, self.haadf, self._mask, changes, residuals)
         return fused_signal(self.maps, data, self._metadata(), inputs, self._record.errors)
 
+    def _ramp(self):
+        """For ``metadata.Fusion``: what was taken off the HAADF image in the first pixel, per row and per column."""
+        if not np.ravel(getattr(self._fitted().setup.settings, "remove_ramp", False))[0]:
+            return {}
+        seen = self._fitted().setup.problem.of_largest_weight.image(0)[0]
+        y, x = np.nonzero(seen.haadf_valid)
+        taken = (self.haadf.data - seen.haadf)[y, x]
+        plane = np.linalg.lstsq(np.stack([np.ones(len(y)), y, x], axis=1), taken, rcond=None)[0]
+        return {"haadf_ramp": plane}
+
     def _derived(self, data, title):
         """Data of the fitted elements as maps, NaN for constant ones."""
         return maps_like(self._signal(), self._measured.filled(data, np.nan), title)
@@ -434,6 +444,7 @@ class FusedMultiModal:
             **fit.usability(measured, described.get("counts_scale"), self.diagnostics),
             "warnings": self.warnings,
             "diagnostics": as_metadata(self.diagnostics),
+            **self._ramp(),
             "haadf_title": str(self.haadf.metadata.General.title),
             **({"image_registrations": self._elastic.sentences} if len(self.images) > 1 else {}),
         }

@@ -81,3 +81,8 @@ def test_headlines_of_what_is_serious_are_logged_once_per_session(caplog):
     caplog.clear()
     report(found)  # what a call of the user's met
     assert [r.getMessage() for r in caplog.records] == ["The totals (Fe 51%).", "A spike."]
+
+
+def test_a_title_of_an_image_may_hold_any_character():
+    one = Diagnostic("haadf-constant", "The HAADF image is constant.").about_image("BF {0-20}")
+    assert one.headline.startswith("The BF {0-20} image has no contrast")

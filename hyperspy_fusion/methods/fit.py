@@ -138,12 +138,18 @@ class Explained:
         changes = {name: one.astype(np.float32) for name, one in changes.items()}
         return cls(changes, checks.residuals().astype(np.float32), checks.structure())
 
-    def haadf_changes(self):
-        """(n,) root mean square of what the brightness of the image changed over that of the penalty; 0 for none."""
+    def image_changes(self):
+        """For each image (n,) root mean square of what it changed over that of the penalty, without one of all."""
         if "haadf" not in self.changes:
-            return np.zeros(len(self.structure))
-        haadf, penalty = (_sizes(self.changes[name]) for name in ("haadf", "penalty"))
-        return np.divide(haadf, penalty, out=np.zeros(len(haadf)), where=penalty > 0)
+            return [np.zeros(len(self.structure))]
+        penalty, every = _sizes(self.changes["penalty"]), _sizes(sum(self.changes.values()))
+        unit = np.where(penalty > 0, penalty, every)
+        images = [_sizes(one) for name, one in self.changes.items() if name not in _NO_IMAGES]
+        return [np.divide(one, unit, out=np.zeros(len(unit)), where=unit > 0) for one in images]
+
+
+# parts of an attribution that are of no image
+_NO_IMAGES = ("penalty", "totals", "bound", "spectrum")
 
 
 def _sizes(maps):
@@ -204,6 +210,7 @@ class Fit:
             **({} if selection is None else {"selection": selection.as_dict()}),
             "cost_history": result.history.as_dict(),
             "total_ratios": self.total_ratios,
+            "measured_norms": self.norms,
             "haadf_correlation": self.haadf_correlation,
             "n_iter": int(result.n_iter),
             "converged": bool(result.converged),
@@ -216,6 +223,7 @@ class Fit:
         about = {e for d in diagnostics if d.severity == SERIOUS or d.code in NO_AMOUNTS for e in d.elements}
         doubtful = [element in about for element in measured.elements]
         totals = np.sum(measured.maps, axis=(1, 2), where=measured.valid.maps, dtype=np.float64)
+        of_images = [measured.per_map(one) for one in self.explained.image_changes()]
         scale = np.full(len(fitted), np.nan) if counts_scale is None else counts_scale
         scale = scale if measured.spectra is None else np.ones(len(fitted))
         scale = np.where(fitted, np.where(scale > 0, scale, np.nan), 1.0)
@@ -223,7 +231,8 @@ class Fit:
             "counts": totals / scale,
             "structure": structure,
             "usable_for": usable_for(structure, self.total_ratios, fitted, doubtful),
-            "haadf_changes": measured.per_map(self.explained.haadf_changes()),
+            "haadf_changes": of_images[0],
+            **({"image_changes": np.concatenate(of_images)} if len(of_images) > 1 else {}),
         }
 
     def _flat(self, value):

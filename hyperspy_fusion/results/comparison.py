@@ -11,6 +11,7 @@ import numpy as np
 
 from hyperspy_fusion.fusion.settings import SETTINGS
 from hyperspy_fusion.results.figures import arrays, chosen, frame_of_axes, quantity_of, saved
+from hyperspy_fusion.results.fused_maps import norms
 from hyperspy_fusion.results.plot import plot_grid
 from hyperspy_fusion.results.uncertainty import maps_like
 
@@ -79,6 +80,7 @@ def without_haadf(fused: Any, fuse: Callable, errors: Any, **run: Any) -> Compar
             "method='published' has no fit without the HAADF image, nor standard errors: fuse by method='calibrated' "
             "or 'auto'."
         )
+    _refuse_several_images(fit)
     settings = settings_of(fit).without_haadf()
     if fit["method"] == "auto":  # what it chooses is chosen again
         auto, given = SETTINGS["auto"](), ("regularization", "lambda_haadf")
@@ -105,6 +107,7 @@ def explored(fused: Any, fuse: Callable, values: dict, *, elements=None, crop=No
     settings = [dict(zip(lists, one, strict=True)) for one in itertools.product(*lists.values())]
     if not 0 < len(settings) <= _MOST:
         raise ValueError(f"explore got {len(settings)} combinations of settings: give 1 to {_MOST}.")
+    _refuse_several_images(fit)
     base = settings_of(fit)
     known = [one.name for one in fields(base)]
     if unknown := [name for name in lists if name not in known]:
@@ -128,6 +131,14 @@ def _in_words(settings):
 def _fixed(method):
     """The method of one fit with the settings that the automatic one chose."""
     return "calibrated" if method == "auto" else method
+
+
+def _refuse_several_images(fit):
+    if "image_registrations" in fit:
+        raise ValueError(
+            "The result is of several elastic images, of which it keeps the first: fuse again by FusedMultiModal, "
+            "as with lambda_haadf=0 for a fit without images."
+        )
 
 
 def settings_of(fit: dict) -> Any:
@@ -163,4 +174,7 @@ def refit(fused: Any, fuse: Callable, method: str, settings: Any, **options: Any
         raise ValueError(
             f"{fused!r} is a part of the result: call it on the whole result, and use elements= and crop=."
         )
+    known = fused._fit().get("measured_norms")
+    if known is not None and not np.allclose(norms(np.asarray(kept.maps.data)), known, rtol=1e-5):
+        raise ValueError("The measured maps were edited after the fit: fuse them again.")
     return fuse(kept.maps, kept.haadf, method=method, settings=settings, mask=kept.mask, **options)

@@ -24,8 +24,18 @@ def residual(fused):
     measured = inputs_of_part(fused).haadf
     if measured is None:
         raise _not_kept(fused, "HAADF image")
-    data = np.asarray(measured.data, np.float64) - np.asarray(modelled.data, np.float64)
+    data = np.asarray(measured.data, np.float64) - _ramp(fused) - np.asarray(modelled.data, np.float64)
     return image_signal(data, scan_axes(fused), "HAADF residual")
+
+
+def _ramp(fused):
+    """What the fit took off the pixels (ny, nx) of the HAADF image that ``fused`` shows; 0 where nothing."""
+    plane = fused._fit().get("haadf_ramp")
+    window = None if plane is None else window_of(fused, fused._inputs.haadf)
+    if plane is None or window is None:
+        return 0.0
+    y, x = np.mgrid[window]
+    return plane[0] + plane[1] * y + plane[2] * x
 
 
 def normalised_residuals(fused):
@@ -85,7 +95,9 @@ def as_metadata(fused) -> dict:
             "call save without everything=True."
         )
     found = {"maps": kept.maps, "haadf": kept.haadf, "mask": kept.mask, "residuals": kept.residuals}
-    found |= {f"change_{name}": data for name, data in kept.changes.items()}
+    # titles of images cannot be keys: files change some of their characters
+    found |= {f"change_{number}": data for number, data in enumerate(kept.changes.values())}
+    found |= {"changes_names": list(kept.changes)} if kept.changes else {}
     # the fit to the spectra of a region needs the spectra, which are not saved: no errors are better than others
     if errors is not None and errors.bootstrap.measured_mean is None:
         found |= {f"errors_{name}": data for name, data in errors.bootstrap.arrays().items()}
@@ -102,6 +114,8 @@ def restore(fused) -> None:
     found = {key.removeprefix("_sig_"): node.get_item(key) for key in node.keys()}
     arrays = {key: np.asarray(value) for key, value in found.items() if hasattr(value, "shape")}
     changes = {key.removeprefix("change_"): data for key, data in arrays.items() if key.startswith("change_")}
+    if "changes_names" in found:
+        changes = {name: changes[str(number)] for number, name in enumerate(found["changes_names"])}
     mask = arrays.get("mask")
     fused._inputs = Inputs(
         maps=_signal(type(fused), found["maps"]),

@@ -61,7 +61,7 @@ def modelled_haadf(fused):
     fit = fused._fit()
     index = [list(fit["elements"]).index(element) for element in fused.elements]
     data = np.asarray(fused.data).reshape(-1, *fused.axes_manager.signal_shape[::-1])
-    if reason := _why_not_of_the_fit(fused, fit, data, index):
+    if reason := why_changed(fused) or _why_blurred(data, fit):
         raise ValueError(
             f"{fused!r} has no modelled HAADF image, for {reason}: call modelled_haadf on the result as it was fitted."
         )
@@ -79,24 +79,28 @@ def modelled_haadf(fused):
     return image_signal(image.astype(data.dtype), scan_axes(fused), "Modelled HAADF")
 
 
-def _why_not_of_the_fit(fused, fit, data, index):
-    """What happened to maps since the fit, as far as they show it; "" where nothing did."""
+def why_changed(fused):
+    """What happened to maps since the fit, as far as they show it; "" where nothing did. Of a crop no edit is seen."""
+    fit = fused._fit()
     if fused._stacked_metadata() is not None:
         return "it is a stack of maps, described by the fit of the first only"
     if fit.get("changed"):
         return f"its maps were {fit['changed']} after the fit"
+    data = np.asarray(fused.data).reshape(-1, *fused.axes_manager.signal_shape[::-1])
     if tuple(fit.get("grid", ())) != data.shape[1:]:
-        # of a crop there is nothing to compare with
-        blurs = fit.get("haadf_term_blur")
-        return "it is a crop, and the forward model of its fit blurs across its edges" if blurs else ""
-    return "" if np.allclose(norms(data), fit["map_norms"][index], rtol=1e-5) else "its maps were edited after the fit"
+        return ""
+    known = fit["map_norms"][[list(fit["elements"]).index(element) for element in fused.elements]]
+    return "" if np.allclose(norms(data), known, rtol=1e-5) else "its maps were edited after the fit"
+
+
+def _why_blurred(data, fit):
+    is_blurred = tuple(fit.get("grid", ())) != data.shape[1:] and fit.get("haadf_term_blur")
+    return "it is a crop, and the forward model of its fit blurs across its edges" if is_blurred else ""
 
 
 def refuse_changed(fused, what):
     """ValueError where ``fused`` is no result, or no longer as it was fitted; crops and some of its maps are fine."""
-    fit = fused._fit()
-    if fused._stacked_metadata() is not None or fit.get("changed"):
-        reason = f"its maps were {fit['changed']} after the fit" if fit.get("changed") else "it is a stack of maps"
+    if reason := why_changed(fused):
         raise ValueError(f"{fused!r} has no {what}, for {reason}: call it on the result as it was fitted.")
 
 

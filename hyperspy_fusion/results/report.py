@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hyperspy_fusion.diagnostics import SEVERITIES, Diagnostic, from_metadata
+from hyperspy_fusion.results.fused_maps import why_changed
 
 _WIDTH = 100
 _COLUMNS = ("element", "counts", "usable for", "total")
@@ -89,10 +90,16 @@ def report_of(maps: Any) -> Report:
     return Report(
         title=str(maps.metadata.General.title),
         rows=[_row(fit, i) for i in index],
-        fit=f"Method {fit['method']}: {fit['stop_reason']}",
-        haadf=_haadf_sentence(fit),
+        fit=f"Method {fit['method']}: {fit['stop_reason']}{_since_the_fit(maps)}",
+        haadf=" ".join([_haadf_sentence(fit), *_sentences_of_further_images(fit)]),
         diagnostics=sorted(found, key=lambda d: SEVERITIES.index(d.severity)),
     )
+
+
+def _since_the_fit(maps):
+    """A sentence where the maps are no longer those that the report is about."""
+    reason = why_changed(maps)
+    return f" This report is of the fit, not of these maps, for {reason}." if reason else ""
 
 
 def _row(fit, i):
@@ -120,11 +127,24 @@ def _haadf_sentence(fit):
             f"The brightness of the HAADF image changed no map by more than {_NOTHING:.1%} of what smoothing did; only "
             "its edges were used."
         )
+    if fit["parameters"].get("regularization") == "none":
+        return f"The HAADF image changed {fit['elements'][largest]} most; nothing was smoothed."
     also = "; its edges guided the smoothing" if edges else "; its edges were not used"
     return (
         f"The brightness of the HAADF image changed {fit['elements'][largest]} most, by {changes[largest]:.2g} times "
         f"what smoothing did{also}."
     )
+
+
+def _sentences_of_further_images(fit):
+    names = list(fit.get("image_names", ()))
+    if "image_changes" not in fit:
+        return
+    changes = np.reshape(fit["image_changes"], (len(names), -1))
+    for name, change in list(zip(names, changes, strict=True))[1:]:
+        largest = fit["elements"][int(np.argmax(change))]
+        is_used = change.max() >= _NOTHING
+        yield f"The {name} image changed {largest} most." if is_used else f"The {name} image was not used."
 
 
 def _used_edges(fit):
@@ -133,5 +153,6 @@ def _used_edges(fit):
     kinds = [fit["parameters"].get("regularization")]
     if len(selection.get("score", ())):
         used = np.asarray(selection["weights"]).reshape(len(selection["score"]), -1).max(axis=1) > 0
-        kinds = [kind for kind, is_used in zip(selection.get("regularization", kinds), used, strict=False) if is_used]
+        tried = selection.get("regularization", kinds * len(used))
+        kinds = [kind for kind, is_used in zip(tried, used, strict=True) if is_used]
     return any(kind in _GUIDED for kind in kinds)

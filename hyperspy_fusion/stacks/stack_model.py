@@ -106,7 +106,7 @@ class FusedStack(FusedMultiModal):
     def residual(self, image=0):
         """Measured minus modelled HAADF images."""
         check_choice("image", image, (0,))
-        return self._images(lambda frame: frame._inputs.haadf.data - frame.modelled_haadf().data, "HAADF residual")
+        return self._images(lambda frame: frame.residual().data, "HAADF residual")
 
     def _images(self, image, title):
         import hyperspy.api as hs

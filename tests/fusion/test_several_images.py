@@ -231,3 +231,39 @@ def test_images_of_a_scan_in_turn():
     given = replace(given, further=(ElasticImage("Phase", second, np.ones((2, 2), bool)),))
     assert given.with_image(1).haadf is second and not given.with_image(0).further
     assert given.replaced(1, first).further[0].image is first and given.replaced(0, second).haadf is second
+
+
+def test_residuals_are_less_the_ramp_in_results_and_their_crops(tmp_path):
+    _, maps, haadf, _ = scan((24, 24))
+    y, x = np.indices(haadf.data.shape)
+    sloping = haadf._deepcopy_with_new_data(haadf.data + haadf.data.std() * (0.2 * x - 0.1 * y))
+    model = fused(sloping, maps, remove_ramp=True)
+    expected, result = model.residual().data, model.as_signal()
+    atol = 1e-4 * np.ptp(sloping.data)
+    np.testing.assert_allclose(result.residual().data, expected, atol=atol)
+    np.testing.assert_allclose(result.isig[5:20, 3:15].residual().data, expected[3:15, 5:20], atol=atol)
+    stack = hs.stack([sloping, sloping])
+    series = hf.FusedMultiModal(stack, [hs.stack([one, one]) for one in maps], method="calibrated")
+    series.fit(settings=model.settings, show_progressbar=False)
+    np.testing.assert_allclose(series.residual().data[1], expected, atol=atol)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"remove_ramp": (False, True)}, {"haadf_coefficients": ("z_power", (-1.0, -1.0, -1.0))}],
+)
+def test_results_of_several_images_are_not_fused_again_of_the_first_alone(options):
+    _, maps, haadf, phase = scan((24, 24))
+    result = fused([haadf, phase], maps, max_iter=2, **options).as_signal()
+    for call in (result.compare_without_haadf, lambda: result.explore(lambda_reg=[1.0])):
+        with pytest.raises(ValueError, match="several elastic images"):
+            call()
+
+
+def test_any_title_of_an_image_comes_back_from_a_file(tmp_path):
+    _, maps, haadf, phase = scan((16, 16))
+    phase.metadata.General.title = "a/b 1.5"
+    result = fused([haadf, phase], maps, max_iter=5, lambda_haadf=(0.0, 1.0)).as_signal()
+    assert "The a/b 1.5 image changed" in result.report().haadf
+    result.save(tmp_path / "all.hspy", everything=True)
+    assert list(hs.load(tmp_path / "all.hspy").attribution()) == list(result.attribution())

@@ -8,7 +8,7 @@ import pytest
 from helpers import fuse_with
 from results_data import QUICK
 
-from hyperspy_fusion import data
+from hyperspy_fusion import data, element_maps
 
 RUN = {"show_progressbar": False, "num_workers": 1}
 
@@ -67,3 +67,21 @@ def test_settings_are_explored_side_by_side():
 def test_what_cannot_be_compared_is_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_maps_that_were_edited_are_refused():
+    """The measured maps share memory with those that the user gave; fused ones can be edited too."""
+    maps, haadf = data.core_shell((24, 24)).signals()
+    maps = element_maps(maps)
+    result = fuse_with(maps, haadf, **QUICK)
+    edited = result.deepcopy()
+    edited.data *= 2
+    for call in (edited.attribution, edited.normalised_residuals):
+        with pytest.raises(ValueError, match="edited after the fit"):
+            call()
+    assert "not of these maps" in str(edited.report()) and "not of these maps" not in str(result.report())
+    assert result.isig[2:9].inav[1:].attribution()
+    maps.data[0] //= 2
+    for call in (result.compare_without_haadf, lambda **run: result.explore(lambda_reg=[1.0], **run)):
+        with pytest.raises(ValueError, match="measured maps were edited"):
+            call(**RUN)

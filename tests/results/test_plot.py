@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib_scalebar.scalebar import ScaleBar
 
+from hyperspy_fusion.fusion.selection.selection import Selection
 from hyperspy_fusion.results.plot import (
     plot_convergence,
     plot_fusion,
@@ -294,6 +295,9 @@ def test_selection_has_a_line_for_each_penalty():
     one = {name: CHOICE[name] for name in ("score", "score_error", "sentence")}
     one |= {"lambda_haadf": np.array([0.1, 0.2, 0.4]), "weights": np.array([0.0, 1.0, 0.0])}
     assert plot_selection(one).get_xlabel() == "lambda_haadf"
+    tried = {"lambda_haadf": [(0.0, 0.0), (1.0, 0.5), (1.0, 2.0)]}
+    found = Selection(0, "", tried, np.arange(3.0), np.ones(3), np.ones(3, int), np.eye(3)[:, 1:]).as_dict()
+    assert plot_selection(found).get_xlabel() == "lambda_haadf_1"
     for lost in ({"score": np.zeros(0)}, {"lambda_reg": None, "lambda_haadf": None}):
         choice = {k: v for k, v in {**CHOICE, **lost, "sentence": "Too few counts."}.items() if v is not None}
         with pytest.raises(ValueError, match="Too few counts"):

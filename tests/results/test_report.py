@@ -10,6 +10,7 @@ from results_data import QUICK
 from scipy.ndimage import gaussian_filter
 
 from hyperspy_fusion import data
+from hyperspy_fusion.results.report import _used_edges
 
 
 @functools.cache
@@ -68,3 +69,16 @@ def test_a_report_of_some_maps_is_about_these():
     np.testing.assert_allclose(fused.metadata.Fusion.counts, counts)
     with pytest.raises(ValueError, match="not the result of a fit"):
         fused._inputs.maps.report()
+
+
+def test_an_image_is_used_without_smoothing_too():
+    maps, haadf = data.core_shell((16, 16)).signals()
+    used, unused = (fuse_with(maps, haadf, **QUICK | {"regularization": "none", "lambda_haadf": w}) for w in (1, 0))
+    assert "most; nothing was smoothed" in used.report().haadf
+    assert unused.report().haadf == "The HAADF image was not used."
+
+
+@pytest.mark.parametrize("weights", [[1, 0], [0, 1]])
+def test_edges_of_any_candidate_of_a_given_penalty_are_used(weights):
+    fit = {"parameters": {"regularization": "guided"}, "selection": {"score": [0.0, 1.0], "weights": weights}}
+    assert _used_edges(fit)

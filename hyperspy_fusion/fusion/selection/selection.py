@@ -46,7 +46,7 @@ class Selection:
     def as_dict(self):
         """Flat arrays, lists of strings and Python scalars for metadata."""
         return {
-            **{name: _flat(values) for name, values in self.tried.items()},
+            **{key: _flat(values) for name in self.tried for key, values in _columns(name, self.tried[name])},
             "score": self.scores,
             "score_error": self.errors,
             "n_folds": self.n_folds,
@@ -56,8 +56,16 @@ class Selection:
         }
 
 
+def _columns(name, values):
+    """One column, or of values that are tuples, as those of several images, one for each of their entries."""
+    sizes = {len(v) for v in values if isinstance(v, tuple)}
+    if not sizes:
+        return [(name, values)]
+    rows = [v if isinstance(v, tuple) else (v,) * max(sizes) for v in values]
+    return [(f"{name}_{i}", [row[i] for row in rows]) for i in range(max(sizes))]
+
+
 def _flat(values):
-    values = [", ".join(f"{one:g}" for one in v) if isinstance(v, tuple) else v for v in values]
     return [str(v) for v in values] if any(isinstance(v, str) for v in values) else np.array(values)
 
 

@@ -122,6 +122,8 @@ def ceiling_of(values, counts, least=16):
 def constant_in_words(haadf, valid):
     """What an image without contrast is: saturated where its one value is the largest of 8 bits or more, 2^n - 1."""
     seen = haadf[valid]
+    if not seen.size:
+        return "without a valid pixel"
     bits = np.log2(max(float(seen.max(initial=0)), 0.0) + 1)
     if bits >= 8 and abs(bits - round(bits)) < 1e-6:
         return f"saturated, at {2 ** round(bits) - 1} in all valid pixels"

@@ -77,7 +77,7 @@ def plot_selection(selection: dict):
     score = np.asarray(selection["score"])
     if not score.size:
         raise ValueError(f"No fits were compared. {selection['sentence']}")
-    chosen = [name for name in _CHOSEN_WEIGHTS if name in selection]
+    chosen = [name for weight in _CHOSEN_WEIGHTS for name in selection if name.rstrip("_0123456789") == weight]
     if not chosen:
         raise ValueError(f"No weight was left open, so that there is none to plot against. {selection['sentence']}")
     ax = new_figure((8.4, 4.2)).subplots()

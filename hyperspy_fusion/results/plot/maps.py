@@ -134,9 +134,8 @@ def plot_rgb(
     from matplotlib.patches import Patch
 
     view = View.of(maps.shape[1:], scale, units, offset, crop)
-    ends = [
-        (channel_limits or {}).get(e) or _channel_limits(m[view.window]) for e, m in zip(elements, maps, strict=True)
-    ]
+    given = {e: ends for e, ends in (channel_limits or {}).items() if ends is not None}
+    ends = [given[e] if e in given else _channel_limits(m[view.window]) for e, m in zip(elements, maps, strict=True)]
     mixed = np.zeros((*maps.shape[1:], 3))
     for image, (low, high), colour in zip(maps, ends, _CHANNELS, strict=False):
         part = np.clip((np.nan_to_num(image) - low) / (high - low), 0, 1)
