@@ -111,13 +111,18 @@ class FusedMultiModal:
         self.method, self._method = method, METHODS[method]
         uses = self._method
         request = request_of(uses, elements, xray_lines, lines, integration_windows, edges, background)
-        maps = read_maps(maps, replace(request, mask=mask))
+        source, maps = maps, read_maps(maps, replace(request, mask=mask))
         self.maps, self.elements = maps.signal, maps.signal.elements
         self._mask = mask = mask_array(mask, maps.axes)
         found = images_on_grid(haadf, maps, register, mask, uses)
         self.images, self.haadf, self._elastic = found.signals, found.signals[0], found
         image, pixels = self.haadf.data, self.maps.data
         valid, of_masks = uses.find_valid(self.elements, pixels, image, mask, variance=maps.variance)
+        left_out = ~valid.maps.all(axis=0)
+        if maps.spectra is not None and np.any(left_out if mask is None else left_out & ~mask):
+            # spikes are no part of the model
+            maps = read_maps(source, replace(request, mask=left_out))
+            self.maps, pixels = maps.signal, maps.signal.data
         flat = ~np.array([has_contrast(*one) for one in zip(pixels, valid.maps, strict=True)])
         found = diagnostics_of_maps(self.elements, pixels, valid.maps, flat, uses, maps.variance is not None)
         if maps.named_by_file and uses.has_noise_model:

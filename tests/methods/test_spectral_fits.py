@@ -106,6 +106,17 @@ def test_measured_maps_and_their_variance_have_nothing_of_masked_pixels(scan, va
     np.testing.assert_allclose(variance, of_expected, rtol=1e-3, atol=1e-3)
 
 
+def test_a_spike_is_in_no_part_of_the_model(scan):
+    mask = np.zeros(scan[1].data.shape, bool)
+    mask[12, 14] = True
+    expected = model_of(scan, mask=mask)
+    scan[0].data[12, 14, 638:642] = 400
+    found = model_of(scan)
+    assert [d.code for d in found.diagnostics if d.code == "spikes"]
+    np.testing.assert_allclose(found.maps.data, expected.maps.data, rtol=1e-3, atol=1e-3)
+    assert "line-of-no-element" not in {d.code for d in found.diagnostics}
+
+
 def test_few_counts_do_not_contradict_their_fit():
     """Around pixels without counts the variance is that of the fit, not that of the counts."""
     model = model_of(overlapping_lines((64, 64), counts=1).signals())
