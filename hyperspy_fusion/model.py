@@ -65,15 +65,10 @@ class FusedMultiModal:
         The measured HAADF image, on the axes of the maps.
     images : list of Signal2D
         All elastic images, the HAADF image first.
-    settings : PublishedSettings, CalibratedSettings or AutoSettings
-        Those of the last fit.
     fit_output : scipy.optimize.OptimizeResult or None
-        Of the last fit: x, fun, nit, success, message, change, gap, cost_history. The published method has no
-        duality gap and the other two no change: NaN.
+        Of the last fit; NaN for the gap of the published method, and for the change of the other two.
     components : Components
         Fused maps by element: ``m.components.Fe``.
-    diagnostics : list of Diagnostic
-        Of the input, of the fit and of the standard errors.
 
     Examples
     --------
@@ -368,7 +363,7 @@ class FusedMultiModal:
 
     @property
     def diagnostics(self) -> list:
-        """Diagnostics of the input and, after a fit, of its result and of the standard errors."""
+        """Each a :class:`Diagnostic`, of the input and, after a fit, of its result and of the standard errors."""
         return [d.placed(self._axes()) for d in (*self._input_diagnostics, *self._record.diagnostics)]
 
     @property
