@@ -483,5 +483,5 @@ def test_demo_is_right_about_the_published_defaults():
 
 
 def test_the_module_is_the_command():
-    found = subprocess.run([sys.executable, "-m", "hyperspy_fusion", "--version"], capture_output=True, text=True)
+    found = subprocess.run([sys.executable, "-m", "hyperspy_fusion.cli", "--version"], capture_output=True, text=True)
     assert found.returncode == 0 and found.stdout.strip().endswith(hyperspy_fusion.__version__)
