@@ -16,6 +16,8 @@ import pytest  # noqa: E402
 
 matplotlib.use("Agg")
 OF_FUSION = Path(__file__).parent / "fusion"
+# tests of spectra, which fusion/ gets from HyperSpy
+OF_SPECTRA = {"test_eds_model.py", "test_spectral_fits.py"}
 
 
 @contextmanager
@@ -34,8 +36,9 @@ def untraced():
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item):
-    """What is measured is how much of fusion/ its own tests reach."""
-    with nullcontext() if OF_FUSION in item.path.parents else untraced():
+    """What is measured is how much of fusion/ its own tests and those of spectra reach."""
+    is_of_fusion = OF_FUSION in item.path.parents or item.path.name in OF_SPECTRA
+    with nullcontext() if is_of_fusion else untraced():
         yield
 
 
