@@ -112,7 +112,7 @@ def fuse(
     from hyperspy_fusion.methods import METHODS, check_noise_model
     from hyperspy_fusion.methods.base import request_of
     from hyperspy_fusion.model import FusedMultiModal
-    from hyperspy_fusion.stacks.fit import Call
+    from hyperspy_fusion.stacks.fit import Call, refuse_model_of_spectra
     from hyperspy_fusion.stacks.frames import frames_of, may_be_field
     from hyperspy_fusion.stacks.fuse_stack import fuse_stack
 
@@ -130,12 +130,11 @@ def fuse(
     frames = frames_of(maps, first, mask, background)
     request = request_of(METHODS[method], **of_source, background=None if frames is not None else background)
     call = Call(method, request, register, chosen, n_resamples)
-    if lines == "model" and (frames is not None or getattr(chosen, "tile_size", None) is not None):
-        what = "a stack" if frames is not None else "maps in tiles"
-        raise ValueError(f"lines is 'model', which is for one scan in memory, not for {what}: pass lines='windows'.")
     if frames is not None:
         _refuse_several(several, "A stack")
         return fuse_stack(frames, call, show_progressbar, num_workers)
+    if lines == "model" and getattr(chosen, "tile_size", None) is not None:
+        refuse_model_of_spectra("maps in tiles")
     if lines == "windows" and may_be_field(maps, chosen):
         from hyperspy_fusion.stacks.fuse_field import field_of, fuse_field
 

@@ -183,6 +183,18 @@ def model_of(frame, call):
     )
 
 
+def refuse_model_of_spectra(what):
+    """ValueError for ``lines="model"`` of what it is not for."""
+    raise ValueError(f"lines is 'model', which is for one scan in memory, not for {what}: pass lines='windows'.")
+
+
+def commonest(values):
+    """The keys of the commonest of the values of a dictionary, the first of equals; none of an empty one."""
+    kinds = list(values.values())
+    most = max(kinds, key=kinds.count, default=None)
+    return [key for key, value in values.items() if value == most]
+
+
 # ---- reading ---------------------------------------------------------------------------------------------
 
 

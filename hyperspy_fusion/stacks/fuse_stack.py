@@ -19,9 +19,11 @@ from hyperspy_fusion.stacks.fit import (
     FailedFrame,
     Frame,
     Writers,
+    commonest,
     fit_frames,
     model_of,
     read_frames,
+    refuse_model_of_spectra,
     refuse_none,
 )
 from hyperspy_fusion.stacks.frames import Frames
@@ -61,6 +63,8 @@ def fuse_stack(frames: Frames, call: Call, show_progressbar: Any = None, num_wor
     """
     check_workers(num_workers)
     check_choice("register", call.register, (False, True, "calibration", "shift"))
+    if call.request.lines == "model":
+        refuse_model_of_spectra("a stack")
     if together := is_series(call.settings):
         check_series(frames, call)
     inputs = [_input(frames, index) for index in frames.indices]
@@ -117,7 +121,7 @@ def _select(inputs, call, show_progressbar, num_workers):
             _logger.info("Frame %d is not in the sample: %s", k, error)
             continue
         read[k] = frame
-        alike = _commonest({k: tuple(model._measured.fitted_elements) for k, model in models.items()})
+        alike = commonest({k: tuple(model._measured.fitted_elements) for k, model in models.items()})
         if len(alike) == number:
             break
     if not models:
@@ -136,10 +140,3 @@ def _return_memory():
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):  # of glibc alone
         pass
-
-
-def _commonest(values):
-    """The keys of the commonest of the values of a dictionary."""
-    kinds = list(values.values())
-    most = max(kinds, key=kinds.count)
-    return [key for key, value in values.items() if value == most]

@@ -15,7 +15,16 @@ from hyperspy_fusion.fusion.settings import AutoSettings
 from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap_series
 from hyperspy_fusion.methods import METHODS
 from hyperspy_fusion.methods.base import Setup
-from hyperspy_fusion.stacks.fit import INTERRUPTED, FailedFrame, fit_frame, fitted_frame, model_of, read_frames, written
+from hyperspy_fusion.stacks.fit import (
+    INTERRUPTED,
+    FailedFrame,
+    commonest,
+    fit_frame,
+    fitted_frame,
+    model_of,
+    read_frames,
+    written,
+)
 
 
 def is_series(settings: Any) -> bool:
@@ -76,11 +85,8 @@ def _alone(frame, call, selection, num_workers):
 
 def _alike(models):
     """Numbers of the frames with the size and the fitted elements that most have, with or without contrast in HAADF."""
-    kinds: dict = {}
-    for k, model in models.items():
-        scan = model._measured.scan_data()
-        kinds.setdefault((*scan.elements, *scan.haadf.shape, scan.has_contrast), []).append(k)
-    return max(kinds.values(), key=len, default=[])
+    scans = {k: model._measured.scan_data() for k, model in models.items()}
+    return commonest({k: (*scan.elements, *scan.haadf.shape, scan.has_contrast) for k, scan in scans.items()})
 
 
 def _fitted(models, call, selection, num_workers):

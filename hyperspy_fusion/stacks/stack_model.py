@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.diagnostics import Diagnostic
+from hyperspy_fusion.diagnostics import from_metadata
 from hyperspy_fusion.fusion.checks import check_choice, check_seed, number_of_resamples
 from hyperspy_fusion.fusion.settings import settings_for
 from hyperspy_fusion.methods import METHODS, check_noise_model
@@ -150,14 +150,12 @@ class FusedStack(FusedMultiModal):
 
         record = self._fused.metadata[FUSED_FRAMES]
         fits = [record[key] for key in record.keys() if key.startswith("frame_")]
-        shares = [1 / float(fit.get_item("n_together", 1)) for fit in fits]  # each has the steps of all of these
+        shares = np.array([1 / float(fit.get_item("n_together", 1)) for fit in fits])  # each has the steps of all
         messages = dict.fromkeys(str(fit.stop_reason) for fit in fits)
         return OptimizeResult(
             x=self._fused.data,
-            fun=float(
-                sum(np.asarray(fit.cost_history.total)[-1] * share for fit, share in zip(fits, shares, strict=True))
-            ),
-            nit=round(sum(int(fit.n_iter) * share for fit, share in zip(fits, shares, strict=True))),
+            fun=float(shares @ [np.asarray(fit.cost_history.total)[-1] for fit in fits]),
+            nit=round(float(shares @ [int(fit.n_iter) for fit in fits])),
             success=len(fits) == len(self._frames) and all(bool(fit.converged) for fit in fits),
             message=" ".join(messages),
             gap=max((float(fit.get_item("gap", np.nan)) for fit in fits), default=np.nan),
@@ -168,9 +166,7 @@ class FusedStack(FusedMultiModal):
         """Diagnostics of all frames, one for each kind; none before a fit."""
         if self._fused is None:
             return []
-        found = self._fused.metadata[FUSED_FRAMES].diagnostics
-        columns = (found.codes, found.sentences, found.severities)
-        return [Diagnostic(*one) for one in zip(*columns, strict=True)]
+        return from_metadata(self._fused.metadata[FUSED_FRAMES].diagnostics.as_dictionary())
 
     def __len__(self):
         return len(self._frames)

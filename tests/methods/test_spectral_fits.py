@@ -225,6 +225,12 @@ def test_what_is_no_fit_of_spectra_is_refused(scan, change, options, words):
         fused(scan if change is None else change(scan), **options)
 
 
+def test_a_stack_in_steps_refuses_them_as_well(scan):
+    spectra, haadf = stacked(scan)
+    with pytest.raises(ValueError, match="lines is 'model', .* not for a stack"):
+        hf.FusedMultiModal(haadf, spectra, method="calibrated", lines="model").fit()
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("counts, light, metals, false", [(1, 23, 28.5, 0.16), (4, 25, 31, 0.1), (16, 30, 33, 0.09)])
 def test_the_phantom_is_resolved_at_every_dose(counts, light, metals, false):
