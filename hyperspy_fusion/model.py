@@ -113,11 +113,11 @@ class FusedMultiModal:
         self.images, self.haadf, self._elastic = found.signals, found.signals[0], found
         image, pixels = self.haadf.data, self.maps.data
         valid, of_masks = uses.find_valid(self.elements, pixels, image, mask, variance=maps.variance)
-        left_out = ~valid.maps.all(axis=0)
-        if maps.spectra is not None and np.any(left_out if mask is None else left_out & ~mask):
-            # spikes are no part of the model
-            maps = read_maps(source, replace(request, mask=left_out))
-            self.maps, pixels = maps.signal, maps.signal.data
+        if maps.spectra is not None:
+            left_out = ~valid.maps.all(axis=0)
+            if np.any(left_out if mask is None else left_out & ~mask):  # spikes, which are no part of the model
+                maps = read_maps(source, replace(request, mask=left_out))
+                self.maps, pixels = maps.signal, maps.signal.data
         flat = ~np.array([has_contrast(*one) for one in zip(pixels, valid.maps, strict=True)])
         found = diagnostics_of_maps(self.elements, pixels, valid.maps, flat, uses, maps.variance is not None)
         if maps.named_by_file and uses.has_noise_model:

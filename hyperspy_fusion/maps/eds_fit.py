@@ -79,11 +79,13 @@ def _estimates(spectra, valid):
 
 
 def _refuse_windows(request):
-    given = [name for name, value in (("background", request.background),) if value is not None]
-    given += ["integration_windows"] * (request.integration_windows != WINDOW_WIDTH)
-    if given:
+    is_given = {
+        "background": request.background is not None,
+        "integration_windows": request.integration_windows != WINDOW_WIDTH,
+    }
+    for name in filter(is_given.get, is_given):
         raise ValueError(
-            f"{given[0]} is for lines='windows', and lines is 'model', which fits whole lines and the continuum: leave "
+            f"{name} is for lines='windows', and lines is 'model', which fits whole lines and the continuum: leave "
             "it out."
         )
 

@@ -113,9 +113,7 @@ def restore(fused) -> None:
     delattr(fused.metadata, EVERYTHING)
     found = {key.removeprefix("_sig_"): node.get_item(key) for key in node.keys()}
     arrays = {key: np.asarray(value) for key, value in found.items() if hasattr(value, "shape")}
-    changes = {key.removeprefix("change_"): data for key, data in arrays.items() if key.startswith("change_")}
-    if "changes_names" in found:
-        changes = {name: changes[str(number)] for number, name in enumerate(found["changes_names"])}
+    changes = {name: arrays[f"change_{number}"] for number, name in enumerate(found.get("changes_names", ()))}
     mask = arrays.get("mask")
     fused._inputs = Inputs(
         maps=_signal(type(fused), found["maps"]),

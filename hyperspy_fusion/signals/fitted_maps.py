@@ -78,9 +78,9 @@ class FittedMaps(LabelledMaps):
         Returns
         -------
         Report
-            Text by ``print``, and a table in a notebook. A map is good for "structure and amounts" where more than 0.6
-            of its structure is right pixel by pixel, by the standard errors or, without them, by the counts. "Mean
-            only" has no structure beyond noise.
+            Text by ``print``, and a table in a notebook. A map is good for "structure and amounts" where at least 0.6
+            of its structure is estimated to be right pixel by pixel, from the counts. "Mean only" has no structure
+            beyond noise.
 
         Raises
         ------

@@ -372,28 +372,6 @@ def _observed(estimates, variance, of_sum, settings, num_workers):
     return replace(found, scan=scan, noise=noise_of(scan, settings))
 
 
-def region_fit(matrix, counts):
-    """Counts of the columns in a summed spectrum, and their covariance by the Fisher matrix.
-
-    Maps of few counts per pixel are biased by the bound at 0 and by smoothing; the sum over a region is not.
-
-    Parameters
-    ----------
-    matrix
-        (bands, n) counts in each band for one unit of each column.
-    counts
-        (bands,) of the region.
-
-    Returns
-    -------
-    (n,) and (n, n) numpy.ndarray
-        Maximum-likelihood counts, at least 0, and the covariance of unbiased ones.
-    """
-    found = poisson_ml(matrix, counts)
-    readout = pixel_readout(matrix, np.maximum(found, 1e-6 * max(found.sum(), 1.0)))
-    return found, (readout * np.maximum(matrix @ found, 1e-300)) @ readout.T
-
-
 # ---- columns and maps ------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,12 @@ _logger = logging.getLogger(__name__)
 LOW_ACCURACY_WORK, LOW_ACCURACY_ITERATIONS, LOW_ACCURACY_SETTLED = 1e7, (100, 400), 0.2
 
 
+def low_accuracy_stopping(n_pixels):
+    """When a fit to so many pixels ends."""
+    iterations = np.clip(LOW_ACCURACY_WORK / n_pixels, *LOW_ACCURACY_ITERATIONS)
+    return Stopping(int(iterations), settled=LOW_ACCURACY_SETTLED)
+
+
 # what the method "auto" may choose
 OPEN = ("regularization", "lambda_reg", "lambda_haadf", "joint")
 
@@ -102,8 +108,7 @@ class LowAccuracyFits:
             start = problem.start(self.states[kind, k])
         else:  # what another fold starts from has seen the counts of this one: it lends its standard errors alone
             start = problem.coarse_start(self._first_state(choice) if i == 0 else None, self.num_workers)
-        iterations = np.clip(LOW_ACCURACY_WORK / self.folds[k].valid[0].size, *LOW_ACCURACY_ITERATIONS)
-        stopping = Stopping(int(iterations), settled=LOW_ACCURACY_SETTLED)
+        stopping = low_accuracy_stopping(self.folds[k].valid[0].size)
         result, self.states[kind, k] = problem.solve(stopping, start, num_workers=self.num_workers)
         if result.reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt

@@ -20,11 +20,7 @@ import numpy as np
 from hyperspy_fusion.fusion.checks import is_auto
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.selection.cross_validation import HELD_OUT_PIXELS, N_COUNT_FOLDS, folds_of
-from hyperspy_fusion.fusion.selection.low_accuracy_fits import (
-    LOW_ACCURACY_ITERATIONS,
-    LOW_ACCURACY_SETTLED,
-    LOW_ACCURACY_WORK,
-)
+from hyperspy_fusion.fusion.selection.low_accuracy_fits import low_accuracy_stopping
 from hyperspy_fusion.fusion.selection.model_averaging import AveragedProblem, EnsembleState, weighted_mean
 from hyperspy_fusion.fusion.selection.paired_comparison import PairedComparison
 from hyperspy_fusion.fusion.selection.search import COARSE, FINE, LARGEST_WEIGHT, SMALLEST_WEIGHT
@@ -201,8 +197,7 @@ class _Fits:
         series = series_of(parts, replace(self.chosen, **changed))
         before = self.states.get(k)
         start = coarse_start(series, self.num_workers) if before is None else before.restarted(series)
-        iterations = int(np.clip(LOW_ACCURACY_WORK / self.n_pixels, *LOW_ACCURACY_ITERATIONS))
-        stopping = Stopping(iterations, settled=LOW_ACCURACY_SETTLED)
+        stopping = low_accuracy_stopping(self.n_pixels)
         results, self.states[k] = fit_series(series, stopping, start, num_workers=self.num_workers)
         if results[0].reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt

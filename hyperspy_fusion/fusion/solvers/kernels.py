@@ -879,6 +879,21 @@ def _deviance(mean, count):
     return mean if count <= 0 else mean - count - count * log(mean / count)
 
 
+@_inner
+def _residual_row(z, row, weights, factors, target, valid, rho):
+    """Residuals of one row of an elastic image into rho; half the sum of their squares, and that times the target."""
+    rho[:] = z.dtype.type(0)
+    half, squares, linear = z.dtype.type(0.5), 0.0, 0.0
+    for i in range(weights.size):
+        for j in range(rho.size):
+            rho[j] += weights[i] * factors[i] * z[i, row, j]
+    for j in range(rho.size):
+        rho[j] = valid[j] * (rho[j] - target[j])
+        squares += half * rho[j] * rho[j]
+        linear += rho[j] * target[j]
+    return squares, linear
+
+
 @njit(cache=CACHE, parallel=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def data_terms(
     z, y, beta, slope, delta, is_poisson, theta, upper, weights, target, counted, factors, gradient, work, sums
@@ -903,14 +918,8 @@ def data_terms(
             squares, linear, data, bound = 0.0, 0.0, 0.0, 0.0
             for k in range(n_images):
                 rho, valid = work[worker, k], counted[k, row % counted.shape[1]]
-                rho[:] = zero
-                for i in range(n):
-                    for j in range(nx):
-                        rho[j] += weights[k, i] * factors[i] * z[i, row, j]
-                for j in range(nx):
-                    rho[j] = valid[j] * (rho[j] - target[k, row, j])
-                    squares += half * rho[j] * rho[j]
-                    linear += rho[j] * target[k, row, j]
+                terms = _residual_row(z, row, weights[k], factors, target[k, row], valid, rho)
+                squares, linear = squares + terms[0], linear + terms[1]
                 if gradient.size > 0:
                     rho[:] = gradient[k, row]
             for i in range(n):
@@ -1098,7 +1107,7 @@ def band_terms(
     work : (n_workers, 3 n + 2, nx); exact : (n_workers, n + 2, nx) float64; the rest as of :func:`data_terms`.
     """
     n, ny, nx = z.shape
-    zero, half = z.dtype.type(0), z.dtype.type(0.5)
+    zero = z.dtype.type(0)
     n_workers = work.shape[0]
     for worker in prange(n_workers):
         shifted, rise, assigned = work[worker, :n], work[worker, n : 2 * n], work[worker, 2 * n : 3 * n]
@@ -1114,14 +1123,8 @@ def band_terms(
                 _shifted(z[i, row], factors[i], delta[i, 0], shifted[i])
             for k in range(weights.shape[0]):
                 valid = counted[k, row % counted.shape[1]]
-                rho[:] = zero
-                for i in range(n):
-                    for j in range(nx):
-                        rho[j] += weights[k, i] * factors[i] * z[i, row, j]
-                for j in range(nx):
-                    rho[j] = valid[j] * (rho[j] - target[k, row, j])
-                    squares += half * rho[j] * rho[j]
-                    linear += rho[j] * target[k, row, j]
+                terms = _residual_row(z, row, weights[k], factors, target[k, row], valid, rho)
+                squares, linear = squares + terms[0], linear + terms[1]
                 if gradient.size > 0:
                     rho[:] = gradient[k, row]
                 for i in range(n):

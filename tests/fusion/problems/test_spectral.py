@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hyperspy_fusion.fusion.problems.base import FusionProblem
-from hyperspy_fusion.fusion.problems.spectral import SpectralObservation, estimates_of_pixels, pixel_readout, region_fit
+from hyperspy_fusion.fusion.problems.spectral import SpectralObservation, estimates_of_pixels, pixel_readout
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.selection.cross_validation import band_folds
 from hyperspy_fusion.fusion.selection.model_averaging import AveragedProblem
@@ -171,13 +171,6 @@ def test_replicates_draw_bands_and_fit_them_again():
     error = np.sqrt(np.mean(found.errors**2, axis=(0, 2, 3)))
     off = np.sqrt(np.mean((result.maps - maps[:3]) ** 2, axis=(1, 2)))
     assert np.all((error > 0.4 * off) & (error < 2.5 * off))
-
-
-def test_sum_of_a_region_has_no_bias_and_known_errors():
-    model, _, counts, maps = scan_of(counts=1.0, size=64)
-    inside = maps[0] > 0
-    found, covariance = region_fit(model.matrix, counts[:, inside].sum(axis=1))
-    assert np.all(np.abs(found - maps[:, inside].sum(axis=1)) < 4 * np.sqrt(np.diag(covariance)))
 
 
 def test_interval_of_e_steps_divides_that_of_checks():
