@@ -38,6 +38,8 @@ ELEMENT_WEIGHTINGS = ("equal", "z_mean", "z_gamma_mean", "z_sum", "z_gamma_sum")
 TV_NORMS = ("isotropic", "anisotropic")
 TV_SOLVERS = ("fgp", "gp")
 REGULARIZATIONS = ("guided", "directional", "tgv", "tv", "none")
+# of these, those that look at the HAADF image
+GUIDED = ("guided", "directional")
 DTYPES = (None, "float32", "float64")
 NOISES = ("auto", "poisson", "shifted_poisson", "gaussian")
 
@@ -265,7 +267,7 @@ class CalibratedSettings:
 
     def without_haadf(self):
         """The settings of a fit that does not use the HAADF image; ``"tgv"`` stands in for penalties that do."""
-        kind = self.regularization if self.regularization in ("tv", "none") else "tgv"
+        kind = "tgv" if self.regularization in GUIDED else self.regularization
         return replace(self, regularization=kind, lambda_haadf=0.0)
 
     def without_first_image(self, n_images):

@@ -225,7 +225,7 @@ class MixedList:
         return SourceMaps(selected(maps, request.elements), diagnostics=diagnostics)
 
 
-#: the kinds of sources, the first that matches is taken: a new vendor or kind is one class, and one line here
+#: the kinds of sources, the first that matches is taken: a new kind of object is one class, and one line here
 SOURCES: tuple[type[MapSource], ...] = (
     FittedEdsModel,
     FittedEdges,

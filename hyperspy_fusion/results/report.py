@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from hyperspy_fusion.diagnostics import SEVERITIES, Diagnostic, from_metadata
+from hyperspy_fusion.fusion.settings import GUIDED
 from hyperspy_fusion.results.fused_maps import why_changed
 
 _WIDTH = 100
 _COLUMNS = ("element", "counts", "usable for", "total")
-_GUIDED = ("guided", "directional")
 # part of what smoothing changed below which brightness did nothing
 _NOTHING = 0.005
 _NAMES = {"serious": "Serious", "note": "Notes", "information": "Information"}
@@ -155,4 +155,4 @@ def _used_edges(fit):
         used = np.asarray(selection["weights"]).reshape(len(selection["score"]), -1).max(axis=1) > 0
         tried = selection.get("regularization", kinds * len(used))
         kinds = [kind for kind, is_used in zip(tried, used, strict=True) if is_used]
-    return any(kind in _GUIDED for kind in kinds)
+    return any(kind in GUIDED for kind in kinds)

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
 from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.registration.resampling import filled
 from hyperspy_fusion.fusion.result import StopReason
-from hyperspy_fusion.fusion.settings import CalibratedSettings
+from hyperspy_fusion.fusion.settings import GUIDED, CalibratedSettings
 from hyperspy_fusion.fusion.solvers.multilevel import multilevel_start
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
@@ -23,8 +23,6 @@ from hyperspy_fusion.fusion.terms.penalties import SECOND_ORDER, CellPenalty, ce
 
 _logger = logging.getLogger(__name__)
 
-# the penalties that look at the image
-GUIDED = ("guided", "directional")
 # edges of the guide below this fraction of the range of the HAADF image are taken for noise (Ehrhardt & Betcke 2016),
 # in an image that was smoothed and in one that was denoised; tried on held-out counts and on phantoms
 SMOOTHED_EDGE, DENOISED_EDGE = 0.003, 0.001
