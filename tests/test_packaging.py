@@ -17,8 +17,8 @@ FOLDER = Path(find_spec(PACKAGE).submodule_search_locations[0])
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def registered():
-    return yaml.safe_load((FOLDER / "hyperspy_extension.yaml").read_text())["signals"]
+def registered(part="signals"):
+    return yaml.safe_load((FOLDER / "hyperspy_extension.yaml").read_text())[part]
 
 
 def printed(code, folder):
@@ -63,7 +63,21 @@ def test_hyperspy_makes_the_class_without_the_package(tmp_path):
 def test_the_package_imports_neither_numba_nor_matplotlib(tmp_path):
     code = f"import sys, hyperspy.api\nalone = set(sys.modules)\nimport {PACKAGE}\nprint(*set(sys.modules) - alone)"
     loaded = printed(code, tmp_path)
-    assert PACKAGE in loaded and not {"numba", "llvmlite", "matplotlib", "exspy"} & set(loaded)
+    assert PACKAGE in loaded and not {"numba", "llvmlite", "matplotlib", "exspy", "ipywidgets"} & set(loaded)
+
+
+def test_hyperspy_finds_the_explorer(tmp_path):
+    """A widget whose toolkey is not listed makes `import hyperspy.api` fail for everybody."""
+    gui = registered("GUI")
+    for key, entry in gui["widgets"]["ipywidgets"].items():
+        assert key in gui["toolkeys"]
+        assert callable(getattr(importlib.import_module(entry["module"]), entry["function"]))
+    code = (
+        "import sys, hyperspy.api\n"
+        "from hyperspy.ui_registry import UI_REGISTRY\n"
+        f"print({PACKAGE!r} in sys.modules, UI_REGISTRY['{PACKAGE}.Explorer']['ipywidgets']['module'])"
+    )
+    assert printed(code, tmp_path) == ["False", f"{PACKAGE}.results.explorer_widgets"]
 
 
 def test_a_plain_installation_reads_the_files_of_the_field():
