@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 from hyperspy_fusion.results.plot.live import LivePicture
+from hyperspy_fusion.results.plot.panels import UNCALIBRATED
 
 # pixels of a side of the crops to choose from, and between their places
 _SIZES = (32, 64, 96, 128, 192, 256)
@@ -28,7 +30,7 @@ def explorer_widget(obj, display=True, **_: Any) -> dict | None:
         widgets = import_module("ipywidgets")
     except ImportError:
         raise ImportError(
-            "The explorer needs ipywidgets, which are not installed: run `pip install hyperspy_fusion[gui-jupyter]`."
+            'The explorer needs ipywidgets, which are not installed: run `pip install "hyperspy_fusion[gui-jupyter]"`.'
         ) from None
     panel = ExplorerPanel(obj, widgets)
     if not display:
@@ -42,29 +44,31 @@ class ExplorerPanel:
 
     def __init__(self, explorer, widgets):
         self._explorer, self._figure, self._is_busy = explorer, None, False
-        width, wide = {"description_width": "155px"}, widgets.Layout(width="100%")
-        slider = {"style": width, "layout": wide, "continuous_update": False}
+        look = {"style": {"description_width": "165px"}, "layout": widgets.Layout(width="auto")}
+        slider = partial(widgets.SelectionSlider, continuous_update=False, **look)
+        choice = partial(widgets.Dropdown, **look)
         self._settings = {}
         for control in explorer.controls():
-            is_list = all(isinstance(value, str) for value in control.values)
-            of, more = (
-                (widgets.Dropdown, {"style": width, "layout": wide}) if is_list else (widgets.SelectionSlider, slider)
-            )
+            of = choice if all(isinstance(value, str) for value in control.values) else slider
             start = {"options": _options(control), "value": getattr(explorer.settings, control.name)}
-            self._settings[control.name] = of(description=f"{control.label} ({control.name})", **start, **more)
+            self._settings[control.name] = of(description=f"{control.label} ({control.name})", **start)
         self._crop = {
-            name: widgets.SelectionSlider(options=[("", 0)], description=label, **slider)
-            for name, label in (("size", "crop"), ("left", "left edge"), ("top", "top edge"))
+            name: of(options=[("", 0)], description=label)
+            for name, label, of in (
+                ("size", "crop", choice),
+                ("left", "left edge", slider),
+                ("top", "top edge", slider),
+            )
         }
         reset = widgets.Button(description="Reset", tooltip="The settings that the explorer began with")
         status, picture = widgets.HTML(), widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
-        keywords = widgets.Textarea(rows=7, layout=wide)
+        keywords = widgets.Textarea(rows=7, layout=widgets.Layout(width="auto"))
         self.wdict = {**self._settings, **self._crop}
         self.wdict |= {"reset": reset, "status": status, "picture": picture, "keywords": keywords}
         title = widgets.HTML(f"<b>Settings, method {explorer.method!r}</b>")
         paste = widgets.HTML("<b>To paste</b>")
         left = [title, *self._settings.values(), *self._crop.values(), reset, status, paste, keywords]
-        side = widgets.VBox(left, layout=widgets.Layout(width="370px", flex="0 0 auto", margin="0 12px 0 0"))
+        side = widgets.VBox(left, layout=widgets.Layout(width="400px", flex="0 0 auto", margin="0 12px 0 0"))
         shown = widgets.Box([picture], layout=widgets.Layout(flex="1 1 500px", min_width="300px"))
         self.widget = widgets.HBox([side, shown], layout=widgets.Layout(flex_flow="row wrap", align_items="flex-start"))
         for name, one in self._settings.items():
@@ -108,9 +112,12 @@ class ExplorerPanel:
             self._show_crop()
             ratios = zip(fitted.elements, fitted.total_ratios, strict=True)
             totals = ", ".join(f"{element} {ratio:.2f}" for element, ratio in ratios)
-            self.wdict[
-                "status"
-            ].value = f"{fitted.n_iter} iterations in {fitted.seconds:.2f} s<br>Totals, fused over measured: {totals}"
+            early = "" if fitted.is_complete else ", ended before the maps had settled"
+            found = (
+                f"{fitted.n_iter} iterations in {fitted.seconds:.2f} s{early}",
+                f"Totals, fused over measured: {totals}",
+            )
+            self.wdict["status"].value = "<br>".join(found)
             self.wdict["keywords"].value = repr(explorer)
             self.wdict["picture"].value = self._picture(fitted)
         finally:
@@ -122,7 +129,7 @@ class ExplorerPanel:
         size = rows.stop - rows.start, columns.stop - columns.start
         sizes = sorted({size, *(tuple(min(s, most) for most in self._explorer.shape) for s in _SIZES)})
         places = {"left": (columns, x), "top": (rows, y)}
-        options: dict[str, Any] = {"size": ([(f"{w} x {h} px", (h, w)) for h, w in sizes], size)}
+        options: dict[str, Any] = {"size": ([(_extent(h, w, y, x), (h, w)) for h, w in sizes], size)}
         for name, (side, axis) in places.items():
             last = axis["size"] - (side.stop - side.start)
             starts = sorted({side.start, last, *range(0, last + 1, _STEP)})
@@ -159,12 +166,23 @@ def _options(control):
 def _text(value):
     if not isinstance(value, int | float | str):
         return "as given"
-    return value if isinstance(value, str) else f"{value:g}"
+    return value if isinstance(value, str) else f"{value:.4g}"
+
+
+def _extent(height, width, y, x):
+    """Width and height of a crop in pixels, and in the units of its axes."""
+    pixels = f"{width} x {height} px"
+    if not _is_calibrated(x):
+        return pixels
+    return f"{pixels} ({abs(width * x['scale']):.3g} x {abs(height * y['scale']):.3g} {x['units']})"
 
 
 def _place(start, axis):
     """The place of a pixel in the units of its axis."""
-    units = str(axis["units"])
-    if not axis["scale"] or units in ("", "<undefined>"):
+    if not _is_calibrated(axis):
         return f"{start} px"
-    return f"{axis['offset'] + start * axis['scale']:.4g} {units}"
+    return f"{axis['offset'] + start * axis['scale']:.4g} {axis['units']}"
+
+
+def _is_calibrated(axis):
+    return bool(axis["scale"]) and str(axis["units"]).strip().lower() not in UNCALIBRATED

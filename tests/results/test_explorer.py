@@ -182,7 +182,7 @@ def test_without_widgets_a_sentence_names_the_extra(monkeypatch):
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(explorer_widgets, "import_module", absent)
-    with pytest.raises(ImportError, match=r"pip install hyperspy_fusion\[gui-jupyter\]"):
+    with pytest.raises(ImportError, match=r"pip install .hyperspy_fusion\[gui-jupyter\]"):
         explorer_of().gui(toolkit="ipywidgets")
 
 
@@ -218,6 +218,10 @@ def test_sliders_follow_the_explorer_and_go_back_from_what_it_refuses():
     explorer.set(lambda_reg=0.123, lambda_haadf=(0.5,), regularization="tv")
     assert shown["lambda_reg"].label == "0.123" and shown["lambda_haadf"].label == "as given"
     explorer.set(lambda_haadf=1.0)
+    assert "settled" not in shown["status"].value
+    explorer.set(regularization="guided", lambda_reg=100.0)
+    assert "125 iterations" in shown["status"].value and "ended before the maps had settled" in shown["status"].value
+    explorer.set(regularization="tv", lambda_reg=0.123)
     explorer._preview.fit = lambda *_: (_ for _ in ()).throw(FloatingPointError("The maps <became> NaN."))
     shown["lambda_reg"].value = 2.0
     assert shown["lambda_reg"].value == 0.123 and "&lt;became&gt; NaN." in shown["status"].value
@@ -227,7 +231,10 @@ def test_the_crop_moves_and_keeps_its_middle():
     explorer = explorer_of(crop=(8, 40, 8, 40))
     shown = widgets_of(explorer)
     unit = explorer.axes[1]["units"]
-    assert shown["size"].label == "32 x 32 px" and shown["left"].label == f"{8 * explorer.axes[1]['scale']:.4g} {unit}"
+    assert (
+        shown["size"].label == f"32 x 32 px ({32 * explorer.axes[1]['scale']:.3g} x 16 nm)"
+        and shown["left"].label == f"{8 * explorer.axes[1]['scale']:.4g} {unit}"
+    )
     shown["left"].value = 20
     assert explorer.window == (slice(8, 40), slice(20, 52))
     shown["size"].value = (48, 56)

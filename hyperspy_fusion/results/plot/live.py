@@ -104,13 +104,21 @@ class LivePicture:
 
     def _draw_curve(self, history):
         """The duality gap of a convex method, else the objective."""
+        from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
         ax, has_gap = self._curve, history.gap is not None
         values = np.asarray(history.gap if has_gap else history.total)
         iteration = np.arange(len(values)) if history.iteration is None else np.asarray(history.iteration)
         shown = np.isfinite(values) & (values > 0 if has_gap else True)
         self._line.set_data(iteration[shown], values[shown])
         ax.set_ylabel("duality gap" if has_gap else "objective", fontsize="small")
-        ax.set_yscale("log" if has_gap and shown.any() else "linear")
+        is_log = bool(has_gap and shown.any())
+        ax.set_yscale("log" if is_log else "linear")
         ax.relim()
         ax.autoscale_view()
+        if is_log:
+            few_decades = values[shown].max() < 50 * values[shown].min()
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
+            ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+            ax.yaxis.set_minor_formatter(NullFormatter())
         ax.draw(self._canvas.get_renderer())
