@@ -68,8 +68,8 @@ class ExplorerPanel:
         title = widgets.HTML(f"<b>Settings, method {explorer.method!r}</b>")
         paste = widgets.HTML("<b>To paste</b>")
         left = [title, *self._settings.values(), *self._crop.values(), reset, status, paste, keywords]
-        side = widgets.VBox(left, layout=widgets.Layout(width="400px", flex="0 0 auto", margin="0 12px 0 0"))
-        shown = widgets.Box([picture], layout=widgets.Layout(flex="1 1 500px", min_width="300px"))
+        side = widgets.VBox(left, layout=widgets.Layout(width="370px", flex="0 0 auto", margin="0 12px 0 0"))
+        shown = widgets.Box([picture], layout=widgets.Layout(flex="1 1 540px", overflow="hidden"))
         self.widget = widgets.HBox([side, shown], layout=widgets.Layout(flex_flow="row wrap", align_items="flex-start"))
         for name, one in self._settings.items():
             one.observe(lambda change, name=name: self._set(**{name: change["new"]}), "value")
