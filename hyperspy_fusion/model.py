@@ -346,6 +346,16 @@ class FusedMultiModal:
         """Terms of the objective against the iterations; see :meth:`ElementMaps.plot_convergence`."""
         return self._signal().plot_convergence()
 
+    def gui(self, elements=None, crop=None, *, display=True, toolkit=None, **options):
+        """Choose settings by sliders, with a live preview; see :meth:`ElementMaps.explore`.
+
+        It begins with those of the last fit, and returns the explorer; its widgets where ``display`` is False.
+        """
+        from hyperspy_fusion.results.explorer import opened
+
+        of = (self._measured, self.method, self._record.in_effect, self.maps, elements, crop)
+        return opened(*of, display=display, toolkit=toolkit, **options)
+
     @property
     def settings(self) -> Any:
         """The settings of the last fit."""
@@ -412,16 +422,6 @@ class FusedMultiModal:
         inputs = Inputs(self.maps, self.haadf, self._mask, changes, residuals)
         return fused_signal(self.maps, data, self._metadata(), inputs, self._record.errors)
 
-    def _ramp(self):
-        """For ``metadata.Fusion``: what was taken off the HAADF image in the first pixel, per row and per column."""
-        if not np.ravel(getattr(self._fitted().setup.settings, "remove_ramp", False))[0]:
-            return {}
-        seen = self._fitted().setup.problem.of_largest_weight.image(0)[0]
-        y, x = np.nonzero(seen.haadf_valid)
-        taken = (self.haadf.data - seen.haadf)[y, x]
-        plane = np.linalg.lstsq(np.stack([np.ones(len(y)), y, x], axis=1), taken, rcond=None)[0]
-        return {"haadf_ramp": plane}
-
     def _derived(self, data, title):
         """Data of the fitted elements as maps, NaN for constant ones."""
         return maps_like(self._signal(), self._measured.filled(data, np.nan), title)
@@ -444,7 +444,7 @@ class FusedMultiModal:
             **fit.usability(measured, described.get("counts_scale"), self.diagnostics),
             "warnings": self.warnings,
             "diagnostics": as_metadata(self.diagnostics),
-            **self._ramp(),
+            **fit.ramp(self.haadf.data),
             "haadf_title": str(self.haadf.metadata.General.title),
             **({"image_registrations": self._elastic.sentences} if len(self.images) > 1 else {}),
         }

@@ -26,7 +26,7 @@ ORDER = {name: number for number, name in enumerate(order_of_modules())}
 HYPERSPY_ROOMS = {"", "images", "cli", "signals", "api", "model", "registration", "results", "io", "maps"}
 HYPERSPY_ROOMS |= {"identify", "grid", "data", "_progress", "stacks"}
 HYPERSPY_INSIDE_FUNCTIONS = {"cli", "data", "_progress", "io"}
-NO_HYPERSPY = {"results.plot", "results.plot.maps", "results.plot.curves", "results.plot.panels"}
+NO_HYPERSPY = {"results.plot", *(f"results.plot.{name}" for name in ("curves", "live", "maps", "panels"))}
 NUMBA_NAMES = {"njit", "jit", "vectorize", "guvectorize", "stencil", "prange", "jitclass"}
 UNSAFE_FASTMATH = {"nnan", "ninf", "fast"}
 
@@ -114,6 +114,8 @@ def outside_imports(name, source, is_package=False):
             complaints.append(f"{name} imports {target}: only fusion.solvers.kernels may")
         if comes_from(target, "matplotlib", "mpl_toolkits", "pylab") and name not in NO_HYPERSPY:
             complaints.append(f"{name} imports {target}: only plot may")
+        if comes_from(target, "ipywidgets", "IPython") and (top or name != "results.explorer_widgets"):
+            complaints.append(f"{name} imports {target}: only functions of results.explorer_widgets may")
         if comes_from(target, "hyperspy", "exspy", "rsciio"):
             room = name.partition(".")[0]
             if room not in HYPERSPY_ROOMS or name in NO_HYPERSPY:
@@ -198,6 +200,8 @@ BAD = [
     (outside_imports, "fusion.solvers.primal_dual", "from hyperspy import signals"),
     (outside_imports, "data", "import hyperspy.api as hs"),
     (outside_imports, "maps.sources", "import exspy"),
+    (outside_imports, "results.explorer", "def f():\n    import_module('ipywidgets')"),
+    (outside_imports, "results.explorer_widgets", "from ipywidgets import Label"),
     (prints, "model", "def f():\n    print('done')"),
     (compiled_elsewhere, "fusion.terms.penalties", "from .kernels import njit\n@njit\ndef f(): pass"),
     (compiled_elsewhere, "fusion.terms.penalties", "from .kernels import numba\n@numba.jit()\ndef f(): pass"),
@@ -211,6 +215,7 @@ GOOD = [
     (outside_imports, "fusion.solvers.kernels", "from numba import njit"),
     (outside_imports, "results.plot", "import matplotlib.pyplot as plt"),
     (outside_imports, "results.plot.curves", "def f():\n    from matplotlib.ticker import LogLocator"),
+    (outside_imports, "results.explorer_widgets", "def f():\n    import_module('IPython.display')"),
     (outside_imports, "data", "def f():\n    import hyperspy.api as hs"),
     (outside_imports, "signals.element_maps", "from hyperspy.signals import Signal2D"),
     (prints, "cli", "print('done')"),

@@ -17,8 +17,8 @@ FOLDER = Path(find_spec(PACKAGE).submodule_search_locations[0])
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def registered():
-    return yaml.safe_load((FOLDER / "hyperspy_extension.yaml").read_text())["signals"]
+def registered(part="signals"):
+    return yaml.safe_load((FOLDER / "hyperspy_extension.yaml").read_text())[part]
 
 
 def printed(code, folder):
@@ -49,10 +49,12 @@ def test_a_registered_signal_is_the_class_it_says(name):
     assert entry["dtype"] == "real"
 
 
-def test_hyperspy_makes_the_class_without_the_package(tmp_path):
+def test_hyperspy_finds_explorer_and_class_without_the_package(tmp_path):
     code = (
         "import sys, numpy as np, hyperspy.api as hs\n"
+        "from hyperspy.ui_registry import UI_REGISTRY\n"
         f"assert {PACKAGE!r} not in sys.modules\n"
+        f"assert list(UI_REGISTRY['{PACKAGE}.Explorer']) == ['ipywidgets']\n"
         "s = hs.signals.Signal2D(np.zeros((2, 4, 5)))\n"
         "s.set_signal_type('element_maps')\n"
         "print(type(s).__name__, type(s.as_lazy()).__name__)"
@@ -63,7 +65,15 @@ def test_hyperspy_makes_the_class_without_the_package(tmp_path):
 def test_the_package_imports_neither_numba_nor_matplotlib(tmp_path):
     code = f"import sys, hyperspy.api\nalone = set(sys.modules)\nimport {PACKAGE}\nprint(*set(sys.modules) - alone)"
     loaded = printed(code, tmp_path)
-    assert PACKAGE in loaded and not {"numba", "llvmlite", "matplotlib", "exspy"} & set(loaded)
+    assert PACKAGE in loaded and not {"numba", "llvmlite", "matplotlib", "exspy", "ipywidgets"} & set(loaded)
+
+
+def test_the_explorer_is_registered():
+    """A widget whose toolkey is not listed makes `import hyperspy.api` fail for everybody."""
+    gui = registered("GUI")
+    for key, entry in gui["widgets"]["ipywidgets"].items():
+        assert key in gui["toolkeys"]
+        assert callable(getattr(importlib.import_module(entry["module"]), entry["function"]))
 
 
 def test_a_plain_installation_reads_the_files_of_the_field():

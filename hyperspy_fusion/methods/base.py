@@ -92,6 +92,14 @@ class Method(Protocol):
         """Result and state; ``state`` is None, or that of the fit to go on from."""
         ...
 
+    def observe(self, scan, settings, num_workers) -> tuple[Any, Any]:
+        """What previews of a scan share, whatever their weights, and the settings in effect."""
+        ...
+
+    def preview(self, observed, settings, window, num_workers) -> tuple[FusionResult, ScanData, Any]:
+        """A fit of two slices (y, x) of a scan in the units of the whole, what it is of, and the settings in effect."""
+        ...
+
     def check_refit(self, before, after) -> None:
         """ValueError for settings between which no fit goes on."""
         ...

@@ -217,6 +217,16 @@ class Fit:
             "stop_reason": result.message,
         }
 
+    def ramp(self, haadf):
+        """For ``metadata.Fusion``: what was taken off the HAADF image in the first pixel, per row and per column."""
+        if not np.ravel(getattr(self.setup.settings, "remove_ramp", False))[0]:
+            return {}
+        seen = self.setup.problem.of_largest_weight.image(0)[0]
+        y, x = np.nonzero(seen.haadf_valid)
+        taken = (haadf - seen.haadf)[y, x]
+        plane = np.linalg.lstsq(np.stack([np.ones(len(y)), y, x], axis=1), taken, rcond=None)[0]
+        return {"haadf_ramp": plane}
+
     def usability(self, measured, counts_scale, diagnostics):
         """For ``metadata.Fusion``: counts of each measured map, and what its fused one can be used for."""
         structure, fitted = measured.per_map(self.explained.structure), ~measured.is_constant
@@ -265,6 +275,11 @@ class Record:
     fit: Fit | None = None
     errors: Any = None
     about_errors: tuple = ()
+
+    @property
+    def in_effect(self):
+        """The settings of the fit with every choice made, before a fit those asked for."""
+        return self.settings if self.fit is None else self.fit.setup.settings
 
     @property
     def diagnostics(self):

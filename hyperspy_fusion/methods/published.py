@@ -44,6 +44,14 @@ class Published:
 
         return proximal_gradient(problem, settings, state, callback, num_workers)
 
+    def observe(self, scan, settings, num_workers):
+        return scan, settings
+
+    def preview(self, observed, settings, window, num_workers):
+        setup = self.build(observed, settings, num_workers, None)
+        result, _ = self.solve(setup.problem.cropped(window), settings, None, None, num_workers)
+        return result, observed.cropped(window), setup.settings
+
     def check_refit(self, before, after):
         if before.threshold != after.threshold:
             raise ValueError(

@@ -99,8 +99,6 @@ def without_haadf(fused: Any, fuse: Callable, errors: Any, **run: Any) -> Compar
 def explored(fused: Any, fuse: Callable, values: dict, *, elements=None, crop=None, save=None, **options: Any) -> Any:
     """See ``ElementMaps.explore``; ``values`` are lists of values of settings."""
     fit = fused._fit()
-    if not values:
-        raise ValueError("explore got no settings: give lists of values, such as explore(lambda_reg=[0.5, 1, 2]).")
     run = {name: options.pop(name) for name in ("show_progressbar", "num_workers") if name in options}
     elements, method = chosen(fused, elements), _fixed(fit["method"])
     lists = {name: list(one) if isinstance(one, list | tuple | np.ndarray) else [one] for name, one in values.items()}
@@ -157,8 +155,30 @@ def _plain(value, elements):
     return value.item() if isinstance(value, np.generic | np.ndarray) else value
 
 
+def opened(fused: Any, model: Callable, elements=None, crop=None, num_workers=None, **drawn: Any) -> Any:
+    """The explorer of a result; ``model`` is the class of a fit. See ``ElementMaps.explore``."""
+    from hyperspy_fusion.results.explorer import opened as open_explorer
+
+    if given := [name for name, value in drawn.items() if value is not None]:
+        raise ValueError(
+            f"explore got {given[0]} and no settings: give lists of values, such as explore(lambda_reg=[0.5, 1, 2]), "
+            "or leave it out to open the explorer."
+        )
+    fit, kept = fused._fit(), _refittable(fused)
+    _refuse_several_images(fit)
+    method = _fixed(fit["method"])
+    fresh = model(kept.haadf, kept.maps, method=method, mask=kept.mask)
+    return open_explorer(fresh._measured, method, settings_of(fit), fresh.maps, elements, crop, num_workers)
+
+
 def refit(fused: Any, fuse: Callable, method: str, settings: Any, **options: Any) -> Any:
     """The maps that a result was fused from, fused again."""
+    kept = _refittable(fused)
+    return fuse(kept.maps, kept.haadf, method=method, settings=settings, mask=kept.mask, **options)
+
+
+def _refittable(fused):
+    """What a result was fused from; ValueError where it is not known, or another part of the scan."""
     kept, fit = fused._inputs, fused._fit()
     if lost := "the frames fitted together with it" if fit.get("n_together", 1) > 1 else fit.get("not_kept"):
         raise ValueError(
@@ -177,4 +197,4 @@ def refit(fused: Any, fuse: Callable, method: str, settings: Any, **options: Any
     known = fused._fit().get("measured_norms")
     if known is not None and not np.allclose(norms(np.asarray(kept.maps.data)), known, rtol=1e-5):
         raise ValueError("The measured maps were edited after the fit: fuse them again.")
-    return fuse(kept.maps, kept.haadf, method=method, settings=settings, mask=kept.mask, **options)
+    return kept

@@ -205,13 +205,19 @@ class FittedMaps(LabelledMaps):
 
     @shares_texts
     def explore(self, elements=None, crop=None, *, per_row=None, cmap=None, save=None, **settings):
-        """Fuse again with other settings, and plot the maps side by side, a row for each combination.
+        """Look for settings: by sliders with a live preview, or side by side in a figure, a row for each combination.
+
+        Without settings it opens the explorer in Jupyter. Each slider sets one setting, and the maps of a crop are
+        fused again at once, less exactly. The keywords beside them, also ``keywords()``, are those of
+        :func:`hyperspy_fusion.fuse` for the whole scan. It needs ``pip install hyperspy_fusion[gui-jupyter]``.
 
         Parameters
         ----------
-        <elements>
-        crop, per_row, cmap
-            As for :meth:`plot_fusion`.
+        <elements> The explorer draws the first five.
+        crop
+            As for :meth:`plot_fusion`. The explorer begins with at most 128 x 128 pixels about the middle.
+        per_row, cmap
+            As for :meth:`plot_fusion`, for the figure.
         <save>
         **settings
             Lists of values of settings of the method, as ``explore(lambda_tv=[0.05, 0.15])``. Of ``"auto"`` they are
@@ -219,17 +225,23 @@ class FittedMaps(LabelledMaps):
 
         Returns
         -------
-        numpy.ndarray
-            The matplotlib axes, ``(n_combinations, n_elements)``.
+        numpy.ndarray or Explorer
+            The matplotlib axes, ``(n_combinations, n_elements)``. Of the explorer, its ``settings`` and ``keywords()``.
 
         Raises
         ------
         ValueError
             For a setting that the method does not have, and as for :meth:`compare_without_haadf`.
+        ImportError
+            For the explorer without ipywidgets.
         """
-        run = {"elements": elements, "crop": crop, "per_row": per_row, "cmap": cmap, "save": save}
-        run |= {name: settings.pop(name) for name in ("show_progressbar", "num_workers") if name in settings}
-        return comparison.explored(self, fuse, settings, **run)
+        run = {name: settings.pop(name) for name in ("show_progressbar", "num_workers") if name in settings}
+        drawn = {"per_row": per_row, "cmap": cmap, "save": save}
+        if not settings:
+            from hyperspy_fusion.model import FusedMultiModal
+
+            return comparison.opened(self, FusedMultiModal, elements, crop, run.get("num_workers"), **drawn)
+        return comparison.explored(self, fuse, settings, elements=elements, crop=crop, **drawn, **run)
 
     def plot_convergence(self):
         """Plot the terms of the objective, and the duality gap where there is one, against the iterations of the fit.

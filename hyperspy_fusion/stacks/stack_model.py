@@ -19,6 +19,8 @@ from hyperspy_fusion.stacks.fit import Call
 from hyperspy_fusion.stacks.frames import frames_of, is_stack
 from hyperspy_fusion.stacks.fuse_stack import fuse_stack
 
+_OF_ONE_FRAME = "make a FusedMultiModal of one frame, by `inav[...]` of maps and image."
+
 
 class FusedStack(FusedMultiModal):
     """A :class:`FusedMultiModal` of scans with further navigation axes, which that class makes of them.
@@ -97,6 +99,10 @@ class FusedStack(FusedMultiModal):
     def _fuse(self, call, show_progressbar, num_workers):
         self._fused = fuse_stack(self._frames, call, show_progressbar, num_workers)
         self._record = Record(call.settings)
+
+    def gui(self, *_: Any, **__: Any):
+        """There is none of a stack: ValueError."""
+        raise ValueError(f"A stack has no explorer of settings: {_OF_ONE_FRAME}")
 
     def modelled_haadf(self, image=0):
         """The HAADF images that the fused maps explain, on the axes of the stack; NaN for frames without a fit."""
@@ -182,7 +188,4 @@ class FusedStack(FusedMultiModal):
 
     def _fitted(self) -> Any:
         self._signal()
-        raise ValueError(
-            "The frames of a stack keep no fit that this can be asked of: make a FusedMultiModal of one frame, by "
-            "`inav[...]` of maps and image."
-        )
+        raise ValueError(f"The frames of a stack keep no fit that this can be asked of: {_OF_ONE_FRAME}")

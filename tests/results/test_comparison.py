@@ -55,7 +55,7 @@ def test_settings_are_explored_side_by_side():
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: fused().explore(), "no settings"),
+        (lambda: fused().explore(save="figure.png"), "save and no settings"),
         (lambda: fused().explore(lambda_tv=[1.0]), "lambda_tv is no setting of method='calibrated'"),
         (lambda: fused().explore(lambda_reg=[-1.0]), "lambda_reg"),
         (lambda: fused().explore(lambda_reg=np.ones(30)), "30 combinations"),

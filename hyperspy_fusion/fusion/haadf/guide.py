@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +20,7 @@ from hyperspy_fusion.fusion.terms.data_fidelity import DataTerms
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, haadf_noise
 from hyperspy_fusion.fusion.terms.objective import HaadfTerm, Objective
 from hyperspy_fusion.fusion.terms.penalties import SECOND_ORDER, CellPenalty, cell_differences
+from hyperspy_fusion.fusion.terms.scan_data import crop_of
 
 _logger = logging.getLogger(__name__)
 
@@ -122,6 +123,12 @@ class Guide:
     num_workers: int | None = None
     limits: tuple | None = None
     given_noise: tuple = ()
+
+    def cropped(self, window):
+        """The guide of two slices (y, x) of the image, with the ends and the noise of the whole."""
+        haadf, valid = crop_of(self.haadf, window), crop_of(self.valid, window)
+        limits = self.limits or limits_of(self.haadf[self.valid])
+        return replace(self, haadf=haadf, valid=valid, limits=limits, given_noise=(self.noise,))
 
     def of(self, kind, settings, dtype, haadf_blur=0.0):
         """What a penalty of this kind takes from the image: the ``guide`` of :class:`~.penalties.CellPenalty`.

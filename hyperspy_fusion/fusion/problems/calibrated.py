@@ -272,6 +272,11 @@ class Observation:
         noise = self.noise.of_part(scan, held_out)
         return replace(self, scan=scan, noise=noise, calibration=calibration, further=tuple(further))
 
+    def cropped(self, window):
+        """The observation of two slices (y, x), with the noise model and the forward model of the whole."""
+        scan, noise, guide = (one.cropped(window) for one in (self.scan, self.noise, self.guide))
+        return replace(self, scan=scan, noise=noise, guide=guide)
+
     def problem(self, settings):
         """The :class:`CalibratedProblem` with the weights of ``settings``."""
         scan, noise, calibration, dtype = self.scan, self.noise, self.calibration, self.dtype

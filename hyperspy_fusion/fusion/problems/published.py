@@ -7,7 +7,7 @@ with ``b`` and ``h`` the maps and the HAADF image scaled to [0, 1].
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from hyperspy_fusion.fusion.settings import working_dtype
 from hyperspy_fusion.fusion.terms.haadf_model import PowerHaadfModel, haadf_coefficients_of
 from hyperspy_fusion.fusion.terms.noise_estimation import Poisson
 from hyperspy_fusion.fusion.terms.penalties import TotalVariation
+from hyperspy_fusion.fusion.terms.scan_data import crop_of
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,10 @@ class Problem:
     def normalised_maps(self):
         """``b``: a new array of the maps scaled to [0, 1]."""
         return self.map_range.normalise(self.maps)
+
+    def cropped(self, window):
+        """The problem of two slices (y, x) of the maps, normalised as the whole."""
+        return replace(self, maps=crop_of(self.maps, window), haadf=crop_of(self.haadf, window))
 
     def weigh(self, haadf, chem, tv):
         """The objective from the values of its terms (numbers or arrays)."""

@@ -13,7 +13,7 @@ from hyperspy_fusion.fusion.terms.noise_estimation import (
     estimate_variance,
     find_counts_scales,
 )
-from hyperspy_fusion.fusion.terms.scan_data import block_sums, column
+from hyperspy_fusion.fusion.terms.scan_data import block_sums, column, crop_of
 
 # of a pixel, relative to the median: fits of spectra that end at a bound have variances near 0
 LEAST_VARIANCE = 0.01
@@ -158,6 +158,10 @@ class Counts:
         background = self.background * held_out.fraction
         return replace(self, background=background, unit=_unit(scan, self.counts_scale, self.shift))
 
+    def cropped(self, window):
+        """The same noise, in the same natural units, on the pixels of two slices (y, x)."""
+        return replace(self, background=crop_of(self.background, window))
+
     def of_means(self, means, n_pixels):
         """The same noise in the natural units of a larger scan, of such means (n,)."""
         return replace(self, unit=_unit_of(means, n_pixels, self.counts_scale, self.shift))
@@ -226,6 +230,10 @@ class Gaussian:
     def of_part(self, scan, held_out):
         """The same: pixels are held out, not counts."""
         return self
+
+    def cropped(self, window):
+        """The same noise, in the same natural units, on the pixels of two slices (y, x)."""
+        return replace(self, variances=crop_of(self.variances, window), background=crop_of(self.background, window))
 
     def of_means(self, means, n_pixels):
         """The same: its units are those of the noise alone."""

@@ -10,6 +10,8 @@ from hyperspy_fusion.fusion.spectra.scan_spectra import ScanSpectra
 
 # differences between pixels below this part of their values are those of resampling one value
 _ROUNDING = 1e-10
+# fields of ScanData with a value for each pixel
+_OF_PIXELS = ("maps", "haadf", "valid", "haadf_valid", "background", "variance")
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,14 @@ class ScanData:
         one = self.further[k - 1]
         return replace(self, haadf=one.image, haadf_valid=one.valid, further=())
 
+    def cropped(self, window):
+        """The scan on the pixels of two slices (y, x), without its spectra."""
+        arrays = {name: crop_of(getattr(self, name), window) for name in _OF_PIXELS}
+        further = [
+            replace(one, **{n: crop_of(getattr(one, n), window) for n in ("image", "valid")}) for one in self.further
+        ]
+        return replace(self, **arrays, out_of_window=None, spectra=None, further=tuple(further))
+
     def replaced(self, k, image):
         """The same scan with another elastic image k (ny, nx)."""
         if k == 0:
@@ -181,6 +191,13 @@ def has_contrast(image, valid):
 def column(values):
     """Values (n,) as (n, 1, 1), to go with maps."""
     return np.asarray(values)[:, None, None]
+
+
+def crop_of(values, window):
+    """Two slices (y, x) of values of pixels, C-contiguous; what is None or one value for all pixels stays as it is."""
+    if values is None or values.shape[-2:] == (1, 1):
+        return values
+    return np.ascontiguousarray(values[(..., *window)])
 
 
 def block_sums(array):
