@@ -78,6 +78,14 @@ def test_doubtful_models_are_reported():
     assert not [d for d in found if d.code != "beam-energy-unknown"]
 
 
+def test_elements_told_apart_by_shape_have_their_errors_in_the_sentence():
+    model, found = spectral_model(overlapping_lines((32, 32), counts=16).signals()[0], ["S", "Mo", "O", "Fe", "Co"])
+    (pair,) = (d for d in found if d.code == "resolved-by-shape-only")
+    assert " and ".join(f"{e} (+-{error:.0%})" for e, error in zip(("S", "Mo"), model.systematic, strict=False)) in str(
+        pair
+    )
+
+
 def near_an_end():
     """Oxygen is too near to the first channel for a fit, and iron to the energy of the beam."""
     signal = scan().isig[0.5:]
