@@ -46,8 +46,8 @@ BARS = {1: (23, 24, 29, 3, 16, 6), 4: (27, 28, 31, 2, 10, 4), 16: (30, 32, 33, 1
 HARM, EQUAL = 0.5, 1.0
 # wrong models: largest bias of Fe and Co in per cent; points of S or Mo beyond which there must be a diagnostic
 WRONG_BIAS, WRONG_MOVE = 4.0, 5.0
-# codes of diagnostics of a model that does not describe the spectra
-MODEL_CODES = ("line-of-no-element", "element-hidden", "resolved-by-shape-only", "spectra-not-as-modelled")
+# codes of a model that does not describe the spectra; "resolved-by-shape-only" is of any model of S and Mo
+MODEL_CODES = ("line-of-no-element", "element-hidden", "spectra-not-as-modelled")
 
 
 def score(maps, truth):

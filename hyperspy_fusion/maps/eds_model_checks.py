@@ -34,7 +34,7 @@ def model_diagnostics(model: SpectralModel, is_asked: bool = True) -> list[Diagn
     return [
         *_about_lines(model, is_asked),
         *(_about_elements(model) if model.deviance < _FAR_OFF else []),
-        *_about_pairs(pairs),
+        *_about_pairs(model, pairs),
         *_about_deviance(model, bool(pairs)),
     ]
 
@@ -92,21 +92,26 @@ def _about_absent(names):
 def _about_hidden(model, names):
     if not names:
         return []
-    errors = dict(zip(model.names, model.systematic, strict=True))
-    parts = listed([f"{name} (+-{min(errors[name], 9.99):.0%})" for name in names])
     sentence = (
-        f"The counts of {parts} are within the uncertainty of stronger lines near them: trust differences between "
-        "regions, not the level."
+        f"The counts of {listed(_with_errors(model, names))} are within the uncertainty of stronger lines near them: "
+        "trust differences between regions, not the level."
     )
     return [Diagnostic("element-hidden", sentence, elements=tuple(names))]
 
 
-def _about_pairs(pairs):
+def _with_errors(model, names):
+    """Each name with the relative systematic error of its counts."""
+    errors = dict(zip(model.names, model.systematic, strict=True))
+    return [f"{name} (+-{min(errors[name], 9.99):.0%})" for name in names]
+
+
+def _about_pairs(model, pairs):
     if not pairs:
         return []
+    listing = listed([" and ".join(_with_errors(model, pair)) for pair in pairs])
     sentence = (
-        f"Only the shape of their lines distinguishes {listed([' and '.join(pair) for pair in pairs])}: errors of the "
-        "model move counts from one to the other, and their sum is safer."
+        f"Only the shape of their lines distinguishes {listing}: errors of the model move counts from one to the "
+        "other, and their sum is safer."
     )
     return [Diagnostic("resolved-by-shape-only", sentence, elements=tuple(dict.fromkeys(np.ravel(pairs).tolist())))]
 

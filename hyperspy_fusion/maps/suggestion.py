@@ -82,8 +82,9 @@ def suggest_elements(eds: Any) -> ElementSuggestion:
     """Elements that the spectra of an EDS spectrum image show, whatever its metadata name.
 
     The lines of all elements are compared with the summed spectrum, and with those of groups of pixels. An element is
-    certain where neither noise nor a tenth of the lines of stronger elements explains it. Where the lines of another
-    element fit about as well, it is listed as "S or Mo", and is not certain.
+    certain where neither noise nor a tenth of the lines of stronger elements explains it. Where others overlap its main
+    line, it must have lines of another family too. Where the lines of another element fit about as well, it is listed
+    as "S or Mo", and is not certain.
 
     Parameters
     ----------

@@ -8,6 +8,7 @@ from sources import eds, eels, image
 
 import hyperspy_fusion
 from hyperspy_fusion.data import overlapping_lines
+from hyperspy_fusion.fusion.spectra.element_search import Evidence
 from hyperspy_fusion.fusion.spectra.line_shapes import Calibration
 from hyperspy_fusion.identify.elements import periodic_table
 from hyperspy_fusion.maps.base import SourceRequest
@@ -19,14 +20,18 @@ COUNTS = {"O": 3e4, "Fe": 2e4, "Ti": 2e4, "S": 2e4}
 
 
 def scan(symbols=("O", "Fe", "Ti"), units="keV", dtype="uint16", shape=(9, 10)):
-    """Spectra of K lines on a flat continuum."""
-    edges = 0.01 * np.arange(1001)
-    expected = np.full(1000, 40.0)
-    for symbol in symbols:
+    """Spectra of families of lines, as {"Fe": {"K": 1e4}}, or of the K lines of elements, on a flat continuum."""
+    edges, n = 0.01 * np.arange(1001), 1000
+    families = symbols if isinstance(symbols, dict) else {symbol: {"K": COUNTS[symbol]} for symbol in symbols}
+    if max(max(own.values()) for own in families.values()) > 1e5:  # for lines above 10 keV
+        edges, n = 0.01 * np.arange(1501), 1500
+    expected = np.full(n, 40.0)
+    for symbol, counts in families.items():
         lines = periodic_table()[symbol].Atomic_properties.Xray_lines.as_dictionary()
-        for own in (values for name, values in lines.items() if name[0] == "K"):
-            expected += COUNTS[symbol] * own["weight"] * Calibration().line_shapes(edges, own["energy (keV)"])[:, 0]
-    data = np.random.default_rng(0).poisson(expected / 90, (*shape, 1000)).astype(dtype)
+        for name, own in lines.items():
+            of_line = counts.get(name[0], 0) * own["weight"]
+            expected += of_line * Calibration().line_shapes(edges, own["energy (keV)"])[:, 0]
+    data = np.random.default_rng(0).poisson(expected / 90, (*shape, n)).astype(dtype)
     signal = hs.signals.Signal1D(data)
     signal.set_signal_type("EDS_TEM")
     axis, unit = signal.axes_manager[-1], 1000 if units == "eV" else 1
@@ -71,6 +76,14 @@ def test_doubtful_models_are_reported():
     assert [d.elements for d in found if d.code == "element-not-shown"] == [("S",)]
     _, found = spectral_model(scan(), ["O", "Fe", "Ti"])
     assert not [d for d in found if d.code != "beam-energy-unknown"]
+
+
+def test_elements_told_apart_by_shape_have_their_errors_in_the_sentence():
+    model, found = spectral_model(overlapping_lines((32, 32), counts=16).signals()[0], ["S", "Mo", "O", "Fe", "Co"])
+    (pair,) = (d for d in found if d.code == "resolved-by-shape-only")
+    assert " and ".join(f"{e} (+-{error:.0%})" for e, error in zip(("S", "Mo"), model.systematic, strict=False)) in str(
+        pair
+    )
 
 
 def near_an_end():
@@ -157,6 +170,26 @@ def test_an_element_whose_lines_another_one_explains_is_not_certain():
     assert "S or Mo" in str(found) and set(found.certain) == {"Cu", "Fe", "Co", "O"}
     alone = hyperspy_fusion.suggest_elements(scan(["O", "S"]))
     assert "S" in alone.certain and "Mo" not in str(alone)
+
+
+@pytest.mark.parametrize("metal, light", [("Fe", "F"), ("Cr", "O")])
+def test_soft_lines_of_a_metal_are_no_certain_light_element(metal, light):
+    found = hyperspy_fusion.suggest_elements(scan({metal: {"K": 2e4, "L": 6e4}, "Si": {"K": 2e4}}))
+    assert {metal, "Si"} == set(found.certain)
+    assert light not in found.elements or f"{light} or {metal}" in str(found)
+
+
+def test_unresolved_strong_lines_do_not_shift_the_energy_scale():
+    heavy = {"W": {"L": 3e5, "M": 5e5}, "Au": {"L": 3e5, "M": 5e5}, "Tl": {"L": 6e4, "M": 1e5}}
+    truth = heavy | {"Si": {"K": 8e5}, "Sc": {"K": 1.5e5}}
+    found = hyperspy_fusion.suggest_elements(scan(truth))
+    assert set(found.elements[: len(truth)]) == set(truth) >= set(found.certain)
+
+
+@pytest.mark.parametrize("overlaps, lines, certain", [((), 1, True), (("Cu",), 1, False), (("Cu",), 2, True)])
+def test_an_overlapped_element_is_certain_by_two_families(overlaps, lines, certain):
+    found = Evidence("Ni", 1e3, 1e3, 0.1, 20.0, ("Ka", "La")[:lines], overlaps)
+    assert found.is_certain is certain
 
 
 def test_spectra_without_lines_suggest_nothing_and_others_are_refused():

@@ -37,6 +37,8 @@ CERTAIN, CERTAIN_SCORE = 5.0, 8.0
 # lines nearer than this part of the width of a peak are one; an element explains lines as well as another where the
 # deviance grows by less than this part of what they explain
 SAME_LINE, AS_WELL = 0.4, 0.1
+# those of a family that the model leaves out may lie so much of the width away
+NEIGHBOUR = 1.0
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,13 @@ class Evidence:
 
     @property
     def is_certain(self) -> bool:
-        """Whether neither noise nor a tenth of the lines near explains it, nor another element."""
+        """Whether neither noise nor a tenth of the lines near explains it, nor another element.
+
+        Where others overlap its main line, a second family is needed.
+        """
         error = 1 / max(self.deviance, 1e-9) + self.systematic**2
-        return not self.rivals and self.score > CERTAIN_SCORE and error < CERTAIN**-2
+        is_seen_alone = not self.rivals and (not self.overlaps or len(self.lines) > 1)
+        return is_seen_alone and self.score > CERTAIN_SCORE and error < CERTAIN**-2
 
 
 def find_elements(
@@ -239,6 +245,13 @@ def _variance(expected, error, calibration, edges):
     return np.maximum(expected, 1e-3) + (error * maximum_filter1d(expected, width, axis=-1)) ** 2
 
 
+def _without(lines, names):
+    """The lines of an element but for some of them."""
+    own = np.flatnonzero([name not in names for name in lines.names])
+    kept = tuple(lines.names[k] for k in own)
+    return ElementLines(lines.element, kept, lines.energies[own], lines.weights[own], lines.mapped[own])
+
+
 def _in_groups(groups, summed, edges, candidates, chosen, calibration):
     """The chosen elements, and after them those that groups of pixels show beside."""
     shapes = CandidateShapes.of(candidates, calibration, edges)
@@ -287,16 +300,24 @@ def _evidence(groups, summed, edges, candidates, chosen, calibration):
 
 
 def _rivals(fit, edges, candidates, number, explained):
-    """Elements that nobody named, whose lines in place of those of element `number` fit about as well."""
-    calibration, lines = fit.calibration, fit.elements[number]
+    """Elements whose lines in place of those of element `number` fit about as well.
+
+    They are those that nobody named, with a main line at the same energy, and those of the model with the families
+    that it leaves out.
+    """
+    lines, found = fit.elements[number], {}
+    named = {own.element: own.names for own in fit.elements}
     energy = lines.energies[lines.mapped][0]
-    others = {other.element for other in fit.elements}
-    found = {}
     for rival in candidates:
-        is_near = abs(rival.energies[rival.mapped][0] - energy) < SAME_LINE * calibration.fwhm(energy)
-        if is_near and rival.element not in others:
-            elements = [*fit.elements[:number], _of_top_family(rival), *fit.elements[number + 1 :]]
-            other = SummedFit.of(fit.summed, edges, elements, calibration, True)
+        if rival.element not in named:
+            own, reach = _of_top_family(rival), SAME_LINE
+        else:
+            own, reach = _without(rival, named[rival.element]), NEIGHBOUR
+        if rival.element != lines.element and np.any(
+            np.abs(own.energies[own.weights == 1] - energy) < reach * fit.calibration.fwhm(energy)
+        ):
+            elements = [*fit.elements[:number], own, *fit.elements[number + 1 :]]
+            other = SummedFit.of(fit.summed, edges, elements, fit.calibration, True)
             found[rival.element] = (deviances(other.expected, fit.summed) - deviances(fit.expected, fit.summed)).sum()
     return tuple(e for e in sorted(found, key=found.__getitem__) if found[e] < max(SCORE, AS_WELL * explained))
 
