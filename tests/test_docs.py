@@ -147,6 +147,8 @@ def names(page):
         found["eds_frames"], found["image_frames"] = frames()
     elif page.stem == "composition":
         found["factors"] = [1e3] * 5
+    elif page.stem == "images":
+        found["phase"] = data.core_shell(SHAPE).phase()
     elif page.stem == "scans":
         found["eels_model"] = images()[0]["O"]
     return found
