@@ -1,15 +1,24 @@
-"""Phantoms: the truth is what the docstrings say, the scan is drawn from it."""
+"""Phantoms: the truth is what the docstrings say, the scan is drawn from it. Measured files: found and checked."""
 
+import hashlib
 import inspect
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import shared
 
+from hyperspy_fusion import element_maps
 from hyperspy_fusion.data import (
     PHANTOMS,
     Phantom,
     atomic_columns,
+    co3o4_mn3o4,
     core_shell,
+    dysco3,
+    fetch,
+    files,
     gradient_alloy,
     interface,
     overlapping_lines,
@@ -358,3 +367,57 @@ def test_signals_of_spectra_are_a_spectrum_image():
     assert phantom.spectra.any()
     with pytest.raises(ValueError, match="continuum is -1: it must be at least 0"):
         overlapping_lines((24, 24), continuum=-1)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of measured files, with one whose content is known."""
+    content = b"spectra"
+    monkeypatch.setenv("HYPERSPY_FUSION_DATA", str(tmp_path))
+    known = (hashlib.sha256(content).hexdigest(), (tmp_path / "server" / "of.bcf").as_uri())
+    monkeypatch.setattr(files, "_FILES", {"scan.bcf": known, "local.emd": (known[0], None)})
+    (tmp_path / "scan.bcf").write_bytes(content)
+    return tmp_path
+
+
+def test_a_measured_file_is_found_and_checked(folder):
+    assert fetch("scan.bcf") == folder / "scan.bcf"
+    (folder / "scan.bcf").write_bytes(b"else")
+    with pytest.raises(ValueError, match="another content"):
+        fetch("scan.bcf", allow_download=True)
+    with pytest.raises(ValueError, match="take one of 'scan.bcf', 'local.emd'"):
+        fetch("other.bcf")
+
+
+@pytest.mark.parametrize("name, allowed, remedy", [
+    ("scan.bcf", False, "pass allow_download=True, or set HYPERSPY_FUSION_DATA"),
+    ("local.emd", False, ": set HYPERSPY_FUSION_DATA"),
+    ("local.emd", True, ": set HYPERSPY_FUSION_DATA"),
+])  # fmt: skip
+def test_an_absent_file_is_downloaded_only_if_allowed(folder, name, allowed, remedy):
+    (folder / "scan.bcf").unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name} is not in .*{re.escape(remedy)}"):
+        fetch(name, allow_download=allowed)
+
+
+def test_a_download_is_checked_and_kept(folder, monkeypatch):
+    import pooch
+
+    def served(url, output_file, *_, **__):
+        Path(output_file).write_bytes(b"spectra")
+
+    (folder / "scan.bcf").unlink()
+    monkeypatch.setattr(pooch.core, "choose_downloader", lambda *_, **__: served)
+    assert fetch("scan.bcf", allow_download=True) == folder / "scan.bcf" == fetch("scan.bcf")
+
+
+@pytest.mark.parametrize("load, name, elements, scale", [
+    (dysco3, "DyScO3_PTO_Trilayer_dataset.npz", "Sc Dy O", 0.0262),
+    (co3o4_mn3o4, "Co3O4_Mn3O4.h5", "Co Mn O", 1),
+])  # fmt: skip
+def test_the_data_sets_of_the_tutorial(monkeypatch, load, name, elements, scale):
+    monkeypatch.setenv("HYPERSPY_FUSION_DATA", str(shared(f"data/{name}").parent))
+    maps, haadf = load()
+    assert element_maps(maps).elements == elements.split() and haadf.metadata.General.title == "HAADF"
+    for signal in (*maps, haadf):
+        assert signal.data.shape == haadf.data.shape and signal.axes_manager[0].scale == scale

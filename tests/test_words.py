@@ -1,4 +1,4 @@
-"""The glossary and the length of sentences, held over code, docstrings, messages and pages."""
+"""The glossary and the length of sentences, held over code, docstrings, messages, pages and examples."""
 
 import ast
 import re
@@ -36,11 +36,13 @@ HOME_MADE = {
     r"words\.md|does to your numbers": "Glossary, Limitations of the published method",
 }
 PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
+EXAMPLES = sorted((REPOSITORY / "examples").rglob("*.py"))
+HEADERS = sorted((REPOSITORY / "examples").rglob("*.rst"))
 
 
 def texts():
-    """``(where, text)`` of every module and page."""
-    for path in [*sorted(FOLDER.rglob("*.py")), *PAGES]:
+    """``(where, text)`` of every module, page and example."""
+    for path in [*sorted(FOLDER.rglob("*.py")), *PAGES, *EXAMPLES, *HEADERS]:
         if path.name != "LICENSE" and "_build" not in path.parts:
             yield path, path.read_text(encoding="utf-8")
 
@@ -84,6 +86,22 @@ def messages(tree):
 
 def long_sentences(text):
     return [s for s in sentences(text) if words_in(s) > LONGEST]
+
+
+def of_example(path):
+    """Text of an example: its docstring and the comments that Sphinx shows as text."""
+    text = path.read_text(encoding="utf-8")
+    blocks = re.findall(r"^# %%\n((?:^#.*\n)*)", text, re.MULTILINE)
+    comments = (re.sub(r"^# ?", "", block, flags=re.MULTILINE) for block in blocks)
+    return "\n\n".join([ast.get_docstring(ast.parse(text)), *comments])
+
+
+@pytest.mark.parametrize("path", [*EXAMPLES, *HEADERS], ids=lambda path: "-".join(path.parts[-2:]))
+def test_an_example_has_a_title_and_short_sentences(path):
+    text = of_example(path) if path.suffix == ".py" else path.read_text(encoding="utf-8")
+    assert not [s for s in sentences(text) if words_in(s) > LONGEST - 10]
+    title, line = text.splitlines()[:2]
+    assert len(title) == len(line) and set(line) in ({"="}, {"-"})
 
 
 def test_sentences_are_short():

@@ -1,5 +1,6 @@
-"""Phantoms: scans whose true element maps are known, made here and the same on every machine."""
+"""Scans to try: phantoms, whose true element maps are known, and measured files of public repositories."""
 
+from hyperspy_fusion.data.files import co3o4_mn3o4, dysco3, fetch
 from hyperspy_fusion.data.phantoms import (
     HAADF_EXPONENT,
     PHANTOMS,
@@ -18,7 +19,10 @@ __all__ = [
     "Phantom",
     "SpectralPhantom",
     "atomic_columns",
+    "co3o4_mn3o4",
     "core_shell",
+    "dysco3",
+    "fetch",
     "gradient_alloy",
     "interface",
     "overlapping_lines",
