@@ -21,6 +21,7 @@ from hyperspy_fusion.maps.sources import read_source
 from hyperspy_fusion.methods import METHODS
 from hyperspy_fusion.methods.fit_checks import diagnostics_of_exit
 from hyperspy_fusion.model import FusedMultiModal
+from hyperspy_fusion.results.fused_maps import norms
 from hyperspy_fusion.stacks.engine import run_tasks, task_of, threads_of_task
 from hyperspy_fusion.stacks.field import (
     PIXELS_OF_LIMITS,
@@ -255,14 +256,13 @@ class TileCall:
 class FittedTile(NamedTuple):
     """Sums over the pixels of a tile times their weights, which add up to those of the field, and diagnostics.
 
-    ``measured``, ``fused``, ``squares`` and ``left_out`` (n,) are of the maps: totals of valid pixels less their
-    background, totals of the same pixels, sums of squares, and numbers of pixels that are not valid. ``image`` are the
-    number of valid pixels of the image, its sum and that of the modelled one, of their squares and of their product.
+    ``measured``, ``fused`` and ``left_out`` (n,) are of the maps: totals of valid pixels less their background, totals
+    of the same pixels, and numbers of pixels that are not valid. ``image`` are the number of valid pixels of the image,
+    its sum and that of the modelled one, of their squares and of their product.
     """
 
     measured: np.ndarray
     fused: np.ndarray
-    squares: np.ndarray
     left_out: np.ndarray
     image: np.ndarray
     n_iter: int
@@ -301,7 +301,7 @@ def _fitted_tile(found, call, spans, path):
     with np.errstate(invalid="ignore"):
         measured, fused = (np.sum(weights * a, axis=(1, 2), where=valid.maps) for a in (found.maps - background, maps))
     return FittedTile(
-        *(measured, fused, np.sum(weights * np.nan_to_num(maps.astype(float)) ** 2, axis=(1, 2))),
+        *(measured, fused),
         np.sum(np.where(valid.maps, 0, weights), axis=(1, 2)),
         _moments(found.haadf, solved.modelled_haadf, valid.haadf & ~solved.hot, weights),
         solved.n_iter,
@@ -334,7 +334,7 @@ def _result(field, sample, store, found):
 
     done = {index for index, one in zip(store.grid.indices, found, strict=True) if isinstance(one, FittedTile)}
     fits = [one for one in found if isinstance(one, FittedTile)]
-    measured, fused, squares, left_out, image = (np.sum(one, axis=0) for one in list(zip(*fits, strict=True))[:5])
+    measured, fused, left_out, image = (np.sum(one, axis=0) for one in list(zip(*fits, strict=True))[:4])
     settings, fitted = sample.tile.shared.settings, sample.tile.fitted
     ratios = np.divide(fused, measured, out=np.full(len(fused), np.nan), where=measured > 0)
     factors = np.where(fitted & settings.keep_totals & (ratios > 0), 1 / np.where(ratios > 0, ratios, 1), 1.0)
@@ -357,7 +357,7 @@ def _result(field, sample, store, found):
         "diagnostics": as_metadata(diagnostics),
         "haadf_title": str(field.haadf.metadata.General.title),
         "grid": np.array(field.shape),
-        "map_norms": np.sqrt(squares) * factors if len(done) == len(found) else _norms(data),
+        "map_norms": norms(data),
     }
     element = {"size": len(fitted), "name": "element", "scale": 1, "offset": 0, "navigate": True}
     axes = [element, *({**axis, "navigate": False} for axis in field.axes)]
@@ -369,13 +369,6 @@ def _result(field, sample, store, found):
         signal.metadata.set_item(f"Fusion.{key}", value)
     report_fit(diagnostics)
     return signal
-
-
-def _norms(data):
-    """Root of the sum of squares of each lazy map, without NaN, chunk by chunk."""
-    import dask.array as da
-
-    return np.sqrt(da.nansum(data.astype(np.float64) ** 2, axis=(1, 2)).compute())
 
 
 def _without_noise(metadata):
