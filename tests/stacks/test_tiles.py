@@ -113,8 +113,8 @@ def test_tiles_that_differ_are_blended():
     store = TileStore(Grid.of((96, 80), 48, 20))
     for k, index in enumerate(store.grid.indices):
         kept = tuple(s.kept.stop - s.kept.start for s in store.grid[index])
-        np.save(store.path(index), np.full((1, *kept), k % 2, np.float32))
-    data = np.asarray(store.lazy(set(store.grid.indices), np.ones(1), np.float32))[0]
+        np.save(store.paths(index)["maps"], np.full((1, *kept), k % 2, np.float32))
+    data = np.asarray(store.lazy("maps", set(store.grid.indices), np.ones(1), np.float32))[0]
     steps = np.diff(data, axis=1)
     assert data[:, 0].max() == 0 and data[:, -1].min() == 1
     assert steps.min() > -1e-6 and steps.max() == pytest.approx(1 / 20, abs=1e-6)  # twice half of the halo
@@ -240,11 +240,11 @@ def test_a_tile_can_be_sent_to_another_process(monkeypatch):
     monkeypatch.setattr(fuse_field, "run_tasks", run)
     fused(max_iter=10)
     task = sent[-1]
-    _, arrays, call, spans, path = dict(task.dask)[task.key].func.args
+    _, arrays, call, spans, paths = dict(task.dask)[task.key].func.args
     arrays, call, spans = pickle.loads(pickle.dumps((arrays, call, spans)))
-    before = np.load(path)
-    assert isinstance(fuse_field.fit_tile(arrays, call, spans, path), fuse_field.FittedTile)
-    np.testing.assert_array_equal(np.load(path), before)
+    before = np.load(paths["maps"])
+    assert isinstance(fuse_field.fit_tile(arrays, call, spans, paths), fuse_field.FittedTile)
+    np.testing.assert_array_equal(np.load(paths["maps"]), before)
 
 
 def test_a_cluster_gives_the_same_bits():
@@ -256,7 +256,7 @@ def test_a_cluster_gives_the_same_bits():
 
 def test_a_report_reads_each_chunk_once(monkeypatch):
     found, read, sizes, blended = tiled(), [], [], tiles.blended
-    monkeypatch.setattr(tiles, "blended", lambda *args: read.append(args[2]) or blended(*args))
+    monkeypatch.setattr(tiles, "blended", lambda *args: read.append(args[3]) or blended(*args))
 
     def scheduler(graph, keys, **options):
         values = dask.get(graph, keys, **options)
@@ -272,10 +272,36 @@ def test_a_report_reads_each_chunk_once(monkeypatch):
     assert "were edited" in str(edited.report())
 
 
-@pytest.mark.parametrize("options", [{"register": True}, {"errors": True}])
-def test_what_tiles_cannot_do(options):
-    with pytest.raises(ValueError, match=f"^{next(iter(options))} (is|was) .*tiles"):
-        fused(**options)
+def test_registration_is_refused():
+    with pytest.raises(ValueError, match="^register is .*tiles"):
+        fused(register=True)
+
+
+@cache
+def tiled_with_errors(noise, tile_size=48):
+    return fused([m * 0.37 for m in scan()[0]], noise=noise, errors=4, tile_size=tile_size)
+
+
+@pytest.mark.parametrize("noise", ["poisson", "gaussian"])
+def test_standard_errors_are_those_of_one_piece(noise):
+    maps, settings = [m * 0.37 for m in scan()[0]], hf.CalibratedSettings(**SETTINGS, noise=noise)
+    one = hf.fuse(maps, scan()[1], method="calibrated", settings=settings, errors=4, show_progressbar=False)
+    errors, expected = tiled_with_errors(noise).standard_errors(), one.standard_errors().data
+    assert errors._lazy
+    ratio = np.sqrt(np.mean(np.asarray(errors.data) ** 2, axis=(1, 2)) / np.mean(expected**2, axis=(1, 2)))
+    np.testing.assert_allclose(ratio, 1, atol=0.07)
+
+
+def test_standard_errors_do_not_show_the_tiles(tmp_path):
+    found = tiled_with_errors("poisson")
+    errors, whole = (np.asarray(f.standard_errors().data) for f in (found, tiled_with_errors("poisson", 96)))
+    assert np.sqrt(np.mean((errors - whole) ** 2)) < 0.1 * np.sqrt(np.mean(whole**2))
+    assert found.metadata.Fusion.errors.n_resamples == 4
+    found.save(tmp_path / "maps.zspy")
+    saved = hs.load(tmp_path / "maps.zspy", lazy=True).standard_errors()
+    np.testing.assert_allclose(np.asarray(saved.data), errors, rtol=1e-5)
+    with pytest.raises(ValueError, match="replicates of maps in tiles are not kept"):
+        found.region(None).estimate("Fe")
 
 
 def test_lazy_maps_go_in_tiles_where_memory_is_short(monkeypatch):
