@@ -86,7 +86,7 @@ def why_changed(fused):
         return "it is a stack of maps, described by the fit of the first only"
     if fit.get("changed"):
         return f"its maps were {fit['changed']} after the fit"
-    data = np.asarray(fused.data).reshape(-1, *fused.axes_manager.signal_shape[::-1])
+    data = fused.data.reshape(-1, *fused.axes_manager.signal_shape[::-1])
     if tuple(fit.get("grid", ())) != data.shape[1:]:
         return ""
     known = fit["map_norms"][[list(fit["elements"]).index(element) for element in fused.elements]]
@@ -105,7 +105,14 @@ def refuse_changed(fused, what):
 
 
 def norms(maps):
-    """Root of the sum of squares of each map, without NaN: unlike their sum, it sees smoothing too."""
+    """Root of the sum of squares of each map, without NaN: unlike their sum, it sees smoothing too.
+
+    Lazy maps are read in one pass, chunk by chunk.
+    """
+    if hasattr(maps, "dask"):
+        import dask.array as da
+
+        return np.sqrt(da.nansum(maps.astype(np.float64) ** 2, axis=(1, 2)).compute())
     return np.array([np.linalg.norm(np.nan_to_num(image.astype(np.float64))) for image in maps])
 
 

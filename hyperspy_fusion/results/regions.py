@@ -80,8 +80,8 @@ class Region:
         except ValueError:  # loaded, or edited since
             if fit.has_item("errors") and not self._maps.metadata.has_item("Composition"):
                 sentence = (
-                    "The bootstrap of the fit is lost after saving or editing: region means are plain, with the bias "
-                    "of smoothing. Ask the fit itself, or pass saved standard_errors() as errors=."
+                    "The bootstrap of the fit is lost after saving or editing, and not kept of tiles: region means are "
+                    "plain, with the bias of smoothing. Ask the fit itself, or pass saved standard_errors() as errors=."
                 )
                 self.diagnostics.append(Diagnostic("errors-lost", sentence))
             return

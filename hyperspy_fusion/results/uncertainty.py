@@ -49,8 +49,8 @@ def standard_errors(fused):
     """Standard errors of the pixels of ``fused``; see ``ElementMaps.standard_errors``."""
     variance = fused.get_noise_variance()
     is_result = any(map(fused.metadata.has_item, ("Fusion", "Fused_frames")))
-    if is_result and fused._errors is None and hasattr(variance, "data"):  # of a stack
-        return maps_like(fused, np.sqrt(np.asarray(variance.data)), "Standard errors of")
+    if is_result and fused._errors is None and hasattr(variance, "data"):  # of a stack, or of tiles
+        return maps_like(fused, np.sqrt(variance.data), "Standard errors of")
     errors, window = located(fused)
     of_fitted = dict(zip(errors.elements, errors.bootstrap.standard_errors(), strict=True))
     constant = np.full(errors.bootstrap.maps.shape[1:], np.nan)
@@ -109,6 +109,11 @@ def located(fused):
             f"{fused!r} is a composition, and its errors are in get_noise_variance(): for those of a region take "
             "region(roi).percent(...) of the fused maps."
         )
+    if errors is None and "n_tiles" in fit:
+        raise ValueError(
+            "The bootstrap replicates of maps in tiles are not kept: fuse a crop of the scan, which fits into memory, "
+            "with errors=True."
+        )
     if errors is None:
         raise ValueError(
             "The errors of these maps are not known, for the published method has no model of the noise: fuse by "
@@ -144,8 +149,8 @@ def filled_pixels(maps):
 
 def maps_like(maps, data, title):
     """An ElementMaps of ``data`` on the axes and with the elements of ``maps``, which is no result of a fit."""
-    shape = np.asarray(maps.data).shape
-    new = maps._deepcopy_with_new_data(np.ascontiguousarray(data.reshape(shape), np.float32))
+    data = data.reshape(maps.data.shape).astype(np.float32)
+    new = maps._deepcopy_with_new_data(data if hasattr(data, "dask") else np.ascontiguousarray(data))
     new._inputs = new._errors = None
     for key in filter(new.metadata.has_item, ("Fusion", "Fused_frames")):
         delattr(new.metadata, key)

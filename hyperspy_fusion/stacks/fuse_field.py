@@ -16,11 +16,13 @@ from hyperspy_fusion.fusion.problems.tiles import FieldModel, memory_of_fit
 from hyperspy_fusion.fusion.selection.low_accuracy_fits import OPEN
 from hyperspy_fusion.fusion.settings import working_dtype
 from hyperspy_fusion.fusion.terms.scan_data import ScanData, column
+from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
 from hyperspy_fusion.grid.images import check_signal
 from hyperspy_fusion.maps.sources import read_source
 from hyperspy_fusion.methods import METHODS
 from hyperspy_fusion.methods.fit_checks import diagnostics_of_exit
 from hyperspy_fusion.model import FusedMultiModal
+from hyperspy_fusion.results.fused_maps import norms
 from hyperspy_fusion.stacks.engine import run_tasks, task_of, threads_of_task
 from hyperspy_fusion.stacks.field import (
     PIXELS_OF_LIMITS,
@@ -95,11 +97,11 @@ def fuse_field(field: Field, call: Any, background: Any, show_progressbar: Any, 
     _refuse(call)
     sample = fitted_sample(field, call, background, show_progressbar, num_workers)
     halo = sample.tile.shared.halo
-    grid = Grid.of(field.shape, _tile_size(call.settings, len(field.maps), halo), halo)
+    grid = Grid.of(field.shape, _tile_size(sample.tile, len(field.maps), halo), halo)
     store = TileStore(grid)
     tasks = [
         task_of(
-            fit_tile, field.arrays.part([s.fitted for s in grid[index]]), sample.tile, grid[index], store.path(index)
+            fit_tile, field.arrays.part([s.fitted for s in grid[index]]), sample.tile, grid[index], store.paths(index)
         )
         for index in grid.indices
     ]
@@ -122,17 +124,15 @@ def _refuse(call):
             f"register is {call.register!r}, and maps that are fused in tiles are not registered: bring the image to "
             "their pixels by match_haadf first."
         )
-    if call.n_resamples:
-        raise ValueError(
-            "errors was given, and maps that are fused in tiles have no standard errors: fuse a crop of them for these."
-        )
 
 
-def _tile_size(settings, n_maps, halo):
+def _tile_size(tile, n_maps, halo):
     """Pixels a side, without the halo, as given or as the memory allows."""
-    if settings.tile_size is not None:
-        return settings.tile_size
-    side = np.sqrt(min(_PART * _free_memory(), _MOST) / memory_of_fit(n_maps, 1))
+    if tile.shared.settings.tile_size is not None:
+        return tile.shared.settings.tile_size
+    n_fits = len(tile.shared.fits) if tile.n_resamples else 1
+    of_pixel = memory_of_fit(n_maps, 1, n_fits, tile.n_resamples)
+    side = np.sqrt(min(_PART * _free_memory(), _MOST) / of_pixel)
     return max(int(side) - 2 * halo, _LEAST_TILE)
 
 
@@ -193,7 +193,7 @@ def fitted_sample(field, call, background=None, show_progressbar=None, num_worke
     shared = FieldModel.of(setup.problem, fit.state, setup.settings, chosen or [setup.settings])
     tile = TileCall(
         *(METHODS[call.method], measured.elements, ~measured.is_constant, setup.scan.atomic_numbers),
-        *(shared, overview.ceiling, threads_of_task(1, num_workers)),
+        *(shared, overview.ceiling, threads_of_task(1, num_workers), call.n_resamples, call.seed),
     )
     metadata = model.maps.metadata.as_dictionary()
     of_fit = model._record.diagnostics
@@ -241,6 +241,8 @@ class TileCall:
         Of the image.
     num_workers
         Threads.
+    n_resamples, seed
+        Of bootstrap replicates.
     """
 
     method: Any
@@ -250,19 +252,20 @@ class TileCall:
     shared: FieldModel
     ceiling: float
     num_workers: int
+    n_resamples: int
+    seed: int
 
 
 class FittedTile(NamedTuple):
     """Sums over the pixels of a tile times their weights, which add up to those of the field, and diagnostics.
 
-    ``measured``, ``fused``, ``squares`` and ``left_out`` (n,) are of the maps: totals of valid pixels less their
-    background, totals of the same pixels, sums of squares, and numbers of pixels that are not valid. ``image`` are the
-    number of valid pixels of the image, its sum and that of the modelled one, of their squares and of their product.
+    ``measured``, ``fused`` and ``left_out`` (n,) are of the maps: totals of valid pixels less their background, totals
+    of the same pixels, and numbers of pixels that are not valid. ``image`` are the number of valid pixels of the image,
+    its sum and that of the modelled one, of their squares and of their product.
     """
 
     measured: np.ndarray
     fused: np.ndarray
-    squares: np.ndarray
     left_out: np.ndarray
     image: np.ndarray
     n_iter: int
@@ -270,15 +273,15 @@ class FittedTile(NamedTuple):
 
 
 @default_errstate
-def fit_tile(arrays, call, spans, path):
-    """Fit a tile with its halo, and write its kept maps to a file; a :class:`FittedTile` or :class:`FailedFrame`."""
+def fit_tile(arrays, call, spans, paths):
+    """Fit a tile with its halo, and write its kept maps to files; a :class:`FittedTile` or :class:`FailedFrame`."""
     try:
-        return _fitted_tile(arrays.read(), call, spans, path)
+        return _fitted_tile(arrays.read(), call, spans, paths)
     except Exception as error:
         return FailedFrame.of(error)
 
 
-def _fitted_tile(found, call, spans, path):
+def _fitted_tile(found, call, spans, paths):
     y, x = (span.fitted.start for span in spans)
     valid, about = call.method.find_valid(call.elements, found.maps, found.haadf, found.mask, call.ceiling, (x, y))
     given, fitted = call.elements, call.fitted
@@ -288,12 +291,18 @@ def _fitted_tile(found, call, spans, path):
         *(None if a is None else a[fitted] for a in (found.background, found.variance)),
         given=given,
     )
-    solved = call.shared.solve(scan, call.num_workers)
+    solved = call.shared.solve(scan, call.num_workers, (y, x) if call.n_resamples else None)
     maps = found.maps.astype(solved.maps.dtype)
     maps[fitted] = solved.maps
     windows = [span.kept for span in spans]
     kept = tuple(slice(w.start - s.fitted.start, w.stop - s.fitted.start) for w, s in zip(windows, spans, strict=True))
-    np.save(path, maps[(slice(None), *kept)])
+    np.save(paths["maps"], maps[(slice(None), *kept)])
+    if call.n_resamples:
+        options = {"seed": call.seed, "num_workers": call.num_workers}
+        resampled = bootstrap(solved.ensemble, call.shared.settings, None, solved.maps, call.n_resamples, **options)
+        errors = np.full_like(maps, np.nan)
+        errors[fitted] = resampled.standard_errors()
+        np.save(paths["errors"], errors[(slice(None), *kept)])
     weights = np.zeros(maps.shape[1:])
     weights[kept] = weights_of(spans, windows)
     background = 0.0 if found.background is None else found.background
@@ -301,7 +310,7 @@ def _fitted_tile(found, call, spans, path):
     with np.errstate(invalid="ignore"):
         measured, fused = (np.sum(weights * a, axis=(1, 2), where=valid.maps) for a in (found.maps - background, maps))
     return FittedTile(
-        *(measured, fused, np.sum(weights * np.nan_to_num(maps.astype(float)) ** 2, axis=(1, 2))),
+        *(measured, fused),
         np.sum(np.where(valid.maps, 0, weights), axis=(1, 2)),
         _moments(found.haadf, solved.modelled_haadf, valid.haadf & ~solved.hot, weights),
         solved.n_iter,
@@ -334,12 +343,12 @@ def _result(field, sample, store, found):
 
     done = {index for index, one in zip(store.grid.indices, found, strict=True) if isinstance(one, FittedTile)}
     fits = [one for one in found if isinstance(one, FittedTile)]
-    measured, fused, squares, left_out, image = (np.sum(one, axis=0) for one in list(zip(*fits, strict=True))[:5])
+    measured, fused, left_out, image = (np.sum(one, axis=0) for one in list(zip(*fits, strict=True))[:4])
     settings, fitted = sample.tile.shared.settings, sample.tile.fitted
     ratios = np.divide(fused, measured, out=np.full(len(fused), np.nan), where=measured > 0)
     factors = np.where(fitted & settings.keep_totals & (ratios > 0), 1 / np.where(ratios > 0, ratios, 1), 1.0)
     of_each = [not_fused(one) if isinstance(one, FailedFrame) else one.diagnostics for one in found]
-    data = store.lazy(done, factors, working_dtype(settings.dtype))
+    data = store.lazy("maps", done, factors, working_dtype(settings.dtype))
     diagnostics = [*sample.diagnostics, *summary_of(of_each, store.grid.indices, "Tile")]
     fusion = {
         **sample.fusion,
@@ -357,7 +366,7 @@ def _result(field, sample, store, found):
         "diagnostics": as_metadata(diagnostics),
         "haadf_title": str(field.haadf.metadata.General.title),
         "grid": np.array(field.shape),
-        "map_norms": np.sqrt(squares) * factors if len(done) == len(found) else _norms(data),
+        "map_norms": norms(data),
     }
     element = {"size": len(fitted), "name": "element", "scale": 1, "offset": 0, "navigate": True}
     axes = [element, *({**axis, "navigate": False} for axis in field.axes)]
@@ -365,17 +374,14 @@ def _result(field, sample, store, found):
     signal.set_signal_type("element_maps")
     title = str(signal.metadata.General.title).removeprefix("Element maps of ")
     signal.metadata.General.title = f"Fused maps of {title}" if title else "Fused maps"
+    if sample.tile.n_resamples:
+        errors = store.lazy("errors", done, factors, working_dtype(settings.dtype))
+        signal.set_noise_variance(signal._deepcopy_with_new_data(errors**2))
+        fusion["errors"] = {"n_resamples": sample.tile.n_resamples, "seed": sample.tile.seed}
     for key, value in fusion.items():
         signal.metadata.set_item(f"Fusion.{key}", value)
     report_fit(diagnostics)
     return signal
-
-
-def _norms(data):
-    """Root of the sum of squares of each lazy map, without NaN, chunk by chunk."""
-    import dask.array as da
-
-    return np.sqrt(da.nansum(data.astype(np.float64) ** 2, axis=(1, 2)).compute())
 
 
 def _without_noise(metadata):

@@ -104,17 +104,17 @@ def weights_of(spans: Sequence[Span], windows: Sequence[slice]) -> np.ndarray:
 
 
 class TileStore:
-    """The kept maps of the tiles on disk, in a folder that is deleted with the last signal that reads from it."""
+    """The kept maps and errors of the tiles on disk, in a folder that is deleted with the last signal that reads it."""
 
     def __init__(self, grid: Grid):
         self.folder, self.grid = Folder(), grid
 
-    def path(self, index: tuple[int, int]) -> str:
-        """Of the file of a tile."""
-        return _path(self.folder, index)
+    def paths(self, index: tuple[int, int]) -> dict[str, str]:
+        """Of the files of a tile, by name."""
+        return {name: _path(self.folder, name, index) for name in ("maps", "errors")}
 
-    def lazy(self, done: set, factors: np.ndarray, dtype: Any) -> Any:
-        """(n, ny, nx) blended maps times factors (n,), as a dask array with a chunk for each core.
+    def lazy(self, name: str, done: set, factors: np.ndarray, dtype: Any) -> Any:
+        """(n, ny, nx) blended maps of a name times factors (n,), as a dask array with a chunk for each core.
 
         NaN where no tile that is done has a weight, and in the core of one that is not.
         """
@@ -123,17 +123,17 @@ class TileStore:
         grid, folder = self.grid, self.folder
 
         def chunk(block_info: Any = None):
-            return blended(folder, grid, block_info[None]["chunk-location"][1:], done, factors).astype(dtype)
+            return blended(folder, name, grid, block_info[None]["chunk-location"][1:], done, factors).astype(dtype)
 
         chunks = ((len(factors),), *(tuple(s.stop - s.start for s in spans) for spans in (grid.rows, grid.columns)))
         return da.map_blocks(chunk, chunks=chunks, dtype=dtype, meta=np.empty((0, 0, 0), dtype))
 
 
-def _path(folder, index):
-    return f"{folder}/{index[0]}_{index[1]}.npy"
+def _path(folder, name, index):
+    return f"{folder}/{name}_{index[0]}_{index[1]}.npy"
 
 
-def blended(folder, grid, index, done, factors):
+def blended(folder, name, grid, index, done, factors):
     """The core of a tile: the weighted mean of all tiles that reach into it."""
     y, x = grid[index]
     total = np.zeros((len(factors), y.stop - y.start, x.stop - x.start))
@@ -146,7 +146,9 @@ def blended(folder, grid, index, done, factors):
         here = tuple(slice(w.start - s.start, w.stop - s.start) for w, s in zip(windows, (y, x), strict=True))
         there = tuple(slice(w.start - s.kept.start, w.stop - s.kept.start) for w, s in zip(windows, spans, strict=True))
         weight = weights_of(spans, windows)
-        total[(slice(None), *here)] += weight * np.load(_path(folder, other), mmap_mode="r")[(slice(None), *there)]
+        total[(slice(None), *here)] += (
+            weight * np.load(_path(folder, name, other), mmap_mode="r")[(slice(None), *there)]
+        )
         weights[here] += weight
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(weights > 0, total / weights, np.nan) * factors[:, None, None]

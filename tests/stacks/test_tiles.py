@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import hyperspy_fusion as hf
-from hyperspy_fusion.stacks import engine, field, fuse_field
-from hyperspy_fusion.stacks.tiles import Grid, weights_of
+from hyperspy_fusion.stacks import engine, field, fuse_field, tiles
+from hyperspy_fusion.stacks.tiles import Grid, TileStore, weights_of
 
 ELEMENTS = ["Pt", "Fe", "O"]
 # a small halo for small fields
@@ -97,6 +97,27 @@ def test_tiles_are_the_fit_in_one_piece():
     assert fit.haadf_correlation == pytest.approx(alone.haadf_correlation, abs=1e-4)
     image = one.modelled_haadf().data
     np.testing.assert_allclose(found.modelled_haadf().data, image, rtol=0, atol=1e-3 * np.ptp(image))
+
+
+def test_borders_of_tiles_do_not_show():
+    off, halo = differences(fused(tile_size=48)), 16  # the most that is blended, on both sides of a border
+    near = np.zeros(off.shape[1:], bool)
+    near[48 - halo : 48 + halo], near[:, 40 - halo : 40 + halo] = True, True
+    border, elsewhere = (np.sqrt(np.mean(off[:, where] ** 2)) for where in (near, ~near))
+    steps = [np.diff(off, axis=1)[:, 47], np.diff(off, axis=2)[..., 39]]
+    assert border**2 - elsewhere**2 < 1e-3**2
+    assert max(np.sqrt(np.mean(one**2)) for one in steps) < 5e-4
+
+
+def test_tiles_that_differ_are_blended():
+    store = TileStore(Grid.of((96, 80), 48, 20))
+    for k, index in enumerate(store.grid.indices):
+        kept = tuple(s.kept.stop - s.kept.start for s in store.grid[index])
+        np.save(store.paths(index)["maps"], np.full((1, *kept), k % 2, np.float32))
+    data = np.asarray(store.lazy("maps", set(store.grid.indices), np.ones(1), np.float32))[0]
+    steps = np.diff(data, axis=1)
+    assert data[:, 0].max() == 0 and data[:, -1].min() == 1
+    assert steps.min() > -1e-6 and steps.max() == pytest.approx(1 / 20, abs=1e-6)  # twice half of the halo
 
 
 @pytest.mark.parametrize("source", [as_dictionary, as_element_maps, as_file, in_memory])
@@ -219,17 +240,68 @@ def test_a_tile_can_be_sent_to_another_process(monkeypatch):
     monkeypatch.setattr(fuse_field, "run_tasks", run)
     fused(max_iter=10)
     task = sent[-1]
-    _, arrays, call, spans, path = dict(task.dask)[task.key].func.args
+    _, arrays, call, spans, paths = dict(task.dask)[task.key].func.args
     arrays, call, spans = pickle.loads(pickle.dumps((arrays, call, spans)))
-    before = np.load(path)
-    assert isinstance(fuse_field.fit_tile(arrays, call, spans, path), fuse_field.FittedTile)
-    np.testing.assert_array_equal(np.load(path), before)
+    before = np.load(paths["maps"])
+    assert isinstance(fuse_field.fit_tile(arrays, call, spans, paths), fuse_field.FittedTile)
+    np.testing.assert_array_equal(np.load(paths["maps"]), before)
 
 
-@pytest.mark.parametrize("options", [{"register": True}, {"errors": True}])
-def test_what_tiles_cannot_do(options):
-    with pytest.raises(ValueError, match=f"^{next(iter(options))} (is|was) .*tiles"):
-        fused(**options)
+def test_a_cluster_gives_the_same_bits():
+    distributed = pytest.importorskip("distributed", reason="the extra `distributed` is not installed")
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster):
+        np.testing.assert_array_equal(fused(max_iter=30).data, tiled().data)
+
+
+def test_a_report_reads_each_chunk_once(monkeypatch):
+    found, read, sizes, blended = tiled(), [], [], tiles.blended
+    monkeypatch.setattr(tiles, "blended", lambda *args: read.append(args[3]) or blended(*args))
+
+    def scheduler(graph, keys, **options):
+        values = dask.get(graph, keys, **options)
+        sizes.append(sum(np.size(one) for one in dask.core.flatten([values], container=list)))
+        return values
+
+    with dask.config.set(scheduler=scheduler):
+        report = str(found.report())
+    assert len(read) == len(set(read)) == 9 and "were edited" not in report
+    assert sum(sizes) <= 3  # no more than a number for each map is kept
+    edited = found.deepcopy()
+    edited.data = edited.data * 1.01
+    assert "were edited" in str(edited.report())
+
+
+def test_registration_is_refused():
+    with pytest.raises(ValueError, match="^register is .*tiles"):
+        fused(register=True)
+
+
+@cache
+def tiled_with_errors(noise, tile_size=48):
+    return fused([m * 0.37 for m in scan()[0]], noise=noise, errors=4, tile_size=tile_size)
+
+
+@pytest.mark.parametrize("noise", ["poisson", "gaussian"])
+def test_standard_errors_are_those_of_one_piece(noise):
+    maps, settings = [m * 0.37 for m in scan()[0]], hf.CalibratedSettings(**SETTINGS, noise=noise)
+    one = hf.fuse(maps, scan()[1], method="calibrated", settings=settings, errors=4, show_progressbar=False)
+    errors, expected = tiled_with_errors(noise).standard_errors(), one.standard_errors().data
+    assert errors._lazy
+    ratio = np.sqrt(np.mean(np.asarray(errors.data) ** 2, axis=(1, 2)) / np.mean(expected**2, axis=(1, 2)))
+    np.testing.assert_allclose(ratio, 1, atol=0.07)
+
+
+def test_standard_errors_do_not_show_the_tiles(tmp_path):
+    found = tiled_with_errors("poisson")
+    errors, whole = (np.asarray(f.standard_errors().data) for f in (found, tiled_with_errors("poisson", 96)))
+    assert np.sqrt(np.mean((errors - whole) ** 2)) < 0.1 * np.sqrt(np.mean(whole**2))
+    assert found.metadata.Fusion.errors.n_resamples == 4
+    found.save(tmp_path / "maps.zspy")
+    saved = hs.load(tmp_path / "maps.zspy", lazy=True).standard_errors()
+    np.testing.assert_allclose(np.asarray(saved.data), errors, rtol=1e-5)
+    with pytest.raises(ValueError, match="replicates of maps in tiles are not kept"):
+        found.region(None).estimate("Fe")
 
 
 def test_lazy_maps_go_in_tiles_where_memory_is_short(monkeypatch):

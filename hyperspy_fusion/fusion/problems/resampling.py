@@ -9,6 +9,7 @@ follow from the measured data; the noise model stays.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -23,12 +24,12 @@ EXPLAINED = 0.5
 def resampled(problem, settings, maps, seed, earlier=(), measured=None):
     """The :class:`~.calibrated.CalibratedProblem` of a bootstrap replicate; see :meth:`~.base.FusionProblem.resample`.
 
-    ``measured`` (n, ny, nx) are maps that were drawn already, else they are drawn here.
+    ``measured`` (n, ny, nx) are maps that were drawn already, else they are drawn here. ``seed`` may be what draws.
 
     The forward model is fitted again only where the HAADF term acts. Where the forward model explains too little of
     the measured image, the measured image stays the guide.
     """
-    rng = np.random.default_rng(seed)
+    rng: Any = seed if hasattr(seed, "standard_normal") else np.random.default_rng(seed)
     if measured is None:
         data = _drawn_data(problem, maps, rng)
     else:
@@ -76,7 +77,9 @@ def _guide(image, problem):
     net = np.where(problem.valid, problem.measured(), 0)
     maps = net, problem.valid, np.nan_to_num(problem.count_variance(np.maximum(net, 0)))
     model, options = problem.forward_model, (problem.dtype, problem.guide.num_workers)
-    return completed_guide(image, problem.scan.haadf_valid, model, *maps, *options)
+    found = completed_guide(image, problem.scan.haadf_valid, model, *maps, *options)
+    # of a larger image, where they are given
+    return replace(found, limits=problem.guide.limits, given_noise=problem.guide.given_noise)
 
 
 def _drawn_data(problem, maps, rng):

@@ -3,6 +3,9 @@
 All is found on a sample of the field. A tile is then the same problem as the field: in the same units, with the same
 forward model, and with the multipliers of the totals that hold in the sample in place of totals of its own. What is
 left of the totals is one factor for each map, known when all tiles are done.
+
+Bootstrap replicates of tiles are those of the field: what is drawn belongs to a pixel of the field. Noise model and
+HAADF calibration stay those of the sample.
 """
 
 from __future__ import annotations
@@ -12,12 +15,14 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import ndtri, pdtr
 
 from hyperspy_fusion.fusion.checks import values_of
 from hyperspy_fusion.fusion.haadf.forward_model import HaadfCalibration, shape_weights
 from hyperspy_fusion.fusion.haadf.guide import completed_guide
 from hyperspy_fusion.fusion.haadf.hot_pixels import hot_pixels
-from hyperspy_fusion.fusion.problems.calibrated import Observation
+from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem, Observation
+from hyperspy_fusion.fusion.problems.resampling import resampled
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import working_dtype
 from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
@@ -32,6 +37,10 @@ _USUAL_WEIGHT = {"guided": 1.0, "tgv": 2.0, "directional": 2**0.5, "tv": 1.0, "n
 _LONGEST = 128
 # memory in bytes of a fit, per pixel: of the image, and of each map
 _OF_IMAGE, _OF_MAP = 20, 170
+# ... and of each map in a bootstrap replicate
+_OF_REPLICATE = 16
+# pixels a side of the squares of a field that are drawn at once
+_DRAWN = 256
 
 
 class TileFit(NamedTuple):
@@ -48,13 +57,17 @@ class TileFit(NamedTuple):
 
 
 class SolvedTile(NamedTuple):
-    """Maps (n, ny, nx) and modelled image (ny, nx) in the units of the input, hot pixels, iterations and reasons."""
+    """Maps (n, ny, nx) and modelled image (ny, nx) in the units of the input, hot pixels, iterations and reasons.
+
+    ``ensemble`` is a :class:`TileEnsemble` where bootstrap replicates are asked for.
+    """
 
     maps: np.ndarray
     modelled_haadf: np.ndarray
     hot: np.ndarray
     n_iter: int
     results: list
+    ensemble: TileEnsemble | None
 
 
 @dataclass(frozen=True)
@@ -121,8 +134,10 @@ class FieldModel:
         found = noise_of(scan, replace(self.settings, noise="gaussian")) if scan.variance is not None else self.noise
         return replace(self.noise, variances=found.variances, background=known_background(scan, self.settings))
 
-    def solve(self, scan, num_workers=None):
+    def solve(self, scan, num_workers=None, corner=None):
         """The :class:`SolvedTile` of a tile with its halo.
+
+        ``corner`` is the pixel (y, x) of the field where it begins, if it is to be resampled.
 
         Raises
         ------
@@ -135,20 +150,22 @@ class FieldModel:
         # as for an ensemble of fits to one scan
         stopping = Stopping.of(self.settings)
         stopping = replace(stopping, settled=stopping.settled * np.sqrt(len(self.fits)))
-        maps, results = np.zeros((1, 1, 1), observation.dtype), []
+        maps, results, pairs = np.zeros((1, 1, 1), observation.dtype), [], []
         for fit in self.fits:
-            problem = observation.problem(fit.settings)
-            problem = replace(problem, data=problem.data.with_multipliers(fit.theta))
+            whole = observation.problem(fit.settings)
+            problem = replace(whole, data=whole.data.with_multipliers(fit.theta))
             alike = SimpleNamespace(standard_errors=fit.standard_errors, problem=problem)
-            result, _ = problem.solve(stopping, problem.coarse_start(alike, num_workers), num_workers=num_workers)
+            result, state = problem.solve(stopping, problem.coarse_start(alike, num_workers), num_workers=num_workers)
             if result.reason is StopReason.INTERRUPTED:
                 raise KeyboardInterrupt
             if result.reason is StopReason.NOT_FINITE:
                 raise FloatingPointError(result.message)
             maps = maps + column(fit.weights).astype(result.maps.dtype) * result.maps
             results.append(result)
+            pairs += [(TileProblem(whole, fit.theta, corner), state)] if corner is not None else []
         model = problem.modelled_haadf(maps)
-        return SolvedTile(maps, model, hot, sum(r.n_iter for r in results), results)
+        ensemble = TileEnsemble(pairs, np.stack([fit.weights for fit in self.fits])) if pairs else None
+        return SolvedTile(maps, model, hot, sum(r.n_iter for r in results), results, ensemble)
 
 
 def halo_of(settings):
@@ -158,6 +175,102 @@ def halo_of(settings):
     return int(np.clip(round(REACH[kind] * np.sqrt(weight)), REACH["none"], _LONGEST))
 
 
-def memory_of_fit(n_maps, n_pixels):
-    """Bytes that a fit takes, about."""
-    return n_pixels * (_OF_IMAGE + n_maps * _OF_MAP)
+def memory_of_fit(n_maps, n_pixels, n_fits=1, n_resamples=0):
+    """Bytes that fits take, about; with bootstrap replicates all fits stay in memory."""
+    return n_pixels * (_OF_IMAGE + n_maps * (n_fits * _OF_MAP + n_resamples * _OF_REPLICATE))
+
+
+# ---- bootstrap replicates ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TileProblem:
+    """A fit of a tile that can be resampled: its problem, with totals of its own in place of the multipliers.
+
+    The totals of what is drawn are kept in a tile: multipliers of the sample would change them by what positive maps
+    lack of negative noise. ``theta`` (n,) are these multipliers, from which fits start. ``corner`` is the pixel (y, x)
+    of the field where the tile begins.
+    """
+
+    problem: CalibratedProblem
+    theta: np.ndarray
+    corner: tuple[int, int]
+
+    def start(self, state):
+        """As of :class:`~.base.FusionProblem`."""
+        kept = np.isfinite(self.problem.data.totals)
+        return replace(self.problem.start(state), theta=np.where(kept, self.theta, 0))
+
+    def solve(self, settings, state, num_workers=None):
+        """As of :class:`~.base.FusionProblem`."""
+        return self.problem.solve(settings, state, num_workers=num_workers)
+
+    def resample(self, settings, state, maps, seed, earlier=()):
+        """As of :class:`~.base.FusionProblem`, with what is drawn for the pixels of the field."""
+        draws = FieldDraws(seed, self.corner)
+        return replace(self, problem=resampled(self.problem, settings, maps, draws, [p.problem for p in earlier]))
+
+    def residual(self, maps):
+        """As of :class:`~.calibrated.CalibratedProblem`."""
+        return self.problem.residual(maps)
+
+
+@dataclass(frozen=True)
+class TileEnsemble:
+    """The fits of a tile that are averaged: pairs of :class:`TileProblem` and state, and weights (fits, n)."""
+
+    pairs: list
+    weights: np.ndarray
+
+    def fits(self, state):
+        """As of :class:`~.base.FusionProblem`; the states are kept here."""
+        return self.pairs, self.weights
+
+    @property
+    def of_largest_weight(self):
+        """The problem of the first fit: noise and pixels are those of all."""
+        return self.pairs[0][0].problem
+
+
+class FieldDraws:
+    """Random numbers for the pixels of a window of a field, which are the same in all windows that overlap.
+
+    It stands in for a :class:`numpy.random.Generator`. ``seed`` is a tuple of integers, ``corner`` the first pixel
+    (y, x) of the window.
+    """
+
+    def __init__(self, seed, corner):
+        self.seed, self.corner, self.number = tuple(seed), corner, 0
+
+    def standard_normal(self, shape):
+        """(..., ny, nx) normal numbers."""
+        return ndtri(self._uniform(shape))
+
+    def poisson(self, mean):
+        """(..., ny, nx) counts, by the quantile: means that differ a little give the same counts nearly everywhere."""
+        u = self._uniform(mean.shape)
+        z = ndtri(u)
+        # Cornish-Fisher expansion, put right by steps of one count
+        counts = np.maximum(np.floor(mean + np.sqrt(mean) * z + (z**2 - 1) / 6 + 0.5), 0)
+        while True:
+            above, below = pdtr(counts, mean) < u, (counts > 0) & (pdtr(np.maximum(counts - 1, 0), mean) >= u)
+            if not (above | below).any():
+                return counts
+            counts += above.astype(float) - below
+
+    def _uniform(self, shape):
+        """Numbers between 0 and 1, from a generator for each square of the field."""
+        self.number += 1
+        found, squares = np.empty(shape), [list(_squares(*one)) for one in zip(self.corner, shape[-2:], strict=True)]
+        for i, inside_y, here_y in squares[0]:
+            for j, inside_x, here_x in squares[1]:
+                square = np.random.default_rng((*self.seed, self.number, i, j)).random((*shape[:-2], _DRAWN, _DRAWN))
+                found[..., here_y, here_x] = square[..., inside_y, inside_x]
+        return np.maximum(found, np.finfo(float).tiny)
+
+
+def _squares(start, size):
+    """Along one axis: number of each square, and its pixels of a window within the square and within the window."""
+    for k in range(start // _DRAWN, -(-(start + size) // _DRAWN)):
+        low, high = max(k * _DRAWN, start), min((k + 1) * _DRAWN, start + size)
+        yield k, slice(low - k * _DRAWN, high - k * _DRAWN), slice(low - start, high - start)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from calibrated_cases import NOISES, NUMBERS, observe, problem_of, scan_of, settings_of
 
-from hyperspy_fusion.fusion.problems.tiles import FieldModel, halo_of
+from hyperspy_fusion.fusion.problems.tiles import FieldDraws, FieldModel, halo_of
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.terms.scan_data import ScanData
 
@@ -45,3 +45,19 @@ def test_the_halo_follows_the_weight():
 
     assert halo() == 64 and halo(lambda_reg=0.25) == 32 and halo(lambda_reg=[0.1, 1.0]) == 64
     assert halo(regularization="none") == 2 and halo(lambda_reg=90) == 128
+
+
+@pytest.mark.parametrize("mean", [0.3, 4.0, 60.0])
+def test_overlapping_tiles_draw_the_same(mean):
+    means = np.full((2, 300, 300), mean)
+    means[:, :10] = 0
+    whole, part = FieldDraws((0, 1), (10, 20)), FieldDraws((0, 1), (210, 70))
+    counts, window = whole.poisson(means), part.poisson(means[:, 200:, 50:] * 1.00001)
+    assert np.mean(counts[:, 200:, 50:] != window) < 1e-3 and not counts[:, :10].any()
+    found = counts[:, 10:]
+    np.testing.assert_allclose([found.mean(), found.var()], mean, rtol=0.02)
+    normal = whole.standard_normal((300, 300))
+    np.testing.assert_array_equal(normal[200:, 50:], part.standard_normal((100, 250)))
+    assert abs(np.corrcoef(normal.ravel(), counts[0].ravel())[0, 1]) < 0.02 and normal.std() == pytest.approx(
+        1, abs=0.02
+    )
