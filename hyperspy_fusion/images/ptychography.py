@@ -59,8 +59,8 @@ def ptychography(
     Phase of a thin specimen from the overlapping diffraction patterns of a 4D-STEM scan.
 
     The pattern is modelled as the Fourier transform of the probe times ``exp(i phase)``. The phase is fitted by
-    mini-batches of positions and Adam, with exact gradients. A smoothness of the phase, whose weight follows from the
-    noise of the patterns, keeps noise down. Ctrl-C ends the fit and keeps the phase of the last complete iteration.
+    mini-batches of positions and Adam, with exact gradients. A smoothness of the phase, whose weights follow from
+    the noise of the patterns, keeps noise down. Ctrl-C ends the fit and keeps the phase of the last complete iteration.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def ptychography(
         "converged": state.reason is StopReason.CONVERGED,
         "stop_reason": state.message,
         "dispersion": state.dispersion,
-        "smoothing": state.smoothing,
+        "smoothing": float(np.mean(state.smoothing)),
         "diagnostics": as_metadata(diagnostics),
     }
     if refine_probe:
