@@ -313,7 +313,7 @@ def ptychography(patterns, positions, probe, shape, settings=None, callback=None
             if not np.isfinite(state.losses[-1]):
                 state.reason = StopReason.NOT_FINITE
                 break
-            state.change = _relative_change(state.phase, before[0])
+            state.change = relative_change(state.phase, before[0])
             stop = asked_to_stop(callback, state)
             if stop is None and state.change <= settings.tol:
                 stop = StopReason.CONVERGED
@@ -325,7 +325,8 @@ def ptychography(patterns, positions, probe, shape, settings=None, callback=None
     return state
 
 
-def _relative_change(phase, before):
+def relative_change(phase, before):
+    """Standard deviation of the change of a phase, relative to that of the phase."""
     size = np.std(phase, dtype=np.float64)
     change = np.std(phase - before, dtype=np.float64)
     return float(change / size) if size else 0.0 if not change else np.inf
