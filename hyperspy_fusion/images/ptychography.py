@@ -19,12 +19,14 @@ from hyperspy_fusion.fusion.checks import (
     default_errstate,
 )
 from hyperspy_fusion.fusion.result import StopReason
+from hyperspy_fusion.fusion.solvers.phaser_engine import by_phaser, check_installed
 from hyperspy_fusion.fusion.solvers.ptychography import PtychographySettings
 from hyperspy_fusion.fusion.solvers.ptychography import ptychography as fitted
 from hyperspy_fusion.fusion.terms.haadf_model import ceiling_of
 from hyperspy_fusion.images.patterns import Patterns, computed, wavelength
 
 GRIDS = ("scan", "object")
+ENGINES = ("own", "phaser")
 # part of its diameter by which neighbouring probes should overlap
 LEAST_OVERLAP = 0.6
 # radius of a disc over that of the circle that holds 90 % of it
@@ -51,6 +53,8 @@ def ptychography(
     batch_size: int | None = None,
     learning_rate: float = 0.02,
     seed: int = 0,
+    engine: str = "own",
+    engine_options: dict | None = None,
     callback: Any = None,
     show_progressbar: bool | None = None,
     num_workers: int | None = None,
@@ -59,8 +63,8 @@ def ptychography(
     Phase of a thin specimen from the overlapping diffraction patterns of a 4D-STEM scan.
 
     The pattern is modelled as the Fourier transform of the probe times ``exp(i phase)``. The phase is fitted by
-    mini-batches of positions and Adam, with exact gradients. A smoothness of the phase, whose weight follows from the
-    noise of the patterns, keeps noise down. Ctrl-C ends the fit and keeps the phase of the last complete iteration.
+    mini-batches of positions and Adam, with exact gradients. A smoothness of the phase, whose weights follow from
+    the noise of the patterns, keeps noise down. Ctrl-C ends the fit and keeps the phase of the last complete iteration.
 
     Parameters
     ----------
@@ -99,6 +103,12 @@ def ptychography(
         Size of the first steps in rad. It is halved where the loss stagnates.
     seed : int
         Of the order of the patterns, 0 or more.
+    engine : {"own", "phaser"}
+        ``"phaser"`` fits by the package phaserEM, for thick specimens and partial coherence. It needs the extra
+        ``ptychography``, smooths nothing, and has no learning rate.
+    engine_options : dict, optional
+        For ``"phaser"``: fields of its conventional engine, lengths in Angstrom, such as ``{"probe_modes": 4,
+        "slices": {"n": 4, "slice_thickness": 20.0}}``.
     callback : callable, optional
         Called with the state of the solver after every pass. It may raise ``StopIteration``.
     show_progressbar : bool, optional
@@ -116,6 +126,8 @@ def ptychography(
     ------
     ValueError
         A calibration is missing, or positions, probe and patterns do not match.
+    ImportError
+        ``engine="phaser"`` without the package phaserEM.
 
     Notes
     -----
@@ -125,6 +137,7 @@ def ptychography(
         loss, refine_probe, refine_positions, max_iter, tol, batch_size, learning_rate, seed
     )
     check_choice("grid", grid, GRIDS)
+    _check_engine(engine, engine_options, refine_positions)
     check_workers(num_workers)
     check_from("rotation", abs(rotation), 0)
     patterns = Patterns.of(s4d)
@@ -138,11 +151,13 @@ def ptychography(
     window, first = np.array(wave.shape), where.min(axis=0)
     where, shape = where - np.floor(first) + window // 2, np.ceil(where.max(axis=0) - np.floor(first)).astype(int)
     with counted("Ptychography", "iteration", show_progressbar, total=max_iter) as tick:
-        state = fitted(
-            *(data, where, (wave * ramp).astype(np.complex64), tuple(shape + window), settings),
-            callback=_both(tick, callback),
-            num_workers=-1 if num_workers is None else num_workers,
-        )
+        problem = data, where, (wave * ramp).astype(np.complex64), tuple(shape + window), settings
+        call = _both(tick, callback)
+        if engine == "own":
+            state = fitted(*problem, callback=call, num_workers=-1 if num_workers is None else num_workers)
+        else:
+            lengths = 10 * np.abs(microscope.pixel), 10 * microscope.wavelength
+            state = by_phaser(*problem, *lengths, engine_options, call)
     if state.reason is StopReason.NOT_FINITE:
         raise FloatingPointError(state.message)
     diagnostics += about_data + _about_the_end(state)
@@ -151,6 +166,7 @@ def ptychography(
     image.metadata.Signal.quantity = "Phase ($rad$)"
     node = {
         "version": version("hyperspy_fusion"),
+        "engine": engine if engine == "own" else f"{engine} {version('phaserEM')}",
         "parameters": {key: value for key, value in asdict(settings).items() if value is not None},
         **microscope.metadata(),
         "rotation": float(rotation),
@@ -160,7 +176,7 @@ def ptychography(
         "converged": state.reason is StopReason.CONVERGED,
         "stop_reason": state.message,
         "dispersion": state.dispersion,
-        "smoothing": state.smoothing,
+        "smoothing": float(np.mean(state.smoothing)),
         "diagnostics": as_metadata(diagnostics),
     }
     if refine_probe:
@@ -171,6 +187,16 @@ def ptychography(
         node |= {"positions_y": y, "positions_x": x}
     image.metadata.set_item("Ptychography", node)
     return image
+
+
+def _check_engine(engine, options, refine_positions):
+    check_choice("engine", engine, ENGINES)
+    if engine == "phaser":
+        check_installed()
+        if refine_positions:
+            raise ValueError("refine_positions is True, which engine='phaser' cannot do: pass engine='own' for it.")
+    elif options:
+        raise ValueError(f"engine_options is {options!r}, which is for phaser: pass engine='phaser' too.")
 
 
 def _both(tick, callback):

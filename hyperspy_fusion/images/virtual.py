@@ -122,17 +122,15 @@ def _integrated(patterns, detector, centre, rotation, show_progressbar):
 def integrated(slope_y, slope_x):
     """The image (ny, nx) of mean 0 whose slopes per pixel are nearest to the given ones.
 
-    Least squares by Fourier transforms of the image mirrored at its borders, where it need not be periodic.
+    Least squares over cosines, whose slopes are sines: the image need not be periodic.
     """
-    from scipy import fft
+    from scipy.fft import dct, dst, idctn
 
     ny, nx = slope_y.shape
-    y = np.block([[slope_y, slope_y[:, ::-1]], [-slope_y[::-1], -slope_y[::-1, ::-1]]])
-    x = np.block([[slope_x, -slope_x[:, ::-1]], [slope_x[::-1], -slope_x[::-1, ::-1]]])
-    ky, kx = 2j * np.pi * fft.fftfreq(2 * ny)[:, None], 2j * np.pi * fft.rfftfreq(2 * nx)[None]
-    square = np.abs(ky) ** 2 + np.abs(kx) ** 2
+    ky, kx = np.pi * np.arange(ny)[:, None] / ny, np.pi * np.arange(nx)[None] / nx
+    # sines begin at the frequency 1; that of the last one is no slope of a cosine
+    along_y = np.roll(np.asarray(dct(dst(slope_y, axis=0), axis=1)), 1, axis=0)
+    along_x = np.roll(np.asarray(dct(dst(slope_x, axis=1), axis=0)), 1, axis=1)
+    square = ky**2 + kx**2
     square[0, 0] = 1
-    found = (np.conj(ky) * np.asarray(fft.rfft2(y)) + np.conj(kx) * np.asarray(fft.rfft2(x))) / square
-    found[0, 0] = 0
-    image = np.asarray(fft.irfft2(found, s=(2 * ny, 2 * nx)))[:ny, :nx]
-    return image - image.mean()
+    return np.asarray(idctn(-(ky * along_y + kx * along_x) / square))

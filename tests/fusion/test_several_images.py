@@ -160,6 +160,15 @@ def test_saturated_and_missing_pixels_of_a_further_image():
     assert np.isfinite(model.as_signal().data).all() and np.isfinite(model.residual(1).data).any()
 
 
+def test_noise_and_an_image_of_another_field_have_no_weight():
+    phantom, maps, haadf, phase = scan((48, 48), counts=4, seed=2)
+    other = hf.data.core_shell((48, 48)).phase().data
+    for wrong in (np.random.default_rng(2).normal(size=(48, 48)), other):
+        model = hf.FusedMultiModal([haadf, phase._deepcopy_with_new_data(wrong)], maps)
+        model.fit(show_progressbar=False)
+        assert model.as_signal().metadata.Fusion.image_weights[1] == 0
+
+
 @pytest.mark.nightly
 def test_light_element_gains_by_a_phase_image_and_loses_nothing_by_noise():
     phantom, maps, haadf, phase = scan((64, 64), counts=4)

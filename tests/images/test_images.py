@@ -1,5 +1,8 @@
 """Virtual images and ptychography of 4D-STEM signals."""
 
+import logging
+import sys
+
 import dask.array as da
 import hyperspy.api as hs
 import numpy as np
@@ -9,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 import hyperspy_fusion as hf
 from hyperspy_fusion.images.patterns import inverse_nm, wavelength
+from hyperspy_fusion.images.virtual import integrated
 
 COUNTS = np.random.default_rng(0).poisson(3, (5, 6, 16, 18)).astype(np.uint16)
 Y, X = np.mgrid[:16, :18]
@@ -115,7 +119,24 @@ def test_the_centre_of_mass_goes_along_axes_of_negative_scale(of, microscope):
     image = hf.virtual_image(signal, kind="com").data
     back = hf.virtual_image(reverse(signal, of), kind="com").data
     back = back[::-1] if of == "navigation" else back
-    assert np.corrcoef(back.ravel(), image.ravel())[0, 1] > 0.98
+    np.testing.assert_allclose(back, image, atol=1e-9 * np.ptp(image))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (7, 9), (5, 6), (1, 4)])
+def test_the_integrated_centre_of_mass_turns_with_the_scan(shape):
+    slope_y, slope_x = np.random.default_rng(0).normal(size=(2, *shape))
+    image = integrated(slope_y, slope_x)
+    np.testing.assert_allclose(integrated(-slope_y[::-1], slope_x[::-1])[::-1], image, atol=1e-12)
+    np.testing.assert_allclose(integrated(slope_y[:, ::-1], -slope_x[:, ::-1])[:, ::-1], image, atol=1e-12)
+    np.testing.assert_allclose(integrated(slope_x.T, slope_y.T).T, image, atol=1e-12)
+    y, x = (np.pi * (np.arange(size) + 0.5) / size for size in shape)
+    wave = np.cos(y)[:, None] * np.cos(2 * x)
+    slopes = (
+        -np.pi / shape[0] * np.sin(y)[:, None] * np.cos(2 * x),
+        -2 * np.pi / shape[1] * np.cos(y)[:, None] * np.sin(2 * x),
+    )
+    np.testing.assert_allclose(integrated(*slopes), wave if shape[0] > 1 else 0 * wave, atol=1e-12)
+    assert abs(image.mean()) < 1e-12
 
 
 @pytest.mark.parametrize("units", ["1/nm", "nm^-1", "$nm^{-1}$", "k_nm^{-1}", "nm⁻¹"])
@@ -269,3 +290,48 @@ def test_little_overlap_and_saturated_pixels_are_reported(scan, caplog):
     assert np.corrcoef(phase.data.ravel(), scan[1].ravel())[0, 1] > 0.9
     with pytest.raises(ValueError, match="no counts"):
         hf.ptychography(signal._deepcopy_with_new_data(np.zeros_like(signal.data)), defocus=20.0)
+
+
+# ---- phaser --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [None, {"slices": {"n": 2, "slice_thickness": 5.0}}])
+def test_phaser_finds_the_phase_too(scan, options):
+    pytest.importorskip("phaser.execute", reason="phaserEM is not installed")
+    before = logging.getLogger().handlers[:]
+    fit = {"defocus": 20.0, "engine": "phaser", "engine_options": options, "max_iter": 12}
+    phase = hf.ptychography(scan[0], **fit)
+    assert np.corrcoef(phase.data.ravel(), scan[1].ravel())[0, 1] > 0.98
+    own = hf.ptychography(scan[0], defocus=20.0)
+    assert 0.8 < phase.data.std() / own.data.std() < 1.2
+    node = phase.metadata.Ptychography
+    assert node.engine.startswith("phaser") and len(node.cost_history) == node.n_iter == 12
+    assert logging.getLogger().handlers == before
+
+
+def test_phaser_with_odd_patterns_missing_pixels_and_a_stop(scan):
+    pytest.importorskip("phaser.execute", reason="phaserEM is not installed")
+    signal = scan[0].isig[1:, 1:].deepcopy()
+    signal.change_dtype("float32")
+    signal.data[3, 4, 5, 6] = np.nan
+    positions = np.stack(np.mgrid[:10, :10], axis=-1) * 0.08 + 0.003
+
+    def stop(state):
+        if state.n_iter == 8:
+            raise StopIteration
+
+    phase = hf.ptychography(signal, defocus=20.0, engine="phaser", positions=positions, callback=stop)
+    assert phase.metadata.Ptychography.n_iter == 8 and not phase.metadata.Ptychography.converged
+    assert np.corrcoef(phase.data.ravel(), scan[1].ravel())[0, 1] > 0.97
+
+
+def test_what_phaser_needs_is_a_sentence(scan, monkeypatch):
+    with pytest.raises(ValueError, match="engine_options is"):
+        hf.ptychography(scan[0], engine_options={"probe_modes": 2})
+    monkeypatch.setattr("hyperspy_fusion.images.ptychography.check_installed", lambda: None)
+    with pytest.raises(ValueError, match="refine_positions is True"):
+        hf.ptychography(scan[0], engine="phaser", refine_positions=True)
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "phaser.execute", None)
+    with pytest.raises(ImportError, match=r"hyperspy_fusion\[ptychography\]"):
+        hf.ptychography(scan[0], engine="phaser")

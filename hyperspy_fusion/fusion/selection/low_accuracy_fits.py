@@ -81,6 +81,11 @@ class LowAccuracyFits:
         return np.any(found, axis=0).tolist()
 
     @property
+    def n_elements(self):
+        """The number of elements of the first scan."""
+        return len(self.parts[0].observation.scan.elements)
+
+    @property
     def n_components(self):
         """The number of components of the spectra, 0 where there are none."""
         return min(len(part.spectra.components.strengths) if part.spectra else 0 for part in self.parts)

@@ -46,15 +46,27 @@ class PairedComparison:
             self.tick(sum(len(of_candidate) for of_candidate in self.scores.values()))
         return scores[k]
 
-    def is_better(self, a, b, n_folds=None, least=0.0):
-        """Whether a predicts better than b, on at most so many folds, by at least so many standard errors."""
+    def is_better(self, a, b, n_folds=None):
+        """Whether a predicts better than b, on at most so many folds."""
         difference: Any = 0.0
         for k in range(len(self.folds[:n_folds])):
             # the known one first: the fit of the other starts from it
             difference = difference - self.score(b, k) + self.score(a, k)
             if abs(in_standard_errors(difference)) > SIGNIFICANT:
                 break
-        return bool(difference.sum() > 0) and in_standard_errors(difference) > least
+        return bool(difference.sum() > 0)
+
+    def is_worth(self, a, b, least):
+        """Whether a predicts better than b on all folds, by a standard error and a log-likelihood of so much.
+
+        Part of the folds would decide for a by chance too often.
+        """
+        difference: Any = 0.0
+        for k in range(len(self.folds)):
+            difference = difference - self.score(b, k) + self.score(a, k)
+            if in_standard_errors(difference) < -SIGNIFICANT:
+                return False
+        return bool(difference.sum(dtype=np.float64) > least) and in_standard_errors(difference) > 1
 
     def climb(self, start, step, factors, n_folds=None):
         """The best candidate uphill of ``start``; ``step`` takes a candidate by a factor, or to None at the end."""

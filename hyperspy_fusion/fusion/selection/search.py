@@ -8,8 +8,10 @@ all of them. The candidates are fits of low accuracy to all folds but one. In ps
         climb in lambda_reg by factors of 2, on half as many held-out pixels (paired_comparison);
         take the geometric mean of the weights tried, by how likely each predicts best, after this and other climbs;
     best = the best of these, after a climb by factors of the root of 2;
-    for each change in (lambda_haadf = 1, of each elastic image in turn, joint = False):
-        if best with the change is better: best = that, after a climb by factors of the root of 2;
+    if best with lambda_haadf = 1 is better: best = that, after a climb by factors of the root of 2;
+    for each further elastic image, and each of its lambda_haadf in (1, 4), while it is not used:
+        if best with it gains more than a standard error and the number of its coefficients: the same;
+    if best with joint = False is better: the same;
     of several elastic images, climb in lambda_haadf by factors of 4, of all images that are used and of each;
     for each other penalty:
         replace its fit by that with lambda_haadf and joint of best, if it is better;
@@ -236,9 +238,11 @@ class _Search:
             by_penalty[penalty] = self._climb(first, COARSE, few)
         best = functools.reduce(lambda a, b: b if is_better(b, a) else a, by_penalty.values())
         best = self._climb(best, FINE)
-        for change, least in self._changes():
-            if is_better(other := change(best), best, least=least):
-                best = self._climb(other, FINE)
+        if 0 in self._open_images():
+            best = self._better(with_weight(best, 0, 1.0), best)
+        best = self._with_further_images(best)
+        if self.settings.joint == "auto":
+            best = self._better(best._replace(joint=False), best)
         best = self._climb_images(best)
         for penalty, choice in by_penalty.items():
             alike = best._replace(regularization=penalty, lambda_reg=choice.lambda_reg)
@@ -293,14 +297,22 @@ class _Search:
             best = climb(best, functools.partial(scaled_images, images), (IMAGE_FACTOR, 1 / IMAGE_FACTOR))
         return self._climb(best, FINE)
 
-    def _changes(self):
-        """Functions of a choice, and by how many standard errors each must be better, as far as they are open.
+    def _better(self, other, best):
+        return self._climb(other, FINE) if self.comparison.is_better(other, best) else best
 
-        The HAADF term of each image, of further ones only where it is significantly better, and each map by itself.
+    def _with_further_images(self, best):
+        """The best with the further images that are worth it.
+
+        A coefficient that is fitted gains up to one unit of log-likelihood by chance (Akaike). An image of another
+        place gains less than its coefficients do.
         """
-        images = self._open_images()
-        changes = [(functools.partial(with_weight, k=k, weight=1.0), SIGNIFICANT if k else 0.0) for k in images]
-        return [*changes, (lambda c: c._replace(joint=False), 0.0)] if self.settings.joint == "auto" else changes
+        least = self.comparison.fit.n_elements
+        for k in self._open_images():
+            for weight in (1.0, IMAGE_FACTOR):
+                other = with_weight(best, k, weight)
+                if k and not weight_of(best, k) and self.comparison.is_worth(other, best, least):
+                    best = self._climb(other, FINE)
+        return best
 
     def _n_folds(self, choice, others):
         """The number of folds for the weight of a penalty: one if it is far behind another, else None for all."""

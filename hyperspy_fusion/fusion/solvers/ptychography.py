@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import fft
-from scipy.ndimage import laplace
+from scipy.ndimage import gaussian_filter, laplace
 
 from hyperspy_fusion.fusion.checks import check_choice, check_count, check_from, check_positive, check_seed
 from hyperspy_fusion.fusion.result import StopReason
@@ -41,6 +41,8 @@ _SHIFT = 1e-3
 _PATIENCE, _LEAST_DECREASE = 3, 1e-3
 # first iteration after which the noise and the smoothness are estimated
 _FIRST_ESTIMATE = 5
+# standard deviation in pixels of the window in which the roughness is estimated, and weight of its mean over the object
+_WINDOW, _OF_ALL = 2.0, 0.1
 # illumination, relative to its largest, above which a pixel of the object is measured
 _ILLUMINATED = 0.1
 
@@ -216,7 +218,7 @@ class PtychographyState:
     dispersion
         Variance of the patterns over that of counts: 1 for electrons, 0 without noise.
     smoothing
-        Weight of the smoothness of the phase.
+        (ny, nx) weights of the smoothness of the phase, or 0 before they are estimated.
     losses
         Loss after each iteration, that of smoothness included.
     change
@@ -228,7 +230,7 @@ class PtychographyState:
     positions: np.ndarray
     rate: float
     dispersion: float = 1.0
-    smoothing: float = 0.0
+    smoothing: np.ndarray | float = 0.0
     losses: list = field(default_factory=list)
     change: float = np.inf
     reason: StopReason = StopReason.NOT_CONVERGED
@@ -248,20 +250,21 @@ def ptychography(patterns, positions, probe, shape, settings=None, callback=None
 
     Minimises over the phase ``V``, and where asked for over the probe and the positions::
 
-        sum_j L(I_j, y_j) / d + w/2 ||Laplacian V||^2
+        sum_j L(I_j, y_j) / d + 1/2 sum_x w(x) [D V(x)]^2,    D the Laplacian
 
     The loss L is half the Poisson deviance, or twice the squared differences of the amplitudes, which is its
     approximation for many counts. Each step is one of Adam by the exact gradient of a batch of positions. The rate is
     halved where the loss stagnates.
 
-    The dispersion d, the variance over that of counts, and the weight w of smoothness are estimated after each
-    iteration: ``d = sum (y - I)^2 / sum I``, and w by the evidence of a phase whose Laplacian D V is normal with the
-    variance ``1 / w`` (MacKay, Neural Computation 4, 415, 1992)::
+    The dispersion d, the variance over that of counts, and the weights w of smoothness are estimated after each
+    iteration: ``d = sum (y - I)^2 / sum I``, and w by the evidence of a phase whose D V is normal with the variance
+    ``1 / w`` (MacKay, Neural Computation 4, 415, 1992)::
 
         w = (1 - w trace [D^2 (f / d + w D^2)^-1] / n) / mean (D V)^2
 
-    with the Fisher information f of a pixel, which is the variance of the gradient under simulated counts. Data
-    without noise have ``d = 0``: no smoothness is imposed.
+    with the Fisher information f of a pixel, which is the variance of the gradient under simulated counts. The mean is
+    one over a window around each pixel, so that edges are smoothed less than flat parts. Data without noise have
+    ``d = 0``: no smoothness is imposed.
 
     Parameters
     ----------
@@ -310,7 +313,7 @@ def ptychography(patterns, positions, probe, shape, settings=None, callback=None
             if not np.isfinite(state.losses[-1]):
                 state.reason = StopReason.NOT_FINITE
                 break
-            state.change = _relative_change(state.phase, before[0])
+            state.change = relative_change(state.phase, before[0])
             stop = asked_to_stop(callback, state)
             if stop is None and state.change <= settings.tol:
                 stop = StopReason.CONVERGED
@@ -322,7 +325,8 @@ def ptychography(patterns, positions, probe, shape, settings=None, callback=None
     return state
 
 
-def _relative_change(phase, before):
+def relative_change(phase, before):
+    """Standard deviation of the change of a phase, relative to that of the phase."""
     size = np.std(phase, dtype=np.float64)
     change = np.std(phase - before, dtype=np.float64)
     return float(change / size) if size else 0.0 if not change else np.inf
@@ -340,7 +344,7 @@ class _Fit:
         self.best, self.stagnant = np.inf, 0
         eigenvalues = [2 - 2 * np.cos(2 * np.pi * np.fft.fftfreq(size)) for size in model.shape]
         self.roughness = np.add.outer(*eigenvalues) ** 2  # eigenvalues of the squared Laplacian
-        self.n_measured = self._number_of_measured_pixels()
+        self.measured = self._measured_pixels()
 
     def iterate(self, interruption):
         """One pass over all positions; False where it was interrupted."""
@@ -352,7 +356,7 @@ class _Fit:
                 return False
             total += self._step(np.sort(chosen))
         smooth = laplace(state.phase, mode="wrap")
-        penalty = 0.5 * state.dispersion * state.smoothing * float(np.sum(smooth**2, dtype=np.float64))
+        penalty = 0.5 * state.dispersion * float(np.sum(state.smoothing * smooth**2, dtype=np.float64))
         state.losses.append(total + penalty)
         if state.n_iter >= _FIRST_ESTIMATE:
             self._estimate_noise_and_smoothness(np.sort(chosen), smooth)
@@ -367,9 +371,9 @@ class _Fit:
             state.phase, state.probe, state.positions[chosen], self.patterns[chosen], settings.loss, self.shift
         )
         gradient = part * found.phase
-        if state.smoothing:
-            weight = state.phase.dtype.type(state.dispersion * state.smoothing)
-            gradient += weight * laplace(laplace(state.phase, mode="wrap"), mode="wrap")
+        weights = state.dispersion * state.smoothing
+        if np.any(weights):
+            gradient += laplace(weights * laplace(state.phase, mode="wrap"), mode="wrap")
         state.phase += self.moments["phase"].step(gradient, state.rate)
         if settings.refine_probe:
             state.probe += self.moments["probe"].step(part * found.probe, state.rate * self.probe_rate)
@@ -386,20 +390,36 @@ class _Fit:
         state.dispersion = float(residual / modelled.sum(dtype=np.float64, where=np.isfinite(measured)))
         drawn = np.where(np.isfinite(measured), self.rng.poisson(modelled), np.nan).astype(measured.dtype)
         scatter = self.model.gradients(state.phase, state.probe, positions, drawn, self.settings.loss, self.shift)
-        part = len(self.patterns) / len(chosen)
-        fisher = part * np.sum(scatter.phase**2, dtype=np.float64) / self.n_measured
-        precision = max(fisher / max(state.dispersion, 1e-30), 1e-30)
-        uncertain = np.mean(self.roughness / (precision + state.smoothing * self.roughness))
-        well_determined = 1 - state.smoothing * float(uncertain)
-        state.smoothing = well_determined / (float(np.sum(smooth**2, dtype=np.float64)) / self.n_measured + 1e-30)
+        part, n = len(self.patterns) / len(chosen), np.count_nonzero(self.measured)
+        precision = part * np.sum(scatter.phase**2, dtype=np.float64) / (n * max(state.dispersion, 1e-30))
+        determined = 1 - self._undetermined(state.smoothing, max(precision, 1e-30))
+        state.smoothing = (determined / self._local_mean(smooth**2)).astype(state.phase.dtype)
 
-    def _number_of_measured_pixels(self):
+    def _undetermined(self, weights, precision):
+        """The part of D V that follows from smoothness and not from patterns, for each weight; 0 to 1."""
+        if not np.any(weights):
+            return 0.0
+        nodes = np.geomspace(weights.min(), weights.max(), 16)
+        parts = [np.mean(node * self.roughness / (precision + node * self.roughness)) for node in nodes]
+        return np.interp(weights, nodes, parts)
+
+    def _local_mean(self, squares):
+        """Means over windows of measured pixels, drawn to the mean of all, which is that of pixels far from them."""
+        mean = float(np.mean(squares, where=self.measured, dtype=np.float64)) + 1e-30
+        near, pixels = (
+            gaussian_filter(values, _WINDOW, mode="wrap")
+            for values in (np.where(self.measured, squares, 0).astype(float), self.measured.astype(float))
+        )
+        return (near + _OF_ALL * mean) / (pixels + _OF_ALL)
+
+    def _measured_pixels(self):
+        """(ny, nx), True where the probe passed over."""
         window = _squared(self.state.probe)
         light = np.zeros(self.model.shape, window.dtype)
         rows, columns = self.model._pixels(self.state.positions)
         for row, column in zip(rows, columns, strict=True):
             light[row, column] += window
-        return np.count_nonzero(light > _ILLUMINATED * light.max())
+        return light > _ILLUMINATED * light.max()
 
     def _lower_rate(self, loss):
         self.stagnant = 0 if loss < self.best * (1 - _LEAST_DECREASE) else self.stagnant + 1

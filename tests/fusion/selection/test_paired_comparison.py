@@ -60,6 +60,15 @@ def test_the_second_fold_decides_with_the_first():
     assert max(k for _, k in scored.asked) == 1
 
 
+@pytest.mark.parametrize("gains, least, worth", [([9, 0, 0], 3, True), ([9, -7, 0], 3, False), ([9, -3, -3], 4, False)])
+def test_what_is_worth_it_gains_enough_on_all_folds(gains, least, worth):
+    """A fold of 25 pixels that gains 9 is 5 standard errors ahead."""
+    compared = Scored(lambda c, k: np.full((5, 5), (c == "a") * gains[k] / 25)).comparison
+    assert compared.is_better("a", "b")
+    assert compared.is_worth("a", "b", least) is worth
+    assert not compared.is_worth("b", "a", 0)
+
+
 def test_neither_of_two_equal_ones_is_better():
     compared = Scored(lambda c, k: np.ones((4, 4))).comparison
     assert not compared.is_better("a", "b") and not compared.is_better("b", "a")

@@ -55,14 +55,15 @@ def test_gradients_against_finite_differences(loss):
         np.testing.assert_allclose(np.sum(np.real(np.conj(gradient) * direction)), slope, rtol=1e-6)
 
 
-def known_object(electrons, offset=0.0, size=SIZE):
-    """Patterns of a phase object of atoms on a torus, its positions and the probe."""
+def known_object(electrons, size=SIZE, edges=False):
+    """Patterns of a phase object of atoms, or of discs with edges, on a torus, its positions and the probe."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:size, :size]
     truth = np.zeros((size, size))
-    for _ in range(8):
+    for _ in range(3 if edges else 8):
         dy, dx = ((g - c + size / 2) % size - size / 2 for g, c in zip((y, x), rng.uniform(0, size, 2), strict=True))
-        truth += rng.uniform(0.3, 1) * np.exp(-(dy**2 + dx**2) / 8)
+        square = dy**2 + dx**2
+        truth += rng.uniform(0.3, 1) * (square < 36 if edges else np.exp(-square / 8))
     truth *= PHASE / truth.max()
     radius = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size)))
     probe = np.fft.fftshift(np.fft.ifft2(np.exp(-60j * np.pi * radius**2) * (radius < 0.2)))
@@ -90,6 +91,14 @@ def test_noise_is_kept_down_and_units_of_counts_do_not_matter():
     states = {gain: ptychography(gain * noisy, positions, probe, truth.shape) for gain in (1, 50)}
     assert all(psnr(state.phase, truth) > 26 for state in states.values())
     assert all(0.9 < state.dispersion / gain < 1.1 for gain, state in states.items())
+
+
+def test_edges_are_smoothed_less_than_flat_parts():
+    truth, patterns, positions, probe = known_object(1e4, edges=True)
+    state = ptychography(np.random.default_rng(1).poisson(patterns), positions, probe, truth.shape)
+    assert psnr(state.phase, truth) > 23.3
+    edge = np.hypot(*np.gradient(truth)) > 0
+    assert np.median(state.smoothing[edge]) < 0.6 * np.median(state.smoothing[~edge])
 
 
 def test_probe_and_positions_are_refined():
