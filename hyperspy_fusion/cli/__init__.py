@@ -136,7 +136,7 @@ def _end_of_stack(fused, files, arguments):
     record = fused.metadata.Fused_frames
     failed = set(map(int, record.failed))
     print(f"Fused {', '.join(fused.elements)} in {record.n_frames - len(failed)} of {record.n_frames} frames.")
-    print(f"Fused maps, for hs.load: {files.maps}")
+    print(f"\n{fused.report()}\n\nFused maps, for hs.load: {files.maps}")
     if arguments.errors:
         fused.standard_errors().save(files.errors, overwrite=arguments.overwrite)
         print(f"Their standard errors: {files.errors}")

@@ -48,7 +48,7 @@ class Percent(dict):
         self.unit, self.remark = unit, remark
 
     def __str__(self):
-        texts = {element: with_error(*found, self.unit) for element, found in self.items()}
+        texts = {element: with_error(value, error, self.unit) for element, (value, error) in self.items()}
         width = max(map(len, texts), default=0)
         rows = [f"{element:{width}}  {text}" for element, text in texts.items()]
         return "\n".join([*rows, *([self.remark] if self.remark else [])])
@@ -56,7 +56,7 @@ class Percent(dict):
     __repr__ = __str__
 
     def _repr_html_(self):
-        rows = (f"<tr><th>{e}</th><td>{with_error(*found, self.unit)}</td></tr>" for e, found in self.items())
+        rows = (f"<tr><th>{e}</th><td>{with_error(v, s, self.unit)}</td></tr>" for e, (v, s) in self.items())
         return f"<table>{''.join(rows)}</table><p>{html.escape(self.remark)}</p>"
 
 

@@ -10,7 +10,7 @@ from results_data import QUICK
 from scipy.ndimage import gaussian_filter
 
 from hyperspy_fusion import data
-from hyperspy_fusion.results.report import _used_edges
+from hyperspy_fusion.results.report import used_edges
 
 
 @functools.cache
@@ -81,4 +81,4 @@ def test_an_image_is_used_without_smoothing_too():
 @pytest.mark.parametrize("weights", [[1, 0], [0, 1]])
 def test_edges_of_any_candidate_of_a_given_penalty_are_used(weights):
     fit = {"parameters": {"regularization": "guided"}, "selection": {"score": [0.0, 1.0], "weights": weights}}
-    assert _used_edges(fit)
+    assert used_edges(fit)

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 from scipy.special import betainc, pdtrc
 
-from hyperspy_fusion.diagnostics import Diagnostic
+from hyperspy_fusion.diagnostics import NOTE, Diagnostic
 from hyperspy_fusion.fusion.spectra.background import gaussian
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
 from hyperspy_fusion.fusion.terms.noise_estimation import counts_scale
@@ -33,6 +33,8 @@ TRACE = 0.03
 LEVELS = 8
 # fraction of the contrast of the HAADF image that may be unexplained
 UNEXPLAINED = 0.1
+# above it, most of the contrast is of something else
+MOSTLY_UNEXPLAINED = 0.6
 
 
 @dataclass(frozen=True)
@@ -198,11 +200,14 @@ class ConsistencyChecks:
         if significance < SIGNIFICANT_MEAN or part < UNEXPLAINED:
             return []
         y, x = np.unravel_index(np.argmax(np.where(full, np.abs(total), 0)), total.shape)
+        meaning = "trust a feature only where its counts show it. " if part > MOSTLY_UNEXPLAINED else ""
         sentence = (
-            f"HAADF contrast not explained by the mapped elements: {part:.0%} rms, most at {{place}}. "
+            f"HAADF contrast not explained by the mapped elements: {part:.0%} rms, most at {{place}}"
+            f"{': ' if meaning else '. '}{meaning}"
             "Causes: an unmapped element, diffraction, thickness, or a misaligned image (register='shift')."
         )
-        return [Diagnostic("haadf-unexplained", sentence, place=(_middle(y, side), _middle(x, side)))]
+        severity = NOTE if meaning else ""
+        return [Diagnostic("haadf-unexplained", sentence, severity, place=(_middle(y, side), _middle(x, side)))]
 
 
 def _poisson_deviation(excess, mean):
