@@ -117,6 +117,11 @@ def ptychography(
     ValueError
         A calibration is missing, or positions, probe and patterns do not match.
 
+    Examples
+    --------
+    >>> phase = hyperspy_fusion.ptychography(s4d, convergence_angle=21.4)  # doctest: +SKIP
+    >>> fused = eds.fuse([haadf, phase])  # doctest: +SKIP
+
     Notes
     -----
     For thin specimens and a coherent beam. See the page on 4D-STEM for other packages.

@@ -217,6 +217,15 @@ class Fit:
             "stop_reason": result.message,
         }
 
+    def ramp(self, haadf):
+        """For ``metadata.Fusion``: what was taken off the image ``haadf``: in the first pixel, per row and column."""
+        if not np.ravel(getattr(self.setup.settings, "remove_ramp", False))[0]:
+            return {}
+        seen = self.setup.problem.of_largest_weight.image(0)[0]
+        y, x = np.nonzero(seen.haadf_valid)
+        taken = (haadf - seen.haadf)[y, x]
+        return {"haadf_ramp": np.linalg.lstsq(np.stack([np.ones(len(y)), y, x], axis=1), taken, rcond=None)[0]}
+
     def usability(self, measured, counts_scale, diagnostics):
         """For ``metadata.Fusion``: counts of each measured map, and what its fused one can be used for."""
         structure, fitted = measured.per_map(self.explained.structure), ~measured.is_constant

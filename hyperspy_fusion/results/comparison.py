@@ -23,7 +23,7 @@ _MOST = 24
 
 @dataclass(frozen=True)
 class Comparison:
-    """A result beside the same fit without the HAADF image.
+    """A result beside the same fit without the HAADF image; made by :meth:`ElementMaps.compare_without_haadf`.
 
     Attributes
     ----------

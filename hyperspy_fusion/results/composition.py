@@ -33,7 +33,7 @@ PERCENT_UNITS = {"atomic": "at.%", "weight": "wt.%"}
 
 
 class Percent(dict):
-    """A composition ``{element: (value, error)}``: a dictionary that is shown as a table.
+    """A composition ``{element: (value, error)}``, shown as a table; made by :meth:`Region.percent`.
 
     Attributes
     ----------

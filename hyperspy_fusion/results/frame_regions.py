@@ -50,7 +50,7 @@ class FrameRegions:
         return self._of_each(lambda region: region.mean(element))
 
     def means(self) -> dict:
-        """``{element: mean}`` of all maps."""
+        """Means of all maps; see :meth:`Region.means`."""
         return {element: self.mean(element) for element in self.elements}
 
     def ratio(self, element: str, other: str) -> Measured:

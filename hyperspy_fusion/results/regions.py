@@ -55,9 +55,9 @@ class Region:
     >>> maps = hf.element_maps(hf.data.core_shell((16, 16)).signals()[0])
     >>> region = maps.region(maps.data[1] > 3, errors=maps.data**0.5)
     >>> region
-    <Region of 56 pixels: Pt, Fe, O; plain means, standard errors known>
+    <Region of 52 pixels: Pt, Fe, O; plain means, standard errors known>
     >>> print(region.mean("Fe"))
-    5.589 +- 0.32
+    7.096 +- 0.37
     """
 
     def __init__(self, maps, roi=None, *, errors=None, independent=None):
@@ -125,12 +125,22 @@ class Region:
         return Measured(found.value, found.error)
 
     def means(self):
-        """``{element: mean}`` of all maps; see :meth:`mean`."""
+        """Means of all maps; see :meth:`mean`.
+
+        Returns
+        -------
+        dict of Measured
+        """
         return {element: self.mean(element) for element in self.elements}
 
     @default_errstate
     def estimate(self, element):
         """What the mean of a fit with ``errors=True`` comes from.
+
+        Parameters
+        ----------
+        element : str
+            Symbol, as in :attr:`elements`.
 
         Returns
         -------

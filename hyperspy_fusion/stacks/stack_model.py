@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -186,3 +187,7 @@ class FusedStack(FusedMultiModal):
             "The frames of a stack keep no fit that this can be asked of: make a FusedMultiModal of one frame, by "
             "`inav[...]` of maps and image."
         )
+
+
+# __new__, which chooses the class, hides what a model is made of
+setattr(FusedMultiModal, "__signature__", inspect.signature(FusedMultiModal.__init__))  # noqa: B010
