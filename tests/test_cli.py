@@ -323,6 +323,7 @@ def test_a_picture_is_drawn(folder, capsys, errors):
     [
         ("--method published --errors", "--method published has no model of the noise"),
         ("--method calibrated --errors 1", "errors is 1: it must be True, False or a whole number of at least 2"),
+        ("--elements Fe O --percent CL Fe=2", "--percent has no factor of O: give EL=X for each element."),
         ("--picture fused.bmp", "fused.bmp ends in '.bmp': pictures are drawn as .png, .pdf, .svg."),
         ("--picture nowhere/fused.png", "the folder nowhere does not exist: make it, or give another --picture."),
         ("--picture there.png", "there.png exists: give --overwrite to replace it, or another --picture."),
@@ -393,6 +394,7 @@ def test_bad_input_is_one_sentence_and_status_2(folder, capsys, command, sentenc
         ("a.hspy --percent XX Fe=1", "argument --percent: method is 'XX'"),
         ("a.hspy --percent CL Fe=1 b.hspy", "'b.hspy' is no factor: give EL=X, such as Fe=1.3"),
         ("a.hspy --percent CL Fe=-1", "'Fe=-1' is no factor"),
+        ("a.hspy --percent CL", "CL has no factors: give EL=X for each element"),
         ("fuse a.hspy --zzz", "unrecognized arguments: --zzz (see"),
         ("demo --methods auto", "unrecognized arguments: --methods auto: did you mean --method? (see"),
         ("fuse a.hspy --elements Ti,O", "argument --elements: 'Ti,O' has a comma: separate by spaces, as in Ti O"),

@@ -192,10 +192,13 @@ def _picture_path(arguments, maps):
 
 
 def _folder(arguments):
-    """Where to export; refused with a stack, and so is a composition of it."""
+    """Where to export. What cannot be done with a stack, or for want of factors, is refused."""
     for option in ("export", "percent", "image"):
         if arguments.stack and getattr(arguments, option):
             raise _Refusal(f"--{option} is for one scan: leave it out, or leave out --stack and fuse one FILE.")
+    factors = (arguments.percent or ("", None))[1]
+    if lost := [element for element in arguments.elements or () if factors and element not in factors]:
+        raise _Refusal(f"--percent has no factor of {', '.join(lost)}: give EL=X for each element.")
     if arguments.export is None:
         return None
     if not arguments.export:

@@ -73,6 +73,8 @@ class _Percent(argparse.Action):
         try:
             method = method_of(values[0])
             factors = dict(map(_factor, values[1:]))
+            if not factors and method != "cross_section":
+                raise ValueError(f"{values[0]} has no factors: give EL=X for each element, such as Fe=1.3")
         except ValueError as error:
             raise argparse.ArgumentError(self, str(error)) from error
         setattr(namespace, self.dest, (method, factors or None))
