@@ -248,6 +248,7 @@ def test_files_of_a_folder_are_a_stack(tmp_path, monkeypatch, capsys):
     assert fuse_files("tilts --stack -o out.hspy --max-iter 3") == 0
     said = capsys.readouterr().out
     assert "Fused Pt, Fe, O in 2 of 2 frames." in said and "Picture of frame 0: out.png" in said
+    assert str(hs.load("out.hspy").report()) in said
     fused = hs.load("out.hspy")
     for k, (maps, haadf) in enumerate(scans.values()):
         one = hyperspy_fusion.fuse(maps, haadf, method="published", max_iter=3, show_progressbar=False)

@@ -220,6 +220,9 @@ def test_the_report_of_a_stack_names_the_frames_that_differ(tmp_path):
     report = fused.report()
     assert [row[0] for row in report.rows] == ["Pt", "Fe", "O"]
     assert report.rows[2][1].startswith("0 to ") and report.rows[2][2].startswith("mean only; ")
+    uses = [fused.frame(k).report().rows[2][2] for k in range(3)]
+    assert all(f"{use} in frame {k}" in report.rows[2][2] for k, use in enumerate(uses) if use != uses[0])
+    assert len(set(uses)) > 1
     single = [fused.frame(k).report().rows[0] for k in range(3)]
     assert all(row[2] in report.rows[0][2] for row in single)
     for end in (min, max):
