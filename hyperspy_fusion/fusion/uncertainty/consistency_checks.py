@@ -13,7 +13,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 from scipy.special import betainc, pdtrc
 
-from hyperspy_fusion.diagnostics import NOTE, Diagnostic
+from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.spectra.background import gaussian
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
 from hyperspy_fusion.fusion.terms.noise_estimation import counts_scale
@@ -200,14 +200,12 @@ class ConsistencyChecks:
         if significance < SIGNIFICANT_MEAN or part < UNEXPLAINED:
             return []
         y, x = np.unravel_index(np.argmax(np.where(full, np.abs(total), 0)), total.shape)
-        meaning = "trust a feature only where its counts show it. " if part > MOSTLY_UNEXPLAINED else ""
-        sentence = (
-            f"HAADF contrast not explained by the mapped elements: {part:.0%} rms, most at {{place}}"
-            f"{': ' if meaning else '. '}{meaning}"
-            "Causes: an unmapped element, diffraction, thickness, or a misaligned image (register='shift')."
-        )
-        severity = NOTE if meaning else ""
-        return [Diagnostic("haadf-unexplained", sentence, severity, place=(_middle(y, side), _middle(x, side)))]
+        end = ". Causes: an unmapped element, diffraction, thickness, or a misaligned image (register='shift')."
+        if part > MOSTLY_UNEXPLAINED:
+            end = ": trust a feature only where its counts show it. "
+            end += "Causes: unmapped elements, or a misaligned image (register='shift')."
+        sentence = f"HAADF contrast not explained by the mapped elements: {part:.0%} rms, most at {{place}}{end}"
+        return [Diagnostic("haadf-unexplained", sentence, place=(_middle(y, side), _middle(x, side)))]
 
 
 def _poisson_deviation(excess, mean):
