@@ -55,12 +55,14 @@ def fuse(
         ``"calibrated"`` fits in the units of the maps and keeps their totals. ``"auto"``, the
         default, is the same with penalty and weights chosen by cross-validation.
         ``"published"`` is the method of Schwartz et al., npj Comput. Mater. 8, 16 (2022).
-    elements, xray_lines, integration_windows, edges
+    elements, xray_lines
         What to map, and how: see :func:`hyperspy_fusion.element_maps`.
     lines : {"windows", "model"}
         Maps of an EDS spectrum image: counts in windows, or of whole lines, by a fit of the spectra to the lines of
         all elements and a continuum, where lines overlap. Elements that the file names and `elements` does not are
         in the fit, and have no maps. ``"model"`` is not for ``"published"``, stacks and tiles.
+    integration_windows, edges
+        As for :func:`hyperspy_fusion.element_maps`.
     background : str, float, sequence or maps, optional
         What the maps hold that is not of the element: known counts per pixel, one number or one
         per element or by element ``{"Fe": 1}``, or an estimator for spectra, as ``"windows"`` of ``element_maps``.

@@ -73,6 +73,7 @@ _HEADLINES = {
     },
     NOTE: {
         "background-above-lines": "Background beside {} is above the line: check the windows.",
+        "background-in-composition": "The per cent include background: fuse with background='windows'.",
         "background-in-maps": "Much of {} is background: fuse with background='windows' for amounts.",
         "background-not-used": "The published method ignores the background: use method='calibrated'.",
         "background-windows-hold-lines": "Background windows of {} hold other lines: give windows without.",

@@ -179,6 +179,11 @@ class FusedMultiModal:
         Returns
         -------
         scipy.optimize.OptimizeResult
+
+        Raises
+        ------
+        FloatingPointError
+            For a fit that diverges.
         """
         check_workers(num_workers)
         front = {"regularization": regularization, "lambda_reg": lambda_reg, "lambda_haadf": lambda_haadf}
@@ -223,23 +228,34 @@ class FusedMultiModal:
     # ---- what comes out -----------------------------------------------------------------------
 
     def as_signal(self):
-        """The fused maps as a new :class:`ElementMaps`."""
+        """The fused maps as a new signal.
+
+        Returns
+        -------
+        ElementMaps
+        """
         return self._signal(copied=True)
 
     @default_errstate
     def modelled_haadf(self, image: int = 0):
-        """``f(x)``: the HAADF image that the fused maps explain, as a Signal2D in the units of the measured one.
+        """The HAADF image ``f(x)`` that the fused maps explain; see :meth:`ElementMaps.modelled_haadf`.
 
-        ``image`` is the number of another elastic image in the list that was given.
+        Parameters
+        ----------
+        image : int
+            Number of an elastic image in the list that was given, 0 for the HAADF image.
         """
         title = "Modelled HAADF" if image == 0 else f"Modelled {self._elastic.names[image]}"
         return image_signal(self._modelled(image).copy(), spatial_axes(self.haadf), title)
 
     @default_errstate
     def residual(self, image: int = 0):
-        """Measured minus modelled HAADF image, as a Signal2D: what no mapped element explains; or of another image.
+        """Measured minus modelled HAADF image, less a ramp that is removed; see :meth:`ElementMaps.residual`.
 
-        The measured image is less its ramp where that is removed.
+        Parameters
+        ----------
+        image : int
+            As for :meth:`modelled_haadf`.
         """
         fit, modelled = self._fitted(), self._modelled(image).astype(np.float64)
         measured = self.images[image].data
@@ -273,13 +289,12 @@ class FusedMultiModal:
     def standard_errors(self, n_resamples=32, *, seed=0, show_progressbar=None, num_workers=None):
         """Standard errors of the fused maps, from bootstrap replicates that are fitted in the same way.
 
-        The model keeps the bootstrap replicates for ``m.as_signal().region(roi).mean("Fe")``. They take twice as many
-        copies of the maps in memory as there are. Ctrl-C keeps those that are done.
+        The model keeps the bootstrap replicates, two copies of the maps each. Ctrl-C keeps those that are done.
 
         Parameters
         ----------
         n_resamples : int
-            Number of bootstrap replicates, at least 2. The errors are uncertain by 13 % with 32 and by 25 % with 8.
+            Of the bootstrap, at least 2. The errors are uncertain by 13 % with 32 and by 25 % with 8.
         seed : int
             Of the resampling, 0 or more: the same seed gives the same errors.
         show_progressbar : bool, optional
@@ -324,9 +339,8 @@ class FusedMultiModal:
     def attainable_gain(self):
         """By what factor counts and HAADF image of a pixel, without its neighbours, can lower the variance of counts.
 
-        From the Fisher information of both; 1 where the image has no information on an element. A further gain
-        comes from neighbouring pixels, that is, from the penalty. Blur of the image, which lowers the gain, is
-        not considered.
+        From the Fisher information of both; 1 where the image has no information on an element. A further gain comes
+        from the penalty, by neighbouring pixels. Blur of the image, which lowers the gain, is not considered.
 
         Returns
         -------
@@ -336,7 +350,7 @@ class FusedMultiModal:
         check_noise_model(self.method)
         fit = self._fitted()
         gain = attainable_gain(fit.setup.problem, fit.result.maps)
-        return self._derived(gain, "Attainable gain of")
+        return maps_like(self._signal(), self._measured.filled(gain, np.nan), "Attainable gain of")
 
     def plot(self, crop=None, errors=False):
         """Measured over fused maps; see :meth:`ElementMaps.plot_fusion`."""
@@ -421,10 +435,6 @@ class FusedMultiModal:
         residuals = None if explained.residuals is None else self._measured.filled(explained.residuals, 0.0)
         inputs = Inputs(self.maps, self.haadf, self._mask, changes, residuals)
         return fused_signal(self.maps, data, self._metadata(), inputs, self._record.errors)
-
-    def _derived(self, data, title):
-        """Data of the fitted elements as maps, NaN for constant ones."""
-        return maps_like(self._signal(), self._measured.filled(data, np.nan), title)
 
     def _metadata(self):
         """``metadata.Fusion``: Python scalars, strings and flat arrays."""

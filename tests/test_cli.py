@@ -246,22 +246,73 @@ def test_files_of_a_folder_are_a_stack(tmp_path, monkeypatch, capsys):
     for name in scans:
         (tmp_path / "tilts" / f"{name}.emd").touch()
     assert fuse_files("tilts --stack -o out.hspy --max-iter 3") == 0
-    assert "Fused Pt, Fe, O in 2 of 2 frames." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Fused Pt, Fe, O in 2 of 2 frames." in said and "Picture of frame 0: out.png" in said
+    assert str(hs.load("out.hspy").report()) in said
     fused = hs.load("out.hspy")
     for k, (maps, haadf) in enumerate(scans.values()):
         one = hyperspy_fusion.fuse(maps, haadf, method="published", max_iter=3, show_progressbar=False)
         np.testing.assert_array_equal(fused.frame(k).data, one.data)
-    assert fuse_files("tilts --stack -o out.hspy --overwrite --picture x.png") == 2
+    assert fuse_files("tilts --stack -o out.hspy --overwrite --export x") == 2
+    assert "--export is for one scan: leave it out" in capsys.readouterr().err
     scans["b"] = core_shell((8, 9)).signals()
     assert fuse_files("tilts --stack -o out.hspy --overwrite") == 2
     assert "leave out the file that differs" in capsys.readouterr().err
+
+
+def test_a_file_alone_is_fused_and_exported(folder, capsys):
+    """Without the word fuse; the .tif are those of the maps, and a composition is that of the function."""
+    factors = {"Fe": 1.3, "O": 1.9}
+    command = QUICK.removeprefix("fuse ").split()
+    assert cli.main([*command, "--errors=2", "--export", "maps", "--percent", "cl", "Fe=1.3", "O=1.9"]) == 0
+    said, fused = capsys.readouterr().out, hs.load("out.hspy")
+    assert {"Fe.tif", "O.tif", "HAADF.tif", "fused.h5"} <= {path.name for path in (folder / "maps").iterdir()}
+    np.testing.assert_allclose(hs.load("maps/Fe.tif").data, fused.data[0])
+    table = fused.region().percent("CL", factors)
+    assert str(table) in said and "±" in str(table)
+    header, *rows = (line.split(",") for line in Path("out_percent.csv").read_text().splitlines())
+    assert header == ["element", "at.%", "standard error"]
+    assert [(e, (float(v), float(s))) for e, v, s in rows] == [(e, pytest.approx(found)) for e, found in table.items()]
+    for option in ("--export maps", "--percent CL Fe=1 O=1 -o new.hspy --export maps"):
+        assert "maps exists: choose another folder, or pass --overwrite" in refusal(
+            capsys, *command[:-2], *option.split()
+        )
+
+
+def test_further_images_are_fused(folder, capsys):
+    inverted = hs.load("HAADF.hspy")
+    inverted.data, inverted.metadata.General.title = 5.0 - inverted.data, "phase"
+    inverted.save("phase.hspy")
+    assert cli.main([*QUICK.split(), "--image", "phase.hspy"]) == 0
+    maps, haadf = core_shell(SHAPE).signals()
+    options = {"method": "calibrated", "regularization": "tv", "tol": 1e-2}
+    expected = fuse_with(maps[1:], [haadf, inverted], **options)
+    np.testing.assert_allclose(hs.load("out.hspy").data, expected.data, rtol=1e-5)
+    assert "The phase image" in capsys.readouterr().out
+    assert "There is no file 'none.hspy'" in refusal(capsys, *QUICK.split(), "--overwrite", "--image", "none.hspy")
+
+
+def test_the_help_begins_with_examples_and_hides_settings(capsys):
+    texts = {}
+    for option in ("--help", "--help-settings"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([option])
+        assert not stop.value.code
+        texts[option] = capsys.readouterr().out
+    short, long = texts.values()
+    assert short.index("hyperspy-fusion scan.bcf") < short.index("--elements EL") < short.index("--help-settings")
+    hidden = ["--lambda-tv", "--set NAME=VALUE", "--stack", "--image FILE", "--lines"]
+    assert all(option in long and option not in short for option in hidden)
+    assert len(short.splitlines()) < 60 and short.split("\n  --version")[0] in long
 
 
 @pytest.mark.parametrize("errors", [[], ["--errors", "2"]], ids=["maps", "with errors"])
 def test_a_picture_is_drawn(folder, capsys, errors):
     from matplotlib.image import imread
 
-    assert cli.main([*QUICK.split(), "--picture", "fused.png", *errors]) == 0
+    # by default beside the maps
+    picture = ["--picture", "fused.png"] if errors else []
+    assert cli.main([*QUICK.replace("out.hspy", "fused.hspy").split(), *picture, *errors]) == 0
     assert "Picture: fused.png" in capsys.readouterr().out
     height, width, _ = imread("fused.png").shape
     rows = 3 if errors else 2
@@ -273,6 +324,7 @@ def test_a_picture_is_drawn(folder, capsys, errors):
     [
         ("--method published --errors", "--method published has no model of the noise"),
         ("--method calibrated --errors 1", "errors is 1: it must be True, False or a whole number of at least 2"),
+        ("--elements Fe O --percent CL Fe=2", "--percent has no factor of O: give EL=X for each element."),
         ("--picture fused.bmp", "fused.bmp ends in '.bmp': pictures are drawn as .png, .pdf, .svg."),
         ("--picture nowhere/fused.png", "the folder nowhere does not exist: make it, or give another --picture."),
         ("--picture there.png", "there.png exists: give --overwrite to replace it, or another --picture."),
@@ -340,6 +392,10 @@ def test_bad_input_is_one_sentence_and_status_2(folder, capsys, command, sentenc
         ("fuse a.hspy --register Fe.hspy", "argument --register: invalid choice: 'Fe.hspy'"),
         ("fuse a.hspy --lamda-reg 2", "unrecognized arguments: --lamda-reg 2: did you mean --lambda-reg? (see"),
         ("fuse a.hspy --lamda-reg=2", "unrecognized arguments: --lamda-reg=2: did you mean --lambda-reg? (see"),
+        ("a.hspy --percent XX Fe=1", "argument --percent: method is 'XX'"),
+        ("a.hspy --percent CL Fe=1 b.hspy", "'b.hspy' is no factor: give EL=X, such as Fe=1.3"),
+        ("a.hspy --percent CL Fe=-1", "'Fe=-1' is no factor"),
+        ("a.hspy --percent CL", "CL has no factors: give EL=X for each element"),
         ("fuse a.hspy --zzz", "unrecognized arguments: --zzz (see"),
         ("demo --methods auto", "unrecognized arguments: --methods auto: did you mean --method? (see"),
         ("fuse a.hspy --elements Ti,O", "argument --elements: 'Ti,O' has a comma: separate by spaces, as in Ti O"),

@@ -109,6 +109,13 @@ class Phantom:
             One calibrated map per element, its symbol in the title and in ``metadata.Sample.elements``.
         haadf : hyperspy.signals.Signal2D
             The HAADF image on the same axes.
+
+        Examples
+        --------
+        >>> import hyperspy_fusion as hf
+        >>> maps, haadf = hf.data.core_shell((64, 64)).signals()
+        >>> haadf
+        <Signal2D, title: HAADF, dimensions: (|64, 64)>
         """
         import hyperspy.api as hs
 
@@ -120,9 +127,21 @@ class Phantom:
         return maps, haadf
 
     def phase(self, exponent: float = 0.7, snr: float = 50.0, seed: int = 1):
-        """A phase image of the same scan as a Signal2D: ``sum_i Z_i**exponent truth_i``, in units of its maximum.
+        """A phase image of the same scan: ``sum_i Z_i**exponent truth_i``, in units of its maximum.
 
-        ``snr`` is its brightest pixel over the standard deviation of its Gaussian noise.
+        Parameters
+        ----------
+        exponent : float
+            Of the atomic numbers.
+        snr : float
+            Its brightest pixel over the standard deviation of its Gaussian noise.
+        seed : int
+            Of the noise.
+
+        Returns
+        -------
+        hyperspy.signals.Signal2D
+            ``(|x, y)``.
         """
         import hyperspy.api as hs
 
@@ -225,6 +244,11 @@ haadf_gain
     Factor of the HAADF intensity above the offset, and of its noise, above 0.
 seed
     Of the noise; the truth does not depend on it.
+
+Returns
+-------
+Phantom
+    The scan with its truth; ``signals()`` of it are maps and HAADF image.
 
 Raises
 ------
@@ -358,7 +382,15 @@ PHANTOMS = {f.__name__: f for f in (core_shell, atomic_columns, interface, gradi
 def psnr(image: np.ndarray, truth: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB: ``10 log10(max(truth)**2 / mean((image - truth)**2))``.
 
-    Infinite for an image that is the truth.
+    Parameters
+    ----------
+    image, truth : numpy.ndarray
+        Of the same shape, in the same unit.
+
+    Returns
+    -------
+    float
+        Infinite for an image that is the truth.
 
     Raises
     ------

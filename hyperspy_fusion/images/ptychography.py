@@ -129,6 +129,11 @@ def ptychography(
     ImportError
         ``engine="phaser"`` without the package phaserEM.
 
+    Examples
+    --------
+    >>> phase = hyperspy_fusion.ptychography(s4d, convergence_angle=21.4)  # doctest: +SKIP
+    >>> fused = eds.fuse([haadf, phase])  # doctest: +SKIP
+
     Notes
     -----
     For thin specimens and a coherent beam. See the page on 4D-STEM for other packages.

@@ -37,7 +37,7 @@ def export_maps(fused, others, folder, *, overwrite=False):
     ``errors/<element>``, and how they were found is in the attributes of ``errors``. ``scale`` and ``offset`` of a data
     set are in the order of its dimensions: y, x. Files of other names are never touched.
     """
-    folder = _checked_folder(folder, overwrite)
+    folder = checked_folder(folder, overwrite)
     images = {**{element: fused.get_map(element) for element in fused.elements}, **others}
     own = {"HAADF": "haadf", "HAADF_modelled": "modelled_haadf"}
     data_sets = {own.get(name, f"maps/{name}"): signal for name, signal in images.items()}
@@ -183,7 +183,8 @@ def _asked_to_overwrite(path):
     return overwrite(path)
 
 
-def _checked_folder(folder: Any, overwrite) -> Path:
+def checked_folder(folder: Any, overwrite: bool) -> Path:
+    """The path of a folder to write to, which is new unless ``overwrite`` is set."""
     if not isinstance(folder, str | os.PathLike):
         raise TypeError(f"folder is {folder!r}: give the path of the folder to write to.")
     folder = Path(folder)

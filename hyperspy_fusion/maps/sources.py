@@ -144,6 +144,13 @@ def element_maps(
         different X-ray lines.
     NotImplementedError
         A spatial axis is not uniform.
+
+    Examples
+    --------
+    >>> import hyperspy_fusion as hf
+    >>> spectra, haadf = hf.data.overlapping_lines((16, 16)).signals()
+    >>> hf.element_maps(spectra, ["Fe", "O"]).elements
+    ['Fe', 'O']
     """
     request = SourceRequest(elements, xray_lines, integration_windows, edges, background, allow_nan)
     return read_maps(source, request).signal

@@ -23,7 +23,7 @@ _MOST = 24
 
 @dataclass(frozen=True)
 class Comparison:
-    """A result beside the same fit without the HAADF image.
+    """A result beside the same fit without the HAADF image; made by :meth:`ElementMaps.compare_without_haadf`.
 
     Attributes
     ----------
@@ -113,14 +113,14 @@ def explored(fused: Any, fuse: Callable, values: dict, *, elements=None, crop=No
     changed = [replace(base, **one) for one in settings]  # all are checked before the first fit
     found = [arrays(refit(fused, fuse, method, one, **run), elements) for one in changed]
     columns = [
-        [(f"{element}, {_in_words(one)}", maps[i], "map") for one, maps in zip(settings, found, strict=True)]
+        [(f"{element}, {_settings_in_words(one)}", maps[i], "map") for one, maps in zip(settings, found, strict=True)]
         for i, element in enumerate(elements)
     ]
     labels = [quantity_of(fused)] * len(elements)
     return saved(plot_grid(columns, labels, crop=crop, **frame_of_axes(fused), **options), save)
 
 
-def _in_words(settings):
+def _settings_in_words(settings):
     return ", ".join(
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings.items()
     )

@@ -6,6 +6,7 @@ independent: ``var c_i = sum_j (f_j / T)^2 (delta_ij - c_i)^2 var I_j`` with ``T
 
 from __future__ import annotations
 
+import html
 import io
 import sys
 from collections.abc import Mapping
@@ -28,6 +29,49 @@ _ALSO_CALLED = {"cl": "CL", "cliff_lorimer": "CL", "k_factor": "CL", "zeta_facto
 VACUUM = 0.05
 # the thick one: not the brightest, which may be an outlier
 _THICK = 99
+PERCENT_UNITS = {"atomic": "at.%", "weight": "wt.%"}
+
+
+class Percent(dict):
+    """A composition ``{element: (value, error)}``, shown as a table; made by :meth:`Region.percent`.
+
+    Attributes
+    ----------
+    unit : str
+        "at.%" or "wt.%".
+    remark : str
+        What is doubtful about it; "" for nothing.
+    """
+
+    def __init__(self, values: Any, unit: str = "at.%", remark: str = ""):
+        super().__init__(values)
+        self.unit, self.remark = unit, remark
+
+    def __str__(self):
+        texts = {element: with_error(value, error, self.unit) for element, (value, error) in self.items()}
+        width = max(map(len, texts), default=0)
+        rows = [f"{element:{width}}  {text}" for element, text in texts.items()]
+        return "\n".join([*rows, *([self.remark] if self.remark else [])])
+
+    __repr__ = __str__
+
+    def _repr_html_(self):
+        rows = (f"<tr><th>{e}</th><td>{with_error(v, s, self.unit)}</td></tr>" for e, (v, s) in self.items())
+        return f"<table>{''.join(rows)}</table><p>{html.escape(self.remark)}</p>"
+
+
+def with_error(value: Any, error: Any, unit: str) -> str:
+    """As ``"4.8 ± 1.3 at.%"``, with two digits of the error; one such text for each frame of a stack."""
+    if np.ndim(value):
+        pairs = zip(np.ravel(value), np.ravel(error), strict=True)
+        return ", ".join(with_error(*pair, unit).removesuffix(f" {unit}") for pair in pairs) + f" {unit}"
+    if not np.isfinite(value):
+        return f"- {unit}"
+    if not (np.isfinite(error) and error > 0):
+        return f"{value:.1f} {unit}"
+    # of 0.0996, two digits are 0.10
+    digits = min(max(1 - int(np.floor(np.log10(float(f"{error:.1e}")))), 0), 6)
+    return f"{value:.{digits}f} ± {error:.{digits}f} {unit}"
 
 
 @default_errstate
@@ -49,7 +93,7 @@ def composition(maps, method, factors=None, units="atomic", vacuum=VACUUM, error
 
 def quantifying(maps, method, factors, units):
     """exspy's name of the method, the factors (n,), and relative factors (n,): what a count adds to the total."""
-    method = _method(method)
+    method = method_of(method)
     check_choice("units", units, ("atomic", "weight"))
     factors = _factors(maps, method, factors)
     shape = np.shape(maps.data)
@@ -57,7 +101,7 @@ def quantifying(maps, method, factors, units):
         raise ValueError(f"{maps!r} is a composition already: take that of the maps that it was made of.")
     if shape[0] < 2 or len(shape) != 3:
         raise ValueError(f"{maps!r} is not a stack of several maps: a composition needs the maps of all its elements.")
-    report(_about_totals(maps))
+    report([*_about_totals(maps), *about_background(maps)])
     # a line for each map, from which exspy takes the element; made up where the maps have none
     lines = metadata_names(maps.metadata, "Element_maps.xray_lines")
     if len(lines) != len(maps.elements):
@@ -66,7 +110,7 @@ def quantifying(maps, method, factors, units):
     return method, factors, np.array(_relative_factors(names, method, tuple(factors), units))
 
 
-def _method(name):
+def method_of(name):
     """exspy's name of a method of quantification, however it is spelt."""
     if isinstance(name, str):
         spelt = name.strip().lower().replace("-", "_").replace(" ", "_").removesuffix("s")
@@ -136,6 +180,20 @@ def _about_totals(maps):
         'and the composition with them: fuse by method="calibrated", or take the measured maps.'
     )
     return [Diagnostic("composition-of-changed-totals", sentence, elements=tuple(kept))]
+
+
+def about_background(maps):
+    """The diagnostic of counts in windows of X-ray lines that hold the background below the lines as well."""
+    node = maps.metadata.get_item("Element_maps")
+    if node is None or not node.has_item("integration_windows"):
+        return []
+    if maps.metadata.has_item("Fusion") and np.any(np.asarray(maps._fit().get("background", 0)) > 0):
+        return []
+    sentence = (
+        "The per cent include the background below the X-ray lines: fuse the spectra with background='windows', or "
+        "lines='model'."
+    )
+    return [Diagnostic("background-in-composition", sentence)]
 
 
 @lru_cache

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from hyperspy_fusion.diagnostics import report, unreported
+from hyperspy_fusion.results.composition import PERCENT_UNITS, Percent
 from hyperspy_fusion.results.frames import frame_or_none, other_axes
 from hyperspy_fusion.results.regions import Measured, Region
 
@@ -49,7 +50,7 @@ class FrameRegions:
         return self._of_each(lambda region: region.mean(element))
 
     def means(self) -> dict:
-        """``{element: mean}`` of all maps."""
+        """Means of all maps; see :meth:`Region.means`."""
         return {element: self.mean(element) for element in self.elements}
 
     def ratio(self, element: str, other: str) -> Measured:
@@ -59,7 +60,9 @@ class FrameRegions:
     def percent(self, method: str, factors: Any = None, *, units: str = "atomic") -> dict:
         """Composition of the region as ``{element: (value, error)}``; see :meth:`Region.percent`."""
         found = {one: one.percent(method, factors, units=units) for one in self.frames.flat if one is not None}
-        return {element: self._of_each(lambda region: found[region][element]) for element in self.elements}  # noqa: B023
+        first = next(iter(found.values()), Percent({}, PERCENT_UNITS[units]))
+        values = {element: self._of_each(lambda region: found[region][element]) for element in self.elements}  # noqa: B023
+        return Percent(values, first.unit, first.remark)
 
     def _of_each(self, ask):
         values, errors = (np.full(self.frames.shape, np.nan) for _ in range(2))

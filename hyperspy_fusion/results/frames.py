@@ -42,6 +42,14 @@ def name_of_frame(number: int) -> str:
     return f"frame_{number:05d}"
 
 
+def in_memory(node: dict) -> dict[str, Any]:
+    """A metadata dictionary with NumPy arrays for the dask arrays that lazily loaded files have in them."""
+    return {
+        key: in_memory(value) if isinstance(value, dict) else np.asarray(value) if hasattr(value, "dask") else value
+        for key, value in node.items()
+    }
+
+
 def other_axes(maps: Any) -> list:
     """The navigation axes of maps that are not of elements."""
     own = maps._map_axis()

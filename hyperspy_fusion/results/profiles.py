@@ -107,11 +107,11 @@ def _checked_line(maps, *line):
     if not length:
         raise ValueError(f"The line starts and ends at {line[:2]}: give two points.")
     if length > _LONGEST * diagonal or line[-1] > diagonal:
-        raise beyond(_in_words(line), maps)
+        raise beyond(_line_in_words(line), maps)
     return line
 
 
-def _in_words(line):
+def _line_in_words(line):
     width = f" of width {line[4]:.4g}" if line[4] else ""
     return f"the line from ({line[0]:.4g}, {line[1]:.4g}) to ({line[2]:.4g}, {line[3]:.4g}){width}"
 
@@ -120,8 +120,10 @@ def _about_outside(maps, line):
     """The diagnostic of a profile that lies beyond the maps in part; ValueError where all of it does."""
     inside = _along(maps, np.ones(maps.data.shape), line).data.reshape(len(maps.elements), -1)[0] > 0
     if not inside.any():
-        raise beyond(_in_words(line), maps)
-    sentence = f"{np.mean(~inside):.0%} of {_in_words(line)} lies beyond {extent_of(maps)}: the profile is NaN there."
+        raise beyond(_line_in_words(line), maps)
+    sentence = (
+        f"{np.mean(~inside):.0%} of {_line_in_words(line)} lies beyond {extent_of(maps)}: the profile is NaN there."
+    )
     return [] if inside.all() else [Diagnostic("profile-beyond-maps", sentence)]
 
 

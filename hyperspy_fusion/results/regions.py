@@ -13,7 +13,7 @@ from hyperspy_fusion.fusion.checks import default_errstate
 from hyperspy_fusion.grid.axes import capital, scan_axes
 from hyperspy_fusion.grid.images import image_signal
 from hyperspy_fusion.identify.elements import no_map_of
-from hyperspy_fusion.results.composition import propagated, quantifying
+from hyperspy_fusion.results.composition import PERCENT_UNITS, Percent, about_background, propagated, quantifying
 from hyperspy_fusion.results.uncertainty import filled_pixels, is_independent, located, pixel_errors
 
 # shares of a region whose mean depends on what was filled in: of a block sooner, in which no counts are near
@@ -55,9 +55,9 @@ class Region:
     >>> maps = hf.element_maps(hf.data.core_shell((16, 16)).signals()[0])
     >>> region = maps.region(maps.data[1] > 3, errors=maps.data**0.5)
     >>> region
-    <Region of 56 pixels: Pt, Fe, O; plain means, standard errors known>
+    <Region of 52 pixels: Pt, Fe, O; plain means, standard errors known>
     >>> print(region.mean("Fe"))
-    5.589 +- 0.32
+    7.096 +- 0.37
     """
 
     def __init__(self, maps, roi=None, *, errors=None, independent=None):
@@ -125,12 +125,22 @@ class Region:
         return Measured(found.value, found.error)
 
     def means(self):
-        """``{element: mean}`` of all maps; see :meth:`mean`."""
+        """Means of all maps; see :meth:`mean`.
+
+        Returns
+        -------
+        dict of Measured
+        """
         return {element: self.mean(element) for element in self.elements}
 
     @default_errstate
     def estimate(self, element):
         """What the mean of a fit with ``errors=True`` comes from.
+
+        Parameters
+        ----------
+        element : str
+            Symbol, as in :attr:`elements`.
 
         Returns
         -------
@@ -197,9 +207,9 @@ class Region:
 
         Returns
         -------
-        dict
-            ``{element: (value, error)}`` in per cent, of the pixels where all maps have a value; errors are NaN where
-            they are not known.
+        Percent
+            A dictionary ``{element: (value, error)}`` in per cent, of the pixels where all maps have a value, shown as
+            a table; errors are NaN where they are not known.
 
         Raises
         ------
@@ -212,7 +222,8 @@ class Region:
         """
         relative = quantifying(self._maps, method, factors, units)[2]
         shares = self._plain_shares(relative) if self._bootstrap is None else self._estimated_shares(relative)
-        return {e: Measured(100 * float(v), 100 * float(s)) for e, v, s in zip(self.elements, *shares, strict=True)}
+        found = {e: Measured(100 * float(v), 100 * float(s)) for e, v, s in zip(self.elements, *shares, strict=True)}
+        return Percent(found, PERCENT_UNITS[units], " ".join(map(str, about_background(self._maps))))
 
     def _estimated_shares(self, relative):
         """Shares (n,) in the sum of the estimated means times relative factors (n,), and their errors."""

@@ -16,7 +16,7 @@ from hyperspy_fusion.results.fused_maps import why_changed
 _WIDTH = 100
 _COLUMNS = ("element", "counts", "usable for", "total")
 # part of what smoothing changed below which brightness did nothing
-_NOTHING = 0.005
+NOTHING = 0.005
 _NAMES = {"serious": "Serious", "note": "Notes", "information": "Information"}
 
 
@@ -107,24 +107,29 @@ def _row(fit, i):
     usable = fit.get("usable_for")
     return (
         fit["elements"][i],
-        f"{count:.0f}" if np.isfinite(count) and count < 1e5 else f"{count:.3g}" if np.isfinite(count) else "-",
+        number_in_words(count) if np.isfinite(count) else "-",
         usable[i] if usable else "-",
         f"{ratio:.0%}" if np.isfinite(ratio) else "-",
     )
+
+
+def number_in_words(count):
+    """A number of counts, whose digits matter where it is small."""
+    return f"{count:.0f}" if count < 1e5 else f"{count:.3g}"
 
 
 def _haadf_sentence(fit):
     """What the HAADF image did, in one sentence."""
     if fit["method"] == "published":
         return f"The HAADF image was fitted in every pixel (correlation {fit['haadf_correlation']:.2f})."
-    edges = _used_edges(fit)
+    edges = used_edges(fit)
     changes = np.asarray(fit.get("haadf_changes", np.zeros(1)))
     largest = int(np.argmax(changes))
-    if changes[largest] < _NOTHING:
+    if changes[largest] < NOTHING:
         if not edges:
             return "The HAADF image was not used."
         return (
-            f"The brightness of the HAADF image changed no map by more than {_NOTHING:.1%} of what smoothing did; only "
+            f"The brightness of the HAADF image changed no map by more than {NOTHING:.1%} of what smoothing did; only "
             "its edges were used."
         )
     if fit["parameters"].get("regularization") == "none":
@@ -143,11 +148,11 @@ def _sentences_of_further_images(fit):
     changes = np.reshape(fit["image_changes"], (len(names), -1))
     for name, change in list(zip(names, changes, strict=True))[1:]:
         largest = fit["elements"][int(np.argmax(change))]
-        is_used = change.max() >= _NOTHING
+        is_used = change.max() >= NOTHING
         yield f"The {name} image changed {largest} most." if is_used else f"The {name} image was not used."
 
 
-def _used_edges(fit):
+def used_edges(fit):
     """Whether a penalty that the image guides is in the result."""
     selection = fit.get("selection", {})
     kinds = [fit["parameters"].get("regularization")]

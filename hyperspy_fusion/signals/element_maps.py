@@ -250,12 +250,14 @@ class ElementMaps(FittedMaps):
 
         Parameters
         ----------
-        filename, overwrite, extension, file_format, **options
+        filename, overwrite, extension, file_format
             As for :meth:`hyperspy.api.signals.BaseSignal.save`.
         everything : bool
             Save with a result all that it was made from and carries: measured maps, HAADF image, mask, residuals, what
             moved the maps, and the bootstrap replicates of its errors. A loaded result then does all that it did
             before. The file is some ten times as large, and with errors some eighty times.
+        **options
+            Others of :meth:`hyperspy.api.signals.BaseSignal.save`.
 
         Raises
         ------

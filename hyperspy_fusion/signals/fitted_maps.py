@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from hyperspy_fusion.api import fuse, fuse_method
 from hyperspy_fusion.results import comparison, evidence, frames, fused_maps, plot, uncertainty
 from hyperspy_fusion.results.docstrings import shares_texts
+from hyperspy_fusion.results.frame_report import report_of_frames
 from hyperspy_fusion.results.report import report_of
 from hyperspy_fusion.signals.labelled_maps import LabelledMaps
 
@@ -70,10 +69,12 @@ class FittedMaps(LabelledMaps):
             frames.refuse_stack(self, "what belongs to one fit")
         if not self.metadata.has_item("Fusion"):
             raise ValueError("These maps are not the result of a fit: call fuse(haadf) on them first.")
-        return _in_memory(self.metadata.Fusion.as_dictionary())
+        return frames.in_memory(self.metadata.Fusion.as_dictionary())
 
     def report(self):
         """What each map can be used for, what the HAADF image did, and all diagnostics, serious ones first.
+
+        Of a fused stack it has the range over the frames, and lists those that differ.
 
         Returns
         -------
@@ -87,7 +88,7 @@ class FittedMaps(LabelledMaps):
         ValueError
             Where the maps are not the result of a fit.
         """
-        return report_of(self)
+        return report_of_frames(self) if self.metadata.has_item(frames.FUSED_FRAMES) else report_of(self)
 
     def modelled_haadf(self):
         """The HAADF image that the fused maps explain, in the units of the measured one.
@@ -273,11 +274,3 @@ class FittedMaps(LabelledMaps):
         if "selection" not in fit:
             raise ValueError('No weights were chosen in this fit, all were given: fuse by method="auto".')
         return plot.plot_selection(fit["selection"])
-
-
-def _in_memory(node) -> dict[str, Any]:
-    """A metadata dictionary with NumPy arrays for the dask arrays that lazily loaded files have in them."""
-    return {
-        key: _in_memory(value) if isinstance(value, dict) else np.asarray(value) if hasattr(value, "dask") else value
-        for key, value in node.items()
-    }

@@ -97,6 +97,11 @@ class LabelledMaps(Signal2D):
         element : str
             Symbol, as in :attr:`elements`.
 
+        Returns
+        -------
+        ElementMaps
+            In the units of the maps.
+
         Raises
         ------
         ValueError
@@ -120,7 +125,7 @@ class LabelledMaps(Signal2D):
         return one
 
     def split(self, axis="auto", number_of_parts="auto", step_sizes="auto"):
-        """The maps of the single elements, each titled by its symbol; other axes are split as by HyperSpy."""
+        """As HyperSpy's; along the axis of the elements, the default, the map of each element, titled by its symbol."""
         own_axis = self._map_axis()
         manual = number_of_parts != "auto" or step_sizes != "auto"
         if own_axis is None or manual or (axis != "auto" and self.axes_manager[axis] is not own_axis):
@@ -135,6 +140,11 @@ class LabelledMaps(Signal2D):
         """As HyperSpy's, along x and y: maps of different elements are not added up.
 
         Rebinned maps have no modelled HAADF image: rebin :meth:`ElementMaps.modelled_haadf` of the result instead.
+
+        Raises
+        ------
+        ValueError
+            For rebinning over elements.
         """
         axis = self._axis(ELEMENT_AXIS)
         if axis is not None:

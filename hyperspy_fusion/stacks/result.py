@@ -215,26 +215,31 @@ def summary_of(of_each, indices, noun):
     array, and ``noun`` what they are called.
     """
     about: dict = defaultdict(dict)
+    elements: dict = defaultdict(dict)
     for k, own in enumerate(of_each):
         for one in own:
-            about[one.code, one.severity, one.sentence if one.code == NOT_FUSED else ""].setdefault(k, str(one))
+            kind = one.code, one.severity, one.sentence if one.code == NOT_FUSED else ""
+            about[kind].setdefault(k, str(one))
+            elements[kind] |= dict.fromkeys(one.elements)
     in_order = sorted(about.items(), key=lambda item: item[0][0] != NOT_FUSED)
     return [
-        Diagnostic(code, f"{_which(indices, cases, noun)}: {next(iter(cases.values()))}", severity)
-        for (code, severity, _), cases in in_order
+        Diagnostic(
+            kind[0], f"{_which(indices, cases, noun)}: {next(iter(cases.values()))}", kind[1], (*elements[kind],)
+        )
+        for kind, cases in in_order
     ]
 
 
 def _which(indices, cases, noun):
     """In words: frames by their indices, and which of them the first sentence is about if others have another one."""
-    named = [_in_words(indices[k]) for k in cases]
+    named = [_numbered(indices[k]) for k in cases]
     more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
     words = (
-        f"{noun}{'s' * (len(named) > 1)} {', '.join(named[:_MOST_NAMED])}{more} (the last is {_in_words(indices[-1])})"
+        f"{noun}{'s' * (len(named) > 1)} {', '.join(named[:_MOST_NAMED])}{more} (the last is {_numbered(indices[-1])})"
     )
     words = f"All {noun.lower()}s" if len(named) == len(indices) else words
     return words if len(set(cases.values())) == 1 else f"{words}, here {named[0]}"
 
 
-def _in_words(index):
+def _numbered(index):
     return str(index[0]) if len(index) == 1 else str(tuple(reversed(index)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -189,3 +190,7 @@ class FusedStack(FusedMultiModal):
     def _fitted(self) -> Any:
         self._signal()
         raise ValueError(f"The frames of a stack keep no fit that this can be asked of: {_OF_ONE_FRAME}")
+
+
+# __new__, which chooses the class, hides what a model is made of
+setattr(FusedMultiModal, "__signature__", inspect.signature(FusedMultiModal.__init__))  # noqa: B010

@@ -10,6 +10,7 @@ from sources import eds
 
 import hyperspy_fusion as hf
 from hyperspy_fusion import element_maps
+from hyperspy_fusion.results.composition import Percent
 
 LINES = ["Al_Ka", "Fe_Ka", "Pt_La"]
 FACTORS = {"CL": [0.98, 1.32, 5.07], "zeta": [300.0, 420.0, 1500.0], "cross_section": [20.0, 12.0, 6.0]}
@@ -240,3 +241,33 @@ def test_the_result_knows_what_it_is(tmp_path):
     np.testing.assert_allclose(loaded.get_noise_variance().data, percent.get_noise_variance().data)
     assert loaded.metadata.Composition.method == "CL"
     np.testing.assert_allclose(percent.get_map("Fe").get_noise_variance().data, percent.get_noise_variance().data[0])
+
+
+@pytest.mark.parametrize(
+    "value, error, expected",
+    [
+        (4.8, 1.3, "4.8 ± 1.3 at.%"),
+        (4.8, 0.0996, "4.80 ± 0.10 at.%"),
+        (61.27, 12.4, "61 ± 12 at.%"),
+        (50, np.nan, "50.0 at.%"),
+        (np.nan, np.inf, "- at.%"),
+        ([1, np.nan], [0.25, np.nan], "1.00 ± 0.25, - at.%"),
+    ],
+)
+def test_per_cent_are_written_with_their_error(value, error, expected):
+    table = Percent({"Fe": (value, error)}, "at.%", "Doubt < 1.")
+    assert str(table) == f"Fe  {expected}\nDoubt < 1."
+    assert f"<td>{expected}</td>" in table._repr_html_() and "Doubt &lt; 1." in table._repr_html_()
+
+
+def test_a_composition_with_background_says_so(caplog):
+    spectra, haadf = hf.data.overlapping_lines((12, 12)).signals()
+    options = {"elements": ["Fe", "S"], "method": "calibrated", "max_iter": 3, "show_progressbar": False}
+    with_it, without = (spectra.fuse(haadf, **options, background=b) for b in (None, "windows"))
+    codes(caplog)
+    for maps in (with_it, hf.element_maps(spectra, ["Fe", "S"]), with_it.inav[::-1]):
+        assert "include the background" in str(maps.region().percent("CL", 1, units="weight"))
+        assert codes(caplog) == ["background-in-composition"]
+    table = without.region().percent("CL", {"Fe": 1.3, "S": 1.0})
+    assert "background" not in str(table) and table.unit == "at.%"
+    assert sum(found.value for found in table.values()) == pytest.approx(100) and codes(caplog) == []

@@ -1,8 +1,4 @@
-"""Figures: what they show, in which colours, with which labels; a few are compared with images in ``baseline``.
-
-After a change that is meant, ``pytest tests/results/test_plot.py --mpl-generate-path=tests/results/baseline`` draws
-these anew.
-"""
+"""Figures: what they show, in which colours, with which labels; ``test_figures.py`` compares them with images."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,8 +11,6 @@ from hyperspy_fusion.fusion.selection.selection import Selection
 from hyperspy_fusion.results.plot import (
     plot_convergence,
     plot_fusion,
-    plot_grid,
-    plot_profile,
     plot_rgb,
     plot_selection,
 )
@@ -43,8 +37,6 @@ CHOICE = {
     "weights": np.array([0.0, 0.0, 0.0, 0.3, 1.0, 0.7]),
     "sentence": "Chosen.",
 }
-# fonts and their rendering differ from one matplotlib to the next
-compared = pytest.mark.mpl_image_compare(style="default", remove_text=True, tolerance=8, savefig_kwargs={"dpi": 45})
 
 
 def titles(axes):
@@ -68,26 +60,6 @@ def bar_of(ax):
     (bar,) = [artist for artist in ax.get_children() if isinstance(artist, ScaleBar)]
     ax.figure.canvas.draw()
     return bar.info.length_px, bar.info.scale_text
-
-
-@compared
-def test_figure_of_a_result():
-    y, x = np.mgrid[:24, :30]
-    maps = np.stack([np.exp(-((y - 12) ** 2 + (x - c) ** 2) / 40) * 9 for c in (10, 20)])
-    noisy = np.random.default_rng(0).poisson(maps)
-    haadf = maps[0] + maps[1] / 3
-    rows = {"raw": noisy, "errors": 0.3 * np.sqrt(maps), "haadf": haadf, "modelled_haadf": haadf / 2}
-    return plot_fusion(maps, BOTH, **rows, scale=(0.5, 0.4), units="nm", quantity="X-ray counts")[0, 0].figure
-
-
-@compared
-def test_figure_of_a_convergence():
-    return plot_convergence({**HISTORY, **GAP}, CALIBRATED)[0].figure
-
-
-@compared
-def test_figure_of_a_selection():
-    return plot_selection(CHOICE).figure
 
 
 def test_raw_over_fused_beside_haadf_over_modelled_haadf():
@@ -302,40 +274,6 @@ def test_selection_has_a_line_for_each_penalty():
         choice = {k: v for k, v in {**CHOICE, **lost, "sentence": "Too few counts."}.items() if v is not None}
         with pytest.raises(ValueError, match="Too few counts"):
             plot_selection(choice)
-
-
-def two_maps():
-    y, x = np.mgrid[:24, :30]
-    return np.stack([np.exp(-((y - 12) ** 2 + (x - c) ** 2) / 40) * 9 for c in (10, 20)])
-
-
-@compared
-def test_figure_of_wrapped_columns_with_a_map_of_nothing_but_its_mean():
-    maps = np.concatenate([two_maps(), two_maps()[::-1] / 3])
-    options = {"scale": 0.5, "units": "nm", "per_row": 2, "flat": ("Si",), "haadf": maps.sum(axis=0)}
-    return plot_fusion(maps, ["Fe", "O", "Si", "S"], raw=np.rint(maps), **options)[0, 0].figure
-
-
-@compared
-def test_figure_of_colours():
-    maps = np.concatenate([two_maps(), two_maps()[:1, ::-1, ::-1] / 2])
-    options = {"scale": 0.5, "units": "nm", "channel_limits": {"O": (1, 5)}, "quantity": "X-ray counts ()"}
-    return plot_rgb(maps, ["Fe", "O", "Pt"], **options).figure
-
-
-@compared
-def test_figure_of_profiles():
-    distance, maps = np.linspace(0, 7, 30), two_maps()[:, 12]
-    options = {"raw": np.rint(maps), "errors": 0.2 + 0 * maps, "raw_errors": np.sqrt(maps), "units": "nm"}
-    return plot_profile(distance, maps, BOTH, quantity="at.%", **options).figure
-
-
-@compared
-def test_figure_of_a_grid():
-    maps, signed = two_maps(), np.random.default_rng(0).normal(size=(24, 30))
-    columns = [[("a", maps[0], "map"), ("b", 2 * maps[0], "map"), ("a - b", signed, "signed")]]
-    columns += [[("HAADF", maps[1], "image"), None, ("error", np.abs(signed), "error")]]
-    return plot_grid(columns, [{"map": "counts", "signed": "errors"}, "intensity"], scale=0.5, units="nm")[0, 0].figure
 
 
 def test_columns_are_wrapped_where_they_would_not_be_readable():

@@ -10,7 +10,7 @@ from results_data import QUICK
 from scipy.ndimage import gaussian_filter
 
 from hyperspy_fusion import data
-from hyperspy_fusion.results.report import _used_edges
+from hyperspy_fusion.results.report import used_edges
 
 
 @functools.cache
@@ -81,4 +81,16 @@ def test_an_image_is_used_without_smoothing_too():
 @pytest.mark.parametrize("weights", [[1, 0], [0, 1]])
 def test_edges_of_any_candidate_of_a_given_penalty_are_used(weights):
     fit = {"parameters": {"regularization": "guided"}, "selection": {"score": [0.0, 1.0], "weights": weights}}
-    assert _used_edges(fit)
+    assert used_edges(fit)
+
+
+def test_a_report_states_what_to_trust_where_the_image_is_of_something_else():
+    maps, haadf = data.core_shell((32, 32)).signals()
+    y = np.linspace(0, 4, 32)[:, None]
+    found = []
+    for other in (0 * y, 10 * y):
+        image = haadf._deepcopy_with_new_data(haadf.data + other)
+        codes = {d.code: str(d) for d in fuse_with(maps, image, **QUICK).report().diagnostics}
+        found.append(codes.get("haadf-unexplained", ""))
+    assert "trust a feature only where its counts show it" not in found[0]
+    assert "trust a feature only where its counts show it" in found[1]

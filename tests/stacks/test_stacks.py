@@ -212,6 +212,32 @@ def test_a_frame_that_fails_is_nan_and_the_others_are_kept(caplog):
         fused.frame(1)
 
 
+def test_the_report_of_a_stack_names_the_frames_that_differ(tmp_path):
+    maps, haadf = map_stacks(), haadf_stack()
+    maps[2].data[0] = 0
+    haadf.data[1] = np.nan
+    fused = hf.fuse(maps, haadf, **SETTINGS)
+    report = fused.report()
+    assert [row[0] for row in report.rows] == ["Pt", "Fe", "O"]
+    assert report.rows[2][1].startswith("0 to ") and report.rows[2][2].startswith("mean only; ")
+    uses = [fused.frame(k).report().rows[2][2] for k in range(3)]
+    assert all(f"{use} in frame {k}" in report.rows[2][2] for k, use in enumerate(uses) if use != uses[0])
+    assert len(set(uses)) > 1
+    single = [fused.frame(k).report().rows[0] for k in range(3)]
+    assert all(row[2] in report.rows[0][2] for row in single)
+    for end in (min, max):
+        assert end((row[1] for row in single), key=int) in report.rows[0][1].split(" to ")
+    assert "3 of 3 frames fused" in report.fit and "All iterations were run" in report.fit
+    assert "used: their brightness in 2 of 3 frames (frames 0 and 2) and their edges in 2 of 3" in report.haadf
+    assert {d.code for d in report.diagnostics} == set(fused.metadata.Fused_frames.diagnostics.codes)
+    fused.save(tmp_path / "stack.hspy")
+    for lazy in (False, True):
+        assert str(hs.load(tmp_path / "stack.hspy", lazy=lazy).report()) == str(report)
+    part = fused.inav[1:]
+    part = part if part.elements == fused.elements else fused.inav[:, 1:]
+    assert "2 of 2 frames fused" in part.report().fit and "of all 3 frames" in part.report().fit
+
+
 def test_a_file_that_cannot_be_read_in_part():
     lazy = [one.as_lazy() for one in map_stacks()]
 

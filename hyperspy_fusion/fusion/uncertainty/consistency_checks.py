@@ -33,6 +33,8 @@ TRACE = 0.03
 LEVELS = 8
 # fraction of the contrast of the HAADF image that may be unexplained
 UNEXPLAINED = 0.1
+# above it, most of the contrast is of something else
+MOSTLY_UNEXPLAINED = 0.6
 
 
 @dataclass(frozen=True)
@@ -198,10 +200,11 @@ class ConsistencyChecks:
         if significance < SIGNIFICANT_MEAN or part < UNEXPLAINED:
             return []
         y, x = np.unravel_index(np.argmax(np.where(full, np.abs(total), 0)), total.shape)
-        sentence = (
-            f"HAADF contrast not explained by the mapped elements: {part:.0%} rms, most at {{place}}. "
-            "Causes: an unmapped element, diffraction, thickness, or a misaligned image (register='shift')."
-        )
+        end = ". Causes: an unmapped element, diffraction, thickness, or a misaligned image (register='shift')."
+        if part > MOSTLY_UNEXPLAINED:
+            end = ": trust a feature only where its counts show it. "
+            end += "Causes: unmapped elements, or a misaligned image (register='shift')."
+        sentence = f"HAADF contrast not explained by the mapped elements: {part:.0%} rms, most at {{place}}{end}"
         return [Diagnostic("haadf-unexplained", sentence, place=(_middle(y, side), _middle(x, side)))]
 
 

@@ -18,6 +18,8 @@ _PUBLISHED_TERMS = {
 }
 # of lines: those of Okabe and Ito, which the colour-blind can tell apart
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# of a legend beside its curves
+_BESIDE: dict[str, Any] = {"fontsize": "small", "loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
 _SMOOTHING = ("lambda_reg", "lambda_tv")
 _CHOSEN_WEIGHTS = (*_SMOOTHING, "lambda_chem", "lambda_haadf")
 _CALIBRATED_TERMS = {
@@ -50,14 +52,14 @@ def plot_convergence(history: dict, weights: dict, *, axes=None) -> np.ndarray:
     iteration = np.asarray(history.get("iteration", np.arange(len(history["haadf"]))))
     for ax, (name, (title, formula, weight)) in zip(axes.flat, terms.items(), strict=False):
         title = _term_title(title, weight, weights)
-        style = {"color": "0.6", "linestyle": "--"} if title.endswith(": off") else {"color": "C0"}
+        style = {"color": "0.6", "linestyle": "--"} if title.endswith(": off") else {"color": _LINES[0]}
         ax.plot(iteration, np.asarray(history[name], float), **style)
         _label(ax, title, formula)
     if "gap" in history:
         ax, gap = axes.flat[len(terms)], np.asarray(history["gap"], float)
         # nothing else has a logarithm
         shown = np.isfinite(gap) & (gap > 0)
-        ax.plot(iteration[shown], gap[shown], color="C0")
+        ax.plot(iteration[shown], gap[shown], color=_LINES[0])
         ax.set_yscale("log")
         if weights.get("tol") is not None:
             ax.axhline(weights["tol"], color="0.6", linestyle="--")
@@ -85,11 +87,13 @@ def plot_selection(selection: dict):
     name = max(chosen, key=lambda name: np.unique(selection[name]).size)
     weight, error = np.asarray(selection[name], float), np.asarray(selection["score_error"])
     used = np.asarray(selection["weights"]).reshape(score.size, -1).max(axis=1) > 0
-    for label, rows in _candidates(selection, chosen, name).items():
+    for (label, rows), colour in zip(
+        _candidates(selection, chosen, name).items(), itertools.cycle(_LINES), strict=False
+    ):
         rows = sorted(rows, key=lambda i: weight[i])
-        (line, *_) = ax.errorbar(weight[rows], score[rows], error[rows], fmt=".-", capsize=2, label=label)
+        ax.errorbar(weight[rows], score[rows], error[rows], fmt=".-", capsize=2, label=label, color=colour)
         circled = [i for i in rows if used[i]]
-        ax.plot(weight[circled], score[circled], "o", color=line.get_color(), markersize=9, fillstyle="none")
+        ax.plot(weight[circled], score[circled], "o", color=colour, markersize=9, fillstyle="none")
     ax.set(xscale="log", xlabel=f"{name} (larger is smoother)" if name in _SMOOTHING else name)
     ax.set_ylabel("score on held-out counts,\nlog-likelihood per pixel")
     ax.set_title("cross-validation of the fits (higher is better); circles: used", fontsize="medium")
@@ -100,7 +104,7 @@ def plot_selection(selection: dict):
     best = score[used].max()
     ax.set_ylim(max(score.min(), best - 0.25 * abs(best)) - 0.01 * abs(score.max()), None)
     # beside the curves, which fill the panel
-    ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    ax.legend(**_BESIDE)
     return ax
 
 
@@ -109,13 +113,14 @@ def plot_drift(shifts: np.ndarray, errors: np.ndarray, dropped: np.ndarray, *, a
     """The drift (2, t) of frames along y and x in pixels, with its standard errors, and the frames left out."""
     ax = new_figure((6.4, 3.4)).subplots() if axes is None else axes
     frames = np.arange(shifts.shape[1])
-    for name, shift, error in zip("yx", shifts, errors, strict=True):
-        ax.errorbar(frames, shift, np.where(np.isfinite(error), error, 0), fmt=".-", capsize=2, label=name)
+    for name, shift, error, colour in zip("yx", shifts, errors, _LINES[:2], strict=True):
+        error = np.where(np.isfinite(error), error, 0)
+        ax.errorbar(frames, shift, error, fmt=".-", capsize=2, label=name, color=colour)
     for number, frame in enumerate(dropped):
         ax.axvline(frame, color="0.7", linestyle=":", label="left out" if number == 0 else None)
     ax.set(xlabel="frame", ylabel="drift (pixels)")
     ax.locator_params(axis="x", integer=True)
-    ax.legend(fontsize="small")
+    ax.legend(**_BESIDE)
     return ax
 
 

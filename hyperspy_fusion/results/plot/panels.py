@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ COLOURS = {"map": "inferno", "image": "gray", "signed": "PuOr_r", "error": "viri
 _MAIN = ("map", "image", "flat")
 # panels in a row of a figure at most, unless another number is given
 _PER_ROW = 6
+# characters of a title beside another one
+_TITLE = 28
 
 
 class Panel(NamedTuple):
@@ -74,7 +77,7 @@ def draw_columns(columns, view, *, labels, per_row=None, same_limits=True, cmap=
     width = min(per_row, number) if per_row else -(-number // n_blocks)
     shape = next(panel.image.shape for column in columns for panel in column if panel is not None)
     if figure is None:
-        height = (min(2.4 * view.size(shape), 4.0) + 0.3) * n_rows + 0.7
+        height = (min(2.4 * view.size(shape), 4.0) + 0.3) * n_rows + 0.7 * _number_of_bars(columns, same_limits)
         figure = new_figure((2.4 * max(width, 2), height * n_blocks))
     grid = figure.subplots(n_rows * n_blocks, width, squeeze=False)
     axes = np.empty((n_rows, number), object)
@@ -90,6 +93,12 @@ def draw_columns(columns, view, *, labels, per_row=None, same_limits=True, cmap=
     for own, panels, label in zip(axes.T, columns, labels, strict=True):
         _draw_column(own, panels, view, label, same_limits, is_main, COLOURS | ({"map": cmap} if cmap else {}))
     return axes
+
+
+def _number_of_bars(columns, same_limits):
+    """Colour bars below each other in the column that has most."""
+    kinds = [[panel.kind for panel in column if panel is not None] for column in columns]
+    return max(len(set(own) if same_limits else own) for own in kinds)
 
 
 def _draw_column(axes, panels, view, label, same_limits, is_main, colours):
@@ -117,7 +126,7 @@ def _draw_group(drawn, below, view, label, cmap):
         low = -high
     for ax, panel in drawn:
         shown = view.show(ax, panel.image, cmap=cmap, vmin=low, vmax=high)
-        ax.set_title(panel.title, fontsize="medium")
+        ax.set_title(textwrap.fill(panel.title, _TITLE), fontsize="medium")
         scale_bar(ax, view.units)
     style = {"location": "bottom", "aspect": 14, "pad": 0.02, "ticks": MaxNLocator(4)}
     beyond = any((image < low).any() for image in images), any((image > high).any() for image in images)
