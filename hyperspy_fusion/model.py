@@ -21,7 +21,6 @@ from hyperspy_fusion.fusion.checks import (
 )
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import settings_for
-from hyperspy_fusion.fusion.terms.scan_data import has_contrast
 from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
 from hyperspy_fusion.grid.axes import spatial_axes
 from hyperspy_fusion.grid.images import image_signal
@@ -31,14 +30,7 @@ from hyperspy_fusion.maps.sources import read_maps
 from hyperspy_fusion.methods import METHODS, check_noise_model
 from hyperspy_fusion.methods.base import request_of, same_objective
 from hyperspy_fusion.methods.fit import Fit, Measured, Record
-from hyperspy_fusion.methods.fit_checks import (
-    diagnostics_of_background,
-    diagnostics_of_edge_errors,
-    diagnostics_of_interrupted_errors,
-    diagnostics_of_maps,
-    diagnostics_of_unused_background,
-    even_maps,
-)
+from hyperspy_fusion.methods.fit_checks import diagnostics_of_edge_errors, diagnostics_of_interrupted_errors, flat_maps
 from hyperspy_fusion.registration.images import images_on_grid
 from hyperspy_fusion.results.components import Components
 from hyperspy_fusion.results.fused_maps import Inputs, fused_signal, norms
@@ -118,15 +110,7 @@ class FusedMultiModal:
             if np.any(left_out if mask is None else left_out & ~mask):  # spikes, which are no part of the model
                 maps = read_maps(source, replace(request, mask=left_out))
                 self.maps, pixels = maps.signal, maps.signal.data
-        flat = ~np.array([has_contrast(*one) for one in zip(pixels, valid.maps, strict=True)])
-        found = diagnostics_of_maps(self.elements, pixels, valid.maps, flat, uses, maps.variance is not None)
-        if maps.named_by_file and uses.has_noise_model:
-            even, about = even_maps(self.elements, pixels, image, valid, flat, maps.beside)
-            flat, found = flat | even, found + about
-            if maps.background is None and self._counts is None:
-                found += diagnostics_of_background(self.elements, pixels, valid.maps, maps.beside)
-        if maps.background is not None and not uses.uses_noise_metadata:
-            found += diagnostics_of_unused_background(self.elements, uses)
+        flat, found = flat_maps(maps, image, valid, uses, self._counts)
         self._input_diagnostics = [*maps.diagnostics, *self._elastic.diagnostics, *of_masks, *found]
         self._reported = set(maps.diagnostics)  # by read_maps
         self._report(self._input_diagnostics)

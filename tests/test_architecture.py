@@ -131,6 +131,12 @@ def prints(name, source, is_package=False):
     return [] if name == "cli" else [f"{name} prints in line {line}" for line in lines]
 
 
+def too_long(name, source, is_package=False):
+    """What Numba compiles stays together, for its cache does not see edits in other files."""
+    number = len(source.splitlines())
+    return [f"{name} has {number} lines: divide it"] if number > 450 and name != "fusion.solvers.kernels" else []
+
+
 def compiled_elsewhere(name, source, is_package=False):
     if name == "fusion.solvers.kernels":
         return []
@@ -165,7 +171,7 @@ def fastmath_values(tree):
             yield from (v for k, v in zip(keys, node.values, strict=True) if k == "fastmath")
 
 
-RULES = [imports_that_climb, outside_imports, prints, compiled_elsewhere, unsafe_fastmath]
+RULES = [imports_that_climb, outside_imports, prints, too_long, compiled_elsewhere, unsafe_fastmath]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -203,6 +209,7 @@ BAD = [
     (outside_imports, "results.explorer", "def f():\n    import_module('ipywidgets')"),
     (outside_imports, "results.explorer_widgets", "from ipywidgets import Label"),
     (prints, "model", "def f():\n    print('done')"),
+    (too_long, "model", 451 * "x = 1\n"),
     (compiled_elsewhere, "fusion.terms.penalties", "from .kernels import njit\n@njit\ndef f(): pass"),
     (compiled_elsewhere, "fusion.terms.penalties", "from .kernels import numba\n@numba.jit()\ndef f(): pass"),
     (unsafe_fastmath, "fusion.solvers.kernels", "@njit(fastmath=True)\ndef f(): pass"),

@@ -6,6 +6,7 @@ import numpy as np
 
 from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
 from hyperspy_fusion.fusion.settings import PublishedSettings
+from hyperspy_fusion.fusion.terms.scan_data import has_contrast
 from hyperspy_fusion.fusion.uncertainty.consistency_checks import without_structure
 
 # changes of the totals that are within the errors of quantification
@@ -27,6 +28,35 @@ _NEGATIVE = {
     True: "A fit with a noise model takes them for noise: set the zero of the map first where it is arbitrary.",
     False: "The published method takes the minimum for zero: clip at zero first if they are noise.",
 }
+
+
+def flat_maps(maps, image, valid, method, background):
+    """(n,) bool, maps that are kept as they are: constant ones, and those of a file without structure; and diagnostics.
+
+    Parameters
+    ----------
+    maps
+        A :class:`~hyperspy_fusion.maps.stack.ScanMaps`.
+    image
+        (ny, nx) HAADF image.
+    valid
+        Valid pixels of both.
+    method
+        A :class:`~hyperspy_fusion.methods.base.Method`.
+    background
+        Of the maps as given by numbers, or None.
+    """
+    elements, pixels = maps.signal.elements, maps.signal.data
+    flat = ~np.array([has_contrast(*one) for one in zip(pixels, valid.maps, strict=True)])
+    found = diagnostics_of_maps(elements, pixels, valid.maps, flat, method, maps.variance is not None)
+    if maps.named_by_file and method.has_noise_model:
+        even, about = even_maps(elements, pixels, image, valid, flat, maps.beside)
+        flat, found = flat | even, found + about
+        if maps.background is None and background is None:
+            found += diagnostics_of_background(elements, pixels, valid.maps, maps.beside)
+    if maps.background is not None and not method.uses_noise_metadata:
+        found += diagnostics_of_unused_background(elements, method)
+    return flat, found
 
 
 def diagnostics_of_maps(elements, maps, valid, constant, method, has_variance):
