@@ -14,7 +14,8 @@ import pytest
 from hyperspy.signal import BaseSignal
 
 import hyperspy_fusion
-from hyperspy_fusion import api, cli, data
+from hyperspy_fusion import api, data
+from hyperspy_fusion.cli.options import parsed
 from hyperspy_fusion.fusion.settings import SETTINGS
 from hyperspy_fusion.io import scan as scans
 
@@ -190,10 +191,10 @@ def test_python_blocks_run(page, quick):
 
 def test_every_block_is_of_a_language_that_something_runs():
     fences = {
-        fence for page in PAGES for fence in re.findall(r"^```(?!$)(.+)$", page.read_text(encoding="utf-8"), re.M)
+        fence for page in PAGES for fence in re.findall(r"^```(?!$)(\S+)", page.read_text(encoding="utf-8"), re.M)
     }
     run = {"python", "bash", "{code-cell}"}
-    shown = {"text", "{eval-rst}", "{image} _static/demo.png", "{important}", "{toctree}", "{math}"}
+    shown = {"text", "{eval-rst}", "{image}", "{important}", "{toctree}", "{math}"}
     assert fences <= run | shown
     assert {"python", "bash", "{code-cell}"} <= fences
 
@@ -213,7 +214,7 @@ def test_commands_run_or_are_understood():
         if mark:
             assert f"$(readme {mark[1]})" in ci
         elif words[0] == "hyperspy-fusion":
-            assert cli._parser().parse_args(words[1:]).files
+            assert parsed(words[1:]).files
         else:
             modules = re.findall(r"-m (benchmarks\.\w+)", line)
             assert all((REPOSITORY / f"{module.replace('.', '/')}.py").exists() for module in modules)

@@ -267,7 +267,7 @@ class CalibratedSettings:
 
     def without_haadf(self):
         """The settings of a fit that does not use the HAADF image; ``"tgv"`` stands in for penalties that do."""
-        kind = "tgv" if self.regularization in GUIDED else self.regularization
+        kind = "tgv" if self.regularization in ("auto", *GUIDED) else self.regularization
         return replace(self, regularization=kind, lambda_haadf=0.0)
 
     def without_first_image(self, n_images):
