@@ -86,6 +86,12 @@ def check_each(name, value, check, *args, **options):
         check(name, one, *args)
 
 
+def check_images(name, value, check, *args):
+    """Check a number, or those of a sequence with one for each elastic image."""
+    for one in value if isinstance(value, tuple) and value else (value,):
+        check(name, one, *args)
+
+
 def _is_filled(value):
     return isinstance(value, tuple | dict) and len(value) > 0
 

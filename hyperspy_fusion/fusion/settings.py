@@ -26,6 +26,7 @@ from hyperspy_fusion.fusion.checks import (
     check_from,
     check_haadf_blur,
     check_haadf_coefficients,
+    check_images,
     check_interval,
     check_positive,
     check_seed,
@@ -251,11 +252,11 @@ class CalibratedSettings:
         check_background(self.background)
         check_each("variance", self.variance, check_positive, off="to estimate it")
         check_haadf_coefficients(self.haadf_coefficients)
-        check_each("z_exponent", self.z_exponent, check_interval, 0, 4)
+        check_images("z_exponent", self.z_exponent, check_interval, 0, 4)
         check_factors(self.k_factors)
-        check_each("lambda_haadf", self.lambda_haadf, check_from, 0)
+        check_images("lambda_haadf", self.lambda_haadf, check_from, 0)
         check_haadf_blur(self.haadf_blur, self.haadf_coefficients)
-        check_each("remove_ramp", self.remove_ramp, check_choice, (True, False))
+        check_images("remove_ramp", self.remove_ramp, check_choice, (True, False))
         check_choice("keep_totals", self.keep_totals, (True, False))
         if self.tol != "settled":
             check_positive("tol", self.tol)
