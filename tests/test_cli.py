@@ -340,6 +340,15 @@ def test_errors_and_pictures_that_cannot_be_are_refused(folder, capsys, given, s
     assert sorted(folder.iterdir()) == before
 
 
+@pytest.mark.parametrize("option", ["-o Fe.hspy", "-o HAADF.hspy", "--picture HAADF.png"])
+def test_files_to_fuse_are_not_replaced(folder, capsys, option):
+    """Also where others may be."""
+    (folder / "HAADF.png").touch()
+    files = "Fe.hspy O.hspy --haadf HAADF" + (".png" if "png" in option else ".hspy")
+    said = refusal(capsys, *f"{files} {option} --overwrite".split())
+    assert f"{option.split()[1]} is one of the files to fuse: give another --output or --picture." in said
+
+
 def test_a_picture_without_a_name_is_refused(folder, capsys):
     said = refusal(capsys, "fuse", "Fe.hspy", "--haadf", "HAADF.hspy", "--picture", "")
     assert "--picture has no name: give that of a .png, .pdf, .svg file." in said
@@ -395,6 +404,7 @@ def test_bad_input_is_one_sentence_and_status_2(folder, capsys, command, sentenc
         ("a.hspy --percent XX Fe=1", "argument --percent: method is 'XX'"),
         ("a.hspy --percent CL Fe=1 b.hspy", "'b.hspy' is no factor: give EL=X, such as Fe=1.3"),
         ("a.hspy --percent CL Fe=-1", "'Fe=-1' is no factor"),
+        ("a.hspy --percent CL Fe=1 O=2 Fe=3", "an element has several factors in Fe=1 O=2 Fe=3"),
         ("a.hspy --percent CL", "CL has no factors: give EL=X for each element"),
         ("fuse a.hspy --zzz", "unrecognized arguments: --zzz (see"),
         ("demo --methods auto", "unrecognized arguments: --methods auto: did you mean --method? (see"),

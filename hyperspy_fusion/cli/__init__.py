@@ -172,9 +172,14 @@ class _Files(NamedTuple):
         found = cls(maps, errors, _picture_path(arguments, maps), percent.with_suffix(".csv"), _folder(arguments))
         _refuse_path(maps, arguments.overwrite, "--output")
         _refuse_path(found.picture, arguments.overwrite, "--picture" if arguments.picture else "--output")
+        written = [maps, found.picture]
         for path, is_written in ((errors, arguments.errors), (found.percent, arguments.percent)):
             if is_written:
                 _refuse_path(path, arguments.overwrite, "--output")
+                written.append(path)
+        read = {Path(path).resolve() for path in (*arguments.files, *arguments.image, arguments.haadf or "")}
+        if lost := [path for path in written if path.resolve() in read]:
+            raise _Refusal(f"{lost[0]} is one of the files to fuse: give another --output or --picture.")
         # pictures go to a file: no window system is needed
         os.environ.setdefault("MPLBACKEND", "agg")
         return found

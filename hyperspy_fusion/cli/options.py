@@ -72,7 +72,10 @@ class _Percent(argparse.Action):
     def __call__(self, parser, namespace, values: Any, option_string=None):
         try:
             method = method_of(values[0])
-            factors = dict(map(_factor, values[1:]))
+            pairs = list(map(_factor, values[1:]))
+            factors = dict(pairs)
+            if len(factors) < len(pairs):
+                raise ValueError(f"an element has several factors in {' '.join(values[1:])}: give one for each")
             if not factors and method != "cross_section":
                 raise ValueError(f"{values[0]} has no factors: give EL=X for each element, such as Fe=1.3")
         except ValueError as error:

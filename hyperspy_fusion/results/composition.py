@@ -189,9 +189,11 @@ def about_background(maps):
         return []
     if maps.metadata.has_item("Fusion") and np.any(np.asarray(maps._fit().get("background", 0)) > 0):
         return []
+    is_published = maps.metadata.has_item("Fusion") and maps._fit()["method"] == "published"
+    how = "by method='calibrated' " if is_published else ""  # the published method does not know of a background
     sentence = (
-        "The per cent include the background below the X-ray lines: fuse the spectra with background='windows', or "
-        "lines='model'."
+        f"The per cent include the background below the X-ray lines: fuse the spectra {how}with background='windows', "
+        "or lines='model'."
     )
     return [Diagnostic("background-in-composition", sentence)]
 
