@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import hyperspy.api as hs
 import numpy as np
@@ -13,8 +14,10 @@ from helpers import fuse_with, shared
 import hyperspy_fusion.model
 from hyperspy_fusion import cli
 from hyperspy_fusion.cli.demo import DEMOS
+from hyperspy_fusion.cli.stack import files_of
 from hyperspy_fusion.data import core_shell
 from hyperspy_fusion.fusion.settings import SETTINGS
+from hyperspy_fusion.maps import eds_lines
 
 SHAPE = (16, 20)
 
@@ -260,6 +263,26 @@ def test_files_of_a_folder_are_a_stack(tmp_path, monkeypatch, capsys):
     assert "leave out the file that differs" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        "tilt-20 tilt-5 tilt0 tilt5 tilt20",
+        "L2083-K-4-1_tilt-20 L2083-K-4-1_tilt-5 L2083-K-4-1_tilt0 L2083-K-4-1_tilt5",
+        "-10deg -2.5deg -2.25deg +0deg +2.25deg +2.5deg +10deg",
+        "t1_-3.5 t1_3 t2_-4 t2_+4",
+        "scan-1 scan-2 scan-10",
+        "scan-1 scan-2 scan3.old",  # other words, which show no sign
+        "2024.9.30 2024.10.1",
+        "1-2 1-3 1-10",
+    ],
+)
+def test_numbers_of_files_are_ordered_with_their_signs(tmp_path, names):
+    names = [f"{name}.hspy" for name in names.split()]
+    for name in reversed(names):
+        (tmp_path / name).touch()
+    assert [Path(path).name for path in files_of([str(tmp_path)])] == names
+
+
 def test_a_file_alone_is_fused_and_exported(folder, capsys):
     """Without the word fuse; the .tif are those of the maps, and a composition is that of the function."""
     factors = {"Fe": 1.3, "O": 1.9}
@@ -301,7 +324,8 @@ def test_the_help_begins_with_examples_and_hides_settings(capsys):
         texts[option] = capsys.readouterr().out
     short, long = texts.values()
     assert short.index("hyperspy-fusion scan.bcf") < short.index("--elements EL") < short.index("--help-settings")
-    hidden = ["--lambda-tv", "--set NAME=VALUE", "--stack", "--image FILE", "--lines"]
+    assert "--image FILE" in short
+    hidden = ["--lambda-tv", "--set NAME=VALUE", "--stack", "--lines"]
     assert all(option in long and option not in short for option in hidden)
     assert len(short.splitlines()) < 60 and short.split("\n  --version")[0] in long
 
@@ -475,6 +499,16 @@ def test_options_arrive(folder, seen, given, arrived, settings):
 )
 def test_bad_settings_are_refused_before_files_are_read(folder, capsys, given, sentence):
     assert sentence in refusal(capsys, *f"fuse none.hspy --method calibrated {given}".split())
+
+
+def test_spectra_without_elements_are_refused_by_options(folder, capsys, monkeypatch):
+    silent = spectrum_image()
+    del silent.metadata.Sample
+    silent.save("silent.hspy")
+    for shown, options in ((["Fe", "S", "Cu"], "--elements Fe S Cu, which"), ([], "--elements ..., or --xray")):
+        monkeypatch.setattr(eds_lines, "suggest_elements", lambda _, shown=shown: SimpleNamespace(certain=shown))
+        said = refusal(capsys, "silent.hspy", "--haadf", "HAADF.hspy")
+        assert f"pass {options}" in said and "--xray-lines ...." in said and "[" not in said and "call" not in said
 
 
 def test_which_images_are_haadf_and_maps(scan):

@@ -411,6 +411,22 @@ def test_a_download_is_checked_and_kept(folder, monkeypatch):
     assert fetch("scan.bcf", allow_download=True) == folder / "scan.bcf" == fetch("scan.bcf")
 
 
+def test_a_download_that_fails_is_one_sentence(folder, monkeypatch):
+    import pooch
+    import requests
+
+    def retrieve(*_, **__):
+        raise requests.exceptions.ConnectionError("HTTPSConnectionPool(host=...): Max retries exceeded")
+
+    (folder / "scan.bcf").unlink()
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    with pytest.raises(
+        OSError, match=r"^scan.bcf cannot be .* \(ConnectionError\).* or set HYPERSPY_FUSION_DATA"
+    ) as failed:
+        fetch("scan.bcf", allow_download=True)
+    assert isinstance(failed.value.__cause__, requests.exceptions.ConnectionError)
+
+
 @pytest.mark.parametrize("load, name, elements, scale", [
     (dysco3, "DyScO3_PTO_Trilayer_dataset.npz", "Sc Dy O", 0.0262),
     (co3o4_mn3o4, "Co3O4_Mn3O4.h5", "Co Mn O", 1),

@@ -2,8 +2,9 @@
 A Velox file: what its own maps can show
 ========================================
 
-Give the path of an ``.emd`` to ``scan``. Where the file has spectra, go on as for a Bruker file. Where it has only
-element maps, fuse these, and read the report before any number.
+Give the path of an ``.emd`` to ``scan``. Where the file has spectra, go on as for a Bruker file. Where
+``suggest_elements`` is certain of none, name those that you know of the sample, ``elements=["Fe", "O"]``. Where the
+file has only element maps, fuse these, and read the report before any number.
 
 The file is a small one of the tests of RosettaSciIO, saved without its spectra. Its maps were smoothed before they were
 saved, so they hold no counts.

@@ -5,7 +5,7 @@ DyScO3: the first data set of the published tutorial
 Fuse the maps by all three methods, and compare the totals before you read a composition from any map.
 
 The maps are those of Manassa et al. (*Elemental Microscopy* EM000003, 2024): EDS of DyScO3 at atomic resolution. They
-are atomic fractions that were smoothed, not counts.
+are atomic fractions, which add up to 1 in each pixel, not counts.
 """
 
 import hyperspy.api as hs
@@ -56,7 +56,7 @@ for name, result in results.items():
 # With too little total variation the maps keep their noise. With too much, the pairs of columns merge and weak elements
 # vanish. Prefer too little: noise is familiar, but an over-smoothed map looks like structure.
 
-crop = (25, 70, 85, 130)
+crop = (25, 85, 70, 130)  # left, right, top, bottom, as in the figure above
 enough = PublishedSettings(eps=0.24, tv_iter=30)
 fused = hyperspy_fusion.fuse(maps, haadf, method="published", settings=enough)
 fused.explore(elements, crop=crop, lambda_tv=[0.005, 0.02, 0.15])

@@ -61,10 +61,10 @@ def _with_options(sentence):
     names = "|".join(("haadf", "spectrum", "file_format", "overwrite", *INPUT, *FRONT))
 
     def option(found):
-        name, value = found[1], found[2].strip("'\"").replace("[...]", "...").replace("True", "")
+        name, value = found[1], re.sub(r"[\[\]'\"]|True", "", found[2]).replace(",", "")
         return f"--{name.replace('_', '-')} {value}".rstrip()
 
-    return re.sub(rf"\b({names})=(\[\.\.\.\]|'[^']*'|\"[^\"]*\"|[\w.+-]*\w|)", option, sentence)
+    return re.sub(rf"\b({names})=(\[[^\]]*\]|'[^']*'|\"[^\"]*\"|[\w.+-]*\w|)", option, sentence)
 
 
 def _settings(arguments):

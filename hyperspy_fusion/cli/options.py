@@ -133,6 +133,8 @@ def _add_everyday(parser):
     add, names = parser.add_argument, {"nargs": "+", "type": _without_comma}
     text = "file of the HAADF image, or its title or number in the FILEs, where it is not found by itself"
     add("--haadf", metavar="IMAGE", help=text)
+    text = "another elastic image of the scan; may be repeated"
+    add("--image", metavar="FILE", action="append", default=[], help=text)
     which = "elements to take from a spectrum image, or of the maps in the order of the FILEs"
     add("--elements", metavar="EL", help=which, **names)
     add("--edges", metavar="EDGE", help="edges of an EELS spectrum image to map, such as Mn_L3 O_K", **names)
@@ -155,8 +157,6 @@ def _add_input(group):
     add, names = group.add_argument, {"nargs": "+", "type": _without_comma}
     text = "every FILE, or file in a folder, has a scan of its own, with the same elements and pixels: fuse all of them"
     add("--stack", action="store_true", help=text)
-    text = "a further elastic image of the scan, such as a phase image, in a file of its own; may be repeated"
-    add("--image", metavar="FILE", action="append", default=[], help=text)
     text = "bring the images to the pixels of the maps: by the calibration of the axes, or with their shifts "
     text += "measured as well (default where no value is given)"
     ways = ("calibration", "shift")

@@ -14,6 +14,8 @@ from hyperspy_fusion.io.files import has_format
 def files_of(paths: list[str]) -> list[str]:
     """The files in the order given, and those in folders that HyperSpy reads, by name, numbers by value.
 
+    A minus is the sign of a number where some of the files have it, and others with the same words do not.
+
     Raises
     ------
     ValueError
@@ -27,14 +29,37 @@ def files_of(paths: list[str]) -> list[str]:
         inside = [one for one in path.iterdir() if has_format(one) and not one.name.startswith(".")]
         if not inside:
             raise ValueError(f"The folder {path} has no file that HyperSpy reads: give one with a scan in each file.")
-        found += sorted(inside, key=_by_numbers)
+        found += sorted(inside, key=_key_by_numbers([one.name for one in inside]))
     return list(map(str, found))
 
 
-def _by_numbers(path):
-    """A key by which a file of number 10 comes after that of 9."""
-    words = re.split(r"(\d+)", path.name)
-    return [int(word) if word.isdigit() else word for word in words]
+def _key_by_numbers(names):
+    """A key by which a file of number 10 comes after that of 9, and -5 before 0 where a minus is a sign.
+
+    It is one where files of the same words differ in it: in tilt-5 and tilt5, but not in scan-1 and scan-2.
+    """
+    split = {name: _words_and_numbers(name) for name in names}
+    signs: dict = {}
+    for words, found in split.values():
+        signs.setdefault(words, []).append([sign == "-" for sign, _ in found])
+    is_signed = {words: [0 < sum(minus) < len(minus) for minus in zip(*of, strict=True)] for words, of in signs.items()}
+
+    def key(path):
+        words, found = split[path.name]
+        order = [words[0]]
+        for (sign, number), signed, word in zip(found, is_signed[words], words[1:], strict=True):
+            # a dot is decimal behind a sign, else it may be that of a date
+            value = float(f"{sign}{number}") if signed else None
+            order += [tuple(map(int, number.split("."))) if value is None else (value,), word]
+        return order, path.name
+
+    return key
+
+
+def _words_and_numbers(name):
+    """The words of a name without signs, and a (sign, number) between each two."""
+    first, *others = re.split(r"([-+]?)(\d+(?:\.\d+)?)", name)
+    return (first, *others[2::3]), list(zip(others[::3], others[1::3], strict=True))
 
 
 def stack_of(files: list[str], find: Callable) -> tuple[Any, Any]:

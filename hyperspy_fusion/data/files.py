@@ -75,6 +75,8 @@ def fetch(name: str, *, allow_download: bool = False) -> Path:
         For another name, or a file with another content.
     FileNotFoundError
         For a file that is not in the folder and may not be downloaded.
+    OSError
+        For a download that fails, such as without a network.
     """
     import pooch
 
@@ -87,7 +89,13 @@ def fetch(name: str, *, allow_download: bool = False) -> Path:
         if not (allow_download and url):
             remedy = "pass allow_download=True, or set" if url else "set"
             raise FileNotFoundError(f"{name} is not in {folder}: {remedy} HYPERSPY_FUSION_DATA to its folder.")
-        return Path(pooch.retrieve(url, f"sha256:{digest}", fname=path.name, path=path.parent))
+        try:
+            return Path(pooch.retrieve(url, f"sha256:{digest}", fname=path.name, path=path.parent))
+        except OSError as error:
+            raise OSError(
+                f"{name} cannot be downloaded into {folder} ({type(error).__name__}): check the network, or set "
+                "HYPERSPY_FUSION_DATA to a folder that has the file."
+            ) from error
     if pooch.file_hash(str(path)) != digest:
         raise ValueError(f"{path} has another content than the published file: remove it and fetch it anew.")
     return path
@@ -96,8 +104,8 @@ def fetch(name: str, *, allow_download: bool = False) -> Path:
 def dysco3(*, allow_download: bool = False) -> tuple:
     """DyScO3 along a pseudocubic axis: EDS maps of the tutorial of Manassa et al. (*Elemental Microscopy* EM000003).
 
-    The maps are atomic fractions that were smoothed, not counts. The pixel size is that at which the lattice has its
-    0.394 nm.
+    The maps are atomic fractions, which add up to 1 in each pixel, not counts. Neighbouring pixels have independent
+    noise. The pixel size is that at which the lattice has its 0.394 nm.
 
     Parameters
     ----------
@@ -113,7 +121,7 @@ def dysco3(*, allow_download: bool = False) -> tuple:
 
     Raises
     ------
-    FileNotFoundError, ValueError
+    FileNotFoundError, OSError, ValueError
         As of :func:`fetch`.
     """
     with np.load(fetch("DyScO3_PTO_Trilayer_dataset.npz", allow_download=allow_download)) as file:
@@ -139,7 +147,7 @@ def co3o4_mn3o4(*, allow_download: bool = False) -> tuple:
 
     Raises
     ------
-    FileNotFoundError, ValueError
+    FileNotFoundError, OSError, ValueError
         As of :func:`fetch`.
     """
     import h5py

@@ -158,10 +158,7 @@ def chosen_lines(signal: Any, elements: Any, xray_lines: Any) -> tuple[dict[str,
         if not named:
             shown = suggest_elements(signal).certain
             hint = f"elements={shown}, which the spectra show, or others" if shown else "elements=[...]"
-            raise ValueError(
-                f"The metadata of {signal} name no elements: pass {hint}, or xray_lines=[...], or call "
-                "`s.set_elements([...])`."
-            )
+            raise ValueError(f"The metadata of {signal} name no elements: pass {hint}, or xray_lines=[...].")
         chosen = {element: _default_lines(signal, element) for element in dict.fromkeys(named)}
         without = [e for e, own in chosen.items() if not own]
         left_out, lineless = left_out + without, without if len(without) == len(chosen) else []

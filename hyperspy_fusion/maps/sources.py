@@ -141,7 +141,7 @@ def element_maps(
     ValueError
         No maps, different shapes, pixel sizes or areas, NaN or infinite pixels that are not allowed, and an element
         that is unknown, repeated or cannot be identified. Maps of one element are added up only if they name
-        different X-ray lines.
+        different X-ray lines. Lists of elements, lines or edges must not be empty.
     NotImplementedError
         A spatial axis is not uniform.
 
@@ -167,6 +167,12 @@ def read_maps(source: Any, request: SourceRequest) -> ScanMaps:
 def read_source(source: Any, request: SourceRequest) -> SourceMaps:
     """The maps of a source one by one; those of lazy data are lazy."""
     elements, lines = request.elements, request.xray_lines
+    for name, names in (("elements", elements), ("xray_lines", lines), ("edges", request.edges)):
+        if isinstance(names, list | tuple | dict | np.ndarray) and not len(names):
+            raise ValueError(
+                f"{name} is {names!r}, which is empty: name at least one, or leave {name} out to take those of "
+                "the source."
+            )
     request = replace(
         request,
         elements=None if elements is None else checked_elements(elements),

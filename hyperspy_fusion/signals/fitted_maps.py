@@ -187,7 +187,8 @@ class FittedMaps(LabelledMaps):
         Parameters
         ----------
         errors : bool or int
-            As for :func:`hyperspy_fusion.fuse`, for the fit without the image where this result has no errors.
+            As for :func:`hyperspy_fusion.fuse`, for the fit without the image where this result has no errors. The
+            default of 32 bootstrap replicates takes most of the time: fewer, such as 8, are quicker.
         show_progressbar, num_workers
             As for :func:`hyperspy_fusion.fuse`.
 

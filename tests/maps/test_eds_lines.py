@@ -277,6 +277,7 @@ def test_elements_without_lines_and_unnamed_ones(caplog):
         (eds().isig[2.0:], {"elements": ["O"]}, "O has no X-ray line within"),
         (eds(), {"xray_lines": ["Ag_Ka"]}, r"Ag_Ka is not within the energies of .*0 to 20 keV"),
         (eds(), {"xray_lines": ["Fe_Kz"]}, "'Fe_Kz' is not an X-ray line of Fe: did you mean Fe_Ka or Fe_Kb\\?"),
+        (eds(elements=["Fe"]), {"xray_lines": []}, r"xray_lines is \[\], which is empty: name at least one"),
         (eds(), {"xray_lines": ["Fe"]}, "'Fe' is not an X-ray line of Fe"),
         (eds(), {"xray_lines": ["O_Ka"], "elements": ["Fe"]}, r"O_Ka is in xray_lines, but its element is not"),
         (eds(), {"elements": ["Fe", "H"]}, "H has no X-ray line that a detector sees: leave it out"),

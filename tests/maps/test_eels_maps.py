@@ -94,6 +94,7 @@ def test_the_lowest_major_edge_in_ev_is_taken():
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
+        ({"edges": {}}, "edges is {}, which is empty: name at least one"),
         ({"edges": ["Mn_L"]}, "'Mn_L' is not an edge of Mn that exspy knows: did you mean Mn_L"),
         ({"edges": ["Mn_L3", "Mn_L2"]}, "names Mn 2 times"),
         ({"edges": {"O_K": (500, 502, 532, 580)}}, "window of O_K, 500 to 502 eV, has fewer than 4 channels of the sp"),
