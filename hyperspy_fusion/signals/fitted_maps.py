@@ -81,7 +81,7 @@ class FittedMaps(LabelledMaps):
         Report
             Text by ``print``, and a table in a notebook. A map is good for "structure and amounts" where at least 0.6
             of its structure is estimated to be right pixel by pixel, from the counts. "Mean only" has no structure
-            beyond noise.
+            beyond noise, and of maps whose pixels share noise it is "not known".
 
         Raises
         ------
