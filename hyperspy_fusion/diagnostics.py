@@ -43,7 +43,7 @@ _HEADLINES = {
         "input-on-another-grid": "Measured input is on another grid and left out: pass it on that of the maps.",
         "interrupted": "The fit was interrupted: fit again to go on.",
         "line-of-no-element": "A line of the spectra is of no element in the fit: add {}.",
-        "lines-overlap": "Lines of others add over 3 % to {}: try other xray_lines or lines='model'.",
+        "lines-overlap": "Lines of others add counts to {}: try other xray_lines or lines='model'.",
         "map-contradicts-counts": "Fused map of {} contradicts its counts: lower lambda_reg.",
         "mask-leaves-out-most": "The mask leaves out most pixels: check that True means left out.",
         "measured-maps-not-saved": "Measured maps are not known: pass maps=, or save(..., everything=True).",

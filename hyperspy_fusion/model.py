@@ -295,7 +295,7 @@ class FusedMultiModal:
         check_seed(seed)
         check_workers(num_workers)
         fit = self._fitted()
-        with counted("Bootstrap", "fit", show_progressbar, total=number) as tick:
+        with counted("Standard errors", "fit", show_progressbar, total=number) as tick:
             found = bootstrap(
                 *(fit.setup.problem, fit.setup.settings, fit.state, fit.result.maps, number, seed),
                 callback=lambda done: tick(),

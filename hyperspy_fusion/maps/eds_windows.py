@@ -98,9 +98,12 @@ def overlap_diagnostics(signal: Any, lines: dict, windows: dict, width: float) -
         return []
     spectrum = None if signal._lazy else _sum_spectrum(signal)
     rivals = {element: {e for pair in shared if element in pair for e in pair} - {element} for element in windows}
-    for name, others in near.items():
-        rivals[element_of(name)] |= {element_of(line) for line in others}
-    added = {e: _stray(signal, spectrum, lines, windows[e], others) for e, others in rivals.items() if others}
+    rivals |= {name: {element_of(line) for line in others} for name, others in near.items()}
+    added = {
+        name: _stray(signal, spectrum, lines, windows[element_of(name)], others)
+        for name, others in rivals.items()
+        if others
+    }
     return [*_about_shared(shared, added), *_about_near(near, added, max(width, WINDOW_WIDTH))]
 
 
@@ -173,8 +176,7 @@ def _net_counts(signal, spectrum, name):
     return net if net > 3 * error else 0.0
 
 
-def _severity(added, elements):
-    found = [added[e] for e in elements]
+def _severity(found):
     if None in found:
         return NOTE
     return SERIOUS if max(found) > STRAY else INFORMATION
@@ -189,7 +191,7 @@ def _about_shared(shared, added):
         "or pass lines='model' to fuse."
     )
     elements = tuple(dict.fromkeys(e for pair in shared for e in pair))
-    return [Diagnostic("windows-share-channels", sentence, _severity(added, elements), elements)]
+    return [Diagnostic("windows-share-channels", sentence, _severity([added[e] for e in elements]), elements)]
 
 
 def _near_lines(signal, lines, width, shared):
@@ -213,11 +215,11 @@ def _about_near(near, added, width):
     if not near:
         return []
     _logger.info("X-ray lines that overlap: %s", near)
-    severity = _severity(added, by_element(list(near)))
+    severity = _severity([added[name] for name in near])
     if severity == SERIOUS:
-        near = {name: others for name, others in near.items() if added[element_of(name)] > STRAY}
+        near = {name: others for name, others in near.items() if added[name] > STRAY}
     named = {name: ", ".join(by_element(others)) for name, others in near.items()}
-    parts = {n: f": {part:.0%}" if (part := added[element_of(n)] or 0) >= 0.005 else "" for n in near}
+    parts = {n: f": {part:.0%}" if (part := added[n] or 0) >= 0.005 else "" for n in near}
     pairs = listed([f"{name} ({others}{parts[name]})" for name, others in named.items()])
     reach = "one" if width == WINDOW_WIDTH else f"{width / 2:g}"
     sentence = (

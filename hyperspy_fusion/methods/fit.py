@@ -12,7 +12,7 @@ from hyperspy_fusion.diagnostics import SERIOUS
 from hyperspy_fusion.fusion.result import FusionResult
 from hyperspy_fusion.fusion.spectra.scan_spectra import ScanSpectra
 from hyperspy_fusion.fusion.terms.scan_data import ScanData
-from hyperspy_fusion.fusion.uncertainty.usability import NO_AMOUNTS, usable_for
+from hyperspy_fusion.fusion.uncertainty.usability import NO_AMOUNTS, SHARED_NOISE, usable_for
 from hyperspy_fusion.identify.elements import atomic_number
 from hyperspy_fusion.methods.base import Setup
 from hyperspy_fusion.methods.fit_checks import correlation, totals_over_measured
@@ -231,7 +231,10 @@ class Fit:
         """For ``metadata.Fusion``: counts of each measured map, and what its fused one can be used for."""
         structure, fitted = measured.per_map(self.explained.structure), ~measured.is_constant
         about = {e for d in diagnostics if d.severity == SERIOUS or d.code in NO_AMOUNTS for e in d.elements}
-        doubtful = [element in about for element in measured.elements]
+        shared = {e for d in diagnostics if d.code == SHARED_NOISE for e in d.elements or measured.elements}
+        doubtful = [element in about | shared for element in measured.elements]
+        is_shared = np.array([element in shared for element in measured.elements])
+        structure = np.where(is_shared & (structure > 0), np.nan, structure)
         totals = np.sum(measured.maps, axis=(1, 2), where=measured.valid.maps, dtype=np.float64)
         of_images = [measured.per_map(one) for one in self.explained.image_changes()]
         scale = np.full(len(fitted), np.nan) if counts_scale is None else counts_scale

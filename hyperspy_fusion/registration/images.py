@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,9 @@ from hyperspy_fusion.grid.masks import find_valid_image
 from hyperspy_fusion.maps.stack import ScanMaps
 from hyperspy_fusion.methods.base import Method
 from hyperspy_fusion.registration.haadf import haadf_on_grid
+
+# part of the variance of an image by which a rounded copy differs; noise of another detector is a hundred times as much
+_SAME = 1e-6
 
 
 class ElasticImages(NamedTuple):
@@ -70,6 +74,7 @@ def images_on_grid(images: Any, maps: ScanMaps, register: Any, mask: np.ndarray 
         about = [d if name == "HAADF" else d.about_image(name) for d in about]
         found.append((signal, metadata, named(metadata.get("sentence", ""), name), about))
     signals, metadata, sentences, about = zip(*found, strict=True)
+    _refuse_copies(names, signals)
     return ElasticImages(list(signals), metadata[0], list(sentences), tuple(further), [d for one in about for d in one])
 
 
@@ -92,6 +97,19 @@ def _check_number(images, ways, method, of_spectra):
         raise ValueError(
             f"register has {len(ways)} values for {len(images)} images: give one for each image, or one for all."
         )
+
+
+def _refuse_copies(names, signals):
+    """ValueError for two images that differ by gain and offset alone."""
+    for (first, one), (second, other) in combinations(zip(names, signals, strict=True), 2):
+        used = np.isfinite(one.data) & np.isfinite(other.data)
+        a, b = (np.asarray(signal.data[used], np.float64) for signal in (one, other))
+        a, b = a - a.mean(), b - b.mean()
+        if (a @ b) ** 2 > (1 - _SAME) * (a @ a) * (b @ b):
+            raise ValueError(
+                f"The images {first!r} and {second!r} are equal up to a gain and an offset: pass each image once, as "
+                "another one must be of another detector."
+            )
 
 
 def _names(images):

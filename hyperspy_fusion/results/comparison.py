@@ -155,8 +155,8 @@ def _plain(value, elements):
     return value.item() if isinstance(value, np.generic | np.ndarray) else value
 
 
-def opened(fused: Any, model: Callable, elements=None, crop=None, num_workers=None, **drawn: Any) -> Any:
-    """The explorer of a result; ``model`` is the class of a fit. See ``ElementMaps.explore``."""
+def opened(fused: Any, model: Callable, elements: Any, crop: Any, shown: dict, **drawn: Any) -> Any:
+    """The explorer of a result, by a class of fits and how to show it. See ``ElementMaps.explore``."""
     from hyperspy_fusion.results.explorer import opened as open_explorer
 
     if given := [name for name, value in drawn.items() if value is not None]:
@@ -168,7 +168,7 @@ def opened(fused: Any, model: Callable, elements=None, crop=None, num_workers=No
     _refuse_several_images(fit)
     method = _fixed(fit["method"])
     fresh = model(kept.haadf, kept.maps, method=method, mask=kept.mask)
-    return open_explorer(fresh._measured, method, settings_of(fit), fresh.maps, elements, crop, num_workers)
+    return open_explorer(fresh._measured, method, settings_of(fit), fresh.maps, elements, crop, **shown)
 
 
 def refit(fused: Any, fuse: Callable, method: str, settings: Any, **options: Any) -> Any:

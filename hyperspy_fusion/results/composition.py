@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import html
 import io
-import sys
 from collections.abc import Mapping
-from contextlib import nullcontext, redirect_stderr
+from contextlib import redirect_stderr
 from functools import lru_cache
 from typing import Any
 
@@ -218,9 +217,8 @@ def _relative_factors(names, method, factors, units):
         intensities[-1].metadata.set_item("Sample.elements", [name.split("_")[0]])
         intensities[-1].metadata.set_item("Sample.xray_lines", [name])
     options = {"composition_units": units, "navigation_mask": None, "probe_area": 1.0}
-    # programs without a console have no stderr, which the progress bars of HyperSpy need
-    console = redirect_stderr(io.StringIO()) if sys.stderr is None else nullcontext()
-    with np.errstate(divide="ignore", invalid="ignore"), console:
+    # exspy shows HyperSpy's progress bar of a single pixel, and needs a console for it
+    with np.errstate(divide="ignore", invalid="ignore"), redirect_stderr(io.StringIO()):
         result = spectrum.quantification(intensities, method, list(factors), **options)
     return tuple(float(signal.data.item()) / 100 for signal in (result if method == "CL" else result[0]))
 

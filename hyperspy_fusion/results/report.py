@@ -148,8 +148,12 @@ def _sentences_of_further_images(fit):
     changes = np.reshape(fit["image_changes"], (len(names), -1))
     for name, change in list(zip(names, changes, strict=True))[1:]:
         largest = fit["elements"][int(np.argmax(change))]
-        is_used = change.max() >= NOTHING
-        yield f"The {name} image changed {largest} most." if is_used else f"The {name} image was not used."
+        if change.max() < NOTHING:
+            yield f"The {name} image was not used."
+        elif fit["parameters"].get("regularization") == "none":
+            yield f"The {name} image changed {largest} most."
+        else:
+            yield f"The {name} image changed {largest} most, by {change.max():.2g} times what smoothing did."
 
 
 def used_edges(fit):

@@ -81,7 +81,7 @@ class FittedMaps(LabelledMaps):
         Report
             Text by ``print``, and a table in a notebook. A map is good for "structure and amounts" where at least 0.6
             of its structure is estimated to be right pixel by pixel, from the counts. "Mean only" has no structure
-            beyond noise.
+            beyond noise, and of maps whose pixels share noise it is "not known".
 
         Raises
         ------
@@ -206,7 +206,18 @@ class FittedMaps(LabelledMaps):
         return comparison.without_haadf(self, fuse, errors or True, **run)
 
     @shares_texts
-    def explore(self, elements=None, crop=None, *, per_row=None, cmap=None, save=None, **settings):
+    def explore(
+        self,
+        elements=None,
+        crop=None,
+        *,
+        per_row=None,
+        cmap=None,
+        save=None,
+        display=True,
+        toolkit=None,
+        **settings,
+    ):
         """Look for settings: by sliders with a live preview, or side by side in a figure, a row for each combination.
 
         Without settings it opens the explorer in Jupyter. Each slider sets one setting, and the maps of a crop are
@@ -221,6 +232,10 @@ class FittedMaps(LabelledMaps):
         per_row, cmap
             As for :meth:`plot_fusion`, for the figure.
         <save>
+        display : bool
+            False returns the widgets of the explorer, by toolkit, instead of showing them.
+        toolkit : str, optional
+            Of the explorer, as ``"ipywidgets"``; None takes those of HyperSpy's preferences.
         **settings
             Lists of values of settings of the method, as ``explore(lambda_tv=[0.05, 0.15])``. Of ``"auto"`` they are
             those of ``"calibrated"``, and all others are as chosen. Also ``show_progressbar`` and ``num_workers``.
@@ -233,7 +248,8 @@ class FittedMaps(LabelledMaps):
         Raises
         ------
         ValueError
-            For a setting that the method does not have, and as for :meth:`compare_without_haadf`.
+            For a setting that the method does not have, for keywords of the figure without settings or of the
+            explorer with some, and as for :meth:`compare_without_haadf`.
         ImportError
             For the explorer without ipywidgets.
         """
@@ -242,7 +258,13 @@ class FittedMaps(LabelledMaps):
         if not settings:
             from hyperspy_fusion.model import FusedMultiModal
 
-            return comparison.opened(self, FusedMultiModal, elements, crop, run.get("num_workers"), **drawn)
+            shown = {"num_workers": run.get("num_workers"), "display": display, "toolkit": toolkit}
+            return comparison.opened(self, FusedMultiModal, elements, crop, shown, **drawn)
+        if not display or toolkit is not None:
+            raise ValueError(
+                "explore got display or toolkit beside settings, which draw a figure: leave the settings out to open "
+                "the explorer."
+            )
         return comparison.explored(self, fuse, settings, elements=elements, crop=crop, **drawn, **run)
 
     def plot_convergence(self):

@@ -12,6 +12,7 @@ from sources import FE, NAMES, PT, assert_element_maps, codes, eds, image, lines
 
 import hyperspy_fusion
 from hyperspy_fusion import element_maps
+from hyperspy_fusion.diagnostics import from_metadata
 from hyperspy_fusion.maps.base import SourceRequest
 from hyperspy_fusion.maps.eds_windows import line_windows
 from hyperspy_fusion.maps.sources import read_maps
@@ -169,8 +170,21 @@ def test_overlaps_are_weighed_by_the_counts_that_they_add(counts, severity, part
     assert list(found.codes) == ["lines-overlap"] and list(found.severities) == [severity]
     shown = re.search(r"Cr: (\d+)%", found.sentences[0])
     assert float(shown[1] if shown else 0) == pytest.approx(100 * part, abs=2 + 30 * part)
+    (headline,) = [one.headline for one in from_metadata(found.as_dictionary())]
+    assert headline.startswith("Lines of others add counts to O:") and "%" not in headline
     lazy = element_maps(signal.as_lazy(), ["O"]).metadata.Element_maps.diagnostics
     assert list(lazy.severities) == ["note"]
+
+
+def test_each_overlap_has_the_counts_of_its_own_lines():
+    # windows of S and Mo share channels, and Pb, which is near both, adds little to either
+    signal = with_lines(S_Ka=1e6, Mo_La=5e5, Pb_La=2e4)
+    found = element_maps(signal, xray_lines=["S_Ka", "Mo_La"]).metadata.Element_maps.diagnostics
+    assert list(zip(found.codes, found.severities, strict=True)) == [
+        ("windows-share-channels", "serious"),
+        ("lines-overlap", "information"),
+    ]
+    assert "S_Ka (Pb: 1%), Mo_La (Pb: 1%)" in found.sentences[1]
 
 
 @pytest.mark.parametrize("sulphur, severity", [(0, "information"), (1e5, "serious")])

@@ -391,6 +391,7 @@ def test_maps_that_were_smoothed_before_are_a_warning(phantom):
     fused = fuse_with(maps, haadf, method="auto", regularization="tv", lambda_haadf=0, joint=True)
     assert codes(fused).count("noise-shared-by-neighbours") == 1
     assert any("neighbouring pixels share" in sentence for sentence in fused.metadata.Fusion.warnings)
+    assert set(fused.metadata.Fusion.usable_for) == {"not known"}
 
 
 def test_noise_that_pixels_share_is_a_warning(caplog):
@@ -402,6 +403,7 @@ def test_noise_that_pixels_share_is_a_warning(caplog):
     fused = hf.fuse(maps, haadf, method="calibrated", max_iter=5)
     (sentence,) = [w for w in fused.metadata.Fusion.warnings if "share noise" in w]
     assert "of Pt and Fe share noise" in sentence and "Pixels of the maps share noise" in caplog.text
+    assert [row[2] for row in fused.report().rows] == ["not known", "not known", "structure and amounts"]
 
 
 def test_an_image_without_the_maps_is_not_used(phantom, monkeypatch):

@@ -56,6 +56,8 @@ def test_settings_are_explored_side_by_side():
     "call, words",
     [
         (lambda: fused().explore(save="figure.png"), "save and no settings"),
+        (lambda: fused().explore(display=False, lambda_reg=[1.0]), "display or toolkit beside settings"),
+        (lambda: fused().explore(toolkit="ipywidgets", lambda_reg=[1.0]), "display or toolkit beside settings"),
         (lambda: fused().explore(lambda_tv=[1.0]), "lambda_tv is no setting of method='calibrated'"),
         (lambda: fused().explore(lambda_reg=[-1.0]), "lambda_reg"),
         (lambda: fused().explore(lambda_reg=np.ones(30)), "30 combinations"),

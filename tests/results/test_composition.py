@@ -78,6 +78,12 @@ def test_maps_and_fused_maps_go_straight_into_exspy():
             np.testing.assert_allclose(by_exspy(s, split, method), expected, rtol=1e-6)
 
 
+def test_no_progress_bar_is_shown_for_a_composition(capsys, monkeypatch):
+    monkeypatch.setattr(hs.preferences.General, "show_progressbar", True)
+    random_maps().region().percent("CL", [5.01, 1.02, 1.33])
+    assert "it/s" not in capsys.readouterr().err
+
+
 def test_plain_fractions_of_maps():
     maps = random_maps()
     atomic, weight = maps.atomic_percent("CL", FACTORS["CL"]), maps.weight_percent("CL", FACTORS["CL"])

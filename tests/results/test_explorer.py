@@ -179,6 +179,10 @@ def test_a_result_and_a_model_open_it(capsys):
     assert fitted.gui(crop=(0, 16, 0, 16)).settings.lambda_reg == 0.4
     with pytest.raises(ValueError, match="'Au'.*Pt, Fe, O"):
         fused.explore(["Au"])
+    # as that of a model
+    for shown in (fused.explore(display=False), model("calibrated").gui(display=False, toolkit="ipywidgets")):
+        assert set(shown) == {"ipywidgets"}
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_without_widgets_a_sentence_names_the_extra(monkeypatch):

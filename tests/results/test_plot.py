@@ -1,5 +1,7 @@
 """Figures: what they show, in which colours, with which labels; ``test_figures.py`` compares them with images."""
 
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hyperspy_fusion.fusion.selection.selection import Selection
 from hyperspy_fusion.results.plot import (
     plot_convergence,
     plot_fusion,
+    plot_profile,
     plot_rgb,
     plot_selection,
 )
@@ -97,7 +100,9 @@ def test_equal_colours_are_equal_values():
         assert limits(column[0]) == limits(column[1])
     # 0.2 and 99.8 % of 0..23, and 98 % of 2 * (0..23), which are measured: the wider of both
     assert limits(axes[0, 1]) == pytest.approx((0.046, 2 * 22.54))
-    assert limits(axes[0, 0])[0] < 60 and limits(axes[0, 0])[1] > 190
+    # a model of the image takes the limits of the measured one, and may lie beyond them
+    assert limits(axes[0, 0]) == pytest.approx((100.2, 199.8))
+    assert colour_bars(axes)[0]._colorbar.extend == "both"
     assert [ax.get_xlabel() for ax in colour_bars(axes)] == ["intensity", "X-ray counts", "X-ray counts"]
     axes = plot_fusion(FUSED, BOTH, raw=2 * FUSED, same_limits=False)
     assert limits(axes[0, 0])[1] == pytest.approx(2 * limits(axes[1, 0])[1])
@@ -237,6 +242,13 @@ def test_convergence_has_a_labelled_panel_for_each_term():
         plot_convergence({"haadf": [1, 2]}, PUBLISHED)
 
 
+@pytest.mark.parametrize("lost", ["haadf", "tv"])
+def test_a_term_that_is_0_throughout_has_no_panel(lost):
+    axes = plot_convergence({**HISTORY, **GAP, lost: np.zeros(3)}, CALIBRATED)
+    words = {"haadf": "HAADF", "tv": "penalty"}[lost]
+    assert len(axes) == 3 and not any(words in ax.get_title() for ax in axes) and axes[2].get_yscale() == "log"
+
+
 def test_the_gap_is_logarithmic_and_what_was_off_is_dashed():
     axes = plot_convergence({**HISTORY, **GAP}, CALIBRATED)
     assert [ax.get_title() for ax in axes] == [
@@ -264,6 +276,11 @@ def test_selection_has_a_line_for_each_penalty():
     # what was used is circled
     circles = [line for line in ax.lines if line.get_marker() == "o"]
     np.testing.assert_allclose(np.concatenate([c.get_xydata() for c in circles]), [[1, 1], [1, 1.2]])
+    # fits to components lie on a curve of their own
+    apart = plot_selection(CHOICE | {"joint": np.ones(3, bool), "lambda_haadf": np.zeros(3), "components": [0, 5, 0]})
+    assert [t.get_text() for t in apart.get_legend().get_texts()] == [
+        f"{kind}, lambda_haadf 0{of}" for kind, of in (("tv", ""), ("tv", ", 5 components"), ("guided", ""))
+    ]
     one = {name: CHOICE[name] for name in ("score", "score_error", "sentence")}
     one |= {"lambda_haadf": np.array([0.1, 0.2, 0.4]), "weights": np.array([0.0, 1.0, 0.0])}
     assert plot_selection(one).get_xlabel() == "lambda_haadf"
@@ -287,6 +304,33 @@ def test_columns_are_wrapped_where_they_would_not_be_readable():
     axes = plot_fusion(maps[:3], elements[:3], flat=("Cr",), cmap="cividis", figure=plt.figure())
     assert axes[0, 2].get_title() == "Cr, fused: mean only"
     assert [ax.images[0].get_cmap().name for ax in axes[0, 1:3]] == ["cividis", "gray"]
+
+
+@pytest.mark.parametrize("factor, power", [(1, 0), (1e3, 0), (1e7, 8), (-3e-7, -6)])
+def test_a_power_of_ten_is_in_the_label_of_a_colour_bar(factor, power):
+    axes = plot_fusion(None, ["Fe"], raw=factor * FUSED[:1], quantity="X-ray counts")
+    (bar,) = colour_bars(axes)
+    bar.figure.canvas.draw()
+    number = lambda text: float(re.search(r"[-.\d]+(?=\}|$)", text.replace("\N{MINUS SIGN}", "-"))[0])  # noqa: E731
+    words, brackets, label = bar.get_xlabel().partition(" (")
+    assert words == "X-ray counts" and bool(brackets) == bool(power)
+    assert not power or number(label.partition("10^")[2].partition("}")[0]) == power
+    assert not bar.xaxis.get_offset_text().get_visible()
+    ticks = [number(tick.get_text()) for tick in bar.get_xticklabels()]
+    np.testing.assert_allclose(np.array(ticks) * 10.0**power, bar.get_xticks(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("number", [3, 9, 16])
+def test_profiles_of_many_elements_are_told_apart(number):
+    elements = [f"{k}" for k in range(number)]
+    ax = plot_profile(np.arange(6.0), np.ones((number, 6)), elements, raw=np.ones((number, 6)))
+    lines = [line for line in ax.lines if line.get_label() in elements]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == number
+    dots = [line for line in ax.lines if line not in lines]
+    assert len({(line.get_color(), line.get_marker()) for line in dots}) == number
+    ax.figure.canvas.draw()
+    overlaps = ax.get_legend().get_window_extent().overlaps(ax.get_window_extent())
+    assert overlaps == (number <= 4)
 
 
 def test_channels_have_their_limits_and_a_legend():

@@ -4,6 +4,7 @@ A map that is smoothed as much as is best shows the part R of the variance of th
 the variance of the fused map over that of the counts beyond their noise
 (:meth:`~.consistency_checks.ConsistencyChecks.structure`). On 24 random textures of 0.3 to 4 counts per pixel it was
 mostly within 0.15 of the true part; 0.29 above it at worst, and 0.26 below it for few counts and coarse texture.
+It takes the noise of pixels to be independent: R is not known where neighbouring pixels share theirs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ SHAPES, UNKNOWN = "structure, no amounts", "not known"
 RIGHT, SAME_TOTAL = 0.6, 0.1
 # codes of diagnostics that doubt amounts, beside serious ones
 NO_AMOUNTS = frozenset({"background-in-maps"})
+# code of the diagnostic of noise that neighbouring pixels share
+SHARED_NOISE = "noise-shared-by-neighbours"
 
 
 def usable_for(structure: np.ndarray, ratios: np.ndarray, fitted: np.ndarray, doubtful: Sequence[bool]) -> list[str]:

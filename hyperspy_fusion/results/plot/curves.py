@@ -20,6 +20,8 @@ _PUBLISHED_TERMS = {
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # of a legend beside its curves
 _BESIDE: dict[str, Any] = {"fontsize": "small", "loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
+# curves whose legend has room among them
+_FEW = 4
 _SMOOTHING = ("lambda_reg", "lambda_tv")
 _CHOSEN_WEIGHTS = (*_SMOOTHING, "lambda_chem", "lambda_haadf")
 _CALIBRATED_TERMS = {
@@ -31,7 +33,7 @@ _CALIBRATED_TERMS = {
 
 @default_errstate
 def plot_convergence(history: dict, weights: dict, *, axes=None) -> np.ndarray:
-    """The three terms of the objective against the iteration, and the weights they were summed with.
+    """The terms of the objective that are not 0 throughout against the iteration, and their weights.
 
     `history` has arrays ``haadf``, ``chem`` and ``tv`` of one length, the start at index 0: unweighted for the
     published method, as they enter the sum for the calibrated one. The first and last value of ``total``, their sum, is
@@ -42,10 +44,12 @@ def plot_convergence(history: dict, weights: dict, *, axes=None) -> np.ndarray:
     missing = [name for name in terms if name not in history]
     if missing:
         raise ValueError(f"history has no {', '.join(missing)}: it must hold haadf, chem and tv.")
+    # a term that is not in the objective has nothing to show
+    terms = {name: of for name, of in terms.items() if np.any(history[name])}
     number = len(terms) + ("gap" in history)
     if axes is None:
         figure = new_figure((3.5 * number, 3.4))
-        axes = figure.subplots(1, number)
+        axes = figure.subplots(1, number, squeeze=False)[0]
         if (total := history.get("total")) is not None:
             figure.suptitle(f"objective (weighted sum): {total[0]:.5g} at the start, {total[-1]:.5g} at the end")
     axes = np.asarray(axes)
@@ -72,7 +76,8 @@ def plot_selection(selection: dict):
     """Cross-validation scores of the fits that a choice of weights compared, against the weight.
 
     `selection` is ``metadata.Fusion.selection``: arrays ``score``, ``score_error`` and ``weights`` (flat, of every
-    candidate those of its maps), the weights that were chosen, and ``regularization`` and ``joint`` where they differ.
+    candidate those of its maps), the weights that were chosen, and where they differ ``regularization``, ``joint`` and
+    ``components``.
     """
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
@@ -139,22 +144,23 @@ def plot_profile(
 ) -> Any:
     """Profiles ``(n, length)`` against the ``distance`` (length,): fused as lines, measured as dots, with error bars.
 
-    Those that are None are not drawn. Each element has a colour of its own. Returns the axes.
+    Those that are None are not drawn. Each element has a colour and a kind of line of its own. Returns the axes.
     """
     ax = new_figure((6.4, 3.8)).subplots() if axes is None else axes
-    for i, (element, colour) in enumerate(zip(elements, itertools.cycle(_LINES), strict=False)):
+    styles = itertools.cycle(itertools.product((("-", "."), ("--", "x"), (":", "+")), _LINES))
+    for i, (element, ((line, marker), colour)) in enumerate(zip(elements, styles, strict=False)):
         if raw is not None:
             ax.errorbar(
                 distance,
                 raw[i],
                 None if raw_errors is None else raw_errors[i],
-                fmt=".",
+                fmt=marker,
                 markersize=4,
                 elinewidth=0.6,
                 color=colour,
                 alpha=0.5,
             )
-        ax.plot(distance, fused[i], color=colour, label=element)
+        ax.plot(distance, fused[i], color=colour, linestyle=line, label=element)
         if errors is not None:
             ax.fill_between(distance, fused[i] - errors[i], fused[i] + errors[i], color=colour, alpha=0.3, linewidth=0)
     unit = "px" if not isinstance(units, str) or units.strip().lower() in UNCALIBRATED else units.strip()
@@ -163,7 +169,7 @@ def plot_profile(
     shown += ["dots: measured"] if raw is not None else []
     ax.set_title(", ".join(shown), fontsize="medium")
     ax.margins(x=0.01)
-    ax.legend(fontsize="small", ncols=-(-len(elements) // 8))
+    ax.legend(**({"fontsize": "small"} if len(elements) <= _FEW else _BESIDE))
     return ax
 
 
@@ -173,6 +179,8 @@ def _candidates(selection, chosen, name):
     for i in range(len(selection["score"])):
         words = [str(selection["regularization"][i])] if "regularization" in selection else []
         words += [f"{other} {selection[other][i]:.3g}" for other in chosen if other != name]
+        if "components" in selection and (number := int(selection["components"][i])):
+            words.append(f"{number} components")
         words += ["each map"] if "joint" in selection and not selection["joint"][i] else []
         groups.setdefault(", ".join(words) or name, []).append(i)
     return groups

@@ -39,7 +39,8 @@ def plot_fusion(
 ) -> np.ndarray:
     """Measured maps over fused maps, one column per element, after a column with both HAADF images.
 
-    The maps of an element share their colours, and so do the two HAADF images: equal colours are equal values. The
+    The maps of an element share their colours, and so do the two HAADF images, by the limits of the measured one: equal
+    colours are equal values. The
     brightest and darkest 0.2 % of the pixels of a map, and the brightest 2 % of a measured map beside a fused or true
     one, may lie outside; the colour bar then ends in an arrow.
 

@@ -120,7 +120,9 @@ def _draw_group(drawn, below, view, label, cmap):
     from matplotlib.ticker import MaxNLocator
 
     images = [panel.image[view.window] for _, panel in drawn]
-    low, high = limits(images, [len(drawn) > 1 and panel.is_noisy for _, panel in drawn])
+    # the measured image is first; a model of it must not darken it
+    leading = drawn[:1] if drawn[0][1].kind == "image" else drawn
+    low, high = limits(images[: len(leading)], [len(drawn) > 1 and panel.is_noisy for _, panel in leading])
     if drawn[0][1].kind == "signed":
         high = max(abs(low), abs(high))
         low = -high
@@ -132,8 +134,21 @@ def _draw_group(drawn, below, view, label, cmap):
     beyond = any((image < low).any() for image in images), any((image > high).any() for image in images)
     extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
     bar = drawn[0][0].figure.colorbar(shown, ax=below, extend=extend, **style)
-    bar.set_label(label[drawn[0][1].kind] if isinstance(label, dict) else label, fontsize="small")
+    label = label[drawn[0][1].kind] if isinstance(label, dict) else label
+    bar.set_label(" ".join(filter(None, [label, _factor_of(bar)])), fontsize="small")
     bar.ax.tick_params(labelsize="small")
+
+
+def _factor_of(bar):
+    """The power of ten that the ticks of a colour bar leave out, which Matplotlib writes beside the label."""
+    from matplotlib.ticker import ScalarFormatter
+
+    formatter = ScalarFormatter(useOffset=False, useMathText=True)
+    bar.formatter = formatter
+    formatter.set_locs(bar.get_ticks())
+    bar.ax.xaxis.get_offset_text().set_visible(False)
+    factor = formatter.get_offset()
+    return f"({factor})" if factor else ""
 
 
 def pixel_of(scale, units):
