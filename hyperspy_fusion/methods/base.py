@@ -97,7 +97,10 @@ class Method(Protocol):
         ...
 
     def preview(self, observed, settings, window, num_workers) -> tuple[FusionResult, ScanData, Any]:
-        """A fit of two slices (y, x) of a scan in the units of the whole, what it is of, and the settings in effect."""
+        """A fit of two slices (y, x) of a scan in the units of the whole, what it is of, and the settings in effect.
+
+        Of what it is of, the background is that of the noise model.
+        """
         ...
 
     def check_refit(self, before, after) -> None:

@@ -21,7 +21,7 @@ from hyperspy_fusion.methods.fit_checks import (
 )
 
 # when a preview ends: within a tenth of the standard errors of its final maps, which no eye distinguishes
-_OF_PREVIEW = Stopping(max_iter=125, settled=0.1)
+_SETTLED_PREVIEW, _LONGEST_PREVIEW = 0.1, 125
 
 
 def _refuse_noise_settings(settings):
@@ -78,9 +78,12 @@ class Calibrated:
         if not observed.scan.has_contrast:
             settings = settings.without_first_image(1 + len(observed.scan.further))
         crop = observed.cropped(window)
+        longest = min(settings.max_iter, _LONGEST_PREVIEW)
+        stopping = replace(Stopping.of(settings), max_iter=longest, settled=_SETTLED_PREVIEW)
         # with a callback the fit keeps its duality gaps
-        result, _ = self.solve(crop.problem(settings), _OF_PREVIEW, None, lambda state: None, num_workers)
-        return result, crop.scan, settings
+        result, _ = self.solve(crop.problem(settings), stopping, None, lambda state: None, num_workers)
+        background = np.broadcast_to(crop.noise.background, crop.scan.maps.shape)
+        return result, replace(crop.scan, background=background), settings
 
     def build(self, scan, settings, num_workers, tick):
         observation, settings = self.observe(scan, settings, num_workers)

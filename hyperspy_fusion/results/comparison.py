@@ -197,4 +197,9 @@ def _refittable(fused):
     known = fused._fit().get("measured_norms")
     if known is not None and not np.allclose(norms(np.asarray(kept.maps.data)), known, rtol=1e-5):
         raise ValueError("The measured maps were edited after the fit: fuse them again.")
+    if "systematic_errors" in fit:  # which fits to whole spectra have
+        raise ValueError(
+            "The maps are a fit to whole spectra, which a result does not keep: fuse the spectra again, with "
+            "lambda_haadf=0 for a fit without the image, or with lines='windows'."
+        )
     return kept

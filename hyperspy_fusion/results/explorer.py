@@ -21,6 +21,8 @@ _MOST_DRAWN = 5
 _DIGITS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
 # front settings that are no keyword of `fuse`
 _NO_KEYWORD = ("tv_iter",)
+# settings of several frames, and of tiles, which have no effect on a crop
+_OF_OTHERS = ("lambda_stack", "tile_size")
 
 
 class Control(NamedTuple):
@@ -73,7 +75,7 @@ class Explorer(t.HasTraits):
         To draw; None draws the first five.
     crop : tuple, optional
         ``(left, right, top, bottom)`` to begin with, integers in pixels or floats in the units of the axes. None takes
-        at most 128 x 128 pixels about the middle.
+        at most 128 x 128 pixels about the middle, or elsewhere where those of a map are not valid.
     num_workers : int, optional
         Threads; None for all.
 
@@ -90,6 +92,7 @@ class Explorer(t.HasTraits):
     settings = t.Any()
     window = t.Any()
     fitted = t.Any()
+    panel = None  # its widgets, once they are shown
 
     def __init__(self, measured, method, settings, maps, elements=None, crop=None, num_workers=None):
         super().__init__()
@@ -98,9 +101,8 @@ class Explorer(t.HasTraits):
         self._preview = Preview(measured, method, num_workers)
         self.shape = self._preview.shape
         self.drawn = _drawn(elements, self._preview.elements)
-        if crop is None:
-            crop = [end for size in reversed(self.shape) for end in _middle(size, _FIRST_SIZE)]
-        self._keep(settings, self._window_of(crop))
+        window = self._preview.window_with_pixels(_FIRST_SIZE) if crop is None else self._window_of(crop)
+        self._keep(settings, window)
         self.first = self.settings
 
     def set(self, crop: tuple | None = None, **values: Any) -> None:
@@ -116,12 +118,17 @@ class Explorer(t.HasTraits):
         Raises
         ------
         ValueError, TypeError, FloatingPointError
-            For a value that is not allowed, a crop of fewer than 16 pixels, and a fit that diverges. All then stay as
-            they were.
+            For a value that is not allowed, a setting of stacks or tiles, a crop of fewer than 16 pixels or without
+            valid ones, and a fit that diverges. All then stay as they were.
         """
         known = [field.name for field in fields(self.settings)]
         if unknown := [name for name in values if name not in known]:
             raise ValueError(f"{unknown[0]} is no setting of method={self.method!r}: take one of {', '.join(known)}.")
+        if other := [name for name in _OF_OTHERS if name in values and values[name] != getattr(self.settings, name)]:
+            raise ValueError(
+                f"{other[0]} is {values[other[0]]!r}, and a preview of one crop has neither frames nor tiles: pass it "
+                "to fuse."
+            )
         self._keep(replace(self.settings, **values), self.window if crop is None else self._window_of(crop))
 
     def keywords(self) -> dict:
@@ -194,12 +201,6 @@ def _drawn(elements, fitted):
             f"elements is {elements}, and the maps that are fitted are {', '.join(fitted)}: name some of these."
         )
     return [fitted.index(element) for element in elements]
-
-
-def _middle(size, most):
-    """Start and end of at most so many pixels about the middle."""
-    start = max((size - most) // 2, 0) // 4 * 4
-    return start, min(start + most, size)
 
 
 def _in_code(value):

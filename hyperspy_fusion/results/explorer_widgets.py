@@ -32,7 +32,9 @@ def explorer_widget(obj, display=True, **_: Any) -> dict | None:
         raise ImportError(
             'The explorer needs ipywidgets, which are not installed: run `pip install "hyperspy_fusion[gui-jupyter]"`.'
         ) from None
-    panel = ExplorerPanel(obj, widgets)
+    if obj.panel is None:  # all views of an explorer are of one panel, which observes it once
+        obj.panel = ExplorerPanel(obj, widgets)
+    panel = obj.panel
     if not display:
         return {"widget": panel.widget, "wdict": panel.wdict}
     import_module("IPython.display").display(panel.widget)
@@ -44,7 +46,7 @@ class ExplorerPanel:
 
     def __init__(self, explorer, widgets):
         self._explorer, self._figure, self._is_busy = explorer, None, False
-        look = {"style": {"description_width": "165px"}, "layout": widgets.Layout(width="auto")}
+        look = {"style": {"description_width": "165px"}, "layout": {"width": "auto"}}  # each has its own
         slider = partial(widgets.SelectionSlider, continuous_update=False, **look)
         choice = partial(widgets.Dropdown, **look)
         self._settings = {}
@@ -85,9 +87,10 @@ class ExplorerPanel:
             return
         try:
             self._explorer.set(**changes)
-        except (ValueError, TypeError, ArithmeticError) as error:
+        except (Exception, KeyboardInterrupt) as error:
             self._show()
-            self.wdict["status"].value = f'<span style="color:#b00020">{html.escape(str(error))}</span>'
+            words = html.escape(str(error) or type(error).__name__)
+            self.wdict["status"].value = f'<span style="color:#b00020">{words}</span>'
 
     def _move(self, name, value):
         """Move the crop, or change its size about its middle."""

@@ -11,6 +11,7 @@ import numpy as np
 from hyperspy_fusion.fusion.checks import default_errstate
 from hyperspy_fusion.fusion.result import CostHistory
 from hyperspy_fusion.methods import METHODS
+from hyperspy_fusion.methods.fit_checks import totals_over_measured
 
 # a smaller crop has no coarse fit to start from
 SMALLEST = 16
@@ -30,7 +31,9 @@ class CropFit:
     elements
         n symbols of the fitted maps.
     measured, maps
-        (n, ny, nx) measured and fused maps, NaN where a measured pixel is not valid.
+        (n, ny, nx) measured maps, NaN where a pixel is not valid, and fused ones.
+    background
+        Per pixel of the measured maps: a number, or (n, ny, nx).
     haadf, residual
         (ny, nx) the HAADF image, and it minus the modelled one; NaN where it is not valid.
     history
@@ -46,6 +49,7 @@ class CropFit:
     elements: list
     measured: np.ndarray
     maps: np.ndarray
+    background: Any
     haadf: np.ndarray
     residual: np.ndarray
     history: CostHistory
@@ -56,12 +60,8 @@ class CropFit:
 
     @property
     def total_ratios(self):
-        """(n,) totals of the fused maps over those of the measured ones, pixels that are not valid left out."""
-        valid = np.isfinite(self.measured)
-        fused, totals = (
-            np.sum(maps, axis=(1, 2), where=valid, dtype=np.float64) for maps in (self.maps, self.measured)
-        )
-        return np.divide(fused, totals, out=np.full(len(self.maps), np.nan), where=totals > 0)
+        """(n,) totals of the fused maps over those of the measured ones less background, of valid pixels."""
+        return totals_over_measured(self.maps, self.measured, np.isfinite(self.measured), self.background)
 
 
 class Preview:
@@ -83,8 +83,7 @@ class Preview:
     def __init__(self, measured, method, num_workers=None):
         if measured.spectra is not None:
             raise ValueError(
-                "The maps are a fit to whole spectra, of which there are no previews: make the model with "
-                "lines='windows'."
+                "The maps are a fit to whole spectra, of which there are no previews: fuse with lines='windows'."
             )
         self._scan, self._method, self._num_workers = measured.scan_data(), METHODS[method], num_workers
         self._known: tuple = ()
@@ -97,11 +96,14 @@ class Preview:
         Raises
         ------
         ValueError
-            For settings that do not suit the maps.
+            For settings that do not suit the maps, and a crop without a valid pixel of a map.
         FloatingPointError
             For a fit that diverges.
         """
         observed = self._observed(settings)
+        has_pixels = self._has_pixels(window)
+        if missing := [e for e, has in zip(self.elements, has_pixels, strict=True) if not has]:
+            raise ValueError(f"The crop has no valid pixel of {', '.join(missing)}: move it, or make it larger.")
         start = time.perf_counter()
         result, scan, in_effect = self._method.preview(observed, settings, window, self._num_workers)
         seconds = time.perf_counter() - start
@@ -112,6 +114,7 @@ class Preview:
             elements=self.elements,
             measured=np.where(scan.valid, scan.maps, np.nan),
             maps=result.maps,
+            background=0.0 if scan.background is None else scan.background,
             haadf=haadf,
             residual=haadf - result.modelled_haadf,
             history=result.history,
@@ -121,6 +124,24 @@ class Preview:
             is_complete=result.success,
         )
 
+    def window_with_pixels(self, size):
+        """Two slices (y, x) of a crop of at most such a size: the middle, or where most pixels are valid.
+
+        The number of pixels that counts is that of the map that has the fewest.
+        """
+        size = [min(size, most) for most in self.shape]
+        corner = [(most - own) // 2 // 4 * 4 for own, most in zip(size, self.shape, strict=True)]
+        if not self._has_pixels(_window(corner, size)).all():
+            sums = np.pad(self._scan.valid.cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
+            h, w = size
+            inside = sums[:, h:, w:] - sums[:, :-h, w:] - sums[:, h:, :-w] + sums[:, :-h, :-w]
+            corner = np.unravel_index(np.argmax(inside.min(axis=0)), inside.shape[1:])
+        return _window(corner, size)
+
+    def _has_pixels(self, window):
+        """(n,) whether a crop has valid pixels of each map."""
+        return self._scan.valid[(slice(None), *window)].any(axis=(1, 2))
+
     def _observed(self, settings):
         """What previews share, found again where other than front settings differ."""
         front = FRONT[self._method.name]
@@ -128,3 +149,7 @@ class Preview:
         if not self._known or self._known[0] != key:
             self._known = key, self._method.observe(self._scan, settings, self._num_workers)[0]
         return self._known[1]
+
+
+def _window(corner, size):
+    return tuple(slice(int(start), int(start) + length) for start, length in zip(corner, size, strict=True))

@@ -200,7 +200,8 @@ class FittedMaps(LabelledMaps):
         Raises
         ------
         ValueError
-            For the published method, a part of a result, and where the measured maps are not known.
+            For the published method, a part of a result, maps of ``lines="model"``, and where the measured maps are not
+            known.
         """
         run = {"show_progressbar": show_progressbar, "num_workers": num_workers}
         return comparison.without_haadf(self, fuse, errors or True, **run)

@@ -86,6 +86,15 @@ def test_elements_told_apart_by_shape_have_their_errors_in_the_sentence():
     )
 
 
+@pytest.mark.parametrize("offset, scale", [(0.025, 1), (-0.04, 1), (0, 1.012)])
+def test_an_axis_that_is_off_does_not_change_the_counts(offset, scale):
+    signal = overlapping_lines((24, 24), counts=16).signals()[0]
+    expected = spectral_model(signal)[0].totals
+    axis = signal.axes_manager.signal_axes[0]
+    axis.offset, axis.scale = axis.offset * scale + offset, axis.scale * scale
+    np.testing.assert_allclose(spectral_model(signal)[0].totals[:6], expected[:6], rtol=0.1)
+
+
 def near_an_end():
     """Oxygen is too near to the first channel for a fit, and iron to the energy of the beam."""
     signal = scan().isig[0.5:]

@@ -71,6 +71,13 @@ def test_what_cannot_be_compared_is_refused(call, words):
         call()
 
 
+def test_a_fit_to_whole_spectra_is_no_fit_of_maps():
+    result = fuse_with(*data.overlapping_lines((16, 16)).signals(), method="calibrated", lines="model", max_iter=3)
+    for call in (result.compare_without_haadf, result.explore, lambda: result.explore(lambda_reg=[1.0])):
+        with pytest.raises(ValueError, match="fuse the spectra again, with lambda_haadf=0"):
+            call()
+
+
 def test_maps_that_were_edited_are_refused():
     """The measured maps share memory with those that the user gave; fused ones can be edited too."""
     maps, haadf = data.core_shell((24, 24)).signals()

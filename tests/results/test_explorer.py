@@ -86,6 +86,43 @@ def test_pixels_that_are_not_valid_stay_out_and_noise_goes_with_the_crop():
     assert (off(explorer.fitted.maps, fused.data[:, 6:30, 4:34]) < 0.15).all()
 
 
+@pytest.mark.parametrize("kind", ["numbers", "pixels"])
+def test_totals_are_of_the_measured_maps_less_their_background(kind):
+    maps, haadf = phantom()
+    counts = [1.0, 0.5, 0.2]
+    if kind == "pixels":
+        maps, counts = hyperspy_fusion.element_maps(maps), 0.0
+        background = np.full(maps.data.shape, 0.5)
+        maps.metadata.set_item("Element_maps.background", maps._deepcopy_with_new_data(background))
+    of = FusedMultiModal(haadf, maps, method="calibrated", background=counts)
+    explorer = explorer_of(of=of, crop=(0, 30, 8, 40))
+    np.testing.assert_allclose(explorer.fitted.total_ratios, 1, atol=1e-3)  # which the calibrated method keeps
+
+
+@pytest.mark.parametrize("options, n_iter", [({"max_iter": 3}, 3), ({"tol": 0.9}, 50), ({"max_iter": 130}, 125)])
+def test_a_preview_is_no_longer_than_the_fit(options, n_iter):
+    of = model("calibrated")
+    of.fit(lambda_reg=20.0, **options, show_progressbar=False)
+    assert Explorer(of._measured, of.method, of._record.in_effect, of.maps).fitted.n_iter == n_iter
+
+
+@pytest.mark.parametrize("how", ["mask", "NaN"])
+def test_a_crop_without_valid_pixels_is_refused_and_not_opened(how):
+    maps, haadf = (copy.deepcopy(one) for one in phantom())
+    for one in (*maps, haadf):
+        one.data = np.tile(one.data, (1, 3))
+        one.get_dimensions_from_data()
+    mask = np.zeros(haadf.data.shape, bool)
+    mask[:, 20:148] = True  # the middle
+    if how == "NaN":
+        maps[1].data = np.where(mask, np.nan, maps[1].data)
+    of = FusedMultiModal(haadf, maps, method="calibrated", mask=mask if how == "mask" else None)
+    explorer = explorer_of(of=of)
+    assert explorer.window == (slice(0, 48), slice(0, 128)) and np.isfinite(explorer.fitted.total_ratios).all()
+    with pytest.raises(ValueError, match="no valid pixel of Fe: move it" if how == "NaN" else "Pt, Fe, O: move it"):
+        explorer.set(crop=(20, 60, 0, 48))
+
+
 def changed(maps, haadf, kind):
     """The phantom in another form."""
     haadf, maps = haadf.deepcopy(), [one.deepcopy() for one in maps]
@@ -153,6 +190,8 @@ def test_keywords_give_the_fit_of_these_settings(method, values):
         ({"crop": (0, 9, 0, 30)}, "9 pixels along one side: give at least 16"),
         ({"crop": (0, 1)}, "four numbers"),
         ({"lambda_reg": {"Au": 1.0}}, "Au"),
+        ({"lambda_stack": 1.0}, "lambda_stack is 1.0, and a preview"),
+        ({"tile_size": 16}, "tile_size is 16, and a preview"),
     ],
 )
 def test_what_is_refused_changes_nothing(values, words):
@@ -220,7 +259,23 @@ def test_a_slider_changes_picture_keywords_and_totals():
     np.testing.assert_array_equal(pixels(shown["picture"].value), before)
 
 
-def test_sliders_follow_the_explorer_and_go_back_from_what_it_refuses():
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (FloatingPointError("The maps <became> NaN."), "&lt;became&gt; NaN."),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_sliders_go_back_from_what_fails(error, words):
+    explorer = explorer_of(crop=(0, 24, 0, 24))
+    shown = widgets_of(explorer)
+    explorer.set(lambda_reg=0.123)
+    explorer._preview.fit = lambda *_: (_ for _ in ()).throw(error)
+    shown["lambda_reg"].value = 2.0
+    assert shown["lambda_reg"].value == 0.123 and words in shown["status"].value
+
+
+def test_sliders_follow_the_explorer():
     explorer = explorer_of()
     shown = widgets_of(explorer)
     explorer.set(lambda_reg=0.123, lambda_haadf=(0.5,), regularization="tv")
@@ -229,10 +284,6 @@ def test_sliders_follow_the_explorer_and_go_back_from_what_it_refuses():
     assert "settled" not in shown["status"].value
     explorer.set(regularization="guided", lambda_reg=100.0)
     assert "125 iterations" in shown["status"].value and "ended before the maps had settled" in shown["status"].value
-    explorer.set(regularization="tv", lambda_reg=0.123)
-    explorer._preview.fit = lambda *_: (_ for _ in ()).throw(FloatingPointError("The maps <became> NaN."))
-    shown["lambda_reg"].value = 2.0
-    assert shown["lambda_reg"].value == 0.123 and "&lt;became&gt; NaN." in shown["status"].value
 
 
 def test_the_crop_moves_and_keeps_its_middle():
@@ -246,4 +297,16 @@ def test_the_crop_moves_and_keeps_its_middle():
     shown["left"].value = 20
     assert explorer.window == (slice(8, 40), slice(20, 52))
     shown["size"].value = (48, 56)
-    assert explorer.window == (slice(0, 48), slice(0, 56)) and shown["top"].layout.display == "none"
+    assert explorer.window == (slice(0, 48), slice(0, 56))
+    assert {name for name, one in shown.items() if one.layout.display == "none"} == {"left", "top"}
+    explorer.set(crop=(0, 40, 0, 48))
+    assert {name for name, one in shown.items() if one.layout.display == "none"} == {"top"}
+
+
+def test_every_view_is_of_one_panel(monkeypatch):
+    drawn, explorer = [], explorer_of(crop=(0, 24, 0, 24))
+    monkeypatch.setattr(explorer_widgets.ExplorerPanel, "_picture", lambda *_: drawn.append(1) or b"")
+    first, again = widgets_of(explorer), widgets_of(explorer)
+    drawn.clear()
+    explorer.set(lambda_reg=2.0)
+    assert len(drawn) == 1 and first["lambda_reg"] is again["lambda_reg"]

@@ -26,6 +26,8 @@ HIDDEN = 1.0
 APART = 0.3
 # the energy scale is calibrated with so many elements
 RECALIBRATED = (4, 8, 14)
+# standard deviations of its prior that the scale may differ by: lines of elements not yet found would draw others
+LARGEST = 2.0
 # elements that are looked for at most, and rounds of the search in groups
 MOST, ROUNDS = 24, 3
 # lines with a smaller weight do not matter for a score
@@ -116,7 +118,8 @@ def find_elements(
     n, known = len(chosen), False
     for _ in range(2):
         chosen = line_weights(SummedFit.of(summed, edges, chosen, calibration, known), groups)
-        calibration, known = energy_scale(summed, edges, chosen, calibration, first, ratios_known=True), True
+        calibration = energy_scale(summed, edges, chosen, calibration, first, ratios_known=True, largest=LARGEST)
+        known = True
         beside = _in_groups(groups, summed, edges, candidates, chosen, calibration)[len(chosen) :]
         kept = _pruned(summed, edges, [*chosen, *beside], calibration, n, known)
         n, chosen = n - (len(chosen) + len(beside) - len(kept)), kept
@@ -137,7 +140,7 @@ def _in_sum(summed, edges, candidates, first):
             break
         chosen.append(candidates[best])
         if len(chosen) in RECALIBRATED:
-            calibration = energy_scale(summed, edges, chosen, calibration, first)
+            calibration = energy_scale(summed, edges, chosen, calibration, first, largest=LARGEST)
             shapes = CandidateShapes.of(candidates, calibration, edges)
         fit = SummedFit.of(summed, edges, chosen, calibration)
         plausible = [_plausible(fit, number) for number in range(len(chosen))]

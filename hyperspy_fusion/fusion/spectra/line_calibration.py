@@ -13,8 +13,6 @@ from hyperspy_fusion.fusion.spectra.poisson_fit import deviances
 
 # standard deviations of the prior of the fields of `Calibration`, which decides where counts are few
 PRIOR = np.array([0.01, 0.003, 0.01, 0.2, 0.01])
-# so many of them the energy scale may differ: lines that are not in the model would draw others to them
-LARGEST = 2.0
 # steps for their derivatives, and the number of Gauss-Newton steps
 SMALL = np.array([1e-4, 2e-5, 1e-4, 1e-3, 1e-3])
 STEPS = 8
@@ -72,8 +70,11 @@ def calibrated(
 # ---- energy scale --------------------------------------------------------------------------------------
 
 
-def energy_scale(summed, edges, elements, start, prior, ratios_known=False):
-    """Calibration by Gauss-Newton steps on the deviance of the summed spectrum, with a Gaussian prior."""
+def energy_scale(summed, edges, elements, start, prior, ratios_known=False, largest=np.inf):
+    """Calibration by Gauss-Newton steps on the deviance of the summed spectrum, with a Gaussian prior.
+
+    Offset and gain differ from the prior by at most its standard deviation times ``largest``.
+    """
     fit_of = lambda values: SummedFit.of(summed, edges, elements, Calibration(*values), ratios_known)  # noqa: E731
     centre, values = np.array(astuple(prior)), np.array(astuple(start))
 
@@ -86,7 +87,7 @@ def energy_scale(summed, edges, elements, start, prior, ratios_known=False):
         step = _gauss_newton(fit, values, centre, edges)
         for length in (1.0, 0.5, 0.2, 0.05):
             moved = values + length * step
-            moved[:2] = np.clip(moved[:2], *(centre[:2] + np.multiply.outer((-LARGEST, LARGEST), PRIOR[:2])))
+            moved[:2] = np.clip(moved[:2], *(centre[:2] + np.multiply.outer((-largest, largest), PRIOR[:2])))
             moved[3:] = np.maximum(moved[3:], 0)
             new_fit = fit_of(moved)
             new = objective(new_fit, moved)
