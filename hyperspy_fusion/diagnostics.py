@@ -102,6 +102,7 @@ _HEADLINES = {
         "negative-values": "{} with negative values: set the zero of the maps first.",
         "no-power-law": "Background of {} is no power law: compare with background='model'.",
         "noise-metadata-shape": "Noise metadata of other pixels are not used: give each map its own.",
+        "patterns-incomplete": "Pixels missing in some patterns are left out of all: try engine='adam'.",
         "resolved-by-shape-only": "Lines of {} differ only in shape: trust the sum of their maps.",
         "saturated-haadf-pixels": "The HAADF image is saturated in places: record it at a lower gain.",
         "saturated-patterns": "Saturated detector pixels are left out: lower the dose.",

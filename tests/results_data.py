@@ -7,8 +7,16 @@ import numpy as np
 from helpers import fuse_with, scan_signals
 
 from hyperspy_fusion import element_maps
+from hyperspy_fusion.results.comparison import Comparison
+from hyperspy_fusion.results.composition import Percent
+from hyperspy_fusion.results.explorer import Explorer
+from hyperspy_fusion.results.frame_regions import FrameRegions
+from hyperspy_fusion.results.regions import Region
+from hyperspy_fusion.results.report import Report
 
 ELEMENTS = ["Al", "Fe", "Pt"]
+# what methods of results return, beside the public names
+RETURNED = (Comparison, Explorer, FrameRegions, Percent, Region, Report)
 QUICK = {"method": "calibrated", "regularization": "tv", "tol": 1e-2}
 
 

@@ -8,20 +8,16 @@ import textwrap
 
 import pytest
 from hyperspy.signals import Signal2D
+from results_data import RETURNED
 
 import hyperspy_fusion as hf
-from hyperspy_fusion.results.comparison import Comparison
-from hyperspy_fusion.results.composition import Percent
-from hyperspy_fusion.results.frame_regions import FrameRegions
-from hyperspy_fusion.results.regions import Region
-from hyperspy_fusion.results.report import Report
 
 validation = pytest.importorskip("numpydoc.validate")
 
 # a summary, all parameters in the order of the signature and no others, and what is returned
 CHECKS = {"GL08", "SS01", "PR01", "PR02", "PR03", "RT01"}
-RETURNED = (Comparison, FrameRegions, Percent, Region, Report)
-QUICK_EXAMPLES = ("Region", "data.Phantom.signals", "element_maps", "scan", "sum_frames", "virtual_image")
+QUICK_EXAMPLES = ["Region", "data.Phantom.signals", "element_maps", "fuse", "scan", "sum_frames", "virtual_image"]
+SLOW_EXAMPLES = [pytest.param(name, marks=pytest.mark.nightly) for name in ("FusedMultiModal", "match_haadf")]
 WITH_EXAMPLE = (
     "FusedMultiModal",
     "data.Phantom.signals",
@@ -122,7 +118,7 @@ def test_what_lacks_is_found(monkeypatch, text, code):
     assert code in missing("fuse")
 
 
-@pytest.mark.parametrize("name", QUICK_EXAMPLES)
+@pytest.mark.parametrize("name", QUICK_EXAMPLES + SLOW_EXAMPLES)
 def test_examples_are_right(name):
     test = doctest.DocTestParser().get_doctest(text_of(PUBLIC[name]), {}, name, None, 0)
     assert len(test.examples) > 1 and not doctest.DocTestRunner().run(test).failed

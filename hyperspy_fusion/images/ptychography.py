@@ -19,16 +19,18 @@ from hyperspy_fusion.fusion.checks import (
     default_errstate,
 )
 from hyperspy_fusion.fusion.result import StopReason
-from hyperspy_fusion.fusion.solvers.phaser_engine import by_phaser, check_installed
+from hyperspy_fusion.fusion.solvers.phaser_engine import by_phaser, check_installed, check_options, measured_in_all
 from hyperspy_fusion.fusion.solvers.ptychography import PtychographySettings
 from hyperspy_fusion.fusion.solvers.ptychography import ptychography as fitted
 from hyperspy_fusion.fusion.terms.haadf_model import ceiling_of
 from hyperspy_fusion.images.patterns import Patterns, computed, wavelength
 
 GRIDS = ("scan", "object")
-ENGINES = ("own", "phaser")
+ENGINES = ("adam", "phaser")
 # part of its diameter by which neighbouring probes should overlap
 LEAST_OVERLAP = 0.6
+# part of the counts in pixels that not all patterns have: without a sentence, and too much for phaser
+NEGLIGIBLE_LOSS, LARGEST_LOSS = 0.05, 0.75
 # radius of a disc over that of the circle that holds 90 % of it
 _DISC = 1 / np.sqrt(0.9)
 
@@ -53,7 +55,7 @@ def ptychography(
     batch_size: int | None = None,
     learning_rate: float = 0.02,
     seed: int = 0,
-    engine: str = "own",
+    engine: str = "adam",
     engine_options: dict | None = None,
     callback: Any = None,
     show_progressbar: bool | None = None,
@@ -103,7 +105,7 @@ def ptychography(
         Size of the first steps in rad. It is halved where the loss stagnates.
     seed : int
         Of the order of the patterns, 0 or more.
-    engine : {"own", "phaser"}
+    engine : {"adam", "phaser"}
         ``"phaser"`` fits by the package phaserEM, for thick specimens and partial coherence. It needs the extra
         ``ptychography``, smooths nothing, and has no learning rate.
     engine_options : dict, optional
@@ -125,7 +127,8 @@ def ptychography(
     Raises
     ------
     ValueError
-        A calibration is missing, or positions, probe and patterns do not match.
+        A calibration is missing, or positions, probe and patterns do not match. Of phaser: options that it does not
+        take, and pixels missing in so many patterns that few are left.
     ImportError
         ``engine="phaser"`` without the package phaserEM.
 
@@ -142,7 +145,7 @@ def ptychography(
         loss, refine_probe, refine_positions, max_iter, tol, batch_size, learning_rate, seed
     )
     check_choice("grid", grid, GRIDS)
-    _check_engine(engine, engine_options, refine_positions)
+    _check_engine(engine, engine_options, settings)
     check_workers(num_workers)
     check_from("rotation", abs(rotation), 0)
     patterns = Patterns.of(s4d)
@@ -152,13 +155,14 @@ def ptychography(
     wave = _given_probe(probe, patterns) if probe is not None else microscope.probe()
     overlap, diagnostics = _overlap(wave, where, patterns.scan)
     data, about_data = _counts(patterns, np.rint(found).astype(int), show_progressbar)
+    about_data += _left_out(data) if engine == "phaser" else []
     ramp = _ramp(wave.shape, found - np.rint(found))
     window, first = np.array(wave.shape), where.min(axis=0)
     where, shape = where - np.floor(first) + window // 2, np.ceil(where.max(axis=0) - np.floor(first)).astype(int)
     with counted("Ptychography", "iteration", show_progressbar, total=max_iter) as tick:
         problem = data, where, (wave * ramp).astype(np.complex64), tuple(shape + window), settings
         call = _both(tick, callback)
-        if engine == "own":
+        if engine == "adam":
             state = fitted(*problem, callback=call, num_workers=-1 if num_workers is None else num_workers)
         else:
             lengths = 10 * np.abs(microscope.pixel), 10 * microscope.wavelength
@@ -171,7 +175,7 @@ def ptychography(
     image.metadata.Signal.quantity = "Phase ($rad$)"
     node = {
         "version": version("hyperspy_fusion"),
-        "engine": engine if engine == "own" else f"{engine} {version('phaserEM')}",
+        "engine": engine if engine == "adam" else f"{engine} {version('phaserEM')}",
         "parameters": {key: value for key, value in asdict(settings).items() if value is not None},
         **microscope.metadata(),
         "rotation": float(rotation),
@@ -194,12 +198,13 @@ def ptychography(
     return image
 
 
-def _check_engine(engine, options, refine_positions):
+def _check_engine(engine, options, settings):
     check_choice("engine", engine, ENGINES)
     if engine == "phaser":
         check_installed()
-        if refine_positions:
-            raise ValueError("refine_positions is True, which engine='phaser' cannot do: pass engine='own' for it.")
+        if settings.refine_positions:
+            raise ValueError("refine_positions is True, which engine='phaser' cannot do: pass engine='adam' for it.")
+        check_options(options, settings)
     elif options:
         raise ValueError(f"engine_options is {options!r}, which is for phaser: pass engine='phaser' too.")
 
@@ -360,6 +365,20 @@ def _counts(patterns, centre, show_progressbar):
         "time or a lower current if there are many."
     )
     return data, [Diagnostic("saturated-patterns", sentence)]
+
+
+def _left_out(data):
+    """What there is to be reported of pixels that some patterns have and not all, by the part of the counts in them."""
+    number = np.isfinite(data).sum(axis=0)
+    means = np.nansum(data, axis=0) / np.maximum(number, 1)
+    lost = 1 - float(means[measured_in_all(data)].sum() / means.sum())
+    if lost <= NEGLIGIBLE_LOSS:
+        return []
+    sentence = f"Pixels that are missing or saturated in some patterns hold {lost:.0%} of the counts, and phaser "
+    if lost > LARGEST_LOSS:
+        raise ValueError(f"{sentence}leaves them out of all patterns: pass engine='adam', or fill these pixels in.")
+    remedy = "left them out of all patterns: compare with engine='adam', which uses them where they are measured."
+    return [Diagnostic("patterns-incomplete", sentence + remedy)]
 
 
 def _about_the_end(state):

@@ -151,7 +151,13 @@ class Explorer(t.HasTraits):
         return f"hyperspy_fusion.fuse(maps, haadf, {', '.join(words)})"
 
     def controls(self) -> list:
-        """A :class:`Control` for each front setting, with the value that it has among those of its slider."""
+        """What the sliders show.
+
+        Returns
+        -------
+        list of Control
+            One for each front setting, with the value that it has among those of its slider.
+        """
         return [self._control(name, *of) for name, of in _CONTROLS[self.method].items()]
 
     def _control(self, name, label, values):

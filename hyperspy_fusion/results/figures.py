@@ -14,12 +14,13 @@ from hyperspy_fusion.grid.axes import scan_axes
 from hyperspy_fusion.identify.elements import no_map_of
 from hyperspy_fusion.io.export import whole_file
 from hyperspy_fusion.results import evidence
+from hyperspy_fusion.results.composition import PERCENT_UNITS
 from hyperspy_fusion.results.fused_maps import inputs_of_part, whole_modelled_haadf
 from hyperspy_fusion.results.plot import plot_fusion, plot_grid, plot_profile, plot_rgb
 from hyperspy_fusion.results.profiles import line_profile
 
 # percent as authors write them
-_PERCENT = {"Atomic percent": "at.%", "Weight percent": "wt.%"}
+_PERCENT = {f"{of.capitalize()} percent": unit for of, unit in PERCENT_UNITS.items()}
 
 
 def frame_of_axes(maps) -> dict:

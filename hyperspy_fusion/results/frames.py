@@ -37,6 +37,11 @@ def path_of_replicates(folder: Any, number: int, name: str) -> str:
     return f"{folder}/replicates_{number}_{name}.npy"
 
 
+def in_words(index: tuple) -> str:
+    """The place of a frame in the array, in the order of HyperSpy's ``inav``."""
+    return str(index[0]) if len(index) == 1 else str(tuple(map(int, reversed(index))))
+
+
 def name_of_frame(number: int) -> str:
     """Where the record of a frame is, in ``metadata.Fused_frames``."""
     return f"frame_{number:05d}"
@@ -65,11 +70,23 @@ def refuse_stack(maps: Any, what: str) -> None:
         raise ValueError(f"{maps!r} is a stack along {named}: take one of its frames by {way} for {what}.")
 
 
+def numbers_of(stack: Any) -> Any:
+    """The numbers of the frames of a fused stack, an array of the shape of its axes.
+
+    None for other maps, such as those that were added up along an axis of the stack, transposed or rebinned.
+    """
+    if not stack.metadata.has_item(FUSED_FRAMES):
+        return None
+    shape = [axis.size for axis in sorted(other_axes(stack), key=lambda axis: axis.index_in_array)]
+    numbers = np.asarray(stack.metadata[FUSED_FRAMES].numbers)
+    return numbers.reshape(shape) if numbers.size == np.prod(shape, dtype=int) else None
+
+
 def frame_of(stack: Any, index: Any) -> Any:
     """One frame of fused maps; see ``ElementMaps.frame``."""
     axes = other_axes(stack)
-    if not stack.metadata.has_item(FUSED_FRAMES) or not axes:
-        raise ValueError(f"{stack!r} is not the result of fusing a stack, and has no frames: call frame on that.")
+    if not axes or numbers_of(stack) is None:
+        raise _no_frames(stack)
     index = tuple(np.atleast_1d(index).tolist())
     if len(index) != len(axes):
         named = ", ".join(str(axis.name) for axis in axes)
@@ -96,24 +113,32 @@ def frame_or_none(stack: Any, index: Any) -> Any:
     return frame_of(stack, index) if is_fused else None
 
 
+def _no_frames(stack):
+    return ValueError(f"{stack!r} is not the result of fusing a stack, and has no frames: take those of that result.")
+
+
 def _number_of(stack, index):
     """The number of a frame among those that were fused together."""
-    axes = sorted(other_axes(stack), key=lambda axis: axis.index_in_array)
-    numbers = np.reshape(stack.metadata[FUSED_FRAMES].numbers, [axis.size for axis in axes])
+    numbers = numbers_of(stack)
+    if numbers is None:
+        raise _no_frames(stack)
     return int(numbers[tuple(reversed(index))])
 
 
 def cut_frames(part: Any, whole: Any, slices: dict) -> None:
     """Let the records of a part of a stack be of its frames; ``slices`` {index of an axis in the array: slice}.
 
-    A part that is one frame has its record as ``metadata.Fusion``, unless it was not fused.
+    A part that is one frame has its record as ``metadata.Fusion``, unless it was not fused. Where the axes are no
+    longer those of the frames, it has none.
     """
     record: Any = whole.metadata[FUSED_FRAMES]
-    axes = sorted(other_axes(whole), key=lambda axis: axis.index_in_array)
-    numbers = np.asarray(record.numbers).reshape([axis.size for axis in axes])
-    numbers = numbers[tuple(slices.get(axis.index_in_array, slice(None)) for axis in axes)]
+    numbers = numbers_of(whole)
     if part.metadata.has_item(FUSED_FRAMES):
         delattr(part.metadata, FUSED_FRAMES)
+    if numbers is None:
+        return
+    axes = sorted(other_axes(whole), key=lambda axis: axis.index_in_array)
+    numbers = numbers[tuple(slices.get(axis.index_in_array, slice(None)) for axis in axes)]
     if numbers.ndim or other_axes(part) or not record.has_item(name := name_of_frame(int(numbers))):
         part.metadata.set_item(FUSED_FRAMES, _record_of(record, np.ravel(numbers)))
         return

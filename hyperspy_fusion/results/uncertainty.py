@@ -50,7 +50,9 @@ def standard_errors(fused):
     variance = fused.get_noise_variance()
     is_result = any(map(fused.metadata.has_item, ("Fusion", "Fused_frames")))
     if is_result and fused._errors is None and hasattr(variance, "data"):  # of a stack, or of tiles
-        return maps_like(fused, np.sqrt(variance.data), "Standard errors of")
+        # compute() of HyperSpy leaves the variance lazy
+        data = variance.data if fused._lazy else np.asarray(variance.data)
+        return maps_like(fused, np.sqrt(data), "Standard errors of")
     errors, window = located(fused)
     of_fitted = dict(zip(errors.elements, errors.bootstrap.standard_errors(), strict=True))
     constant = np.full(errors.bootstrap.maps.shape[1:], np.nan)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hyperspy_fusion.diagnostics import SERIOUS, Diagnostic, as_metadata, from_metadata, report_fit
-from hyperspy_fusion.results.frames import FUSED_FRAMES, ReplicatesOfFrames, name_of_frame, path_of_replicates
+from hyperspy_fusion.results.frames import FUSED_FRAMES, ReplicatesOfFrames, in_words, name_of_frame, path_of_replicates
 from hyperspy_fusion.results.fused_maps import Inputs
 from hyperspy_fusion.stacks.fit import FailedFrame
 
@@ -232,14 +232,10 @@ def summary_of(of_each, indices, noun):
 
 def _which(indices, cases, noun):
     """In words: frames by their indices, and which of them the first sentence is about if others have another one."""
-    named = [_numbered(indices[k]) for k in cases]
+    named = [in_words(indices[k]) for k in cases]
     more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
     words = (
-        f"{noun}{'s' * (len(named) > 1)} {', '.join(named[:_MOST_NAMED])}{more} (the last is {_numbered(indices[-1])})"
+        f"{noun}{'s' * (len(named) > 1)} {', '.join(named[:_MOST_NAMED])}{more} (the last is {in_words(indices[-1])})"
     )
     words = f"All {noun.lower()}s" if len(named) == len(indices) else words
     return words if len(set(cases.values())) == 1 else f"{words}, here {named[0]}"
-
-
-def _numbered(index):
-    return str(index[0]) if len(index) == 1 else str(tuple(reversed(index)))

@@ -302,8 +302,8 @@ def test_phaser_finds_the_phase_too(scan, options):
     fit = {"defocus": 20.0, "engine": "phaser", "engine_options": options, "max_iter": 12}
     phase = hf.ptychography(scan[0], **fit)
     assert np.corrcoef(phase.data.ravel(), scan[1].ravel())[0, 1] > 0.98
-    own = hf.ptychography(scan[0], defocus=20.0)
-    assert 0.8 < phase.data.std() / own.data.std() < 1.2
+    by_adam = hf.ptychography(scan[0], defocus=20.0, engine="adam")
+    assert 0.8 < phase.data.std() / by_adam.data.std() < 1.2 and by_adam.metadata.Ptychography.engine == "adam"
     node = phase.metadata.Ptychography
     assert node.engine.startswith("phaser") and len(node.cost_history) == node.n_iter == 12
     assert logging.getLogger().handlers == before
@@ -323,6 +323,44 @@ def test_phaser_with_odd_patterns_missing_pixels_and_a_stop(scan):
     phase = hf.ptychography(signal, defocus=20.0, engine="phaser", positions=positions, callback=stop)
     assert phase.metadata.Ptychography.n_iter == 8 and not phase.metadata.Ptychography.converged
     assert np.corrcoef(phase.data.ravel(), scan[1].ravel())[0, 1] > 0.97
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ([1], "is .1., and must be a dictionary"),
+        ({"foo": 1}, ".*phaser does not take .*Unexpected field 'foo'"),
+        ({"slices": 3}, ".*phaser does not take .*slices.*Instead got `3`"),
+        ({"solver": "nope"}, ".*phaser does not take .*solver.*`nope`"),
+        ({"niter": 1}, "has 'niter', which max_iter= sets"),
+        ({"probe_modes": 2, "update_probe": True}, "has 'update_probe', which refine_probe= sets"),
+        ({"type": "gradient"}, "has 'type', which engine='phaser' sets"),
+    ],
+)
+def test_options_that_phaser_does_not_take(scan, options, sentence):
+    pytest.importorskip("phaser.execute", reason="phaserEM is not installed")
+    with pytest.raises(ValueError, match=f"^engine_options {sentence}") as caught:
+        hf.ptychography(scan[0], defocus=20.0, engine="phaser", engine_options=options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("missing, few_left", [(3e-3, False), (0.03, True)])
+def test_pixels_that_not_all_patterns_have(scan, caplog, missing, few_left):
+    """Phaser leaves them out of all patterns, which is reported, or refused where few are left."""
+    pytest.importorskip("phaser.execute", reason="phaserEM is not installed")
+    signal = scan[0].deepcopy()
+    signal.change_dtype("float32")
+    signal.data[np.random.default_rng(0).random(signal.data.shape) < missing] = np.nan
+    if few_left:
+        with pytest.raises(ValueError, match="some patterns hold 9.% of the counts.*pass engine='adam'"):
+            hf.ptychography(signal, defocus=20.0, engine="phaser")
+        return
+    with caplog.at_level(logging.INFO):
+        hf.ptychography(signal, defocus=20.0, engine="phaser", max_iter=1)
+    assert "patterns-incomplete" in codes(caplog)
+    caplog.clear()
+    hf.ptychography(signal, defocus=20.0, max_iter=1)
+    assert "patterns-incomplete" not in codes(caplog)
 
 
 def test_what_phaser_needs_is_a_sentence(scan, monkeypatch):

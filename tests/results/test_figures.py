@@ -12,20 +12,13 @@ import pytest
 from frames_data import signals
 from helpers import fit_with
 from matplotlib_scalebar.scalebar import ScaleBar
-from results_data import QUICK
+from results_data import QUICK, RETURNED
 
 import hyperspy_fusion as hf
 from hyperspy_fusion.cli.demo import _demo_figure
 from hyperspy_fusion.results import plot
-from hyperspy_fusion.results.comparison import Comparison
-from hyperspy_fusion.results.composition import Percent
-from hyperspy_fusion.results.frame_regions import FrameRegions
-from hyperspy_fusion.results.regions import Region
-from hyperspy_fusion.results.report import Report
 
 RUN = {"show_progressbar": False, "num_workers": 1}
-# what methods of results return, beside the public names
-RETURNED = (Comparison, FrameRegions, Percent, Region, Report)
 CHOICE = {
     "regularization": ["tv", "tv", "tv", "guided", "guided"],
     "lambda_reg": np.array([0.5, 1.0, 2.0, 1.0, 2.0]),

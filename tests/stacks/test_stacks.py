@@ -236,6 +236,37 @@ def test_the_report_of_a_stack_names_the_frames_that_differ(tmp_path):
     part = fused.inav[1:]
     part = part if part.elements == fused.elements else fused.inav[:, 1:]
     assert "2 of 2 frames fused" in part.report().fit and "of all 3 frames" in part.report().fit
+    assert "in 1 of 2 frames (frame 2)" in part.report().haadf
+
+
+def test_the_report_of_failed_frames_alone():
+    haadf = haadf_stack()
+    haadf.data[1] = np.nan
+    fused = hf.fuse(map_stacks(), haadf, method="published", max_iter=3, show_progressbar=False)
+    for part in (fused.inav[:, 1], fused.inav[:, 1:2]):
+        report = part.report()
+        assert report.fit == "0 of 1 frames fused. Diagnostics are of all 3 frames." and not report.haadf
+        assert [row[1:] for row in report.rows] == [("-", "-", "-")] * 3
+        assert "not fused" in str(report.diagnostics[0])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda fused: fused.sum("tilt"),
+        lambda fused: fused.max("tilt"),
+        lambda fused: fused.rebin(scale=(1, 3, 1, 1)),
+        lambda fused: fused.transpose(signal_axes=["x", "tilt"]),
+    ],
+)
+def test_frames_that_were_put_together_have_no_report(changed):
+    fused = changed(fused_stack())
+    with pytest.raises(ValueError, match="no longer the fused stack.*: call report on"):
+        fused.report()
+    for ask in (lambda: fused.frame(0), lambda: fused.region(None)):
+        with pytest.raises(ValueError, match="not the result of fusing a stack"):
+            ask()
+    assert not fused.inav[0].metadata.has_item("Fused_frames")
 
 
 def test_a_file_that_cannot_be_read_in_part():
@@ -327,12 +358,14 @@ def test_axes_without_calibration_and_of_one_frame():
 def test_axes_are_paired_by_their_names():
     """However they are ordered, and whatever else is as large, as in a montage."""
     rows = [hs.stack([one, one], new_axis_name="row", show_progressbar=False) for one in [*map_stacks(), haadf_stack()]]
+    rows[2].inav[1, 1].data[:] = 0
     fused = hf.fuse(rows[:3], rows[3].transpose(navigation_axes=["row", "tilt"]), **SETTINGS)
     assert [axis.name for axis in fused.axes_manager.navigation_axes] == ["element", "row", "tilt"]
     assert fused.data.shape == (3, 2, 3, 24, 20)
     np.testing.assert_array_equal(fused.frame((1, 2)).data, alone()[2].data)
     with pytest.raises(ValueError, match="one number for each"):
         fused.frame(1)
+    assert "mean only in frame (1, 1)" in fused.inav[:, 1:].report().rows[2][2]
 
 
 def test_models_and_arrays_are_refused():

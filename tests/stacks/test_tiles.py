@@ -288,6 +288,11 @@ def test_standard_errors_are_those_of_one_piece(noise):
     one = hf.fuse(maps, scan()[1], method="calibrated", settings=settings, errors=4, show_progressbar=False)
     errors, expected = tiled_with_errors(noise).standard_errors(), one.standard_errors().data
     assert errors._lazy
+    computed = tiled_with_errors(noise).deepcopy()
+    computed.compute(show_progressbar=False)
+    of_computed = computed.standard_errors()
+    assert not of_computed._lazy and isinstance(of_computed.data, np.ndarray)
+    np.testing.assert_array_equal(of_computed.data, errors.data)
     ratio = np.sqrt(np.mean(np.asarray(errors.data) ** 2, axis=(1, 2)) / np.mean(expected**2, axis=(1, 2)))
     np.testing.assert_allclose(ratio, 1, atol=0.07)
 

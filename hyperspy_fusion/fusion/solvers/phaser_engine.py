@@ -7,6 +7,7 @@ Rodenburg, Ultramicroscopy 109, 1256, 2009): in phaserEM 0.3 the steps of the ot
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -22,6 +23,14 @@ MISSING = 'engine="phaser" needs the package phaserEM: run `pip install "hypersp
 _PARTS, _MOST_IN_GROUP = 32, 64
 # the engine on NumPy has no Poisson loss; amplitudes of counts + 3/8 are its approximation (Anscombe 1948)
 _NOISE_MODELS = {"poisson": "anscombe", "amplitude": "amplitude"}
+# fields of its engine that arguments of the call set
+_SET_BY = {
+    "niter": "max_iter=",
+    "update_probe": "refine_probe=",
+    "grouping": "batch_size=",
+    "noise_model": "loss=",
+    "type": "engine='phaser'",
+}
 
 
 def check_installed():
@@ -30,6 +39,51 @@ def check_installed():
         import_module("phaser.execute")
     except ImportError as error:
         raise ImportError(MISSING) from error
+
+
+def check_options(options, settings):
+    """Raise ValueError for options that are no fields of phaser's engine, or that arguments of the call set."""
+    if options is not None and not isinstance(options, dict):
+        raise ValueError(
+            f"engine_options is {options!r}, and must be a dictionary of fields of phaser's engine: pass one such as "
+            "{'probe_modes': 4}."
+        )
+    for name in filter(_SET_BY.__contains__, options or {}):
+        raise ValueError(f"engine_options has {name!r}, which {_SET_BY[name]} sets: leave it out.")
+    with _logging_untouched():
+        _engine(settings, 1, options)
+
+
+def _engine(settings, n_patterns, options):
+    plan = {
+        "type": "conventional",
+        "solver": "epie",
+        "noise_model": _NOISE_MODELS[settings.loss],
+        "niter": settings.max_iter,
+        "update_probe": settings.refine_probe,
+        "grouping": settings.batch_size or min(max(n_patterns // _PARTS, 1), _MOST_IN_GROUP),
+        "obj_pad_px": 0.0,
+        "bwlim_frac": None,
+        "calc_error_fraction": 1.0,
+        "group_constraints": [],
+        "iter_constraints": [],
+        **(options or {}),
+    }
+    pane = import_module("pane")
+    try:
+        return pane.from_data(plan, import_module("phaser.hooks").EngineHook)
+    except pane.ConvertError as error:
+        # a tree over several lines, whose first is the name of the class
+        reasons = " ".join(re.sub(r"^[\s-]+", "", line).rstrip(".") for line in str(error).splitlines()[1:])
+        raise ValueError(
+            f"engine_options is {options!r}, which phaser does not take ({reasons}): pass fields of its conventional "
+            "engine."
+        ) from error
+
+
+def measured_in_all(patterns):
+    """(ky, kx) bool, the pixels that every pattern has: phaser has one mask for all."""
+    return np.isfinite(patterns).all(axis=0)
 
 
 def by_phaser(patterns, positions, probe, shape, settings, pixel, wavelength, options=None, callback=None):
@@ -50,22 +104,8 @@ def by_phaser(patterns, positions, probe, shape, settings, pixel, wavelength, op
     PtychographyState
         The phase of all slices together. The probe is its strongest mode.
     """
-    plan = {
-        "type": "conventional",
-        "solver": "epie",
-        "noise_model": _NOISE_MODELS[settings.loss],
-        "niter": settings.max_iter,
-        "update_probe": settings.refine_probe,
-        "grouping": settings.batch_size or min(max(len(patterns) // _PARTS, 1), _MOST_IN_GROUP),
-        "obj_pad_px": 0.0,
-        "bwlim_frac": None,
-        "calc_error_fraction": 1.0,
-        "group_constraints": [],
-        "iter_constraints": [],
-        **(options or {}),
-    }
     with _logging_untouched():
-        engine = import_module("pane").from_data(plan, import_module("phaser.hooks").EngineHook)
+        engine = _engine(settings, len(patterns), options)
         data, start = _start(patterns, positions, probe, shape, pixel, wavelength)
         data, start = import_module("phaser.execute").prepare_for_engine(data, start, np, engine.props)
         fit = _Observed(shape, probe.shape, pixel, settings, callback)
@@ -103,7 +143,7 @@ def _start(patterns, positions, probe, shape, pixel, wavelength):
     state, num = import_module("phaser.state"), import_module("phaser.utils.num")
     sampling = import_module("phaser.utils.object").ObjectSampling(shape, pixel, corner=(0.0, 0.0))
     patterns = patterns.astype(np.float32, copy=False)
-    mask = np.isfinite(patterns).all(axis=0)
+    mask = measured_in_all(patterns)
     scan = ((positions + _offset(probe.shape)) * pixel).astype(np.float32)
     return state.Patterns(np.where(mask, patterns, 0), mask.astype(np.float32)), state.ReconsState(
         iter=state.IterState.empty(),

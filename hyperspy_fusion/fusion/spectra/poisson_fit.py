@@ -96,8 +96,3 @@ def expected_deviances(expected):
     counts = np.arange(4 * FEW)
     of_few = (poisson.pmf(counts, few) * deviances(few, counts)).sum(axis=1)
     return np.where(expected < FEW, of_few, 1 + 1 / (6 * np.maximum(expected, FEW)))
-
-
-def signed_deviances(expected, counts):
-    """Residuals in standard deviations, with the sign of ``b - m``: the root of the deviance of each channel."""
-    return np.sign(counts - expected) * np.sqrt(np.maximum(deviances(expected, counts), 0))
