@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import tempfile
+import threading
 import weakref
 from collections import defaultdict
 from typing import Any
@@ -23,6 +24,17 @@ _MOST_NAMED = 8
 
 
 # ---- arrays on disk ------------------------------------------------------------------------------------
+
+
+# Python 3.11 does not parse the headers of two .npy files in two threads at once: "AST constructor recursion depth
+# mismatch"
+_PARSING = threading.Lock()
+
+
+def load_array(path: str, mmap_mode: Any = None) -> np.ndarray:
+    """The array of a .npy file, in tasks of any threads."""
+    with _PARSING:
+        return np.load(path, mmap_mode=mmap_mode)
 
 
 class Store:
@@ -47,7 +59,9 @@ class Store:
 
         def chunk(block_info: Any = None):
             index = tuple(start for start, _ in block_info[None]["array-location"][:n])
-            data = np.load(_path(self.folder, name, index)) if index in present else np.full(shape[n:], np.nan, dtype)
+            data = (
+                load_array(_path(self.folder, name, index)) if index in present else np.full(shape[n:], np.nan, dtype)
+            )
             return data[(None,) * n]
 
         chunks = [(1,) * size for size in shape[:n]] + [(size,) for size in shape[n:]]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.stacks.result import Folder
+from hyperspy_fusion.stacks.result import Folder, load_array
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,7 @@ def blended(folder, name, grid, index, done, factors):
         here = tuple(slice(w.start - s.start, w.stop - s.start) for w, s in zip(windows, (y, x), strict=True))
         there = tuple(slice(w.start - s.kept.start, w.stop - s.kept.start) for w, s in zip(windows, spans, strict=True))
         weight = weights_of(spans, windows)
-        total[(slice(None), *here)] += (
-            weight * np.load(_path(folder, name, other), mmap_mode="r")[(slice(None), *there)]
-        )
+        total[(slice(None), *here)] += weight * load_array(_path(folder, name, other), "r")[(slice(None), *there)]
         weights[here] += weight
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(weights > 0, total / weights, np.nan) * factors[:, None, None]

@@ -2,6 +2,8 @@
 
 import logging
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import dask
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 import hyperspy_fusion as hf
-from hyperspy_fusion.stacks import engine, field, fuse_field, tiles
+from hyperspy_fusion.stacks import engine, field, fuse_field, result, tiles
 from hyperspy_fusion.stacks.tiles import Grid, TileStore, weights_of
 
 ELEMENTS = ["Pt", "Fe", "O"]
@@ -353,3 +355,19 @@ def test_blocks_of_a_sample_have_counts_of_every_map():
 def test_tile_size_is_checked(wrong):
     with pytest.raises(ValueError, match="tile_size is"):
         hf.CalibratedSettings(tile_size=wrong)
+
+
+def test_headers_are_parsed_by_one_thread_at_a_time(monkeypatch):
+    """Two at once end in a SystemError of Python 3.11 now and then."""
+    running, most = [], []
+
+    def load(path, mmap_mode):
+        running.append(path)
+        time.sleep(0.01)
+        most.append(len(running))
+        running.remove(path)
+
+    monkeypatch.setattr(np, "load", load)
+    with ThreadPoolExecutor(4) as executor:
+        list(executor.map(result.load_array, "abcd"))
+    assert most == [1, 1, 1, 1]
