@@ -166,10 +166,9 @@ class ConsistencyChecks:
             self.elements, self.maps, self.variance, self.valid, self.fused, strict=True
         ):
             noise, number = variance[valid].mean(), np.count_nonzero(valid)
-            excess = counts[valid].var() - noise
-            shown = (
-                min(fused[valid].var() / excess, 1.0) if excess > SURE_EXCESS * noise * np.sqrt(2 / number) else np.nan
-            )
+            excess = counts[valid].var(dtype=np.float64) - noise
+            is_sure = excess > SURE_EXCESS * noise * np.sqrt(2 / number)
+            shown = min(fused[valid].var(dtype=np.float64) / excess, 1.0) if is_sure else np.nan
             found.append(0.0 if element in flat else shown)
         return np.array(found)
 

@@ -246,6 +246,19 @@ def test_structure_of_flat_maps_and_saturated_images():
     assert codes(replace(checks, fused=checks.maps)) == [FLAT]
 
 
+def test_structure_does_not_follow_the_unit_of_the_maps():
+    """The sum of squares of maps near 1e19 is beyond single precision."""
+    checks = checks_of(np.stack([truth_of()[0], truth_of()[0]]))
+    alike = {
+        name: (getattr(checks, name) * scale).astype(np.float32) for name, scale in (("maps", 1e18), ("fused", 1e18))
+    }
+    large = replace(
+        checks, **alike, variance=checks.variance * 1e36, counts_scale=np.asarray(checks.counts_scale) * 1e18
+    )
+    with np.errstate(all="raise"):
+        np.testing.assert_allclose(large.structure(), checks.structure(), rtol=1e-4)
+
+
 @pytest.mark.parametrize("extra, y, x", [
     (30.0 * (np.arange(64) >= 48), slice(None), slice(48, 64)),
     (60 * bump(12, 50, 4), slice(8, 17), slice(46, 55)),
