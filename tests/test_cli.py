@@ -373,6 +373,15 @@ def test_files_to_fuse_are_not_replaced(folder, capsys, option):
     assert f"{option.split()[1]} is one of the files to fuse: give another --output or --picture." in said
 
 
+def test_export_replaces_no_file_to_fuse(folder, capsys):
+    (folder / "maps").mkdir()
+    for name in ("Fe.tif", "O.tif"):
+        (folder / "maps" / name).write_text(name)
+    said = refusal(capsys, *"maps/Fe.tif maps/O.tif --haadf HAADF.hspy --export maps --overwrite".split())
+    assert "--export may replace Fe.tif, one of the files to fuse: give another folder." in said
+    assert (folder / "maps" / "Fe.tif").read_text() == "Fe.tif"
+
+
 def test_a_picture_without_a_name_is_refused(folder, capsys):
     said = refusal(capsys, "fuse", "Fe.hspy", "--haadf", "HAADF.hspy", "--picture", "")
     assert "--picture has no name: give that of a .png, .pdf, .svg file." in said

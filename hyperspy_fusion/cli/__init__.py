@@ -21,7 +21,7 @@ from hyperspy_fusion.cli.stack import files_of, stack_of
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import settings_for
 from hyperspy_fusion.identify.map_identity import identify_map, title_of
-from hyperspy_fusion.io.export import check_writable, checked_folder, whole_file
+from hyperspy_fusion.io.export import EXPORTED, check_writable, checked_folder, whole_file
 from hyperspy_fusion.io.files import has_format, load_signals
 
 # what a shell reports of a command that Ctrl-C ended
@@ -180,6 +180,9 @@ class _Files(NamedTuple):
         read = {Path(path).resolve() for path in (*arguments.files, *arguments.image, arguments.haadf or "")}
         if lost := [path for path in written if path.resolve() in read]:
             raise _Refusal(f"{lost[0]} is one of the files to fuse: give another --output or --picture.")
+        exported = found.folder.resolve() if found.folder is not None else None
+        if lost := sorted(path for path in read if path.parent == exported and path.suffix in EXPORTED):
+            raise _Refusal(f"--export may replace {lost[0].name}, one of the files to fuse: give another folder.")
         # pictures go to a file: no window system is needed
         os.environ.setdefault("MPLBACKEND", "agg")
         return found

@@ -20,6 +20,8 @@ from hyperspy_fusion.fusion.checks import default_errstate
 from hyperspy_fusion.grid.axes import in_units_of_length, scan_axes
 from hyperspy_fusion.grid.images import image_signal
 
+# endings of what `export` writes
+EXPORTED = (".tif", ".h5")
 # bytes for all but the pixels of a signal
 _ROOM = 2**20
 # ImageJ reads pixels per unit as a fraction of whole numbers: between these a scale keeps five digits
