@@ -13,8 +13,6 @@ from hyperspy_fusion.fusion.uncertainty.consistency_checks import without_struct
 TOTAL_TOLERANCE = 0.1
 # correlation of modelled and measured HAADF image: 0 for a shuffled image, above 0.95 on the published tutorials
 POOR_CORRELATION = 0.5
-# relative change of the step of the total variation by another weight, or number of inner iterations, that matters
-LEAST_EFFECT = 0.25
 # part of the total descent that the objective may lose again
 RISE = 0.01
 # part of the range of a map below 0 that is taken for rounding
@@ -164,23 +162,17 @@ def diagnostics_of_published_fit(elements, result, total_ratios, haadf_correlati
     ]
 
 
-def diagnostics_of_smoothing(step, lighter, longer, settings):
+def diagnostic_of_smoothing(settings):
     """Of a fit by the published method where inner iterations, and not the weight, limit how much it smooths.
 
-    ``step`` is that of the total variation from the fitted maps, ``lighter`` that with half the weight, and ``longer``
-    that with twice the inner iterations. At published weights the limit is part of the method, and no more than
-    information.
+    At published weights the limit is part of the method, and no more than information.
     """
-    by_weight, by_iterations = (np.linalg.norm(other - step) for other in (lighter, longer))
-    least = LEAST_EFFECT * np.linalg.norm(step)
-    if by_weight >= least or by_iterations <= least:
-        return []
     sentence = (
         f"With tv_iter={settings.tv_iter} a lambda_tv of {settings.lambda_tv:g} smooths no more than half of it: raise "
         "tv_iter to smooth more."
     )
     severity = INFORMATION if settings.lambda_tv <= PublishedSettings.lambda_tv else ""
-    return [Diagnostic("smoothing-limited", sentence, severity)]
+    return Diagnostic("smoothing-limited", sentence, severity)
 
 
 def diagnostics_of_calibrated_fit(elements, result, total_ratios, settings):
@@ -289,8 +281,8 @@ def correlation(a, b, valid):
         return 0.0
     a, b = (image[valid].astype(np.float64) for image in (a, b))
     a, b = a - a.mean(), b - b.mean()
-    size = np.linalg.norm(a) * np.linalg.norm(b)
-    return float(np.vdot(a, b) / size) if size else 0.0
+    size = np.sqrt(np.sum(a * a)) * np.sqrt(np.sum(b * b))
+    return float(np.sum(a * b) / size) if size else 0.0
 
 
 def _maps_of(names):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 from hyperspy_fusion.fusion.problems.published import published_problem
 from hyperspy_fusion.fusion.terms.haadf_model import constant_in_words
@@ -11,7 +10,7 @@ from hyperspy_fusion.fusion.terms.scan_data import has_contrast
 from hyperspy_fusion.grid.images import finite_pixels
 from hyperspy_fusion.grid.masks import Valid, check_magnitudes
 from hyperspy_fusion.methods.base import Setup
-from hyperspy_fusion.methods.fit_checks import diagnostics_of_published_fit, diagnostics_of_smoothing
+from hyperspy_fusion.methods.fit_checks import diagnostic_of_smoothing, diagnostics_of_published_fit
 
 
 class Published:
@@ -71,10 +70,10 @@ class Published:
     def diagnose(self, setup, result, elements, total_ratios, haadf_correlation, checks):
         found = diagnostics_of_published_fit(elements, result, total_ratios, haadf_correlation)
         if setup.problem.lambda_tv:
-            from hyperspy_fusion.fusion.solvers.proximal_gradient import smoothing_step
+            from hyperspy_fusion.fusion.solvers.proximal_gradient import inner_iterations_limit_smoothing
 
-            of = partial(smoothing_step, setup.problem, setup.settings, result.maps)
-            found += diagnostics_of_smoothing(of(), of(weight=0.5), of(iterations=2), setup.settings)
+            if inner_iterations_limit_smoothing(setup.problem, setup.settings, result.maps):
+                found.append(diagnostic_of_smoothing(setup.settings))
         return found
 
     def describe(self, problem, result, per_map):

@@ -13,6 +13,8 @@ from hyperspy_fusion.fusion.terms.penalties import fgp_momentum
 
 # the four dual arrays of one band stay within a core's second-level cache
 BAND_PIXELS = 80_000
+# relative change of the step of the total variation by another weight, or number of inner iterations, that matters
+LEAST_EFFECT = 0.25
 
 
 @dataclass
@@ -202,18 +204,25 @@ def _run_prox(problem, state, work, weight, momentum):
     state.change = float(np.sqrt(change / size)) if size else (np.inf if change else 0.0)
 
 
-def smoothing_step(problem, settings, maps, *, weight=1.0, iterations=1):
-    """The step (n, ny, nx) of the total variation from fitted ``maps``, in units of the input, normalised.
+def inner_iterations_limit_smoothing(problem, settings, maps):
+    """True where ``tv_iter`` limits how much the total variation smooths fitted ``maps``, and ``lambda_tv`` does not.
 
-    ``weight`` and ``iterations`` are factors to its weight and to the number of inner iterations.
+    Then its step from ``maps`` follows the number of inner iterations, and hardly the weight.
     """
     start = problem.map_range.normalise(maps)
-    state = State(start.copy())
-    with prepared(problem.maps.dtype, kernels.PUBLISHED, 1):
+
+    def changed(before, weight=1.0, iterations=1):
+        """The maps after a step from ``start``, and their relative change from ``before``."""
+        state = State(before.copy())
         work = _Workspace(problem, replace(settings, tv_iter=iterations * settings.tv_iter), 1)
         np.copyto(work.stepped, start)
         _run_prox(problem, state, work, problem.lambda_tv * weight, work.momentum)
-    return state.x - start
+        return state.x, state.change
+
+    with prepared(problem.maps.dtype, kernels.PUBLISHED, 1):
+        smoothed, step = changed(start)
+        by_weight = changed(smoothed, weight=0.5)[1]
+        return by_weight < LEAST_EFFECT * step < changed(smoothed, iterations=2)[1]
 
 
 def _result(problem, state, work, reason):
