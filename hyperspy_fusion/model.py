@@ -36,6 +36,8 @@ from hyperspy_fusion.results.components import Components
 from hyperspy_fusion.results.fused_maps import Inputs, fused_signal, norms
 from hyperspy_fusion.results.uncertainty import Errors, attainable_gain, maps_like
 
+VERSION = version("hyperspy_fusion")
+
 
 class FusedMultiModal:
     """A fit of element maps to their own counts and to a HAADF image, in steps.
@@ -425,7 +427,7 @@ class FusedMultiModal:
         fit, measured, errors = self._fitted(), self._measured, self._record.errors
         described = self._method.describe(fit.setup.problem, fit.result, measured.per_map)
         return {
-            "version": version("hyperspy_fusion"),
+            "version": VERSION,
             "method": self.method,
             "elements": list(self.elements),
             "constant_elements": [e for e in self.elements if e not in measured.fitted_elements],

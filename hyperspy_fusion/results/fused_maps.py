@@ -49,8 +49,7 @@ def fused_signal(maps, data, fusion, inputs, errors=None):
     title = maps.metadata.General.title.removeprefix("Element maps of ")
     fused.metadata.General.title = f"Fused maps of {title}" if title else "Fused maps"
     fingerprint = {"grid": np.array(data.shape[1:]), "map_norms": norms(data)}
-    for key, value in {**fusion, **fingerprint}.items():
-        fused.metadata.set_item(f"Fusion.{key}", value)
+    fused.metadata.add_dictionary({"Fusion": {**fusion, **fingerprint}})
     fused._inputs, fused._errors = inputs, errors
     return fused
 
@@ -113,7 +112,7 @@ def norms(maps):
         import dask.array as da
 
         return np.sqrt(da.nansum(maps.astype(np.float64) ** 2, axis=(1, 2)).compute())
-    return np.array([np.linalg.norm(np.nan_to_num(image.astype(np.float64))) for image in maps])
+    return np.sqrt(np.nansum(np.square(maps, dtype=np.float64), axis=(1, 2)))
 
 
 def whole_modelled_haadf(fused):
