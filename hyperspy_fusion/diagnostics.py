@@ -124,6 +124,7 @@ _HEADLINES = {
         "haadf-coarser": "The HAADF image is coarser than the maps: record it as fine as these.",
         "haadf-coefficient-prior": "HAADF coefficient of {} by atomic number, not by data: nothing to do.",
         "haadf-coefficient-zero": "The image does not rise with {} and is not used for it: nothing to do.",
+        "haadf-compressed": "The HAADF image is compressed where it is bright: nothing to do for the maps.",
         "haadf-unexplained": "The maps do not explain all of the HAADF image: see residual().",
         "objective-rises": "The objective rose at the end: raise eps or lower lambda_chem.",
     },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 
@@ -153,6 +153,7 @@ class Calibrated:
             "haadf_blur": float(problem.calibration.found_blur[0]),
             "haadf_blur_error": float(problem.calibration.found_blur[1]),
             "haadf_term_blur": float(problem.haadf_term.blur),
+            **_of_compression(problem.forward_model.compression),
             "noise": kind,
             "noise_sentence": sentence,
             "counts_scale": per_map(problem.noise.counts_scale),
@@ -162,6 +163,11 @@ class Calibrated:
             "gap": float(result.gap),
             **(_of_images(problem, image_weights, per_map) if problem.n_images > 1 else {}),
         }
+
+
+def _of_compression(compression):
+    """The entry of a compressed image; none for others."""
+    return {} if compression is None else {"haadf_compression": np.array(astuple(compression))}
 
 
 def _of_images(problem, weights, per_map):

@@ -10,7 +10,7 @@ import numpy as np
 from hyperspy_fusion.diagnostics import Diagnostic, report
 from hyperspy_fusion.fusion.checks import default_errstate
 from hyperspy_fusion.fusion.problems.published import Range
-from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, PowerHaadfModel, blurred
+from hyperspy_fusion.fusion.terms.haadf_model import Compression, LinearHaadfModel, PowerHaadfModel, blurred
 from hyperspy_fusion.grid.axes import scan_axes
 from hyperspy_fusion.grid.images import image_array, image_signal
 from hyperspy_fusion.maps.sources import element_maps
@@ -74,7 +74,9 @@ def modelled_haadf(fused):
         haadf_range = Range(np.asarray(fit["haadf_offset"]), np.asarray(fit["haadf_scale"]))
         image = haadf_range.restore(image.astype(data.dtype))
     else:
-        image = blurred(LinearHaadfModel(coefficients, fit["haadf_offset"]).image(data), fit["haadf_term_blur"])
+        compression = Compression(*fit["haadf_compression"]) if "haadf_compression" in fit else None
+        model = LinearHaadfModel(coefficients, fit["haadf_offset"], compression=compression)
+        image = model.compressed(blurred(model.image(data), fit["haadf_term_blur"]))
     return image_signal(image.astype(data.dtype), scan_axes(fused), "Modelled HAADF")
 
 

@@ -105,6 +105,62 @@ def test_modelled_haadf_is_linear_in_the_maps(scan, engine):
     np.testing.assert_allclose(part.data, fit.haadf_offset + fit.haadf_coefficients[0] * output.x[0], rtol=1e-5)
 
 
+def wedge(range_of_scales, unit=1.0):
+    """Counts of a wedge of Pt on Fe, and an image whose slope falls by e for each of so many scales; 0 for a line."""
+    y, x = np.mgrid[:48, :48] / 47
+    truth = np.stack([12 * x**2 * (y > 0.2), 6 * y + 2 * x])
+    signal = np.tensordot([26.0, 4.0], truth, 1)
+    scale = np.ptp(signal) / range_of_scales if range_of_scales else np.inf
+    image = -scale * np.expm1(-signal / scale) if range_of_scales else signal
+    rng = np.random.default_rng(0)
+    maps = [hs.signals.Signal2D(rng.poisson(one)) for one in truth]
+    for one, element in zip(maps, ("Pt", "Fe"), strict=True):
+        one.metadata.General.title = element
+    return maps, hs.signals.Signal2D(unit * (5 + image + 0.5 * rng.standard_normal(image.shape)))
+
+
+@pytest.mark.parametrize("scales, unit, options", [
+    (3, 1, {}), (2, 6e4, {"haadf_coefficients": "fit"}), (4, 1e-3, {"k_factors": (0.7, 0.8), "lambda_haadf": 0}),
+])  # fmt: skip
+def test_the_modelled_image_is_compressed_as_the_measured_one(scales, unit, options, tmp_path, monkeypatch):
+    maps, haadf = wedge(scales, unit)
+    fused = fuse(maps, haadf, regularization="tv", tol=0.1, **options)
+    fit, modelled = fused.metadata.Fusion, fused.modelled_haadf().data
+    signal = np.tensordot(fit.haadf_coefficients, fused.data.astype(float), 1)
+    for low, high in ((40, 60), (60, 80), (80, 90), (90, 100)):
+        inside = (haadf.data >= np.percentile(haadf.data, low)) & (haadf.data <= np.percentile(haadf.data, high))
+        assert modelled[inside].mean() == pytest.approx(haadf.data[inside].mean(), rel=0.1)
+    assert signal[inside].mean() > 1.2 * haadf.data[inside].mean()  # the linear model
+    height, scale = fit.haadf_compression
+    np.testing.assert_allclose(modelled, fit.haadf_offset - height * np.expm1(-signal / scale), rtol=1e-4)
+    assert fit.haadf_correlation > 0.98 and "haadf-compressed" in fit.diagnostics.codes
+    np.testing.assert_allclose(fused.isig[8:40, 4:].modelled_haadf().data, modelled[4:, 8:40], rtol=1e-5)
+    fused.save(tmp_path / "fused.hspy")
+    np.testing.assert_allclose(hs.load(tmp_path / "fused.hspy").modelled_haadf().data, modelled, rtol=1e-5)
+    # no map is another one
+    monkeypatch.setattr("hyperspy_fusion.fusion.haadf.forward_model.compression_of", lambda *_: (None, []))
+    linear = fuse(maps, haadf, regularization="tv", tol=0.1, **options)
+    np.testing.assert_array_equal(linear.data, fused.data)
+    np.testing.assert_allclose(linear.modelled_haadf().data, fit.haadf_offset + signal, rtol=1e-4)
+    unexplained = (share_unexplained(one.metadata.Fusion.diagnostics) for one in (linear, fused))
+    assert next(unexplained) > 25 and next(unexplained) < 20
+
+
+def share_unexplained(diagnostics):
+    """Per cent of the contrast of the HAADF image."""
+    found = dict(zip(diagnostics.codes, diagnostics.sentences, strict=True))
+    return int(found.get("haadf-unexplained", ": 0%").split(": ")[1].split("%")[0])
+
+
+@pytest.mark.parametrize("scales, kept, options", [
+    (0, 2, {}), (0, 2, {"z_exponent": 0.8}), (0.3, 2, {}), (3, 2, {"haadf_coefficients": (26, 4)}), (3, 1, {}),
+])  # fmt: skip
+def test_images_with_other_faults_are_not_taken_for_compressed(scales, kept, options):
+    maps, haadf = wedge(scales)
+    fit = fuse(maps[-kept:], haadf, regularization="tv", tol=0.1, **options).metadata.Fusion
+    assert not fit.has_item("haadf_compression")
+
+
 def test_fit_output_has_the_gap_and_says_if_not_reached(scan, engine, caplog):
     model = hf.FusedMultiModal(scan[1], scan[0], method="calibrated")
     output = model.fit(max_iter=4)

@@ -10,6 +10,7 @@ import numpy as np
 
 from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic
 from hyperspy_fusion.fusion.haadf.calibration import fit_haadf_model, refit_haadf_model
+from hyperspy_fusion.fusion.haadf.compression import compression_of
 from hyperspy_fusion.fusion.haadf.estimates import UndeterminedModelError
 from hyperspy_fusion.fusion.haadf.model_discrepancy import is_explained_by_blur, model_discrepancy
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel, constant_in_words, haadf_noise, z_weights
@@ -91,7 +92,13 @@ def calibrated(scan, noise, settings):
     sigma = max(found.noise, model_discrepancy(scan, noise, found.forward_model, variance, blur))
     # the shift of the Poisson term lowers the weight of the maps; that of the image is lowered alike
     sigma *= np.sqrt(noise.excess(scan, found.forward_model.weights))
-    return replace(found, sigma=sigma, blur=blur, diagnostics=found.diagnostics + about_blur)
+    model, about = found.forward_model, []
+    if isinstance(settings.haadf_coefficients, str) and not settings.is_signed:
+        # for the modelled image alone: the HAADF term stays linear, and weak where the image is not
+        compression, about = compression_of(scan, scan.net(noise.background), model)
+        model = replace(model, compression=compression)
+    diagnostics = found.diagnostics + about_blur + about
+    return replace(found, forward_model=model, sigma=sigma, blur=blur, diagnostics=diagnostics)
 
 
 def _blur_of_term(scan, noise, found, variance, asked):

@@ -116,7 +116,7 @@ def correlation_data(maps, haadf, variance, shape_weights=None, valid=None, haad
     binning = -(-max(haadf.shape) // _MAX_SIZE)
     maps, variance = np.where(valid, maps, 0), np.where(valid, variance, 0)
     arrays = maps, variance, np.where(haadf_valid, haadf, 0) / binning**2, valid, haadf_valid
-    maps, variance, haadf, valid, haadf_valid = (_binned(np.asarray(array), binning) for array in arrays)
+    maps, variance, haadf, valid, haadf_valid = (binned(np.asarray(array), binning) for array in arrays)
     means = maps.sum(axis=(1, 2)) / np.maximum(valid.sum(axis=(1, 2)), 1)
     maps = np.where(valid, maps - means[:, None, None], 0)
     variance = np.where(valid, variance, 0)
@@ -128,7 +128,7 @@ def _per_element(variance):
     return variance[:, None, None] if variance.ndim == 1 else variance
 
 
-def _binned(array: np.ndarray, factor: int) -> np.ndarray:
+def binned(array: np.ndarray, factor: int) -> np.ndarray:
     """Sums over squares (of bool: whether all are True), the remainder at the far edges left out."""
     if factor == 1:
         return array

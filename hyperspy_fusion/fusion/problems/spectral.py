@@ -31,7 +31,6 @@ from hyperspy_fusion.fusion.spectra.line_model import SpectralModel
 from hyperspy_fusion.fusion.spectra.poisson_fit import poisson_ml
 from hyperspy_fusion.fusion.terms.band_counts import BandTerms, shifted_counts, without_traces
 from hyperspy_fusion.fusion.terms.data_fidelity import noise_of
-from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
 from hyperspy_fusion.fusion.terms.objective import Objective
 from hyperspy_fusion.fusion.terms.penalties import cell_adjoint
 from hyperspy_fusion.fusion.terms.scan_data import column
@@ -388,7 +387,7 @@ def _gaussian(settings):
 def _padded(forward_model, n):
     """The HAADF forward model with coefficients of 0 for the columns without a map."""
     weights = np.concatenate([forward_model.weights, np.zeros(n - len(forward_model.weights))])
-    return LinearHaadfModel(weights, forward_model.offset, forward_model.blur)
+    return replace(forward_model, weights=weights)
 
 
 def _of_columns(of_maps, scales):

@@ -62,6 +62,32 @@ def z_weights(atomic_numbers, gamma, factors=None):
 
 
 @dataclass(frozen=True)
+class Compression:
+    """Intensity that rises less and less with the signal ``s`` of a linear model: ``height (1 - exp(-s / scale))``.
+
+    So does the HAADF intensity of a thick and heavy specimen, and that of a detector near its full scale.
+
+    Attributes
+    ----------
+    height
+        Intensity above the offset that no specimen exceeds.
+    scale
+        Signal at which the slope has fallen to 1/e of the first one.
+    """
+
+    height: float
+    scale: float
+
+    def image(self, signal):
+        """The intensity above the offset."""
+        return -self.height * np.expm1(-signal / self.scale)
+
+    def slope(self, signal):
+        """Of the intensity, with respect to the signal."""
+        return self.height / self.scale * np.exp(-signal / self.scale)
+
+
+@dataclass(frozen=True)
 class LinearHaadfModel:
     """Incoherent linear imaging ``f(x) = offset + sum_i w_i x_i``: convex, in the units of the data.
 
@@ -74,15 +100,26 @@ class LinearHaadfModel:
     blur
         Standard deviation in pixels of the Gaussian by which the HAADF image is blurred more than the maps. Not part
         of ``f``, which belongs to every pixel alone: kept for those who compare ``f`` with the image.
+    compression
+        The :class:`Compression` by which the measured image follows ``f(x) - offset``, for the same; None for none.
     """
 
     weights: np.ndarray
     offset: float
     blur: float = 0.0
+    compression: Compression | None = None
 
     def image(self, x):
         """``f(x)``, shape (ny, nx), of maps ``x`` of shape (n_elements, ny, nx)."""
         return self.offset + np.tensordot(self.weights, x, axes=1)
+
+    def compressed(self, image):
+        """An :meth:`image`, which may be blurred, as the detector shows it."""
+        return image if self.compression is None else self.offset + self.compression.image(image - self.offset)
+
+    def slope(self, image):
+        """Of :meth:`compressed`."""
+        return 1.0 if self.compression is None else self.compression.slope(image - self.offset)
 
 
 def blurred(image, blur):

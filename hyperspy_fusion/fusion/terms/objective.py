@@ -128,7 +128,7 @@ class Objective:
 
     def modelled_haadf(self, maps):
         """(ny, nx) HAADF image of maps (n, ny, nx) in units of the input, with the blur of the HAADF term."""
-        return blurred(self.forward_model.image(maps), self.haadf_term.blur)
+        return self.forward_model.compressed(blurred(self.forward_model.image(maps), self.haadf_term.blur))
 
     def objective(self, z, fields=None):
         """Terms of the objective, each as it enters the total, at maps z (and fields of the penalty), with NumPy."""

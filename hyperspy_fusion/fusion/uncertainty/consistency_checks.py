@@ -185,13 +185,15 @@ class ConsistencyChecks:
         if not np.any(self.forward_model.weights) or 2 * side > min(self.haadf.shape):
             return []
         used = self.haadf_valid & self.valid.all(axis=0)
-        residual = self.haadf - self.forward_model.image(self.maps)
-        variance = self.haadf_noise**2 + np.tensordot(self.forward_model.weights**2, self.variance, 1)
-        arrays = residual, variance, 1.0, self.haadf
-        total, noise, number, haadf = (square_sums(np.where(used, a, 0), side) for a in arrays)
+        of_maps = np.tensordot(self.forward_model.weights**2, self.variance, 1)
+        arrays = self.haadf, self.forward_model.image(self.maps), of_maps, 1.0
+        haadf, modelled, of_maps, number = (square_sums(np.where(used, a, 0), side) for a in arrays)
         full = number > 0
         if np.count_nonzero(full) < 4:
             return []
+        mean = modelled / np.maximum(number, 1)
+        total = haadf - number * self.forward_model.compressed(mean)
+        noise = number * self.haadf_noise**2 + self.forward_model.slope(mean) ** 2 * of_maps
         squares, noise = total[full] ** 2, noise[full]
         significance = np.mean(squares / noise - 1) / np.sqrt(2 / squares.size)
         unexplained = np.mean((squares - noise) / number[full] ** 2)
@@ -199,10 +201,10 @@ class ConsistencyChecks:
         if significance < SIGNIFICANT_MEAN or part < UNEXPLAINED:
             return []
         y, x = np.unravel_index(np.argmax(np.where(full, np.abs(total), 0)), total.shape)
-        end = ". Causes: an unmapped element, diffraction, thickness, or a misaligned image (register='shift')."
+        end, causes = ". ", "unmapped elements, k_factors, diffraction, thickness"
         if part > MOSTLY_UNEXPLAINED:
-            end = ": trust a feature only where its counts show it. "
-            end += "Causes: unmapped elements, or a misaligned image (register='shift')."
+            end, causes = ": trust a feature only where its counts show it. ", "unmapped elements"
+        end += f"Causes: {causes}, or a misaligned image (register='shift')."
         sentence = f"HAADF contrast not explained by the mapped elements: {part:.0%} rms, most at {{place}}{end}"
         return [Diagnostic("haadf-unexplained", sentence, place=(_middle(y, side), _middle(x, side)))]
 
