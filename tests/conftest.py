@@ -16,8 +16,9 @@ import pytest  # noqa: E402
 
 matplotlib.use("Agg")
 OF_FUSION = Path(__file__).parent / "fusion"
-# tests of spectra and of ptychography, which fusion/ gets from HyperSpy
+# tests of spectra, ptychography and a series, which fusion/ gets from HyperSpy
 OF_SIGNALS = {"test_eds_model.py", "test_spectral_fits.py", "test_images.py"}
+OF_SIGNALS |= {"test_the_weight_along_the_stack_is_chosen"}
 TRACED = set()
 
 
@@ -38,7 +39,7 @@ def untraced():
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item):
     """What is measured is how much of fusion/ its own tests and those of signals reach, each with one set of values."""
-    is_of_fusion = OF_FUSION in item.path.parents or item.path.name in OF_SIGNALS
+    is_of_fusion = OF_FUSION in item.path.parents or bool({item.path.name, item.name} & OF_SIGNALS)
     # interpreted kernels have a branch for each value
     is_new = item.function not in TRACED or bool(os.environ.get("NUMBA_DISABLE_JIT"))
     TRACED.add(item.function)
