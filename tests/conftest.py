@@ -16,8 +16,10 @@ import pytest  # noqa: E402
 
 matplotlib.use("Agg")
 OF_FUSION = Path(__file__).parent / "fusion"
-# tests of spectra, which fusion/ gets from HyperSpy
-OF_SPECTRA = {"test_eds_model.py", "test_spectral_fits.py"}
+# tests of spectra, ptychography and a series, which fusion/ gets from HyperSpy
+OF_SIGNALS = {"test_eds_model.py", "test_spectral_fits.py", "test_images.py"}
+OF_SIGNALS |= {"test_the_weight_along_the_stack_is_chosen"}
+TRACED = set()
 
 
 @contextmanager
@@ -36,9 +38,12 @@ def untraced():
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item):
-    """What is measured is how much of fusion/ its own tests and those of spectra reach."""
-    is_of_fusion = OF_FUSION in item.path.parents or item.path.name in OF_SPECTRA
-    with nullcontext() if is_of_fusion else untraced():
+    """What is measured is how much of fusion/ its own tests and those of signals reach, each with one set of values."""
+    is_of_fusion = OF_FUSION in item.path.parents or bool({item.path.name, item.name} & OF_SIGNALS)
+    # interpreted kernels have a branch for each value
+    is_new = item.function not in TRACED or bool(os.environ.get("NUMBA_DISABLE_JIT"))
+    TRACED.add(item.function)
+    with nullcontext() if is_of_fusion and is_new else untraced():
         yield
 
 
@@ -101,16 +106,22 @@ def kernels_compiled_by_one_process(tmp_path_factory, quiet_hyperspy, one_thread
 
 
 def _compile_kernels(dtype):
+    from band_cases import drawn, problem_of
+
     import hyperspy_fusion
     from hyperspy_fusion.fusion.settings import SETTINGS
     from hyperspy_fusion.fusion.solvers import kernels
+    from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
+    from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
 
-    used = (*kernels.PUBLISHED, *kernels.CALIBRATED)
-    if not kernels.are_compiled(dtype, used):
-        scan = hyperspy_fusion.data.core_shell((16, 16)).signals()
-        for method in ("published", "calibrated"):
+    scan = hyperspy_fusion.data.core_shell((16, 16)).signals()
+    for method, used in (("published", kernels.PUBLISHED), ("calibrated", kernels.CALIBRATED)):
+        if not kernels.are_compiled(dtype, used):
             settings = SETTINGS[method](max_iter=1, dtype=dtype)
             hyperspy_fusion.fuse(*scan, method=method, settings=settings, show_progressbar=False)
+    if not kernels.are_compiled(dtype, kernels.OF_BANDS):
+        columns, _, counts = drawn(0)
+        primal_dual(problem_of(columns, counts, dtype=dtype), Stopping(1), num_workers=1)
 
 
 def _wait_for(folder, seconds=180):

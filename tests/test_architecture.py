@@ -51,10 +51,15 @@ def absolute(node, name, is_package):
     return ".".join(parts + ([node.module] if node.module else []))
 
 
+@cache
 def imports(name, source, is_package=False):
-    """Yield ``(absolute dotted name, at module level)`` of all imports, ``import_module("...")`` too."""
+    """``(absolute dotted name, at module level)`` of all imports, ``import_module("...")`` too."""
+    return list(found_imports(name, source, is_package))
+
+
+def found_imports(name, source, is_package):
     tree = parsed(source)
-    inside = {id(n) for f in functions(tree) for n in ast.walk(f)}
+    inside = inside_functions(tree)
     for_types = {id(n) for node in ast.walk(tree) if is_for_types(node) for n in ast.walk(node)}
     for node in (n for n in ast.walk(tree) if id(n) not in for_types):
         top = id(node) not in inside
@@ -75,6 +80,11 @@ def is_for_types(node):
 
 def functions(tree):
     return [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
+
+
+@cache
+def inside_functions(tree):
+    return {id(n) for f in functions(tree) for n in ast.walk(f)}
 
 
 def called(call):

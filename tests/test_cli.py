@@ -10,6 +10,7 @@ import hyperspy.api as hs
 import numpy as np
 import pytest
 from helpers import fuse_with, shared
+from matplotlib.figure import Figure
 
 import hyperspy_fusion.model
 from hyperspy_fusion import cli
@@ -37,6 +38,18 @@ def folder(files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     return tmp_path
+
+
+@pytest.fixture
+def drawn():
+    """For tests that look at pictures."""
+
+
+@pytest.fixture(autouse=True)
+def sketched(request, monkeypatch):
+    """Pictures took five sixths of the time of most tests, and nothing looked at them."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: Path(path).touch())
 
 
 def spectrum_image(shape=SHAPE, title="EDX"):
@@ -331,7 +344,7 @@ def test_the_help_begins_with_examples_and_hides_settings(capsys):
 
 
 @pytest.mark.parametrize("errors", [[], ["--errors", "2"]], ids=["maps", "with errors"])
-def test_a_picture_is_drawn(folder, capsys, errors):
+def test_a_picture_is_drawn(folder, capsys, drawn, errors):
     from matplotlib.image import imread
 
     # by default beside the maps
@@ -567,7 +580,7 @@ def test_bruker_file(tmp_path):
 
 @pytest.mark.parametrize("method, better, remark", [("published", 8, "chosen with the truth"),
                                                     ("calibrated", 12, "are the defaults")])  # fmt: skip
-def test_demo_improves_every_element(tmp_path, capsys, method, better, remark):
+def test_demo_improves_every_element(tmp_path, capsys, drawn, method, better, remark):
     folder = tmp_path / "new" / "demo"
     assert cli.main(["demo", "--method", method, "-o", str(folder)]) == 0
     said = capsys.readouterr().out

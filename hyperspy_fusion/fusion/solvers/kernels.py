@@ -41,8 +41,17 @@ class _NoAlias(CompilerBase):
 
 
 # loops over one row of pixels or cells, which vectorise; rows are passed one by one and do not overlap
-_row_loop = njit(pipeline_class=_NoAlias, forceinline=True, error_model="numpy", fastmath=FASTMATH)
-_inner = njit(error_model="numpy", fastmath=FASTMATH)
+# no other compiled language calls them
+_called = {"error_model": "numpy", "fastmath": FASTMATH, "no_cfunc_wrapper": True}
+_row_loop = njit(pipeline_class=_NoAlias, forceinline=True, **_called)
+_inner = njit(**_called)
+
+
+@_row_loop
+def _copied(row, out):
+    # ``out[:] = row`` compiles the texts of an error for rows of different length, which takes seconds
+    for j in range(out.size):
+        out[j] = row[j]
 
 
 # ---- x**g and log(x), vectorised in single precision ---------------------------------------------------------------
@@ -289,7 +298,7 @@ def _ascend(v, top, low, high, weight, isotropic, momentum, p, q, p_old, q_old, 
             )
             _primal_row(v[y + 1], weight, r, r_below, s_below, u_below)
         else:
-            u_below[:] = u
+            _copied(u, u_below)
         _dual_row(u, u_below, step, isotropic, r, s, p_old[k], q_old[k])
         u, u_below = u_below, u
         r, r_below = r_below, r
@@ -306,7 +315,7 @@ def _finish(v, x, top, first, last, weight, isotropic, p, q, u, u_below, sums):
         if y + 1 < ny:
             _primal_row(v[y + 1], weight, p[k], p[k + 1], q[k + 1], u_below)
         else:
-            u_below[:] = u
+            _copied(u, u_below)
         sums[y, 0] = _variation_row(u, u_below, isotropic)
         sums[y, 1], sums[y, 2] = _replace_row(x[y], u)
         u, u_below = u_below, u
@@ -847,6 +856,7 @@ def primal_dual_sweep(
     slack_sums : (m, ny - 1) that of ``|D^T q - L^T y|``, 0 at the solution.
     """
     ny, n_workers, one = z.shape[1], map_work.shape[0], z.dtype.type(1)
+    plain = np.int64(PLAIN)  # the literal would be compiled as a second kernel
     n_rows = y.shape[2] if mode >= PLAIN else 0
     # cells in one line have slopes without differences
     n_slope_rows = q.shape[2] if mode >= GUIDED and q.shape[3] > 0 else 0
@@ -855,7 +865,7 @@ def primal_dual_sweep(
         if row < n_rows:
             _ascend_row(z_bar, v_bar, y, guide, mode, group, row, sigma, one, relax_duals, cell_work[worker])
         if row < n_slope_rows:
-            _ascend_row(v_bar, v, q, guide, PLAIN, slope_group, row, sigma_v, radius, relax_duals, slope_work[worker])
+            _ascend_row(v_bar, v, q, guide, plain, slope_group, row, sigma_v, radius, relax_duals, slope_work[worker])
     for worker in prange(n_workers):
         first, last = worker * ny // n_workers, (worker + 1) * ny // n_workers - 1
         for row in range(first, last + 1):
@@ -863,7 +873,7 @@ def primal_dual_sweep(
                 _ascend_row(z_bar, v_bar, y, guide, mode, group, row, sigma, one, relax_duals, cell_work[worker])
             if row < min(last, n_slope_rows):
                 _ascend_row(
-                    v_bar, v, q, guide, PLAIN, slope_group, row, sigma_v, radius, relax_duals, slope_work[worker]
+                    v_bar, v, q, guide, plain, slope_group, row, sigma_v, radius, relax_duals, slope_work[worker]
                 )
             if mode >= GUIDED and row < n_rows:
                 _descend_slopes_row(v, v_bar, q, y, guide, mode, row, tau_v, relax_maps, slack_work[worker], slack_sums)
@@ -921,7 +931,7 @@ def data_terms(
                 terms = _residual_row(z, row, weights[k], factors, target[k, row], valid, rho)
                 squares, linear = squares + terms[0], linear + terms[1]
                 if gradient.size > 0:
-                    rho[:] = gradient[k, row]
+                    _copied(gradient[k, row], rho)
             for i in range(n):
                 _adjoint_row(y, i, row, adjoint)
                 for k in range(n_images):
@@ -1126,7 +1136,7 @@ def band_terms(
                 terms = _residual_row(z, row, weights[k], factors, target[k, row], valid, rho)
                 squares, linear = squares + terms[0], linear + terms[1]
                 if gradient.size > 0:
-                    rho[:] = gradient[k, row]
+                    _copied(gradient[k, row], rho)
                 for i in range(n):
                     for j in range(nx):
                         rise[i, j] += weights[k, i] * rho[j]

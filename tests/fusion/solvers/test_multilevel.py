@@ -68,12 +68,12 @@ def test_coarse_guide_is_the_differences_of_the_binned_image():
 def test_prolonged_state_is_near_the_minimum_and_within_bounds(kind, joint):
     problem = case(kind, (31, 26), joint=joint, dtype="float64", haadf_blur=1.0 if kind == "directional" else 0.0)
     coarse = coarsened(problem)
-    _, state = primal_dual.primal_dual(coarse, Stopping(4000, gap=1e-5))
+    _, state = primal_dual.primal_dual(coarse, Stopping(4000, gap=1e-4))
     start = prolonged(state, problem)
-    best, last = primal_dual.primal_dual(problem, Stopping(6000, gap=1e-6))
+    best, last = primal_dual.primal_dual(problem, Stopping(6000, gap=1e-5))
     first, _ = primal_dual.primal_dual(problem, Stopping(1, gap=1e-6), start)
     # the bound of the gap holds for duals within their balls alone
-    assert first.history.gap[0] >= first.history.total[0] / best.history.total[-1] - 1 - 1e-6
+    assert first.history.gap[0] >= first.history.total[0] / best.history.total[-1] - 1 - 1e-5
     cold, _ = primal_dual.primal_dual(problem, Stopping(1, gap=1e-6))
     from_best = [h.total[0] - best.history.total[-1] for h in (first.history, cold.history)]
     assert 0 < from_best[0] < 0.4 * from_best[1]

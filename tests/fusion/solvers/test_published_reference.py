@@ -57,17 +57,23 @@ def images(name, part):
     return maps[middle], haadf[middle]
 
 
+def inner_half(images):
+    ny, nx = images.shape[-2:]
+    return images[..., ny // 4 : ny - ny // 4, nx // 4 : nx - nx // 4]
+
+
 @cache
-def run_twin(name, part="whole", half_weights=False, **more):
-    """What the twin makes of a tutorial; of the same options once for all tests."""
+def run_twin(name, part="whole", half_weights=False, inner=False, **more):
+    """What the twin makes of a tutorial, or of its inner half; of the same options once for all tests."""
     (maps, haadf), (_, _, numbers, settings, *_) = images(name, part), TUTORIALS[name]()
     weights = twin.haadf_coefficients_of(numbers)
     # the tutorial rounds its weights to half precision
     weights = weights.astype(np.float16) if half_weights else weights
     names = {"lambda_chem": "chem", "lambda_tv": "weight_tv"}
     options = {names.get(k, k): v for k, v in settings.items()} | more
-    b = np.stack([twin.normalise(m) for m in maps])
-    return twin.published(b, twin.normalise(haadf), weights, **options)
+    normalised = np.stack([twin.normalise(image) for image in (*maps, haadf)])
+    *b, h = inner_half(normalised) if inner else normalised
+    return twin.published(np.array(b), h, weights, **options)
 
 
 @cache
@@ -81,9 +87,9 @@ def run_kernels(name, dtype, part="whole", **more):
 @pytest.mark.slow
 def test_twin_with_the_quirks_is_the_tutorial(name, tutorial):
     *_, reference, (inside, _) = tutorial
-    x = run_twin(name, half_weights=True, isotropic=False, quirks=True)
+    x = run_twin(name, half_weights=True, inner=True, isotropic=False, quirks=True)
     crop = (slice(None), slice(BORDER, -BORDER), slice(BORDER, -BORDER))
-    assert relative(x[crop], reference["fused"][crop]) < inside
+    assert relative(x[crop], inner_half(reference["fused"])[crop]) < inside
 
 
 def test_twin_without_tv_is_the_tutorial_everywhere(name, tutorial):
