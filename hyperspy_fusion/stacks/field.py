@@ -201,7 +201,8 @@ def _statistics(found, every):
     keep = True if found.mask is None else ~found.mask
     valid = np.isfinite(found.maps) & keep
     seen = found.haadf[np.isfinite(found.haadf)]
-    values, numbers = np.unique(seen, return_counts=True)
+    # copies, for a view keeps all values of the image in memory
+    values, numbers = (a[-_LARGEST_VALUES:].copy() for a in np.unique(seen, return_counts=True))
     some = np.where(keep, found.haadf, np.nan)[::every, ::every]
     maps: Any = found.maps.astype(np.float64)
     return Statistics(
@@ -209,7 +210,7 @@ def _statistics(found, every):
         np.sum(maps, axis=(1, 2), where=valid),
         np.min(maps, axis=(1, 2), where=valid, initial=np.inf),
         np.max(maps, axis=(1, 2), where=valid, initial=-np.inf),
-        *(values[-_LARGEST_VALUES:], numbers[-_LARGEST_VALUES:]),
+        *(values, numbers),
         some[np.isfinite(some)],
     )
 

@@ -351,6 +351,13 @@ def test_blocks_of_a_sample_have_counts_of_every_map():
     assert len(set(blocks)) == 4 and 7 in blocks and any(b >= 90 for b in blocks)
 
 
+def test_a_survey_keeps_no_pixels():
+    image = np.arange(64.0**2).reshape(64, 64)
+    (found,) = field.statistics_of(field.Arrays([image], image, None, None, None), [(slice(0, 64),) * 2], 64)
+    kept = [one if one.base is None else one.base for one in found]
+    assert sum(one.nbytes for one in kept) < image.nbytes / 10
+
+
 @pytest.mark.parametrize("wrong", [8, 2.5, "auto"])
 def test_tile_size_is_checked(wrong):
     with pytest.raises(ValueError, match="tile_size is"):
