@@ -6,6 +6,7 @@
     python -m benchmarks.tiles --seams            # 1024 x 1024 in tiles of 256 and in one piece, ten minutes
 
 The field, particles with a core and a shell on a film, is written to .zspy files chunk by chunk and fused from them.
+Files are in a temporary folder (TMPDIR), which is removed at the end and after Ctrl-C.
 
 memory
     The largest resident set of the process, with all its libraries, also while the result is saved. The maps are made
@@ -15,7 +16,8 @@ cost
 totals
     Of fused maps over measured ones, added up chunk by chunk.
 seams
-    Maps in tiles less those of the same objective in one tile, in units of the range of each map. Both are fitted to
+    Maps in tiles less those of the same objective in one tile, in units of the range of each map: about some corners
+    of tiles of the large field, where the one tile has twice the halo, and on phantoms by --seams. Both are fitted to
     the usual tolerance. "at borders" is the root mean square where tiles are blended, in the map where it is largest;
     "elsewhere" is that at twice the distance and beyond. Fits end before they are at the minimum, so that the second
     is not 0. The seam is what a border adds: the root of the difference of their squares. Steps are differences between
@@ -28,6 +30,8 @@ import argparse
 import functools
 import itertools
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -41,6 +45,8 @@ from benchmarks.common import conclude, machine
 MEMORY, SEAM, COST, TOTAL = 2.0, 1e-3, 1.3, 1e-5  # bars: GB, of the range, times, relative
 ELEMENTS, NUMBERS = ("Pt", "Fe", "O"), (78, 26, 8)
 CHUNK, CELL = 1024, 160
+# pixels a side of a window about a corner of tiles, and bytes on disk per pixel of the field
+WINDOW, ON_DISK = 1024, 64
 SEAMS, PHANTOMS, DOSES, PENALTIES = (
     (1024, 256),
     ("field", "core_shell", "gradient_alloy"),
@@ -60,11 +66,17 @@ def truth(y, x, ny, nx):
         for j in range(x // CELL - 1, (x + nx) // CELL + 2):
             rng = np.random.default_rng((i + 10, j + 10))
             at, radius = (np.array([i, j]) + rng.uniform(0.3, 0.7, 2)) * CELL, rng.uniform(0.12, 0.45) * CELL
-            squares = (rows - at[0]) ** 2 + (columns - at[1]) ** 2
+            near = tuple(_within(place, one) for place, one in zip(at - (y, x), core.shape, strict=True))
+            squares = (rows[near[0]] - at[0]) ** 2 + (columns[near[1]] - at[1]) ** 2
             inner, outer = (np.sqrt(np.maximum(r**2 - squares, 0)) for r in (rng.uniform(0.3, 0.8) * radius, radius))
-            core, shell = np.maximum(core, inner), np.maximum(shell, outer - inner)
+            core[near], shell[near] = np.maximum(core[near], inner), np.maximum(shell[near], outer - inner)
     film = 0.5 + 0.2 * np.sin(rows / 300) * np.sin(columns / 230)
     return np.stack([0.03 * core, 0.03 * shell, film + 0.02 * shell])
+
+
+def _within(place, size):
+    """Pixels of a window along one axis that a particle at a place reaches."""
+    return slice(*(int(np.clip(end, 0, size)) for end in (place - CELL / 2, place + CELL / 2 + 1)))
 
 
 def _counts(block_info=None):
@@ -138,6 +150,8 @@ def fuse_tiles(folder, side, settings, method):
     fused = hyperspy_fusion.fuse(maps, haadf, settings=own, **options)
     seconds, memory, fit = time.process_time() - start, peak(), fused.metadata.Fusion
     print(f"{fused}: {fit.n_tiles} tiles, halo {fit.halo}, {seconds:.0f} s; peak {memory:.2f} GB (bar {MEMORY})")
+    if fit.n_failed_tiles:
+        raise SystemExit(f"{fit.n_failed_tiles} tiles are not fused: {'; '.join(fit.diagnostics.sentences)}")
     print("\n".join([*fit.diagnostics.sentences, f"factors of the totals {fit.total_factors}"]), flush=True)
     fused.save(Path(folder) / "fused.zspy", show_progressbar=False)
     fused.report()
@@ -152,13 +166,41 @@ def fuse_tiles(folder, side, settings, method):
     print(f"1024 x 1024 in memory: {1e6 * in_memory:.1f} s per million pixels", flush=True)
     cost = seconds / side**2 / in_memory
     print(f"tiles: {cost:.2f} times the cost per pixel of 1024 x 1024 in memory (bar {COST})", flush=True)
-    totals = np.zeros((2, 3))
+    totals, low, high = np.zeros((2, 3)), np.inf, -np.inf
     for y in range(0, side, CHUNK):
-        rows = slice(y, y + CHUNK)
-        totals += [np.asarray(a[:, rows].sum(axis=(1, 2), dtype=np.float64)) for a in (fused.data, maps.data)]
+        found = np.asarray(fused.data[:, y : y + CHUNK])
+        measured = np.asarray(maps.data[:, y : y + CHUNK].sum(axis=(1, 2), dtype=np.float64))
+        totals += [found.sum(axis=(1, 2), dtype=np.float64), measured]
+        low, high = np.minimum(low, found.min(axis=(1, 2))), np.maximum(high, found.max(axis=(1, 2)))
     off = np.abs(totals[0] / totals[1] - 1).max()
-    print(f"totals off by {off:.1e} (bar {TOTAL})")
-    return [memory < MEMORY, cost < COST, off < TOTAL]
+    print(f"totals off by {off:.1e} (bar {TOTAL})", flush=True)
+    met = [memory < MEMORY, cost < COST, off < TOTAL]
+    return met + [seam_of_corner(folder, field, sample.tile, fused, corner, high - low) for corner in corners(fused)]
+
+
+def corners(fused):
+    """Some places (y, x) where four tiles of a field meet: the first, the last and one in between."""
+    ends = [np.cumsum(own)[:-1] for own in fused.data.chunks[1:]]
+    number = min(map(len, ends))
+    chosen = dict.fromkeys((0, number // 2, number - 1) if number else ())
+    return [tuple(int(own[k]) for own in ends) for k in chosen]
+
+
+def seam_of_corner(folder, field, call, fused, corner, ranges):
+    """Whether there is no seam about a corner of tiles, where one tile is fitted as well; see the top."""
+    from hyperspy_fusion.stacks.fuse_field import fit_tile
+    from hyperspy_fusion.stacks.tiles import Span
+
+    sizes = [min(own) for own in fused.data.chunks[1:]]
+    halo, half = int(fused.metadata.Fusion.halo), min(WINDOW, *sizes) // 2
+    blend = min(halo, *sizes) // 2
+    spans = [Span(c - half, c + half, size, 2 * halo, 0) for c, size in zip(corner, field.shape, strict=True)]
+    paths = {name: f"{folder}/one_{name}.npy" for name in ("maps", "errors")}
+    fitted = fit_tile(field.arrays.part([s.fitted for s in spans]), call, spans, paths)
+    print(f"tiles that meet at {corner}", "" if hasattr(fitted, "fused") else fitted)
+    reference = np.load(paths["maps"]) * np.asarray(fused.metadata.Fusion.total_factors)[:, None, None]
+    found = np.asarray(fused.data[(slice(None), *(s.core for s in spans))])
+    return has_no_seam((found - reference) / ranges[:, None, None], [half], blend)
 
 
 def peak():
@@ -176,10 +218,14 @@ def seams(name, counts, penalty):
     fits = [fuse(settings=kind(tile_size=one)) for one in (size, side)]
     found, reference = (np.asarray(one.data) for one in fits)
     off = (found - reference) / np.ptp(reference, axis=(1, 2))[:, None, None]
-    found = at_borders(off, size, fits[0].metadata.Fusion.halo)
-    met = []
     print(f"{name}, {counts} counts, {penalty}")
-    for what, (border, elsewhere) in zip(("difference", "steps"), found, strict=True):
+    return has_no_seam(off, np.arange(size, side, size), min(int(fits[0].metadata.Fusion.halo), size) // 2)
+
+
+def has_no_seam(off, borders, blend):
+    """Whether differences (n, side, side) in units of ranges show no borders of tiles, which are printed."""
+    met = []
+    for what, (border, elsewhere) in zip(("difference", "steps"), at_borders(off, borders, blend), strict=True):
         seam = np.sqrt(max(border**2 - elsewhere**2, 0))
         print(
             f"    {what:10} at borders {border:.1e}, elsewhere {elsewhere:.1e}: seam {seam:.1e} (bar {SEAM})",
@@ -189,9 +235,9 @@ def seams(name, counts, penalty):
     return all(met)
 
 
-def at_borders(off, size, halo):
+def at_borders(off, borders, blend):
     """Root mean squares at borders of tiles and elsewhere, of differences (n, side, side) and of steps in them."""
-    borders, blend = np.arange(size, off.shape[1], size), min(halo, size) // 2
+    borders = np.asarray(borders)
     lines = np.abs(np.arange(off.shape[1]) + 0.5 - borders[:, None]).min(axis=0)
     distance = np.minimum.outer(lines, lines)
     steps = np.concatenate([np.diff(off, axis=1), np.diff(off, axis=2).swapaxes(1, 2)], axis=2)
@@ -242,12 +288,15 @@ def main(argv=None):
     import hyperspy_fusion
 
     print(machine())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the folder is removed then, too
     if args.seams:
         cases = itertools.product(PHANTOMS, DOSES, PENALTIES)
         return conclude([seams(*case) for case in cases])
     kind = {"auto": hyperspy_fusion.AutoSettings, "calibrated": hyperspy_fusion.CalibratedSettings}[args.method]
     given = {} if args.regularization is None else {"regularization": args.regularization}
     with tempfile.TemporaryDirectory() as folder:
+        if shutil.disk_usage(folder).free < ON_DISK * args.side**2:
+            raise SystemExit(f"{folder} has less than {ON_DISK * args.side**2 / 1e9:.0f} GB free: set TMPDIR.")
         command = [sys.executable, "-m", "benchmarks.tiles", "--side", str(args.side), "--write", folder]
         subprocess.run(command, check=True)
         met = fuse_tiles(folder, args.side, lambda **own: kind(**given, **own), args.method)

@@ -140,7 +140,7 @@ def fuse(
     if lines == "windows" and may_be_field(maps, chosen):
         from hyperspy_fusion.stacks.fuse_field import field_of, fuse_field
 
-        maps, field = field_of(maps, first, request, chosen, mask)
+        maps, field = field_of(maps, first, request, chosen, mask, register)
         if field is not None:
             _refuse_several(several, "A scan in tiles")
             return fuse_field(field, call, background, show_progressbar, num_workers)

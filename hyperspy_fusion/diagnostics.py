@@ -63,6 +63,7 @@ _HEADLINES = {
         "roi-beyond-maps": "The region leaves the maps: only the part inside is used.",
         "selection-interrupted": "The search was interrupted: fuse again for a complete one.",
         "shift-ambiguous": "Several shifts fit equally well: check the image at an edge or a defect.",
+        "shift-differs": "The shift differs between parts of the field: check the scale of image and maps.",
         "smoothing-limited": "tv_iter limits the smoothing, not lambda_tv: raise tv_iter to smooth more.",
         "title-conflicts": "The title of the {} map names another element: pass elements=[...].",
         "total-not-kept": "Total of {} is not above 0: check the map, or leave the element out.",

@@ -63,7 +63,8 @@ def test_hyperspy_finds_explorer_and_class_without_the_package(tmp_path):
 
 
 def test_the_package_imports_neither_numba_nor_matplotlib(tmp_path):
-    code = f"import sys, hyperspy.api\nalone = set(sys.modules)\nimport {PACKAGE}\nprint(*set(sys.modules) - alone)"
+    code = f"import sys, hyperspy.api\nalone = set(sys.modules)\nimport {PACKAGE}\n{PACKAGE}.FusedMultiModal\n"
+    code += "print(*set(sys.modules) - alone)"
     loaded = printed(code, tmp_path)
     assert PACKAGE in loaded and not {"numba", "llvmlite", "matplotlib", "exspy", "ipywidgets"} & set(loaded)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from hyperspy_fusion.diagnostics import INFORMATION, Diagnostic, report
 from hyperspy_fusion.fusion.checks import check_choice, check_interval
-from hyperspy_fusion.fusion.registration.resampling import LEAST_COVERAGE, coverage, filled, resampled
+from hyperspy_fusion.fusion.registration.resampling import LEAST_COVERAGE, Placement, coverage, filled, resampled
 from hyperspy_fusion.fusion.registration.shift import FEWEST_PIXELS, LARGEST_ERROR, Shift, find_shift, slopes
 from hyperspy_fusion.fusion.terms.haadf_model import saturated, z_weights
 from hyperspy_fusion.fusion.terms.noise_estimation import estimate_variance
@@ -161,34 +161,49 @@ def _matched(haadf, maps, register, mask, gamma=REGISTRATION_GAMMA, keep_saturat
     images = [*pixels, image]
     check_magnitudes([*maps.signal.elements, "HAADF"], images, [np.isfinite(one) for one in images])
     placed = placements(maps.axes, spatial_axes(haadf))
-    source = _Source(image, placed, pixels.shape[1:])
-    found = _found_shift(source, maps.signal, mask, gamma) if register == SHIFT else None
-    shift = np.zeros(2) if found is None else found.shift
-    result = source.final(shift, keep_saturated)
-    covered = np.isfinite(result)
-    if not covered.any():
-        raise ValueError(
-            "The HAADF image covers no pixel of the maps where their axes put it: pass register='shift' to find it, or "
-            "correct the offset of one (`axes_manager[...].offset`)."
-        )
-    sentence = _in_words(source, found, shift, covered.mean())
-    _logger.info(sentence)
+    source, found = ImageSource(image, placed, pixels.shape[1:]), None
+    if register == SHIFT:
+        found = found_shift(source, maps.signal.elements, pixels, mask, gamma)
+    result = source.final(np.zeros(2) if found is None else found.shift, keep_saturated)
+    about, diagnostics = outcome(maps.axes, haadf, placed, found, float(np.isfinite(result).mean()))
     matched = MatchedHaadf(
-        haadf=image_signal(result, maps.axes, haadf.metadata.General.title),
-        shift=shift,
-        shift_error=np.full(2, np.nan) if found is None else found.error,
-        overlap=float(covered.mean()),
-        correlation=np.nan if found is None else float(found.correlation),
-        sentence=sentence,
-        diagnostics=[*_about_offsets(maps.axes, haadf, found), *_diagnostics(source, found, covered)],
+        haadf=image_signal(result, maps.axes, haadf.metadata.General.title), **about, diagnostics=diagnostics
     )
     return matched, np.array([p.step for p in placed])
 
 
-class _Source:
-    """A HAADF image with missing pixels, to be sampled on the pixels of the maps at any shift."""
+def outcome(
+    map_axes: Sequence[dict], haadf: Any, placed: Sequence[Placement], found: Shift | None, overlap: float
+) -> tuple[dict, list[Diagnostic]]:
+    """What :class:`MatchedHaadf` has beside the image, by name, and diagnostics; the sentence is logged.
 
-    def __init__(self, image, placed, shape):
+    `found` is None where the image was placed by its axes, and `overlap` the part of the maps that it covers then.
+    """
+    if not overlap:
+        raise ValueError(
+            "The HAADF image covers no pixel of the maps where their axes put it: pass register='shift' to find it, or "
+            "correct the offset of one (`axes_manager[...].offset`)."
+        )
+    shift = np.zeros(2) if found is None else found.shift
+    sentence = _in_words(placed, found, shift, overlap)
+    _logger.info(sentence)
+    about = {
+        "shift": shift,
+        "shift_error": np.full(2, np.nan) if found is None else found.error,
+        "overlap": overlap,
+        "correlation": np.nan if found is None else float(found.correlation),
+        "sentence": sentence,
+    }
+    return about, [*_about_offsets(map_axes, haadf, found), *_diagnostics(placed, found, overlap)]
+
+
+class ImageSource:
+    """A HAADF image (ny, nx) with missing pixels, to be sampled on the pixels of the maps at any shift.
+
+    `placed` is where its pixels lie on those of the maps, which have the shape `shape`.
+    """
+
+    def __init__(self, image: np.ndarray, placed: Sequence[Placement], shape: tuple[int, ...]):
         self.ceiling = saturated(image)
         self.present = np.isfinite(image)
         self.usable = self.present & ~self.ceiling
@@ -254,18 +269,27 @@ class _Source:
         return of_one * estimate_variance(self.image, self.usable)
 
 
-def _found_shift(source, maps, mask, gamma) -> Shift:
-    """The shift with the lightest smoothing that determines it in both directions, else in one."""
+def found_shift(
+    source: ImageSource,
+    elements: Sequence[str],
+    maps: np.ndarray,
+    mask: np.ndarray | None,
+    gamma: float = REGISTRATION_GAMMA,
+) -> Shift:
+    """The shift against maps (n, ny, nx), by the lightest smoothing that determines it in both directions, or in one.
+
+    `mask` (ny, nx) is True where pixels are left out. ValueError where no shift makes image and maps alike.
+    """
     # sum_i Z_i**gamma b_i, NaN where one of the maps is
-    weights = z_weights([atomic_number(element) for element in maps.elements], gamma)
-    reference = np.tensordot(weights, maps.data.astype(np.float64), axes=1)
+    weights = z_weights([atomic_number(element) for element in elements], gamma)
+    reference = np.tensordot(weights, maps.astype(np.float64), axes=1)
     if mask is not None:
         reference[mask] = np.nan
 
     found: Any = None
     for sigma in source.smoothings():
         sample = source.smooth(sigma)
-        other = find_shift(reference, sample, source.whole(sample), source.slope_noise(sigma))
+        other = find_shift(reference, sample, source.whole(sample), tuple(source.slope_noise(sigma)))
         if found is None or len(other.undetermined) < len(found.undetermined):
             found = other
         if not len(found.undetermined):
@@ -306,9 +330,9 @@ def _refuse_missing(image):
 # ---- in words and diagnostics --------------------------------------------------------------------
 
 
-def _in_words(source, found, shift, overlap):
-    steps, where = [p.step for p in source.placed], "was placed by its calibration"
-    if all(p.is_finer for p in source.placed):
+def _in_words(placed, found, shift, overlap):
+    steps, where = [p.step for p in placed], "was placed by its calibration"
+    if all(p.is_finer for p in placed):
         way = f"averaged, {1 / steps[0]:.3g} x {1 / steps[1]:.3g} (y, x) of its pixels to one of the maps"
     elif np.allclose(steps, 1):
         way = "interpolated where it lies between pixels"
@@ -330,19 +354,18 @@ def _about_offsets(map_axes, haadf, found):
     return [Diagnostic("offset-differs", sentence, INFORMATION if is_sure else "")] if where else []
 
 
-def _diagnostics(source, found, covered):
+def _diagnostics(placed, found, overlap):
     diagnostics = []
-    coarse = max(p.step for p in source.placed)
+    coarse = max(p.step for p in placed)
     if coarse > 1 + 1e-6:
         sentence = (
             f"The HAADF image is coarser than the maps by {coarse:.3g} and was interpolated: it has no details finer "
             "than its own pixels."
         )
         diagnostics.append(Diagnostic("haadf-coarser", sentence))
-    if not covered.all():
+    if overlap < 1:
         sentence = (
-            f"The HAADF image covers {covered.mean():.1%} of the pixels of the maps: the others are fused without an "
-            "image."
+            f"The HAADF image covers {overlap:.1%} of the pixels of the maps: the others are fused without an image."
         )
         diagnostics.append(Diagnostic("haadf-covers-part", sentence))
     if found is not None and found.is_ambiguous:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyperspy_fusion.diagnostics import Diagnostic
+from hyperspy_fusion.fusion.checks import check_choice
 from hyperspy_fusion.fusion.haadf.guide import limits_of
 from hyperspy_fusion.fusion.terms.haadf_model import ceiling_of
 from hyperspy_fusion.grid.axes import check_same_scan, spatial_axes
@@ -16,6 +17,9 @@ from hyperspy_fusion.grid.images import check_image, image_signal, nan_pixels
 from hyperspy_fusion.grid.masks import mask_array
 from hyperspy_fusion.maps.base import SourceMap, SourceMaps
 from hyperspy_fusion.maps.stack import added_up, common_axes
+from hyperspy_fusion.registration.field import PlacedImage, placed_image
+from hyperspy_fusion.registration.haadf import CALIBRATION, SHIFT
+from hyperspy_fusion.stacks.engine import one_blas_thread
 from hyperspy_fusion.stacks.tiles import Grid
 
 # Pixels of all maps in the sample, and fewest of its blocks; a field of no more is its own sample. A search over these
@@ -51,7 +55,10 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Arrays:
-    """The pixels of a field or of a part of it, lazy or not; a part can be sent to other processes."""
+    """The pixels of a field or of a part of it, lazy or not; a part can be sent to other processes.
+
+    The image is an array, or a :class:`~hyperspy_fusion.registration.field.PlacedImage` where it is registered.
+    """
 
     maps: list
     haadf: Any
@@ -72,7 +79,8 @@ class Arrays:
         # by this thread alone: a task of a scheduler must not wait for others
         maps, haadf, mask, *others = compute(self._values, scheduler="synchronous")[0]
         background, variance = (None if one is None else np.stack(one) for one in others)
-        return Window(nan_pixels(np.stack(maps)), nan_pixels(haadf), mask, background, variance)
+        haadf = haadf.resampled() if isinstance(haadf, PlacedImage) else nan_pixels(haadf)
+        return Window(nan_pixels(np.stack(maps)), haadf, mask, background, variance)
 
     @property
     def _values(self):
@@ -102,7 +110,9 @@ class Field:
     source
         What the maps were read from.
     diagnostics
-        About the axes.
+        About the axes and the registration.
+    registration
+        Metadata of the registration of the image; empty for an image on the pixels of the maps.
     """
 
     maps: list[SourceMap]
@@ -111,13 +121,15 @@ class Field:
     arrays: Arrays
     source: SourceMaps
     diagnostics: list[Diagnostic]
+    registration: dict
 
     @classmethod
-    def of(cls, source: SourceMaps, haadf: Any, mask: Any) -> Field:
-        """Of the maps of a source and an image on the same pixels."""
+    def of(cls, source: SourceMaps, haadf: Any, mask: Any, register: Any = False) -> Field:
+        """Of the maps of a source and an image on the same pixels, or one that is brought there; see `fuse`."""
         check_image(haadf)
+        register = register[0] if isinstance(register, list | tuple) and len(register) == 1 else register
+        check_choice("register", register, (False, True, CALIBRATION, SHIFT))
         axes, about_maps = common_axes(source.maps)
-        about_image = check_same_scan(axes, spatial_axes(haadf))
         maps = added_up(source.maps)
         shape = maps[0].data.shape
         backgrounds, variances = ([getattr(m, name) for m in maps] for name in ("background", "variance"))
@@ -125,12 +137,24 @@ class Field:
         nothing = np.broadcast_to(np.float32(0), shape)
         arrays = Arrays(
             maps=[m.data for m in maps],
-            haadf=haadf.data,
+            haadf=np.broadcast_to(np.float32(0), shape),
             mask=mask_array(mask, axes),
             background=None if known is None else [nothing if b is None else b for b in backgrounds],
             variance=None if any(v is None for v in variances) else variances,
         )
-        return cls(maps, axes, haadf, arrays, source, [*about_maps, *about_image])
+
+        def read(window):
+            found = arrays.part(window).read()
+            return found.maps, found.mask
+
+        if register:
+            way = SHIFT if register is True else register
+            with one_blas_thread:
+                image, registration, about_image = placed_image(haadf, axes, [m.element for m in maps], read, way)
+        else:
+            image, registration, about_image = haadf.data, {}, check_same_scan(axes, spatial_axes(haadf))
+        arrays = replace(arrays, haadf=image)
+        return cls(maps, axes, haadf, arrays, source, [*about_maps, *about_image], registration)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -201,7 +225,8 @@ def _statistics(found, every):
     keep = True if found.mask is None else ~found.mask
     valid = np.isfinite(found.maps) & keep
     seen = found.haadf[np.isfinite(found.haadf)]
-    values, numbers = np.unique(seen, return_counts=True)
+    # copies, for a view keeps all values of the image in memory
+    values, numbers = (a[-_LARGEST_VALUES:].copy() for a in np.unique(seen, return_counts=True))
     some = np.where(keep, found.haadf, np.nan)[::every, ::every]
     maps: Any = found.maps.astype(np.float64)
     return Statistics(
@@ -209,7 +234,7 @@ def _statistics(found, every):
         np.sum(maps, axis=(1, 2), where=valid),
         np.min(maps, axis=(1, 2), where=valid, initial=np.inf),
         np.max(maps, axis=(1, 2), where=valid, initial=-np.inf),
-        *(values[-_LARGEST_VALUES:], numbers[-_LARGEST_VALUES:]),
+        *(values, numbers),
         some[np.isfinite(some)],
     )
 

@@ -47,14 +47,16 @@ _OF_PIXELS = {"missing-map-pixels", "missing-haadf-pixels", "saturated-haadf-pix
 _INTERRUPTIONS = {"interrupted", "selection-interrupted"}
 
 
-def field_of(maps: Any, haadf: Any, request: Any, settings: Any, mask: Any) -> tuple[Any, Field | None]:
+def field_of(
+    maps: Any, haadf: Any, request: Any, settings: Any, mask: Any, register: Any = False
+) -> tuple[Any, Field | None]:
     """The source of maps that may be a field, as it was read, and the :class:`Field` to fuse in tiles, else None."""
     check_signal(haadf)
     is_asked = settings.tile_size is not None
     source = read_source(maps, request)
     first = source.maps[0].data
     is_large = hasattr(first, "dask") and memory_of_fit(len(source.maps), first.size) > _PART * _free_memory()
-    return source, Field.of(source, haadf, mask) if is_asked or is_large else None
+    return source, Field.of(source, haadf, mask, register) if is_asked or is_large else None
 
 
 def _free_memory():
@@ -90,11 +92,11 @@ def fuse_field(field: Field, call: Any, background: Any, show_progressbar: Any, 
     Raises
     ------
     ValueError
-        For what cannot be done in tiles, and where no tile can be fused.
+        For a number of components, and where no tile can be fused.
     KeyboardInterrupt
         By Ctrl-C before the first tile is fused.
     """
-    _refuse(call)
+    _refuse_components(field, call.settings)
     sample = fitted_sample(field, call, background, show_progressbar, num_workers)
     halo = sample.tile.shared.halo
     grid = Grid.of(field.shape, _tile_size(sample.tile, len(field.maps), halo), halo)
@@ -118,11 +120,12 @@ def fuse_field(field: Field, call: Any, background: Any, show_progressbar: Any, 
     return _result(field, sample, store, found)
 
 
-def _refuse(call):
-    if call.register:
+def _refuse_components(field, settings):
+    number = getattr(settings, "components", 0)
+    if not is_auto(number) and number and field.source.out_of_window is not None:
         raise ValueError(
-            f"register is {call.register!r}, and maps that are fused in tiles are not registered: bring the image to "
-            "their pixels by match_haadf first."
+            f"components is {number}, and maps in tiles have none, which are found from the spectra of all pixels at "
+            "once: pass components=0."
         )
 
 
@@ -364,6 +367,7 @@ def _result(field, sample, store, found):
         "halo": sample.tile.shared.halo,
         "warnings": warnings_of(diagnostics),
         "diagnostics": as_metadata(diagnostics),
+        **({"registration": field.registration} if field.registration else {}),
         "haadf_title": str(field.haadf.metadata.General.title),
         "grid": np.array(field.shape),
         "map_norms": norms(data),

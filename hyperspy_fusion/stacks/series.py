@@ -9,8 +9,6 @@ import numpy as np
 
 from hyperspy_fusion.diagnostics import unreported
 from hyperspy_fusion.fusion.checks import is_auto
-from hyperspy_fusion.fusion.selection.search import ensemble_of
-from hyperspy_fusion.fusion.selection.series import SeriesEnsemble, weights_along
 from hyperspy_fusion.fusion.settings import AutoSettings
 from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap_series
 from hyperspy_fusion.methods import METHODS
@@ -91,6 +89,8 @@ def _alike(models):
 
 def _fitted(models, call, selection, num_workers):
     """{number: FittedFrame or FailedFrame}."""
+    from hyperspy_fusion.fusion.selection.series import SeriesEnsemble
+
     try:
         method: Any = METHODS[call.method]
         scans = [replace(model._measured.scan_data(), out_of_window=None) for model in models.values()]
@@ -117,6 +117,9 @@ def _fitted(models, call, selection, num_workers):
 
 def _fits(observations, settings, selection, num_workers):
     """Settings and weights (n,) of each fit with all choices made, and the record of the selection."""
+    from hyperspy_fusion.fusion.selection.search import ensemble_of
+    from hyperspy_fusion.fusion.selection.series import weights_along
+
     ones: Any = np.ones(len(observations[0].scan.elements))
     if not isinstance(settings, AutoSettings):
         return [(settings, ones)], None

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 import hyperspy_fusion as hf
+from hyperspy_fusion.fusion.registration.shift import Shift
+from hyperspy_fusion.grid.axes import spatial_axes
+from hyperspy_fusion.registration import field as registration_field
 from hyperspy_fusion.stacks import engine, field, fuse_field, result, tiles
 from hyperspy_fusion.stacks.tiles import Grid, TileStore, weights_of
 
@@ -274,9 +277,88 @@ def test_a_report_reads_each_chunk_once(monkeypatch):
     assert "were edited" in str(edited.report())
 
 
-def test_registration_is_refused():
-    with pytest.raises(ValueError, match="^register is .*tiles"):
-        fused(register=True)
+def shifted(image):
+    return image._deepcopy_with_new_data(np.roll(image.data, (2, -3), (0, 1)))
+
+
+def cropped_and_finer(image):
+    fine = hs.signals.Signal2D(np.kron(image.data, np.ones((2, 2))).astype(">f4"))
+    for axis, own in zip(fine.axes_manager.signal_axes, image.axes_manager.signal_axes, strict=True):
+        axis.scale, axis.units, axis.offset = own.scale / 2, own.units, own.offset - own.scale / 4
+    return fine.isig[5:, 3:]
+
+
+@pytest.mark.parametrize("change, register", [(shifted, True), (cropped_and_finer, "calibration")])
+def test_registration_is_that_of_one_piece(change, register):
+    haadf = change(scan()[1])
+    settings, options = hf.CalibratedSettings(**SETTINGS), {"method": "calibrated", "show_progressbar": False}
+    one = hf.fuse(*scan()[:1], haadf, settings=settings, register=register, **options)
+    found = fused(haadf=haadf.as_lazy(), register=register, tile_size=48)
+    assert np.sqrt(np.mean(differences(found, one.data) ** 2)) < 1e-3
+    own, alone = (f.metadata.Fusion.registration.as_dictionary() for f in (found, one))
+    np.testing.assert_equal(own, alone)
+    assert found.metadata.Fusion.haadf_n_masked == one.metadata.Fusion.haadf_n_masked
+
+
+def placed(haadf, register, monkeypatch):
+    """Image and diagnostics; the shift is measured in windows of 64 x 64 pixels."""
+    monkeypatch.setattr(registration_field, "_WINDOW", 64)
+    maps = hf.element_maps(scan()[0])
+    axes = spatial_axes(maps.get_map("Pt"))
+
+    def read(window):
+        return maps.data[(slice(None), *window)], None
+
+    image, about, diagnostics = registration_field.placed_image(haadf, axes, ELEMENTS, read, register)
+    return image, about, [d.code for d in diagnostics]
+
+
+def test_a_shift_is_measured_in_windows(monkeypatch):
+    haadf = shifted(scan()[1])
+    monkeypatch.setattr(registration_field, "_PLACES", [(0, 0)])
+    _, about, codes = placed(haadf, "shift", monkeypatch)
+    alone = hf.match_haadf(haadf, scan()[0])
+    assert np.all(np.abs(about["shift"] - alone.shift) < 4 * about["shift_error"])
+    assert "shift-differs" not in codes
+
+
+def test_windows_whose_shifts_differ(monkeypatch):
+    found, none, both = np.arange(5.0), np.zeros((0, 2)), np.eye(2)
+    shifts = [Shift(np.full(2, k), np.ones(2), 0.9, 100 + k, both[:1] if k == 4 else none) for k in found]
+    monkeypatch.setattr(registration_field, "found_shift", lambda *_: shifts.pop())
+    _, about, codes = placed(scan()[1], "shift", monkeypatch)
+    assert about["shift"].tolist() == [3, 3] and "shift-differs" in codes  # that of most evidence of those determined
+
+
+@pytest.mark.parametrize("change", [shifted, cropped_and_finer])
+def test_parts_of_a_placed_image(change, monkeypatch):
+    monkeypatch.setattr(registration_field, "_AT_ONCE", 1000)
+    image, about, _ = placed(change(scan()[1]), "calibration", monkeypatch)
+    image, window = image.moved(np.array([-0.3, 0.4])), (slice(20, 77), slice(0, 33))
+    whole = image.resampled()
+    assert image.overlap == np.isfinite(whole).mean()
+    np.testing.assert_allclose(image[window].resampled(), whole[window], rtol=0, atol=1e-6 * np.nanmax(whole))
+
+
+def test_an_image_that_is_elsewhere_or_empty(monkeypatch):
+    with pytest.raises(ValueError, match="^The HAADF image has no pixel that is a number"):
+        placed(scan()[1] * np.nan, "shift", monkeypatch)
+    elsewhere = scan()[1].isig[:20, :20]
+    elsewhere.axes_manager[0].offset += 1e3
+    with pytest.raises(ValueError, match="covers no pixel of the maps"):
+        placed(elsewhere, "calibration", monkeypatch)
+
+
+@pytest.mark.parametrize("register", ["yes", [True, True]])
+def test_a_way_of_registration_is_checked(register):
+    with pytest.raises(ValueError, match="^register is .* must be one of"):
+        fused(register=register)
+
+
+def test_a_number_of_components_is_refused():
+    spectra, haadf = hf.data.overlapping_lines((32, 32)).signals()
+    with pytest.raises(ValueError, match="components is 5"):
+        hf.fuse(spectra, haadf, elements=["Mo"], settings=hf.AutoSettings(components=5, tile_size=16))
 
 
 @cache
@@ -349,6 +431,13 @@ def test_blocks_of_a_sample_have_counts_of_every_map():
     sums[0], sums[1, 7], sums[2, 90:] = 1, 5, 2
     blocks = field.chosen_blocks(sums, 4)
     assert len(set(blocks)) == 4 and 7 in blocks and any(b >= 90 for b in blocks)
+
+
+def test_a_survey_keeps_no_pixels():
+    image = np.arange(64.0**2).reshape(64, 64)
+    (found,) = field.statistics_of(field.Arrays([image], image, None, None, None), [(slice(0, 64),) * 2], 64)
+    kept = [one if one.base is None else one.base for one in found]
+    assert sum(one.nbytes for one in kept) < image.nbytes / 10
 
 
 @pytest.mark.parametrize("wrong", [8, 2.5, "auto"])
