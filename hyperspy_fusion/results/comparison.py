@@ -119,7 +119,7 @@ def explored(
     found = [_smooth_residuals(one, elements) if residuals else arrays(one, elements) for one in fits]
     kind, label = ("signed", "smoothed residual / sigma") if residuals else ("map", quantity_of(fused))
     columns = [
-        [(f"{element}, {_settings_in_words(one)}", maps[i], kind) for one, maps in zip(settings, found, strict=True)]
+        [(f"{element}, {_settings_in_words(one, lists)}", maps[i], kind) for one, maps in zip(settings, found, strict=True)]
         for i, element in enumerate(elements)
     ]
     return saved(plot_grid(columns, [label] * len(elements), crop=crop, **frame_of_axes(fused), **options), save)
@@ -132,7 +132,9 @@ def _smooth_residuals(fused, elements):
     return gaussian_filter(np.nan_to_num(arrays(fused.normalised_residuals(), elements)), (0, _SMOOTH, _SMOOTH))
 
 
-def _settings_in_words(settings):
+def _settings_in_words(settings, lists):
+    """Those of which several values are tried."""
+    settings = {name: value for name, value in settings.items() if len(lists[name]) > 1} or settings
     return ", ".join(
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings.items()
     )
