@@ -119,7 +119,10 @@ def explored(
     found = [_smooth_residuals(one, elements) if residuals else arrays(one, elements) for one in fits]
     kind, label = ("signed", "smoothed residual / sigma") if residuals else ("map", quantity_of(fused))
     columns = [
-        [(f"{element}, {_settings_in_words(one, lists)}", maps[i], kind) for one, maps in zip(settings, found, strict=True)]
+        [
+            (f"{element}, {_settings_in_words(one, lists)}", maps[i], kind)
+            for one, maps in zip(settings, found, strict=True)
+        ]
         for i, element in enumerate(elements)
     ]
     return saved(plot_grid(columns, [label] * len(elements), crop=crop, **frame_of_axes(fused), **options), save)
