@@ -48,12 +48,19 @@ def arrays(maps, elements):
     return np.stack([data[maps.elements.index(element)] for element in elements])
 
 
-def _arrays_beside(maps, other, elements):
-    """(n, ny, nx) of the same elements of other maps, or of an array in the order of ``maps``."""
-    if hasattr(other, "elements"):
-        return arrays(other, chosen(other, elements))
-    data = np.asarray(other)
-    return data[[maps.elements.index(element) for element in elements]] if len(data) == len(maps.elements) else data
+def _arrays_beside(maps, beside, elements):
+    """{title: (n, ny, nx)} of the same elements of other maps, or of arrays in the order of ``maps``."""
+    if not isinstance(beside, dict | type(None)):
+        raise TypeError(f"beside is a {type(beside).__name__}: give {{title: maps}}, such as {{'published': other}}.")
+    index = [maps.elements.index(element) for element in elements]
+    found = {}
+    for title, other in (beside or {}).items():
+        if hasattr(other, "elements"):
+            found[title] = arrays(other, chosen(other, elements))
+        else:
+            data = np.asarray(other)
+            found[title] = data[index] if data.shape[:1] == (len(maps.elements),) else data
+    return found
 
 
 def saved(axes, save):
@@ -91,7 +98,7 @@ def fusion_figure(
         haadf=None if measured.haadf is None else measured.haadf.data,
         modelled_haadf=None if modelled is None else modelled.data,
         errors=arrays(fused.standard_errors(), elements) if errors else None,
-        beside={title: _arrays_beside(fused, other, elements) for title, other in (beside or {}).items()},
+        beside=_arrays_beside(fused, beside, elements),
         flat=maps_without_structure(fused),
         row_titles={"raw": quantity_of(fused)} if is_percent else {},
         quantity=quantity_of(fused),

@@ -185,6 +185,20 @@ def test_every_figure_saves_itself(tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize(
+    "beside, sentence",
+    [
+        (["x"], "beside is a list: give {title: maps}"),
+        ({"x": 1.0}, r"x has shape \(\), expected \(3, 24, 30\)"),
+        ({"x": np.ones((2, 24, 30))}, r"x has shape \(2, 24, 30\), expected \(3, 24, 30\)"),
+        ({"x": hf.element_maps(hf.data.core_shell((24, 30)).signals()[0][:2])}, "no map of 'O'"),
+    ],
+)
+def test_maps_beside_others_are_of_the_same_elements_and_pixels(beside, sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        fused().plot_fusion(beside=beside)
+
+
 def test_figures_of_a_loaded_result_are_the_same(tmp_path):
     fused().save(tmp_path / "fused.hspy", everything=True)
     loaded = hs.load(tmp_path / "fused.hspy")
