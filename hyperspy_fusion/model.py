@@ -267,9 +267,9 @@ class FusedMultiModal:
         check_noise_model(self.method)
         return self._signal().attribution()
 
-    def report(self):
+    def report(self, save=None):
         """What the maps can be used for, and all diagnostics; see :meth:`ElementMaps.report`."""
-        return self._signal().report()
+        return self._signal().report(save)
 
     @default_errstate
     def standard_errors(self, n_resamples=32, *, seed=0, show_progressbar=None, num_workers=None):
@@ -338,13 +338,13 @@ class FusedMultiModal:
         gain = attainable_gain(fit.setup.problem, fit.result.maps)
         return maps_like(self._signal(), self._measured.filled(gain, np.nan), "Attainable gain of")
 
-    def plot(self, crop=None, errors=False):
+    def plot(self, crop=None, errors=False, *, save=None):
         """Measured over fused maps; see :meth:`ElementMaps.plot_fusion`."""
-        return self._signal().plot_fusion(crop=crop, errors=errors)
+        return self._signal().plot_fusion(crop=crop, errors=errors, save=save)
 
-    def plot_convergence(self):
+    def plot_convergence(self, *, save=None):
         """Terms of the objective against the iterations; see :meth:`ElementMaps.plot_convergence`."""
-        return self._signal().plot_convergence()
+        return self._signal().plot_convergence(save=save)
 
     def gui(self, elements=None, crop=None, *, display=True, toolkit=None, **options):
         """Choose settings by sliders, with a live preview; see :meth:`ElementMaps.explore`.

@@ -1,5 +1,6 @@
 """Every code block of README and pages runs: here, by Sphinx (``code-cell``) or by continuous integration (``ci:``)."""
 
+import ast
 import re
 import shlex
 from dataclasses import replace
@@ -155,6 +156,12 @@ def names(page):
     return found
 
 
+def _loaded(files):
+    """Signals, those of names of files loaded."""
+    of_files = isinstance(files, str) or all(isinstance(one, str) for one in files)
+    return load(files) if of_files else files
+
+
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
     """Files of small scans, and fits that need least: the blocks have to run, not to fuse well."""
@@ -168,10 +175,10 @@ def quick(monkeypatch, tmp_path):
 
     monkeypatch.setattr(api, "fuse", quick_fuse)
     monkeypatch.setattr(BaseSignal, "fuse", lambda self, haadf, **options: quick_fuse(self, haadf, **options))
-    monkeypatch.setattr(scans, "scan", lambda files, **options: scan(load(files) if isinstance(files, str) else files))
+    monkeypatch.setattr(scans, "scan", lambda files, **options: scan(_loaded(files), **options))
     monkeypatch.setattr(hs, "load", load)
     for name in ("dysco3", "co3o4_mn3o4"):
-        monkeypatch.setattr(data, name, lambda allow_download: data.core_shell(SHAPE).signals())
+        monkeypatch.setattr(data, name, lambda allow_download: data.core_shell((80, 90)).signals())
     monkeypatch.chdir(tmp_path)
     np.save("phase.npy", data.core_shell((600, 750)).haadf)
     arrays = dict(zip(("Sc", "Dy", "O", "HAADF"), data.core_shell((256, 256)).maps[[0, 1, 2, 0]], strict=True))
@@ -187,6 +194,18 @@ def test_python_blocks_run(page, quick):
             known |= scan  # also where an earlier block has another scan
             exec(compile(code, page.name, "exec"), known)
         plt.close("all")
+
+
+def test_whole_tasks_need_ten_lines_and_nothing_else():
+    found = blocks(REPOSITORY / "docs" / "recipes.md", "python")
+    assert len(found) >= 7
+    for _, code in found:
+        lines = [line for line in code.splitlines() if line.strip()]
+        assert len(lines) <= 10 and lines[0].startswith("import ") and max(map(len, lines)) <= 125, code
+        tree = ast.parse(code)
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        stored = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        assert used <= stored | {"hs", "hyperspy_fusion", "print", "list"}
 
 
 def test_every_block_is_of_a_language_that_something_runs():

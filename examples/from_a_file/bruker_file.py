@@ -42,5 +42,4 @@ fused.report()
 
 rough = {"Ti": 1.15, "O": 1.9, "Si": 1.0, "Pd": 2.1}
 factors = {element: rough.get(element, 1.0) for element in fused.elements}
-for element, share in fused.region().percent("CL", factors).items():
-    print(f"{element:2s} {share.value:6.2f} +- {share.error:.2f} at.%")
+print(fused.region().percent("CL", factors))

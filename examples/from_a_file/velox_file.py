@@ -43,6 +43,4 @@ fused.report()
 # ---------------
 # The maps still have a mean composition. All factors are 1 here: take the k-factors of your microscope.
 
-factors = dict.fromkeys(fused.elements, 1.0)
-for element, share in fused.region().percent("CL", factors).items():
-    print(f"{element:2s} {share.value:5.1f} at.%")
+print(fused.region().percent("CL", 1))

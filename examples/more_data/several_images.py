@@ -8,9 +8,6 @@ phase image, sharpens them where HAADF cannot.
 The scan is a phantom of SrTiO3 with four counts per pixel. See :doc:`several images </images>` for the settings.
 """
 
-import hyperspy.api as hs
-import matplotlib.pyplot as plt
-
 import hyperspy_fusion
 from hyperspy_fusion import data
 
@@ -27,11 +24,7 @@ print(both.metadata.Fusion.image_names, both.metadata.Fusion.image_weights.round
 # -----------------
 # The weights above are chosen by cross-validation. An image that does not predict held-out counts gets the weight 0.
 
-truth = maps[2]._deepcopy_with_new_data(phantom.truth[2])
-images = {"truth": truth, "measured": maps[2], "HAADF alone": alone.get_map("O"), "HAADF and phase": both.get_map("O")}
-space = {"left": 0.02, "right": 0.98, "bottom": 0.02, "top": 0.9, "wspace": 0.05}
-look = {"axes_decor": "off", "colorbar": None, "cmap": "inferno", "vmin": 0, "vmax": 4, "padding": space}
-hs.plot.plot_images(list(images.values()), per_row=4, label=list(images), fig=plt.figure(figsize=(10, 2.8)), **look)
+both.plot_fusion(["O"], beside={"HAADF alone": alone, "truth": phantom.truth})
 
 # %%
 # Distance from the truth

@@ -35,7 +35,7 @@ from hyperspy_fusion.maps.eds_windows import (
     overlap_diagnostics,
     runs_of,
 )
-from hyperspy_fusion.maps.suggestion import suggest_elements
+from hyperspy_fusion.maps.suggestion import missing_diagnostics, suggest_elements
 
 _logger = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ class LineCounts(NamedTuple):
     ``beside`` has those in background windows, {element: Beside}, where the file alone names the elements.
 
     Codes of the diagnostics: ``"element-not-in-file"``, ``"line-out-of-range"``, ``"beam-energy-unknown"``,
-    ``"windows-share-channels"``, ``"lines-overlap"``, ``"background-windows-hold-lines"`` and
-    ``"background-above-lines"``.
+    ``"line-of-no-element"``, ``"windows-share-channels"``, ``"lines-overlap"``, ``"background-windows-hold-lines"``
+    and ``"background-above-lines"``.
     """
 
     lines: dict[str, list[str]]
@@ -106,7 +106,8 @@ def line_counts(signal: Any, request: SourceRequest) -> LineCounts:
     _logger.info("X-ray lines: %s", lines)
     width = request.integration_windows
     windows = {element: line_windows(signal, names, width) for element, names in lines.items()}
-    found += [*left_out, *overlap_diagnostics(signal, lines, windows, width)]
+    missing = missing_diagnostics(signal, lines) if request.is_of_file else []
+    found += [*left_out, *missing, *overlap_diagnostics(signal, lines, windows, width)]
     beside = _background_windows(signal, lines, windows) if request.beside and request.is_of_file else {}
     sums = window_sums(signal, [*windows.values(), *beside.values()])
     ratios = {e: n_channels(windows[e]) / n_channels(own) for e, own in beside.items()}

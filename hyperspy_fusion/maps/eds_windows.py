@@ -96,7 +96,7 @@ def overlap_diagnostics(signal: Any, lines: dict, windows: dict, width: float) -
     near = _near_lines(signal, lines, max(width, WINDOW_WIDTH), shared)
     if not (shared or near):
         return []
-    spectrum = None if signal._lazy else _sum_spectrum(signal)
+    spectrum = None if signal._lazy else sum_spectrum(signal)
     rivals = {element: {e for pair in shared if element in pair for e in pair} - {element} for element in windows}
     rivals |= {name: {element_of(line) for line in others} for name, others in near.items()}
     added = {
@@ -107,9 +107,12 @@ def overlap_diagnostics(signal: Any, lines: dict, windows: dict, width: float) -
     return [*_about_shared(shared, added), *_about_near(near, added, max(width, WINDOW_WIDTH))]
 
 
-def _sum_spectrum(signal):
+def sum_spectrum(signal: Any) -> np.ndarray:
+    """(n_channels,) counts of all pixels; 0 where they are not finite."""
     axes = tuple(axis.index_in_array for axis in signal.axes_manager.navigation_axes)
-    return np.nan_to_num(np.asarray(signal.data.sum(axis=axes), dtype=np.float64))
+    with np.errstate(over="ignore", invalid="ignore"):
+        summed = np.asarray(signal.data.sum(axis=axes), dtype=np.float64)
+    return np.nan_to_num(summed, posinf=0.0, neginf=0.0)
 
 
 def _stray(signal, spectrum, lines, window, others):

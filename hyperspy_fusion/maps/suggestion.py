@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.fusion.spectra.element_search import Evidence, find_elements
+from hyperspy_fusion.diagnostics import Diagnostic
+from hyperspy_fusion.fusion.spectra.element_search import Evidence, find_elements, find_missing
 from hyperspy_fusion.fusion.spectra.line_calibration import spatial_groups
 from hyperspy_fusion.fusion.spectra.line_shapes import Calibration
 from hyperspy_fusion.grid.axes import layout
@@ -22,6 +23,7 @@ from hyperspy_fusion.maps.eds_spectra import (
     energies_in_kev,
     resolution_of,
 )
+from hyperspy_fusion.maps.eds_windows import sum_spectrum
 
 # lines of lighter elements are in the noise of the detector
 _LIGHTEST = 6
@@ -29,6 +31,8 @@ _LIGHTEST = 6
 _CHANNEL = 0.02
 # less evidence is not listed
 _LEAST = 10.0
+# whole numbers beyond have no double
+_MOST_COUNTS = 2.0**53
 # columns that the spectra of a group of pixels can show
 _COLUMNS = 20
 
@@ -117,10 +121,7 @@ def suggest_elements(eds: Any) -> ElementSuggestion:
     check_real(eds)
     check_energies(eds, "keV", "eV")
     energies = energies_in_kev(eds)
-    used = slice(int(np.searchsorted(energies, LOWEST)), len(energies))
-    symbols = [symbol for symbol in periodic_table().keys() if symbol not in RADIOACTIVE]
-    candidates = [element_lines(eds, symbol) for symbol in symbols if atomic_number(symbol) >= _LIGHTEST]
-    candidates = [lines for lines in candidates if lines.names]
+    used, candidates = _used_channels(energies), _candidates(eds)
     if not candidates:
         return ElementSuggestion(())
     groups, energies = _wide_channels(spatial_groups(binned_spectra(eds, used), _COLUMNS), energies[used])
@@ -128,6 +129,38 @@ def suggest_elements(eds: Any) -> ElementSuggestion:
         return ElementSuggestion(())
     found = find_elements(groups, energies, candidates, Calibration(resolution=resolution_of(eds)))
     return ElementSuggestion(tuple(one for one in found if one.evidence > _LEAST))
+
+
+def missing_diagnostics(eds: Any, named: Iterable[str]) -> list[Diagnostic]:
+    """Code ``"line-of-no-element"``: elements beside those `named` that the summed spectrum shows clearly.
+
+    Spectra that are lazy, or no counts, are not searched.
+    """
+    candidates = [] if eds._lazy else _candidates(eds)
+    energies = energies_in_kev(eds)
+    used = _used_channels(energies)
+    summed = sum_spectrum(eds)[used] if candidates else np.zeros(1)
+    if not 1 <= summed.sum() < _MOST_COUNTS or summed.min() < 0 or np.any(summed != np.rint(summed)):
+        return []
+    summed, energies = _wide_channels(summed[None], energies[used])
+    found = find_missing(summed[0], energies, candidates, tuple(named), Calibration(resolution=resolution_of(eds)))
+    if not found:
+        return []
+    names = [one.element for one in found]
+    counts = ", ".join(f"{one.element} ({one.counts:.0f} counts)" for one in found)
+    sentence = f"The summed spectrum clearly shows {counts} without a map: pass elements={[*named, *names]}."
+    return [Diagnostic("line-of-no-element", sentence, elements=tuple(names))]
+
+
+def _used_channels(energies):
+    return slice(int(np.searchsorted(energies, LOWEST)), len(energies))
+
+
+def _candidates(eds):
+    """The lines of all elements that may be there."""
+    symbols = [symbol for symbol in periodic_table().keys() if symbol not in RADIOACTIVE]
+    found = [element_lines(eds, symbol) for symbol in symbols if atomic_number(symbol) >= _LIGHTEST]
+    return [lines for lines in found if lines.names]
 
 
 def _wide_channels(groups, energies):

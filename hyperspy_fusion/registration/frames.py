@@ -40,6 +40,7 @@ from hyperspy_fusion.grid.axes import (
 )
 from hyperspy_fusion.grid.images import check_real, check_signal, nan_pixels
 from hyperspy_fusion.results import plot
+from hyperspy_fusion.results.figures import saved
 
 _logger = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ def sum_frames(spectra: Any, images: Any = None, *, show_progressbar: bool | Non
     return _as_given(spectra, summed), image
 
 
-def plot_drift(signal: Any) -> Any:
+def plot_drift(signal: Any, *, save: Any = None) -> Any:
     """
     Plot the drift of the frames of which a signal is the sum.
 
@@ -138,6 +139,8 @@ def plot_drift(signal: Any) -> Any:
     ----------
     signal : BaseSignal
         Of :func:`hyperspy_fusion.sum_frames`.
+    save : str or pathlib.Path, optional
+        File to write the figure to, such as "drift.png".
 
     Returns
     -------
@@ -155,7 +158,7 @@ def plot_drift(signal: Any) -> Any:
     shifts, errors = (
         np.stack([np.asarray(node[f"{name}_{axis}"]) for axis in "yx"]) for name in ("drift", "drift_error")
     )
-    return plot.plot_drift(shifts, errors, np.asarray(node.dropped, int))
+    return saved(plot.plot_drift(shifts, errors, np.asarray(node.dropped, int)), save)
 
 
 def _listed(spectra):

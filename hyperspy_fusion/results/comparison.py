@@ -17,6 +17,8 @@ from hyperspy_fusion.results.uncertainty import maps_like
 
 # a pixel has at least this part of the root mean square error of its map: that of an empty one may be 0
 _LEAST_ERROR = 0.1
+# standard deviation in pixels by which residuals are smoothed to be looked at
+_SMOOTH = 1.5
 # fits side by side at most
 _MOST = 24
 
@@ -96,7 +98,9 @@ def without_haadf(fused: Any, fuse: Callable, errors: Any, **run: Any) -> Compar
     return Comparison(fused, other, maps_like(fused, scaled, "Change by the HAADF image of"))
 
 
-def explored(fused: Any, fuse: Callable, values: dict, *, elements=None, crop=None, save=None, **options: Any) -> Any:
+def explored(
+    fused: Any, fuse: Callable, values: dict, *, elements=None, crop=None, residuals=None, save=None, **options: Any
+) -> Any:
     """See ``ElementMaps.explore``; ``values`` are lists of values of settings."""
     fit = fused._fit()
     run = {name: options.pop(name) for name in ("show_progressbar", "num_workers") if name in options}
@@ -111,16 +115,29 @@ def explored(fused: Any, fuse: Callable, values: dict, *, elements=None, crop=No
     if unknown := [name for name in lists if name not in known]:
         raise ValueError(f"{unknown[0]} is no setting of method={method!r}: take one of {', '.join(known)}.")
     changed = [replace(base, **one) for one in settings]  # all are checked before the first fit
-    found = [arrays(refit(fused, fuse, method, one, **run), elements) for one in changed]
+    fits = (refit(fused, fuse, method, one, **run) for one in changed)
+    found = [_smooth_residuals(one, elements) if residuals else arrays(one, elements) for one in fits]
+    kind, label = ("signed", "smoothed residual / sigma") if residuals else ("map", quantity_of(fused))
     columns = [
-        [(f"{element}, {_settings_in_words(one)}", maps[i], "map") for one, maps in zip(settings, found, strict=True)]
+        [
+            (f"{element}, {_settings_in_words(one, lists)}", maps[i], kind)
+            for one, maps in zip(settings, found, strict=True)
+        ]
         for i, element in enumerate(elements)
     ]
-    labels = [quantity_of(fused)] * len(elements)
-    return saved(plot_grid(columns, labels, crop=crop, **frame_of_axes(fused), **options), save)
+    return saved(plot_grid(columns, [label] * len(elements), crop=crop, **frame_of_axes(fused), **options), save)
 
 
-def _settings_in_words(settings):
+def _smooth_residuals(fused, elements):
+    """(n, ny, nx) normalised residuals, smoothed, so that structure stands out of the noise of pixels."""
+    from scipy.ndimage import gaussian_filter
+
+    return gaussian_filter(np.nan_to_num(arrays(fused.normalised_residuals(), elements)), (0, _SMOOTH, _SMOOTH))
+
+
+def _settings_in_words(settings, lists):
+    """Those of which several values are tried."""
+    settings = {name: value for name, value in settings.items() if len(lists[name]) > 1} or settings
     return ", ".join(
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings.items()
     )

@@ -48,6 +48,21 @@ def arrays(maps, elements):
     return np.stack([data[maps.elements.index(element)] for element in elements])
 
 
+def _arrays_beside(maps, beside, elements):
+    """{title: (n, ny, nx)} of the same elements of other maps, or of arrays in the order of ``maps``."""
+    if not isinstance(beside, dict | type(None)):
+        raise TypeError(f"beside is a {type(beside).__name__}: give {{title: maps}}, such as {{'published': other}}.")
+    index = [maps.elements.index(element) for element in elements]
+    found = {}
+    for title, other in (beside or {}).items():
+        if hasattr(other, "elements"):
+            found[title] = arrays(other, chosen(other, elements))
+        else:
+            data = np.asarray(other)
+            found[title] = data[index] if data.shape[:1] == (len(maps.elements),) else data
+    return found
+
+
 def saved(axes, save):
     """The axes, after their figure was written to a file, if one is named."""
     if save is not None:
@@ -63,7 +78,9 @@ def quantity_of(maps) -> str:
     return _PERCENT.get(quantity, quantity.replace("()", "").strip()) or "intensity"
 
 
-def fusion_figure(fused, elements=None, crop=None, maps=None, haadf=None, errors=False, save=None, **options) -> Any:
+def fusion_figure(
+    fused, elements=None, crop=None, maps=None, haadf=None, errors=False, beside=None, save=None, **options
+) -> Any:
     """Draw a result with what is known of its inputs; see ``ElementMaps.plot_fusion``."""
     elements = chosen(fused, elements)
     is_percent = fused.metadata.has_item("Composition")
@@ -81,6 +98,7 @@ def fusion_figure(fused, elements=None, crop=None, maps=None, haadf=None, errors
         haadf=None if measured.haadf is None else measured.haadf.data,
         modelled_haadf=None if modelled is None else modelled.data,
         errors=arrays(fused.standard_errors(), elements) if errors else None,
+        beside=_arrays_beside(fused, beside, elements),
         flat=maps_without_structure(fused),
         row_titles={"raw": quantity_of(fused)} if is_percent else {},
         quantity=quantity_of(fused),

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import textwrap
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hyperspy_fusion.diagnostics import SEVERITIES, Diagnostic, from_metadata
 from hyperspy_fusion.fusion.settings import GUIDED
+from hyperspy_fusion.io.export import whole_file
 from hyperspy_fusion.results.fused_maps import why_changed
+from hyperspy_fusion.results.plot.panels import as_png
 
 _WIDTH = 100
 _COLUMNS = ("element", "counts", "usable for", "total")
 # part of what smoothing changed below which brightness did nothing
 NOTHING = 0.005
+_STYLE = "<style>body {font-family: sans-serif; margin: 2em} img {max-width: 100%} td, th {padding: 0 1em}</style>"
 _NAMES = {"serious": "Serious", "note": "Notes", "information": "Information"}
 
 
@@ -94,6 +100,32 @@ def report_of(maps: Any) -> Report:
         haadf=" ".join([_haadf_sentence(fit), *_sentences_of_further_images(fit)]),
         diagnostics=sorted(found, key=lambda d: SEVERITIES.index(d.severity)),
     )
+
+
+def saved_with_figures(report: Report, maps: Any, save: Any) -> Report:
+    """Write a report of maps to a .html file, with the figures that the maps can draw; see ``ElementMaps.report``."""
+    path = Path(save)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"save is {str(save)!r}: reports with their figures are .html files, such as 'report.html'.")
+    parts = ['<!DOCTYPE html><meta charset="utf-8">', _STYLE, report._repr_html_()]
+    for title, draw in _figures(maps).items():
+        # a result that lacks what a figure shows, as maps of a file do, has no such figure
+        with suppress(ValueError):
+            picture = base64.b64encode(as_png(draw)).decode()
+            parts.append(f'<h4>{title}</h4><img src="data:image/png;base64,{picture}">')
+    with whole_file(path) as temporary:
+        temporary.write_text("\n".join(parts), encoding="utf-8")
+    return report
+
+
+def _figures(maps):
+    """Titles and functions that draw."""
+    return {
+        "Measured and fused maps": lambda: maps.plot_fusion(errors=maps._errors is not None),
+        "Residuals": maps.plot_residuals,
+        "Fits that were compared": maps.plot_selection,
+        "Convergence": maps.plot_convergence,
+    }
 
 
 def _since_the_fit(maps):

@@ -139,6 +139,7 @@ class ElementMaps(FittedMaps):
         maps=None,
         haadf=None,
         errors=False,
+        beside=None,
         same_limits=True,
         per_row=None,
         cmap=None,
@@ -158,6 +159,8 @@ class ElementMaps(FittedMaps):
         <measured>
         errors : bool
             Whether to plot the standard errors of the fused maps below them; see :meth:`standard_errors`.
+        beside : dict, optional
+            ``{title: maps}``, results or arrays ``(n_elements, ny, nx)`` to draw below, as of another method.
         same_limits : bool
             False gives every panel colours of its own: to compare shapes, where no values are to be compared.
         per_row : int, optional
@@ -172,8 +175,8 @@ class ElementMaps(FittedMaps):
             The matplotlib axes, ``(rows, columns)``, however the columns are wrapped.
         """
         frames.refuse_stack(self, "a figure")
-        options = {"errors": errors, "same_limits": same_limits, "per_row": per_row, "cmap": cmap, "save": save}
-        return figures.fusion_figure(self, elements, crop, maps, haadf, **options)
+        options = {"same_limits": same_limits, "per_row": per_row, "cmap": cmap, "save": save}
+        return figures.fusion_figure(self, elements, crop, maps, haadf, errors, beside, **options)
 
     @shares_texts
     def plot_rgb(self, *elements, limits=None, crop=None, save=None, axes=None):

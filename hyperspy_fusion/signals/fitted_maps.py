@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from hyperspy_fusion.api import fuse, fuse_method
-from hyperspy_fusion.results import comparison, evidence, frames, fused_maps, plot, uncertainty
+from hyperspy_fusion.results import comparison, evidence, figures, frames, fused_maps, plot, uncertainty
 from hyperspy_fusion.results.docstrings import shares_texts
 from hyperspy_fusion.results.frame_report import report_of_frames
-from hyperspy_fusion.results.report import report_of
+from hyperspy_fusion.results.report import report_of, saved_with_figures
 from hyperspy_fusion.signals.labelled_maps import LabelledMaps
 
 
@@ -71,10 +71,16 @@ class FittedMaps(LabelledMaps):
             raise ValueError("These maps are not the result of a fit: call fuse(haadf) on them first.")
         return frames.in_memory(self.metadata.Fusion.as_dictionary())
 
-    def report(self):
+    def report(self, save=None):
         """What each map can be used for, what the HAADF image did, and all diagnostics, serious ones first.
 
         Of a fused stack it has the range over the frames, and lists those that differ.
+
+        Parameters
+        ----------
+        save : str or pathlib.Path, optional
+            File such as "report.html" to write the report to, with the figures of the result: the maps with their
+            errors where these are known, the residuals, the fits that were compared, and the convergence.
 
         Returns
         -------
@@ -86,9 +92,12 @@ class FittedMaps(LabelledMaps):
         Raises
         ------
         ValueError
-            Where the maps are not the result of a fit.
+            Where the maps are not the result of a fit, and for a file that is no .html.
+        OSError
+            Where the disk is full or protected.
         """
-        return report_of_frames(self) if self.metadata.has_item(frames.FUSED_FRAMES) else report_of(self)
+        found = report_of_frames(self) if self.metadata.has_item(frames.FUSED_FRAMES) else report_of(self)
+        return found if save is None else saved_with_figures(found, self, save)
 
     def modelled_haadf(self):
         """The HAADF image that the fused maps explain, in the units of the measured one.
@@ -212,6 +221,7 @@ class FittedMaps(LabelledMaps):
         elements=None,
         crop=None,
         *,
+        residuals=False,
         per_row=None,
         cmap=None,
         save=None,
@@ -230,6 +240,9 @@ class FittedMaps(LabelledMaps):
         <elements> The explorer draws the first five.
         crop
             As for :meth:`plot_fusion`. The explorer begins with at most 128 x 128 pixels about the middle.
+        residuals : bool
+            Whether the figure shows the :meth:`normalised_residuals`, smoothed by 1.5 pixels, instead of the maps:
+            orange where a map is too low, purple where it is too high. Those of a good fit look like noise.
         per_row, cmap
             As for :meth:`plot_fusion`, for the figure.
         <save>
@@ -255,7 +268,7 @@ class FittedMaps(LabelledMaps):
             For the explorer without ipywidgets.
         """
         run = {name: settings.pop(name) for name in ("show_progressbar", "num_workers") if name in settings}
-        drawn = {"per_row": per_row, "cmap": cmap, "save": save}
+        drawn = {"residuals": residuals or None, "per_row": per_row, "cmap": cmap, "save": save}
         if not settings:
             from hyperspy_fusion.model import FusedMultiModal
 
@@ -268,8 +281,13 @@ class FittedMaps(LabelledMaps):
             )
         return comparison.explored(self, fuse, settings, elements=elements, crop=crop, **drawn, **run)
 
-    def plot_convergence(self):
+    @shares_texts
+    def plot_convergence(self, *, save=None):
         """Plot the terms of the objective, and the duality gap where there is one, against the iterations of the fit.
+
+        Parameters
+        ----------
+        <save>
 
         Returns
         -------
@@ -277,13 +295,18 @@ class FittedMaps(LabelledMaps):
             The matplotlib axes.
         """
         fit = self._fit()
-        return plot.plot_convergence(fit["cost_history"], fit["parameters"])
+        return figures.saved(plot.plot_convergence(fit["cost_history"], fit["parameters"]), save)
 
-    def plot_selection(self):
+    @shares_texts
+    def plot_selection(self, *, save=None):
         """Plot the cross-validation scores on held-out counts of the fits that a choice of weights compared.
 
         The bars are standard errors of the difference from the fit of the largest weight: much smaller than that of a
         score, for both predict the same data.
+
+        Parameters
+        ----------
+        <save>
 
         Returns
         -------
@@ -297,4 +320,4 @@ class FittedMaps(LabelledMaps):
         fit = self._fit()
         if "selection" not in fit:
             raise ValueError('No weights were chosen in this fit, all were given: fuse by method="auto".')
-        return plot.plot_selection(fit["selection"])
+        return figures.saved(plot.plot_selection(fit["selection"]), save)

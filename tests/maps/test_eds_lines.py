@@ -12,8 +12,10 @@ from sources import FE, NAMES, PT, assert_element_maps, codes, eds, image, lines
 
 import hyperspy_fusion
 from hyperspy_fusion import element_maps
+from hyperspy_fusion.data import overlapping_lines
 from hyperspy_fusion.diagnostics import from_metadata
 from hyperspy_fusion.maps.base import SourceRequest
+from hyperspy_fusion.maps.eds_lines import line_counts
 from hyperspy_fusion.maps.eds_windows import line_windows
 from hyperspy_fusion.maps.sources import read_maps
 
@@ -118,6 +120,19 @@ def test_windows_that_share_channels():
     for width, pairs in ((0.5, "S,Mo"), (2.0, "S,Mo"), (4.0, "S,Mo,Si,Al")):
         maps = element_maps(eds(), xray_lines=lines, integration_windows=width)
         assert list(maps.metadata.Element_maps.diagnostics.elements)[0] == pairs
+
+
+@pytest.mark.parametrize("lost", ["O", "Cu", None])
+def test_a_bare_call_names_a_clear_element_without_a_map(lost):
+    phantom = overlapping_lines((32, 32), counts=8)
+    signal, _ = phantom.signals()
+    kept = [element for element in phantom.elements if element != lost]
+    signal.metadata.Sample.elements = kept
+    signal.metadata.Sample.xray_lines = [f"{e}_{'La' if e == 'Mo' else 'Ka'}" for e in kept]
+    for source in (signal, signal.as_lazy()):
+        found = [d for d in line_counts(source, SourceRequest()).diagnostics if d.code == "line-of-no-element"]
+        assert [d.elements for d in found] == ([(lost,)] if lost and source is signal else [])
+    assert "line-of-no-element" not in {d.code for d in line_counts(signal, SourceRequest(elements=kept)).diagnostics}
 
 
 @pytest.mark.parametrize("width", [0.5, 1.2, 3.3])
@@ -388,7 +403,15 @@ def test_real_spectra_give_the_counts_of_exspy():
     assert result.data.dtype == np.uint32
     axis = result.axes_manager.signal_axes[0]
     assert (axis.name, axis.units, axis.size) == ("width", "µm", 256)
+    part = signal.inav[64:192, 64:192]
+    part.compute()
+    assert "line-of-no-element" not in codes(element_maps(part))
     signal = hs.load(shared("data/bruker_test_TEM.bcf"))[1]
-    assert_element_maps(element_maps(signal), lines_of(signal, None), ["Cu", "O", "Pd", "Ti"])
+    result = element_maps(signal)
+    assert_element_maps(result, lines_of(signal, None), ["Cu", "O", "Pd", "Ti"])
+    (missing,) = (
+        d for d in from_metadata(result.metadata.Element_maps.diagnostics.as_dictionary()) if d.elements == ("Si",)
+    )
+    assert missing.code == "line-of-no-element" and str(missing).endswith("elements=['Cu', 'O', 'Pd', 'Ti', 'Si'].")
     made_by_exspy = element_maps(signal.get_lines_intensity())
     assert_element_maps(made_by_exspy, lines_of(signal, None), ["Cu", "O", "Pd", "Ti"])

@@ -79,6 +79,8 @@ FIGURES = {
     "FusedMultiModal.plot": lambda f: model().plot(crop=(3, 20, 2, 12)),
     "FusedMultiModal.plot_convergence": lambda f: model().plot_convergence(),
     "plot_drift": lambda f: hf.plot_drift(summed()),
+    "beside": lambda f: f.plot_fusion(["Pt", "O"], beside={"half": f * 0.5, "array": f.data}, same_limits=False),
+    "residuals_of_settings": lambda f: f.explore(["Pt", "O"], lambda_reg=[0.2, 5.0], residuals=True, **RUN),
     "composition": lambda f: percent(f).plot_fusion(),
     "composition_profile": lambda f: percent(f).plot_profile(*LINE, linewidth=1.5),
     "composition_colours": lambda f: percent(f).plot_rgb("Pt", "Fe", "O", limits={"Pt": (0, 60)}),
@@ -172,6 +174,29 @@ def test_every_figure_is_compared_with_an_image():
     assert {"ElementMaps.plot_fusion", "ElementMaps.explore", "Comparison.plot", "plot_drift"} <= found
     # those of arrays; that of grids is under explore, residuals and comparisons
     assert set(plot.__all__) - {"plot_grid"} <= {name.rpartition(".")[2] for name in FIGURES}
+
+
+def test_every_figure_saves_itself(tmp_path):
+    kinds = {kind.__name__: kind for kind in RETURNED} | {name: getattr(hf, name) for name in hf.__all__}
+    for name in public_figures():
+        kind, _, method = name.partition(".")
+        assert "save" in inspect.signature(getattr(kinds[kind], method) if method else kinds[kind]).parameters, name
+    fused().plot_selection(save=tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    "beside, sentence",
+    [
+        (["x"], "beside is a list: give {title: maps}"),
+        ({"x": 1.0}, r"x has shape \(\), expected \(3, 24, 30\)"),
+        ({"x": np.ones((2, 24, 30))}, r"x has shape \(2, 24, 30\), expected \(3, 24, 30\)"),
+        ({"x": hf.element_maps(hf.data.core_shell((24, 30)).signals()[0][:2])}, "no map of 'O'"),
+    ],
+)
+def test_maps_beside_others_are_of_the_same_elements_and_pixels(beside, sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        fused().plot_fusion(beside=beside)
 
 
 def test_figures_of_a_loaded_result_are_the_same(tmp_path):

@@ -3,6 +3,7 @@
 import functools
 
 import hyperspy.api as hs
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from helpers import fuse_with
@@ -69,6 +70,18 @@ def test_a_report_of_some_maps_is_about_these():
     np.testing.assert_allclose(fused.metadata.Fusion.counts, counts)
     with pytest.raises(ValueError, match="not the result of a fit"):
         fused._inputs.maps.report()
+
+
+def test_a_saved_report_has_its_figures_and_shows_none(tmp_path):
+    fused, path = reported("calibrated"), tmp_path / "report.html"
+    figures = plt.get_fignums()
+    assert str(fused.report(save=path)) == str(fused.report())
+    written = path.read_text(encoding="utf-8")
+    assert written.count("data:image/png;base64,") == 3 and fused.report()._repr_html_() in written
+    assert plt.get_fignums() == figures
+    with pytest.raises(ValueError, match="save is .*figures.pdf.*report.html"):
+        fused.report(save=tmp_path / "figures.pdf")
+    assert [one.name for one in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_an_image_is_used_without_smoothing_too():

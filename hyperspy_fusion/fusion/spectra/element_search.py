@@ -36,6 +36,8 @@ STRONG = 0.05
 OVERLAP = 0.3
 # an element is certain with so many standard deviations, by counts and by a tenth of the lines of its neighbours
 CERTAIN, CERTAIN_SCORE = 5.0, 8.0
+# part of the counts of all lines above which an element is clear; less is within the errors of quantification
+CLEAR = 0.03
 # lines nearer than this part of the width of a peak are one; an element explains lines as well as another where the
 # deviance grows by less than this part of what they explain
 SAME_LINE, AS_WELL = 0.4, 0.1
@@ -127,18 +129,51 @@ def find_elements(
     return sorted(_evidence(groups, summed, edges, candidates, chosen, calibration), key=lambda found: -found.evidence)
 
 
+def find_missing(
+    summed: np.ndarray,
+    energies: np.ndarray,
+    candidates: Sequence[ElementLines],
+    named: Sequence[str],
+    first: Calibration,
+) -> list[Evidence]:
+    """Elements beside those `named` that a summed spectrum shows clearly, the strongest first.
+
+    They are certain, as those of :func:`find_elements`, and have more than :data:`CLEAR` of the counts of all lines.
+    The arguments are those of :func:`find_elements`, but for `summed` (n_channels,).
+    """
+    edges = channel_edges(energies)
+    listed = [lines for lines in candidates if lines.element in named]
+    chosen, calibration = _added(summed, edges, candidates, listed, first)
+    if len(chosen) == len(listed):
+        return []
+    chosen = line_weights(SummedFit.of(summed, edges, chosen, calibration), summed[None])
+    found = _evidence(summed[None], summed, edges, candidates, chosen, calibration)
+    least = CLEAR * sum(one.counts for one in found)
+    clear = [one for one in found[len(listed) :] if one.is_certain and one.counts > least]
+    return sorted(clear, key=lambda one: -one.counts)
+
+
 def _in_sum(summed, edges, candidates, first):
-    chosen, calibration = [], first
+    chosen, calibration = _added(summed, edges, candidates, [], first)
+    return _pruned(summed, edges, chosen, calibration, len(chosen)), calibration
+
+
+def _added(summed, edges, candidates, chosen, first):
+    """The chosen elements, and after them those that the summed spectrum shows beside; and the calibration."""
+    calibration = first
     shapes = CandidateShapes.of(candidates, calibration, edges)
-    hats = continuum_hats(edges)
-    expected = hats @ poisson_ml(hats, summed)
+    if chosen:
+        expected = SummedFit.of(summed, edges, chosen, calibration).expected
+    else:
+        hats = continuum_hats(edges)
+        expected = hats @ poisson_ml(hats, summed)
     while len(chosen) < MOST:
         scores = shapes.scores(summed, expected, MODEL_ERROR, calibration, edges)
         scores[[lines.element in {own.element for own in chosen} for lines in candidates]] = 0
         best = int(np.argmax(scores))
         if scores[best] < SCORE:
             break
-        chosen.append(candidates[best])
+        chosen = [*chosen, candidates[best]]
         if len(chosen) in RECALIBRATED:
             calibration = energy_scale(summed, edges, chosen, calibration, first, largest=LARGEST)
             shapes = CandidateShapes.of(candidates, calibration, edges)
@@ -147,7 +182,7 @@ def _in_sum(summed, edges, candidates, first):
         if any(new is not old for new, old in zip(plausible, chosen, strict=True)):
             chosen, fit = plausible, SummedFit.of(summed, edges, plausible, calibration)
         expected = fit.expected
-    return _pruned(summed, edges, chosen, calibration, len(chosen)), calibration
+    return chosen, calibration
 
 
 def _pruned(summed, edges, chosen, calibration, n, ratios_known=False):

@@ -9,7 +9,6 @@ import numpy as np
 from hyperspy_fusion.fusion.checks import default_errstate
 from hyperspy_fusion.results.plot.panels import Panel, View, draw_columns, limits, new_figure, scale_bar
 
-_ROWS = ("raw", "fused", "truth", "errors")
 _ROW_TITLES = {"raw": "measured", "errors": "standard error"}
 # a warm, a greenish and a blue channel, which the colour-blind can distinguish, and which add up to white
 _CHANNELS = ((1.0, 0.35, 0.0), (0.0, 0.65, 0.4), (0.15, 0.4, 1.0))
@@ -25,6 +24,7 @@ def plot_fusion(
     haadf: np.ndarray | None = None,
     modelled_haadf: np.ndarray | None = None,
     errors: np.ndarray | None = None,
+    beside: dict | None = None,
     scale: float | tuple | None = None,
     units: str | None = None,
     offset: tuple = (0.0, 0.0),
@@ -45,21 +45,21 @@ def plot_fusion(
     one, may lie outside; the colour bar then ends in an arrow.
 
     Maps and their `errors` are ``(n_elements, ny, nx)``, images ``(ny, nx)``; those that are None are not drawn.
+    `beside` are further maps by the title of their row, below the fused ones.
     `scale` is the length of a pixel in `units`, or (height, width) of it; None is uncalibrated. `offset` is the
     position (y, x) of the first pixel. `crop` is ``(left, right, top, bottom)`` as in HyperSpy: integers are pixels,
     floats positions, and the ends are excluded. `quantity` labels the colour bars. With `same_limits=False` every panel
     has its own colours. Columns are wrapped after `per_row`, by default where more than six would stand side by side.
     `cmap` is the colour map of maps. Those of the elements in `flat` are grey, and their titles say that they show no
-    more than their mean. The axes returned are ``(rows, columns)``, rows in the order raw, fused, truth, errors.
+    more than their mean. The axes returned are ``(rows, columns)``, rows raw, fused, beside, truth, errors.
     """
-    rows, images = _checked_images(
-        {"raw": raw, "fused": fused, "truth": truth, "errors": errors},
-        {"HAADF": haadf, "modelled HAADF": modelled_haadf},
-        elements,
-    )
-    names = [name for name in _ROWS if name in rows or (name == "raw" and haadf is not None)]
+    others = {f"beside_{title}": maps for title, maps in (beside or {}).items()}
+    asked = {"raw": raw, "fused": fused, **others, "truth": truth, "errors": errors}
+    rows, images = _checked_images(asked, {"HAADF": haadf, "modelled HAADF": modelled_haadf}, elements)
+    names = [name for name in asked if name in rows or (name == "raw" and haadf is not None)]
     view = View.of(next(iter(rows.values())).shape[1:], scale, units, offset, crop)
-    columns = _columns(rows, images, names, elements, _ROW_TITLES | (row_titles or {}), flat)
+    titles = _ROW_TITLES | dict(zip(others, beside or (), strict=True)) | (row_titles or {})
+    columns = _columns(rows, images, names, elements, titles, flat)
     # "X-ray counts ()", as HyperSpy writes a quantity without unit, loses its brackets
     label = (quantity or "").replace("()", "").strip() or "intensity"
     labels = ["intensity"] * bool(images) + [label] * len(elements)
@@ -172,5 +172,6 @@ def _checked_images(rows, images, elements):
     for name, value in {**rows, **images}.items():
         expected = shape if name in rows else shape[1:]
         if value.shape != expected:
+            name = name.removeprefix("beside_")
             raise ValueError(f"{name} has shape {value.shape}, expected {expected} as of the {leading} maps.")
     return rows, images

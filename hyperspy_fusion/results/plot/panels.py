@@ -197,6 +197,22 @@ def new_figure(size):
     return plt.figure(figsize=size, layout="constrained")
 
 
+def as_png(draw) -> bytes:
+    """The figure of the axes that a function draws, as a .png; it is not shown."""
+    from io import BytesIO
+
+    import matplotlib.pyplot as plt
+
+    with plt.ioff():
+        figure = np.asarray(draw(), dtype=object).flat[0].figure
+    written = BytesIO()
+    try:
+        figure.savefig(written, format="png", dpi=150)
+    finally:
+        plt.close(figure)
+    return written.getvalue()
+
+
 def limits(images, noisy):
     """Colour limits of images that share them, without the outermost pixels of each, more of ``noisy`` ones."""
     tops = [100 - (_CLIPPED_NOISE_PERCENT if is_noisy else _CLIPPED_PERCENT) for is_noisy in noisy]
