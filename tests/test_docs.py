@@ -19,6 +19,7 @@ from hyperspy_fusion import api, data
 from hyperspy_fusion.cli.options import parsed
 from hyperspy_fusion.fusion.settings import SETTINGS
 from hyperspy_fusion.io import scan as scans
+from hyperspy_fusion.signals import fitted_maps
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [*REPOSITORY.glob("*.md"), *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -173,7 +174,8 @@ def quick(monkeypatch, tmp_path):
             options["settings"] = replace(settings, **{n: v for n, v in LEAST.items() if hasattr(settings, n)})
         return fuse(maps, haadf, **{"show_progressbar": False} | options)
 
-    monkeypatch.setattr(api, "fuse", quick_fuse)
+    for module in (api, fitted_maps):
+        monkeypatch.setattr(module, "fuse", quick_fuse)
     monkeypatch.setattr(BaseSignal, "fuse", lambda self, haadf, **options: quick_fuse(self, haadf, **options))
     monkeypatch.setattr(scans, "scan", lambda files, **options: scan(_loaded(files), **options))
     monkeypatch.setattr(hs, "load", load)
