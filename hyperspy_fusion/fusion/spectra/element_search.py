@@ -308,7 +308,8 @@ def _rivals(fit, edges, candidates, number, explained, first):
     """Elements whose lines in place of those of element `number` fit about as well.
 
     They are those that nobody named, with a main line at the same energy, and those of the model with the families
-    that it leaves out. Soft ones of these have an energy scale of their own: the element has drawn that of the fit.
+    that it leaves out. Soft ones of these are compared near the line, by the first calibration: the element has drawn
+    that of the fit.
     """
     lines, found = fit.elements[number], {}
     named = {own.element: own.names for own in fit.elements}
@@ -318,15 +319,14 @@ def _rivals(fit, edges, candidates, number, explained, first):
             own, reach = _of_top_family(rival), SAME_LINE
         else:
             own, reach = _without(rival, named[rival.element]), NEIGHBOUR
-        if rival.element != lines.element and np.any(
-            np.abs(own.energies[own.weights == 1] - energy) < reach * fit.calibration.fwhm(energy)
-        ):
+        near = np.abs(own.energies[own.weights == 1] - energy) < reach * fit.calibration.fwhm(energy)
+        if rival.element != lines.element and near.any():
             elements = [*fit.elements[:number], own, *fit.elements[number + 1 :]]
-            scale = fit.calibration
-            if rival.element in named and energy < SOFT:
-                scale = energy_scale(fit.summed, edges, elements, first, first, ratios_known=True, largest=LARGEST)
-            other = SummedFit.of(fit.summed, edges, elements, scale, True)
-            found[rival.element] = (deviances(other.expected, fit.summed) - deviances(fit.expected, fit.summed)).sum()
+            drawn = rival.element in named and energy < SOFT
+            other = SummedFit.of(fit.summed, edges, elements, first if drawn else fit.calibration, True)
+            grown = deviances(other.expected, fit.summed) - deviances(fit.expected, fit.summed)
+            inside = np.abs(edges[1:] - energy) < 2 * first.fwhm(energy) if drawn else slice(None)
+            found[rival.element] = grown[inside].sum()
     return tuple(e for e in sorted(found, key=found.__getitem__) if found[e] < max(SCORE, AS_WELL * explained))
 
 
