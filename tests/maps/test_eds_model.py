@@ -181,7 +181,7 @@ def test_an_element_whose_lines_another_one_explains_is_not_certain():
     assert "S" in alone.certain and "Mo" not in str(alone)
 
 
-@pytest.mark.parametrize("metal, light", [("Fe", "F"), ("Cr", "O")])
+@pytest.mark.parametrize("metal, light", [("Fe", "F"), ("Cr", "O"), ("Ca", "C")])
 def test_soft_lines_of_a_metal_are_no_certain_light_element(metal, light):
     found = hyperspy_fusion.suggest_elements(scan({metal: {"K": 2e4, "L": 6e4}, "Si": {"K": 2e4}}))
     assert {metal, "Si"} == set(found.certain)

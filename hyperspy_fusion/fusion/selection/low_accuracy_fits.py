@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyperspy_fusion.fusion.result import StopReason
+from hyperspy_fusion.fusion.selection.band_components import BandComponentsByFold
 from hyperspy_fusion.fusion.selection.cross_validation import HeldOutCounts, band_folds, folds_of
 from hyperspy_fusion.fusion.selection.model_averaging import EnsembleFit
 from hyperspy_fusion.fusion.selection.spectral_components import ComponentsByFold
@@ -54,10 +55,16 @@ class Part:
     def of(cls, observation, settings, out_of_window, rng):
         scan, noise, spectra = observation.scan, observation.noise, None
         folds = folds_of(scan.maps, scan.valid, noise.counts_scale, noise.variances, noise.background, rng)
-        if out_of_window is not None and isinstance(folds[0], HeldOutCounts):
-            spectra = ComponentsByFold.of(observation, out_of_window, settings, len(folds), rng)
+        if isinstance(folds[0], HeldOutCounts):
+            spectra = cls.components_of(observation, out_of_window, settings, len(folds), rng)
         # single precision is enough for a comparison
         return cls(observation, replace(observation, dtype=np.dtype(np.float32)), folds, spectra)
+
+    @staticmethod
+    def components_of(observation, out_of_window, settings, n_folds=0, rng=None):
+        """Components of the spectra, and of those without each fold; None where there are none."""
+        rng = np.random.default_rng() if rng is None else rng
+        return ComponentsByFold.of(observation, out_of_window, settings, n_folds, rng)
 
 
 class LowAccuracyFits:
@@ -144,7 +151,12 @@ class SpectralPart(Part):
     @classmethod
     def of(cls, observation, settings, out_of_window, rng):
         folds = band_folds(observation.counts, observation.matrix, observation.valid, rng)
-        return cls(observation, observation.with_dtype(np.float32), folds, None)
+        spectra = cls.components_of(observation, out_of_window, settings)
+        return cls(observation, observation.with_dtype(np.float32), folds, spectra)
+
+    @staticmethod
+    def components_of(observation, out_of_window, settings, n_folds=0, rng=None):
+        return BandComponentsByFold.of(observation, settings)
 
 
 class LowAccuracySpectralFits(LowAccuracyFits):

@@ -20,7 +20,7 @@ all of them. The candidates are fits of low accuracy to all folds but one. In ps
     weights = p * stacking weights + (1 - p) * pseudo-BMA+ weights (stacking).
 
 Fits to whole spectra are chosen in the same way, by the held-out counts of all bands. Their penalty is never joint, and
-the best is a candidate with half and twice its weight too.
+the best is a candidate with half and twice its weight too. Their components are those of all bands (band_components).
 
 The result is the weighted mean of the candidates, fitted to all data (model_averaging). ``"tv"`` is a candidate only
 where it is given by name.
@@ -49,7 +49,6 @@ from hyperspy_fusion.fusion.selection.low_accuracy_fits import FITS, OPEN, Choic
 from hyperspy_fusion.fusion.selection.model_averaging import EnsembleFit, weighted_mean
 from hyperspy_fusion.fusion.selection.paired_comparison import SIGNIFICANT, PairedComparison, in_standard_errors
 from hyperspy_fusion.fusion.selection.selection import Selection, in_words
-from hyperspy_fusion.fusion.selection.spectral_components import ComponentsByFold
 from hyperspy_fusion.fusion.selection.stacking import pseudo_bma_weights, stacking_weights, without_small
 
 _logger = logging.getLogger(__name__)
@@ -131,7 +130,7 @@ def ensemble_of(selection, observation, settings, out_of_window=None):
         chosen, source = settings.chosen(*choice[: len(OPEN)]), observation
         if choice.components:
             number = replace(settings, components=choice.components)
-            spectra = ComponentsByFold.of(observation, out_of_window, number, 0, np.random.default_rng())
+            spectra = FITS[observation.kind][0].components_of(observation, out_of_window, number)
             if spectra is None:
                 continue
             source = spectra.components

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -91,31 +92,23 @@ class Components:
         bands[:, ~used] = means[:, None]
         whitening = np.sqrt(np.concatenate([noise.counts_scale, np.ones(len(out_of_window))]) * means)
         bands /= whitening[:, None, None]
-        strengths, axes = _signal_axes(bands)
-        r = number_of_components(strengths) if number is None else min(number, len(strengths))
-        axes = axes[:, :r]
-        components = np.tensordot(axes.T, bands, 1)
-        out_of_window_variance = _variance(axes[n:], bands[n:])
-        variance = _variance(axes[:n], bands[:n]) + out_of_window_variance
-        # far above what noise takes it to
-        offset = 5 + 2 * np.array([max(-gaussian_filter(c, _WIDTH / 2).min(), 0.0) for c in components])
-        offset += 5 * np.sqrt(variance.mean(axis=(1, 2)))
+        found = found_components(bands, number, used, observation, settings)
+        axes = found.axes
         totals = np.sum(scan.maps - noise.background, axis=(1, 2), where=scan.valid)
         return cls(
-            observation=_observed(components + offset[:, None, None], variance, used, observation, settings),
-            strengths=np.maximum(strengths[:r], 1e-4 * strengths[0]),
+            observation=found.observation,
+            strengths=found.strengths,
             directions=axes[:n].T / whitening[:n],
             readout=axes[:n] * whitening[:n, None],
-            offset=offset,
+            offset=found.offset,
             of_maps=observation,
-            out_of_window_variance=out_of_window_variance,
+            out_of_window_variance=_variance(axes[n:], bands[n:]),
             totals=np.where(settings.keep_totals, totals, np.nan),
         )
 
     def problem(self, settings):
         """The :class:`ComponentProblem` under the penalty and the weight of some settings."""
-        weights = settings.lambda_reg * (self.strengths / self.strengths[0]) ** -_EXPONENT
-        return ComponentProblem(self, self.observation.problem(_component_settings(settings, weights)))
+        return ComponentProblem(self, problem_of_components(self, settings))
 
     def maps(self, components):
         """(n, ny, nx) maps of components (r, ny, nx) as they are fitted, with their offset."""
@@ -125,6 +118,34 @@ class Components:
         kept = (self.totals > 0) & (totals > 0)
         factors = np.divide(self.totals, totals, out=np.ones_like(totals), where=kept)
         return (maps * factors[:, None, None]).astype(components.dtype)
+
+
+class FoundComponents(NamedTuple):
+    """Components of whitened bands: as an observation with an offset, their strengths, and the axes (bands, r)."""
+
+    observation: Observation
+    strengths: np.ndarray
+    axes: np.ndarray
+    offset: np.ndarray
+
+
+def found_components(bands, number, used, observation, settings):
+    """The :class:`FoundComponents` of bands (B, ny, nx) with the mean in pixels not ``used``; None for any number."""
+    strengths, axes = _signal_axes(bands)
+    r = number_of_components(strengths) if number is None else min(number, len(strengths))
+    axes = axes[:, :r]
+    components, variance = np.tensordot(axes.T, bands, 1), _variance(axes, bands)
+    # far above what noise takes it to
+    offset = 5 + 2 * np.array([max(-gaussian_filter(c, _WIDTH / 2).min(), 0.0) for c in components])
+    offset += 5 * np.sqrt(variance.mean(axis=(1, 2)))
+    observed = _observed(components + offset[:, None, None], variance, used, observation, settings)
+    return FoundComponents(observed, np.maximum(strengths[:r], 1e-4 * strengths[0]), axes, offset)
+
+
+def problem_of_components(components, settings):
+    """The :class:`CalibratedProblem` of components under the penalty and the weight of some settings."""
+    weights = settings.lambda_reg * (components.strengths / components.strengths[0]) ** -_EXPONENT
+    return components.observation.problem(_component_settings(settings, weights))
 
 
 def _component_settings(settings, weights):

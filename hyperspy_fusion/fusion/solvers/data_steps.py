@@ -31,6 +31,7 @@ class OfMaps:
 
     kernels = kernels.CALIBRATED
     every = sys.maxsize
+    keeps_best = False
 
     def __init__(self, problem, state, map_work):
         self.data, self.work = problem.data, map_work
@@ -53,6 +54,7 @@ class OfBands:
 
     kernels = kernels.OF_BANDS
     every = EVERY
+    keeps_best = True
 
     def __init__(self, problem, state, map_work):
         data, (n, _, nx), workers = problem.data, problem.shape, len(map_work)

@@ -28,6 +28,7 @@ maps of the iteration before.
 
 Counts in bands, each a mixture of the maps, couple the maps of a pixel too. Every few iterations the loop replaces
 their term by its majorant at the present maps, which does not: :mod:`~.data_steps`. The gap is that of the term itself.
+The objective of the iterates may rise a little, so that the fit keeps the maps of the lowest one that was evaluated.
 
 Gap: objective less a lower bound of it. The bound is the minimum of the Lagrangian over maps and slopes of at most
 twice the largest value found or measured. For penalties with slopes, the violation of ``D^T q = L^T y``, times twice
@@ -42,7 +43,7 @@ from hyperspy_fusion.fusion.result import CostHistory, FusionResult, StopReason,
 from hyperspy_fusion.fusion.solvers import kernels
 from hyperspy_fusion.fusion.solvers.data_steps import STEPS
 from hyperspy_fusion.fusion.solvers.loop import asked_to_stop, prepared
-from hyperspy_fusion.fusion.solvers.primal_dual_state import GAP_OF_SETTLED, PrimalDualState, Stopping
+from hyperspy_fusion.fusion.solvers.primal_dual_state import GAP_OF_SETTLED, BestMaps, PrimalDualState, Stopping
 from hyperspy_fusion.fusion.terms.objective import HaadfTerms
 from hyperspy_fusion.fusion.terms.penalties import cell_adjoint
 
@@ -123,6 +124,7 @@ class Iteration:
         n, ny, nx = problem.shape
         penalty, dtype = problem.penalty, problem.dtype
         self.problem, self.state, self.penalty = problem, state, penalty
+        state.show_last()
         self.real = dtype.type
         self.images = HaadfTerms.of(problem)
         self.relaxation = _RELAXATION_MAJORISED if self.images.is_blurred else RELAXATION
@@ -312,6 +314,13 @@ class Iteration:
         gap = (terms.total - lower) / max(size, 1e-3 * self.n_valid)
         state.records = [r for r in state.records if r[0] < state.n_iter] + [(state.n_iter, terms, gap)]
 
+    def _best(self, terms, size):
+        """Terms and size of the maps of the lowest objective so far, which the state keeps."""
+        state = self.state
+        if state.best is None or not terms.total >= state.best.terms.total:  # NaN is reported at once
+            state.best = BestMaps(terms, size, state.z.copy(), state.v.copy())
+        return state.best.terms, state.best.size
+
     def terms_and_bound(self):
         """Terms of the objective, the lower bound of their total, and the size to which the gap is relative."""
         state, factors = self.state, self.state.factors().astype(self.real)
@@ -324,7 +333,10 @@ class Iteration:
         lower = bound - linear - float(self._theta().astype(np.float64) @ totals) - self._slack(factors)
         # contrast that the forward model cannot explain, however large, must not make the relative gap small
         size = data + penalty + min(haadf, self.images.n_pixels / 2)
-        return Terms(haadf, data, penalty, haadf + data + penalty), lower, size
+        terms = Terms(haadf, data, penalty, haadf + data + penalty)
+        if self.steps.keeps_best:
+            terms, size = self._best(terms, size)
+        return terms, lower, size
 
     def sums_of_terms(self, factors, upper):
         """Of the maps, of the images, of the least Lagrangian of both, and of what is to be subtracted from it."""
@@ -370,6 +382,7 @@ class Iteration:
         state, problem = self.state, self.problem
         if not state.records or state.records[-1][0] != state.n_iter:
             self.evaluate()
+        state.show_best()
         maps = state.z * (state.factors() * problem.scales).astype(self.real)[:, None, None]
         return FusionResult(
             maps=maps,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
+from hyperspy_fusion.fusion.result import Terms
 from hyperspy_fusion.fusion.terms.objective import Objective
 
 # a fit with tol="settled" ends so near to its final maps, in standard errors of each map
@@ -39,6 +41,15 @@ class Stopping:
         if settings.tol == "settled":
             return cls(settings.max_iter, settled=SETTLED)
         return cls(settings.max_iter, gap=settings.tol)
+
+
+class BestMaps(NamedTuple):
+    """Maps and slopes of the lowest objective that was evaluated, its terms, and the size of its gap."""
+
+    terms: Terms
+    size: float
+    z: np.ndarray
+    v: np.ndarray
 
 
 @dataclass
@@ -79,6 +90,10 @@ class PrimalDualState:
         Of the running call, that is done, as estimated.
     checked, moves
         Maps at the last evaluation, and how far the maps moved between evaluations, in standard errors.
+    best
+        The :class:`BestMaps` of a fit of counts in bands. Between two calls, ``z`` and ``v`` are these.
+    last
+        ``z`` and ``v`` of the last iteration, between two calls of such a fit.
     """
 
     problem: Objective
@@ -100,6 +115,8 @@ class PrimalDualState:
     checked: np.ndarray | None = None
     moves: list = field(default_factory=list)
     fraction: float = 0.0
+    best: BestMaps | None = None
+    last: tuple | None = None
 
     @classmethod
     def of(cls, problem, *, z=None, y=None, v=None, q=None, theta=None, ratios=(1.0, 1.0)):
@@ -128,6 +145,16 @@ class PrimalDualState:
     def gap(self):
         """The relative duality gap last evaluated."""
         return self.records[-1][2] if self.records else np.inf
+
+    def show_best(self):
+        """At the end of a call: show the maps of the lowest objective, and keep those to continue from."""
+        if self.best is not None:
+            self.last, (self.z, self.v) = (self.z, self.v), self.best[2:]
+
+    def show_last(self):
+        """At the start of a call: the maps of the last iteration."""
+        if self.last is not None:
+            (self.z, self.v), self.last = self.last, None
 
     def factors(self):
         """(n,) factors that bring the maps to their totals."""

@@ -126,7 +126,8 @@ def find_elements(
         kept = _pruned(summed, edges, [*chosen, *beside], calibration, n, known)
         n, chosen = n - (len(chosen) + len(beside) - len(kept)), kept
     chosen = line_weights(SummedFit.of(summed, edges, chosen, calibration, known), groups)
-    return sorted(_evidence(groups, summed, edges, candidates, chosen, calibration), key=lambda found: -found.evidence)
+    found = _evidence(groups, summed, edges, candidates, chosen, (calibration, first))
+    return sorted(found, key=lambda one: -one.evidence)
 
 
 def find_missing(
@@ -318,7 +319,8 @@ def _of_top_family(lines):
     return ElementLines(lines.element, names, lines.energies[own], lines.weights[own], lines.mapped[own])
 
 
-def _evidence(groups, summed, edges, candidates, chosen, calibration):
+def _evidence(groups, summed, edges, candidates, chosen, calibrations):
+    calibration, first = calibrations
     fit = SummedFit.of(summed, edges, chosen, calibration, True)
     columns, errors = fit.columns()[0], fit.systematic()
     counts = np.zeros(columns.shape[1])
@@ -331,17 +333,18 @@ def _evidence(groups, summed, edges, candidates, chosen, calibration):
     mains = [tuple(_main_lines(lines)) for lines in chosen]
     inside = fit.window_counts()
     overlaps = [_overlaps(inside[k], k, chosen) for k in range(len(chosen))]
-    rivals = [_rivals(fit, edges, candidates, k, explained[k]) for k in range(len(chosen))]
+    rivals = [_rivals(fit, edges, candidates, k, explained[k], first) for k in range(len(chosen))]
     values = counts.tolist(), explained.tolist(), errors.tolist()
     rows = zip(chosen, *values, scores, mains, overlaps, rivals, strict=False)
     return [Evidence(lines.element, *values) for lines, *values in rows]
 
 
-def _rivals(fit, edges, candidates, number, explained):
+def _rivals(fit, edges, candidates, number, explained, first):
     """Elements whose lines in place of those of element `number` fit about as well.
 
     They are those that nobody named, with a main line at the same energy, and those of the model with the families
-    that it leaves out.
+    that it leaves out. Soft ones of these are compared near the line, by the first calibration: the element has drawn
+    that of the fit.
     """
     lines, found = fit.elements[number], {}
     named = {own.element: own.names for own in fit.elements}
@@ -351,12 +354,14 @@ def _rivals(fit, edges, candidates, number, explained):
             own, reach = _of_top_family(rival), SAME_LINE
         else:
             own, reach = _without(rival, named[rival.element]), NEIGHBOUR
-        if rival.element != lines.element and np.any(
-            np.abs(own.energies[own.weights == 1] - energy) < reach * fit.calibration.fwhm(energy)
-        ):
+        near = np.abs(own.energies[own.weights == 1] - energy) < reach * fit.calibration.fwhm(energy)
+        if rival.element != lines.element and near.any():
             elements = [*fit.elements[:number], own, *fit.elements[number + 1 :]]
-            other = SummedFit.of(fit.summed, edges, elements, fit.calibration, True)
-            found[rival.element] = (deviances(other.expected, fit.summed) - deviances(fit.expected, fit.summed)).sum()
+            drawn = rival.element in named and energy < SOFT
+            other = SummedFit.of(fit.summed, edges, elements, first if drawn else fit.calibration, True)
+            grown = deviances(other.expected, fit.summed) - deviances(fit.expected, fit.summed)
+            inside = np.abs(edges[1:] - energy) < 2 * first.fwhm(energy) if drawn else slice(None)
+            found[rival.element] = grown[inside].sum()
     return tuple(e for e in sorted(found, key=found.__getitem__) if found[e] < max(SCORE, AS_WELL * explained))
 
 

@@ -8,13 +8,15 @@ import pytest
 from hyperspy_fusion.fusion.problems.base import FusionProblem
 from hyperspy_fusion.fusion.problems.spectral import SpectralObservation, estimates_of_pixels, pixel_readout
 from hyperspy_fusion.fusion.result import StopReason
+from hyperspy_fusion.fusion.selection.band_components import BandComponents
 from hyperspy_fusion.fusion.selection.cross_validation import band_folds
-from hyperspy_fusion.fusion.selection.model_averaging import AveragedProblem
-from hyperspy_fusion.fusion.selection.search import select
+from hyperspy_fusion.fusion.selection.model_averaging import AveragedProblem, EnsembleFit
+from hyperspy_fusion.fusion.selection.search import ensemble_of, select
 from hyperspy_fusion.fusion.settings import AutoSettings, CalibratedSettings
 from hyperspy_fusion.fusion.solvers.data_steps import EVERY
 from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
 from hyperspy_fusion.fusion.spectra.line_model import SpectralModel
+from hyperspy_fusion.fusion.spectra.scan_spectra import ScanSpectra
 from hyperspy_fusion.fusion.terms.scan_data import ScanData
 from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
 
@@ -126,11 +128,11 @@ def test_haadf_term_acts_on_maps_alone_and_the_gain_is_that_of_the_image():
 
 def test_choice_by_held_out_bands_and_average():
     """The ensemble has weights of its own for each map, and its maps are near the truth."""
-    settings = AutoSettings(regularization="directional", lambda_haadf=0.0)
+    settings = AutoSettings(regularization="directional", lambda_haadf=0.0, components=0)
     observation, maps = observed(settings, counts=3.0)
     ensemble, selection = select(observation, settings, 1)
     weights = np.array([fit.weights for fit in ensemble])
-    assert weights.shape[1] == 3 and selection.weights.shape[1] == 3
+    assert weights.shape[1] == 3 and selection.weights.shape[1] == 3 and "components" not in selection.tried
     np.testing.assert_allclose(weights.sum(axis=0), 1)
     assert not any(fit.settings.joint for fit in ensemble)
     problem = AveragedProblem.of(ensemble)
@@ -139,6 +141,64 @@ def test_choice_by_held_out_bands_and_average():
     parts = problem.attribution(state, result.maps)
     moved = result.maps - observation.of_maps.problem(DIRECTIONAL).measured()
     np.testing.assert_allclose(sum(parts.values()), moved, atol=1e-3)
+
+
+def test_as_many_components_as_bands_are_the_estimates_of_pixels():
+    observation, _ = observed()
+    components = BandComponents.of(observation, DIRECTIONAL, len(observation.counts))
+    t = components.observation.scan.maps
+    np.testing.assert_allclose(
+        np.tensordot(components.readout, t - components.offset[:, None, None], 1),
+        np.tensordot(pixel_readout(observation.matrix, observation.totals), observation.counts, 1),
+        atol=1e-8,
+    )
+    seen = np.tensordot(components.directions, observation.counts, 1) + components.offset[:, None, None]
+    np.testing.assert_allclose(seen, t, atol=1e-8)
+    columns = components.columns(t)
+    assert columns.min() >= 0 and components.maps(t).shape[0] == 3
+    np.testing.assert_allclose(columns.sum((1, 2)), np.maximum(observation.totals, 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("number", [2, "auto"])
+def test_components_are_candidates_beside_fits_of_spectra(number):
+    settings = AutoSettings(regularization="directional", lambda_reg=1.0, lambda_haadf=0.0, components=number)
+    observation, _ = observed(settings, counts=0.5)
+    ensemble, selection = select(observation, settings, 1)
+    tried = set(selection.tried.get("components", [0]))
+    assert 0 in tried and len(tried) == 2 and number in ("auto", max(tried))
+    assert ensemble[0].source is observation
+    again = ensemble_of(selection, observation, settings)
+    assert [type(fit.source) for fit in again] == [type(fit.source) for fit in ensemble]
+
+
+def test_averages_with_components_have_errors_and_attribution():
+    """Replicates draw the same bands for all fits; masked pixels and bands without counts do not matter."""
+    settings, (model, scan, counts, maps) = DIRECTIONAL, scan_of()
+    valid = np.ones((SIZE, SIZE), bool)
+    valid[5:9, 5:9] = False
+    counts = np.where(valid, counts, 77)
+    counts[-1, valid] = 0
+    model = ScanSpectra(model, counts).of_pixels(valid).model
+    scan = replace(scan, valid=np.broadcast_to(valid, scan.maps.shape))
+    observation = SpectralObservation.of(scan, model, counts, settings, 1)
+    half = np.full(3, 0.5)
+    ensemble = [EnsembleFit(settings, half, s) for s in (observation, BandComponents.of(observation, settings))]
+    problem = AveragedProblem.of(ensemble)
+    result, state = problem.solve(settings, None, num_workers=1)
+    np.testing.assert_allclose(result.maps[:, valid].sum(1), observation.totals[:3], rtol=1e-3)
+    moved = result.maps - observation.of_maps.problem(settings).measured()
+    parts = sum(problem.attribution(state, result.maps).values())
+    np.testing.assert_allclose(parts[:, valid], moved[:, valid], atol=1e-3)
+    first = problem.problems[0].resample(settings, state.states[0], result.maps, (0, 1))
+    second = problem.problems[1].resample(settings, state.states[1], result.maps, (0, 1), (first,))
+    inner, components = second.inner, problem.problems[1].components
+    drawn = np.tensordot(components.directions, first.source.counts, 1) + components.offset[:, None, None]
+    seen = inner.data.beta / np.where(inner.data.slope > 0, inner.data.slope, 1) * inner.scales[:, None, None]
+    np.testing.assert_allclose(seen[:, valid], drawn[:, valid], rtol=1e-4, atol=1e-3)
+    found = bootstrap(problem, settings, state, result.maps, number=3, num_workers=1)
+    off = np.sqrt(np.mean((result.maps - maps[:3])[:, valid] ** 2, axis=1))
+    error = np.sqrt(np.mean(found.errors**2, axis=(0, 2, 3)))
+    assert np.all((error > 0.3 * off) & (error < 3 * off))
 
 
 def test_scores_of_bands_have_the_gradient_of_their_columns():
