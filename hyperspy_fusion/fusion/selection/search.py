@@ -34,7 +34,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.checks import is_open, values_of
@@ -369,7 +369,7 @@ class _Search:
         by_chance = (np.count_nonzero(own) - own.shape[1]) / of_average.size
         ahead = in_standard_errors(of_average - max(scores, key=np.sum) - by_chance)
         # between both, by the probability that the average by stacking predicts better
-        stacked = float(norm.cdf(ahead - SIGNIFICANT / 2))
+        stacked = float(ndtr(ahead - SIGNIFICANT / 2))
         weights = stacked * weights + (1 - stacked) * pseudo_bma_weights(scores)[:, None]
         weights = without_small(weights)
         order = np.argsort(-weights.sum(axis=1), kind="stable")

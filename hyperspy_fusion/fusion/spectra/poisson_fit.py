@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import poisson
+from scipy.special import gammaln, xlogy
 
 # Newton steps, and the decrease of the objective in units of the likelihood at which they end
 STEPS = 60
@@ -94,5 +94,6 @@ def expected_deviances(expected):
     """Mean Poisson deviance of each channel with so many expected counts: about one, and less for few counts."""
     few = np.clip(expected, 1e-12, FEW)[:, None]
     counts = np.arange(4 * FEW)
-    of_few = (poisson.pmf(counts, few) * deviances(few, counts)).sum(axis=1)
+    probabilities = np.exp(xlogy(counts, few) - few - gammaln(counts + 1))
+    of_few = (probabilities * deviances(few, counts)).sum(axis=1)
     return np.where(expected < FEW, of_few, 1 + 1 / (6 * np.maximum(expected, FEW)))
