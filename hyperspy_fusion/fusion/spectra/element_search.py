@@ -148,7 +148,7 @@ def find_missing(
     if len(chosen) == len(listed):
         return []
     chosen = line_weights(SummedFit.of(summed, edges, chosen, calibration), summed[None])
-    found = _evidence(summed[None], summed, edges, candidates, chosen, calibration)
+    found = _evidence(summed[None], summed, edges, candidates, chosen, (calibration, first))
     least = CLEAR * sum(one.counts for one in found)
     clear = [one for one in found[len(listed) :] if one.is_certain and one.counts > least]
     return sorted(clear, key=lambda one: -one.counts)
