@@ -3,7 +3,7 @@ import gc
 import os
 import sys
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 # threads that wait must not keep the other processes from their work; set here, and read by the processes of xdist
@@ -19,12 +19,11 @@ OF_FUSION = Path(__file__).parent / "fusion"
 # tests of spectra, ptychography and a series, which fusion/ gets from HyperSpy
 OF_SIGNALS = {"test_eds_model.py", "test_spectral_fits.py", "test_images.py"}
 OF_SIGNALS |= {"test_the_weight_along_the_stack_is_chosen"}
-TRACED = set()
 
 
 @contextmanager
 def untraced():
-    """Without the trace of the coverage, which makes HyperSpy and the compilation half as slow again."""
+    """Without the trace of the coverage, which makes the compilation half as slow again."""
     trace = sys.gettrace()
     of_coverage = type(trace).__module__ == "coverage"  # that of a debugger stays
     if of_coverage:
@@ -36,15 +35,19 @@ def untraced():
             sys.settrace(trace)
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_protocol(item):
-    """What is measured is how much of fusion/ its own tests and those of signals reach, each with one set of values."""
-    is_of_fusion = OF_FUSION in item.path.parents or bool({item.path.name, item.name} & OF_SIGNALS)
-    # interpreted kernels have a branch for each value
-    is_new = item.function not in TRACED or bool(os.environ.get("NUMBA_DISABLE_JIT"))
-    TRACED.add(item.function)
-    with nullcontext() if is_of_fusion and is_new else untraced():
-        yield
+def pytest_collection_modifyitems(config, items):
+    """With ``--cov``, the tests of fusion/ and of what it gets from signals, each function with one set of values."""
+    if not config.getoption("cov_source", default=None):
+        return
+    kept, known, interpreted = [], set(), bool(os.environ.get("NUMBA_DISABLE_JIT"))
+    for item in items:
+        is_of_fusion = OF_FUSION in item.path.parents or bool({item.path.name, item.name} & OF_SIGNALS)
+        # interpreted kernels have a branch for each value
+        if is_of_fusion and (interpreted or item.function not in known):
+            kept.append(item)
+        known.add(item.function)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
 
 
 def pytest_collection_finish():
