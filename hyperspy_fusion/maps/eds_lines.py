@@ -34,6 +34,7 @@ from hyperspy_fusion.maps.eds_windows import (
     n_channels,
     overlap_diagnostics,
     runs_of,
+    sum_spectrum,
 )
 from hyperspy_fusion.maps.suggestion import missing_diagnostics, suggest_elements
 
@@ -106,8 +107,9 @@ def line_counts(signal: Any, request: SourceRequest) -> LineCounts:
     _logger.info("X-ray lines: %s", lines)
     width = request.integration_windows
     windows = {element: line_windows(signal, names, width) for element, names in lines.items()}
-    missing = missing_diagnostics(signal, lines) if request.is_of_file else []
-    found += [*left_out, *missing, *overlap_diagnostics(signal, lines, windows, width)]
+    spectrum = None if signal._lazy else sum_spectrum(signal)
+    missing = missing_diagnostics(signal, spectrum, lines) if request.is_of_file else []
+    found += [*left_out, *missing, *overlap_diagnostics(signal, spectrum, lines, windows, width)]
     beside = _background_windows(signal, lines, windows) if request.beside and request.is_of_file else {}
     sums = window_sums(signal, [*windows.values(), *beside.values()])
     ratios = {e: n_channels(windows[e]) / n_channels(own) for e, own in beside.items()}

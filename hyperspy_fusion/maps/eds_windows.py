@@ -86,17 +86,19 @@ def lines_within(signal: Any, low: float, high: float, mapped: Any = ()) -> list
 # ---- overlaps -------------------------------------------------------------------------------------------
 
 
-def overlap_diagnostics(signal: Any, lines: dict, windows: dict, width: float) -> list[Diagnostic]:
+def overlap_diagnostics(
+    signal: Any, spectrum: np.ndarray | None, lines: dict, windows: dict, width: float
+) -> list[Diagnostic]:
     """Codes ``"windows-share-channels"`` and ``"lines-overlap"``, by the counts that other elements add.
 
-    `lines` are the names of the lines of each element and `windows` their channels. Serious above :data:`STRAY` of the
-    counts in a window, and information below. Lazy spectra are not read for that: their overlaps are notes.
+    `spectrum` is the sum of all, `lines` are the names of the lines of each element and `windows` their channels.
+    Serious above :data:`STRAY` of the counts in a window, and information below. Lazy spectra are not summed for that
+    (`spectrum` is None): their overlaps are notes.
     """
     shared = _shared_channels(windows)
     near = _near_lines(signal, lines, max(width, WINDOW_WIDTH), shared)
     if not (shared or near):
         return []
-    spectrum = None if signal._lazy else sum_spectrum(signal)
     rivals = {element: {e for pair in shared if element in pair for e in pair} - {element} for element in windows}
     rivals |= {name: {element_of(line) for line in others} for name, others in near.items()}
     added = {

@@ -23,7 +23,6 @@ from hyperspy_fusion.maps.eds_spectra import (
     energies_in_kev,
     resolution_of,
 )
-from hyperspy_fusion.maps.eds_windows import sum_spectrum
 
 # lines of lighter elements are in the noise of the detector
 _LIGHTEST = 6
@@ -131,15 +130,15 @@ def suggest_elements(eds: Any) -> ElementSuggestion:
     return ElementSuggestion(tuple(one for one in found if one.evidence > _LEAST))
 
 
-def missing_diagnostics(eds: Any, named: Iterable[str]) -> list[Diagnostic]:
-    """Code ``"line-of-no-element"``: elements beside those `named` that the summed spectrum shows clearly.
+def missing_diagnostics(eds: Any, spectrum: np.ndarray | None, named: Iterable[str]) -> list[Diagnostic]:
+    """Code ``"line-of-no-element"``: elements beside those `named` that the summed `spectrum` shows clearly.
 
-    Spectra that are lazy, or no counts, are not searched.
+    Spectra that are lazy (None), or no counts, are not searched.
     """
-    candidates = [] if eds._lazy else _candidates(eds)
+    candidates = [] if spectrum is None else _candidates(eds)
     energies = energies_in_kev(eds)
     used = _used_channels(energies)
-    summed = sum_spectrum(eds)[used] if candidates else np.zeros(1)
+    summed = spectrum[used] if candidates else np.zeros(1)
     if not 1 <= summed.sum() < _MOST_COUNTS or summed.min() < 0 or np.any(summed != np.rint(summed)):
         return []
     summed, energies = _wide_channels(summed[None], energies[used])

@@ -201,6 +201,18 @@ def test_an_overlapped_element_is_certain_by_two_families(overlaps, lines, certa
     assert found.is_certain is certain
 
 
+@pytest.mark.parametrize("lost", ["", "Co"])
+@pytest.mark.parametrize("offset, gain", [(0.0, 1.0), (0.02, 1.0), (0.0, 1.008)])
+def test_elements_without_a_map_are_named_on_an_axis_that_is_off(lost, offset, gain):
+    elements = "Ba Sr Co Fe O".split()
+    signal = scan({symbol: {"K": 2e4, "L": 1e5} for symbol in elements}, dtype="uint32")
+    axis = signal.axes_manager[-1]
+    axis.scale, axis.offset = gain * axis.scale, axis.offset + offset
+    signal.set_elements([symbol for symbol in elements if symbol != lost])
+    found = hyperspy_fusion.element_maps(signal).metadata.Element_maps.get_item("diagnostics.codes", [])
+    assert ("line-of-no-element" in found) == bool(lost)
+
+
 def test_spectra_without_lines_suggest_nothing_and_others_are_refused():
     assert not hyperspy_fusion.suggest_elements(eds()).certain
     empty = scan()

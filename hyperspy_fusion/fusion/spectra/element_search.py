@@ -161,7 +161,7 @@ def _in_sum(summed, edges, candidates, first):
 
 def _added(summed, edges, candidates, chosen, first):
     """The chosen elements, and after them those that the summed spectrum shows beside; and the calibration."""
-    calibration = first
+    calibration = energy_scale(summed, edges, chosen, first, first, largest=LARGEST) if chosen else first
     shapes = CandidateShapes.of(candidates, calibration, edges)
     if chosen:
         expected = SummedFit.of(summed, edges, chosen, calibration).expected
