@@ -92,7 +92,10 @@ def report_of(maps: Any) -> Report:
     listed = list(fit["elements"])
     index = [listed.index(element) for element in maps.elements]
     found = from_metadata(fit["diagnostics"])
-    found = [d for d in found if not d.elements or set(d.elements) & set(maps.elements)]
+    # those about other maps of the fit are left out; an element without any map concerns all
+    found = [
+        d for d in found if not d.elements or set(d.elements) - set(listed) or set(d.elements) & set(maps.elements)
+    ]
     return Report(
         title=str(maps.metadata.General.title),
         rows=[_row(fit, i) for i in index],

@@ -11,6 +11,7 @@ from results_data import QUICK
 from scipy.ndimage import gaussian_filter
 
 from hyperspy_fusion import data
+from hyperspy_fusion.diagnostics import Diagnostic, as_metadata
 from hyperspy_fusion.results.report import used_edges
 
 
@@ -70,6 +71,14 @@ def test_a_report_of_some_maps_is_about_these():
     np.testing.assert_allclose(fused.metadata.Fusion.counts, counts)
     with pytest.raises(ValueError, match="not the result of a fit"):
         fused._inputs.maps.report()
+
+
+@pytest.mark.parametrize("of, is_shown", [(["Si"], True), (["Pt", "Si"], True), (["Pt"], False), ([], True)])
+def test_a_report_of_some_maps_has_what_concerns_elements_without_a_map(of, is_shown):
+    fused = reported("calibrated").deepcopy()
+    found = Diagnostic("line-of-no-element", "The spectra show a line.", elements=tuple(of))
+    fused.metadata.Fusion.diagnostics = as_metadata([found])
+    assert (found in fused.inav[1:].report().diagnostics) == is_shown
 
 
 def test_a_saved_report_has_its_figures_and_shows_none(tmp_path):
