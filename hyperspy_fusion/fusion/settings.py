@@ -180,8 +180,9 @@ class CalibratedSettings:
     z_exponent
         Exponent on the atomic number in ``"z_power"``, and in the prior of ``"fit"``, in (0, 4].
     k_factors
-        Composition per unit of the maps, > 0, one per element: the k-factors ``k_i`` of ``"z_power"``. They enter the
-        HAADF forward model and not the maps. None is 1 for all.
+        Atoms per unit of the maps, > 0, one per element: the ``k_i`` of ``"z_power"``. Of Cliff-Lorimer k-factors,
+        which give weights, each over the atomic mass. They enter the HAADF forward model and not the maps. None is 1
+        for all.
     lambda_haadf
         Weight of the HAADF term, >= 0. At 1 it follows from the noise and the model discrepancy; 0 switches it off.
     haadf_blur

@@ -67,8 +67,8 @@ def _about(compression, signal):
     """The diagnostic of a compressed image whose brightest squares have such a signal."""
     slope = np.exp(-signal / compression.scale)
     sentence = (
-        f"The HAADF image is compressed: at its brightest it rises with the maps by {slope:.0%} of its first slope, "
-        "as of thick specimens; modelled_haadf() allows for it."
+        f"The HAADF image is compressed: at its brightest it rises with the maps by {slope:.0%} of its first slope. "
+        "Causes: a thick specimen, or an element that is not mapped. modelled_haadf() follows it."
     )
     return [Diagnostic("haadf-compressed", sentence, INFORMATION)]
 

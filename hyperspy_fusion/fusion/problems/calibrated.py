@@ -97,7 +97,8 @@ class CalibratedProblem(Objective):
     def modelled_image(self, maps, k):
         """(ny, nx) elastic image k of maps (n, ny, nx) in units of the input, with the blur of its term."""
         _, calibration, term = self.image(k)
-        return blurred(calibration.forward_model.image(maps), term.blur)
+        model = calibration.forward_model
+        return model.compressed(blurred(model.image(maps), term.blur))
 
     @property
     def background(self):
