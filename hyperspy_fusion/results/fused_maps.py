@@ -114,7 +114,7 @@ def norms(maps):
         import dask.array as da
 
         return np.sqrt(da.nansum(maps.astype(np.float64) ** 2, axis=(1, 2)).compute())
-    return np.sqrt(np.nansum(np.square(maps, dtype=np.float64), axis=(1, 2)))
+    return np.sqrt([np.nansum(np.square(image, dtype=np.float64)) for image in maps])
 
 
 def whole_modelled_haadf(fused):
