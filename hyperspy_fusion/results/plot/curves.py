@@ -92,11 +92,11 @@ def plot_selection(selection: dict):
     name = max(chosen, key=lambda name: np.unique(selection[name]).size)
     weight, error = np.asarray(selection[name], float), np.asarray(selection["score_error"])
     used = np.asarray(selection["weights"]).reshape(score.size, -1).max(axis=1) > 0
-    for (label, rows), colour in zip(
-        _candidates(selection, chosen, name).items(), itertools.cycle(_LINES), strict=False
-    ):
+    # each colour solid, then dashed, then dotted
+    styles = itertools.cycle((dash, colour) for dash in (".-", ".--", ".:") for colour in _LINES)
+    for (label, rows), (dash, colour) in zip(_candidates(selection, chosen, name).items(), styles, strict=False):
         rows = sorted(rows, key=lambda i: weight[i])
-        ax.errorbar(weight[rows], score[rows], error[rows], fmt=".-", capsize=2, label=label, color=colour)
+        ax.errorbar(weight[rows], score[rows], error[rows], fmt=dash, capsize=2, label=label, color=colour)
         circled = [i for i in rows if used[i]]
         ax.plot(weight[circled], score[circled], "o", color=colour, markersize=9, fillstyle="none")
     ax.set(xscale="log", xlabel=f"{name} (larger is smoother)" if name in _SMOOTHING else name)
