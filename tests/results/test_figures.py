@@ -7,6 +7,7 @@ import functools
 import inspect
 
 import hyperspy.api as hs
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from frames_data import signals
@@ -189,14 +190,31 @@ def test_every_figure_saves_itself(tmp_path):
     "beside, sentence",
     [
         (["x"], "beside is a list: give {title: maps}"),
-        ({"x": 1.0}, r"x has shape \(\), expected \(3, 24, 30\)"),
-        ({"x": np.ones((2, 24, 30))}, r"x has shape \(2, 24, 30\), expected \(3, 24, 30\)"),
-        ({"x": hf.element_maps(hf.data.core_shell((24, 30)).signals()[0][:2])}, "no map of 'O'"),
+        ({"x": 1.0}, r"x is a float: give element maps, or an array \(3, 24, 30\) .* in the order Pt, Fe, O"),
+        ({"x": scan()[0]}, "x is a list: give element maps"),
+        ({"x": np.ones((2, 24, 30))}, r"x is an array \(2, 24, 30\) of float64: .* all maps in the order Pt, Fe, O"),
+        ({"x": np.ones((3, 24, 30), complex)}, "x is an array .* of complex128: .* of real numbers"),
+        ({"x": hf.element_maps(scan()[0][:2])}, "no map of 'O'"),
+        ({"x": percent(fused())}, "x is in at.% and the maps in X-ray counts: pass same_limits=False"),
+        ({"x": hs.stack([hf.element_maps(scan()[0])] * 2, new_axis_name="tilt")}, "is a stack along tilt"),
     ],
 )
 def test_maps_beside_others_are_of_the_same_elements_and_pixels(beside, sentence):
+    figures = plt.get_fignums()
     with pytest.raises((TypeError, ValueError), match=sentence):
-        fused().plot_fusion(beside=beside)
+        fused().plot_fusion(["Fe", "O"], beside=beside)
+    assert plt.get_fignums() == figures
+
+
+def test_maps_beside_others_are_found_by_name_or_in_the_order_of_the_result():
+    turned = hf.element_maps(scan()[0][::-1])
+    beside = {"array": np.asarray(fused().data), "turned": turned, "mask": fused().data > 5}
+    axes = fused().plot_fusion(["O"], beside=beside | {"at.%": percent(fused())}, same_limits=False)
+    array, other, mask, composition = (ax.images[0].get_array() for ax in axes[2:, 1])
+    np.testing.assert_array_equal(array, fused().data[2])
+    np.testing.assert_array_equal(other, scan()[0][2].data)
+    np.testing.assert_array_equal(mask, fused().data[2] > 5)
+    np.testing.assert_array_equal(composition, percent(fused()).data[2])
 
 
 def test_figures_of_a_loaded_result_are_the_same(tmp_path):
