@@ -262,8 +262,8 @@ class FittedMaps(LabelledMaps):
         Raises
         ------
         ValueError
-            For a setting that the method does not have, for keywords of the figure without settings or of the
-            explorer with some, and as for :meth:`compare_without_haadf`.
+            For a setting that the method does not have, for `residuals` of the published method, for keywords of the
+            figure without settings or of the explorer with some, and as for :meth:`compare_without_haadf`.
         ImportError
             For the explorer without ipywidgets.
         """
