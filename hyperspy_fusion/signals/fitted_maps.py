@@ -74,13 +74,14 @@ class FittedMaps(LabelledMaps):
     def report(self, save=None):
         """What each map can be used for, what the HAADF image did, and all diagnostics, serious ones first.
 
-        Of a fused stack it has the range over the frames, and lists those that differ.
+        Of a fused stack it has the range over the frames, and lists those that differ, without figures.
 
         Parameters
         ----------
         save : str or pathlib.Path, optional
             File such as "report.html" to write the report to, with the figures of the result: the maps with their
-            errors where these are known, the residuals, the fits that were compared, and the convergence.
+            errors where these are known, the residuals, the fits that were compared, and the convergence. Where one
+            cannot be drawn, the file has the reason. Of a stack, take ``fused.frame(k).report(save=...)``.
 
         Returns
         -------
