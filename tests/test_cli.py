@@ -343,17 +343,23 @@ def test_the_help_begins_with_examples_and_hides_settings(capsys):
     assert len(short.splitlines()) < 60 and short.split("\n  --version")[0] in long
 
 
-@pytest.mark.parametrize("errors", [[], ["--errors", "2"]], ids=["maps", "with errors"])
-def test_a_picture_is_drawn(folder, capsys, drawn, errors):
+@pytest.mark.parametrize(
+    "ending, begins, errors",
+    [("png", b"\x89PNG", []), ("pdf", b"%PDF-", ["--errors", "2"]), ("svg", b"<?xml", [])],
+)
+def test_a_picture_is_drawn(folder, capsys, drawn, ending, begins, errors):
     from matplotlib.image import imread
 
     # by default beside the maps
-    picture = ["--picture", "fused.png"] if errors else []
-    assert cli.main([*QUICK.replace("out.hspy", "fused.hspy").split(), *picture, *errors]) == 0
-    assert "Picture: fused.png" in capsys.readouterr().out
-    height, width, _ = imread("fused.png").shape
-    rows = 3 if errors else 2
-    assert height > rows * 100 and width > 3 * 100 and np.ptp(imread("fused.png")) > 0.5
+    picture = Path(f"fused.{ending}")
+    given = [] if ending == "png" else ["--picture", str(picture)]
+    assert cli.main([*QUICK.replace("out.hspy", "fused.hspy").split(), *given, *errors]) == 0
+    assert f"Picture: {picture}" in capsys.readouterr().out
+    written = picture.read_bytes()
+    assert written.startswith(begins) and len(written) > 10_000
+    if ending == "png":
+        height, width, _ = imread(picture).shape
+        assert height > 2 * 100 and width > 3 * 100 and np.ptp(imread(picture)) > 0.5
 
 
 @pytest.mark.parametrize(

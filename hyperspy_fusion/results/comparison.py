@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hyperspy_fusion.fusion.settings import SETTINGS
+from hyperspy_fusion.methods import check_noise_model
 from hyperspy_fusion.results.figures import arrays, chosen, frame_of_axes, quantity_of, saved
 from hyperspy_fusion.results.fused_maps import norms
 from hyperspy_fusion.results.plot import plot_grid
@@ -110,6 +111,8 @@ def explored(
     if not 0 < len(settings) <= _MOST:
         raise ValueError(f"explore got {len(settings)} combinations of settings: give 1 to {_MOST}.")
     _refuse_several_images(fit)
+    if residuals:
+        check_noise_model(method)
     base = settings_of(fit)
     known = [one.name for one in fields(base)]
     if unknown := [name for name in lists if name not in known]:

@@ -15,6 +15,7 @@ from hyperspy_fusion.identify.elements import no_map_of
 from hyperspy_fusion.io.export import whole_file
 from hyperspy_fusion.results import evidence
 from hyperspy_fusion.results.composition import PERCENT_UNITS
+from hyperspy_fusion.results.frames import refuse_stack
 from hyperspy_fusion.results.fused_maps import inputs_of_part, whole_modelled_haadf
 from hyperspy_fusion.results.plot import plot_fusion, plot_grid, plot_profile, plot_rgb
 from hyperspy_fusion.results.profiles import line_profile
@@ -48,19 +49,37 @@ def arrays(maps, elements):
     return np.stack([data[maps.elements.index(element)] for element in elements])
 
 
-def _arrays_beside(maps, beside, elements):
+def _arrays_beside(maps, beside, elements, same_limits=True):
     """{title: (n, ny, nx)} of the same elements of other maps, or of arrays in the order of ``maps``."""
     if not isinstance(beside, dict | type(None)):
         raise TypeError(f"beside is a {type(beside).__name__}: give {{title: maps}}, such as {{'published': other}}.")
     index = [maps.elements.index(element) for element in elements]
     found = {}
     for title, other in (beside or {}).items():
-        if hasattr(other, "elements"):
+        if hasattr(other, "axes_manager") and hasattr(other, "elements"):
+            refuse_stack(other, "a figure")
+            if same_limits and quantity_of(other) != quantity_of(maps):
+                raise ValueError(
+                    f"{title} is in {quantity_of(other)} and the maps in {quantity_of(maps)}: pass same_limits=False, "
+                    "or maps of one quantity."
+                )
             found[title] = arrays(other, chosen(other, elements))
         else:
-            data = np.asarray(other)
-            found[title] = data[index] if data.shape[:1] == (len(maps.elements),) else data
+            found[title] = _all_maps(maps, title, other)[index]
     return found
+
+
+def _all_maps(maps, title, other):
+    """An array of real numbers like ``maps``; ValueError for anything else."""
+    shape, expected = getattr(other, "shape", None), (len(maps.elements), *maps.axes_manager.signal_shape[::-1])
+    if shape != expected or other.dtype.kind not in "biuf":
+        got = f"a {type(other).__name__}" if shape is None else f"an array {shape} of {other.dtype}"
+        raise ValueError(
+            f"{title} is {got}: give element maps, or an array {expected} of real numbers, all maps in the order "
+            f"{', '.join(maps.elements)}."
+        )
+    data = np.asarray(other)
+    return data.astype(np.float32) if data.dtype.kind == "b" else data
 
 
 def saved(axes, save):
@@ -98,7 +117,7 @@ def fusion_figure(
         haadf=None if measured.haadf is None else measured.haadf.data,
         modelled_haadf=None if modelled is None else modelled.data,
         errors=arrays(fused.standard_errors(), elements) if errors else None,
-        beside=_arrays_beside(fused, beside, elements),
+        beside=_arrays_beside(fused, beside, elements, options.get("same_limits", True)),
         flat=maps_without_structure(fused),
         row_titles={"raw": quantity_of(fused)} if is_percent else {},
         quantity=quantity_of(fused),

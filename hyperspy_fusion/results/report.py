@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import textwrap
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from hyperspy_fusion.diagnostics import SEVERITIES, Diagnostic, from_metadata
 from hyperspy_fusion.fusion.settings import GUIDED
 from hyperspy_fusion.io.export import whole_file
+from hyperspy_fusion.results.frames import other_axes
 from hyperspy_fusion.results.fused_maps import why_changed
 from hyperspy_fusion.results.plot.panels import as_png
 
@@ -23,6 +23,7 @@ _COLUMNS = ("element", "counts", "usable for", "total")
 # part of what smoothing changed below which brightness did nothing
 NOTHING = 0.005
 _STYLE = "<style>body {font-family: sans-serif; margin: 2em} img {max-width: 100%} td, th {padding: 0 1em}</style>"
+_OF_FRAMES = "Figures are of single frames: call fused.frame(k).report(save=...) for those of frame k."
 _NAMES = {"serious": "Serious", "note": "Notes", "information": "Information"}
 
 
@@ -111,14 +112,21 @@ def saved_with_figures(report: Report, maps: Any, save: Any) -> Report:
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"save is {str(save)!r}: reports with their figures are .html files, such as 'report.html'.")
     parts = ['<!DOCTYPE html><meta charset="utf-8">', _STYLE, report._repr_html_()]
-    for title, draw in _figures(maps).items():
-        # a result that lacks what a figure shows, as maps of a file do, has no such figure
-        with suppress(ValueError):
-            picture = base64.b64encode(as_png(draw)).decode()
-            parts.append(f'<h4>{title}</h4><img src="data:image/png;base64,{picture}">')
+    if other_axes(maps):
+        parts.append(f"<p>{_OF_FRAMES}</p>")
+    else:
+        parts += [f"<h4>{title}</h4>{_picture(draw)}" for title, draw in _figures(maps).items()]
     with whole_file(path) as temporary:
         temporary.write_text("\n".join(parts), encoding="utf-8")
     return report
+
+
+def _picture(draw):
+    """A figure, or the sentence why there is none: results lack what some figures show, as maps of a file do."""
+    try:
+        return f'<img src="data:image/png;base64,{base64.b64encode(as_png(draw)).decode()}">'
+    except ValueError as error:
+        return f"<p>{html.escape(str(error))}</p>"
 
 
 def _figures(maps):

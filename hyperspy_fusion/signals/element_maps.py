@@ -160,9 +160,10 @@ class ElementMaps(FittedMaps):
         errors : bool
             Whether to plot the standard errors of the fused maps below them; see :meth:`standard_errors`.
         beside : dict, optional
-            ``{title: maps}``, results or arrays ``(n_elements, ny, nx)`` to draw below, as of another method.
+            ``{title: maps}`` to draw below, as of another method: element maps, which are taken by their names, in
+            any order. Or an array ``(n_elements, ny, nx)`` of **all** maps in the order of :attr:`elements`.
         same_limits : bool
-            False gives every panel colours of its own: to compare shapes, where no values are to be compared.
+            False gives every panel colours of its own: to compare shapes, or maps of different quantities.
         per_row : int, optional
             Columns side by side, that of the HAADF image included; None wraps more than six.
         cmap : str, optional
@@ -173,6 +174,14 @@ class ElementMaps(FittedMaps):
         -------
         numpy.ndarray
             The matplotlib axes, ``(rows, columns)``, however the columns are wrapped.
+
+        Raises
+        ------
+        ValueError
+            For an element without a map, a stack, and a crop without pixels. In `beside`, for arrays of another shape
+            or of complex numbers, and for maps of another quantity on the same colours.
+        TypeError
+            Where `beside` is no dictionary.
         """
         frames.refuse_stack(self, "a figure")
         options = {"same_limits": same_limits, "per_row": per_row, "cmap": cmap, "save": save}

@@ -74,13 +74,14 @@ class FittedMaps(LabelledMaps):
     def report(self, save=None):
         """What each map can be used for, what the HAADF image did, and all diagnostics, serious ones first.
 
-        Of a fused stack it has the range over the frames, and lists those that differ.
+        Of a fused stack it has the range over the frames, and lists those that differ, without figures.
 
         Parameters
         ----------
         save : str or pathlib.Path, optional
             File such as "report.html" to write the report to, with the figures of the result: the maps with their
-            errors where these are known, the residuals, the fits that were compared, and the convergence.
+            errors where these are known, the residuals, the fits that were compared, and the convergence. Where one
+            cannot be drawn, the file has the reason. Of a stack, take ``fused.frame(k).report(save=...)``.
 
         Returns
         -------
@@ -262,8 +263,8 @@ class FittedMaps(LabelledMaps):
         Raises
         ------
         ValueError
-            For a setting that the method does not have, for keywords of the figure without settings or of the
-            explorer with some, and as for :meth:`compare_without_haadf`.
+            For a setting that the method does not have, for `residuals` of the published method, for keywords of the
+            figure without settings or of the explorer with some, and as for :meth:`compare_without_haadf`.
         ImportError
             For the explorer without ipywidgets.
         """

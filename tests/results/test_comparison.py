@@ -9,6 +9,7 @@ from helpers import fuse_with
 from results_data import QUICK
 
 from hyperspy_fusion import data, element_maps
+from hyperspy_fusion.signals import fitted_maps
 
 RUN = {"show_progressbar": False, "num_workers": 1}
 
@@ -64,9 +65,12 @@ def test_settings_are_explored_side_by_side():
         (lambda: fused().explore(["Au"], lambda_reg=[1.0]), "Au"),
         (lambda: fused().isig[2:9].explore(lambda_reg=[1.0]), "part of the result"),
         (lambda: fused("published").compare_without_haadf(), "published"),
+        (lambda: fused("published").explore(residuals=True, lambda_tv=[0.1]), "published.* has no model of the noise"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(call, words):
+def test_what_cannot_be_compared_is_refused_before_a_fit(call, words, monkeypatch):
+    fused(), fused("published")
+    monkeypatch.setattr(fitted_maps, "fuse", lambda *_, **__: pytest.fail("a fit is run"))
     with pytest.raises(ValueError, match=words):
         call()
 

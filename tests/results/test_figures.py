@@ -7,10 +7,12 @@ import functools
 import inspect
 
 import hyperspy.api as hs
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from frames_data import signals
 from helpers import fit_with
+from matplotlib.figure import Figure
 from matplotlib_scalebar.scalebar import ScaleBar
 from results_data import QUICK, RETURNED
 
@@ -68,17 +70,17 @@ def summed():
 FRAME = {"scale": 0.5, "units": "nm"}
 LINE = (1.0, 4.0), (13.0, 7.0)
 FIGURES = {
-    "ElementMaps.plot_fusion": lambda f: f.plot_fusion(errors=True),
-    "ElementMaps.plot_rgb": lambda f: f.plot_rgb("Pt", "O"),
-    "ElementMaps.plot_profile": lambda f: f.plot_profile(*LINE, linewidth=1.5),
-    "ElementMaps.plot_residuals": lambda f: f.plot_residuals(per_row=2),
-    "ElementMaps.explore": lambda f: f.explore(["Pt", "O"], lambda_reg=[0.2, 5.0], **RUN),
-    "ElementMaps.plot_convergence": lambda f: f.plot_convergence(),
-    "ElementMaps.plot_selection": lambda f: f.plot_selection(),
-    "Comparison.plot": lambda f: f.compare_without_haadf(**RUN).plot(["Pt", "O"]),
-    "FusedMultiModal.plot": lambda f: model().plot(crop=(3, 20, 2, 12)),
-    "FusedMultiModal.plot_convergence": lambda f: model().plot_convergence(),
-    "plot_drift": lambda f: hf.plot_drift(summed()),
+    "ElementMaps.plot_fusion": lambda f, **to: f.plot_fusion(errors=True, **to),
+    "ElementMaps.plot_rgb": lambda f, **to: f.plot_rgb("Pt", "O", **to),
+    "ElementMaps.plot_profile": lambda f, **to: f.plot_profile(*LINE, linewidth=1.5, **to),
+    "ElementMaps.plot_residuals": lambda f, **to: f.plot_residuals(per_row=2, **to),
+    "ElementMaps.explore": lambda f, **to: f.explore(["Pt", "O"], lambda_reg=[0.2, 5.0], **RUN, **to),
+    "ElementMaps.plot_convergence": lambda f, **to: f.plot_convergence(**to),
+    "ElementMaps.plot_selection": lambda f, **to: f.plot_selection(**to),
+    "Comparison.plot": lambda f, **to: f.compare_without_haadf(**RUN).plot(["Pt", "O"], **to),
+    "FusedMultiModal.plot": lambda f, **to: model().plot(crop=(3, 20, 2, 12), **to),
+    "FusedMultiModal.plot_convergence": lambda f, **to: model().plot_convergence(**to),
+    "plot_drift": lambda f, **to: hf.plot_drift(summed(), **to),
     "beside": lambda f: f.plot_fusion(["Pt", "O"], beside={"half": f * 0.5, "array": f.data}, same_limits=False),
     "residuals_of_settings": lambda f: f.explore(["Pt", "O"], lambda_reg=[0.2, 5.0], residuals=True, **RUN),
     "composition": lambda f: percent(f).plot_fusion(),
@@ -91,8 +93,8 @@ FIGURES = {
 }
 
 
-def figure(name, of):
-    drawn = FIGURES[name](of)
+def figure(name, of, **to):
+    drawn = FIGURES[name](of, **to)
     return getattr(np.asarray(drawn, dtype=object).flat[0], "figure", drawn)
 
 
@@ -138,13 +140,21 @@ def bare(drawn):
     return drawn
 
 
+def is_public(name):
+    return "." in name or name.startswith("plot")
+
+
 shown: dict = {}
 
 
 @pytest.mark.mpl_image_compare(style="default", tolerance=14, savefig_kwargs={"dpi": 64})
 @pytest.mark.parametrize("name", FIGURES)
-def test_figure(name):
-    drawn = figure(name, fused())
+def test_figure(name, tmp_path, monkeypatch):
+    save = {"save": tmp_path / "figure.png"} if is_public(name) else {}
+    with monkeypatch.context() as patched:
+        patched.setattr(Figure, "savefig", lambda _, path, **options: path.touch())
+        drawn = figure(name, fused(), **save)
+    assert all(path.exists() for path in save.values()), "save= writes no file"
     shown[name] = list(contents(drawn))
     check_readable(drawn)
     return bare(drawn)
@@ -170,17 +180,13 @@ def public_figures():
 
 def test_every_figure_is_compared_with_an_image():
     found = set(public_figures())
-    assert found == {name for name in FIGURES if "." in name or name.startswith("plot")}
+    assert found == set(filter(is_public, FIGURES))
     assert {"ElementMaps.plot_fusion", "ElementMaps.explore", "Comparison.plot", "plot_drift"} <= found
     # those of arrays; that of grids is under explore, residuals and comparisons
     assert set(plot.__all__) - {"plot_grid"} <= {name.rpartition(".")[2] for name in FIGURES}
 
 
-def test_every_figure_saves_itself(tmp_path):
-    kinds = {kind.__name__: kind for kind in RETURNED} | {name: getattr(hf, name) for name in hf.__all__}
-    for name in public_figures():
-        kind, _, method = name.partition(".")
-        assert "save" in inspect.signature(getattr(kinds[kind], method) if method else kinds[kind]).parameters, name
+def test_a_saved_figure_is_a_picture(tmp_path):
     fused().plot_selection(save=tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
 
@@ -189,14 +195,31 @@ def test_every_figure_saves_itself(tmp_path):
     "beside, sentence",
     [
         (["x"], "beside is a list: give {title: maps}"),
-        ({"x": 1.0}, r"x has shape \(\), expected \(3, 24, 30\)"),
-        ({"x": np.ones((2, 24, 30))}, r"x has shape \(2, 24, 30\), expected \(3, 24, 30\)"),
-        ({"x": hf.element_maps(hf.data.core_shell((24, 30)).signals()[0][:2])}, "no map of 'O'"),
+        ({"x": 1.0}, r"x is a float: give element maps, or an array \(3, 24, 30\) .* in the order Pt, Fe, O"),
+        ({"x": scan()[0]}, "x is a list: give element maps"),
+        ({"x": np.ones((2, 24, 30))}, r"x is an array \(2, 24, 30\) of float64: .* all maps in the order Pt, Fe, O"),
+        ({"x": np.ones((3, 24, 30), complex)}, "x is an array .* of complex128: .* of real numbers"),
+        ({"x": hf.element_maps(scan()[0][:2])}, "no map of 'O'"),
+        ({"x": percent(fused())}, "x is in at.% and the maps in X-ray counts: pass same_limits=False"),
+        ({"x": hs.stack([hf.element_maps(scan()[0])] * 2, new_axis_name="tilt")}, "is a stack along tilt"),
     ],
 )
 def test_maps_beside_others_are_of_the_same_elements_and_pixels(beside, sentence):
+    figures = plt.get_fignums()
     with pytest.raises((TypeError, ValueError), match=sentence):
-        fused().plot_fusion(beside=beside)
+        fused().plot_fusion(["Fe", "O"], beside=beside)
+    assert plt.get_fignums() == figures
+
+
+def test_maps_beside_others_are_found_by_name_or_in_the_order_of_the_result():
+    turned = hf.element_maps(scan()[0][::-1])
+    beside = {"array": np.asarray(fused().data), "turned": turned, "mask": fused().data > 5}
+    axes = fused().plot_fusion(["O"], beside=beside | {"at.%": percent(fused())}, same_limits=False)
+    array, other, mask, composition = (ax.images[0].get_array() for ax in axes[2:, 1])
+    np.testing.assert_array_equal(array, fused().data[2])
+    np.testing.assert_array_equal(other, scan()[0][2].data)
+    np.testing.assert_array_equal(mask, fused().data[2] > 5)
+    np.testing.assert_array_equal(composition, percent(fused()).data[2])
 
 
 def test_figures_of_a_loaded_result_are_the_same(tmp_path):

@@ -12,7 +12,8 @@ from scipy.ndimage import gaussian_filter
 
 from hyperspy_fusion import data
 from hyperspy_fusion.diagnostics import Diagnostic, as_metadata
-from hyperspy_fusion.results.report import used_edges
+from hyperspy_fusion.results.report import saved_with_figures, used_edges
+from hyperspy_fusion.signals.element_maps import ElementMaps
 
 
 @functools.cache
@@ -91,6 +92,28 @@ def test_a_saved_report_has_its_figures_and_shows_none(tmp_path):
     with pytest.raises(ValueError, match="save is .*figures.pdf.*report.html"):
         fused.report(save=tmp_path / "figures.pdf")
     assert [one.name for one in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_report_has_the_reason_why_a_figure_is_missing(tmp_path, monkeypatch):
+    def fails(fused, **_):
+        plt.figure()
+        raise ValueError("Too <small>.")
+
+    figures = plt.get_fignums()
+    for name in ("plot_fusion", "plot_residuals", "plot_convergence"):
+        monkeypatch.setattr(ElementMaps, name, fails)
+    reported("calibrated").report(save=tmp_path / "report.html")
+    written = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert written.count("<p>Too &lt;small&gt;.</p>") == 3 and "<p>No weights were chosen in this fit" in written
+    assert "data:image" not in written and plt.get_fignums() == figures
+
+
+def test_a_report_of_a_stack_names_where_figures_are(tmp_path):
+    stack = hs.stack([reported("published")] * 2, new_axis_name="tilt", show_progressbar=False)
+    saved_with_figures(reported("published").report(), stack, tmp_path / "stack.html")
+    written = (tmp_path / "stack.html").read_text(encoding="utf-8")
+    assert "<h4>" in written and written.count("call fused.frame(k).report(save=...)") == 1
+    assert "data:image" not in written and "Convergence" not in written
 
 
 def test_an_image_is_used_without_smoothing_too():

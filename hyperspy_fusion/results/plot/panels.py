@@ -198,18 +198,19 @@ def new_figure(size):
 
 
 def as_png(draw) -> bytes:
-    """The figure of the axes that a function draws, as a .png; it is not shown."""
+    """The figure of the axes that a function draws, as a .png; it is not shown, and no figure of it stays open."""
     from io import BytesIO
 
     import matplotlib.pyplot as plt
 
-    with plt.ioff():
-        figure = np.asarray(draw(), dtype=object).flat[0].figure
-    written = BytesIO()
+    written, before = BytesIO(), plt.get_fignums()
     try:
+        with plt.ioff():
+            figure = np.asarray(draw(), dtype=object).flat[0].figure
         figure.savefig(written, format="png", dpi=150)
     finally:
-        plt.close(figure)
+        for number in set(plt.get_fignums()).difference(before):
+            plt.close(number)
     return written.getvalue()
 
 
