@@ -31,11 +31,15 @@ _ALIKE = 1.0
 
 @dataclass(frozen=True)
 class PlacedImage:
-    """An image (rows, columns), lazy or not, whose pixels lie at ``placed`` (y, x) on those of maps of ``shape``."""
+    """An image (rows, columns), lazy or not, whose pixels lie at ``placed`` (y, x) on those of maps of ``shape``.
+
+    ``ceiling`` is the value of its saturated pixels, also in a part that has few of them; NaN for none.
+    """
 
     image: Any
     placed: Sequence[Placement]
     shape: tuple[int, ...]
+    ceiling: float = np.nan
 
     def __getitem__(self, window: Sequence[slice]) -> PlacedImage:
         """The same for a window of the maps, not computed."""
@@ -70,13 +74,18 @@ class PlacedImage:
 
     def _of_strip(self):
         source = self.source()
-        return np.full(self.shape, np.nan) if source is None else source.final(np.zeros(2), True)
+        return np.full(self.shape, np.nan) if source is None else source.final(np.zeros(2), False)
 
     def source(self) -> ImageSource | None:
         """The image, to be sampled at any shift; None where it has no pixel that is a number."""
         image = nan_pixels(np.asarray(self.image))
         image = image if image.dtype.isnative else image.astype(image.dtype.newbyteorder("="))
-        return ImageSource(image, self.placed, self.shape) if np.isfinite(image).any() else None
+        if not np.isfinite(image).any():
+            return None
+        source = ImageSource(image, self.placed, self.shape)
+        source.ceiling = image == self.ceiling
+        source.usable = source.present & ~source.ceiling
+        return source
 
     @property
     def overlap(self) -> float:
@@ -87,7 +96,7 @@ class PlacedImage:
 
 
 def placed_image(
-    haadf: Any, axes: Sequence[dict], elements: Sequence[str], read: Callable, register: str
+    haadf: Any, axes: Sequence[dict], elements: Sequence[str], read: Callable, register: str, ceiling: float = np.nan
 ) -> tuple[PlacedImage, dict, list[Diagnostic]]:
     """A HAADF image on maps that are larger than memory, metadata of the registration, and diagnostics.
 
@@ -103,6 +112,8 @@ def placed_image(
         A function of a window, two slices. It returns maps (n, ny, nx), and a mask (ny, nx) or None.
     register : {"shift", "calibration"}
         As for :func:`~.haadf.match_haadf`.
+    ceiling
+        Value of the saturated pixels of the image; NaN for none.
 
     Raises
     ------
@@ -110,7 +121,7 @@ def placed_image(
         As of :func:`~.haadf.match_haadf`.
     """
     placed = placements(axes, spatial_axes(haadf))
-    image = PlacedImage(haadf.data, placed, tuple(axis["size"] for axis in axes))
+    image = PlacedImage(haadf.data, placed, tuple(axis["size"] for axis in axes), ceiling)
     found, about_windows = _shift_of_windows(image, elements, read) if register == SHIFT else (None, [])
     image = image if found is None else image.moved(found.shift)
     about, diagnostics = outcome(axes, haadf, placed, found, image.overlap)

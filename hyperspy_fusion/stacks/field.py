@@ -19,7 +19,7 @@ from hyperspy_fusion.maps.base import SourceMap, SourceMaps
 from hyperspy_fusion.maps.stack import added_up, common_axes
 from hyperspy_fusion.registration.field import PlacedImage, placed_image
 from hyperspy_fusion.registration.haadf import CALIBRATION, SHIFT
-from hyperspy_fusion.stacks.engine import one_blas_thread
+from hyperspy_fusion.stacks.engine import one_blas_thread, run_tasks, task_of
 from hyperspy_fusion.stacks.tiles import Grid
 
 # Pixels of all maps in the sample, and fewest of its blocks; a field of no more is its own sample. A search over these
@@ -149,8 +149,9 @@ class Field:
 
         if register:
             way = SHIFT if register is True else register
+            elements, ceiling = [m.element for m in maps], found_ceiling(haadf.data)
             with one_blas_thread:
-                image, registration, about_image = placed_image(haadf, axes, [m.element for m in maps], read, way)
+                image, registration, about_image = placed_image(haadf, axes, elements, read, way, ceiling)
         else:
             image, registration, about_image = haadf.data, {}, check_same_scan(axes, spatial_axes(haadf))
         arrays = replace(arrays, haadf=image)
@@ -224,9 +225,6 @@ def statistics_of(arrays: Arrays, inside: Sequence[tuple[slice, ...]], every: in
 def _statistics(found, every):
     keep = True if found.mask is None else ~found.mask
     valid = np.isfinite(found.maps) & keep
-    seen = found.haadf[np.isfinite(found.haadf)]
-    # copies, for a view keeps all values of the image in memory
-    values, numbers = (a[-_LARGEST_VALUES:].copy() for a in np.unique(seen, return_counts=True))
     some = np.where(keep, found.haadf, np.nan)[::every, ::every]
     maps: Any = found.maps.astype(np.float64)
     return Statistics(
@@ -234,9 +232,38 @@ def _statistics(found, every):
         np.sum(maps, axis=(1, 2), where=valid),
         np.min(maps, axis=(1, 2), where=valid, initial=np.inf),
         np.max(maps, axis=(1, 2), where=valid, initial=-np.inf),
-        *(values, numbers),
+        *_largest(found.haadf),
         some[np.isfinite(some)],
     )
+
+
+def _largest(image):
+    """The largest values of an image, and how often each occurs."""
+    # copies, for a view keeps all values of the image in memory
+    return [a[-_LARGEST_VALUES:].copy() for a in np.unique(image[np.isfinite(image)], return_counts=True)]
+
+
+def _ceiling_of(parts):
+    """The ceiling of an image from the largest values of its parts, NaN for none."""
+    values, numbers = (np.concatenate(one) for one in zip(*parts, strict=True))
+    values, where = np.unique(values, return_inverse=True)
+    return float(ceiling_of(values, np.bincount(where, weights=numbers)))
+
+
+def found_ceiling(image: Any) -> float:
+    """The ceiling of a whole image (rows, columns), lazy or not, in one pass over its pixels; NaN for none."""
+    grid = Grid.of(image.shape, _READ, 0)
+    tasks = [task_of(_read_largest, image[y.core, x.core]) for y in grid.rows for x in grid.columns]
+    found: list = [None] * len(tasks)
+    if not run_tasks(tasks, found.__setitem__):
+        raise KeyboardInterrupt
+    return _ceiling_of(found)
+
+
+def _read_largest(image):
+    from dask.base import compute
+
+    return _largest(nan_pixels(compute(image, scheduler="synchronous")[0]))
 
 
 @dataclass(frozen=True)
@@ -259,8 +286,6 @@ class Overview:
     def of(cls, parts: Sequence[Statistics], n_pixels: int) -> Overview:
         """Of the statistics of all blocks."""
         sums, n_valid = (np.stack([getattr(p, name) for p in parts], 1) for name in ("sums", "n_valid"))
-        values, where = np.unique(np.concatenate([p.values for p in parts]), return_inverse=True)
-        numbers = np.bincount(where, weights=np.concatenate([p.numbers for p in parts]))
         some = np.concatenate([p.some for p in parts])
         if not (n_valid.sum(axis=1).all() and some.size):
             raise ValueError("A map or the HAADF image has no valid pixel, all being masked or NaN: correct the mask.")
@@ -269,7 +294,7 @@ class Overview:
             sums.sum(axis=1) / n_valid.sum(axis=1),
             np.min([p.lowest for p in parts], axis=0),
             np.max([p.highest for p in parts], axis=0),
-            float(ceiling_of(values, numbers)),
+            _ceiling_of([(p.values, p.numbers) for p in parts]),
             limits_of(some),
             sums,
         )

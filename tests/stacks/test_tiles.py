@@ -309,7 +309,9 @@ def placed(haadf, register, monkeypatch):
     def read(window):
         return maps.data[(slice(None), *window)], None
 
-    image, about, diagnostics = registration_field.placed_image(haadf, axes, ELEMENTS, read, register)
+    image, about, diagnostics = registration_field.placed_image(
+        haadf, axes, ELEMENTS, read, register, field.found_ceiling(haadf.data)
+    )
     return image, about, [d.code for d in diagnostics]
 
 
@@ -338,6 +340,17 @@ def test_parts_of_a_placed_image(change, monkeypatch):
     whole = image.resampled()
     assert image.overlap == np.isfinite(whole).mean()
     np.testing.assert_allclose(image[window].resampled(), whole[window], rtol=0, atol=1e-6 * np.nanmax(whole))
+
+
+def test_parts_of_an_image_have_its_ceiling(monkeypatch):
+    monkeypatch.setattr(registration_field, "_AT_ONCE", 1000)
+    monkeypatch.setattr(field, "_READ", 40)
+    haadf, places = scan()[1].deepcopy(), np.arange(0, 80, 4)
+    haadf.data[places, places] = 2 * haadf.data.max()  # too few in a part to be found there
+    image = placed(haadf.as_lazy(), "calibration", monkeypatch)[0].in_memory()
+    alone = hf.match_haadf(haadf, scan()[0], register="calibration").haadf.data
+    np.testing.assert_array_equal(np.isnan(image.resampled()), np.isnan(alone))
+    assert np.count_nonzero(np.isnan(alone)) == 20
 
 
 def test_an_image_that_is_elsewhere_or_empty(monkeypatch):
