@@ -89,16 +89,35 @@ class PlacedImage:
 
     @property
     def overlap(self) -> float:
-        """Part of the pixels of the maps that the image reaches."""
+        """Part of the pixels of the maps that the image reaches, whether it has values there or not."""
         y, x = (np.diff(p.edges(n)) * p.step for p, n in zip(self.placed, self.shape, strict=True))
         least = np.divide(LEAST_COVERAGE, y, out=np.full(y.size, np.inf), where=y > 0)
         return float(np.sum(x.size - np.searchsorted(np.sort(x), least)) / (y.size * x.size))
 
 
+@dataclass(frozen=True)
+class Registration:
+    """How an image (the signal ``haadf``) came to maps with ``axes``: placed by those, and moved by ``found`` or None.
+
+    ``about_windows`` are diagnostics of the windows in which the shift was measured.
+    """
+
+    axes: Sequence[dict]
+    haadf: Any
+    placed: Sequence[Placement]
+    found: Shift | None
+    about_windows: list[Diagnostic]
+
+    def outcome(self, overlap: float) -> tuple[dict, list[Diagnostic]]:
+        """Metadata and diagnostics for an image that covers this part of the maps; ValueError where it is 0."""
+        about, diagnostics = outcome(self.axes, self.haadf, self.placed, self.found, overlap)
+        return {**about, "haadf_pixel": np.array([p.step for p in self.placed])}, [*diagnostics, *self.about_windows]
+
+
 def placed_image(
     haadf: Any, axes: Sequence[dict], elements: Sequence[str], read: Callable, register: str, ceiling: float = np.nan
-) -> tuple[PlacedImage, dict, list[Diagnostic]]:
-    """A HAADF image on maps that are larger than memory, metadata of the registration, and diagnostics.
+) -> tuple[PlacedImage, Registration]:
+    """A HAADF image on maps that are larger than memory, and how it came there.
 
     Parameters
     ----------
@@ -124,8 +143,10 @@ def placed_image(
     image = PlacedImage(haadf.data, placed, tuple(axis["size"] for axis in axes), ceiling)
     found, about_windows = _shift_of_windows(image, elements, read) if register == SHIFT else (None, [])
     image = image if found is None else image.moved(found.shift)
-    about, diagnostics = outcome(axes, haadf, placed, found, image.overlap)
-    return image, {**about, "haadf_pixel": np.array([p.step for p in placed])}, [*diagnostics, *about_windows]
+    registration = Registration(axes, haadf, placed, found, about_windows)
+    if not image.overlap:  # before all pixels are read
+        registration.outcome(0.0)
+    return image, registration
 
 
 def _shift_of_windows(image, elements, read) -> tuple[Shift, list[Diagnostic]]:

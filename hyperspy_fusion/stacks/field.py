@@ -17,7 +17,7 @@ from hyperspy_fusion.grid.images import check_image, image_signal, nan_pixels
 from hyperspy_fusion.grid.masks import mask_array
 from hyperspy_fusion.maps.base import SourceMap, SourceMaps
 from hyperspy_fusion.maps.stack import added_up, common_axes
-from hyperspy_fusion.registration.field import PlacedImage, placed_image
+from hyperspy_fusion.registration.field import PlacedImage, Registration, placed_image
 from hyperspy_fusion.registration.haadf import CALIBRATION, SHIFT
 from hyperspy_fusion.stacks.engine import one_blas_thread, run_tasks, task_of
 from hyperspy_fusion.stacks.tiles import Grid
@@ -110,9 +110,9 @@ class Field:
     source
         What the maps were read from.
     diagnostics
-        About the axes and the registration.
+        About the axes.
     registration
-        Metadata of the registration of the image; empty for an image on the pixels of the maps.
+        Of the image; None for one on the pixels of the maps.
     """
 
     maps: list[SourceMap]
@@ -121,7 +121,7 @@ class Field:
     arrays: Arrays
     source: SourceMaps
     diagnostics: list[Diagnostic]
-    registration: dict
+    registration: Registration | None
 
     @classmethod
     def of(cls, source: SourceMaps, haadf: Any, mask: Any, register: Any = False) -> Field:
@@ -151,16 +151,24 @@ class Field:
             way = SHIFT if register is True else register
             elements, ceiling = [m.element for m in maps], found_ceiling(haadf.data)
             with one_blas_thread:
-                image, registration, about_image = placed_image(haadf, axes, elements, read, way, ceiling)
+                image, registration = placed_image(haadf, axes, elements, read, way, ceiling)
         else:
-            image, registration, about_image = haadf.data, {}, check_same_scan(axes, spatial_axes(haadf))
+            image, registration = haadf.data, None
+            about_maps = [*about_maps, *check_same_scan(axes, spatial_axes(haadf))]
         arrays = replace(arrays, haadf=image)
-        return cls(maps, axes, haadf, arrays, source, [*about_maps, *about_image], registration)
+        return cls(maps, axes, haadf, arrays, source, about_maps, registration)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Pixels along y and x."""
         return self.maps[0].data.shape
+
+    def outcome(self, overlap: float) -> tuple[dict, list[Diagnostic]]:
+        """Metadata of the registration and all diagnostics, for an image that covers this part of the field."""
+        if self.registration is None:
+            return {}, self.diagnostics
+        metadata, found = self.registration.outcome(overlap)
+        return {"registration": metadata}, [*self.diagnostics, *found]
 
     def blocks(self) -> tuple[list[tuple[slice, slice]], int]:
         """Windows that cover the field, of which a sample is taken, and how many of them it has."""
@@ -180,14 +188,15 @@ class Field:
 class Statistics(NamedTuple):
     """Of a window: of each map numbers and sums of valid pixels, lowest and highest value, and of the image.
 
-    ``values`` and ``numbers`` are the largest values of the image and how often each occurs, ``some`` its pixels at
-    regular places.
+    ``n_seen`` is the number of its pixels that are no NaN, masked ones too. ``values`` and ``numbers`` are its largest
+    values and how often each occurs, ``some`` its pixels at regular places.
     """
 
     n_valid: np.ndarray
     sums: np.ndarray
     lowest: np.ndarray
     highest: np.ndarray
+    n_seen: np.integer
     values: np.ndarray
     numbers: np.ndarray
     some: np.ndarray
@@ -232,6 +241,7 @@ def _statistics(found, every):
         np.sum(maps, axis=(1, 2), where=valid),
         np.min(maps, axis=(1, 2), where=valid, initial=np.inf),
         np.max(maps, axis=(1, 2), where=valid, initial=-np.inf),
+        np.isfinite(found.haadf).sum(),
         *_largest(found.haadf),
         some[np.isfinite(some)],
     )
@@ -239,8 +249,9 @@ def _statistics(found, every):
 
 def _largest(image):
     """The largest values of an image, and how often each occurs."""
+    values, numbers = np.unique(image[np.isfinite(image)], return_counts=True)
     # copies, for a view keeps all values of the image in memory
-    return [a[-_LARGEST_VALUES:].copy() for a in np.unique(image[np.isfinite(image)], return_counts=True)]
+    return values[-_LARGEST_VALUES:].copy(), numbers[-_LARGEST_VALUES:].copy()
 
 
 def _ceiling_of(parts):
@@ -270,11 +281,13 @@ def _read_largest(image):
 class Overview:
     """Statistics of a whole field.
 
-    ``means`` (n,) over valid pixels, ``lowest`` and ``highest`` (n,), the ``ceiling`` of the image (NaN for none), its
-    ``limits`` as a guide, and the sums (n, blocks) of maps in each block.
+    ``overlap`` is the part of it that the image covers. ``means`` (n,) over valid pixels, ``lowest`` and ``highest``
+    (n,), the ``ceiling`` of the image (NaN for none), its ``limits`` as a guide, and the sums (n, blocks) of maps in
+    each block.
     """
 
     n_pixels: int
+    overlap: float
     means: np.ndarray
     lowest: np.ndarray
     highest: np.ndarray
@@ -291,6 +304,7 @@ class Overview:
             raise ValueError("A map or the HAADF image has no valid pixel, all being masked or NaN: correct the mask.")
         return cls(
             n_pixels,
+            sum(p.n_seen for p in parts) / n_pixels,
             sums.sum(axis=1) / n_valid.sum(axis=1),
             np.min([p.lowest for p in parts], axis=0),
             np.max([p.highest for p in parts], axis=0),

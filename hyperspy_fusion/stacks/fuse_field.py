@@ -175,6 +175,7 @@ def fitted_sample(field, call, background=None, show_progressbar=None, num_worke
     The parameters are those of :func:`fuse_field`.
     """
     overview, windows = _survey(field, num_workers)
+    registration, about_field = field.outcome(overview.overlap)
     source, haadf, mask = sample_of(field, windows)
     settings = call.settings
     if settings.noise == "auto" and np.any(overview.lowest < 0):
@@ -202,8 +203,8 @@ def fitted_sample(field, call, background=None, show_progressbar=None, num_worke
     of_fit = model._record.diagnostics
     if len(windows) > 1:  # places in it are not those of the field
         of_fit = [replace(d, sentence=f"In the sample of the field: {d.sentence}") for d in of_fit]
-    found = [d for d in (*field.diagnostics, *model._input_diagnostics, *of_fit) if d.code not in _OF_PIXELS]
-    return Sample(tile, metadata, model._metadata(), list(dict.fromkeys(found)))
+    found = [d for d in (*about_field, *model._input_diagnostics, *of_fit) if d.code not in _OF_PIXELS]
+    return Sample(tile, metadata, {**model._metadata(), **registration}, list(dict.fromkeys(found)))
 
 
 def _check_elements(measured, overview, named_by_file):
@@ -367,7 +368,6 @@ def _result(field, sample, store, found):
         "halo": sample.tile.shared.halo,
         "warnings": warnings_of(diagnostics),
         "diagnostics": as_metadata(diagnostics),
-        **({"registration": field.registration} if field.registration else {}),
         "haadf_title": str(field.haadf.metadata.General.title),
         "grid": np.array(field.shape),
         "map_norms": norms(data),
