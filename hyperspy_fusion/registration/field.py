@@ -25,8 +25,8 @@ _PLACES = [(1 / 2, 1 / 2), (1 / 4, 1 / 4), (1 / 4, 3 / 4), (3 / 4, 1 / 4), (3 / 
 _BEYOND = 16
 # pixels of the image that are resampled at once
 _AT_ONCE = 2**22
-# pixels by which the shifts of two windows may differ
-_ALIKE = 1.0
+# pixels by which the shifts of two windows may differ, and standard errors of the difference
+_ALIKE, _SURE = 1.0, 4.0
 
 
 @dataclass(frozen=True)
@@ -170,13 +170,19 @@ def _shift_of_windows(image, elements, read) -> tuple[Shift, list[Diagnostic]]:
             )
         )
     best = max(found, key=lambda one: (-len(one.undetermined), one.evidence))
-    sure = [one.shift for one in found if not len(one.undetermined) and not one.is_ambiguous]
-    apart = max((float(np.hypot(*(a - b))) for a, b in itertools.combinations(sure, 2)), default=0.0)
+    sure = [one for one in found if not len(one.undetermined) and not one.is_ambiguous]
+    apart = max((_apart(a, b) for a, b in itertools.combinations(sure, 2)), default=0.0)
     sentence = (
         f"The shift of the HAADF image differs by {apart:.1f} pixels between parts of the field, and one was taken for "
         "all: correct the scale of one, or the distortion of the scan."
     )
     return best, [Diagnostic("shift-differs", sentence)] if apart > _ALIKE else []
+
+
+def _apart(a, b):
+    """Pixels between two shifts; 0 where their errors explain it."""
+    difference = a.shift - b.shift
+    return float(np.hypot(*difference)) if np.any(np.abs(difference) > _SURE * np.hypot(a.error, b.error)) else 0.0
 
 
 def _windows(shape, side):

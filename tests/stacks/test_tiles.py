@@ -336,12 +336,14 @@ def test_a_shift_is_measured_in_windows(monkeypatch):
     assert "shift-differs" not in codes
 
 
-def test_windows_whose_shifts_differ(monkeypatch):
+@pytest.mark.parametrize("error, differ", [(0.1, True), (1.0, False)])
+def test_windows_whose_shifts_differ(error, differ, monkeypatch):
     found, none, both = np.arange(5.0), np.zeros((0, 2)), np.eye(2)
-    shifts = [Shift(np.full(2, k), np.ones(2), 0.9, 100 + k, both[:1] if k == 4 else none) for k in found]
+    shifts = [Shift(np.full(2, k), np.full(2, error), 0.9, 100 + k, both[:1] if k == 4 else none) for k in found]
     monkeypatch.setattr(registration_field, "found_shift", lambda *_: shifts.pop())
     _, about, codes = placed(scan()[1], "shift", monkeypatch)
-    assert about["shift"].tolist() == [3, 3] and "shift-differs" in codes  # that of most evidence of those determined
+    assert about["shift"].tolist() == [3, 3]  # that of most evidence of those determined
+    assert ("shift-differs" in codes) == differ
 
 
 @pytest.mark.parametrize("change", [shifted, cropped_and_finer])
