@@ -155,9 +155,11 @@ def _shift_of_windows(image, elements, read) -> tuple[Shift, list[Diagnostic]]:
     found, failures = [], []
     for window in _windows(image.shape, side):
         source = image.part(window, int(side * _REACH)).in_memory().source()
+        if source is None:
+            continue
+        maps, mask = read(window)
         try:
-            if source is not None:
-                found.append(found_shift(source, elements, *read(window)))
+            found.append(found_shift(source, elements, maps, mask))
         except ValueError as error:
             failures.append(error)
     if not found:

@@ -311,13 +311,15 @@ def test_registration_is_that_of_one_piece(change, register, most):
     assert found.metadata.Fusion.haadf_n_masked == one.metadata.Fusion.haadf_n_masked
 
 
-def placed(haadf, register, monkeypatch):
+def placed(haadf, register, monkeypatch, unreadable=()):
     """Image and diagnostics; the shift is measured in windows of 64 x 64 pixels."""
     monkeypatch.setattr(registration_field, "_WINDOW", 64)
     maps = hf.element_maps(scan()[0])
     axes = spatial_axes(maps.get_map("Pt"))
 
     def read(window):
+        if window in unreadable:
+            raise ValueError("The file is broken.")
         return maps.data[(slice(None), *window)], None
 
     image, registration = registration_field.placed_image(
@@ -344,6 +346,14 @@ def test_windows_whose_shifts_differ(error, differ, monkeypatch):
     _, about, codes = placed(scan()[1], "shift", monkeypatch)
     assert about["shift"].tolist() == [3, 3]  # that of most evidence of those determined
     assert ("shift-differs" in codes) == differ
+
+
+def test_a_window_that_cannot_be_read_is_no_window_without_a_shift(monkeypatch):
+    shift = Shift(np.zeros(2), np.ones(2), 0.9, 100.0, np.zeros((0, 2)))
+    monkeypatch.setattr(registration_field, "found_shift", lambda *_: shift)
+    unreadable = registration_field._windows((96, 80), 64)[1:2]
+    with pytest.raises(ValueError, match="The file is broken"):
+        placed(scan()[1], "shift", monkeypatch, unreadable)
 
 
 @pytest.mark.parametrize("change", [shifted, cropped_and_finer])
