@@ -392,10 +392,14 @@ def test_a_way_of_registration_is_checked(register):
         fused(register=register)
 
 
-def test_a_number_of_components_is_refused():
+def test_components_and_several_images_are_refused_before_a_shift_is_measured(monkeypatch):
+    monkeypatch.delattr(field, "placed_image")
     spectra, haadf = hf.data.overlapping_lines((32, 32)).signals()
+    settings, options = hf.AutoSettings(components=5, tile_size=16), {"elements": ["Mo"], "register": True}
     with pytest.raises(ValueError, match="components is 5"):
-        hf.fuse(spectra, haadf, elements=["Mo"], settings=hf.AutoSettings(components=5, tile_size=16))
+        hf.fuse(spectra, haadf, settings=settings, **options)
+    with pytest.raises(ValueError, match="A scan in tiles is fused with one image"):
+        hf.fuse(spectra, [haadf, haadf], settings=settings, **options)
 
 
 @cache
