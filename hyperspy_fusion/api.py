@@ -114,7 +114,7 @@ def fuse(
     from hyperspy_fusion.methods import METHODS, check_noise_model
     from hyperspy_fusion.methods.base import request_of
     from hyperspy_fusion.model import FusedMultiModal
-    from hyperspy_fusion.stacks.fit import Call, refuse_model_of_spectra
+    from hyperspy_fusion.stacks.fit import Call, refuse_model_of_spectra, refuse_several
     from hyperspy_fusion.stacks.frames import frames_of, may_be_field
     from hyperspy_fusion.stacks.fuse_stack import fuse_stack
 
@@ -133,16 +133,15 @@ def fuse(
     request = request_of(METHODS[method], **of_source, background=None if frames is not None else background)
     call = Call(method, request, register, chosen, n_resamples)
     if frames is not None:
-        _refuse_several(several, "A stack")
+        refuse_several(several, "A stack")
         return fuse_stack(frames, call, show_progressbar, num_workers)
     if lines == "model" and getattr(chosen, "tile_size", None) is not None:
         refuse_model_of_spectra("maps in tiles")
     if lines == "windows" and may_be_field(maps, chosen):
         from hyperspy_fusion.stacks.fuse_field import field_of, fuse_field
 
-        maps, field = field_of(maps, first, request, chosen, mask, register)
+        maps, field = field_of(maps, first, request, chosen, mask, register, several)
         if field is not None:
-            _refuse_several(several, "A scan in tiles")
             return fuse_field(field, call, background, show_progressbar, num_workers)
     model = FusedMultiModal(
         haadf,
@@ -157,11 +156,6 @@ def fuse(
     if n_resamples:
         _find_errors(model, n_resamples, show_progressbar, num_workers)
     return model._signal()
-
-
-def _refuse_several(several, what):
-    if several:
-        raise ValueError(f"{what} is fused with one image, and several were given: pass the HAADF image alone.")
 
 
 def _find_errors(model, n_resamples, show_progressbar, num_workers):

@@ -25,17 +25,21 @@ _PLACES = [(1 / 2, 1 / 2), (1 / 4, 1 / 4), (1 / 4, 3 / 4), (3 / 4, 1 / 4), (3 / 
 _BEYOND = 16
 # pixels of the image that are resampled at once
 _AT_ONCE = 2**22
-# pixels by which the shifts of two windows may differ
-_ALIKE = 1.0
+# pixels by which the shifts of two windows may differ, and standard errors of the difference
+_ALIKE, _SURE = 1.0, 4.0
 
 
 @dataclass(frozen=True)
 class PlacedImage:
-    """An image (rows, columns), lazy or not, whose pixels lie at ``placed`` (y, x) on those of maps of ``shape``."""
+    """An image (rows, columns), lazy or not, whose pixels lie at ``placed`` (y, x) on those of maps of ``shape``.
+
+    ``ceiling`` is the value of its saturated pixels, also in a part that has few of them; NaN for none.
+    """
 
     image: Any
     placed: Sequence[Placement]
     shape: tuple[int, ...]
+    ceiling: float = np.nan
 
     def __getitem__(self, window: Sequence[slice]) -> PlacedImage:
         """The same for a window of the maps, not computed."""
@@ -70,26 +74,50 @@ class PlacedImage:
 
     def _of_strip(self):
         source = self.source()
-        return np.full(self.shape, np.nan) if source is None else source.final(np.zeros(2), True)
+        return np.full(self.shape, np.nan) if source is None else source.final(np.zeros(2), False)
 
     def source(self) -> ImageSource | None:
         """The image, to be sampled at any shift; None where it has no pixel that is a number."""
         image = nan_pixels(np.asarray(self.image))
         image = image if image.dtype.isnative else image.astype(image.dtype.newbyteorder("="))
-        return ImageSource(image, self.placed, self.shape) if np.isfinite(image).any() else None
+        if not np.isfinite(image).any():
+            return None
+        source = ImageSource(image, self.placed, self.shape)
+        source.ceiling = image == self.ceiling
+        source.usable = source.present & ~source.ceiling
+        return source
 
     @property
     def overlap(self) -> float:
-        """Part of the pixels of the maps that the image reaches."""
+        """Part of the pixels of the maps that the image reaches, whether it has values there or not."""
         y, x = (np.diff(p.edges(n)) * p.step for p, n in zip(self.placed, self.shape, strict=True))
         least = np.divide(LEAST_COVERAGE, y, out=np.full(y.size, np.inf), where=y > 0)
         return float(np.sum(x.size - np.searchsorted(np.sort(x), least)) / (y.size * x.size))
 
 
+@dataclass(frozen=True)
+class Registration:
+    """How an image (the signal ``haadf``) came to maps with ``axes``: placed by those, and moved by ``found`` or None.
+
+    ``about_windows`` are diagnostics of the windows in which the shift was measured.
+    """
+
+    axes: Sequence[dict]
+    haadf: Any
+    placed: Sequence[Placement]
+    found: Shift | None
+    about_windows: list[Diagnostic]
+
+    def outcome(self, overlap: float) -> tuple[dict, list[Diagnostic]]:
+        """Metadata and diagnostics for an image that covers this part of the maps; ValueError where it is 0."""
+        about, diagnostics = outcome(self.axes, self.haadf, self.placed, self.found, overlap)
+        return {**about, "haadf_pixel": np.array([p.step for p in self.placed])}, [*diagnostics, *self.about_windows]
+
+
 def placed_image(
-    haadf: Any, axes: Sequence[dict], elements: Sequence[str], read: Callable, register: str
-) -> tuple[PlacedImage, dict, list[Diagnostic]]:
-    """A HAADF image on maps that are larger than memory, metadata of the registration, and diagnostics.
+    haadf: Any, axes: Sequence[dict], elements: Sequence[str], read: Callable, register: str, ceiling: float = np.nan
+) -> tuple[PlacedImage, Registration]:
+    """A HAADF image on maps that are larger than memory, and how it came there.
 
     Parameters
     ----------
@@ -103,6 +131,8 @@ def placed_image(
         A function of a window, two slices. It returns maps (n, ny, nx), and a mask (ny, nx) or None.
     register : {"shift", "calibration"}
         As for :func:`~.haadf.match_haadf`.
+    ceiling
+        Value of the saturated pixels of the image; NaN for none.
 
     Raises
     ------
@@ -110,11 +140,13 @@ def placed_image(
         As of :func:`~.haadf.match_haadf`.
     """
     placed = placements(axes, spatial_axes(haadf))
-    image = PlacedImage(haadf.data, placed, tuple(axis["size"] for axis in axes))
+    image = PlacedImage(haadf.data, placed, tuple(axis["size"] for axis in axes), ceiling)
     found, about_windows = _shift_of_windows(image, elements, read) if register == SHIFT else (None, [])
     image = image if found is None else image.moved(found.shift)
-    about, diagnostics = outcome(axes, haadf, placed, found, image.overlap)
-    return image, {**about, "haadf_pixel": np.array([p.step for p in placed])}, [*diagnostics, *about_windows]
+    registration = Registration(axes, haadf, placed, found, about_windows)
+    if not image.overlap:  # before all pixels are read
+        registration.outcome(0.0)
+    return image, registration
 
 
 def _shift_of_windows(image, elements, read) -> tuple[Shift, list[Diagnostic]]:
@@ -123,9 +155,11 @@ def _shift_of_windows(image, elements, read) -> tuple[Shift, list[Diagnostic]]:
     found, failures = [], []
     for window in _windows(image.shape, side):
         source = image.part(window, int(side * _REACH)).in_memory().source()
+        if source is None:
+            continue
+        maps, mask = read(window)
         try:
-            if source is not None:
-                found.append(found_shift(source, elements, *read(window)))
+            found.append(found_shift(source, elements, maps, mask))
         except ValueError as error:
             failures.append(error)
     if not found:
@@ -138,13 +172,19 @@ def _shift_of_windows(image, elements, read) -> tuple[Shift, list[Diagnostic]]:
             )
         )
     best = max(found, key=lambda one: (-len(one.undetermined), one.evidence))
-    sure = [one.shift for one in found if not len(one.undetermined) and not one.is_ambiguous]
-    apart = max((float(np.hypot(*(a - b))) for a, b in itertools.combinations(sure, 2)), default=0.0)
+    sure = [one for one in found if not len(one.undetermined) and not one.is_ambiguous]
+    apart = max((_apart(a, b) for a, b in itertools.combinations(sure, 2)), default=0.0)
     sentence = (
         f"The shift of the HAADF image differs by {apart:.1f} pixels between parts of the field, and one was taken for "
         "all: correct the scale of one, or the distortion of the scan."
     )
     return best, [Diagnostic("shift-differs", sentence)] if apart > _ALIKE else []
+
+
+def _apart(a, b):
+    """Pixels between two shifts; 0 where their errors explain it."""
+    difference = a.shift - b.shift
+    return float(np.hypot(*difference)) if np.any(np.abs(difference) > _SURE * np.hypot(a.error, b.error)) else 0.0
 
 
 def _windows(shape, side):

@@ -17,9 +17,9 @@ from hyperspy_fusion.grid.images import check_image, image_signal, nan_pixels
 from hyperspy_fusion.grid.masks import mask_array
 from hyperspy_fusion.maps.base import SourceMap, SourceMaps
 from hyperspy_fusion.maps.stack import added_up, common_axes
-from hyperspy_fusion.registration.field import PlacedImage, placed_image
+from hyperspy_fusion.registration.field import PlacedImage, Registration, placed_image
 from hyperspy_fusion.registration.haadf import CALIBRATION, SHIFT
-from hyperspy_fusion.stacks.engine import one_blas_thread
+from hyperspy_fusion.stacks.engine import one_blas_thread, run_tasks, task_of
 from hyperspy_fusion.stacks.tiles import Grid
 
 # Pixels of all maps in the sample, and fewest of its blocks; a field of no more is its own sample. A search over these
@@ -110,9 +110,9 @@ class Field:
     source
         What the maps were read from.
     diagnostics
-        About the axes and the registration.
+        About the axes.
     registration
-        Metadata of the registration of the image; empty for an image on the pixels of the maps.
+        Of the image; None for one on the pixels of the maps.
     """
 
     maps: list[SourceMap]
@@ -121,7 +121,7 @@ class Field:
     arrays: Arrays
     source: SourceMaps
     diagnostics: list[Diagnostic]
-    registration: dict
+    registration: Registration | None
 
     @classmethod
     def of(cls, source: SourceMaps, haadf: Any, mask: Any, register: Any = False) -> Field:
@@ -149,17 +149,26 @@ class Field:
 
         if register:
             way = SHIFT if register is True else register
+            elements, ceiling = [m.element for m in maps], found_ceiling(haadf.data)
             with one_blas_thread:
-                image, registration, about_image = placed_image(haadf, axes, [m.element for m in maps], read, way)
+                image, registration = placed_image(haadf, axes, elements, read, way, ceiling)
         else:
-            image, registration, about_image = haadf.data, {}, check_same_scan(axes, spatial_axes(haadf))
+            image, registration = haadf.data, None
+            about_maps = [*about_maps, *check_same_scan(axes, spatial_axes(haadf))]
         arrays = replace(arrays, haadf=image)
-        return cls(maps, axes, haadf, arrays, source, [*about_maps, *about_image], registration)
+        return cls(maps, axes, haadf, arrays, source, about_maps, registration)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Pixels along y and x."""
         return self.maps[0].data.shape
+
+    def outcome(self, overlap: float) -> tuple[dict, list[Diagnostic]]:
+        """Metadata of the registration and all diagnostics, for an image that covers this part of the field."""
+        if self.registration is None:
+            return {}, self.diagnostics
+        metadata, found = self.registration.outcome(overlap)
+        return {"registration": metadata}, [*self.diagnostics, *found]
 
     def blocks(self) -> tuple[list[tuple[slice, slice]], int]:
         """Windows that cover the field, of which a sample is taken, and how many of them it has."""
@@ -179,14 +188,15 @@ class Field:
 class Statistics(NamedTuple):
     """Of a window: of each map numbers and sums of valid pixels, lowest and highest value, and of the image.
 
-    ``values`` and ``numbers`` are the largest values of the image and how often each occurs, ``some`` its pixels at
-    regular places.
+    ``n_seen`` is the number of its pixels that are no NaN, masked ones too. ``values`` and ``numbers`` are its largest
+    values and how often each occurs, ``some`` its pixels at regular places.
     """
 
     n_valid: np.ndarray
     sums: np.ndarray
     lowest: np.ndarray
     highest: np.ndarray
+    n_seen: np.integer
     values: np.ndarray
     numbers: np.ndarray
     some: np.ndarray
@@ -224,9 +234,6 @@ def statistics_of(arrays: Arrays, inside: Sequence[tuple[slice, ...]], every: in
 def _statistics(found, every):
     keep = True if found.mask is None else ~found.mask
     valid = np.isfinite(found.maps) & keep
-    seen = found.haadf[np.isfinite(found.haadf)]
-    # copies, for a view keeps all values of the image in memory
-    values, numbers = (a[-_LARGEST_VALUES:].copy() for a in np.unique(seen, return_counts=True))
     some = np.where(keep, found.haadf, np.nan)[::every, ::every]
     maps: Any = found.maps.astype(np.float64)
     return Statistics(
@@ -234,20 +241,53 @@ def _statistics(found, every):
         np.sum(maps, axis=(1, 2), where=valid),
         np.min(maps, axis=(1, 2), where=valid, initial=np.inf),
         np.max(maps, axis=(1, 2), where=valid, initial=-np.inf),
-        *(values, numbers),
+        np.isfinite(found.haadf).sum(),
+        *_largest(found.haadf),
         some[np.isfinite(some)],
     )
+
+
+def _largest(image):
+    """The largest values of an image, and how often each occurs."""
+    values, numbers = np.unique(image[np.isfinite(image)], return_counts=True)
+    # copies, for a view keeps all values of the image in memory
+    return values[-_LARGEST_VALUES:].copy(), numbers[-_LARGEST_VALUES:].copy()
+
+
+def _ceiling_of(parts):
+    """The ceiling of an image from the largest values of its parts, NaN for none."""
+    values, numbers = (np.concatenate(one) for one in zip(*parts, strict=True))
+    values, where = np.unique(values, return_inverse=True)
+    return float(ceiling_of(values, np.bincount(where, weights=numbers)))
+
+
+def found_ceiling(image: Any) -> float:
+    """The ceiling of a whole image (rows, columns), lazy or not, in one pass over its pixels; NaN for none."""
+    grid = Grid.of(image.shape, _READ, 0)
+    tasks = [task_of(_read_largest, image[y.core, x.core]) for y in grid.rows for x in grid.columns]
+    found: list = [None] * len(tasks)
+    if not run_tasks(tasks, found.__setitem__):
+        raise KeyboardInterrupt
+    return _ceiling_of(found)
+
+
+def _read_largest(image):
+    from dask.base import compute
+
+    return _largest(nan_pixels(compute(image, scheduler="synchronous")[0]))
 
 
 @dataclass(frozen=True)
 class Overview:
     """Statistics of a whole field.
 
-    ``means`` (n,) over valid pixels, ``lowest`` and ``highest`` (n,), the ``ceiling`` of the image (NaN for none), its
-    ``limits`` as a guide, and the sums (n, blocks) of maps in each block.
+    ``overlap`` is the part of it that the image covers. ``means`` (n,) over valid pixels, ``lowest`` and ``highest``
+    (n,), the ``ceiling`` of the image (NaN for none), its ``limits`` as a guide, and the sums (n, blocks) of maps in
+    each block.
     """
 
     n_pixels: int
+    overlap: float
     means: np.ndarray
     lowest: np.ndarray
     highest: np.ndarray
@@ -259,17 +299,16 @@ class Overview:
     def of(cls, parts: Sequence[Statistics], n_pixels: int) -> Overview:
         """Of the statistics of all blocks."""
         sums, n_valid = (np.stack([getattr(p, name) for p in parts], 1) for name in ("sums", "n_valid"))
-        values, where = np.unique(np.concatenate([p.values for p in parts]), return_inverse=True)
-        numbers = np.bincount(where, weights=np.concatenate([p.numbers for p in parts]))
         some = np.concatenate([p.some for p in parts])
         if not (n_valid.sum(axis=1).all() and some.size):
             raise ValueError("A map or the HAADF image has no valid pixel, all being masked or NaN: correct the mask.")
         return cls(
             n_pixels,
+            sum(p.n_seen for p in parts) / n_pixels,
             sums.sum(axis=1) / n_valid.sum(axis=1),
             np.min([p.lowest for p in parts], axis=0),
             np.max([p.highest for p in parts], axis=0),
-            float(ceiling_of(values, numbers)),
+            _ceiling_of([(p.values, p.numbers) for p in parts]),
             limits_of(some),
             sums,
         )

@@ -188,6 +188,12 @@ def refuse_model_of_spectra(what):
     raise ValueError(f"lines is 'model', which is for one scan in memory, not for {what}: pass lines='windows'.")
 
 
+def refuse_several(several: bool, what: str) -> None:
+    """Raise ValueError for several images, where `what` is fused with one."""
+    if several:
+        raise ValueError(f"{what} is fused with one image, and several were given: pass the HAADF image alone.")
+
+
 def commonest(values):
     """The keys of the commonest of the values of a dictionary, the first of equals; none of an empty one."""
     kinds = list(values.values())

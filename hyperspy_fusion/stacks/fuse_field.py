@@ -33,7 +33,7 @@ from hyperspy_fusion.stacks.field import (
     sample_of,
     statistics_of,
 )
-from hyperspy_fusion.stacks.fit import INTERRUPTED, FailedFrame, refuse_none
+from hyperspy_fusion.stacks.fit import INTERRUPTED, FailedFrame, refuse_none, refuse_several
 from hyperspy_fusion.stacks.result import not_fused, summary_of
 from hyperspy_fusion.stacks.tiles import Grid, TileStore, weights_of
 
@@ -48,15 +48,22 @@ _INTERRUPTIONS = {"interrupted", "selection-interrupted"}
 
 
 def field_of(
-    maps: Any, haadf: Any, request: Any, settings: Any, mask: Any, register: Any = False
+    maps: Any, haadf: Any, request: Any, settings: Any, mask: Any, register: Any = False, several: bool = False
 ) -> tuple[Any, Field | None]:
-    """The source of maps that may be a field, as it was read, and the :class:`Field` to fuse in tiles, else None."""
+    """The source of maps that may be a field, as it was read, and the :class:`Field` to fuse in tiles, else None.
+
+    ValueError for a field with ``several`` images, or with a number of components.
+    """
     check_signal(haadf)
     is_asked = settings.tile_size is not None
     source = read_source(maps, request)
     first = source.maps[0].data
     is_large = hasattr(first, "dask") and memory_of_fit(len(source.maps), first.size) > _PART * _free_memory()
-    return source, Field.of(source, haadf, mask, register) if is_asked or is_large else None
+    if not (is_asked or is_large):
+        return source, None
+    refuse_several(several, "A scan in tiles")
+    _refuse_components(source, settings)
+    return source, Field.of(source, haadf, mask, register)
 
 
 def _free_memory():
@@ -92,11 +99,10 @@ def fuse_field(field: Field, call: Any, background: Any, show_progressbar: Any, 
     Raises
     ------
     ValueError
-        For a number of components, and where no tile can be fused.
+        Where no tile can be fused.
     KeyboardInterrupt
         By Ctrl-C before the first tile is fused.
     """
-    _refuse_components(field, call.settings)
     sample = fitted_sample(field, call, background, show_progressbar, num_workers)
     halo = sample.tile.shared.halo
     grid = Grid.of(field.shape, _tile_size(sample.tile, len(field.maps), halo), halo)
@@ -120,9 +126,9 @@ def fuse_field(field: Field, call: Any, background: Any, show_progressbar: Any, 
     return _result(field, sample, store, found)
 
 
-def _refuse_components(field, settings):
+def _refuse_components(source, settings):
     number = getattr(settings, "components", 0)
-    if not is_auto(number) and number and field.source.out_of_window is not None:
+    if not is_auto(number) and number and source.out_of_window is not None:
         raise ValueError(
             f"components is {number}, and maps in tiles have none, which are found from the spectra of all pixels at "
             "once: pass components=0."
@@ -175,6 +181,7 @@ def fitted_sample(field, call, background=None, show_progressbar=None, num_worke
     The parameters are those of :func:`fuse_field`.
     """
     overview, windows = _survey(field, num_workers)
+    registration, about_field = field.outcome(overview.overlap)
     source, haadf, mask = sample_of(field, windows)
     settings = call.settings
     if settings.noise == "auto" and np.any(overview.lowest < 0):
@@ -202,8 +209,8 @@ def fitted_sample(field, call, background=None, show_progressbar=None, num_worke
     of_fit = model._record.diagnostics
     if len(windows) > 1:  # places in it are not those of the field
         of_fit = [replace(d, sentence=f"In the sample of the field: {d.sentence}") for d in of_fit]
-    found = [d for d in (*field.diagnostics, *model._input_diagnostics, *of_fit) if d.code not in _OF_PIXELS]
-    return Sample(tile, metadata, model._metadata(), list(dict.fromkeys(found)))
+    found = [d for d in (*about_field, *model._input_diagnostics, *of_fit) if d.code not in _OF_PIXELS]
+    return Sample(tile, metadata, {**model._metadata(), **registration}, list(dict.fromkeys(found)))
 
 
 def _check_elements(measured, overview, named_by_file):
@@ -367,7 +374,6 @@ def _result(field, sample, store, found):
         "halo": sample.tile.shared.halo,
         "warnings": warnings_of(diagnostics),
         "diagnostics": as_metadata(diagnostics),
-        **({"registration": field.registration} if field.registration else {}),
         "haadf_title": str(field.haadf.metadata.General.title),
         "grid": np.array(field.shape),
         "map_norms": norms(data),

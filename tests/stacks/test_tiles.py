@@ -288,28 +288,44 @@ def cropped_and_finer(image):
     return fine.isig[5:, 3:]
 
 
-@pytest.mark.parametrize("change, register", [(shifted, True), (cropped_and_finer, "calibration")])
-def test_registration_is_that_of_one_piece(change, register):
+def clipped_and_cut(image):
+    data = np.minimum(image.data, np.quantile(image.data, 0.9)).astype(np.float32)
+    data[:10] = np.nan
+    return image._deepcopy_with_new_data(data)
+
+
+@pytest.mark.parametrize(
+    "change, register, most",
+    [(shifted, True, 1e-3), (cropped_and_finer, "calibration", 1e-3), (clipped_and_cut, "calibration", 1e-2)],
+)
+def test_registration_is_that_of_one_piece(change, register, most):
     haadf = change(scan()[1])
     settings, options = hf.CalibratedSettings(**SETTINGS), {"method": "calibrated", "show_progressbar": False}
     one = hf.fuse(*scan()[:1], haadf, settings=settings, register=register, **options)
     found = fused(haadf=haadf.as_lazy(), register=register, tile_size=48)
-    assert np.sqrt(np.mean(differences(found, one.data) ** 2)) < 1e-3
+    assert np.sqrt(np.mean(differences(found, one.data) ** 2)) < most
     own, alone = (f.metadata.Fusion.registration.as_dictionary() for f in (found, one))
     np.testing.assert_equal(own, alone)
+    codes = [[c for c in f.metadata.Fusion.diagnostics.codes if c == "haadf-covers-part"] for f in (found, one)]
+    assert codes[0] == codes[1]
     assert found.metadata.Fusion.haadf_n_masked == one.metadata.Fusion.haadf_n_masked
 
 
-def placed(haadf, register, monkeypatch):
+def placed(haadf, register, monkeypatch, unreadable=()):
     """Image and diagnostics; the shift is measured in windows of 64 x 64 pixels."""
     monkeypatch.setattr(registration_field, "_WINDOW", 64)
     maps = hf.element_maps(scan()[0])
     axes = spatial_axes(maps.get_map("Pt"))
 
     def read(window):
+        if window in unreadable:
+            raise ValueError("The file is broken.")
         return maps.data[(slice(None), *window)], None
 
-    image, about, diagnostics = registration_field.placed_image(haadf, axes, ELEMENTS, read, register)
+    image, registration = registration_field.placed_image(
+        haadf, axes, ELEMENTS, read, register, field.found_ceiling(haadf.data)
+    )
+    about, diagnostics = registration.outcome(image.overlap)
     return image, about, [d.code for d in diagnostics]
 
 
@@ -322,12 +338,22 @@ def test_a_shift_is_measured_in_windows(monkeypatch):
     assert "shift-differs" not in codes
 
 
-def test_windows_whose_shifts_differ(monkeypatch):
+@pytest.mark.parametrize("error, differ", [(0.1, True), (1.0, False)])
+def test_windows_whose_shifts_differ(error, differ, monkeypatch):
     found, none, both = np.arange(5.0), np.zeros((0, 2)), np.eye(2)
-    shifts = [Shift(np.full(2, k), np.ones(2), 0.9, 100 + k, both[:1] if k == 4 else none) for k in found]
+    shifts = [Shift(np.full(2, k), np.full(2, error), 0.9, 100 + k, both[:1] if k == 4 else none) for k in found]
     monkeypatch.setattr(registration_field, "found_shift", lambda *_: shifts.pop())
     _, about, codes = placed(scan()[1], "shift", monkeypatch)
-    assert about["shift"].tolist() == [3, 3] and "shift-differs" in codes  # that of most evidence of those determined
+    assert about["shift"].tolist() == [3, 3]  # that of most evidence of those determined
+    assert ("shift-differs" in codes) == differ
+
+
+def test_a_window_that_cannot_be_read_is_no_window_without_a_shift(monkeypatch):
+    shift = Shift(np.zeros(2), np.ones(2), 0.9, 100.0, np.zeros((0, 2)))
+    monkeypatch.setattr(registration_field, "found_shift", lambda *_: shift)
+    unreadable = registration_field._windows((96, 80), 64)[1:2]
+    with pytest.raises(ValueError, match="The file is broken"):
+        placed(scan()[1], "shift", monkeypatch, unreadable)
 
 
 @pytest.mark.parametrize("change", [shifted, cropped_and_finer])
@@ -340,13 +366,24 @@ def test_parts_of_a_placed_image(change, monkeypatch):
     np.testing.assert_allclose(image[window].resampled(), whole[window], rtol=0, atol=1e-6 * np.nanmax(whole))
 
 
+def test_parts_of_an_image_have_its_ceiling(monkeypatch):
+    monkeypatch.setattr(registration_field, "_AT_ONCE", 1000)
+    monkeypatch.setattr(field, "_READ", 40)
+    haadf, places = scan()[1].deepcopy(), np.arange(0, 80, 4)
+    haadf.data[places, places] = 2 * haadf.data.max()  # too few in a part to be found there
+    image = placed(haadf.as_lazy(), "calibration", monkeypatch)[0].in_memory()
+    alone = hf.match_haadf(haadf, scan()[0], register="calibration").haadf.data
+    np.testing.assert_array_equal(np.isnan(image.resampled()), np.isnan(alone))
+    assert np.count_nonzero(np.isnan(alone)) == 20
+
+
 def test_an_image_that_is_elsewhere_or_empty(monkeypatch):
     with pytest.raises(ValueError, match="^The HAADF image has no pixel that is a number"):
         placed(scan()[1] * np.nan, "shift", monkeypatch)
     elsewhere = scan()[1].isig[:20, :20]
     elsewhere.axes_manager[0].offset += 1e3
     with pytest.raises(ValueError, match="covers no pixel of the maps"):
-        placed(elsewhere, "calibration", monkeypatch)
+        fused(haadf=elsewhere, register="calibration")
 
 
 @pytest.mark.parametrize("register", ["yes", [True, True]])
@@ -355,10 +392,14 @@ def test_a_way_of_registration_is_checked(register):
         fused(register=register)
 
 
-def test_a_number_of_components_is_refused():
+def test_components_and_several_images_are_refused_before_a_shift_is_measured(monkeypatch):
+    monkeypatch.delattr(field, "placed_image")
     spectra, haadf = hf.data.overlapping_lines((32, 32)).signals()
+    settings, options = hf.AutoSettings(components=5, tile_size=16), {"elements": ["Mo"], "register": True}
     with pytest.raises(ValueError, match="components is 5"):
-        hf.fuse(spectra, haadf, elements=["Mo"], settings=hf.AutoSettings(components=5, tile_size=16))
+        hf.fuse(spectra, haadf, settings=settings, **options)
+    with pytest.raises(ValueError, match="A scan in tiles is fused with one image"):
+        hf.fuse(spectra, [haadf, haadf], settings=settings, **options)
 
 
 @cache
