@@ -10,10 +10,10 @@ import numpy as np
 from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.spectra.background import smoothed_counts
 from hyperspy_fusion.grid.axes import layout
-from hyperspy_fusion.identify.elements import by_element
+from hyperspy_fusion.identify.elements import by_element, listed
 from hyperspy_fusion.maps.base import SourceRequest, refuse_unfitted
 from hyperspy_fusion.maps.eds_lines import LineCounts, line_counts, window_sums
-from hyperspy_fusion.maps.eds_windows import line_windows, lines_within, n_channels
+from hyperspy_fusion.maps.eds_windows import line_windows, lines_beside, n_channels, sum_spectrum
 
 _logger = logging.getLogger(__name__)
 
@@ -47,15 +47,16 @@ def counts_over_background(signal: Any, request: SourceRequest) -> LineCounts:
             "each channel of each spectrum."
         )
     windows = [line_windows(signal, names, request.integration_windows) for names in found.lines.values()]
-    return _in_memory(found, window_sums(background, windows))
+    return _in_memory(found, window_sums(background, windows))[0]
 
 
-def _in_memory(found, background):
-    """All counts and the background, not below 0, computed in one pass over lazy spectra."""
+def _in_memory(found, background, spectrum=None):
+    """All counts and the background, not below 0, and the `spectrum`, computed in one pass over lazy spectra."""
     from dask.base import compute
 
-    counts, background, beside = compute(found.counts, background, found.beside)
-    return found._replace(counts=counts, background=np.maximum(background, 0).astype(np.float32), beside=beside)
+    counts, background, beside, spectrum = compute(found.counts, background, found.beside, spectrum)
+    background = np.maximum(background, 0).astype(np.float32)
+    return found._replace(counts=counts, background=background, beside=beside), spectrum
 
 
 def _from_windows(signal, found, background, width):
@@ -63,11 +64,11 @@ def _from_windows(signal, found, background, width):
     names = [name for own in lines.values() for name in own]
     sides = _sides(signal, names, background, width)
     measured = list(dict.fromkeys(side for own in sides.values() for side in own))
-    found = _in_memory(found, window_sums(signal, [[side] for side in measured]))
+    found, spectrum = _in_memory(found, window_sums(signal, [[side] for side in measured]), sum_spectrum(signal))
     per_channel = {side: found.background[..., i] / n_channels([side]) for i, side in enumerate(measured)}
     diagnostics = list(found.diagnostics)
     if isinstance(background, str):
-        sides, about = _clean_sides(signal, sides, per_channel)
+        sides, about = _clean_sides(sides, lines_beside(signal, spectrum, measured, lines), per_channel)
         diagnostics += about
     diagnostics += _about_high(signal, lines, found.counts, sides, per_channel, width)
     _logger.info("Channels of the background: %s", sides)
@@ -105,23 +106,24 @@ def _sides(signal, names, background, width):
     return sides
 
 
-def _clean_sides(signal, sides, per_channel):
+def _clean_sides(sides, held, per_channel):
     """For each line the sides that hold no line of the sample, else the one with fewer counts; and diagnostics."""
     totals = {side: image.sum(dtype=float) for side, image in per_channel.items()}
-    clean, dirty = {}, []
+    clean, dirty = {}, {}
     for name, own in sides.items():
-        kept = [side for side in own if not lines_within(signal, *_energies(signal, side))]
+        kept = [side for side in own if not held[side]]
         if not kept:
-            dirty.append(name)
             kept = [min(own, key=lambda side: totals[side])]
+            dirty[name] = list(dict.fromkeys(line for side in own for line in held[side]))
         # a line that nobody named is in a window that holds far more than the other
         most = STEEPEST * min(totals[side] for side in kept)
         clean[name] = tuple(side for side in kept if totals[side] <= most + 5 * np.sqrt(most / n_channels([side])))
+    pairs = listed([f"{name} ({listed(lines)})" for name, lines in dirty.items()])
     sentence = (
-        f"Both background windows of {', '.join(dirty)} hold lines of the sample, so the background may be too high: "
-        "pass windows of your own as background, or a fitted model."
+        f"Both background windows of {pairs} hold lines, so the background may be too high: pass lines='model' to "
+        "fuse, or windows of your own."
     )
-    about = [Diagnostic("background-windows-hold-lines", sentence, elements=tuple(by_element(dirty)))]
+    about = [Diagnostic("background-windows-hold-lines", sentence, elements=tuple(by_element(list(dirty))))]
     return clean, about if dirty else []
 
 
@@ -137,13 +139,6 @@ def _about_high(signal, lines, counts, sides, per_channel, width):
         "element out, or pass windows of your own as background, or a fitted model."
     )
     return [Diagnostic("background-above-lines", sentence, elements=tuple(high))] if high else []
-
-
-def _energies(signal, side):
-    """Limits in units of the axis, and half a width of the window more for the tails of lines."""
-    axis = signal.axes_manager.signal_axes[0]
-    low, high = axis.index2value(side[0]), axis.index2value(side[1])
-    return low - (high - low) / 2, high + (high - low) / 2
 
 
 def _expected(sides, per_channel):

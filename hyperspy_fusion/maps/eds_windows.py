@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from contextlib import suppress
 from itertools import combinations
 from typing import Any
 
@@ -10,9 +12,10 @@ import numpy as np
 from scipy.special import ndtr
 
 from hyperspy_fusion.diagnostics import INFORMATION, NOTE, SERIOUS, Diagnostic
-from hyperspy_fusion.identify.elements import by_element, element_of, listed
+from hyperspy_fusion.identify.elements import by_element, element_of, is_detectable, listed, periodic_table
 from hyperspy_fusion.identify.map_identity import metadata_names
 from hyperspy_fusion.maps.base import WINDOW_WIDTH
+from hyperspy_fusion.maps.eds_spectra import beam_energy_of, element_lines
 
 _logger = logging.getLogger(__name__)
 
@@ -22,6 +25,8 @@ SHARED_CHANNELS = 0.1
 STRONG = 0.1
 # counts of other elements that are no more than this part of those in a window are within the errors of quantification
 STRAY = 0.03
+# a line with more than this part of the counts of a background window is in it, however far it is
+TAIL = 0.1
 # width of the windows on both sides of a line from which its background is taken, in FWHM, and their distance
 _SIDE, _AWAY = 1.0, 1.5
 # a side that has so many times the counts of the other holds a line
@@ -68,7 +73,10 @@ def n_channels(ranges: list) -> int:
 
 
 def lines_within(signal: Any, low: float, high: float, mapped: Any = ()) -> list[str]:
-    """X-ray lines between two energies, in units of the axis, of the elements of the sample and of those `mapped`."""
+    """X-ray lines between two energies, in units of the axis, of the elements of the sample and of those `mapped`.
+
+    They are strong in their family, and below the energy of the beam.
+    """
     from exspy.material import elements
     from exspy.utils.eds import get_xray_lines_near_energy
 
@@ -76,11 +84,50 @@ def lines_within(signal: Any, low: float, high: float, mapped: Any = ()) -> list
     near = get_xray_lines_near_energy((low + high) / 2 / unit, (high - low) / unit)
     sample = {*metadata_names(signal.metadata, "Sample.elements"), *mapped}
     found = [line.split("_") for line in near]
-    return [
-        f"{element}_{line}"
-        for element, line in found
-        if element in sample and elements[element].Atomic_properties.Xray_lines[line].weight >= STRONG
-    ]
+    known = {(e, line): elements[e].Atomic_properties.Xray_lines[line] for e, line in found if e in sample}
+    beam = beam_energy_of(signal) or np.inf
+    return [f"{e}_{n}" for (e, n), line in known.items() if line.weight >= STRONG and line["energy (keV)"] < beam]
+
+
+# ---- windows of background -------------------------------------------------------------------------------
+
+
+def lines_beside(
+    signal: Any, spectrum: np.ndarray, windows: Iterable[tuple[int, int]], mapped: Iterable[str]
+) -> dict[tuple[int, int], list[str]]:
+    """``{window: lines}`` of the sample, and of the elements `mapped`, that keep each window from being background.
+
+    These are the strong lines in it or within half of its width, and all that have more than :data:`TAIL` of its
+    counts in the `spectrum`, the sum of all: those are expected from the strongest line of the same family.
+    """
+    axis = signal.axes_manager.signal_axes[0]
+    amounts = _amounts(signal, spectrum, {*metadata_names(signal.metadata, "Sample.elements"), *mapped})
+    found = {}
+    for start, stop in windows:
+        low, high = axis.index2value(start), axis.index2value(stop)
+        near = lines_within(signal, low - (high - low) / 2, high + (high - low) / 2, mapped)
+        total = max(spectrum[start:stop].sum(), 0)
+        # fewer are within three errors of what is counted there
+        least = max(TAIL * total, 3 * np.sqrt(total))
+        parts = {name: n * _share(axis, limits, [(start, stop)]) for name, (limits, n) in amounts.items()}
+        found[start, stop] = list(dict.fromkeys([*near, *(name for name, part in parts.items() if part > least)]))
+    return found
+
+
+def _amounts(signal, spectrum, elements):
+    """``{line: (limits, counts)}`` of the lines of each family, by their weights and the counts of the strongest."""
+    known = [e for e in periodic_table().keys() if e in elements and is_detectable(e)]
+    found = {}
+    for own in (element_lines(signal, e) for e in known):
+        for family in dict.fromkeys(name[0] for name in own.names):
+            weights = {n: w for n, w in zip(own.names, own.weights, strict=True) if n[0] == family}
+            with suppress(ValueError):  # the resolution gives no window of a line of low energy
+                counts = _net_counts(signal, spectrum, f"{own.element}_{max(weights, key=weights.__getitem__)}")
+                limits = line_limits(signal, [f"{own.element}_{name}" for name in weights], WINDOW_WIDTH)
+                found |= {
+                    f"{own.element}_{n}": (row, counts * weights[n]) for n, row in zip(weights, limits, strict=True)
+                }
+    return found
 
 
 # ---- overlaps -------------------------------------------------------------------------------------------
@@ -110,11 +157,12 @@ def overlap_diagnostics(
 
 
 def sum_spectrum(signal: Any) -> np.ndarray:
-    """(n_channels,) counts of all pixels; 0 where they are not finite."""
+    """(n_channels,) counts of all pixels, a dask array of lazy spectra; 0 where they are not finite."""
     axes = tuple(axis.index_in_array for axis in signal.axes_manager.navigation_axes)
     with np.errstate(over="ignore", invalid="ignore"):
-        summed = np.asarray(signal.data.sum(axis=axes), dtype=np.float64)
-    return np.nan_to_num(summed, posinf=0.0, neginf=0.0)
+        summed = signal.data.sum(axis=axes)
+    summed = (summed if signal._lazy else np.asarray(summed)).astype(np.float64)
+    return np.where(np.isfinite(summed), summed, 0.0)
 
 
 def _stray(signal, spectrum, lines, window, others):

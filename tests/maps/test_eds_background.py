@@ -145,6 +145,37 @@ def test_a_window_with_a_line_of_the_sample_is_left_out():
         np.testing.assert_allclose(found, clean, rtol=0.05)
 
 
+def beside_platinum(counts, named):
+    """Spectra over 0.5 counts a channel: 20 counts of Si Kα, `counts` of Pt Mα 0.07 keV above its background window."""
+    s, *_ = alloy()
+    energies, expected = s.axes_manager[-1].axis, np.full(s.data.shape, 0.5)
+    for line, energy, number in (("Si_Ka", 1.7397, 20), ("Pt_Ma", 2.0505, counts), ("Pt_La", 9.4421, 10)):
+        sigma = np.ptp(s.estimate_integration_windows(1.0, [line])) / 2.3548
+        expected += number * 0.01 / sigma / np.sqrt(2 * np.pi) * np.exp(-0.5 * ((energies - energy) / sigma) ** 2)
+    s.data = np.random.default_rng(1).poisson(expected).astype("u2")
+    s.metadata.Sample.elements = named
+    return s
+
+
+@pytest.mark.parametrize(
+    "counts, named, lines", [(0.2, ["Si", "Pt"], ""), (50, ["Si"], ""), (50, ["Si", "Al"], "Al_Ka, Pt_Ma")]
+)
+def test_tails_of_lines_of_other_families_are_no_background(counts, named, lines):
+    """Of Pt Mα, which is mapped by its Lα. Faint lines do not matter, and a line beside each window is reported."""
+    s, asked = beside_platinum(counts, named), ["Si_Ka", "Pt_La"]
+    maps = element_maps(s, xray_lines=asked, background="windows")
+    low, high = (s.axes_manager[-1].value2index(e) for e in s.estimate_integration_windows(2.0, ["Si_Ka"])[0])
+    silicon = maps.known_background.data[maps.elements.index("Si")]
+    assert silicon.mean() == pytest.approx(0.5 * (high - low), rel=0.04)
+    if counts < 1:
+        windows = element_maps(s, xray_lines=asked, background=s.estimate_background_windows(xray_lines=asked))
+        np.testing.assert_array_equal(maps.known_background.data, windows.known_background.data)
+    sentences = maps.metadata.get_item("Element_maps.diagnostics.sentences", default=[])
+    held = [one for code, one in zip(codes(maps), sentences, strict=True) if code == "background-windows-hold-lines"]
+    assert len(held) == bool(lines)
+    assert all(f"windows of Si_Ka ({lines})" in sentence and "lines='model'" in sentence for sentence in held)
+
+
 def test_maps_find_no_background_and_windows_may_hold_lines():
     maps, _ = scan_signals()
     with pytest.raises(ValueError, match="which is found in the spectra: pass the EDS spectrum image"):
@@ -156,6 +187,9 @@ def test_maps_find_no_background_and_windows_may_hold_lines():
     maps = element_maps(s, xray_lines=["Ni_Ka", "Pt_La"], background="windows")
     assert "background-windows-hold-lines" in codes(maps)
     assert "Ni" in list(maps.metadata.Element_maps.diagnostics.elements)
+    s.set_microscope_parameters(beam_energy=7)
+    maps = element_maps(s, xray_lines=["Ni_Ka", "Pt_La"], background="windows")
+    assert "background-windows-hold-lines" not in codes(maps)
     s, *_ = alloy()
     low, high = (s.axes_manager[-1].value2index(e) for e in (9.2, 9.7))
     s.data[..., low:high] = 0
