@@ -77,7 +77,7 @@ _HEADLINES = {
         "background-in-composition": "The per cent include background: fuse with background='windows'.",
         "background-in-maps": "Much of {} is background: fuse with background='windows' for amounts.",
         "background-not-used": "The published method ignores the background: use method='calibrated'.",
-        "background-windows-hold-lines": "Background windows of {} hold other lines: give windows without.",
+        "background-windows-hold-lines": "Background windows of {} hold lines: give others, or use lines='model'.",
         "constant-map": "{} constant and not fused: leave out of elements=[...].",
         "drift-undetermined": "The drift is not determined in one direction: check the sum of the frames.",
         "edge-errors-too-small": "Errors of regions of {} are up to twice too small: double them.",
