@@ -135,10 +135,11 @@ def missing_diagnostics(eds: Any, spectrum: np.ndarray | None, named: Iterable[s
 
     Spectra that are lazy (None), or no counts, are not searched.
     """
-    candidates = [] if spectrum is None else _candidates(eds)
+    if spectrum is None or not (candidates := _candidates(eds)):
+        return []
     energies = energies_in_kev(eds)
     used = _used_channels(energies)
-    summed = spectrum[used] if candidates else np.zeros(1)
+    summed = spectrum[used]
     if not 1 <= summed.sum() < _MOST_COUNTS or summed.min() < 0 or np.any(summed != np.rint(summed)):
         return []
     summed, energies = _wide_channels(summed[None], energies[used])
