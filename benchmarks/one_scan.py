@@ -37,7 +37,7 @@ CASES = {
     "L2083 calibrated": (("L2083",), "calibrated", 4),
 }
 IMPORT = "import"
-IMPORTS = 5
+IMPORTS = 20
 
 
 def _scan(name, size=0, counts=0):
