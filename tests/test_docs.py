@@ -106,6 +106,7 @@ def four_dimensional():
     patterns = hs.signals.Signal2D(np.random.default_rng(0).poisson(5.0, (*SHAPE, 16, 16)).astype("u2"))
     for axis in patterns.axes_manager.signal_axes:
         axis.offset, axis.scale, axis.units = -32, 4, "mrad"
+    patterns.metadata.set_item("Acquisition_instrument.TEM", {"beam_energy": 200.0, "convergence_angle": 20.0})
     return on_grid(patterns, haadf_of())
 
 
@@ -150,6 +151,8 @@ def names(page):
         found["eds_frames"], found["image_frames"] = frames()
     elif page.stem == "composition":
         found["factors"] = [1e3] * 5
+    elif page.stem == "fusing":  # its cells, which Sphinx runs, make one
+        found["fused"] = api.fuse(*data.core_shell((32, 32)).signals())
     elif page.stem == "images":
         found["phase"] = data.core_shell(SHAPE).phase()
     elif page.stem == "scans":
