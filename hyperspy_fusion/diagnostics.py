@@ -44,7 +44,7 @@ _HEADLINES = {
         "interrupted": "The fit was interrupted: fit again to go on.",
         "line-of-no-element": "The spectra show a line that no map has: check for {}.",
         "lines-overlap": "Lines of others add counts to {}: try other xray_lines or lines='model'.",
-        "map-contradicts-counts": "Fused map of {} contradicts its counts: check its background, or lower lambda_reg.",
+        "map-contradicts-counts": "Fused map of {} contradicts its counts: lower lambda_reg, check background.",
         "mask-leaves-out-most": "The mask leaves out most pixels: check that True means left out.",
         "measured-maps-not-saved": "Measured maps are not known: pass maps=, or save(..., everything=True).",
         "modelled-haadf-left-out": "The modelled HAADF image is left out: use the result as it was fitted.",
