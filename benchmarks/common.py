@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 # before OpenMP starts, in the published code or in ours: threads that wait must not take the cores of others
@@ -10,7 +13,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
 ELEMENTS = {"DyScO3": {"Sc": 21, "Dy": 66, "O": 8}, "Co3O4_Mn3O4": {"Co": 27, "Mn": 25, "O": 8}}
 # of the tutorial's two notebooks; its threshold of x0 does not exist in the peer
 OPTIONS = {
@@ -61,6 +65,19 @@ def phantom(size):
     return [*made.maps, made.haadf]
 
 
+# ---- earlier commits -----------------------------------------------------------------------------
+
+
+def unpacked(commit, folder):
+    """The folder, with the package as of ``commit`` in it; ends the benchmark where the history lacks it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = folder / "package.tar"
+    if subprocess.run(["git", "-C", str(ROOT), "archive", "-o", str(archive), commit, "hyperspy_fusion"]).returncode:
+        sys.exit(f"Commit {commit} is not in this clone: fetch the full history.")
+    shutil.unpack_archive(archive, folder, filter="data")
+    return folder
+
+
 # ---- the published C++ code ----------------------------------------------------------------------
 
 
@@ -96,8 +113,6 @@ def run_peer(peer, options, iterations, history, progress):
 
 def machine():
     """Cores, threads, Python and what else keeps the machine busy (for times), as a sentence."""
-    import sys
-
     import numba
 
     load = f"; load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""

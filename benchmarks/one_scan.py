@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import SHARED, conclude
-from benchmarks.regression import ROOT, SCANS, difference
+from benchmarks.common import ROOT, SHARED, conclude, unpacked
+from benchmarks.regression import SCANS, difference
 
 #: commit -> what came after it
 COMMITS = {"b4e60bf": "stacks, frames and tiles", "a16be06": "several images, spectra, reports"}
@@ -93,20 +92,10 @@ def run(package, folder, names):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def unpacked(commit, folder):
-    """The folder with the package as of ``commit``."""
-    archive = folder / "package.tar"
-    if subprocess.run(["git", "-C", str(ROOT), "archive", "-o", str(archive), commit, "hyperspy_fusion"]).returncode:
-        sys.exit(f"Commit {commit} is not in this clone: fetch the full history.")
-    shutil.unpack_archive(archive, folder, filter="data")
-    return folder
-
-
 def compare(commit, names, rounds, folder):
     """Print a line for each case and for the import; whether each is as cheap, and gives the same maps."""
     folders = {word: folder / commit / word for word in ("before", "today")}
-    for one in folders.values():
-        one.mkdir(parents=True)
+    folders["today"].mkdir(parents=True)
     packages = {"before": unpacked(commit, folders["before"]), "today": ROOT}
     seconds = {word: {} for word in packages}
     for number in range(rounds):

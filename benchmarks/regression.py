@@ -20,7 +20,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -31,10 +30,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import SHARED, conclude
+from benchmarks.common import ROOT, SHARED, conclude, unpacked
 
 COMMIT, LIMIT, THREADS = "071c2eb", 1e-5, 2
-ROOT = Path(__file__).resolve().parents[1]
 #: Part of the name of a case -> (limit that holds there, why the maps differ), for features that were removed.
 EXPECTED: dict = {
     "calibrated": (0.1, "fits start coarse and end when their maps have settled; the reference ends at a gap of 1e-4"),
@@ -180,10 +178,7 @@ def _stored(case, cache):
 
 def make_reference(missing, cache, folder):
     """Compute the maps of ``missing`` in a process that imports the package of ``COMMIT``."""
-    source, archive = cache / COMMIT, cache / f"{COMMIT}.tar"
-    if subprocess.run(["git", "-C", str(ROOT), "archive", "-o", str(archive), COMMIT, "hyperspy_fusion"]).returncode:
-        sys.exit(f"Commit {COMMIT} is not in this clone: fetch the full history.")
-    shutil.unpack_archive(archive, source, filter="data")
+    source = unpacked(COMMIT, cache / COMMIT)
     code = f"import sys; sys.path.append({str(ROOT)!r}); from benchmarks import regression; regression.as_reference()"
     task = json.dumps([str(cache), str(folder), [case.name for case in missing]])
     env = {**os.environ, "PYTHONPATH": str(source), "NUMBA_CACHE_DIR": str(cache / "numba")}
