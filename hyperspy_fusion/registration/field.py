@@ -82,10 +82,7 @@ class PlacedImage:
         image = image if image.dtype.isnative else image.astype(image.dtype.newbyteorder("="))
         if not np.isfinite(image).any():
             return None
-        source = ImageSource(image, self.placed, self.shape)
-        source.ceiling = image == self.ceiling
-        source.usable = source.present & ~source.ceiling
-        return source
+        return ImageSource(image, self.placed, self.shape, self.ceiling)
 
     @property
     def overlap(self) -> float:

@@ -200,11 +200,14 @@ def outcome(
 class ImageSource:
     """A HAADF image (ny, nx) with missing pixels, to be sampled on the pixels of the maps at any shift.
 
-    `placed` is where its pixels lie on those of the maps, which have the shape `shape`.
+    `placed` is where its pixels lie on those of the maps, which have the shape `shape`. `ceiling` is the value of its
+    saturated pixels, NaN for none; None finds it in the image.
     """
 
-    def __init__(self, image: np.ndarray, placed: Sequence[Placement], shape: tuple[int, ...]):
-        self.ceiling = saturated(image)
+    def __init__(
+        self, image: np.ndarray, placed: Sequence[Placement], shape: tuple[int, ...], ceiling: float | None = None
+    ):
+        self.ceiling = saturated(image) if ceiling is None else image == ceiling
         self.present = np.isfinite(image)
         self.usable = self.present & ~self.ceiling
         self.image = filled(np.asarray(image, dtype=np.float64), self.present)
