@@ -13,7 +13,7 @@ from hyperspy_fusion.grid.axes import layout
 from hyperspy_fusion.identify.elements import by_element, listed
 from hyperspy_fusion.maps.base import SourceRequest, refuse_unfitted
 from hyperspy_fusion.maps.eds_lines import LineCounts, line_counts, window_sums
-from hyperspy_fusion.maps.eds_windows import line_windows, lines_beside, n_channels, sum_spectrum
+from hyperspy_fusion.maps.eds_windows import line_windows, lines_beside, n_channels
 
 _logger = logging.getLogger(__name__)
 
@@ -47,16 +47,15 @@ def counts_over_background(signal: Any, request: SourceRequest) -> LineCounts:
             "each channel of each spectrum."
         )
     windows = [line_windows(signal, names, request.integration_windows) for names in found.lines.values()]
-    return _in_memory(found, window_sums(background, windows))[0]
+    return _in_memory(found, window_sums(background, windows))
 
 
-def _in_memory(found, background, spectrum=None):
-    """All counts and the background, not below 0, and the `spectrum`, computed in one pass over lazy spectra."""
+def _in_memory(found, background):
+    """All counts, their sum over the pixels, and the background, not below 0, in one pass over lazy spectra."""
     from dask.base import compute
 
-    counts, background, beside, spectrum = compute(found.counts, background, found.beside, spectrum)
-    background = np.maximum(background, 0).astype(np.float32)
-    return found._replace(counts=counts, background=background, beside=beside), spectrum
+    found, background = compute(found, background)
+    return found._replace(background=np.maximum(background, 0).astype(np.float32))
 
 
 def _from_windows(signal, found, background, width):
@@ -64,11 +63,11 @@ def _from_windows(signal, found, background, width):
     names = [name for own in lines.values() for name in own]
     sides = _sides(signal, names, background, width)
     measured = list(dict.fromkeys(side for own in sides.values() for side in own))
-    found, spectrum = _in_memory(found, window_sums(signal, [[side] for side in measured]), sum_spectrum(signal))
+    found = _in_memory(found, window_sums(signal, [[side] for side in measured]))
     per_channel = {side: found.background[..., i] / n_channels([side]) for i, side in enumerate(measured)}
     diagnostics = list(found.diagnostics)
     if isinstance(background, str):
-        sides, about = _clean_sides(sides, lines_beside(signal, spectrum, measured, lines), per_channel)
+        sides, about = _clean_sides(sides, lines_beside(signal, found.spectrum, measured, lines), per_channel)
         diagnostics += about
     diagnostics += _about_high(signal, lines, found.counts, sides, per_channel, width)
     _logger.info("Channels of the background: %s", sides)

@@ -60,7 +60,8 @@ class LineCounts(NamedTuple):
 
     Counts are (ny, nx, n), maybe a dask array: 64-bit integers for integer spectra, else their float dtype, of 32 bits
     at least. Those that are not of the lines are (ny, nx, n) float32, >= 0, None where they were not asked for.
-    ``beside`` has those in background windows, {element: Beside}, where the file alone names the elements.
+    ``beside`` has those in background windows, {element: Beside}, where the file alone names the elements, and
+    ``spectrum`` the sum of all spectra, a dask array of lazy ones.
 
     Codes of the diagnostics: ``"element-not-in-file"``, ``"line-out-of-range"``, ``"beam-energy-unknown"``,
     ``"line-of-no-element"``, ``"windows-share-channels"``, ``"lines-overlap"``, ``"background-windows-hold-lines"``
@@ -72,6 +73,7 @@ class LineCounts(NamedTuple):
     background: np.ndarray | None
     diagnostics: list[Diagnostic]
     beside: dict[str, Beside]
+    spectrum: Any
 
 
 def checked_width(width: Any) -> float:
@@ -107,15 +109,16 @@ def line_counts(signal: Any, request: SourceRequest) -> LineCounts:
     _logger.info("X-ray lines: %s", lines)
     width = request.integration_windows
     windows = {element: line_windows(signal, names, width) for element, names in lines.items()}
-    spectrum = None if signal._lazy else sum_spectrum(signal)
-    missing = missing_diagnostics(signal, spectrum, lines) if request.is_of_file else []
-    found += [*left_out, *missing, *overlap_diagnostics(signal, spectrum, lines, windows, width)]
+    spectrum = sum_spectrum(signal)
+    in_memory = None if signal._lazy else spectrum
+    missing = missing_diagnostics(signal, in_memory, lines) if request.is_of_file else []
+    found += [*left_out, *missing, *overlap_diagnostics(signal, in_memory, lines, windows, width)]
     beside = _background_windows(signal, lines, windows) if request.beside and request.is_of_file else {}
     sums = window_sums(signal, [*windows.values(), *beside.values()])
     ratios = {e: n_channels(windows[e]) / n_channels(own) for e, own in beside.items()}
     n = len(lines)
     counts = {element: Beside(sums[..., n + i], ratio) for i, (element, ratio) in enumerate(ratios.items())}
-    return LineCounts(lines, sums[..., :n], None, found, counts)
+    return LineCounts(lines, sums[..., :n], None, found, counts, spectrum)
 
 
 def _asked_diagnostics(signal, request):
