@@ -201,7 +201,7 @@ class ConsistencyChecks:
         if significance < SIGNIFICANT_MEAN or part < UNEXPLAINED:
             return []
         y, x = np.unravel_index(np.argmax(np.where(full, np.abs(total), 0)), total.shape)
-        end, causes = ". ", "unmapped elements, k_factors, diffraction, thickness"
+        end, causes = ". ", "unmapped elements, missing k_factors, diffraction, thickness"
         if part > MOSTLY_UNEXPLAINED:
             end, causes = ": trust a feature only where its counts show it. ", "unmapped elements"
         end += f"Causes: {causes}, or a misaligned image (register='shift')."
