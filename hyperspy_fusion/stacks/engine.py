@@ -6,9 +6,10 @@ import ctypes
 import functools
 import os
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from hyperspy_fusion.fusion.solvers.threads import WhileAny, one_blas_thread
 
 
 def task_of(function: Callable, *args: Any) -> Any:
@@ -55,46 +56,6 @@ def run_tasks(tasks: Sequence[Any], done: Callable[[int, Any], None], num_worker
     return True
 
 
-class _WhileAny:
-    """Context of a process: ``enter`` is called when the first of its threads is in it, ``leave`` after the last."""
-
-    def __init__(self, enter, leave):
-        self.lock, self.inside, self.enter, self.leave, self.entered = threading.Lock(), 0, enter, leave, None
-
-    def __enter__(self):
-        with self.lock:
-            if not self.inside:
-                self.entered = self.enter()
-            self.inside += 1
-
-    def __exit__(self, *error):
-        with self.lock:
-            self.inside -= 1
-            if not self.inside:
-                self.leave(self.entered)
-
-
-def _limit_blas():
-    from threadpoolctl import threadpool_limits
-
-    _let_this_thread_set_blas()
-    return threadpool_limits(1, user_api="blas")
-
-
-def _end_limit(limits):
-    _let_this_thread_set_blas()
-    limits.restore_original_limits()
-
-
-def _let_this_thread_set_blas():
-    """Since threadpoolctl 3.8 the first thread that limits BLAS is the only one that can, also of those of dask."""
-    import threadpoolctl
-
-    controller: Any = getattr(threadpoolctl, "OpenBLASController", None)
-    if hasattr(controller, "clear_controlling_thread"):
-        controller.clear_controlling_thread(force=True)
-
-
 def _set_malloc(trim, mmap):
     """Bytes from which the C library returns freed memory, and takes memory by pages of its own."""
     if _TRIMMED not in os.environ:
@@ -110,8 +71,7 @@ def _set_malloc(trim, mmap):
 
 # set by distributed for its workers: every array is then returned to the system, and the pages of the next one are new
 _TRIMMED = "MALLOC_TRIM_THRESHOLD_"
-one_blas_thread = _WhileAny(_limit_blas, _end_limit)
-kept_memory = _WhileAny(lambda: _set_malloc(2**30, 2**25), lambda _: _set_malloc(2**16, 2**17))
+kept_memory = WhileAny(lambda: _set_malloc(2**30, 2**25), lambda _: _set_malloc(2**16, 2**17))
 
 
 def threads_of_task(n_tasks: int, num_workers: int | None) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.checks import check_choice
 from hyperspy_fusion.fusion.haadf.guide import limits_of
+from hyperspy_fusion.fusion.solvers.threads import one_blas_thread
 from hyperspy_fusion.fusion.terms.haadf_model import ceiling_of
 from hyperspy_fusion.grid.axes import check_same_scan, spatial_axes
 from hyperspy_fusion.grid.images import check_image, image_signal, nan_pixels
@@ -19,7 +20,7 @@ from hyperspy_fusion.maps.base import SourceMap, SourceMaps
 from hyperspy_fusion.maps.stack import added_up, common_axes
 from hyperspy_fusion.registration.field import PlacedImage, Registration, placed_image
 from hyperspy_fusion.registration.haadf import CALIBRATION, SHIFT
-from hyperspy_fusion.stacks.engine import one_blas_thread, run_tasks, task_of
+from hyperspy_fusion.stacks.engine import run_tasks, task_of
 from hyperspy_fusion.stacks.tiles import Grid
 
 # Pixels of all maps in the sample, and fewest of its blocks; a field of no more is its own sample. A search over these

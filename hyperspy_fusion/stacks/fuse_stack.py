@@ -10,8 +10,9 @@ from typing import Any
 from hyperspy_fusion._progress import counted
 from hyperspy_fusion.diagnostics import unreported
 from hyperspy_fusion.fusion.checks import check_choice, check_workers, default_errstate
+from hyperspy_fusion.fusion.solvers.threads import one_blas_thread
 from hyperspy_fusion.methods import METHODS
-from hyperspy_fusion.stacks.engine import one_blas_thread, run_tasks, task_of, threads_of_task
+from hyperspy_fusion.stacks.engine import run_tasks, task_of, threads_of_task
 from hyperspy_fusion.stacks.fit import (
     INTERRUPTED,
     Block,

@@ -448,11 +448,11 @@ def test_time_left_is_what_the_fraction_done_implies(monkeypatch):
 def test_an_interrupted_search_takes_the_best_so_far(monkeypatch):
     compute, calls = low_accuracy_fits.LowAccuracyFits._fit, []
 
-    def interrupted(self, choice, k):
+    def interrupted(self, choice, k, num_workers):
         calls.append(choice)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return compute(self, choice, k)
+        return compute(self, choice, k, num_workers)
 
     monkeypatch.setattr(low_accuracy_fits.LowAccuracyFits, "_fit", interrupted)
     fused = hf.fuse(*hf.data.core_shell((24, 20)).signals(), show_progressbar=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from hyperspy_fusion.fusion.selection.cross_validation import HeldOutCounts, ban
 from hyperspy_fusion.fusion.selection.model_averaging import EnsembleFit
 from hyperspy_fusion.fusion.selection.spectral_components import ComponentsByFold
 from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
+from hyperspy_fusion.fusion.solvers.threads import side_by_side
 
 _logger = logging.getLogger(__name__)
 
@@ -28,6 +30,8 @@ def low_accuracy_stopping(n_pixels):
     return Stopping(int(iterations), settled=LOW_ACCURACY_SETTLED)
 
 
+# of lambda_reg, and of the weight of each of several images
+LARGEST_WEIGHT, SMALLEST_WEIGHT, LARGEST_IMAGE_WEIGHT = 100.0, 1e-4, 256.0
 # what the method "auto" may choose
 OPEN = ("regularization", "lambda_reg", "lambda_haadf", "joint")
 
@@ -40,6 +44,33 @@ class Choice(NamedTuple):
     lambda_haadf: Any  # float, or one per elastic image
     joint: bool
     components: int = 0
+
+
+def weight_of(choice, k):
+    """The weight of the HAADF term of elastic image k."""
+    return choice.lambda_haadf[k] if isinstance(choice.lambda_haadf, tuple) else choice.lambda_haadf
+
+
+def with_weight(choice, k, weight):
+    """The choice with another weight of the HAADF term of elastic image k."""
+    given = choice.lambda_haadf
+    return choice._replace(lambda_haadf=(*given[:k], weight, *given[k + 1 :]) if isinstance(given, tuple) else weight)
+
+
+def scaled_images(images, choice, factor):
+    """The choice with the weights of the HAADF terms of some images times a factor; None beyond the limits."""
+    for k in images:
+        weight = weight_of(choice, k) * factor
+        if not 1 / LARGEST_IMAGE_WEIGHT <= weight <= LARGEST_IMAGE_WEIGHT:
+            return None
+        choice = with_weight(choice, k, weight)
+    return choice
+
+
+def scaled_weight(choice, factor):
+    """The choice with ``lambda_reg`` times a factor, on powers of the root of 2; None beyond the limits."""
+    weight = 2.0 ** (np.round(2 * np.log2(choice.lambda_reg * factor)) / 2)
+    return choice._replace(lambda_reg=weight) if SMALLEST_WEIGHT < weight < LARGEST_WEIGHT else None
 
 
 @dataclass(frozen=True)
@@ -99,15 +130,29 @@ class LowAccuracyFits:
 
     def __call__(self, choice, k):
         """(n, ny, nx) maps, or columns of the spectra, of a fit to the data without fold k."""
-        if (choice, k) not in self.maps:
-            self.maps[choice, k] = self._fit(choice, k)
+        self.prepare([(choice, k)])
         return self.maps[choice, k]
+
+    def prepare(self, pairs):
+        """Fit what is not fitted yet of pairs (choice, fold) side by side, but those of one fold and kind in turn."""
+        groups = {}
+        for choice, k in pairs:
+            if (choice, k) not in self.maps:
+                groups.setdefault((kind_of(choice), k), []).append((choice, k))
+        groups = [functools.partial(self._fit_in_turn, group) for group in groups.values()]
+        # the first one alone, which compiles the kernels
+        for some in [groups] if self.maps else [groups[:1], groups[1:]]:
+            side_by_side(some, self.num_workers)
+
+    def _fit_in_turn(self, pairs, num_workers):
+        for choice, k in pairs:
+            self.maps[choice, k] = self._fit(choice, k, num_workers)
 
     def beside(self, best):
         """Further candidates for an average with the best one."""
         return []
 
-    def _fit(self, choice, k):
+    def _fit(self, choice, k, num_workers):
         settings = self._settings(choice)
         i, j = self.places[k]
         part = self.parts[i]
@@ -116,12 +161,13 @@ class LowAccuracyFits:
             source = part.spectra.without(j, source, settings)
         problem = source.problem(settings)
         kind = kind_of(choice)
-        if (kind, k) in self.states:
-            start = problem.start(self.states[kind, k])
+        near = next((key for key in ((kind, k), (kind_of(choice._replace(joint=True)), k)) if key in self.states), None)
+        if near:
+            start = problem.start(self.states[near])
         else:  # what another fold starts from has seen the counts of this one: it lends its standard errors alone
-            start = problem.coarse_start(self._first_state(choice) if i == 0 else None, self.num_workers)
+            start = problem.coarse_start(self._first_state(choice) if i == 0 else None, num_workers)
         stopping = low_accuracy_stopping(self.folds[k].valid[0].size)
-        result, self.states[kind, k] = problem.solve(stopping, start, num_workers=self.num_workers)
+        result, self.states[kind, k] = problem.solve(stopping, start, num_workers=num_workers)
         if result.reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt
         _logger.debug("%s, fold %d: %d iterations", choice, k, result.n_iter)

@@ -45,19 +45,27 @@ from hyperspy_fusion.fusion.selection.cross_validation import (
     are_counts,
     folds_for,
 )
-from hyperspy_fusion.fusion.selection.low_accuracy_fits import FITS, OPEN, Choice
+from hyperspy_fusion.fusion.selection.low_accuracy_fits import (
+    FITS,
+    OPEN,
+    Choice,
+    scaled_images,
+    scaled_weight,
+    weight_of,
+    with_weight,
+)
 from hyperspy_fusion.fusion.selection.model_averaging import EnsembleFit, weighted_mean
 from hyperspy_fusion.fusion.selection.paired_comparison import SIGNIFICANT, PairedComparison, in_standard_errors
 from hyperspy_fusion.fusion.selection.selection import Selection, in_words
 from hyperspy_fusion.fusion.selection.stacking import pseudo_bma_weights, stacking_weights, without_small
+from hyperspy_fusion.fusion.solvers.threads import one_blas_thread
 
 _logger = logging.getLogger(__name__)
 
 # penalties to compare, with the weight at which each is tried first
 FIRST_WEIGHTS = {"guided": 1.0, "directional": 2**0.5, "tgv": 2.0}
-LARGEST_WEIGHT, SMALLEST_WEIGHT = 100.0, 1e-4
-# between two weights of the HAADF terms of several images, and the largest
-IMAGE_FACTOR, LARGEST_IMAGE_WEIGHT = 4.0, 256.0
+# between two weights of the HAADF terms of several images
+IMAGE_FACTOR = 4.0
 # between two weights, first and in the end
 COARSE, FINE = 2.0, np.sqrt(2)
 # a penalty so many standard errors behind another, in one fold, has its weight from that fold
@@ -92,7 +100,7 @@ def select(observation, settings, num_workers=None, tick=lambda n_fits, expected
     """
     fits, selection = _searched([observation], settings, num_workers, tick, [out_of_window])
     if fits is None:
-        return [EnsembleFit(settings.chosen(), np.ones(len(observation.scan.maps)), observation)], selection
+        return ensemble_of(selection, observation, settings), selection
     return [fits.final(choice, weight) for choice, weight in selection.chosen.items()], selection
 
 
@@ -154,9 +162,10 @@ def _searched(observations, settings, num_workers, tick, out_of_window):
     n_folds = max(len(parts[0].folds), len(parts))  # in all, as many as one scan has
     fits = of_kind(parts, settings, n_folds, num_workers)
     expected = _expected_fits(settings, len(fits.folds), fits.n_components > 0)
-    comparison = PairedComparison(fits.folds, fits, lambda n_fits: tick(n_fits, expected))
+    comparison = PairedComparison(fits.folds, fits, lambda n_fits: tick(n_fits, expected), fits.prepare)
     try:
-        found = _Search(comparison, settings).run()
+        with one_blas_thread:
+            found = _Search(comparison, settings).run()
         weights = {choice: weights[: len(scan.elements)] for choice, weights in found.items()}
         selection = _record(comparison, weights, settings, fits.n_components > 0)
     except KeyboardInterrupt:
@@ -230,11 +239,7 @@ class _Search:
 
     def run(self):
         """{choice: weights (n,)}, fits to maps first, each kind in the order of falling weight."""
-        is_better, by_penalty = self.comparison.is_better, {}
-        for penalty in self._penalties():
-            first = self._first(penalty)
-            few = self._n_folds(first, by_penalty.values()) or folds_for(COARSE_PIXELS, self.comparison.folds[0].maps)
-            by_penalty[penalty] = self._climb(first, COARSE, few)
+        is_better, by_penalty = self.comparison.is_better, self._by_penalty()
         best = functools.reduce(lambda a, b: b if is_better(b, a) else a, by_penalty.values())
         best = self._climb(best, FINE)
         if 0 in self._open_images():
@@ -243,11 +248,7 @@ class _Search:
         if self.settings.joint == "auto":
             best = self._better(best._replace(joint=False), best)
         best = self._climb_images(best)
-        for penalty, choice in by_penalty.items():
-            alike = best._replace(regularization=penalty, lambda_reg=choice.lambda_reg)
-            alike = best if penalty == best.regularization else alike
-            n_folds = self._n_folds(choice, by_penalty.values())
-            by_penalty[penalty] = alike if alike == choice or is_better(alike, choice, n_folds) else choice
+        by_penalty = self._alike(by_penalty, best)
         candidates = list(by_penalty.values())
         # what one element loses by an image another may gain; but a further image that was not better stays out
         for k in self._open_images():
@@ -260,6 +261,27 @@ class _Search:
         of_maps = {c: w for c, w in weights.items() if not c.components}
         # a fit to the maps comes first, with zero weight if need be
         return (of_maps or {best: np.zeros_like(next(iter(weights.values())))}) | weights
+
+    def _by_penalty(self):
+        """{penalty: best choice}, each after a climb by large steps."""
+        starts = [self._first(penalty) for penalty in self._penalties()]
+        self.comparison.need([(start, 1) for start in starts])
+        usual = folds_for(COARSE_PIXELS, self.comparison.folds[0].maps)
+        climbs = [self._climbing(start, COARSE, self._n_folds(start, starts) or usual) for start in starts]
+        found = self.comparison.side_by_side(climbs)
+        return {best.regularization: best for best in found}
+
+    def _alike(self, by_penalty, best):
+        """{penalty: choice}, with the images and ``joint`` of the best where a penalty predicts better with them."""
+        alike = {p: best._replace(regularization=p, lambda_reg=c.lambda_reg) for p, c in by_penalty.items()}
+        alike[best.regularization] = best
+        changed = [p for p in by_penalty if alike[p] != by_penalty[p]]
+        others = by_penalty.values()
+        comparisons = [
+            self.comparison.comparing(alike[p], by_penalty[p], self._n_folds(by_penalty[p], others)) for p in changed
+        ]
+        is_better = dict(zip(changed, self.comparison.side_by_side(comparisons), strict=True))
+        return {p: alike[p] if is_better.get(p) else choice for p, choice in by_penalty.items()}
 
     def _penalties(self):
         given = self.settings.regularization
@@ -320,9 +342,14 @@ class _Search:
         return 1 if behind < -FAR_BEHIND else None
 
     def _climb(self, choice, factor, n_folds=None):
+        return self.comparison.side_by_side([self._climbing(choice, factor, n_folds)])[0]
+
+    def _climbing(self, choice, factor, n_folds=None):
+        """The generator of a climb in ``lambda_reg``; see :class:`PairedComparison`."""
         if self.settings.lambda_reg != "auto" or choice.regularization == "none":
             return choice
-        return self._with_mean_weight(self.comparison.climb(choice, scaled_weight, (factor, 1 / factor), n_folds))
+        best = yield from self.comparison.climbing(choice, scaled_weight, (factor, 1 / factor), n_folds)
+        return self._with_mean_weight(best)
 
     def _with_mean_weight(self, best):
         """The best with the geometric mean of the weights that were tried, by how likely each predicts best.
@@ -356,9 +383,12 @@ class _Search:
         comparison = self.comparison
         fit, score, folds = comparison.fit, comparison.score, comparison.folds
         # by the first fold alone: what is out of the question there is not fitted to the others
+        comparison.need([(choice, 1) for choice in choices])
         stacked = stacking_weights(folds[:1], [[fit(choice, 0) for choice in choices]])
         likely = pseudo_bma_weights([score(choice, 0) for choice in choices])
         choices = [choices[j] for j in range(len(choices)) if stacked[j].any() or likely[j] > 0]
+        for choice in choices:
+            comparison.need([(choice, len(folds))])
         ensembles = [[fit(choice, k) for choice in choices] for k in range(len(folds))]
         scores = [sum(score(choice, k).astype(np.float64) for k in range(len(folds))) for choice in choices]
         weights = stacking_weights(folds, ensembles)
@@ -374,33 +404,6 @@ class _Search:
         weights = without_small(weights)
         order = np.argsort(-weights.sum(axis=1), kind="stable")
         return {choices[j]: weights[j] for j in order if weights[j].any()}
-
-
-def weight_of(choice, k):
-    """The weight of the HAADF term of elastic image k."""
-    return choice.lambda_haadf[k] if isinstance(choice.lambda_haadf, tuple) else choice.lambda_haadf
-
-
-def with_weight(choice, k, weight):
-    """The choice with another weight of the HAADF term of elastic image k."""
-    given = choice.lambda_haadf
-    return choice._replace(lambda_haadf=(*given[:k], weight, *given[k + 1 :]) if isinstance(given, tuple) else weight)
-
-
-def scaled_images(images, choice, factor):
-    """The choice with the weights of the HAADF terms of some images times a factor; None beyond the limits."""
-    for k in images:
-        weight = weight_of(choice, k) * factor
-        if not 1 / LARGEST_IMAGE_WEIGHT <= weight <= LARGEST_IMAGE_WEIGHT:
-            return None
-        choice = with_weight(choice, k, weight)
-    return choice
-
-
-def scaled_weight(choice, factor):
-    """The choice with ``lambda_reg`` times a factor, on powers of the root of 2; None beyond the limits."""
-    weight = 2.0 ** (np.round(2 * np.log2(choice.lambda_reg * factor)) / 2)
-    return choice._replace(lambda_reg=weight) if SMALLEST_WEIGHT < weight < LARGEST_WEIGHT else None
 
 
 # ---- the record ------------------------------------------------------------------------------------

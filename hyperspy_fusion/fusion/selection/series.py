@@ -20,10 +20,10 @@ import numpy as np
 from hyperspy_fusion.fusion.checks import is_auto
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.selection.cross_validation import HELD_OUT_PIXELS, N_COUNT_FOLDS, folds_of
-from hyperspy_fusion.fusion.selection.low_accuracy_fits import low_accuracy_stopping
+from hyperspy_fusion.fusion.selection.low_accuracy_fits import LARGEST_WEIGHT, SMALLEST_WEIGHT, low_accuracy_stopping
 from hyperspy_fusion.fusion.selection.model_averaging import AveragedProblem, EnsembleState, weighted_mean
 from hyperspy_fusion.fusion.selection.paired_comparison import PairedComparison
-from hyperspy_fusion.fusion.selection.search import COARSE, FINE, LARGEST_WEIGHT, SMALLEST_WEIGHT
+from hyperspy_fusion.fusion.selection.search import COARSE, FINE
 from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
 from hyperspy_fusion.fusion.solvers.series import Series, SeriesState, fit_series
 

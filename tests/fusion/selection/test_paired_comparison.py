@@ -54,10 +54,9 @@ def test_no_more_folds_are_used_than_allowed(limit, n_folds):
     assert sorted(scored.asked) == [(c, k) for c in "ab" for k in range(n_folds)]
 
 
-def test_the_second_fold_decides_with_the_first():
+def test_other_folds_decide_with_the_first_where_it_does_not():
     scored = Scored(lambda c, k: (c == "a") * np.tile([-0.6, 0.4] if k == 0 else [1.0, 1.6], (5, 5)))
-    assert scored.comparison.is_better("a", "b")
-    assert max(k for _, k in scored.asked) == 1
+    assert scored.comparison.is_better("a", "b") and len(scored.asked) == 6
 
 
 @pytest.mark.parametrize("gains, least, worth", [([9, 0, 0], 3, True), ([9, -7, 0], 3, False), ([9, -3, -3], 4, False)])
@@ -97,6 +96,18 @@ def test_a_climb_ends_at_the_top(start):
     # no further than one step over the top, on one fold, each fit once
     assert len(set(scored.asked)) == len(scored.asked) <= abs(start - 3) + 3
     assert {k for _, k in scored.asked} == {0}
+
+
+def test_climbs_side_by_side_end_where_each_does():
+    """What both need next is prepared at once, the first fold before the others."""
+    scored = Scored(lambda c, k: np.full((4, 4), -((c[1] - {"a": 3, "b": -2}[c[0]]) ** 2.0)))
+    prepared = []
+    scored.comparison.prepare = prepared.append
+    climbs = [scored.comparison.climbing((name, 0), lambda c, by: (c[0], c[1] + by), (1, -1)) for name in "ab"]
+    assert scored.comparison.side_by_side(climbs) == [("a", 3), ("b", -2)]
+    assert prepared[0] == [(("a", 0), 0), (("b", 0), 0)] and [(("a", 2), 0), (("b", -1), 0)] in prepared
+    scored.comparison.need([(("a", 9), 3), (("b", 1), 2)])
+    assert prepared[-2:] == [[(("a", 9), 0)], [(("a", 9), 1), (("a", 9), 2), (("b", 1), 1)]]
 
 
 def test_a_climb_ends_where_the_steps_do():

@@ -66,11 +66,11 @@ def test_weights_that_predict_alike_are_averaged(behind, expected):
 
 def test_steps_of_weights_come_back_and_stay_within_bounds():
     first = Choice("tv", 1.0, 0.0, True)
-    up = search.scaled_weight(search.scaled_weight(first, np.sqrt(2)), np.sqrt(2))
+    up = low_accuracy_fits.scaled_weight(low_accuracy_fits.scaled_weight(first, np.sqrt(2)), np.sqrt(2))
     assert up.lambda_reg == pytest.approx(2, rel=1e-2) and up._replace(lambda_reg=1.0) == first
-    assert search.scaled_weight(search.scaled_weight(first, 2), 0.5) == first
-    assert search.scaled_weight(first._replace(lambda_reg=60.0), 2) is None
-    assert search.scaled_weight(first._replace(lambda_reg=1.5e-4), 0.5) is None
+    assert low_accuracy_fits.scaled_weight(low_accuracy_fits.scaled_weight(first, 2), 0.5) == first
+    assert low_accuracy_fits.scaled_weight(first._replace(lambda_reg=60.0), 2) is None
+    assert low_accuracy_fits.scaled_weight(first._replace(lambda_reg=1.5e-4), 0.5) is None
 
 
 # ---- choices ---------------------------------------------------------------------------------------------
