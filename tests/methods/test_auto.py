@@ -445,6 +445,14 @@ def test_time_left_is_what_the_fraction_done_implies(monkeypatch):
         assert bar.done == pytest.approx(1000 * (1 + 0.85 * 11 / 20) / 2, abs=1)
 
 
+def test_the_number_of_threads_does_not_matter():
+    scan = hf.data.core_shell((40, 36)).signals()
+    one, two = (hf.fuse(*scan, num_workers=n, show_progressbar=False) for n in (1, 2))
+    np.testing.assert_array_equal(one.data, two.data)
+    searched = [fused.metadata.Fusion.selection.as_dictionary() for fused in (one, two)]
+    np.testing.assert_array_equal(searched[0]["score"], searched[1]["score"])
+
+
 def test_an_interrupted_search_takes_the_best_so_far(monkeypatch):
     compute, calls = low_accuracy_fits.LowAccuracyFits._fit, []
 

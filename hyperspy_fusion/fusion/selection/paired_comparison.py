@@ -65,7 +65,8 @@ class PairedComparison:
 
     def side_by_side(self, comparisons):
         """The values of several comparisons."""
-        values, running = [None] * len(comparisons), dict(enumerate(comparisons))
+        values: list[Any] = [None] * len(comparisons)
+        running = dict(enumerate(comparisons))
         while running:
             wanted = []
             for i, comparison in list(running.items()):

@@ -20,11 +20,8 @@ def side_by_side(functions: Sequence[Callable[[int], Any]], num_workers: int | N
     at_once = min(available, len(functions))
     if at_once < 2:
         return [function(available) for function in functions]
-    pool = ThreadPoolExecutor(at_once)
-    try:
+    with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(lambda function: function(max(1, available // len(functions))), functions))
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 class WhileAny:
