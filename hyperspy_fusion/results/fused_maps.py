@@ -31,7 +31,7 @@ class Inputs:
     residuals
         (n, ny, nx) float32, measured minus fused maps in standard deviations of the noise.
     counts
-        The :class:`~.fusion.uncertainty.region_counts.RegionCounts` of the fit, which are not saved; None for none.
+        The :class:`~.fusion.uncertainty.region_counts.RegionCounts` of the fit; None for none.
     fitted
         Symbols of the maps in ``counts``.
     """

@@ -41,7 +41,7 @@ class Region:
 
     For the result of a fit, or a crop of it, smoothing does not bias the figures: they are those of the counts in the
     region, of spectra by a fit to their sum. With ``errors=True`` they are estimates by the bootstrap, whose errors
-    include what the maps have in common. For other maps, also from files, they follow from the plain means of the
+    include what the maps have in common. For other maps they follow from the plain means of the
     pixels, with the errors of these as far as they are known. The truth is within one error in 68 of 100 cases.
 
     Attributes

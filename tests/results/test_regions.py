@@ -254,6 +254,9 @@ def test_a_region_of_a_fit_has_the_mean_of_its_counts_with_an_error(tmp_path, ca
     assert region.percent("CL", 1)["Fe"].error > 0 and "means of the counts" in repr(region)
     crop = fused.isig[2:12, 1:11].get_map("O").region(REGION[1:11, 2:12])
     assert crop.mean("O") == region.mean("O")
+    for name, part, inside in (("whole", fused, REGION), ("crop", fused.isig[2:12, 1:11], REGION[1:11, 2:12])):
+        part.save(tmp_path / f"{name}.hspy", everything=True)
+        assert hs.load(tmp_path / f"{name}.hspy").region(inside).means() == region.means()
     # edited, calculated or loaded maps have plain means
     fused.save(tmp_path / "fused.hspy")
     for other in (fused * 2, fused.isig[::2, :], hs.load(tmp_path / "fused.hspy")):
@@ -279,6 +282,8 @@ def test_what_smoothing_or_choice_did_to_a_region_is_reported(caplog):
         # between both, which are one error away
         assert found.value == pytest.approx((found.fused + found.measured) / 2)
         assert found.error > abs(found.value - found.fused) > 0
+    fused.metadata.set_item("Element_maps.edges.Fe", [700.0])
+    assert codes_of(fused.region(~peak))[0] == "edge-errors-too-small"
 
 
 def test_lost_errors_are_reported_and_means_are_plain(fused, caplog, tmp_path):
