@@ -59,6 +59,7 @@ _HEADLINES = {
         "profile-beyond-maps": "The line leaves the maps: the profile is NaN there; move its ends.",
         "profile-not-measured": "The line crosses filled-in pixels of {}: no error covers them.",
         "quantities-differ": "The maps are of different quantities: pass maps of one quantity.",
+        "region-chosen-by-map": "The region was chosen by its map of {}: fuse with errors=True.",
         "region-not-measured": "The region holds filled-in pixels of {}: leave them out.",
         "roi-beyond-maps": "The region leaves the maps: only the part inside is used.",
         "selection-interrupted": "The search was interrupted: fuse again for a complete one.",
@@ -127,6 +128,7 @@ _HEADLINES = {
         "haadf-coefficient-zero": "The image does not rise with {} and is not used for it: nothing to do.",
         "haadf-compressed": "The HAADF image is compressed, or an element is not mapped: see residual().",
         "haadf-unexplained": "The maps do not explain all of the HAADF image: see residual().",
+        "region-smoothed": "{} smoothed in the region: take its values, not means of maps.",
         "objective-rises": "The objective rose at the end: raise eps or lower lambda_chem.",
     },
 }

@@ -419,7 +419,8 @@ class FusedMultiModal:
         explained = fit.explained
         changes = {name: self._measured.filled(one, np.nan) for name, one in explained.changes.items()}
         residuals = None if explained.residuals is None else self._measured.filled(explained.residuals, 0.0)
-        inputs = Inputs(self.maps, self.haadf, self._mask, changes, residuals)
+        fitted = self._measured.fitted_elements
+        inputs = Inputs(self.maps, self.haadf, self._mask, changes, residuals, explained.counts, fitted)
         return fused_signal(self.maps, data, self._metadata(), inputs, self._record.errors)
 
     def _metadata(self):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -12,6 +12,7 @@ from hyperspy_fusion.diagnostics import SERIOUS
 from hyperspy_fusion.fusion.result import FusionResult
 from hyperspy_fusion.fusion.spectra.scan_spectra import ScanSpectra
 from hyperspy_fusion.fusion.terms.scan_data import ScanData
+from hyperspy_fusion.fusion.uncertainty.region_counts import RegionCounts
 from hyperspy_fusion.fusion.uncertainty.usability import NO_AMOUNTS, SHARED_NOISE, usable_for
 from hyperspy_fusion.identify.elements import atomic_number
 from hyperspy_fusion.methods.base import Setup
@@ -123,11 +124,14 @@ class Explained:
         (n, ny, nx) float32, measured minus fused maps in standard deviations of the noise; None without.
     structure
         (n,) part of the structure in the counts that the maps show; infinite without.
+    counts
+        What the maps leave of the counts, for regions; None without.
     """
 
     changes: dict
     residuals: np.ndarray | None
     structure: np.ndarray
+    counts: RegionCounts | None = None
 
     @classmethod
     def of(cls, setup, state, result, checks):
@@ -136,7 +140,11 @@ class Explained:
             return cls({}, None, np.full(len(result.maps), np.inf))
         changes = setup.problem.attribution(state, result.maps)
         changes = {name: one.astype(np.float32) for name, one in changes.items()}
-        return cls(changes, checks.residuals().astype(np.float32), checks.structure())
+        counts = RegionCounts.of(setup.problem, result.maps)
+        counts = replace(
+            counts, residual=counts.residual.astype(np.float32), variance=counts.variance.astype(np.float32)
+        )
+        return cls(changes, checks.residuals().astype(np.float32), checks.structure(), counts)
 
     def image_changes(self):
         """For each image (n,) root mean square of what it changed over that of the penalty, without one of all."""

@@ -102,6 +102,9 @@ def as_metadata(fused) -> dict:
     if errors is not None and errors.bootstrap.measured_mean is None:
         found |= {f"errors_{name}": data for name, data in errors.bootstrap.arrays().items()}
         found |= {"errors_elements": list(errors.elements), "errors_seed": int(errors.seed)}
+    elif kept.counts is not None:
+        found |= {f"counts_{name}": data for name, data in kept.counts.arrays().items()}
+        found |= {"counts_elements": list(kept.fitted)}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -115,7 +118,10 @@ def restore(fused) -> None:
     arrays = {key: np.asarray(value) for key, value in found.items() if hasattr(value, "shape")}
     changes = {name: arrays[f"change_{number}"] for number, name in enumerate(found.get("changes_names", ()))}
     mask = arrays.get("mask")
+    counts, fitted = _counts(arrays, found)
     fused._inputs = Inputs(
+        counts=counts,
+        fitted=fitted,
         maps=_signal(type(fused), found["maps"]),
         haadf=_signal(None, found.get("haadf")),
         mask=None if mask is None else mask.astype(bool),
@@ -139,6 +145,17 @@ def _signal(kind, saved) -> Any:
     for axis, navigate in zip(content["axes"], [True] * (len(content["axes"]) - 2) + [False] * 2, strict=True):
         axis["navigate"] = navigate
     return kind(**content)
+
+
+def _counts(arrays, found):
+    """The :class:`RegionCounts` of a file without bootstrap replicates, and of which elements."""
+    from hyperspy_fusion.fusion.uncertainty.region_counts import RegionCounts
+
+    if "counts_elements" not in found:
+        return None, []
+    own = {one.name: arrays.get(f"counts_{one.name}") for one in fields(RegionCounts)}
+    own["counted"] = own["counted"].astype(bool)
+    return RegionCounts(**own), list(found["counts_elements"])
 
 
 def _errors(fused, arrays, found):

@@ -30,6 +30,10 @@ class Inputs:
         ``{name: (n, ny, nx)}`` float32, what moved each pixel of the maps; NaN where nothing was fitted.
     residuals
         (n, ny, nx) float32, measured minus fused maps in standard deviations of the noise.
+    counts
+        The :class:`~.fusion.uncertainty.region_counts.RegionCounts` of the fit; None for none.
+    fitted
+        Symbols of the maps in ``counts``.
     """
 
     maps: Any = None
@@ -37,6 +41,8 @@ class Inputs:
     mask: np.ndarray | None = None
     changes: dict = field(default_factory=dict)
     residuals: np.ndarray | None = None
+    counts: Any = None
+    fitted: list = field(default_factory=list)
 
 
 def fused_signal(maps, data, fusion, inputs, errors=None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import compress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,11 +14,14 @@ from hyperspy_fusion.fusion.checks import default_errstate
 from hyperspy_fusion.grid.axes import capital, scan_axes
 from hyperspy_fusion.grid.images import image_signal
 from hyperspy_fusion.identify.elements import no_map_of
+from hyperspy_fusion.methods.fit_checks import diagnostics_of_edge_errors
 from hyperspy_fusion.results.composition import PERCENT_UNITS, Percent, about_background, propagated, quantifying
-from hyperspy_fusion.results.uncertainty import filled_pixels, is_independent, located, pixel_errors
+from hyperspy_fusion.results.uncertainty import counted, filled_pixels, is_independent, located, pixel_errors
 
 # shares of a region whose mean depends on what was filled in: of a block sooner, in which no counts are near
 _UNMEASURED, _UNMEASURED_BLOCK = 0.5, 0.1
+# a map is smoothed where its mean differs by so many errors of the counts, and by this part of their mean
+_SMOOTHED, _LEAST = 3.0, 0.1
 
 
 class Measured(NamedTuple):
@@ -35,10 +39,10 @@ class Measured(NamedTuple):
 class Region:
     """Pixels of element maps, of which it gives means, ratios and the composition; made by :meth:`ElementMaps.region`.
 
-    For the result of a fit with ``errors=True``, or a crop of it, all figures are estimates by the bootstrap: smoothing
-    across the edge of the region does not bias them, and their errors include what the maps have in common. For other
-    maps they follow from the plain means of the pixels, with the errors of these as far as they are known. The truth is
-    within one error in 68 of 100 cases.
+    For the result of a fit, or a crop of it, smoothing does not bias the figures: they are those of the counts in the
+    region, of spectra by a fit to their sum. With ``errors=True`` they are estimates by the bootstrap, whose errors
+    include what the maps have in common. For other maps they follow from the plain means of the
+    pixels, with the errors of these as far as they are known. The truth is within one error in 68 of 100 cases.
 
     Attributes
     ----------
@@ -47,7 +51,8 @@ class Region:
     elements : list of str
         Symbols of the maps.
     diagnostics : list of Diagnostic
-        What is doubtful about the region: ``"roi-beyond-maps"``, ``"errors-lost"`` and ``"region-not-measured"``.
+        What is doubtful about the region: ``"roi-beyond-maps"``, ``"errors-lost"``, ``"region-not-measured"``,
+        ``"region-smoothed"`` and ``"region-chosen-by-map"``.
 
     Examples
     --------
@@ -65,19 +70,19 @@ class Region:
         self.elements = maps.elements
         self.diagnostics = _about_roi(roi, maps)
         self._maps = maps
+        # of a fit: its counts; its bootstrap, which has them too
+        self._counts: Any = None
         self._bootstrap: Any = None
         self._independent = is_independent(maps) if independent is None else independent
         if errors is None and independent is None and maps.metadata.has_item("Fusion"):
-            self._find_bootstrap()
-        self._errors = pixel_errors(maps, errors) if self._bootstrap is None else None
+            self._find_counts()
+        self._errors = pixel_errors(maps, errors) if self._counts is None else None
         report(self.diagnostics)
 
-    def _find_bootstrap(self):
-        """Keep the bootstrap of these maps, and the region on the grid of the fit; else say that it is lost."""
-        fit = self._maps.metadata.Fusion
-        try:
-            errors, window = located(self._maps)
-        except ValueError:  # loaded, or edited since
+    def _find_counts(self):
+        """Keep the counts of these maps, and the region on the grid of the fit; else say that a bootstrap is lost."""
+        found, fit = counted(self._maps), self._maps.metadata.Fusion
+        if found is None:  # loaded, or edited since
             if fit.has_item("errors") and not self._maps.metadata.has_item("Composition"):
                 sentence = (
                     "The bootstrap of the fit is lost after saving or editing, and not kept of tiles: region means are "
@@ -85,14 +90,34 @@ class Region:
                 )
                 self.diagnostics.append(Diagnostic("errors-lost", sentence))
             return
-        whole = np.zeros(errors.bootstrap.maps.shape[1:], bool)
-        whole[window] = self.mask
-        self._bootstrap, self._whole, self._fitted = errors.bootstrap, whole, errors.elements
-        self.diagnostics += _about_filled(self._maps, self.mask)
+        self._counts, self._fitted, window = found
+        self._whole = np.zeros(self._counts.maps.shape[1:], bool)
+        self._whole[window] = self.mask
+        if hasattr(self._counts, "region_mean"):
+            self._bootstrap = self._counts
+            self.diagnostics += _about_filled(self._maps, self.mask)
+        else:
+            has_edge = [self._maps.metadata.has_item(f"Element_maps.edges.{element}") for element in self._fitted]
+            self.diagnostics += diagnostics_of_edge_errors(list(compress(self._fitted, has_edge)))
+        self.diagnostics += self._about_smoothing()
+
+    def _about_smoothing(self):
+        """Diagnostics of maps that differ from the counts of the region, and of those that the region was chosen by."""
+        smoothed, chosen = {}, []
+        for element in filter(self._fitted.__contains__, self.elements):
+            index = self._fitted.index(element)
+            mean = self._counts.counted_mean(self._whole, index)
+            if self._counts.is_chosen_by(self._whole, index):
+                chosen += [element] if self._bootstrap is None else []
+            elif abs(mean.fused - mean.measured) > max(_SMOOTHED * mean.measured_error, _LEAST * abs(mean.measured)):
+                smoothed[element] = f"{element} {mean.fused:.2g} for {mean.measured:.2g}"
+        return [*_about_smoothed(smoothed, self.mask), *_about_chosen(chosen, self.mask)]
 
     def __repr__(self):
-        if self._bootstrap is None:
+        if self._counts is None:
             errors = f"plain means, standard errors {'un' * (self._errors is None)}known"
+        elif self._bootstrap is None:
+            errors = "means of the counts"
         else:
             errors = f"errors from {len(self._bootstrap)} bootstrap replicates"
         return f"<Region of {np.count_nonzero(self.mask)} pixels: {', '.join(self.elements)}; {errors}>"
@@ -119,7 +144,7 @@ class Region:
             Where there is no such map, or no pixel of the region has a value.
         """
         index = self._index(element)
-        if self._bootstrap is None or element not in self._fitted:
+        if self._counts is None or element not in self._fitted:
             return self._means[index]
         found = self.estimate(element)
         return Measured(found.value, found.error)
@@ -135,7 +160,7 @@ class Region:
 
     @default_errstate
     def estimate(self, element):
-        """What the mean of a fit with ``errors=True`` comes from.
+        """What the mean of a fit comes from.
 
         Parameters
         ----------
@@ -146,19 +171,21 @@ class Region:
         -------
         RegionMean
             ``value`` and ``error`` of :meth:`mean`; ``fused``, ``measured`` and ``measured_error``, the means of both
-            maps; ``weight``, how far ``value`` is on the way from the corrected fused mean to ``measured``.
+            maps; ``weight``, how far ``value`` is on the way from the fused mean, corrected by the bootstrap, to
+            ``measured``.
 
         Raises
         ------
         ValueError
-            Where the errors of the fit are not known; see :meth:`ElementMaps.standard_errors`.
+            Where the counts of the fit are not known, as of maps from files.
         """
-        if self._bootstrap is None:
+        if self._counts is None:
             located(self._maps)  # raises with the reason
             raise ValueError(
                 "Errors of the pixels were given, which take the place of those of the fit: leave them out."
             )
-        return self._bootstrap.region_mean(self._whole, self._fitted_index(element))
+        mean_of = self._counts.counted_mean if self._bootstrap is None else self._bootstrap.region_mean
+        return mean_of(self._whole, self._fitted_index(element))
 
     # ---- ratios and composition -------------------------------------------------------------------
 
@@ -236,8 +263,10 @@ class Region:
 
     def _plain_shares(self, relative):
         """The same of the plain means, elements being independent."""
-        # the same pixels of all maps
-        means, errors = np.array(self._plain_means(self.mask & np.isfinite(self._maps.data).all(axis=0))).T
+        if self._counts is not None:
+            means, errors = np.array([self.mean(element) for element in self.elements]).T
+        else:  # the same pixels of all maps
+            means, errors = np.array(self._plain_means(self.mask & np.isfinite(self._maps.data).all(axis=0))).T
         total = relative @ means
         if not total > 0:
             return np.full(len(means), np.nan), np.full(len(means), np.inf)
@@ -292,6 +321,25 @@ def _about_filled(maps, mask):
         "covers: choose a region that was measured."
     )
     return [Diagnostic("region-not-measured", sentence, elements=tuple(listed))] if listed else []
+
+
+def _about_smoothed(listed, mask):
+    """The diagnostic of maps, ``{element: its figures}``, whose mean is not that of the counts of the region."""
+    sentence = (
+        f"The fit smoothed the maps in the region of {np.count_nonzero(mask)} pixels ({', '.join(listed.values())}): "
+        "take the values of the region, not means of the map."
+    )
+    return [Diagnostic("region-smoothed", sentence, elements=tuple(listed))] if listed else []
+
+
+def _about_chosen(elements, mask):
+    """The diagnostic of maps that the region was chosen by, whose noise is in its mean."""
+    listed = ", ".join(elements)
+    sentence = (
+        f"The region of {np.count_nonzero(mask)} pixels was chosen by the map of {listed} itself, so that chance "
+        "changes its counts: fuse with errors=True, which corrects this, or choose by another image."
+    )
+    return [Diagnostic("region-chosen-by-map", sentence, elements=tuple(elements))] if elements else []
 
 
 # ---- which pixels ------------------------------------------------------------------------------------

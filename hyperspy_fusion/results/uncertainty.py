@@ -124,16 +124,50 @@ def located(fused):
             else "The errors of these maps are not known: pass errors=True to fuse, or call "
             "FusedMultiModal.standard_errors before as_signal, and save by save(..., everything=True)."
         )
-    window = window_of(fused, errors.maps)
+    whole = [errors.maps.get_map(element).data for element in fused.elements]
+    window = _window_in(fused, errors.maps, whole)
     if window is not None:
-        fitted = np.stack([errors.maps.get_map(element).data for element in fused.elements])[(slice(None), *window)]
-        data = np.asarray(fused.data)
-        if data.size == fitted.size and np.allclose(data.reshape(fitted.shape), fitted, rtol=1e-5):
-            return errors, window
+        return errors, window
     raise ValueError(
         f"{fused!r} is not what was fitted, but was edited, rebinned or calculated since: ask the result of the fit, "
         "or a crop of it, for its errors."
     )
+
+
+def counted(fused):
+    """``(counts, elements, window)``: the :class:`RegionCounts` of the fit behind ``fused``, and of which elements.
+
+    They are those of its bootstrap where it has one. None where they are not known, or ``fused`` was edited since.
+    """
+    kept = fused._inputs
+    if fused._errors is not None:
+        try:
+            errors, window = located(fused)
+        except ValueError:
+            return None
+        return errors.bootstrap, errors.elements, window
+    if kept is None or kept.counts is None:
+        return None
+    maps = dict(zip(kept.fitted, kept.counts.maps, strict=True))
+    window = _window_in(fused, kept.maps, [maps.get(element) for element in fused.elements])
+    return None if window is None else (kept.counts, kept.fitted, window)
+
+
+def _window_in(fused, whole, maps):
+    """Slices (y, x) of the grid of ``whole`` that ``fused`` covers; None unless it has the values of ``maps`` there.
+
+    ``maps`` are arrays (ny, nx), None for a map that is not compared.
+    """
+    window = window_of(fused, whole)
+    if window is None:
+        return None
+    data = np.asarray(fused.data)
+    if data.size != len(maps) * np.prod([s.stop - s.start for s in window]):
+        return None
+    for own, fitted in zip(data.reshape(len(maps), *(s.stop - s.start for s in window)), maps, strict=True):
+        if fitted is not None and not np.allclose(own, fitted[window], rtol=1e-5):
+            return None
+    return window
 
 
 def filled_pixels(maps):

@@ -73,16 +73,16 @@ class ElementMaps(FittedMaps):
         ----------
         roi : HyperSpy ROI, BaseSignal or array of bool, optional
             A ROI that covers an area in the units of the axes, or True where a pixel is in the region, ``(ny, nx)``.
-            None takes all pixels. Pixels must not be chosen by a threshold on the same map, which picks upward errors.
+            None takes all pixels. A threshold on the same map picks upward errors: choose by another image.
         <errors>
         <independent>
 
         Returns
         -------
         Region
-            Its figures are bootstrap estimates for the result of a fit with ``errors=True`` unless `errors` or
-            `independent` is given, else plain means. Those of a fused stack are arrays, a value for each frame; region
-            and `errors` may be of all frames, or one for each.
+            Its figures are those of the counts for the result of a fit, with ``errors=True`` bootstrap estimates,
+            unless `errors` or `independent` is given; else plain means. Those of a fused stack are arrays, a value for
+            each frame; region and `errors` may be of all frames, or one for each.
 
         Raises
         ------

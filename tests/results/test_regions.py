@@ -238,6 +238,54 @@ def test_constant_maps_have_plain_means_without_errors():
     np.testing.assert_allclose([found[e] for e in expected], list(expected.values()), rtol=1e-9)
 
 
+def test_a_region_of_a_fit_has_the_mean_of_its_counts_with_an_error(tmp_path, caplog):
+    maps, haadf = scan_signals()
+    fused = fuse_with(maps, haadf, **QUICK | {"lambda_reg": 5.0})
+    region = fused.region(REGION)
+    counts = [m.data[REGION].sum() for m in maps]
+    for element, total in zip(fused.elements, counts, strict=True):
+        found = region.estimate(element)
+        assert found.value == pytest.approx(total / 42, rel=1e-4) == found.measured
+        assert region.mean(element) == (found.value, found.error) == region.means()[element]
+        assert found.error == pytest.approx(np.sqrt(total) / 42, rel=1e-3)
+        assert found.fused == pytest.approx(fused.get_map(element).data[REGION].mean())
+    assert region.ratio("Fe", "O").value == pytest.approx(counts[0] / counts[1])
+    assert region.ratio("Fe", "O").error == pytest.approx(counts[0] / counts[1] * np.sqrt(np.sum(1 / np.array(counts))))
+    assert region.percent("CL", 1)["Fe"].error > 0 and "means of the counts" in repr(region)
+    crop = fused.isig[2:12, 1:11].get_map("O").region(REGION[1:11, 2:12])
+    assert crop.mean("O") == region.mean("O")
+    for name, part, inside in (("whole", fused, REGION), ("crop", fused.isig[2:12, 1:11], REGION[1:11, 2:12])):
+        part.save(tmp_path / f"{name}.hspy", everything=True)
+        assert hs.load(tmp_path / f"{name}.hspy").region(inside).means() == region.means()
+    # edited, calculated or loaded maps have plain means
+    fused.save(tmp_path / "fused.hspy")
+    for other in (fused * 2, fused.isig[::2, :], hs.load(tmp_path / "fused.hspy")):
+        assert other.region().mean("Fe").value == pytest.approx(np.mean(other.data[0]))
+        assert np.isnan(other.region().mean("Fe").error)
+
+
+def test_what_smoothing_or_choice_did_to_a_region_is_reported(caplog):
+    maps, haadf = scan_signals(24, 30)
+    fused = fuse_with(maps, haadf, **QUICK | {"lambda_reg": 5.0})
+    caplog.clear()
+    peak = np.zeros((24, 30), bool)
+    peak[10:14, 8:12] = True
+    (smoothed,) = fused.region(peak).diagnostics
+    assert (smoothed.code, smoothed.severity, smoothed.elements) == ("region-smoothed", "information", ("Fe",))
+    figures = fused.region(peak).estimate("Fe")
+    assert f"16 pixels (Fe {figures.fused:.2g} for {figures.measured:.2g})" in str(smoothed) and not codes(caplog)
+    iron = fused.get_map("Fe").data
+    for chosen in (iron > np.quantile(iron, 0.95), iron <= np.quantile(iron, 0.2)):
+        region = fused.region(chosen)
+        found = region.estimate("Fe")
+        assert "region-chosen-by-map" in codes_of(region) and region.diagnostics[-1].elements == ("Fe",)
+        # between both, which are one error away
+        assert found.value == pytest.approx((found.fused + found.measured) / 2)
+        assert found.error > abs(found.value - found.fused) > 0
+    fused.metadata.set_item("Element_maps.edges.Fe", [700.0])
+    assert codes_of(fused.region(~peak))[0] == "edge-errors-too-small"
+
+
 def test_lost_errors_are_reported_and_means_are_plain(fused, caplog, tmp_path):
     fused.save(tmp_path / "fused.hspy")
     loaded = hs.load(tmp_path / "fused.hspy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -45,9 +46,16 @@ class ScanSpectra:
 
     def mean_of(self, pixels: np.ndarray, index: int) -> float:
         """Mean counts of the mapped lines of an element, by a fit to the summed spectrum of ``pixels`` (ny, nx)."""
-        summed = self.counts[:, pixels].sum(axis=1, dtype=np.float64)
-        found = poisson_ml(self.model.matrix, summed)[index] * self.main_share[index]
-        return float(found / np.count_nonzero(pixels))
+        if (key := pixels.tobytes()) not in self._fitted:  # one element after the other of the same pixels
+            summed = self.counts[:, pixels].sum(axis=1, dtype=np.float64)
+            self._fitted.clear()
+            self._fitted[key] = poisson_ml(self.model.matrix, summed)
+        return float(self._fitted[key][index] * self.main_share[index] / np.count_nonzero(pixels))
+
+    @cached_property
+    def _fitted(self):
+        """{pixels: columns of their summed spectrum}, of those asked for last."""
+        return {}
 
     def of_pixels(self, valid: np.ndarray) -> ScanSpectra:
         """The same with totals and natural units of the pixels ``valid`` (ny, nx), whose channels have the same shape.

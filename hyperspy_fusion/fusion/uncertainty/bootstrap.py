@@ -21,6 +21,7 @@ from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.selection.model_averaging import weighted_mean
 from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
 from hyperspy_fusion.fusion.uncertainty.error_estimates import BootstrapReplicates
+from hyperspy_fusion.fusion.uncertainty.region_counts import RegionCounts
 
 # of the refits, which start at the fit itself: gap, and distance from the final maps in standard errors
 REFIT_GAP, REFIT_SETTLED = 3e-4, 0.05
@@ -77,18 +78,9 @@ def bootstrap(problem: FusionProblem, settings, state, maps, number=32, seed=0, 
 
 
 def _replicates(problem, maps, errors, residuals):
-    of_maps = problem.of_largest_weight
-    return BootstrapReplicates(
-        maps=maps.copy(),
-        residual=of_maps.residual(maps),
-        counted=of_maps.valid,
-        variance=np.nan_to_num(of_maps.count_variance(maps)),
-        counts_scale=of_maps.noise.counts_scale,
-        errors=np.stack(errors),
-        residuals=np.stack(residuals[: len(errors)]),
-        systematic=of_maps.scan.systematic,
-        measured_mean=None if of_maps.scan.spectra is None else of_maps.scan.spectra.mean_of,
-    )
+    counts = RegionCounts.of(problem, maps.copy())
+    residuals = np.stack(residuals[: len(errors)])
+    return BootstrapReplicates(**vars(counts), errors=np.stack(errors), residuals=residuals)
 
 
 def bootstrap_series(ensemble, settings, states, results, number=32, seed=0, num_workers=None):

@@ -15,6 +15,10 @@ where ``eps_r`` is the error of the fused mean in a bootstrap replicate less B, 
 mean less ``eps_r``, and ``u`` the bias that may be left. The weight w gives the least mean square error, or leaves a
 bias ``(1 - w) u`` of at most a third of the scatter, whichever is larger.
 
+A region may be where the map itself is highest, or lowest: its counts are then high or low by chance. In every
+bootstrap replicate the region is where its own map is so. What its measured mean has too much, on average, is taken
+off d.
+
 Where a model of the spectra was fitted, both squares have that of its systematic error too, a part of the map.
 
 *Ratios and shares*: to first order, with the covariance of ``eps_r + w delta_r`` of all maps.
@@ -22,13 +26,14 @@ Where a model of the spectra was fitted, both squares have that of its systemati
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.special import stdtrit
+
+from hyperspy_fusion.fusion.uncertainty.region_counts import RegionCounts, RegionMean, least_error
 
 # width in pixels of the average of counts that shows what smoothing takes: less is noise, more hides edges
 _RESIDUAL_WIDTH = 3.0
@@ -40,40 +45,14 @@ _ERROR_WIDTH = 0.7
 _HIDDEN_BIAS = 0.05
 # counts that contradict a corrected mean by more standard deviations show a bias beyond bootstrap replicates
 _CONTRADICTION = 2.5
+# error of what chance adds to a region chosen by its map, a part of it: maps without structure show two thirds of it
+_CHANCE_DOUBT = 1 / 3
 # a bias that is a larger fraction of the scatter would change the coverage of intervals
 _HARMLESS = 1 / 3
 # of a normal distribution this fraction lies below one standard deviation
 _ONE_SIGMA = 0.8413447460685429
-# an expectation of so many counts gives none in 32 % of the cases; a smaller fraction of a count is rounding
-_COUNTS_OF_NONE, _NONE = 1.14, 1e-3
 # relative noise of bootstrap replicates that is smaller is rounding
 _ROUNDING = 1e-4
-
-
-@dataclass(frozen=True)
-class RegionMean:
-    """The mean of one element over a region with its standard error, in the units of the maps.
-
-    Attributes
-    ----------
-    value, error
-        The estimate, and its standard error: the truth is within in 68 of 100 cases.
-    fused
-        Mean of the fused map.
-    measured, measured_error
-        Mean of the measured map less its background, over the valid pixels, and its standard error. NaN where all
-        pixels are masked: these are filled in, which no count can confirm.
-    weight
-        How far ``value`` is on the way from the corrected mean to ``measured``, 0 to 1; in the measured part of the
-        region.
-    """
-
-    value: float
-    error: float
-    fused: float
-    measured: float
-    measured_error: float
-    weight: float
 
 
 @dataclass(frozen=True)
@@ -84,47 +63,20 @@ class Ratio:
     error: float
 
 
-@dataclass(frozen=True)
-class BootstrapReplicates:
-    """Bootstrap replicates of a fit. All arrays are in the units of the maps.
+@dataclass(frozen=True, kw_only=True)
+class BootstrapReplicates(RegionCounts):
+    """Bootstrap replicates of a fit, drawn from its maps. All arrays are in the units of the maps.
 
     Attributes
     ----------
-    maps
-        (n, ny, nx) the fitted maps, from which the bootstrap replicates were drawn.
-    residual
-        (n, ny, nx) measured, less background, minus fitted maps; 0 in masked pixels.
-    counted
-        (n, ny, nx) bool, pixels that are not masked.
-    variance
-        (n, ny, nx) of the noise that was drawn, 0 in masked pixels.
-    counts_scale
-        (n,) value of one count, NaN for none.
     errors
         (R, n, ny, nx) float32, maps fitted to each bootstrap replicate minus ``maps``.
     residuals
         (R, n, ny, nx) float32, drawn maps minus the maps fitted to them; 0 in masked pixels.
-    systematic
-        (n,) relative error of the maps by the model of the spectra, which no bootstrap replicate shows; None for none.
-    measured_mean
-        Function of pixels (ny, nx) bool and the index of a map: its mean by a fit to the summed spectrum of the pixels,
-        which cannot be negative. None for the mean of the measured maps.
     """
 
-    maps: np.ndarray
-    residual: np.ndarray
-    counted: np.ndarray
-    variance: np.ndarray
-    counts_scale: np.ndarray
     errors: np.ndarray
     residuals: np.ndarray
-    systematic: np.ndarray | None = None
-    measured_mean: Callable | None = None
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays by name, without those that are None; the function is none of them."""
-        named = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {name: value for name, value in named.items() if isinstance(value, np.ndarray)}
 
     def __len__(self):
         return len(self.errors)
@@ -208,7 +160,11 @@ class BootstrapReplicates:
             more = self.counts_scale[index] * max(change * size, -maps[counted].sum())
             variance = max(variance + more, min(variance, self.counts_scale[index] ** 2))
         of_counted, of_masked = (np.mean(errors * part, axis=1) for part in (counted, ~counted))
-        of_counted, noise, bias = _split(of_counted, of_counted + np.mean(residuals, axis=1), variance / size**2)
+        noise, chance = of_counted + np.mean(residuals, axis=1), 0.0
+        if sign := self.is_chosen_by(mask, index):
+            of_counted, noise = self._chosen_alike(index, size, sign)
+            chance = float(noise.mean())
+        of_counted, noise, bias = _split(of_counted, noise - chance, variance / size**2)
         of_masked, _, filled = _split(of_masked, np.zeros_like(of_masked), 0.0)
         squares = scale**2 * (errors.mean(axis=0) ** 2 - errors.var(axis=0, ddof=1) / len(errors))
         # biases need not cancel in the truth as they do in the mean
@@ -219,13 +175,14 @@ class BootstrapReplicates:
         better = measured
         if self.measured_mean is not None and counted.any():
             better = self.measured_mean(mask & self.counted[index], index)
+        better -= chance
         return RegionEstimate(
             fused=float(maps.mean()),
             corrected=float(maps.mean() - scale * (bias + filled)),
             filled=float(scale * filled),
             difference=float(residual.mean() + scale * bias + np.nan_to_num(better - measured) * counted.mean()),
             unseen=float(left + _HIDDEN_BIAS * np.mean(noise**2)),
-            unseen_filled=float(left_in_masked),
+            unseen_filled=float(left_in_masked + (_CHANCE_DOUBT * chance) ** 2),
             errors=of_counted + of_masked,
             differences=noise - of_counted,
             doubted=float(doubted),
@@ -234,6 +191,15 @@ class BootstrapReplicates:
             one_count=float(self.counts_scale[index]) / n_counted,
             systematic=0.0 if self.systematic is None else float(self.systematic[index]),
         )
+
+    def _chosen_alike(self, index, size, sign):
+        """(R,) errors of the fused and of the measured mean where the map of each is highest, or lowest."""
+        found = []
+        for errors, residuals in zip(self.errors[:, index], self.residuals[:, index], strict=True):
+            highest = np.argpartition(sign * (self.maps[index] + errors), -size, axis=None)[-size:]
+            fused = float(errors.ravel()[highest].mean(dtype=np.float64))
+            found.append((fused, fused + float(residuals.ravel()[highest].mean(dtype=np.float64))))
+        return np.array(found).T
 
 
 @dataclass(frozen=True)
@@ -249,7 +215,7 @@ class RegionEstimate:
     difference
         d - c, in the measured part of the region.
     unseen, unseen_filled
-        ``u**2``, the square of the bias that may be left, in valid and in masked pixels.
+        ``u**2``, the square of the bias that may be left: in valid pixels; in masked ones, and by choice of the region.
     errors, differences
         (R,) eps and delta.
     doubted
@@ -284,8 +250,8 @@ class RegionEstimate:
         value = self.corrected + weight * self.difference
         square = (1 - weight) ** 2 * unseen + self.unseen_filled + np.mean(self.error_of(weight) ** 2)
         square += (self.systematic * value) ** 2
-        # no counts (but for rounding) do not prove that there are none; bootstrap replicates of none have none
-        least = _COUNTS_OF_NONE * self.one_count if self.measured <= _NONE * self.one_count else 0.0
+        # bootstrap replicates of no counts have none
+        least = least_error(self.measured, self.one_count)
         return RegionMean(
             value=value,
             error=max(float(np.sqrt(square)), least),

@@ -19,6 +19,7 @@ from hyperspy_fusion.fusion.spectra.line_model import SpectralModel
 from hyperspy_fusion.fusion.spectra.scan_spectra import ScanSpectra
 from hyperspy_fusion.fusion.terms.scan_data import ScanData
 from hyperspy_fusion.fusion.uncertainty.bootstrap import bootstrap
+from hyperspy_fusion.fusion.uncertainty.region_counts import RegionCounts
 
 SIZE = 24
 DIRECTIONAL = CalibratedSettings(regularization="directional", lambda_haadf=0.0)
@@ -28,7 +29,7 @@ def line(at, channels=60, width=2.0):
     return np.exp(-0.5 * ((np.arange(channels) - at) / width) ** 2)
 
 
-def scan_of(seed=0, counts=6.0, share=1.0, size=SIZE):
+def scan_of(seed=0, counts=6.0, share=1.0, size=SIZE, weak=None):
     """Three elements, two of which are a line width apart, and a continuum: model, scan, band counts and true maps."""
     rng = np.random.default_rng(seed)
     high = np.linspace(0, 1, 60)
@@ -36,7 +37,8 @@ def scan_of(seed=0, counts=6.0, share=1.0, size=SIZE):
     columns /= columns.sum(axis=0)
     y, x = np.mgrid[:size, :size] / size
     inside = [np.hypot(y - 0.3, x - 0.3) < 0.2, np.hypot(y - 0.3, x - 0.7) < 0.2, np.ones_like(x) > 0]
-    maps = np.stack([counts * inside[0], counts * inside[1], 0.3 * counts * inside[2], 0.3 + x, 0.3 + 0 * x])
+    weak = counts if weak is None else weak
+    maps = np.stack([counts * inside[0], weak * inside[1], 0.3 * counts * inside[2], 0.3 + x, 0.3 + 0 * x])
     spectra = rng.poisson(np.tensordot(columns, maps, 1))
     edges = np.arange(0, 61, 2)
     summed = spectra.sum(axis=(1, 2)).astype(float)
@@ -236,3 +238,20 @@ def test_replicates_draw_bands_and_fit_them_again():
 def test_interval_of_e_steps_divides_that_of_checks():
     """So that a fit in two calls is that of one."""
     assert 25 % EVERY == 0
+
+
+def test_regions_of_a_weak_element_beside_a_strong_one_are_unbiased_by_their_summed_spectrum():
+    """Of means over scans, where the fused map has a third too little or more."""
+    found = []
+    for seed in range(10):
+        model, scan, counts, maps = scan_of(seed, weak=0.5)
+        scan = replace(scan, spectra=ScanSpectra(model, counts.astype(np.float32)))
+        problem = SpectralObservation.of(scan, model, counts, DIRECTIONAL, 1).problem(DIRECTIONAL)
+        result, _ = problem.solve(DIRECTIONAL, num_workers=1)
+        mean = RegionCounts.of(problem, result.maps).counted_mean(maps[1] > 0, 1)
+        assert mean.measured == scan.spectra.mean_of(maps[1] > 0, 1)
+        found.append((mean.value, mean.error, mean.fused, maps[1][maps[1] > 0].mean()))
+    value, error, fused, truth = np.array(found).T
+    assert np.mean(fused - truth) < -0.25 * truth[0]
+    assert abs(np.mean(value - truth)) < 3 * error.mean() / np.sqrt(10)
+    assert 0.6 < np.sqrt(np.mean(((value - truth) / error) ** 2)) < 1.5

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from hyperspy_fusion.fusion.uncertainty import error_estimates
 from hyperspy_fusion.fusion.uncertainty.error_estimates import BootstrapReplicates
@@ -293,3 +294,20 @@ def test_errors_of_ratios_of_maps():
     noise = white(elements=2)
     found = replicates_of(noise, np.zeros_like(noise), maps=np.zeros((2, 8, 8)))
     assert np.isnan(found.ratio(REGION, 0, 1).value) and found.ratio(REGION, 0, 1).error == np.inf
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("part", [0.02, 0.2])
+def test_a_region_chosen_by_the_map_itself_is_freed_of_the_noise_that_chose_it(part, sign):
+    """The truth is 10 everywhere, and the fit averages over neighbours."""
+    noise = np.random.default_rng(1).normal(0, 1, (17, 1, 48, 48))
+    fitted = gaussian_filter(noise, (0, 0, 1, 1))
+    maps, residual = 10 + fitted[0], noise[0] - fitted[0]
+    found = replicates_of(fitted[1:], noise[1:] - fitted[1:], maps=maps, residual=residual)
+    chosen = sign * maps[0] > np.quantile(sign * maps[0], 1 - part)
+    plain, mean = found.counted_mean(chosen, 0), found.region_mean(chosen, 0)
+    assert sign * (plain.measured - 10) > 5 * plain.measured_error
+    assert abs(mean.value - 10) < 2 * mean.error < 0.6 * abs(plain.measured - 10)
+    assert found.is_chosen_by(chosen, 0) == sign
+    chosen[0, 0] = not chosen[0, 0]
+    assert not found.is_chosen_by(chosen, 0) and not found.is_chosen_by(np.ones_like(chosen), 0)
