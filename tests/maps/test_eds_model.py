@@ -9,6 +9,7 @@ from sources import eds, eels, image
 
 import hyperspy_fusion
 from hyperspy_fusion.data import overlapping_lines
+from hyperspy_fusion.fusion.spectra.artefacts import Spectrum, dead_channels
 from hyperspy_fusion.fusion.spectra.element_evidence import Evidence
 from hyperspy_fusion.fusion.spectra.line_shapes import Calibration
 from hyperspy_fusion.identify.elements import periodic_table
@@ -195,6 +196,17 @@ def test_unresolved_strong_lines_do_not_shift_the_energy_scale():
     truth = heavy | {"Si": {"K": 8e5}, "Sc": {"K": 1.5e5}}
     found = hyperspy_fusion.suggest_elements(scan(truth))
     assert set(found.elements[: len(truth)]) == set(truth) >= set(found.certain)
+
+
+def test_two_photons_at_once_and_the_escape_of_silicon_have_a_known_place():
+    energies = 0.2 + 0.02 * np.arange(400)
+    artefacts = Spectrum.of(1e4 * np.exp(-(((energies - 3) / 0.05) ** 2)), energies).artefacts
+    assert np.allclose(energies[np.argmax(artefacts, axis=0)], [6.0, 3 - 1.74], atol=0.03)
+
+
+def test_channels_without_counts_are_dead_between_those_with_counts():
+    counts = np.array([0, 0, 20, 30, 0, 40, 30, 9, 0, 9, 0, 0])
+    assert np.flatnonzero(dead_channels(counts)).tolist() == [4]
 
 
 @pytest.mark.parametrize("rivals, systematic, certain", [((), 0.1, True), (("Cu",), 0.1, False), ((), 0.7, False)])
