@@ -197,5 +197,5 @@ def _wide_channels(groups, energies):
     start = int(np.argmax(summed > 0))
     kept = slice(start, start + (len(energies) - start) // number * number)
     wide = groups[:, kept].reshape(len(groups), -1, number).sum(axis=-1)
-    live = ~dead_channels(summed)[kept].reshape(-1, number).any(axis=-1)
+    live = np.logical_not(dead_channels(summed)[kept].reshape(-1, number).max(axis=-1))
     return wide, energies[kept].reshape(-1, number).mean(axis=-1), live

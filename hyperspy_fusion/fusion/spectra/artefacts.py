@@ -49,7 +49,7 @@ class Spectrum:
     def of(cls, summed: np.ndarray, energies: np.ndarray, live: np.ndarray | None = None) -> Spectrum:
         """Of the counts (n_channels,) of channels with such energies in keV."""
         counts = np.asarray(summed, dtype=np.float64)
-        live = np.ones(len(counts), bool) if live is None else live
+        live = np.ones(len(counts), bool) if live is None else np.asarray(live)
         filled = np.interp(energies, energies[live], counts[live])
         escaped = filled * np.where(energies > SILICON_EDGE, (SILICON_EDGE / energies) ** 2, 0)
         pairs = np.convolve(filled, filled) / max(filled.sum(), 1)

@@ -345,7 +345,7 @@ class CandidateShapes:
         for number in range(len(found)):
             own = np.flatnonzero(self.owners == number)
             for k in own[scores[own] > LINE_SEEN]:
-                needed = [least_ratio(self.mains[k], self.mains[j]) * scores[k] * errors[k] for j in own]
+                needed = [least_ratio(float(self.mains[k]), float(self.mains[j])) * scores[k] * errors[k] for j in own]
                 if all(n < there[j] + LINE_SEEN * errors[j] for n, j in zip(needed, own, strict=True) if j != k):
                     found[number] += scores[k] ** 2
         return found
