@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 
 from hyperspy_fusion.diagnostics import Diagnostic
-from hyperspy_fusion.fusion.spectra.element_search import Evidence, find_elements, find_missing
+from hyperspy_fusion.fusion.spectra.artefacts import dead_channels
+from hyperspy_fusion.fusion.spectra.element_evidence import Evidence
+from hyperspy_fusion.fusion.spectra.element_search import find_elements, find_missing
 from hyperspy_fusion.fusion.spectra.line_calibration import spatial_groups
-from hyperspy_fusion.fusion.spectra.line_shapes import Calibration
+from hyperspy_fusion.fusion.spectra.line_shapes import Calibration, ElementLines
 from hyperspy_fusion.grid.axes import layout
 from hyperspy_fusion.grid.images import check_energies, check_real, is_eels
 from hyperspy_fusion.identify.elements import atomic_number, periodic_table
 from hyperspy_fusion.maps.eds_spectra import (
     LOWEST,
     RADIOACTIVE,
+    beam_energy_of,
     binned_spectra,
     element_lines,
     energies_in_kev,
@@ -25,7 +28,7 @@ from hyperspy_fusion.maps.eds_spectra import (
 )
 
 # lines of lighter elements are in the noise of the detector
-_LIGHTEST = 6
+_LIGHTEST = 5
 # keV: channels are put together to this width
 _CHANNEL = 0.02
 # less evidence is not listed
@@ -85,9 +88,9 @@ def suggest_elements(eds: Any) -> ElementSuggestion:
     """Elements that the spectra of an EDS spectrum image show, whatever its metadata name.
 
     The lines of all elements are compared with the summed spectrum, and with those of groups of pixels. An element is
-    certain where neither noise nor a tenth of the lines of stronger elements explains it. Where others overlap its main
-    line, it must have lines of another family too. Where the lines of another element fit about as well, it is listed
-    as "S or Mo", and is not certain.
+    certain where neither noise nor an error of the model explains one family of its lines: of the energy scale, of the
+    weights of lines, of sum and escape peaks. Its other families must be there, as strong as they may be. Where the
+    lines of another element fit about as well, it is listed as "S or Mo", and is not certain.
 
     Parameters
     ----------
@@ -123,10 +126,12 @@ def suggest_elements(eds: Any) -> ElementSuggestion:
     used, candidates = _used_channels(energies), _candidates(eds)
     if not candidates:
         return ElementSuggestion(())
-    groups, energies = _wide_channels(spatial_groups(binned_spectra(eds, used), _COLUMNS), energies[used])
+    groups = spatial_groups(binned_spectra(eds, used), _COLUMNS)
     if groups.sum() < 1:
         return ElementSuggestion(())
-    found = find_elements(groups, energies, candidates, Calibration(resolution=resolution_of(eds)))
+    groups, energies, live = _wide_channels(groups, energies[used])
+    first = Calibration(resolution=resolution_of(eds))
+    found = find_elements(groups, energies, candidates, first, live, _beyond(eds, candidates, energies))
     return ElementSuggestion(tuple(one for one in found if one.evidence > _LEAST))
 
 
@@ -142,8 +147,9 @@ def missing_diagnostics(eds: Any, spectrum: np.ndarray | None, named: Iterable[s
     summed = spectrum[used]
     if not 1 <= summed.sum() < _MOST_COUNTS or summed.min() < 0 or np.any(summed != np.rint(summed)):
         return []
-    summed, energies = _wide_channels(summed[None], energies[used])
-    found = find_missing(summed[0], energies, candidates, tuple(named), Calibration(resolution=resolution_of(eds)))
+    summed, energies, live = _wide_channels(summed[None], energies[used])
+    first = Calibration(resolution=resolution_of(eds))
+    found = find_missing(summed[0], energies, candidates, tuple(named), first, live, _beyond(eds, candidates, energies))
     if not found:
         return []
     names = [one.element for one in found]
@@ -163,9 +169,33 @@ def _candidates(eds):
     return [lines for lines in found if lines.names]
 
 
+def _beyond(eds, candidates, energies):
+    """The lines within the spectra of families whose main line is not, but which the beam excites."""
+    found, beam = [], beam_energy_of(eds) or np.inf
+    for lines in candidates:
+        known = periodic_table()[lines.element].Atomic_properties.Xray_lines.as_dictionary()
+        by_family = {}
+        for name, line in known.items():
+            by_family.setdefault(name[0], []).append((name, line["energy (keV)"], line["weight"]))
+        for letter, own in by_family.items():
+            inside = [line for line in own if energies[0] < line[1] < energies[-1] and line[2] > 0]
+            main = max(own, key=lambda line: line[2])
+            if inside and letter not in lines.families and main[1] < beam:
+                names, places, weights = zip(*inside, strict=True)
+                nothing = np.zeros(len(names), bool)
+                found.append(ElementLines(lines.element, names, np.array(places), np.array(weights), nothing))
+    return found
+
+
 def _wide_channels(groups, energies):
-    """Neighbouring channels together, which are far narrower than a line."""
+    """``(groups, energies, live)`` of neighbouring channels together, from the first one with counts.
+
+    They are far narrower than a line. One is live where none of its channels is dead.
+    """
     number = max(int(_CHANNEL / (energies[1] - energies[0]) + 0.01), 1)
-    kept = len(energies) // number
-    wide = groups[:, : kept * number].reshape(len(groups), kept, number).sum(axis=-1)
-    return wide, energies[: kept * number].reshape(kept, number).mean(axis=-1)
+    summed = groups.sum(axis=0)
+    start = int(np.argmax(summed > 0))
+    kept = slice(start, start + (len(energies) - start) // number * number)
+    wide = groups[:, kept].reshape(len(groups), -1, number).sum(axis=-1)
+    live = np.logical_not(dead_channels(summed)[kept].reshape(-1, number).max(axis=-1))
+    return wide, energies[kept].reshape(-1, number).mean(axis=-1), live

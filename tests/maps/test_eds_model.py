@@ -4,17 +4,20 @@ import hyperspy.api as hs
 import numpy as np
 import pytest
 from helpers import assert_untouched, shared, snapshot
+from random_spectra import drawn_spectra
 from sources import eds, eels, image
 
 import hyperspy_fusion
 from hyperspy_fusion.data import overlapping_lines
-from hyperspy_fusion.fusion.spectra.element_search import Evidence
+from hyperspy_fusion.fusion.spectra.artefacts import Spectrum, dead_channels
+from hyperspy_fusion.fusion.spectra.element_evidence import Evidence
 from hyperspy_fusion.fusion.spectra.line_shapes import Calibration
 from hyperspy_fusion.identify.elements import periodic_table
 from hyperspy_fusion.maps.base import SourceRequest
 from hyperspy_fusion.maps.eds_fit import modelled_maps
 from hyperspy_fusion.maps.eds_model import spectral_model
 from hyperspy_fusion.maps.eds_spectra import binned_spectra
+from hyperspy_fusion.maps.suggestion import missing_diagnostics
 
 COUNTS = {"O": 3e4, "Fe": 2e4, "Ti": 2e4, "S": 2e4}
 
@@ -195,10 +198,38 @@ def test_unresolved_strong_lines_do_not_shift_the_energy_scale():
     assert set(found.elements[: len(truth)]) == set(truth) >= set(found.certain)
 
 
-@pytest.mark.parametrize("overlaps, lines, certain", [((), 1, True), (("Cu",), 1, False), (("Cu",), 2, True)])
-def test_an_overlapped_element_is_certain_by_two_families(overlaps, lines, certain):
-    found = Evidence("Ni", 1e3, 1e3, 0.1, 20.0, ("Ka", "La")[:lines], overlaps)
-    assert found.is_certain is certain
+def test_two_photons_at_once_and_the_escape_of_silicon_have_a_known_place():
+    energies = 0.2 + 0.02 * np.arange(400)
+    artefacts = Spectrum.of(1e4 * np.exp(-(((energies - 3) / 0.05) ** 2)), energies).artefacts
+    assert np.allclose(energies[np.argmax(artefacts, axis=0)], [6.0, 3 - 1.74], atol=0.03)
+
+
+def test_channels_without_counts_are_dead_between_those_with_counts():
+    counts = np.array([0, 0, 20, 30, 0, 40, 30, 9, 0, 9, 0, 0])
+    assert np.flatnonzero(dead_channels(counts)).tolist() == [4]
+
+
+@pytest.mark.parametrize("rivals, systematic, certain", [((), 0.1, True), (("Cu",), 0.1, False), ((), 0.7, False)])
+def test_an_element_is_certain_without_rivals_where_it_is_resolved(rivals, systematic, certain):
+    assert Evidence("Ni", 1e3, 1e3, systematic, 20.0, ("Ka",), (), rivals).is_certain is certain
+
+
+def tampered(kind):
+    """Spectra that show no element but Zr, Sn and Ba where the detector counts two X-rays as one, or not at all."""
+    signal = scan({"Zr": {"L": 3e5}, "Sn": {"L": 3e5}, "Ba": {"L": 2e5}}, dtype="uint32")
+    if kind == "dead channels":
+        signal.data[..., 343:346] = signal.data[..., 445:447] = 0
+    else:
+        summed = signal.data.sum(axis=(0, 1)).astype(float)
+        pairs = np.convolve(summed, summed)[: len(summed)] * 0.01 / summed.sum()
+        signal.data[...] += np.random.default_rng(1).poisson(pairs / 90, signal.data.shape).astype("uint32")
+    return signal
+
+
+@pytest.mark.parametrize("kind", ["sum peaks", "dead channels"])
+def test_places_where_the_detector_is_wrong_show_no_element(kind):
+    found = hyperspy_fusion.suggest_elements(tampered(kind))
+    assert set(found.certain) <= {"Zr", "Sn", "Ba"} == set(found.elements[:3])
 
 
 @pytest.mark.parametrize("lost", ["", "Co"])
@@ -211,6 +242,21 @@ def test_elements_without_a_map_are_named_on_an_axis_that_is_off(lost, offset, g
     signal.set_elements([symbol for symbol in elements if symbol != lost])
     found = hyperspy_fusion.element_maps(signal).metadata.Element_maps.get_item("diagnostics.codes", [])
     assert ("line-of-no-element" in found) == bool(lost)
+
+
+@pytest.mark.nightly
+def test_no_absent_element_is_certain_in_spectra_drawn_at_random():
+    absent, found, certain, clear, named = [], 0, 0, 0, 0
+    for seed in range(200):
+        drawn = drawn_spectra(seed)
+        shown = hyperspy_fusion.suggest_elements(drawn.signal)
+        absent += [(seed, element) for element in shown.certain if element not in drawn.elements]
+        found += len(set(drawn.clear) & set(shown.elements[: len(drawn.elements) + 4]))
+        clear, certain = clear + len(drawn.clear), certain + len(set(drawn.clear) & set(shown.certain))
+        named += bool(missing_diagnostics(drawn.signal, drawn.signal.data.sum(axis=(0, 1)) * 1.0, drawn.elements))
+    assert len({seed for seed, _ in absent}) <= 3, absent
+    assert found > 0.93 * clear and certain > 0.75 * clear
+    assert not named
 
 
 def test_spectra_without_lines_suggest_nothing_and_others_are_refused():

@@ -7,19 +7,27 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hyperspy_fusion.fusion.spectra.artefacts import Spectrum, smooth_continuum
 from hyperspy_fusion.fusion.spectra.bands import cramer_rao
+from hyperspy_fusion.fusion.spectra.element_evidence import (
+    ARTEFACT_ERROR,
+    Certainty,
+    Evidence,
+    least_ratio,
+    peak_variance,
+)
 from hyperspy_fusion.fusion.spectra.line_calibration import energy_scale, line_weights
-from hyperspy_fusion.fusion.spectra.line_model import SummedFit, channel_edges
-from hyperspy_fusion.fusion.spectra.line_shapes import Calibration, ElementLines, continuum_hats
+from hyperspy_fusion.fusion.spectra.line_model import SummedFit
+from hyperspy_fusion.fusion.spectra.line_shapes import Calibration, ElementLines
 from hyperspy_fusion.fusion.spectra.poisson_fit import deviances, poisson_ml
 
 # relative error of the model near its peaks, in the summed spectrum and in those of groups of pixels
-MODEL_ERROR, MODEL_ERROR_OF_GROUPS = 0.05, 0.03
+MODEL_ERROR, MODEL_ERROR_OF_GROUPS = 0.04, 0.03
 # least score of an element, the sum of squares of standard scores, and least standard score of its top family, that
 # of highest energy
 SCORE, LINE_SEEN = 30.0, 4.0
 # keV: other elements have lines below; how much stronger families there, and elsewhere, may be than the top one
-SOFT, STRONGEST_SOFT, STRONGEST = 0.8, 1.5, 5.0
+SOFT, STRONGEST_SOFT = 0.8, 1.5
 # relative systematic error of an element that others explain
 HIDDEN = 1.0
 # keV: elements are added together if their lines are so far apart
@@ -27,75 +35,28 @@ APART = 0.3
 # the energy scale is calibrated with so many elements
 RECALIBRATED = (4, 8, 14)
 # standard deviations of its prior that the scale may differ by: lines of elements not yet found would draw others
-LARGEST = 2.0
+LARGEST, LARGEST_IN_SEARCH = 2.0, 1.0
+# weights of lines are within this factor of those of the tables
+WEIGHT = 2.5
+# keV: other elements may lie beneath softer lines; largest tail and shelf
+HARD, TAIL, SHELF = 1.5, 1.0, 0.1
 # elements that are looked for at most, and rounds of the search in groups
 MOST, ROUNDS = 24, 3
 # lines with a smaller weight do not matter for a score
 STRONG = 0.05
 # part of the counts of an element from which on another one overlaps it
 OVERLAP = 0.3
-# an element is certain with so many standard deviations, by counts and by a tenth of the lines of its neighbours
-CERTAIN, CERTAIN_SCORE = 5.0, 8.0
 # part of the counts of all lines above which an element is clear; less is within the errors of quantification
 CLEAR = 0.03
-# lines nearer than this part of the width of a peak are one; an element explains lines as well as another where the
-# deviance grows by less than this part of what they explain
-SAME_LINE, AS_WELL = 0.4, 0.1
-# those of a family that the model leaves out may lie so much of the width away
-NEIGHBOUR = 1.0
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What the spectra show of one element.
-
-    Attributes
-    ----------
-    element
-        Its symbol.
-    counts
-        Of all its lines.
-    deviance
-        By how much the deviance of the spectra grows without it, to second order.
-    systematic
-        Relative error of its counts by stronger lines near its main line.
-    score
-        Excess in its main line over a fit without it, in standard deviations of the counts and of the model.
-    lines
-        Its main lines within the spectra, such as ``("Ka", "La")``.
-    overlaps
-        Elements that have much of the counts in the window of its main line, the strongest first.
-    rivals
-        Elements that explain its lines about as well, and may be there in its place or beside it.
-    """
-
-    element: str
-    counts: float
-    deviance: float
-    systematic: float
-    score: float
-    lines: tuple[str, ...]
-    overlaps: tuple[str, ...]
-    rivals: tuple[str, ...] = ()
-
-    @property
-    def evidence(self) -> float:
-        """The deviance, less where stronger lines near may be what is seen; elements are ranked by it."""
-        return self.deviance / (1 + (2 * self.systematic) ** 2)
-
-    @property
-    def is_certain(self) -> bool:
-        """Whether neither noise nor a tenth of the lines near explains it, nor another element.
-
-        Where others overlap its main line, a second family is needed.
-        """
-        error = 1 / max(self.deviance, 1e-9) + self.systematic**2
-        is_seen_alone = not self.rivals and (not self.overlaps or len(self.lines) > 1)
-        return is_seen_alone and self.score > CERTAIN_SCORE and error < CERTAIN**-2
 
 
 def find_elements(
-    groups: np.ndarray, energies: np.ndarray, candidates: Sequence[ElementLines], first: Calibration
+    groups: np.ndarray,
+    energies: np.ndarray,
+    candidates: Sequence[ElementLines],
+    first: Calibration,
+    live: np.ndarray | None = None,
+    beyond: Sequence[ElementLines] = (),
 ) -> list[Evidence]:
     """Elements that the spectra show, by their evidence, the largest first.
 
@@ -112,22 +73,59 @@ def find_elements(
         The lines of all elements that may be there.
     first
         Calibration of the detector to begin with.
+    live
+        (n_channels,) bool: channels that are not dead; None for all.
+    beyond
+        Lines of families whose main line is not within the spectra.
     """
-    summed, edges = groups.sum(axis=0), channel_edges(energies)
-    chosen, calibration = _in_sum(summed, edges, candidates, first)
+    spectrum = Spectrum.of(groups.sum(axis=0), energies, live)
+    candidates = _within(candidates, energies)
+    chosen, calibration, fit = _in_sum(spectrum, candidates, first)
     if not chosen:
         return []
-    n, known = len(chosen), False
+    n, known, edges = len(chosen), False, spectrum.edges
     for _ in range(2):
-        chosen = line_weights(SummedFit.of(summed, edges, chosen, calibration, known), groups)
-        calibration = energy_scale(summed, edges, chosen, calibration, first, ratios_known=True, largest=LARGEST)
+        summed, cleaned = fit.clean, _cleaned(groups, fit)
+        chosen = _weighted(SummedFit.of(summed, edges, chosen, calibration, known), cleaned, candidates)
+        calibration = _energy_scale(spectrum.fit(chosen, calibration), first, LARGEST, True)
         known = True
-        beside = _in_groups(groups, summed, edges, candidates, chosen, calibration)[len(chosen) :]
+        beside = _in_groups(cleaned, summed, edges, candidates, chosen, calibration)[len(chosen) :]
         kept = _pruned(summed, edges, [*chosen, *beside], calibration, n, known)
         n, chosen = n - (len(chosen) + len(beside) - len(kept)), kept
-    chosen = line_weights(SummedFit.of(summed, edges, chosen, calibration, known), groups)
-    found = _evidence(groups, summed, edges, candidates, chosen, (calibration, first))
+        fit = spectrum.fit(chosen, calibration)
+    cleaned = _cleaned(groups, fit)
+    chosen = _weighted(SummedFit.of(fit.clean, edges, chosen, calibration, known), cleaned, candidates)
+    found = _evidence(cleaned, spectrum, fit, candidates, chosen, calibration, beyond)
     return sorted(found, key=lambda one: -one.evidence)
+
+
+def _within(candidates, energies):
+    """The candidates without families whose main line is below the energies."""
+    found = []
+    for lines in candidates:
+        mains = {letter: lines.energies[own & (lines.weights == 1)] for letter, own in lines.families.items()}
+        out = [letter for letter, main in mains.items() if not len(main) or main[0] < energies[0]]
+        found.append(_without(lines, [name for name in lines.names if name[0] in out]) if out else lines)
+    return [lines for lines in found if lines.names]
+
+
+def _weighted(fit, groups, candidates):
+    """The elements of a fit with weights of their lines, near those of the tables relative to the main line."""
+    tables = {lines.element: dict(zip(lines.names, lines.weights, strict=True)) for lines in candidates}
+    found = []
+    for lines in line_weights(fit, groups):
+        table, weights = np.array([tables[lines.element][name] for name in lines.names]), lines.weights.copy()
+        for own in lines.families.values():
+            main = weights[own][np.argmax(table[own])]
+            weights[own] = np.clip(weights[own], main * table[own] / WEIGHT, main * table[own] * WEIGHT)
+        found.append(replace(lines, weights=weights / max(weights.max(), 1e-300)))
+    return tuple(found)
+
+
+def _cleaned(groups, fit):
+    """Counts of groups of pixels without artefacts, and as the fit has them in dead channels."""
+    shares = groups.sum(axis=1, keepdims=True) / max(groups.sum(), 1)
+    return np.maximum(np.where(fit.spectrum.live, groups, shares * fit.expected) - shares * fit.of_artefacts, 0)
 
 
 def find_missing(
@@ -136,54 +134,119 @@ def find_missing(
     candidates: Sequence[ElementLines],
     named: Sequence[str],
     first: Calibration,
+    live: np.ndarray | None = None,
+    beyond: Sequence[ElementLines] = (),
 ) -> list[Evidence]:
     """Elements beside those `named` that a summed spectrum shows clearly, the strongest first.
 
     They are certain, as those of :func:`find_elements`, and have more than :data:`CLEAR` of the counts of all lines.
     The arguments are those of :func:`find_elements`, but for `summed` (n_channels,).
     """
-    edges = channel_edges(energies)
+    spectrum = Spectrum.of(summed, energies, live)
+    candidates = _within(candidates, energies)
     listed = [lines for lines in candidates if lines.element in named]
-    chosen, calibration = _added(summed, edges, candidates, listed, first)
+    chosen, calibration, fit = _added(spectrum, candidates, listed, first)
     if len(chosen) == len(listed):
         return []
-    chosen = line_weights(SummedFit.of(summed, edges, chosen, calibration), summed[None])
-    found = _evidence(summed[None], summed, edges, candidates, chosen, (calibration, first))
+    chosen = _exchanged(spectrum, candidates, chosen, calibration, len(listed))
+    fit = spectrum.fit(chosen, calibration)
+    chosen = _weighted(SummedFit.of(fit.clean, spectrum.edges, chosen, calibration), fit.clean[None], candidates)
+    found = _evidence(fit.clean[None], spectrum, fit, candidates, chosen, calibration, beyond)
     least = CLEAR * sum(one.counts for one in found)
     clear = [one for one in found[len(listed) :] if one.is_certain and one.counts > least]
     return sorted(clear, key=lambda one: -one.counts)
 
 
-def _in_sum(summed, edges, candidates, first):
-    chosen, calibration = _added(summed, edges, candidates, [], first)
-    return _pruned(summed, edges, chosen, calibration, len(chosen)), calibration
+def _in_sum(spectrum, candidates, first):
+    chosen, calibration, fit = _added(spectrum, candidates, [], first)
+    chosen = _exchanged(spectrum, candidates, chosen, calibration, 0)
+    kept = _pruned(fit.clean, spectrum.edges, chosen, calibration, len(chosen))
+    return kept, calibration, spectrum.fit(kept, calibration)
 
 
-def _added(summed, edges, candidates, chosen, first):
-    """The chosen elements, and after them those that the summed spectrum shows beside; and the calibration."""
-    calibration = energy_scale(summed, edges, chosen, first, first, largest=LARGEST) if chosen else first
-    shapes = CandidateShapes.of(candidates, calibration, edges)
+def _added(spectrum, candidates, chosen, first):
+    """The chosen elements, and after them those that the summed spectrum shows beside; calibration and fit."""
+    calibration, n = first, len(chosen)
+    fit = spectrum.fit(chosen, first)
     if chosen:
-        expected = SummedFit.of(summed, edges, chosen, calibration).expected
-    else:
-        hats = continuum_hats(edges)
-        expected = hats @ poisson_ml(hats, summed)
+        calibration = _energy_scale(fit, first, LARGEST)
+        fit = spectrum.fit(chosen, calibration)
+    shapes = CandidateShapes.of(candidates, calibration, spectrum.edges)
+    continuum = _continuum_between(spectrum)
     while len(chosen) < MOST:
-        scores = shapes.scores(summed, expected, MODEL_ERROR, calibration, edges)
+        lacking = (
+            spectrum.counts - np.minimum(fit.continuum, continuum)
+            if len(chosen) < RECALIBRATED[0]
+            else spectrum.counts - fit.continuum
+        )
+        scores = shapes.scores(spectrum, fit, lacking, calibration)
         scores[[lines.element in {own.element for own in chosen} for lines in candidates]] = 0
         best = int(np.argmax(scores))
         if scores[best] < SCORE:
             break
         chosen = [*chosen, candidates[best]]
         if len(chosen) in RECALIBRATED:
-            calibration = energy_scale(summed, edges, chosen, calibration, first, largest=LARGEST)
-            shapes = CandidateShapes.of(candidates, calibration, edges)
-        fit = SummedFit.of(summed, edges, chosen, calibration)
-        plausible = [_plausible(fit, number) for number in range(len(chosen))]
+            calibration = _energy_scale(spectrum.fit(chosen, calibration), first, LARGEST if n else LARGEST_IN_SEARCH)
+            shapes = CandidateShapes.of(candidates, calibration, spectrum.edges)
+        fit = spectrum.fit(chosen, calibration)
+        plausible = _plausible(chosen, fit)
         if any(new is not old for new, old in zip(plausible, chosen, strict=True)):
-            chosen, fit = plausible, SummedFit.of(summed, edges, plausible, calibration)
-        expected = fit.expected
-    return chosen, calibration
+            chosen, fit = plausible, spectrum.fit(plausible, calibration)
+    return chosen, calibration, fit
+
+
+def _energy_scale(fit, first, largest, known=False):
+    """The calibration by hard lines, of which what the fit lacks is cut off: it would draw the scale."""
+    counts = np.minimum(fit.clean, fit.expected + 3 * np.sqrt(fit.expected))
+    used = slice(int(np.searchsorted(fit.energies, HARD)), None)
+    elements, edges = fit.lines.elements, fit.spectrum.edges[used]
+    found = energy_scale(counts[used], edges, elements, fit.calibration, first, known, largest=largest)
+    return replace(found, tail=min(found.tail, TAIL), shelf=min(found.shelf, SHELF))
+
+
+def _continuum_between(spectrum):
+    """Of a fit to the counts between peaks: those above the fit are cut off there, again and again."""
+    hats = smooth_continuum(spectrum.edges)[spectrum.live]
+    counts = spectrum.counts[spectrum.live]
+    for _ in range(6):
+        expected = hats @ poisson_ml(hats, counts)
+        counts = np.minimum(counts, expected + np.sqrt(np.maximum(expected, 1)))
+    found = np.zeros(len(spectrum.counts))
+    found[spectrum.live] = expected
+    return found
+
+
+def _exchanged(spectrum, candidates, chosen, calibration, n):
+    """The chosen elements, each after the first n in turn for the one that explains the spectrum best in its place."""
+    live, counts = spectrum.live, spectrum.counts
+    shapes = CandidateShapes.of(candidates, calibration, spectrum.edges)
+
+    def value(elements):
+        fit = spectrum.fit(elements, calibration)
+        plausible = _plausible(elements, fit)
+        fit = (
+            fit
+            if all(new is old for new, old in zip(plausible, elements, strict=True))
+            else spectrum.fit(plausible, calibration)
+        )
+        return deviances(fit.expected[live], counts[live]).sum(), plausible
+
+    best, chosen = value(chosen)
+    for number in range(n, len(chosen)):
+        others = [*chosen[:number], *chosen[number + 1 :]]
+        fit = spectrum.fit(others, calibration)
+        scores = shapes.scores(spectrum, fit, counts - fit.continuum, calibration)
+        names = {own.element for own in others}
+        scores[[lines.element in names for lines in candidates]] = 0
+        own = [lines.element for lines in candidates].index(chosen[number].element)
+        for rival in np.argsort(-scores)[:3]:
+            is_same = candidates[rival] is chosen[number]
+            if is_same or scores[rival] < max(scores[own] / 2, SCORE):
+                continue
+            new, elements = value([*chosen[:number], candidates[rival], *chosen[number + 1 :]])
+            if new < best - SCORE:
+                best, chosen = new, elements
+    return chosen
 
 
 def _pruned(summed, edges, chosen, calibration, n, ratios_known=False):
@@ -201,28 +264,31 @@ def _pruned(summed, edges, chosen, calibration, n, ratios_known=False):
 
 
 def _own_score(summed, edges, columns, lines, number, calibration):
-    """Standard score of the top family of an element about the fit of all others."""
+    """Largest standard score of the families of an element about the fit of all others."""
     rest = np.delete(columns, number, axis=1)
     shapes = CandidateShapes.of([lines], calibration, edges)
-    scores = shapes.standard_scores(summed, rest @ poisson_ml(rest, summed), MODEL_ERROR, calibration, edges)
-    return float(scores[shapes.is_top][0])
+    variance = peak_variance(rest @ poisson_ml(rest, summed), MODEL_ERROR, calibration, edges)
+    scores, _ = shapes.standard_scores(summed - rest @ poisson_ml(rest, summed), variance)
+    return float(scores.max())
 
 
-def _plausible(fit, number):
-    """The lines of an element without families that are far stronger than that of highest energy."""
-    lines = fit.elements[number]
-    own = np.flatnonzero(fit.owners == number)
-    counts = fit.shapes[:, own].sum(axis=0) * fit.line_amplitudes[own]
-    of_family = {letter: counts[family].sum() for letter, family in lines.families.items()}
-    top = _top_family(lines)
-    soft = {k: lines.energies[family].max() < SOFT for k, family in lines.families.items()}
-    most = {k: (STRONGEST_SOFT if soft[k] else STRONGEST) * of_family[top] for k in of_family}
-    dropped = [k for k in of_family if k != top and of_family[k] > most[k]]
-    if not dropped:
-        return lines
-    kept = np.array([name[0] not in dropped for name in lines.names])
-    names = tuple(name for name, keep in zip(lines.names, kept, strict=True) if keep)
-    return ElementLines(lines.element, names, lines.energies[kept], lines.weights[kept], lines.mapped[kept])
+def _plausible(chosen, fit):
+    """The chosen elements without families that are far stronger than that of highest energy may be."""
+    found, first = [], 0
+    for lines in chosen:
+        counts = {
+            k: fit.amplitudes[first + j] * lines.weights[own].sum() for j, (k, own) in enumerate(lines.families.items())
+        }
+        first += len(counts)
+        top = _top_family(lines)
+        mains = {k: lines.energies[own].max() for k, own in lines.families.items()}
+        most = {
+            k: counts[top] * (STRONGEST_SOFT if mains[k] < SOFT else 1 / least_ratio(mains[k], mains[top]))
+            for k in counts
+        }
+        dropped = [k for k in counts if k != top and counts[k] > most[k]]
+        found.append(_without(lines, [name for name in lines.names if name[0] in dropped]) if dropped else lines)
+    return found
 
 
 def _top_family(lines):
@@ -239,11 +305,12 @@ class CandidateShapes:
     shapes: np.ndarray
     owners: np.ndarray
     is_top: np.ndarray
+    mains: np.ndarray
 
     @classmethod
     def of(cls, candidates, calibration, edges) -> CandidateShapes:
         calibration = replace(calibration, tail=0.0, shelf=0.0)
-        shapes, owners, is_top = [], [], []
+        shapes, owners, is_top, mains = [], [], [], []
         for number, lines in enumerate(candidates):
             top = _top_family(lines)
             for letter, family in lines.families.items():
@@ -252,36 +319,42 @@ class CandidateShapes:
                     shapes.append((strong, lines))
                     owners.append(number)
                     is_top.append(letter == top)
+                    mains.append(lines.energies[family][np.argmax(lines.weights[family])])
         of_lines = calibration.line_shapes(edges, np.concatenate([lines.energies[own] for own, lines in shapes]))
         weights = np.concatenate([lines.weights[own] for own, lines in shapes])
         starts = np.cumsum([0, *(own.sum() for own, _ in shapes)])[:-1]
         summed = np.add.reduceat(of_lines * weights, starts, axis=1).T
-        return cls(np.ascontiguousarray(summed), np.array(owners), np.array(is_top))
+        return cls(np.ascontiguousarray(summed), np.array(owners), np.array(is_top), np.array(mains))
 
-    def standard_scores(self, counts, expected, error, calibration, edges):
-        """(n_families,) or (n_spectra, n_families): excess of each over the expected counts, in standard deviations."""
-        inverse = 1 / _variance(expected, error, calibration, edges)
+    def standard_scores(self, excess, variance):
+        """``(scores, errors)`` of the amplitudes of all families, each (n_families,) or (n_spectra, n_families)."""
+        inverse = 1 / variance
         information = np.maximum(inverse @ (self.shapes**2).T, 1e-300)
-        return (inverse * (counts - expected)) @ self.shapes.T / np.sqrt(information)
+        return (inverse * excess) @ self.shapes.T / np.sqrt(information), 1 / np.sqrt(information)
 
-    def scores(self, *spectrum):
-        """(n_candidates,) squares of the standard scores of all families, none above that of the top one."""
-        scores = np.maximum(self.standard_scores(*spectrum), 0)
-        top = np.where(scores[self.is_top] > LINE_SEEN, scores[self.is_top], 0)
-        return np.bincount(self.owners, np.minimum(scores, top[self.owners]) ** 2)
+    def scores(self, spectrum, fit, lacking, calibration):
+        """(n_candidates,) squares of the standard scores of all families that no other one of the element refutes.
 
-    def scores_of_groups(self, *spectra):
-        """(n_candidates,) the same summed over several spectra, of the top family alone."""
-        scores = np.maximum(self.standard_scores(*spectra), 0)
+        A family is refuted where the counts of another one, with all that others have there, are too few for it.
+        """
+        variance = peak_variance(fit.expected, MODEL_ERROR, calibration, spectrum.edges)
+        variance = np.where(spectrum.live, variance, np.inf) + (ARTEFACT_ERROR * fit.of_artefacts) ** 2
+        scores, errors = self.standard_scores(spectrum.counts - fit.expected, variance)
+        there = self.standard_scores(lacking, variance)[0] * errors
+        found = np.zeros(self.owners[-1] + 1)
+        for number in range(len(found)):
+            own = np.flatnonzero(self.owners == number)
+            for k in own[scores[own] > LINE_SEEN]:
+                needed = [least_ratio(float(self.mains[k]), float(self.mains[j])) * scores[k] * errors[k] for j in own]
+                if all(n < there[j] + LINE_SEEN * errors[j] for n, j in zip(needed, own, strict=True) if j != k):
+                    found[number] += scores[k] ** 2
+        return found
+
+    def scores_of_groups(self, groups, expected, error, calibration, edges):
+        """(n_candidates,) squares of standard scores of the top family, summed over several spectra."""
+        variance = peak_variance(expected, error, calibration, edges)
+        scores = np.maximum(self.standard_scores(groups - expected, variance)[0], 0)
         return (scores[:, self.is_top] ** 2).sum(axis=0)
-
-
-def _variance(expected, error, calibration, edges):
-    """Of counts about a model whose peaks are wrong by a part of the highest one near."""
-    from scipy.ndimage import maximum_filter1d
-
-    width = int(2 * calibration.fwhm(np.median(edges)) / (edges[1] - edges[0])) | 1
-    return np.maximum(expected, 1e-3) + (error * maximum_filter1d(expected, width, axis=-1)) ** 2
 
 
 def _without(lines, names):
@@ -319,9 +392,9 @@ def _of_top_family(lines):
     return ElementLines(lines.element, names, lines.energies[own], lines.weights[own], lines.mapped[own])
 
 
-def _evidence(groups, summed, edges, candidates, chosen, calibrations):
-    calibration, first = calibrations
-    fit = SummedFit.of(summed, edges, chosen, calibration, True)
+def _evidence(groups, spectrum, joint, candidates, chosen, calibration, beyond):
+    edges = spectrum.edges
+    fit = SummedFit.of(joint.clean, edges, chosen, calibration, True)
     columns, errors = fit.columns()[0], fit.systematic()
     counts = np.zeros(columns.shape[1])
     explained = np.zeros(columns.shape[1])
@@ -329,40 +402,17 @@ def _evidence(groups, summed, edges, candidates, chosen, calibrations):
         x = poisson_ml(columns, group)
         counts += x
         explained += x**2 / cramer_rao(columns, np.maximum(columns @ x, 1e-3))
-    scores = [_own_score(summed, edges, columns, lines, k, calibration) for k, lines in enumerate(chosen)]
     mains = [tuple(_main_lines(lines)) for lines in chosen]
     inside = fit.window_counts()
     overlaps = [_overlaps(inside[k], k, chosen) for k in range(len(chosen))]
-    rivals = [_rivals(fit, edges, candidates, k, explained[k], first) for k in range(len(chosen))]
+    tested = Certainty.of(spectrum.fit(chosen, calibration), beyond)
+    judged = [tested.judged(k, candidates) for k in range(len(chosen))]
     values = counts.tolist(), explained.tolist(), errors.tolist()
-    rows = zip(chosen, *values, scores, mains, overlaps, rivals, strict=False)
-    return [Evidence(lines.element, *values) for lines, *values in rows]
-
-
-def _rivals(fit, edges, candidates, number, explained, first):
-    """Elements whose lines in place of those of element `number` fit about as well.
-
-    They are those that nobody named, with a main line at the same energy, and those of the model with the families
-    that it leaves out. Soft ones of these are compared near the line, by the first calibration: the element has drawn
-    that of the fit.
-    """
-    lines, found = fit.elements[number], {}
-    named = {own.element: own.names for own in fit.elements}
-    energy = lines.energies[lines.mapped][0]
-    for rival in candidates:
-        if rival.element not in named:
-            own, reach = _of_top_family(rival), SAME_LINE
-        else:
-            own, reach = _without(rival, named[rival.element]), NEIGHBOUR
-        near = np.abs(own.energies[own.weights == 1] - energy) < reach * fit.calibration.fwhm(energy)
-        if rival.element != lines.element and near.any():
-            elements = [*fit.elements[:number], own, *fit.elements[number + 1 :]]
-            drawn = rival.element in named and energy < SOFT
-            other = SummedFit.of(fit.summed, edges, elements, first if drawn else fit.calibration, True)
-            grown = deviances(other.expected, fit.summed) - deviances(fit.expected, fit.summed)
-            inside = np.abs(edges[1:] - energy) < 2 * first.fwhm(energy) if drawn else slice(None)
-            found[rival.element] = grown[inside].sum()
-    return tuple(e for e in sorted(found, key=found.__getitem__) if found[e] < max(SCORE, AS_WELL * explained))
+    rows = zip(chosen, *values, judged, mains, overlaps, strict=False)
+    return [
+        Evidence(lines.element, c, x, e, score, own, over, rivals)
+        for lines, c, x, e, (score, rivals), own, over in rows
+    ]
 
 
 def _main_lines(lines):
