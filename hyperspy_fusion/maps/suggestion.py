@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hyperspy_fusion.diagnostics import Diagnostic
+from hyperspy_fusion.fusion.solvers.threads import one_blas_thread
 from hyperspy_fusion.fusion.spectra.artefacts import dead_channels
 from hyperspy_fusion.fusion.spectra.element_evidence import Evidence
 from hyperspy_fusion.fusion.spectra.element_search import find_elements, find_missing
@@ -131,7 +132,9 @@ def suggest_elements(eds: Any) -> ElementSuggestion:
         return ElementSuggestion(())
     groups, energies, live = _wide_channels(groups, energies[used])
     first = Calibration(resolution=resolution_of(eds))
-    found = find_elements(groups, energies, candidates, first, live, _beyond(eds, candidates, energies))
+    beyond = _beyond(eds, candidates, energies)
+    with one_blas_thread:  # the products are small
+        found = find_elements(groups, energies, candidates, first, live, beyond)
     return ElementSuggestion(tuple(one for one in found if one.evidence > _LEAST))
 
 
@@ -149,7 +152,9 @@ def missing_diagnostics(eds: Any, spectrum: np.ndarray | None, named: Iterable[s
         return []
     summed, energies, live = _wide_channels(summed[None], energies[used])
     first = Calibration(resolution=resolution_of(eds))
-    found = find_missing(summed[0], energies, candidates, tuple(named), first, live, _beyond(eds, candidates, energies))
+    beyond = _beyond(eds, candidates, energies)
+    with one_blas_thread:
+        found = find_missing(summed[0], energies, candidates, tuple(named), first, live, beyond)
     if not found:
         return []
     names = [one.element for one in found]
