@@ -194,20 +194,21 @@ def test_a_saved_figure_is_a_picture(tmp_path):
 @pytest.mark.parametrize(
     "beside, sentence",
     [
-        (["x"], "beside is a list: give {title: maps}"),
-        ({"x": 1.0}, r"x is a float: give element maps, or an array \(3, 24, 30\) .* in the order Pt, Fe, O"),
-        ({"x": scan()[0]}, "x is a list: give element maps"),
-        ({"x": np.ones((2, 24, 30))}, r"x is an array \(2, 24, 30\) of float64: .* all maps in the order Pt, Fe, O"),
-        ({"x": np.ones((3, 24, 30), complex)}, "x is an array .* of complex128: .* of real numbers"),
-        ({"x": hf.element_maps(scan()[0][:2])}, "no map of 'O'"),
-        ({"x": percent(fused())}, "x is in at.% and the maps in X-ray counts: pass same_limits=False"),
-        ({"x": hs.stack([hf.element_maps(scan()[0])] * 2, new_axis_name="tilt")}, "is a stack along tilt"),
+        (lambda: ["x"], "beside is a list: give {title: maps}"),
+        (lambda: {"x": 1.0}, r"x is a float: give element maps, or an array \(3, 24, 30\) .* in the order Pt, Fe, O"),
+        (lambda: {"x": scan()[0]}, "x is a list: give element maps"),
+        (lambda: {"x": np.ones((2, 24, 30))}, r"x is an array \(2, 24, 30\) of float64: .* in the order Pt, Fe, O"),
+        (lambda: {"x": np.ones((3, 24, 30), complex)}, "x is an array .* of complex128: .* of real numbers"),
+        (lambda: {"x": hf.element_maps(scan()[0][:2])}, "no map of 'O'"),
+        (lambda: {"x": percent(fused())}, "x is in at.% and the maps in X-ray counts: pass same_limits=False"),
+        (lambda: {"x": hs.stack([hf.element_maps(scan()[0])] * 2, new_axis_name="tilt")}, "is a stack along tilt"),
     ],
 )
 def test_maps_beside_others_are_of_the_same_elements_and_pixels(beside, sentence):
+    """Given by functions: what is called while tests are collected is called in every process."""
     figures = plt.get_fignums()
     with pytest.raises((TypeError, ValueError), match=sentence):
-        fused().plot_fusion(["Fe", "O"], beside=beside)
+        fused().plot_fusion(["Fe", "O"], beside=beside())
     assert plt.get_fignums() == figures
 
 
