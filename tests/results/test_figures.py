@@ -108,7 +108,7 @@ def contents(drawn):
 
 def check_readable(drawn):
     """No words lie on others or on another panel, or leave the figure; panels have scale bars, and axes have labels."""
-    drawn.canvas.draw()
+    drawn.draw_without_rendering()
     boxes = []
     for ax in drawn.axes:
         labels = (ax.xaxis.label, ax.yaxis.label) if ax.axison else ()
