@@ -74,7 +74,7 @@ def synchronous():
         yield
 
 
-@pytest.mark.parametrize("source", [map_stacks, dictionary, element_maps_stack, untitled_stack])
+@pytest.mark.parametrize("source", [map_stacks, element_maps_stack, untitled_stack])
 def test_every_frame_is_what_it_is_alone(source):
     maps, haadf = source(), haadf_stack()
     before = snapshot(haadf)
