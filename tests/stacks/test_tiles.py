@@ -57,10 +57,6 @@ def differences(maps, reference=None):
     return (np.asarray(maps.data) - reference) / np.ptp(reference, axis=(1, 2))[:, None, None]
 
 
-def as_list(folder):
-    return lazy_maps()
-
-
 def as_dictionary(folder):
     return dict(zip(ELEMENTS, lazy_maps(), strict=True))
 
