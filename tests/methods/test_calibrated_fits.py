@@ -264,10 +264,12 @@ def without_contrast(haadf, how):
     "how, method, settings",
     [
         ("constant", "auto", {}),
-        ("NaN", "auto", {"regularization": "guided", "lambda_haadf": 1.0, "haadf_coefficients": (3.0, 1.0)}),
+        pytest.param(
+            *("NaN", "auto", {"regularization": "guided", "lambda_haadf": 1.0, "haadf_coefficients": (3.0, 1.0)}),
+            marks=pytest.mark.nightly,
+        ),
         ("masked", "calibrated", {}),
         ("in part", "calibrated", {"haadf_coefficients": "fit", "haadf_blur": "fit", "regularization": "directional"}),
-        ("constant", "calibrated", {"regularization": "none"}),
     ],
 )
 def test_an_image_without_contrast_is_not_used(how, method, settings, tmp_path):
@@ -276,8 +278,7 @@ def test_an_image_without_contrast_is_not_used(how, method, settings, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         fused = fuse_with(maps, flat, errors=2, max_iter=60, method=method, **settings)
-    kind = "none" if settings.get("regularization") == "none" else "tgv"
-    same = fuse_with(maps, haadf, method=method, lambda_haadf=0.0, regularization=kind, max_iter=60)
+    same = fuse_with(maps, haadf, method=method, lambda_haadf=0.0, regularization="tgv", max_iter=60)
     np.testing.assert_array_equal(fused.data, same.data)
     fit = fused.metadata.Fusion
     found = dict(zip(fit.diagnostics.codes, fit.diagnostics.severities, strict=True))
@@ -285,7 +286,7 @@ def test_an_image_without_contrast_is_not_used(how, method, settings, tmp_path):
     (sentence,) = [words for words in fit.warnings if "fused without it" in words]
     what = {"constant": "saturated, at 65535", "in part": "constant in its"}.get(how, "without a valid pixel")
     assert what in sentence
-    assert (fit.parameters.regularization, fit.parameters.lambda_haadf) == (kind, 0)
+    assert (fit.parameters.regularization, fit.parameters.lambda_haadf) == ("tgv", 0)
     assert np.isfinite(fused.standard_errors().data).all() and fused.plot_fusion() is not None
     fused.save(tmp_path / "fused.hspy")
     modelled = hs.load(tmp_path / "fused.hspy").modelled_haadf().data

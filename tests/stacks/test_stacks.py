@@ -125,7 +125,7 @@ def through_bytes(graph, keys, **options):
     return pickle.loads(pickle.dumps(dask.get(pickle.loads(cloudpickle.dumps(graph)), keys, **options)))
 
 
-SCHEDULERS = ["threads", "synchronous", through_bytes, pytest.param("processes", marks=pytest.mark.nightly)]
+SCHEDULERS = ["synchronous", through_bytes, pytest.param("processes", marks=pytest.mark.nightly)]
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
@@ -453,6 +453,7 @@ def test_frames_know_their_files():
     assert [fused.frame(k).metadata.General.original_filename for k in range(3)] == [f"tilt{k}.emd" for k in range(3)]
 
 
+@pytest.mark.nightly
 def test_two_stacks_at_once():
     found, stacks = [], [(map_stacks(), haadf_stack()) for _ in range(2)]
     ask = lambda *stack: found.append(hf.fuse(*stack, **SETTINGS).data)  # noqa: E731
