@@ -62,7 +62,7 @@ def test_eels_by_windows_and_by_a_model():
     assert_composition(percent, ["Cu", "Zn"], ("nm",), 0.92139)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_tutorial_of_fractions():
     path = shared("data/DyScO3_PTO_Trilayer_dataset.npz")
     axes = [{"name": name, "size": 128, "scale": 0.0262, "units": "nm"} for name in "yx"]

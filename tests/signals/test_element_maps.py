@@ -207,7 +207,7 @@ def test_loaded_maps_can_be_plotted_and_fused_again(fused, tmp_path, caplog):
     assert loaded.fuse(haadf, method="published", max_iter=2).metadata.Fusion.n_iter == 2
 
 
-@pytest.fixture(scope="module", params=["published", "calibrated"])
+@pytest.fixture(scope="module", params=["calibrated", pytest.param("published", marks=pytest.mark.nightly)])
 def carrying(request):
     """A result, with errors where there are any, of a scan with a mask."""
     maps, haadf = scan_signals()

@@ -174,6 +174,7 @@ def test_one_choice_for_all_frames():
     assert held_out == one.metadata.Fusion.selection.n_folds.max()
 
 
+@pytest.mark.nightly
 def test_or_one_for_each():
     settings = hf.AutoSettings(sample_frames=None, regularization="tgv")
     fused = hf.fuse(map_stacks(), haadf_stack(), settings=settings, show_progressbar=False)

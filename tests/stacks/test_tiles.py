@@ -142,7 +142,7 @@ def test_gaussian_maps_keep_their_totals():
     np.testing.assert_allclose(np.asarray(found.data).sum(axis=(1, 2), dtype=float), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("noise", ["background", "variance"])
+@pytest.mark.parametrize("noise", ["background", pytest.param("variance", marks=pytest.mark.nightly)])
 def test_noise_metadata_of_each_pixel(noise):
     maps = hf.element_maps([m * 1.0 for m in scan()[0]])
     ramp = np.broadcast_to(np.linspace(0.1, 0.4, 80), maps.data.shape).astype(np.float32)

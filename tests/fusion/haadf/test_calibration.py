@@ -419,6 +419,7 @@ def test_inputs_are_refused_or_not_touched():
         fit(scan, valid=np.arange(1024).reshape(32, 32) < 20)
 
 
+@pytest.mark.nightly
 def test_weights_of_a_real_scan_are_finite_and_have_errors():
     file = np.load(shared("data/DyScO3_PTO_Trilayer_dataset.npz"))
     maps = np.stack([file[e] for e in ("Sc", "Dy", "O")]).astype(float)

@@ -208,6 +208,7 @@ def test_the_scale_of_maps_and_image_does_not_matter(scan, chosen):
     np.testing.assert_allclose(found.scores, chosen[1].scores, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.nightly
 def test_the_order_of_the_elements_does_not_matter(scan, monkeypatch):
     """Given the same split: the random numbers of a map are its own."""
 
