@@ -136,7 +136,7 @@ def outside_imports(name, source, is_package=False):
 
 
 def prints(name, source, is_package=False):
-    calls = [n for n in ast.walk(parsed(source)) if isinstance(n, ast.Call)]
+    calls = [n for n in ast.walk(parsed(source)) if isinstance(n, ast.Call)] if "print" in source else []
     lines = [n.lineno for n in calls if getattr(n.func, "id", None) == "print"]
     return [] if name == "cli" else [f"{name} prints in line {line}" for line in lines]
 
@@ -148,7 +148,7 @@ def too_long(name, source, is_package=False):
 
 
 def compiled_elsewhere(name, source, is_package=False):
-    if name == "fusion.solvers.kernels":
+    if name == "fusion.solvers.kernels" or not any(word in source for word in NUMBA_NAMES):
         return []
     names = [(getattr(n, "id", getattr(n, "attr", "")), n) for n in ast.walk(parsed(source))]
     return [f"{name} uses {word} in line {n.lineno}" for word, n in names if word in NUMBA_NAMES]
@@ -156,6 +156,8 @@ def compiled_elsewhere(name, source, is_package=False):
 
 def unsafe_fastmath(name, source, is_package=False):
     """A fast-math flag that lets the compiler assume away NaN or infinity."""
+    if "fastmath" not in source:
+        return []
     tree = parsed(source)
     assigned = {
         target.id: node.value

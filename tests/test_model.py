@@ -272,8 +272,13 @@ def test_unsuitable_signals_get_help(scan):
 
 
 @pytest.mark.parametrize("method", ["calibrated", pytest.param("auto", marks=pytest.mark.nightly)])
-@pytest.mark.parametrize("name, elements", [("bruker_test_TEM", "Cu O Pd Ti"),
-                                            ("L2083-K-4-1_tilt0", "Fe Mg Si O S Al Pt Cu C")])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, elements",
+    [
+        pytest.param("bruker_test_TEM", "Cu O Pd Ti", marks=pytest.mark.nightly),
+        ("L2083-K-4-1_tilt0", "Fe Mg Si O S Al Pt Cu C"),
+    ],
+)
 @pytest.mark.slow
 def test_a_good_real_scan_has_few_short_warnings(name, elements, method):
     haadf, eds = hs.load(shared(f"data/{name}.bcf"))
@@ -512,7 +517,7 @@ def test_settings_of_numpy_and_the_console_do_not_matter(scan, monkeypatch, tmp_
     monkeypatch.setattr(sys, "stderr", None)  # as in programs without a console
     with np.errstate(all="raise"):
         fused = fuse_with(*scan, **options | {"show_progressbar": True})
-        found = fused.atomic_percent("CL", {"Fe": 1.2, "O": 1.9 * (1 + 1e-9)})  # which is not in the cache
+        found = fused.atomic_percent("CL", factors)
         fused.region().means(), fused.line_profile((3.5, -1.0), (6.0, 1.0)), fused.modelled_haadf()
         fused.plot_fusion(errors=True), fused.plot_convergence(), fused.export(tmp_path / "out")
         model = hf.FusedMultiModal(scan[1], scan[0], method="calibrated")
@@ -522,7 +527,7 @@ def test_settings_of_numpy_and_the_console_do_not_matter(scan, monkeypatch, tmp_
     np.testing.assert_allclose(found.data, composition, rtol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [0.0, -0.25, 1e-9])
+@pytest.mark.parametrize("scale", [0.0, -0.25])
 def test_results_on_any_scale_are_drawn_and_written(scan, scale, tmp_path):
     maps, haadf = scan
     for signal in (*maps, haadf):
@@ -545,6 +550,7 @@ print([hf.fuse(*scan, method=m, max_iter=2).metadata.Fusion.n_iter for m in ("pu
 """
 
 
+@pytest.mark.nightly
 def test_kernels_run_without_a_compiler():
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
     command = [sys.executable, "-c", WITHOUT_COMPILER]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from numbers import Real
 from typing import Any
 
@@ -62,8 +63,7 @@ def element_lines(signal: Any, symbol: str, mapped: Sequence[str] = ()) -> Eleme
     energies = energies_in_kev(signal)
     low, high = max(energies[0], LOWEST_KEV) + _MARGIN, energies[-1] - _MARGIN
     high = min(high, beam_energy_of(signal) or np.inf)
-    known = periodic_table()[symbol].Atomic_properties.get_item("Xray_lines", {})
-    found = {name: (float(v["energy (keV)"]), float(v["weight"])) for name, v in dict(known).items()}
+    found = _lines_of_exspy(symbol)
     names, mains = [], []
     for family in dict.fromkeys(name[0] for name in found):
         own = [name for name in found if name[0] == family]
@@ -80,6 +80,13 @@ def element_lines(signal: Any, symbol: str, mapped: Sequence[str] = ()) -> Eleme
         np.array([found[name][1] for name in names]),
         np.array([name in taken for name in names], dtype=bool),
     )
+
+
+@cache
+def _lines_of_exspy(symbol):
+    """{line: (energy in keV, weight)} of an element."""
+    known = periodic_table()[symbol].Atomic_properties.get_item("Xray_lines", {})
+    return {name: (float(v["energy (keV)"]), float(v["weight"])) for name, v in dict(known).items()}
 
 
 def used_channels(energies: np.ndarray, lines: Sequence[ElementLines]) -> slice:

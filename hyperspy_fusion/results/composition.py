@@ -1,4 +1,4 @@
-"""Composition of element maps by exspy's quantification, with errors.
+"""Composition of element maps as by exspy's quantification, with errors.
 
 The error of a composition ``c_i = f_i I_i / sum_j f_j I_j`` is that of the maps I to first order, elements taken to be
 independent: ``var c_i = sum_j (f_j / T)^2 (delta_ij - c_i)^2 var I_j`` with ``T = sum_j f_j I_j``.
@@ -7,17 +7,14 @@ independent: ``var c_i = sum_j (f_j / T)^2 (delta_ij - c_i)^2 var I_j`` with ``T
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Mapping
-from contextlib import redirect_stderr
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from hyperspy_fusion.diagnostics import Diagnostic, report
 from hyperspy_fusion.fusion.checks import LARGEST, SMALLEST, check_choice, check_from, default_errstate
-from hyperspy_fusion.identify.map_identity import metadata_names
+from hyperspy_fusion.identify.elements import periodic_table
 from hyperspy_fusion.methods.fit_checks import TOTAL_TOLERANCE
 from hyperspy_fusion.results.uncertainty import pixel_errors
 
@@ -101,12 +98,7 @@ def quantifying(maps, method, factors, units):
     if shape[0] < 2 or len(shape) != 3:
         raise ValueError(f"{maps!r} is not a stack of several maps: a composition needs the maps of all its elements.")
     report([*_about_totals(maps), *about_background(maps)])
-    # a line for each map, from which exspy takes the element; made up where the maps have none
-    lines = metadata_names(maps.metadata, "Element_maps.xray_lines")
-    if len(lines) != len(maps.elements):
-        lines = [f"{element}_Ka" for element in maps.elements]
-    names = tuple(line.split("+")[0] for line in lines)
-    return method, factors, np.array(_relative_factors(names, method, tuple(factors), units))
+    return method, factors, _relative_factors(maps.elements, method, factors, units)
 
 
 def method_of(name):
@@ -197,30 +189,16 @@ def about_background(maps):
     return [Diagnostic("background-in-composition", sentence)]
 
 
-@lru_cache
-def _relative_factors(names, method, factors, units):
-    """The composition by exspy of a pixel with the same intensity of X-ray lines with these names.
+def _relative_factors(elements, method, factors, units):
+    """(n,) what a count of each map adds to the total, as in exspy without absorption.
 
-    Without absorption any composition follows from it, for a share is in proportion to its intensity.
+    Cliff-Lorimer and zeta factors turn counts into masses, cross-sections into atoms.
     """
-    from exspy.signals import EDSTEMSpectrum
-    from hyperspy.signals import BaseSignal
-
-    # without counts, of which exspy wants the methods; no composition depends on its dose
-    spectrum: Any = EDSTEMSpectrum(np.zeros((1, 1, 1), dtype="u1"))
-    for key in ("beam_current", "Detector.EDS.live_time", "probe_area"):
-        spectrum.metadata.set_item(f"Acquisition_instrument.TEM.{key}", 1.0)
-    intensities = []
-    for name in names:
-        # exspy's Cliff-Lorimer takes intensities up to 0.1 for nothing
-        intensities.append(BaseSignal(np.full((1, 1), 1e12)).T)
-        intensities[-1].metadata.set_item("Sample.elements", [name.split("_")[0]])
-        intensities[-1].metadata.set_item("Sample.xray_lines", [name])
-    options = {"composition_units": units, "navigation_mask": None, "probe_area": 1.0}
-    # exspy shows HyperSpy's progress bar of a single pixel, and needs a console for it
-    with np.errstate(divide="ignore", invalid="ignore"), redirect_stderr(io.StringIO()):
-        result = spectrum.quantification(intensities, method, list(factors), **options)
-    return tuple(float(signal.data.item()) / 100 for signal in (result if method == "CL" else result[0]))
+    table = periodic_table()
+    masses = np.array([table[element].General_properties.atomic_weight for element in elements])
+    if method == "cross_section":
+        return masses / factors if units == "weight" else 1 / factors
+    return factors / masses if units == "atomic" else factors
 
 
 def propagated(fractions, factors, total, errors):

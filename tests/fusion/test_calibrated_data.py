@@ -26,7 +26,9 @@ def calibrated(arrays, haadf, **options):
     return fused
 
 
-@pytest.mark.parametrize("regularization", ["guided", "directional", "tgv", "tv"])
+@pytest.mark.parametrize(
+    "regularization", ["directional", *(pytest.param(r, marks=pytest.mark.nightly) for r in ("guided", "tgv", "tv"))]
+)
 def test_fractions_of_dysco3_are_those_of_the_crystal(regularization):
     """In the upper left quarter of the scan."""
     with np.load(shared("data/DyScO3_PTO_Trilayer_dataset.npz")) as data:
@@ -38,7 +40,7 @@ def test_fractions_of_dysco3_are_those_of_the_crystal(regularization):
     assert np.all(abs(found / found.sum() - ideal) <= abs(measured / measured.sum() - ideal) + 0.01)
 
 
-@pytest.mark.parametrize("regularization", ["directional", "tv"])
+@pytest.mark.parametrize("regularization", ["tv", pytest.param("directional", marks=pytest.mark.nightly)])
 def test_metal_over_oxygen_of_the_oxides_is_as_measured(regularization):
     """In a quarter of the scan."""
     part = np.s_[:200, :200]
@@ -55,7 +57,7 @@ def silicate():
     return element_maps(eds, elements=["Fe", "Mg", "Si", "O", "S", "Al"]), haadf
 
 
-@pytest.mark.parametrize("part", [1.0, 0.2, 0.05])
+@pytest.mark.parametrize("part", [0.05, pytest.param(1.0, marks=pytest.mark.nightly)])
 def test_totals_of_counts_are_kept_at_any_dose(part):
     """In the upper left quarter of the scan."""
     maps, haadf = silicate()

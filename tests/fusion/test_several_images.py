@@ -26,8 +26,7 @@ def fused(images, maps, **options):
     return model
 
 
-@pytest.mark.parametrize("noise", ["poisson", "gaussian"])
-@pytest.mark.parametrize("strength", [1.0, 30.0])
+@pytest.mark.parametrize("noise, strength", [("poisson", 30.0), ("gaussian", 1.0)])
 def test_maps_of_three_images_are_those_of_cvxpy(noise, strength):
     """Weights of both signs, one image masked in part."""
     cp = pytest.importorskip("cvxpy")
@@ -91,8 +90,7 @@ def test_an_image_that_falls_with_the_elements_counts_as_much_as_its_inverse():
     np.testing.assert_allclose(fits[1].data, fits[0].data, atol=1e-2)
 
 
-@pytest.mark.parametrize("ramp", [0.0, 1.0])
-@pytest.mark.parametrize("coefficients", ["z_power", "fit", "given"])
+@pytest.mark.parametrize("ramp, coefficients", [(0.0, "z_power"), (1.0, "fit"), (1.0, "given")])
 def test_a_wedge_of_the_maps_is_no_ramp(ramp, coefficients):
     phantom = hf.data.gradient_alloy((48, 48), counts=60)
     y, x = np.indices((48, 48)) / 48 - 0.5
@@ -161,13 +159,12 @@ def test_saturated_and_missing_pixels_of_a_further_image():
     assert np.isfinite(model.as_signal().data).all() and np.isfinite(model.residual(1).data).any()
 
 
-def test_noise_and_an_image_of_another_field_have_no_weight():
-    phantom, maps, haadf, phase = scan((48, 48), counts=4, seed=2)
-    other = hf.data.core_shell((48, 48)).phase().data
-    for wrong in (np.random.default_rng(2).normal(size=(48, 48)), other):
-        model = hf.FusedMultiModal([haadf, phase._deepcopy_with_new_data(wrong)], maps)
-        model.fit(show_progressbar=False)
-        assert model.as_signal().metadata.Fusion.image_weights[1] == 0
+def test_an_image_of_another_field_has_no_weight():
+    phantom, maps, haadf, phase = scan((32, 32), counts=4, seed=2)
+    other = hf.data.core_shell((32, 32)).phase().data
+    model = hf.FusedMultiModal([haadf, phase._deepcopy_with_new_data(other)], maps)
+    model.fit(show_progressbar=False)
+    assert model.as_signal().metadata.Fusion.image_weights[1] == 0
 
 
 @pytest.mark.nightly

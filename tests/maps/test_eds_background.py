@@ -295,13 +295,11 @@ def assert_belongs(maps):
     [
         lambda m: m.inav[1:],
         lambda m: m.inav[::-1],
-        lambda m: m.isig[2:9, 3:],
-        lambda m: m.isig[4.0:6.0, :],
+        lambda m: m.isig[4.0:6.0, 3:],
         lambda m: m.inav[1:2].isig[:5],
         lambda m: m.deepcopy(),
         lambda m: m.split()[1],
         lambda m: m.get_map("Pt"),
-        lambda m: element_maps(m),
         lambda m: element_maps(m, ["Pt", "Fe"]),
         lambda m: element_maps(m.split()),
         lambda m: element_maps(m.inav[1:].isig[:, 2:]),
@@ -426,7 +424,7 @@ def particles_over_background(seed):
     return phantom.truth, [with_data(m, c) for m, c in zip(maps, counts, strict=True)], haadf, window
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_background_does_not_bias_regions_within_others():
     """Where each element is, more than half as much as at most; averages of two scans.
 

@@ -68,8 +68,9 @@ def test_lines_come_from_argument_then_metadata_then_exspy():
     assert_element_maps(element_maps(signal, ["Pt"]), [pt_la], ["Pt"])
 
 
-@pytest.mark.parametrize("kind, units", [("EDS_TEM", "keV"), ("EDS_SEM", "keV"), ("EDS_TEM", "eV")])
-@pytest.mark.parametrize("beam", [None, 0.0])
+@pytest.mark.parametrize(
+    "kind, units, beam", [("EDS_TEM", "keV", 0.0), ("EDS_SEM", "keV", None), ("EDS_TEM", "eV", None)]
+)
 def test_lines_that_are_chosen_without_a_beam_energy_are_reported(kind, units, beam):
     signal = eds().isig[:10.0]
     signal.set_signal_type(kind)
@@ -89,8 +90,10 @@ def test_lines_that_are_chosen_without_a_beam_energy_are_reported(kind, units, b
     assert not codes(element_maps(signal, ["O", "Fe", "Pt"]))
 
 
-@pytest.mark.parametrize("kind", ["EDS_TEM", "EDS_SEM"])
-@pytest.mark.parametrize("resolution", [None, np.nan, np.inf, 0.0, 60.0, "130"])
+@pytest.mark.parametrize(
+    "kind, resolution",
+    [("EDS_TEM", None), ("EDS_SEM", np.nan), ("EDS_TEM", np.inf), ("EDS_SEM", 60.0), ("EDS_TEM", "130")],
+)
 def test_spectra_without_an_energy_resolution_are_refused(kind, resolution):
     signal = eds().isig[:10.0]
     signal.set_signal_type(kind)
@@ -355,8 +358,7 @@ def beside(signal, **request):
     return dict(zip(scan.signal.elements, scan.beside, strict=True))
 
 
-@pytest.mark.parametrize("width, background", [(2.0, None), (1.2, None), (2.0, "windows")])
-@pytest.mark.parametrize("is_lazy", [False, True])
+@pytest.mark.parametrize("width, background, is_lazy", [(2.0, None, False), (1.2, None, True), (2.0, "windows", False)])
 def test_counts_beside_a_line_are_those_of_a_linear_background(width, background, is_lazy):
     names = ["Cr", "Fe", "Zr", "O", "Co"]
     signal = eds("u4", elements=names)

@@ -213,10 +213,7 @@ def test_totals_are_those_of_valid_pixels_and_net(scan, engine):
     np.testing.assert_allclose(fused.metadata.Fusion.total_ratios, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("missing, phantom, counts", [
-    ("bright half", "core_shell", 4), ("bright half", "interface", 15), ("bright half", "gradient_alloy", 4),
-    ("left half", "core_shell", 15), ("left half", "interface", 4), ("left half", "gradient_alloy", 15),
-])  # fmt: skip
+@pytest.mark.parametrize("missing, phantom, counts", [("bright half", "core_shell", 4), ("left half", "interface", 4)])
 def test_half_of_an_image_is_worth_more_than_none(phantom, counts, missing):
     phantom = hf.data.PHANTOMS[phantom]((32, 32), counts=counts)
     maps, haadf = phantom.signals()
@@ -235,7 +232,7 @@ GIVEN, FITTED = {}, {"haadf_coefficients": "fit", "haadf_blur": "fit"}
 
 @pytest.mark.parametrize("left, settings_of", [
     (np.s_[3:6, 4:8], {"calibrated": GIVEN, "auto": FITTED}), (np.s_[5, 1:13], {"calibrated": FITTED, "auto": GIVEN}),
-    (np.s_[::6, ::3], {"calibrated": GIVEN, "auto": FITTED}), (np.s_[2:4, 7], {"calibrated": FITTED, "auto": GIVEN}),
+    (np.s_[::6, ::3], {"calibrated": GIVEN, "auto": FITTED}),
 ])  # fmt: skip
 @pytest.mark.parametrize("method", ["calibrated", "auto"])
 def test_what_can_be_done_with_few_valid_pixels_is_done(scan, left, method, settings_of):
@@ -267,10 +264,12 @@ def without_contrast(haadf, how):
     "how, method, settings",
     [
         ("constant", "auto", {}),
-        ("NaN", "auto", {"regularization": "guided", "lambda_haadf": 1.0, "haadf_coefficients": (3.0, 1.0)}),
+        pytest.param(
+            *("NaN", "auto", {"regularization": "guided", "lambda_haadf": 1.0, "haadf_coefficients": (3.0, 1.0)}),
+            marks=pytest.mark.nightly,
+        ),
         ("masked", "calibrated", {}),
         ("in part", "calibrated", {"haadf_coefficients": "fit", "haadf_blur": "fit", "regularization": "directional"}),
-        ("constant", "calibrated", {"regularization": "none"}),
     ],
 )
 def test_an_image_without_contrast_is_not_used(how, method, settings, tmp_path):
@@ -279,8 +278,7 @@ def test_an_image_without_contrast_is_not_used(how, method, settings, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         fused = fuse_with(maps, flat, errors=2, max_iter=60, method=method, **settings)
-    kind = "none" if settings.get("regularization") == "none" else "tgv"
-    same = fuse_with(maps, haadf, method=method, lambda_haadf=0.0, regularization=kind, max_iter=60)
+    same = fuse_with(maps, haadf, method=method, lambda_haadf=0.0, regularization="tgv", max_iter=60)
     np.testing.assert_array_equal(fused.data, same.data)
     fit = fused.metadata.Fusion
     found = dict(zip(fit.diagnostics.codes, fit.diagnostics.severities, strict=True))
@@ -288,7 +286,7 @@ def test_an_image_without_contrast_is_not_used(how, method, settings, tmp_path):
     (sentence,) = [words for words in fit.warnings if "fused without it" in words]
     what = {"constant": "saturated, at 65535", "in part": "constant in its"}.get(how, "without a valid pixel")
     assert what in sentence
-    assert (fit.parameters.regularization, fit.parameters.lambda_haadf) == (kind, 0)
+    assert (fit.parameters.regularization, fit.parameters.lambda_haadf) == ("tgv", 0)
     assert np.isfinite(fused.standard_errors().data).all() and fused.plot_fusion() is not None
     fused.save(tmp_path / "fused.hspy")
     modelled = hs.load(tmp_path / "fused.hspy").modelled_haadf().data
@@ -317,8 +315,9 @@ def test_a_model_without_an_image_answers_all_questions(how):
         hf.fuse(maps, model.haadf, register=True, show_progressbar=False)
 
 
-@pytest.mark.parametrize("dtype", ["u1", "u2", "i2", "u4", "f4"])
-@pytest.mark.parametrize("method", ["auto", "published"])
+@pytest.mark.parametrize(
+    "dtype, method", [("u1", "auto"), ("i2", "published"), ("u4", "auto"), ("f4", "published"), ("f4", "auto")]
+)
 def test_an_image_at_the_end_of_its_range_is_called_saturated(dtype, method):
     maps, haadf = scan_signals(16, 16)
     top = 4095 if dtype == "f4" else np.iinfo(dtype).max
@@ -357,17 +356,16 @@ def test_constant_maps_are_left_out(scan, engine):
         hf.fuse(maps, with_data(haadf, np.full((12, 15), 3.0)), method="published")
 
 
-PER_ELEMENT = ("lambda_reg", "k_factors", "background", "variance", "haadf_coefficients")
-
-
-@pytest.mark.parametrize("name, method", [*((name, "calibrated") for name in PER_ELEMENT), ("lambda_reg", "auto")])
+@pytest.mark.parametrize(
+    "name, method", [("variance", "calibrated"), ("haadf_coefficients", "calibrated"), ("lambda_reg", "auto")]
+)
 def test_settings_per_element_count_the_maps_that_are_given(scan, name, method):
     maps, haadf = scan
     zero = with_data(maps[0], np.zeros((12, 15)))
     zero.metadata.Sample.elements, zero.metadata.General.title = ["S"], "S"
     options = {"method": method, "haadf_coefficients": "fit", "max_iter": 20}
     options |= {"noise": "gaussian" if name == "variance" else "auto", "regularization": "tv"}
-    options |= {} if name in ("k_factors", "haadf_coefficients") else {"lambda_haadf": 0}
+    options |= {} if name == "haadf_coefficients" else {"lambda_haadf": 0}
     expected = fuse_with(maps, haadf, **options | {name: (1, 0.5)}).data
     for values in ((1, 9, 0.5), np.array([1, 9, 0.5]), {"O": 0.5, "Fe": 1}, {"O": 0.5, "S": 9, "Fe": 1.0}):
         fused = fuse_with([maps[0], zero, maps[1]], haadf, **options | {name: values})
@@ -416,7 +414,10 @@ else:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.parametrize("layer, library", [("omp", "omppool"), ("workqueue", "workqueue"), ("tbb", "tbbpool")])
+@pytest.mark.parametrize(
+    "layer, library",
+    [("omp", "omppool"), pytest.param("workqueue", "workqueue", marks=pytest.mark.nightly), ("tbb", "tbbpool")],
+)
 def test_threads_and_forks_end_in_the_same_maps_or_in_a_sentence(layer, library):
     try:
         import_module(f"numba.np.ufunc.{library}")
@@ -454,7 +455,7 @@ EXTREME += [{"lambda_reg": 1e-30, "lambda_haadf": 1e30}, {"variance": 1e30, "noi
 @pytest.mark.parametrize(
     "settings, method",
     [(one, "calibrated") for one in EXTREME]
-    + [pytest.param(one, "auto", marks=[pytest.mark.nightly] * (i % 2)) for i, one in enumerate(EXTREME)],
+    + [pytest.param(one, "auto", marks=[pytest.mark.nightly] * (i > 1)) for i, one in enumerate(EXTREME)],
     ids=str,
 )
 def test_extreme_settings_end_in_maps_or_in_a_sentence(scan, settings, method, recwarn):
@@ -465,7 +466,7 @@ def test_extreme_settings_end_in_maps_or_in_a_sentence(scan, settings, method, r
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
 
-@pytest.mark.parametrize("factor", [1e-29, 1e-20, 1e20, 1e25])
+@pytest.mark.parametrize("factor", [1e-29, 1e25])
 def test_the_noise_model_does_not_follow_the_unit(scan, factor):
     maps, haadf = scan
     expected = fuse(maps, haadf)

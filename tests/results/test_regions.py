@@ -27,7 +27,7 @@ def codes_of(region):
     return [diagnostic.code for diagnostic in region.diagnostics]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.data(), SIZES, SIZES, st.floats(-100, 100), st.floats(-100, 100))
 def test_a_rectangle_is_the_pixels_in_it_on_any_axes(data, dy, dx, y0, x0):
     ny, nx = 6, 7

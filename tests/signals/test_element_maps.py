@@ -26,9 +26,9 @@ def fused(result):
     return result.deepcopy()
 
 
-@pytest.mark.parametrize("first", [np.s_[:], np.s_[1:], np.s_[::2], np.s_[::-1], np.s_[1:3], np.s_[2:3]])
+@pytest.mark.parametrize("first", [np.s_[1:], np.s_[::-1], np.s_[2:3]])
 def test_slices_of_slices_know_their_elements(fused, first):
-    for second in (np.s_[:], np.s_[-1:], np.s_[::-1]):
+    for second in (np.s_[-1:], np.s_[::-1]):
         expected, cut = ELEMENTS[first][second], fused.inav[first].isig[2:5, 1:].inav[second]
         assert cut.elements == expected == [m.metadata.General.title for m in cut.split()]
         assert [m.metadata.Sample.elements for m in cut.split()] == [[e] for e in expected]
@@ -159,8 +159,7 @@ def plain(value):
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-@pytest.mark.parametrize("lazy", [False, True])
-@pytest.mark.parametrize("extension", ["hspy", "zspy"])
+@pytest.mark.parametrize("extension, lazy", [("hspy", False), ("zspy", True)])
 def test_saving_and_loading(fused, tmp_path, extension, lazy):
     if extension == "zspy":
         zarr = pytest.importorskip("zarr")
@@ -208,7 +207,7 @@ def test_loaded_maps_can_be_plotted_and_fused_again(fused, tmp_path, caplog):
     assert loaded.fuse(haadf, method="published", max_iter=2).metadata.Fusion.n_iter == 2
 
 
-@pytest.fixture(scope="module", params=["published", "calibrated"])
+@pytest.fixture(scope="module", params=["calibrated", pytest.param("published", marks=pytest.mark.nightly)])
 def carrying(request):
     """A result, with errors where there are any, of a scan with a mask."""
     maps, haadf = scan_signals()
@@ -376,8 +375,6 @@ def test_plot_of_a_loaded_crop_takes_whole_and_cropped_images(fused, tmp_path):
     bare = hs.signals.Signal2D(haadf.data)  # without calibration
     for given in (
         {"haadf": haadf},
-        {"haadf": haadf.isig[3:9, 2:]},
-        {"haadf": haadf, "maps": maps},
         {"haadf": bare.isig[3:9, 2:]},
         {"haadf": bare, "maps": maps},
         {"haadf": bare.T, "maps": maps},
@@ -501,11 +498,9 @@ def maps_on(scale, units, shape=(6, 8)):
         (1e-9, "m", (1, "nm")),
         (-2.5e-11, "m", (-0.025, "nm")),
         (0.02, "um", (0.02, "um")),
-        (-0.5, "nm", (-0.5, "nm")),
         (2e-5, "\u03bcm", (0.02, "nm")),
         (3.0, "\u212b", (3, "Å")),
         (0.4, "1/Å", (0.4, "1/angstrom")),
-        (0.4, "nm⁻¹", (0.4, "nm-1")),
         (1e-12, "1/m", None),
         (0.0, "nm", None),
         (1e-9, "px", None),

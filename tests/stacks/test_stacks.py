@@ -74,7 +74,7 @@ def synchronous():
         yield
 
 
-@pytest.mark.parametrize("source", [map_stacks, dictionary, element_maps_stack, untitled_stack])
+@pytest.mark.parametrize("source", [map_stacks, element_maps_stack, untitled_stack])
 def test_every_frame_is_what_it_is_alone(source):
     maps, haadf = source(), haadf_stack()
     before = snapshot(haadf)
@@ -125,7 +125,7 @@ def through_bytes(graph, keys, **options):
     return pickle.loads(pickle.dumps(dask.get(pickle.loads(cloudpickle.dumps(graph)), keys, **options)))
 
 
-SCHEDULERS = ["threads", "synchronous", through_bytes, pytest.param("processes", marks=pytest.mark.nightly)]
+SCHEDULERS = ["synchronous", through_bytes, pytest.param("processes", marks=pytest.mark.nightly)]
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
@@ -174,6 +174,7 @@ def test_one_choice_for_all_frames():
     assert held_out == one.metadata.Fusion.selection.n_folds.max()
 
 
+@pytest.mark.nightly
 def test_or_one_for_each():
     settings = hf.AutoSettings(sample_frames=None, regularization="tgv")
     fused = hf.fuse(map_stacks(), haadf_stack(), settings=settings, show_progressbar=False)
@@ -453,6 +454,7 @@ def test_frames_know_their_files():
     assert [fused.frame(k).metadata.General.original_filename for k in range(3)] == [f"tilt{k}.emd" for k in range(3)]
 
 
+@pytest.mark.nightly
 def test_two_stacks_at_once():
     found, stacks = [], [(map_stacks(), haadf_stack()) for _ in range(2)]
     ask = lambda *stack: found.append(hf.fuse(*stack, **SETTINGS).data)  # noqa: E731

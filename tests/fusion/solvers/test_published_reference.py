@@ -34,7 +34,7 @@ def co3o4_mn3o4():
 TUTORIALS = {"DyScO3": cache(dysco3), "Co3O4_Mn3O4": cache(co3o4_mn3o4)}
 
 
-@pytest.fixture(params=TUTORIALS)
+@pytest.fixture(params=["DyScO3", pytest.param("Co3O4_Mn3O4", marks=pytest.mark.nightly)])
 def name(request):
     return request.param
 
