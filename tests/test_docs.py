@@ -39,9 +39,9 @@ def blocks(path, language):
 
 
 def pages_with(language):
-    """Of a language; pages other than the README take half a minute."""
+    """Of a language; that of the README takes seconds, and other pages half a minute."""
     found = [path for path in PAGES if blocks(path, language)]
-    marks = {path: () if path.stem == "README" else pytest.mark.nightly for path in found}
+    marks = {path: pytest.mark.slow if path.stem == "README" else pytest.mark.nightly for path in found}
     return pytest.mark.parametrize("page", [pytest.param(path, id=path.stem, marks=marks[path]) for path in found])
 
 

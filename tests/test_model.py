@@ -550,7 +550,7 @@ print([hf.fuse(*scan, method=m, max_iter=2).metadata.Fusion.n_iter for m in ("pu
 """
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_kernels_run_without_a_compiler():
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
     command = [sys.executable, "-c", WITHOUT_COMPILER]

@@ -436,6 +436,7 @@ def test_a_velox_file_of_maps_goes_from_path_to_maps():
     assert (y["size"], y["units"]) == (16, "nm") and y["scale"] == pytest.approx(3.59924925596)
 
 
+@pytest.mark.slow
 def test_jeol_files_go_from_path_to_maps():
     folder = shared("data/jeol/Sample/00_View000")
     files = sorted([*folder.glob("*.img"), *folder.glob("*.map")])

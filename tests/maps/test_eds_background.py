@@ -399,7 +399,6 @@ def alloy_over_background(seed):
     return phantom.truth, counts, haadf, rng.poisson(background)
 
 
-@pytest.mark.slow
 def test_a_background_in_the_model_does_not_bias():
     """Subtracting it does. It is estimated from windows beside the lines, as noisy as under them."""
     truth, counts, haadf, window = alloy_over_background(seed=0)

@@ -393,6 +393,7 @@ def test_counts_beside_lines_are_read_only_where_the_file_names_one_line_of_an_e
     assert beside(element_maps(signal)) == {"Fe": None, "Cr": None}
 
 
+@pytest.mark.slow
 def test_real_spectra_give_the_counts_of_exspy():
     elements = ["Fe", "Mg", "Si", "O", "S", "Al"]
     signal = hs.load(shared("data/L2083-K-4-1_tilt0.bcf"), lazy=True)[1]

@@ -154,7 +154,6 @@ def test_counts_of_the_edge_alone_are_left():
     assert np.abs(maps.get_map("Mn").data[:8]).max() < 0.05 * true_counts("Mn_L3", 30.0, 640, 704)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("gain", [pytest.param(1.0, marks=pytest.mark.nightly), 4.0])
 def test_the_variance_is_that_of_many_scans(gain):
     """Of counts that are electrons, and of such that are not."""

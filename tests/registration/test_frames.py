@@ -130,7 +130,16 @@ def expected_sum():
 
 
 @pytest.mark.parametrize(
-    "kind", ["list", "stack", "lazy maps", "lazy spectra", "lazy events", "big-endian", "navigation"]
+    "kind",
+    [
+        "list",
+        "stack",
+        "lazy maps",
+        "lazy spectra",
+        pytest.param("lazy events", marks=pytest.mark.slow),
+        "big-endian",
+        "navigation",
+    ],
 )
 def test_every_kind_of_frames_gives_the_same_sum(kind):
     counts, maps, images = frames()

@@ -174,7 +174,7 @@ def test_one_choice_for_all_frames():
     assert held_out == one.metadata.Fusion.selection.n_folds.max()
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_or_one_for_each():
     settings = hf.AutoSettings(sample_frames=None, regularization="tgv")
     fused = hf.fuse(map_stacks(), haadf_stack(), settings=settings, show_progressbar=False)
@@ -454,7 +454,7 @@ def test_frames_know_their_files():
     assert [fused.frame(k).metadata.General.original_filename for k in range(3)] == [f"tilt{k}.emd" for k in range(3)]
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_two_stacks_at_once():
     found, stacks = [], [(map_stacks(), haadf_stack()) for _ in range(2)]
     ask = lambda *stack: found.append(hf.fuse(*stack, **SETTINGS).data)  # noqa: E731

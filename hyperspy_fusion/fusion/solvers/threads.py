@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from hyperspy_fusion.fusion.solvers import kernels
-
 
 def side_by_side(functions: Sequence[Callable[[int], Any]], num_workers: int | None = None) -> list:
     """The values of functions of a number of threads, as many of which run at once as there are threads for.
 
     After Ctrl-C none is started any more, and those that run are awaited. ``num_workers`` None takes all threads.
     """
+    from hyperspy_fusion.fusion.solvers import kernels  # imports numba
+
     with kernels.threads(num_workers) as available:
         pass
     at_once = min(available, len(functions))

@@ -84,7 +84,6 @@ def run_kernels(name, dtype, part="whole", **more):
     return result, state.x
 
 
-@pytest.mark.slow
 def test_twin_with_the_quirks_is_the_tutorial(name, tutorial):
     *_, reference, (inside, _) = tutorial
     x = run_twin(name, half_weights=True, inner=True, isotropic=False, quirks=True)
@@ -110,7 +109,6 @@ def tolerance(tutorial, dtype, options):
     return 5e-3 if unstable else 1e-5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     "options",

@@ -25,7 +25,7 @@ def test_ctrl_c_awaits_those_that_run_and_starts_no_other():
     done = []
 
     def running(threads):
-        time.sleep(0.1)
+        time.sleep(0.3)
         done.append(threads)
 
     def pressed(threads):
