@@ -94,26 +94,31 @@ def one_thread_in_each_process():
 
 @pytest.fixture(autouse=True, scope="session")
 def kernels_compiled_by_one_process(tmp_path_factory, quiet_hyperspy, one_thread_in_each_process):
-    """Of two processes each compiles for one dtype, and finds the other's in the cache: half the work of both."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    """Processes share what is to be compiled, and find the rest in the cache."""
+    if "PYTEST_XDIST_WORKER" not in os.environ or os.environ.get("NUMBA_DISABLE_JIT"):
+        return
     together = tmp_path_factory.getbasetemp().parent
-    dtypes = ["float32", "float64"]
-    is_compiled = worker and not os.environ.get("NUMBA_DISABLE_JIT")
-    for dtype in dtypes[:: -1 if worker.endswith("1") else 1] if is_compiled else []:
+    for kind, dtype in COMPILED:
         try:
-            (together / f"{dtype} taken").mkdir()
+            (together / f"{kind} {dtype} taken").mkdir()
         except FileExistsError:
-            _wait_for(together / f"{dtype} done")
             continue
         try:
             with untraced():
-                _compile_kernels(dtype)
+                _compile_kernels(kind, dtype)
         finally:
-            (together / f"{dtype} done").mkdir()
+            (together / f"{kind} {dtype} done").mkdir()
             keep_what_there_is()
+    for kind, dtype in COMPILED:
+        _wait_for(together / f"{kind} {dtype} done")
 
 
-def _compile_kernels(dtype):
+# the kernels of bands of float64 are those of slow tests
+COMPILED = [(kind, dtype) for kind in ("calibrated", "published") for dtype in ("float32", "float64")]
+COMPILED.append(("bands", "float32"))
+
+
+def _compile_kernels(kind, dtype):
     from band_cases import drawn, problem_of
 
     import hyperspy_fusion
@@ -122,14 +127,16 @@ def _compile_kernels(dtype):
     from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
     from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
 
-    scan = hyperspy_fusion.data.core_shell((16, 16)).signals()
-    for method, used in (("published", kernels.PUBLISHED), ("calibrated", kernels.CALIBRATED)):
-        if not kernels.are_compiled(dtype, used):
-            settings = SETTINGS[method](max_iter=1, dtype=dtype)
-            hyperspy_fusion.fuse(*scan, method=method, settings=settings, show_progressbar=False)
-    if not kernels.are_compiled(dtype, kernels.OF_BANDS):
+    used = {"published": kernels.PUBLISHED, "calibrated": kernels.CALIBRATED, "bands": kernels.OF_BANDS}[kind]
+    if kernels.are_compiled(dtype, used):
+        return
+    if kind == "bands":
         columns, _, counts = drawn(0)
         primal_dual(problem_of(columns, counts, dtype=dtype), Stopping(1), num_workers=1)
+    else:
+        scan = hyperspy_fusion.data.core_shell((16, 16)).signals()
+        settings = SETTINGS[kind](max_iter=1, dtype=dtype)
+        hyperspy_fusion.fuse(*scan, method=kind, settings=settings, show_progressbar=False)
 
 
 def _wait_for(folder, seconds=180):
