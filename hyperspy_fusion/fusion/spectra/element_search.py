@@ -38,8 +38,8 @@ RECALIBRATED = (4, 8, 14)
 LARGEST, LARGEST_IN_SEARCH = 2.0, 1.0
 # weights of lines are within this factor of those of the tables
 WEIGHT = 2.5
-# keV: other elements may lie beneath softer lines; largest tail and shelf
-HARD, TAIL, SHELF = 1.5, 1.0, 0.1
+# keV: other elements may lie beneath softer lines; largest tail and shelf, which spectra of thick lamellae need
+HARD, TAIL, SHELF = 1.5, 1.0, 0.3
 # elements that are looked for at most, and rounds of the search in groups
 MOST, ROUNDS = 24, 3
 # lines with a smaller weight do not matter for a score
