@@ -90,8 +90,9 @@ def suggest_elements(eds: Any) -> ElementSuggestion:
 
     The lines of all elements are compared with the summed spectrum, and with those of groups of pixels. An element is
     certain where neither noise nor an error of the model explains one family of its lines: of the energy scale, of the
-    weights of lines, of sum and escape peaks. Its other families must be there, as strong as they may be. Where the
-    lines of another element fit about as well, it is listed as "S or Mo", and is not certain.
+    weights of lines, of sum and escape peaks, of the charge that strong lines lose. Its other families must be there,
+    as strong as they may be. Where the lines of another element fit about as well, it is listed as "S or Mo", and is
+    not certain.
 
     Parameters
     ----------

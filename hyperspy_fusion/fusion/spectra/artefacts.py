@@ -17,8 +17,8 @@ SILICON_KA = 1.740
 LEAST, NEAR = 15, 6
 # no larger part of X-rays is in sum or escape peaks; counts that hold it there
 LARGEST, PINNED = 0.02, 1e8
-# counts of a family that is not there
-LACKING = 1e-6
+# counts of a family that is not there: so many, and this part of those of the strongest one of the element
+LACKING, LACKING_PART = 1e-6, 0.01
 # keV: hats below are as narrow as lines; where half of the continuum is absorbed
 NARROW, ABSORBED = 0.8, (0.0, 0.2, 0.35, 0.55, 0.8)
 
@@ -126,9 +126,13 @@ class JointFit:
 
     @cached_property
     def line_amplitudes(self) -> np.ndarray:
-        """(n_lines,) counts of all lines; those of a family that the spectrum lacks are one in a million."""
-        own = self.lines.weights * np.maximum(self.amplitudes[: self.n], LACKING)[self.lines.families]
-        return own
+        """(n_lines,) counts of all lines; those of a family that the spectrum lacks are next to none."""
+        lines, mains = self.lines, np.zeros(self.n)
+        np.maximum.at(mains, lines.families, lines.weights)
+        strongest = np.zeros(len(lines.elements))
+        np.maximum.at(strongest, lines.owners, lines.weights * self.amplitudes[lines.families])
+        least = LACKING_PART * strongest[lines.owners] / np.maximum(mains[lines.families], 1e-300)
+        return lines.weights * np.maximum(np.maximum(self.amplitudes[lines.families], least), LACKING)
 
     @cached_property
     def of_lines(self) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 from scipy.optimize import nnls
@@ -27,6 +27,8 @@ UNSEEN = 3e-4
 CALIBRATED = np.array([0.3, 0.3, 0.3, 1.0, 1.0])
 # keV from the first channel: peaks there may be cut off
 BELOW = np.array([-0.06, -0.03, 0.0])
+# relative, of the shelves of lines, whose shape is not exponential, in humps so many widths of a peak apart
+SHELF_ERROR, HUMP = 0.5, 3.0
 # of the parts of the continuum
 CONTINUUM_ERROR = 0.5
 # step of the continuum at the edge of silicon, and its width in keV
@@ -108,7 +110,7 @@ class Certainty:
     """A linear model of a summed spectrum about a fit, with all that may be wrong in it.
 
     The counts are those of the fit and ``errors @ x``, where x has the standard deviation one: amplitudes of families,
-    nearly free; the continuum, weights and energies of lines, the calibration, artefacts, within their priors.
+    nearly free; the continuum, weights, energies and shelves of lines, the calibration, artefacts, within their priors.
     ``families`` has the element, the letter, and the energy of the main line of each column of lines; ``covariance``
     and ``mean`` are those of x, ``residual`` is what is left, and ``weighted`` the errors over the variance of counts.
     """
@@ -133,6 +135,7 @@ class Certainty:
             _line_errors(fit),
             _energy_errors(fit, of_families, families),
             _tangents(fit),
+            _shelf_errors(fit),
             _beyond(fit, families, beyond),
             CONTINUUM_ERROR * fit.smooth,
             below,
@@ -276,6 +279,18 @@ def _energy_errors(fit, columns, families):
     energies = np.array([main for *_, main, _ in families])
     slopes = np.gradient(columns, fit.energies[1] - fit.energies[0], axis=0)
     return slopes * np.where(energies < 1, SOFT_ENERGY_ERROR, ENERGY_ERROR)
+
+
+def _shelf_errors(fit):
+    """Of the counts in the shelves of all lines, by hat functions wider than a peak."""
+    calibration, places = fit.calibration, [float(fit.energies[0])]
+    peaks = replace(calibration, shelf=0.0).line_shapes(fit.spectrum.edges, fit.lines.energies) @ fit.line_amplitudes
+    shelves = np.maximum(fit.of_lines - (1 - calibration.shelf) * peaks, 0)
+    while places[-1] < fit.energies[-1]:
+        places.append(places[-1] + HUMP * float(calibration.fwhm(places[-1])))
+    number = np.interp(fit.energies, places, np.arange(len(places)))
+    hats = np.maximum(1 - np.abs(number[:, None] - np.arange(len(places))), 0)
+    return SHELF_ERROR * hats * shelves[:, None]
 
 
 def _beyond(fit, families, beyond):

@@ -38,8 +38,8 @@ RECALIBRATED = (4, 8, 14)
 LARGEST, LARGEST_IN_SEARCH = 2.0, 1.0
 # weights of lines are within this factor of those of the tables
 WEIGHT = 2.5
-# keV: other elements may lie beneath softer lines; largest tail and shelf
-HARD, TAIL, SHELF = 1.5, 1.0, 0.1
+# keV: other elements may lie beneath softer lines; largest tail and shelf, which spectra of thick lamellae need
+HARD, TAIL, SHELF = 1.5, 1.0, 0.3
 # elements that are looked for at most, and rounds of the search in groups
 MOST, ROUNDS = 24, 3
 # lines with a smaller weight do not matter for a score
@@ -91,8 +91,8 @@ def find_elements(
         known = True
         beside = _in_groups(cleaned, summed, edges, candidates, chosen, calibration)[len(chosen) :]
         kept = _pruned(summed, edges, [*chosen, *beside], calibration, n, known)
-        n, chosen = n - (len(chosen) + len(beside) - len(kept)), kept
-        fit = spectrum.fit(chosen, calibration)
+        n = n - (len(chosen) + len(beside) - len(kept))
+        chosen, fit = _plausible(spectrum, kept, calibration)
     cleaned = _cleaned(groups, fit)
     chosen = _weighted(SummedFit.of(fit.clean, edges, chosen, calibration, known), cleaned, candidates)
     found = _evidence(cleaned, spectrum, fit, candidates, chosen, calibration, beyond)
@@ -188,10 +188,7 @@ def _added(spectrum, candidates, chosen, first):
         if len(chosen) in RECALIBRATED:
             calibration = _energy_scale(spectrum.fit(chosen, calibration), first, LARGEST if n else LARGEST_IN_SEARCH)
             shapes = CandidateShapes.of(candidates, calibration, spectrum.edges)
-        fit = spectrum.fit(chosen, calibration)
-        plausible = _plausible(chosen, fit)
-        if any(new is not old for new, old in zip(plausible, chosen, strict=True)):
-            chosen, fit = plausible, spectrum.fit(plausible, calibration)
+        chosen, fit = _plausible(spectrum, chosen, calibration)
     return chosen, calibration, fit
 
 
@@ -222,13 +219,7 @@ def _exchanged(spectrum, candidates, chosen, calibration, n):
     shapes = CandidateShapes.of(candidates, calibration, spectrum.edges)
 
     def value(elements):
-        fit = spectrum.fit(elements, calibration)
-        plausible = _plausible(elements, fit)
-        fit = (
-            fit
-            if all(new is old for new, old in zip(plausible, elements, strict=True))
-            else spectrum.fit(plausible, calibration)
-        )
+        plausible, fit = _plausible(spectrum, elements, calibration)
         return deviances(fit.expected[live], counts[live]).sum(), plausible
 
     best, chosen = value(chosen)
@@ -272,8 +263,9 @@ def _own_score(summed, edges, columns, lines, number, calibration):
     return float(scores.max())
 
 
-def _plausible(chosen, fit):
-    """The chosen elements without families that are far stronger than that of highest energy may be."""
+def _plausible(spectrum, chosen, calibration):
+    """The chosen elements without families far stronger than that of highest energy lets them be, and their fit."""
+    fit = spectrum.fit(chosen, calibration)
     found, first = [], 0
     for lines in chosen:
         counts = {
@@ -288,7 +280,8 @@ def _plausible(chosen, fit):
         }
         dropped = [k for k in counts if k != top and counts[k] > most[k]]
         found.append(_without(lines, [name for name in lines.names if name[0] in dropped]) if dropped else lines)
-    return found
+    is_same = all(new is old for new, old in zip(found, chosen, strict=True))
+    return found, fit if is_same else spectrum.fit(found, calibration)
 
 
 def _top_family(lines):
