@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = "hyperspy_fusion"
 FOLDER = Path(find_spec(PACKAGE).submodule_search_locations[0])
 

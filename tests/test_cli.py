@@ -94,6 +94,7 @@ def refusal(capsys, *arguments):
     return err
 
 
+@pytest.mark.slow
 def test_overlapping_lines_by_a_model_of_the_spectra(folder, capsys):
     spectra, haadf = hyperspy_fusion.data.overlapping_lines((16, 16)).signals()
     spectra.save("eds.hspy")
@@ -190,6 +191,7 @@ def test_the_width_of_windows_arrives(folder, scan, capsys):
 QUICK = "fuse Fe.hspy O.hspy --haadf HAADF.hspy --method calibrated --regularization tv --set tol=1e-2 -o out.hspy"
 
 
+@pytest.mark.slow
 def test_errors_are_saved_beside_the_maps(folder, capsys):
     number = 3
     assert cli.main([*QUICK.split(), "--errors=3"]) == 0
@@ -345,7 +347,7 @@ def test_the_help_begins_with_examples_and_hides_settings(capsys):
 
 @pytest.mark.parametrize(
     "ending, begins, errors",
-    [("png", b"\x89PNG", []), ("svg", b"<?xml", ["--errors", "2"])],
+    [("png", b"\x89PNG", []), pytest.param("svg", b"<?xml", ["--errors", "2"], marks=pytest.mark.slow)],
 )
 def test_a_picture_is_drawn(folder, capsys, drawn, ending, begins, errors):
     from matplotlib.image import imread
@@ -584,6 +586,7 @@ def test_bruker_file(tmp_path):
     assert fused.axes_manager[-1].units == "µm"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method, better, remark",
     [

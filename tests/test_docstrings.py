@@ -30,6 +30,9 @@ WITH_EXAMPLE = (
 WITH_EXAMPLE += ("suggest_elements", "sum_frames", "Region", "ElementMaps.region", "match_haadf")
 
 
+pytestmark = pytest.mark.slow
+
+
 def public():
     """``{name: object}``: functions and classes, and methods and properties of classes, of this package."""
     names = {name: getattr(hf, name) for name in hf.__all__ if name != "data"}

@@ -593,6 +593,7 @@ def compiling_messages(tmp_path, script, *arguments):
     return re.findall(r"Compiling the fusion kernels for (\w+)", run.stdout + run.stderr), run.returncode
 
 
+@pytest.mark.slow
 def test_compiling_is_said_once_for_each_dtype(tmp_path):
     assert compiling_messages(tmp_path, TINY_KERNEL, "float32", "float32") == (["float32"], 0)
     # one dtype is found compiled by a later session, which says that it compiles the other

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(find_spec("hyperspy_fusion").submodule_search_locations[0])
 REPOSITORY = Path(__file__).resolve().parents[1]
 LONGEST = 35

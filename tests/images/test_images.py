@@ -294,6 +294,7 @@ def test_little_overlap_and_saturated_pixels_are_reported(scan, caplog):
 # ---- phaser --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [None, pytest.param({"slices": {"n": 2, "slice_thickness": 5.0}}, marks=pytest.mark.nightly)]
 )

@@ -429,6 +429,7 @@ def test_a_velox_file_of_spectra_goes_from_path_to_maps():
     assert hf.match_haadf(haadf, hf.element_maps(rebinned, ["C"]), register="calibration").overlap == 1
 
 
+@pytest.mark.slow
 def test_a_velox_file_of_maps_goes_from_path_to_maps():
     fused = fused_from(shared("data/velox/Test SI 16x16 ReducedData 215 kx.emd"))
     assert fused.elements == ["C", "Ca", "O", "Cu"]

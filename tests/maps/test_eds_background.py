@@ -237,6 +237,7 @@ def test_expected_spectra_are_added_up_in_the_windows():
     np.testing.assert_allclose(maps.known_background.data, np.maximum(lines_of(known, LINES), 0), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_background_of_a_fitted_model():
     s, *_ = alloy(counts=2000, continuum=20.0)
     s = s.inav[:3, :2]

@@ -199,7 +199,7 @@ def test_unresolved_strong_lines_do_not_shift_the_energy_scale():
     assert set(found.elements[: len(truth)]) == set(truth) >= set(found.certain)
 
 
-@pytest.mark.parametrize("shelf, length", [(0.25, 0.25), (0.2, 0.3)])
+@pytest.mark.parametrize("shelf, length", [(0.25, 0.25), pytest.param(0.2, 0.3, marks=pytest.mark.slow)])
 def test_charge_that_strong_lines_lose_shows_no_element(monkeypatch, shelf, length):
     truth = {"Pt": {"L": 1.2e6, "M": 1.44e6}, "Cu": {"K": 5.4e5}, "Ga": {"K": 3.6e5}, "Si": {"K": 6e4}}
     with monkeypatch.context() as patch:

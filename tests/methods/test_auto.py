@@ -447,7 +447,7 @@ def test_time_left_is_what_the_fraction_done_implies(monkeypatch):
 
 
 def test_the_number_of_threads_does_not_matter():
-    scan = hf.data.core_shell((40, 36)).signals()
+    scan = hf.data.core_shell((24, 20)).signals()
     one, two = (hf.fuse(*scan, num_workers=n, show_progressbar=False) for n in (1, 2))
     np.testing.assert_array_equal(one.data, two.data)
     searched = [fused.metadata.Fusion.selection.as_dictionary() for fused in (one, two)]

@@ -116,6 +116,7 @@ def test_a_spike_is_in_no_part_of_the_model(scan):
     assert "line-of-no-element" not in {d.code for d in found.diagnostics}
 
 
+@pytest.mark.slow
 def test_few_counts_do_not_contradict_their_fit():
     """Around pixels without counts the variance is that of the fit, not that of the counts."""
     model = model_of(overlapping_lines((64, 64), counts=1).signals())

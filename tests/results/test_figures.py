@@ -221,6 +221,7 @@ def test_maps_beside_others_are_found_by_name_or_in_the_order_of_the_result():
     np.testing.assert_array_equal(composition, percent(fused()).data[2])
 
 
+@pytest.mark.slow
 def test_figures_of_a_loaded_result_are_the_same(tmp_path):
     fused().save(tmp_path / "fused.hspy", everything=True)
     loaded = hs.load(tmp_path / "fused.hspy")

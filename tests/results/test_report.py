@@ -82,6 +82,7 @@ def test_a_report_of_some_maps_has_what_concerns_elements_without_a_map(of, is_s
     assert (found in fused.inav[1:].report().diagnostics) == is_shown
 
 
+@pytest.mark.slow
 def test_a_saved_report_has_its_figures_and_shows_none(tmp_path):
     fused, path = reported("calibrated"), tmp_path / "report.html"
     figures = plt.get_fignums()

@@ -342,6 +342,7 @@ def test_masks(of_each):
     np.testing.assert_array_equal(fused.frame(2).data, hf.fuse(*frames()[2], mask=mask, **SETTINGS).data)
 
 
+@pytest.mark.slow
 def test_background_and_errors():
     fused = hf.fuse(map_stacks(), haadf_stack(), background=0.5, errors=2, **SETTINGS)
     one = hf.fuse(*frames()[1], background=0.5, errors=2, **SETTINGS)
@@ -551,6 +552,7 @@ def test_errors_of_a_stack_in_steps():
     np.testing.assert_array_equal(errors.data[[0, 2]], with_errors().standard_errors().data[[0, 2]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lazy", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_regions_of_all_frames(lazy):
     """As those of each frame alone; also of a part of the stack, and after other slices of one frame."""
@@ -608,6 +610,7 @@ def in_time(lambda_stack, errors=False, lazy=False):
     return hf.fuse(*time_series(lazy)[:2], **options)
 
 
+@pytest.mark.slow
 def test_frames_together_are_nearer_to_the_truth():
     """And their errors are smaller."""
     alone, together, truth = in_time(0, errors=2), in_time(1, errors=2), time_series()[2]

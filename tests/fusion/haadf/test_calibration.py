@@ -386,6 +386,7 @@ def test_masked_pixels_do_not_matter():
     np.testing.assert_allclose(again.weights, result.weights)
 
 
+@pytest.mark.slow
 def test_weights_of_binned_large_scans_are_those_of_a_pixel():
     scan = data.core_shell((600, 240), counts=4, haadf_blur=2.0, haadf_offset=0.2, haadf_gain=3.0)
     result = fit(scan)

@@ -129,7 +129,7 @@ def test_sparse_sampling_is_no_spike(valid):
     assert spikes_in(phantom, phantom.maps, valid=np.broadcast_to(keep[valid], phantom.maps.shape)) == [[], []]
 
 
-@pytest.mark.parametrize("method, where", [("calibrated", []), ("auto", [1])])
+@pytest.mark.parametrize("method, where", [("calibrated", []), pytest.param("auto", [1], marks=pytest.mark.slow)])
 def test_a_spike_and_a_hot_pixel_leave_no_bright_square(method, where):
     phantom = core_shell((36, 36), counts=8)
     maps, haadf = phantom.signals()

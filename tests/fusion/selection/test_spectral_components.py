@@ -305,6 +305,7 @@ def test_held_out_counts_are_in_no_fit(scan, maps, rest):
     np.testing.assert_array_equal(*found)
 
 
+@pytest.mark.slow
 def test_spectra_are_better_than_their_maps(scan, maps, model):
     fused, alone = model.as_signal(), fuse_with(maps, scan[1], **QUICK)
     error, without = (np.mean((f.data - scan[2]) ** 2) for f in (fused, alone))
