@@ -63,7 +63,7 @@ def element_lines(signal: Any, symbol: str, mapped: Sequence[str] = ()) -> Eleme
     energies = energies_in_kev(signal)
     low, high = max(energies[0], LOWEST_KEV) + _MARGIN, energies[-1] - _MARGIN
     high = min(high, beam_energy_of(signal) or np.inf)
-    found = _lines_of_exspy(symbol)
+    found = lines_of_exspy(symbol)
     names, mains = [], []
     for family in dict.fromkeys(name[0] for name in found):
         own = [name for name in found if name[0] == family]
@@ -83,7 +83,7 @@ def element_lines(signal: Any, symbol: str, mapped: Sequence[str] = ()) -> Eleme
 
 
 @cache
-def _lines_of_exspy(symbol):
+def lines_of_exspy(symbol):
     """{line: (energy in keV, weight)} of an element."""
     known = periodic_table()[symbol].Atomic_properties.get_item("Xray_lines", {})
     return {name: (float(v["energy (keV)"]), float(v["weight"])) for name, v in dict(known).items()}

@@ -25,6 +25,7 @@ from hyperspy_fusion.maps.eds_spectra import (
     binned_spectra,
     element_lines,
     energies_in_kev,
+    lines_of_exspy,
     resolution_of,
 )
 
@@ -179,10 +180,9 @@ def _beyond(eds, candidates, energies):
     """The lines within the spectra of families whose main line is not, but which the beam excites."""
     found, beam = [], beam_energy_of(eds) or np.inf
     for lines in candidates:
-        known = periodic_table()[lines.element].Atomic_properties.Xray_lines.as_dictionary()
         by_family = {}
-        for name, line in known.items():
-            by_family.setdefault(name[0], []).append((name, line["energy (keV)"], line["weight"]))
+        for name, (energy, weight) in lines_of_exspy(lines.element).items():
+            by_family.setdefault(name[0], []).append((name, energy, weight))
         for letter, own in by_family.items():
             inside = [line for line in own if energies[0] < line[1] < energies[-1] and line[2] > 0]
             main = max(own, key=lambda line: line[2])
