@@ -1,4 +1,4 @@
-"""Composition of element maps as by exspy's quantification, with errors.
+"""Composition of element maps as exspy calculates it, with errors.
 
 The error of a composition ``c_i = f_i I_i / sum_j f_j I_j`` is that of the maps I to first order, elements taken to be
 independent: ``var c_i = sum_j (f_j / T)^2 (delta_ij - c_i)^2 var I_j`` with ``T = sum_j f_j I_j``.

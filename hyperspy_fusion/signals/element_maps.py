@@ -28,7 +28,7 @@ class ElementMaps(FittedMaps):
 
     @shares_texts
     def atomic_percent(self, method, factors=None, *, vacuum=0.05, errors=None):
-        """Composition in atomic percent, by exspy's quantification, without absorption correction.
+        """Composition in atomic percent, as exspy calculates it, without absorption correction.
 
         Parameters
         ----------
