@@ -18,6 +18,7 @@ from hyperspy_fusion.fusion.haadf.moment_equations import (
     summed,
 )
 from hyperspy_fusion.fusion.haadf.partial_pooling import BLUR_PRIOR, WhitenedEquations, pooled
+from hyperspy_fusion.fusion.solvers.threads import for_each
 from hyperspy_fusion.fusion.terms.haadf_model import LinearHaadfModel
 
 # standard errors from a weight that the data determine at which the shape of the weights is given up: it is then so far
@@ -246,14 +247,15 @@ class _FirstRound:
             scale = -scale
         estimate = Estimate(float(image.mean()), scale, 1.0 if blur is None else float(blur), scale)
         ways, weight = denoisers(scan), pixel_weight(scan, None, estimate.blur)
-        return cls(scan, blur, ways, estimate, [EstimatingEquations.of(scan, way, weight, scale) for way in ways])
+        equations = for_each(ways, lambda way: EstimatingEquations.of(scan, way, weight, scale))
+        return cls(scan, blur, ways, estimate, equations)
 
 
 def _fit(first, prior_scale):
     """The fit with one prior scale, infinite for no shrinkage, or None to estimate it."""
     scan, blur, estimate = first.scan, first.blur, first.estimate
     step = _with_errors if prior_scale == np.inf else partial(_pooled, prior_scale=prior_scale)
-    tried = {k: step(moments, estimate, blur) for k, moments in enumerate(first.equations)}
+    tried = dict(enumerate(for_each(first.equations, lambda moments: step(moments, estimate, blur))))
     # pixel weights, instrumental variables and parameters depend on each other: two rounds for all, one for the best
     for number in (len(first.ways), 1):
         tried = _finite(tried)
@@ -262,10 +264,15 @@ def _fit(first, prior_scale):
         weight = pixel_weight(scan, estimate.weights, estimate.blur)
         # weights of 0 denoise nothing
         weights = estimate.weights if np.any(estimate.weights) else first.estimate.scale
-        made = {k: EstimatingEquations.of(scan, first.ways[k], weight, weights) for k in order[:number]}
-        tried = {k: step(moments, estimate, blur) for k, moments in made.items()}
+        estimated = partial(_estimated_by, first, step, estimate, weight, weights)
+        tried = dict(zip(order, for_each(order[:number], estimated), strict=False))
     ((best, estimate),) = _finite(tried).items()
     return replace(_report(scan, estimate, blur), instruments=best)
+
+
+def _estimated_by(first, step, estimate, weight, weights, k):
+    """The next estimate by way k to denoise."""
+    return step(EstimatingEquations.of(first.scan, first.ways[k], weight, weights), estimate, first.blur)
 
 
 def _finite(tried):

@@ -21,6 +21,7 @@ from hyperspy_fusion.fusion.problems.resampling import resampled, term_of
 from hyperspy_fusion.fusion.settings import working_dtype
 from hyperspy_fusion.fusion.solvers.multilevel import multilevel_start
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
+from hyperspy_fusion.fusion.solvers.threads import one_blas_thread
 from hyperspy_fusion.fusion.terms.data_fidelity import Counts, DataTerms, Gaussian, about_totals, noise_of
 from hyperspy_fusion.fusion.terms.haadf_model import blurred
 from hyperspy_fusion.fusion.terms.objective import Objective
@@ -185,7 +186,7 @@ class CalibratedProblem(Objective):
         terms = (self.haadf_term, *self.further_terms)
         parts = {
             **{name: -step * _gradient(term, z) for name, term in zip(names, terms, strict=True)},
-            "penalty": -step * cell_adjoint(state.y.astype(np.float64)),
+            "penalty": -step * cell_adjoint(state.y),
             "totals": -step * column(state.theta),
         }
         parts["bound"] = np.where(self.valid, -self.residual(maps), np.nan) - sum(parts.values())
@@ -253,7 +254,8 @@ class Observation:
             if own.remove_ramp:
                 image, about_ramp = without_ramp(scan.with_image(k), noise, own)
                 scan = scan.replaced(k, image)
-            found = calibrated(scan.with_image(k), noise, own)
+            with one_blas_thread:
+                found = calibrated(scan.with_image(k), noise, own)
             calibrations.append(replace(found, diagnostics=found.diagnostics + about_ramp))
         calibration, *further = calibrations
         further = [one.about(image.name) for one, image in zip(further, scan.further, strict=True)]

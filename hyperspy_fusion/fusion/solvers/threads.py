@@ -1,10 +1,12 @@
-"""Fits side by side, each in a thread of its own."""
+"""Fits and estimates side by side, each in a thread of its own."""
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 
@@ -20,8 +22,16 @@ def side_by_side(functions: Sequence[Callable[[int], Any]], num_workers: int | N
     at_once = min(available, len(functions))
     if at_once < 2:
         return [function(available) for function in functions]
+    each = max(1, available // len(functions))
+    # NumPy's floating point warnings are silenced in the threads too, where they are here
+    calls = [partial(contextvars.copy_context().run, function, each) for function in functions]
     with ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(lambda function: function(max(1, available // len(functions))), functions))
+        return list(pool.map(lambda call: call(), calls))
+
+
+def for_each(items: Sequence, function: Callable[[Any], Any]) -> list:
+    """The values of a function of each item, side by side on all threads."""
+    return side_by_side([lambda _, item=item: function(item) for item in items])
 
 
 class WhileAny:
