@@ -133,17 +133,24 @@ class Guide:
     def of(self, kind, settings, dtype, haadf_blur=0.0):
         """What a penalty of this kind takes from the image: the ``guide`` of :class:`~.penalties.CellPenalty`.
 
-        ``haadf_blur`` is the standard deviation in pixels by which the image is blurred more than the maps.
+        ``haadf_blur`` is the standard deviation in pixels by which the image is blurred more than the maps. The same
+        array is returned for the same arguments.
         """
         if kind not in GUIDED:
             return None
         blur = USUAL_BLUR if self._stays_noisy(settings) else settings.guide_blur
+        asked = (kind, blur, settings.eta if kind == "directional" else None, haadf_blur, dtype)
+        if asked not in self._guides:
+            self._guides[asked] = self._edges(kind, blur, settings.eta, haadf_blur, dtype)
+        return self._guides[asked]
+
+    def _edges(self, kind, blur, eta, haadf_blur, dtype):
         # the image is flat under a Gaussian of its size
         blur = None if blur is None else min(blur, max(self.haadf.shape))
         edges = cell_differences(self.denoised(DENOISING[kind]) if blur is None else gaussian_filter(self.scaled, blur))
         if kind == "directional":
             least = DENOISED_EDGE if blur is None else SMOOTHED_EDGE
-            edges = directions(edges, least, settings.eta, haadf_blur)
+            edges = directions(edges, least, eta, haadf_blur)
         return np.ascontiguousarray(edges, dtype)
 
     def about(self, kind, settings):
@@ -195,6 +202,11 @@ class Guide:
         problem = _of_image(filled(self.scaled, counted), counted, weight * self.noise, self.dtype)
         self._denoised[weight] = _fitted_image(problem, self.num_workers)
         return self._denoised[weight]
+
+    @cached_property
+    def _guides(self):
+        """Guide for each set of arguments."""
+        return {}
 
     @cached_property
     def _denoised(self):

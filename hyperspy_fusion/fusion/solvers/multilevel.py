@@ -147,11 +147,15 @@ def prolonged(state, problem):
 def _interpolated(array, shape, shift):
     """Linear interpolation along the last two axes: point m of the new one lies at ``(m - shift) / 2`` of the old."""
     for axis, size in ((-2, shape[0]), (-1, shape[1])):
-        at = np.clip((np.arange(size) - shift) / 2, 0, array.shape[axis] - 1)
-        low = np.minimum(at.astype(int), max(array.shape[axis] - 2, 0))
-        part = (at - low).astype(array.dtype).reshape((-1, 1) if axis == -2 else (-1,))
-        below = array.take(low, axis)
-        array = below + part * (array.take(np.minimum(low + 1, array.shape[axis] - 1), axis) - below)
+        ends = array.take([0], axis), array.take([-1], axis)
+        old = np.moveaxis(np.concatenate([ends[0], array, ends[1]], axis), axis, 0)
+        array = np.empty([size if k == array.ndim + axis else n for k, n in enumerate(array.shape)], array.dtype)
+        new = np.moveaxis(array, axis, 0)
+        for first in (0, 1):  # all even and all odd points have the same part of the way
+            low = int(np.floor((first - shift) / 2))
+            number = len(new[first::2])
+            below, above = old[low + 1 : low + 1 + number], old[low + 2 : low + 2 + number]
+            new[first::2] = below + ((first - shift) / 2 - low) * (above - below)
     return array
 
 

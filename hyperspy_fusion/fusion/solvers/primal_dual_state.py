@@ -170,14 +170,20 @@ class PrimalDualState:
         old, dtype = self.problem, problem.dtype
         factors = (old.scales / problem.scales / fraction)[:, None, None]
         kept = np.isfinite(problem.data.totals)
-        arrays = {"z": (self.z * factors).astype(dtype), "theta": np.where(kept, self.theta / factors.ravel(), 0)}
+        arrays = {
+            "z": np.multiply(self.z, factors, dtype=dtype),
+            "theta": np.where(kept, self.theta / factors.ravel(), 0),
+        }
         if old.penalty.shares_duals(problem.penalty):
             arrays |= {"y": self.y.astype(dtype), "ratios": self.ratios}
             if problem.penalty.n_fields:
                 stretched = np.repeat(factors, problem.penalty.n_fields // problem.penalty.n_maps, axis=0)
                 # into the balls where they shrank; where they grew, these duals still match each other
-                radii = min(problem.penalty.second_order / old.penalty.second_order, 1)
-                arrays |= {"v": (self.v * stretched).astype(dtype), "q": (self.q * radii).astype(dtype)}
+                radii = dtype.type(min(problem.penalty.second_order / old.penalty.second_order, 1))
+                arrays |= {
+                    "v": np.multiply(self.v, stretched, dtype=dtype),
+                    "q": np.multiply(self.q, radii, dtype=dtype),
+                }
         errors = self.standard_errors
         errors = None if errors is None else errors * factors.ravel() * np.sqrt(fraction)
         return replace(PrimalDualState.of(problem, **arrays), standard_errors=errors)

@@ -201,6 +201,10 @@ def crop_of(values, window):
 
 
 def block_sums(array):
-    """Sums over squares of 2 x 2 pixels of the last two axes, as float64; at odd edges of what is left of them."""
-    rows = np.add.reduceat(array, np.arange(0, array.shape[-2], 2), axis=-2, dtype=np.float64)
-    return np.add.reduceat(rows, np.arange(0, array.shape[-1], 2), axis=-1)
+    """Sums over squares of 2 x 2 pixels of the last two axes, as floats; at odd edges of what is left of them."""
+    ny, nx = (size // 2 for size in array.shape[-2:])
+    rows = array[..., ::2, :].astype(np.result_type(array, np.float32))
+    rows[..., :ny, :] += array[..., 1::2, :]
+    sums = rows[..., ::2].copy()
+    sums[..., :nx] += rows[..., 1::2]
+    return sums
