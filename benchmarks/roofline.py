@@ -3,10 +3,11 @@
     python -m benchmarks.roofline               # both, about two minutes on two cores
     python -m benchmarks.roofline --no-sizes    # the bandwidth at 1024x1024x3 alone
 
-Bandwidth: the bytes that a sweep has to move (each array read once, and written once where it changes), over its time,
-as part of the bandwidth of a copy. The copy is that of NumPy in as many threads, of an array that no cache holds.
-Both are the best of several repeats in alternation. Sizes: seconds of the method's default fit, from arrays to result,
-against pixels times elements, with the exponent of a power law through all of them.
+Bandwidth: the bytes that an iteration has to move (each array read once, and written once where it changes), over its
+time, as part of the bandwidth of a copy. Two iterations share a sweep over memory, so that it may be above 1. The copy
+is that of NumPy in as many threads, of an array that no cache holds. Both are the best of several repeats in
+alternation. Sizes: seconds of the method's default fit, from arrays to result, against pixels times elements, with the
+exponent of a power law through all of them.
 """
 
 from __future__ import annotations
@@ -91,11 +92,11 @@ def sweep_bandwidth(penalty):
     def sweep():
         with prepared(problem.dtype, kernels.CALIBRATED, None) as (n_workers, _):
             iteration = Iteration(problem, state, n_workers)
-            iteration.advance(1, 1)
+            iteration.advance([1, 1], [1, 1])
             start = time.perf_counter()
             for _ in range(SWEEPS):
-                iteration.advance(1, 1)
-            return SWEEPS * n_bytes / (time.perf_counter() - start)
+                iteration.advance([1, 1], [1, 1])
+            return 2 * SWEEPS * n_bytes / (time.perf_counter() - start)
 
     return sweep
 
@@ -105,7 +106,7 @@ def report_bandwidth():
 
     threads = numba.get_num_threads()
     copy, met = copy_bandwidth(threads), []
-    print(f"\nbandwidth of one sweep at {SIZE}x{SIZE}x3, float32")
+    print(f"\nbandwidth of one iteration at {SIZE}x{SIZE}x3, float32")
     for penalty in PENALTIES:
         sweep = sweep_bandwidth(penalty)
         copies, sweeps = np.max([(copy(), sweep()) for _ in range(REPEATS)], axis=0)

@@ -682,14 +682,14 @@ def _add_gaussian_response(moved, r, w, tau, slope, beta, value, fall):
 
 @_row_loop
 def _newton(value, fall, target, counted, r):
-    """One Newton step of the residual; the largest step and the largest size."""
-    step_length, size = r.dtype.type(0), r.dtype.type(0)
+    """One Newton step of the residuals; the sums of the squares of the steps, and of residuals and targets."""
+    steps, sizes = r.dtype.type(0), r.dtype.type(0)
     for j in range(r.size):
         step = counted[j] * (value[j] - target[j] - r[j]) / fall[j]
         r[j] = counted[j] * r[j] + step
-        step_length = max(step_length, abs(step))
-        size = max(size, abs(r[j]) + abs(target[j]))
-    return step_length, size
+        steps += step * step
+        sizes += r[j] * r[j] + target[j] * target[j]
+    return steps, sizes
 
 
 @_inner
@@ -700,7 +700,8 @@ def _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights, targe
     there: no safeguard is needed as long as no weight is negative. All pixels of the row together, until the last
     has settled.
     """
-    zero, one, accuracy = r.dtype.type(0), r.dtype.type(1), r.dtype.type(1e-6)
+    # the error after the last step is about the square of this part of the residuals and targets
+    zero, one, accuracy = r.dtype.type(0), r.dtype.type(1), r.dtype.type(1e-5 if r.itemsize < 8 else 1e-8)
     rs, rd = row % slope.shape[1], row % delta.shape[1]
     value, fall = rows[n], rows[n + 1]
     for _ in range(40):
@@ -713,8 +714,8 @@ def _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights, targe
                 )
             else:
                 _add_gaussian_response(rows[i], r, weights[i], tau, slope[i, rs], beta[i, row], value, fall)
-        step_length, size = _newton(value, fall, target, counted, r)
-        if step_length <= accuracy * size:
+        steps, sizes = _newton(value, fall, target, counted, r)
+        if steps <= accuracy * accuracy * sizes:
             break
 
 
@@ -829,7 +830,7 @@ def primal_dual_sweep(
     relax_maps, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, cell_work, slope_work,
     slack_work, map_work, sums, slack_sums,
 ):  # fmt: skip
-    """One iteration of the primal-dual solver, in one sweep over the rows: duals, slopes and maps of a row in cache.
+    """One or two iterations of the primal-dual solver in one sweep over the rows: what a row takes is in the cache.
 
     - Duals: ``y <- y + relax_duals (P(y + sigma (D z_bar - L v_bar)) - y)``, with P the projection onto unit balls;
       likewise q by ``D v_bar``, onto balls of ``radius``. Of the directional mode, y is the dual times P, so that the
@@ -844,7 +845,8 @@ def primal_dual_sweep(
     the weights of a single one are not negative.
 
     Row r of the duals takes rows r and r + 1 of z_bar and v_bar; row r of slopes and maps takes rows r - 1 and r of the
-    duals. Workers have bands of rows. The duals of the last row of each band, which two bands take, come first.
+    duals. So the second iteration follows the first one by a row. Workers have bands of two rows or more. The duals of
+    the last row of each band, which two bands take, come first. Where two bands meet, the second iteration comes last.
 
     z, z_bar, beta : (n, ny, nx); y : (4, n, ny - 1, nx - 1); v, v_bar : (m, ny - 1, nx - 1);
     q : (4, m, ny - 2, nx - 2); v, q of size 1 for modes without slopes; sigma, tau_v : (1 or ny - 1, nx - 1) step of
@@ -852,34 +854,55 @@ def primal_dual_sweep(
     weights : (K, n) for K images; target : (K, ny, nx); counted : (K, 1 or ny, nx);
     residual : (1 or K, ny, nx) of the HAADF terms, updated. cell_work : (n_workers, 4 group + 1, nx - 1);
     slope_work : (n_workers, 4 slope_group + 1, nx - 2); slack_work : (n_workers, nx - 1);
-    map_work : (n_workers, n + 2, nx). sums : (n, ny) receives the sum of x over the valid pixels of each row;
-    slack_sums : (m, ny - 1) that of ``|D^T q - L^T y|``, 0 at the solution.
+    map_work : (n_workers, n + 2, nx). relax_duals, relax_maps : (1 or 2,) for each iteration; sums : (1 or 2, n, ny)
+    receives the sum of x over the valid pixels of each row; slack_sums : (m, ny - 1) that of ``|D^T q - L^T y|`` of
+    the last iteration, 0 at the solution.
     """
     ny, n_workers, one = z.shape[1], map_work.shape[0], z.dtype.type(1)
     plain = np.int64(PLAIN)  # the literal would be compiled as a second kernel
     n_rows = y.shape[2] if mode >= PLAIN else 0
     # cells in one line have slopes without differences
     n_slope_rows = q.shape[2] if mode >= GUIDED and q.shape[3] > 0 else 0
+    n_iter = relax_duals.size
     for worker in prange(n_workers):
-        row = (worker + 1) * ny // n_workers - 1
+        row, rho = (worker + 1) * ny // n_workers - 1, relax_duals[0]
         if row < n_rows:
-            _ascend_row(z_bar, v_bar, y, guide, mode, group, row, sigma, one, relax_duals, cell_work[worker])
+            _ascend_row(z_bar, v_bar, y, guide, mode, group, row, sigma, one, rho, cell_work[worker])
         if row < n_slope_rows:
-            _ascend_row(v_bar, v, q, guide, plain, slope_group, row, sigma_v, radius, relax_duals, slope_work[worker])
+            _ascend_row(v_bar, v, q, guide, plain, slope_group, row, sigma_v, radius, rho, slope_work[worker])
     for worker in prange(n_workers):
         first, last = worker * ny // n_workers, (worker + 1) * ny // n_workers - 1
-        for row in range(first, last + 1):
-            if row < min(last, n_rows):
-                _ascend_row(z_bar, v_bar, y, guide, mode, group, row, sigma, one, relax_duals, cell_work[worker])
-            if row < min(last, n_slope_rows):
-                _ascend_row(
-                    v_bar, v, q, guide, plain, slope_group, row, sigma_v, radius, relax_duals, slope_work[worker]
-                )
+        for step in range(first, last + n_iter):
+            for k in range(n_iter):
+                row, rho = step - k, relax_duals[k]
+                if not first <= row <= last:
+                    continue
+                if row < min(last, n_rows):
+                    _ascend_row(z_bar, v_bar, y, guide, mode, group, row, sigma, one, rho, cell_work[worker])
+                if row < min(last, n_slope_rows):
+                    _ascend_row(v_bar, v, q, guide, plain, slope_group, row, sigma_v, radius, rho, slope_work[worker])
+                if k > 0 and ((row == first and worker > 0) or (row == last and worker < n_workers - 1)):
+                    continue  # it takes duals of another band
+                rho = relax_maps[k]
+                if mode >= GUIDED and row < n_rows:
+                    _descend_slopes_row(v, v_bar, q, y, guide, mode, row, tau_v, rho, slack_work[worker], slack_sums)
+                _descend_maps_row(
+                    z, z_bar, y, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, row, tau,
+                    rho, map_work[worker], sums[k],
+                )  # fmt: skip
+    for worker in prange(n_workers - 1 if n_iter > 1 else 0):
+        last, rho = (worker + 1) * ny // n_workers - 1, relax_duals[n_iter - 1]
+        if last < n_rows:
+            _ascend_row(z_bar, v_bar, y, guide, mode, group, last, sigma, one, rho, cell_work[worker])
+        if last < n_slope_rows:
+            _ascend_row(v_bar, v, q, guide, plain, slope_group, last, sigma_v, radius, rho, slope_work[worker])
+        for row in range(last, last + 2):
+            rho = relax_maps[n_iter - 1]
             if mode >= GUIDED and row < n_rows:
-                _descend_slopes_row(v, v_bar, q, y, guide, mode, row, tau_v, relax_maps, slack_work[worker], slack_sums)
+                _descend_slopes_row(v, v_bar, q, y, guide, mode, row, tau_v, rho, slack_work[worker], slack_sums)
             _descend_maps_row(
-                z, z_bar, y, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, row, tau,
-                relax_maps, map_work[worker], sums,
+                z, z_bar, y, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, row, tau, rho,
+                map_work[worker], sums[n_iter - 1],
             )  # fmt: skip
 
 

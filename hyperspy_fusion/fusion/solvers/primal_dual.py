@@ -15,7 +15,8 @@ Iteration, with extrapolated z_bar, v_bar and totals_bar:
 - ``z <- prox_{tau F}(z - tau (D^T y + theta))``, ``z_bar = 2 z_new - z_old``, ``totals_bar = sum z_bar``.
 
 Every update x <- x_hat is over-relaxed, x <- x + rho (x_hat - x) (Condat, J. Optim. Theory Appl. 158, 460, 2013),
-except the two before the gap is evaluated.
+except the two before the gap is evaluated. Two iterations are made in one sweep over memory where nothing is to be done
+between them. theta then follows once, because totals are known after a sweep: its step is that of two iterations.
 
 Step condition: ``||Sigma^1/2 K T^1/2|| <= 1`` for the operator ``K = [D -L; 0 D; sum 0]`` and the diagonal steps Sigma
 and T. The steps ``sigma_i = 1 / sum_j |K_ij|``, ``tau_j = 1 / sum_i |K_ij|`` satisfy it (Pock & Chambolle, ICCV 2011),
@@ -133,7 +134,7 @@ class Iteration:
         self.is_masked = not problem.data.slope.all()
         rows = problem.initial_maps.size // problem.data.slope.size
         self.n_valid = max(np.count_nonzero(problem.data.slope) * rows, 1)
-        workers = min(n_workers, ny)
+        workers = max(min(n_workers, ny // 2), 1)
         # two rows more than the kernels of the loop take, for the evaluation
         self.cell_work = np.empty((workers, max(4 * penalty.group + 1, 7), nx - 1), dtype)
         self.slope_work = np.empty((workers, max(4 * max(penalty.field_group, 1) + 1, 7), max(nx - 2, 1)), dtype)
@@ -142,7 +143,7 @@ class Iteration:
             np.empty((workers, max(n + 2, 4), nx), dtype),
         )
         self.steps = STEPS[problem.data.kind](problem, state, self.map_work)
-        self.map_sums, self.term_sums = np.empty((n, ny)), np.empty((ny, 4))
+        self.map_sums, self.term_sums = np.empty((2, n, ny)), np.empty((ny, 4))
         self.cell_sums, self.slope_sums = np.empty(ny - 1), np.empty(max(ny - 2, 1))
         self.slack_sums = np.zeros((max(penalty.n_fields, 1), ny - 1))
         # |L| in each cell: its largest entry in a row, and its sum over a column
@@ -165,17 +166,20 @@ class Iteration:
             self.measure_slack()
             self.evaluate()
         every, last, is_settled = (_QUIET_CHECK_EVERY if is_quiet else CHECK_EVERY), stopping.max_iter, False
-        relaxation = 1  # a state ends with it
-        for k in range(1, stopping.max_iter + 1):
+        k, relaxation = 0, 1.0  # a state ends with it
+        while k < last:
             requested = interruption.requested
             if requested and (not state.n_iter or state.records and state.records[-1][0] == state.n_iter):
                 return StopReason.INTERRUPTED
-            due = (state.n_iter + 1) % every == 0
-            ends_within_two = last - k <= 1 or (-(state.n_iter + 1) % every <= 1 and not is_quiet)
+            factors = [relaxation]
+            for _ in range(1 if k + 1 == last or self.pauses_after(state.n_iter + 1, every) else 2):
+                k, at = k + 1, state.n_iter + len(factors)
+                ends_within_two = last - k <= 1 or (-at % every <= 1 and not is_quiet)
+                factors.append(1 if requested or ends_within_two else self.relaxation)
             # the duals follow the maps of the iteration before and take its factor: only then convergence is proved
-            before, relaxation = relaxation, 1 if requested or ends_within_two else self.relaxation
-            is_last = (requested and before == 1) or k == last
-            self.advance(before, relaxation)
+            self.advance(factors[:-1], factors[1:])
+            before, relaxation = factors[-2:]
+            due, is_last = state.n_iter % every == 0, (requested and before == 1) or k == last
             if not due and not is_last:
                 if state.n_iter in _ADAPT_EARLY:
                     self.adapt()
@@ -204,6 +208,10 @@ class Iteration:
                 self.adapt()
         return StopReason.NOT_SETTLED if stopping.settled and not is_unknown else StopReason.NOT_CONVERGED
 
+    def pauses_after(self, number, every):
+        """Whether something is done between an iteration of this number and the next."""
+        return number % every == 0 or number in _ADAPT_EARLY or number % self.steps.every == 0 or self.images.is_blurred
+
     def fraction(self, stopping, k, remaining):
         """Estimated fraction of a call that is done after k iterations: distance and gap fall exponentially."""
         by_iterations = k / stopping.max_iter
@@ -225,11 +233,12 @@ class Iteration:
         state, before = self.state, self.state.checked
         if state.standard_errors is None:
             return np.inf
-        state.checked = state.z.copy()
         if before is None:
+            state.checked = state.z.copy()
             return np.inf
         errors = np.maximum(state.standard_errors, np.finfo(self.real).tiny)
-        lengths = np.array([_norm(one) for one in state.z - before])
+        lengths = np.array([_norm(one) for one in np.subtract(state.z, before, out=before)])
+        state.checked[:] = state.z
         state.moves.append(lengths / np.sqrt(before[0].size) / errors)
         last, *earlier = state.moves[::-1]
         power = every / CHECK_EVERY
@@ -256,23 +265,23 @@ class Iteration:
         self.sigma_theta = ratio / self.problem.initial_maps[0].size
 
     def advance(self, rho_duals, rho_maps):
-        """One iteration, with the over-relaxation of the duals and of maps and slopes."""
-        state, penalty = self.state, self.penalty
+        """One iteration or two, with the over-relaxation of the duals and of maps and slopes in each."""
+        state, penalty, number = self.state, self.penalty, len(rho_duals)
         if state.n_iter % self.steps.every == 0:
             self.steps.majorise(state)
         excess = state.totals_bar - self.problem.data.totals
-        state.theta += np.where(self.kept, rho_duals * self.sigma_theta * excess, 0)
+        state.theta += np.where(self.kept, sum(rho_duals) * self.sigma_theta * excess, 0)
         kernels.primal_dual_sweep(
             state.z, state.z_bar, state.y, state.v, state.v_bar, state.q, self.guide, self.mode, penalty.group,
             max(penalty.field_group, 1), self.real(penalty.second_order), self.sigma, self.sigma_v, self.tau,
-            self.tau_v, self.real(rho_duals), self.real(rho_maps), *self._terms(), *self._haadf(),
-            state.residual, self.cell_work, self.slope_work, self.slack_work, self.map_work, self.map_sums,
+            self.tau_v, np.array(rho_duals, self.real), np.array(rho_maps, self.real), *self._terms(), *self._haadf(),
+            state.residual, self.cell_work, self.slope_work, self.slack_work, self.map_work, self.map_sums[:number],
             self.slack_sums,
         )  # fmt: skip
-        totals = self.map_sums.sum(axis=1)
-        state.totals_bar = 2 * totals - state.totals
-        state.totals = state.totals + rho_maps * (totals - state.totals)
-        state.n_iter += 1
+        for rho, totals in zip(rho_maps, self.map_sums.sum(axis=2), strict=False):
+            state.totals_bar = 2 * totals - state.totals
+            state.totals = state.totals + rho * (totals - state.totals)
+        state.n_iter += number
 
     def measure_slack(self):
         """Violation of the dual constraint at the start; duals may be of another problem."""
@@ -296,7 +305,8 @@ class Iteration:
         state = self.state
         if state.n_iter > ADAPT_UNTIL or self.penalty.kind is None:
             return
-        size = np.sqrt(sum(float(np.var(m, dtype=np.float64)) * m.size for m in state.z))
+        variation = sum(_norm(m) ** 2 - m.size * float(m.mean()) ** 2 for m in state.z)
+        size = np.sqrt(max(variation, 0.0))
         pairs = (_MAPS_RATIO * _norm(state.y), size), (_norm(state.q), _norm(state.v))
         # within the range of single precision; the present ratio where one size is 0
         state.ratios = tuple(
@@ -405,9 +415,11 @@ def _guide(penalty, dtype):
     """The guide as the kernels take it."""
     guide = np.zeros((4, 1, 1)) if penalty.guide is None else penalty.guide
     if penalty.kind == "directional":
-        xi = guide[:4].astype(np.float64)
-        mixed = guide[4] if len(guide) > 4 else np.zeros(xi.shape[1:])
-        guide = np.stack([*xi, 1 / (1 - np.sum(xi**2, axis=0)), mixed])
+        planes = np.zeros((6, *guide.shape[1:]), dtype)
+        planes[:4] = guide[:4]
+        planes[4] = 1 / (1 - np.sum(guide[:4] ** 2, axis=0, dtype=np.float64))
+        planes[5] = guide[4] if len(guide) > 4 else 0
+        return planes
     return np.ascontiguousarray(guide, dtype)
 
 

@@ -169,7 +169,7 @@ class _FrameIteration(Iteration):
         state, move = self.state, self.tau * gradient
         self.image_term = super()._haadf()  # of the maps before they are moved
         state.z -= move
-        self.advance(rho_duals, rho_maps)
+        self.advance([rho_duals], [rho_maps])
         state.z_bar -= move
         state.z += self.real(1 - rho_maps) * move
 
@@ -219,7 +219,11 @@ class _SeriesIteration(Iteration):
             frame.column = 2 * float(own.max()) * ratio if self.problem.weight else 0.0
             frame.set_steps()
 
+    def pauses_after(self, number, every):
+        return True
+
     def advance(self, rho_duals, rho_maps):
+        (rho_duals,), (rho_maps,) = rho_duals, rho_maps
         state, c, weight = self.state, self.problem.factors, self.real(self.problem.weight)
         stay, rho = self.real(1 - rho_duals), self.real(rho_duals)
         found = self.problem.differences([one.z_bar for one in state.states], c)

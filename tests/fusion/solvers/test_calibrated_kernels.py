@@ -110,7 +110,9 @@ def steps_of(shape, dtype):
 def sweep(kernel, z_bar, v_bar, y, *, v=None, q=None, guide=None, mode=kernels.PLAIN, joint=False, radius=1.0,
           sigma=0.5, sigma_v=0.5, tau=1.0, tau_v=1.0, relax=(1, 1), z=None, terms=None, residual=None,
           workers=2):  # fmt: skip
-    """One iteration from copies; a namespace of all that it changes."""
+    """One iteration, or as many as there are pairs in ``relax``, from copies; a namespace of all that it changes."""
+    relax = np.array(relax, z_bar.dtype).reshape(-1, 2).T
+    number = relax.shape[1]
     (n, ny, nx), real = z_bar.shape, z_bar.dtype.type
     m = len(v_bar) if mode >= kernels.GUIDED else 0
     z = np.abs(z_bar) if z is None else z
@@ -120,7 +122,7 @@ def sweep(kernel, z_bar, v_bar, y, *, v=None, q=None, guide=None, mode=kernels.P
         z=z.copy(), z_bar=z_bar.copy(), y=y.copy(), v=(v_bar if v is None else v).copy(), v_bar=v_bar.copy(),
         q=q.copy(),
         residual=np.zeros((max(len(images(terms)[0]), 1), ny, nx), real) if residual is None else residual.copy(),
-        sums=np.full((n, ny), np.nan), slack=np.full((max(m, 1), ny - 1), np.nan),
+        sums=np.full((number, n, ny), np.nan), slack=np.full((max(m, 1), ny - 1), np.nan),
     )  # fmt: skip
     group, slope_group = (n if joint else 1), (m if joint else m // n) or 1
 
@@ -133,7 +135,7 @@ def sweep(kernel, z_bar, v_bar, y, *, v=None, q=None, guide=None, mode=kernels.P
     kernel("primal_dual_sweep")(
         new.z, new.z_bar, new.y, new.v, new.v_bar, new.q, np.zeros((4, 1, 1), real) if guide is None else guide, mode,
         group, slope_group, real(radius), steps(sigma, nx - 1), steps(sigma_v, max(nx - 2, 1)), real(tau),
-        steps(tau_v, nx - 1), real(relax[0]), real(relax[1]), *terms[:5], *images(terms), new.residual,
+        steps(tau_v, nx - 1), *np.ascontiguousarray(relax), *terms[:5], *images(terms), new.residual,
         work(4 * group + 1, nx - 1), work(4 * slope_group + 1, max(nx - 2, 1)), work(nx - 1), work(n + 2, nx), new.sums,
         new.slack,
     )  # fmt: skip
@@ -259,7 +261,30 @@ def descend(kernel, z, y, terms, tau, workers=2, residual=None, relax=1):
     """The step of the maps alone, with duals that stay."""
     new = sweep(kernel, z, np.zeros((1, 1, 1), z.dtype), y, z=z, mode=kernels.OFF, terms=terms, tau=tau,
                 relax=(1, relax), residual=residual, workers=workers)  # fmt: skip
-    return new.z, new.z_bar, new.residual, new.sums
+    return new.z, new.z_bar, new.residual, new.sums[0]
+
+
+@pytest.mark.parametrize("mode", [kernels.OFF, *MODES])
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_two_iterations_in_one_sweep(mode, workers):
+    """They are those of two sweeps, bit by bit, wherever the bands of the workers meet."""
+    u, v, guide, y = cells((2, 7, 6), np.float32, max(mode, kernels.PLAIN))
+    m = len(v) if mode >= kernels.GUIDED else 0
+    q = normal(6, (4, m, 5, 4) if m else (4, 1, 1, 1), np.float32)
+    terms, relax = data(u.shape, np.float32, True), [(1.6, 1.5), (1.5, 1.0)]
+
+    def swept(factors, at, n_workers):
+        return sweep(
+            compiled, at.z_bar, at.v_bar, at.y, v=at.v, q=at.q, guide=guide, mode=mode, z=at.z, terms=terms,
+            tau=0.3, tau_v=0.2, relax=factors, residual=at.residual, workers=n_workers,
+        )  # fmt: skip
+
+    start = SimpleNamespace(z=np.abs(u), z_bar=u, y=y, v=v, v_bar=v, q=q, residual=None)
+    first = swept(relax[0], start, 1)
+    second, both = swept(relax[1], first, 1), swept(relax, start, workers)
+    for name in ("z", "z_bar", "y", "v", "v_bar", "q", "residual", "slack"):
+        np.testing.assert_array_equal(getattr(both, name), getattr(second, name), err_msg=name)
+    np.testing.assert_array_equal(both.sums, [first.sums[0], second.sums[0]])
 
 
 def stationary(z, moved, terms, tau):

@@ -179,7 +179,10 @@ def test_duals_stay_in_their_balls(scan, kind, joint, haadf_blur):
 
 
 def test_iterations_are_those_of_the_equations(small):
-    """Three of them, with the over-relaxation of duals and maps, for least squares, total variation and totals."""
+    """Three of them, with the over-relaxation of duals and maps, for least squares, total variation and totals.
+
+    The first two are made in one sweep, before which the multipliers of the totals take the step of both.
+    """
     settings = tight(regularization="tv", noise="gaussian", variance=4.0, lambda_reg=0.5, lambda_haadf=0, max_iter=3)
     problem = problem_of(small, settings)
     b, totals = small[0] / 4, small[0].sum(axis=(1, 2)) / 4  # one unit of z is 2 / 0.5; slope is 4
@@ -190,11 +193,11 @@ def test_iterations_are_those_of_the_equations(small):
     start.z *= 1.1
     start.z_bar, start.totals, start.totals_bar = 1.2 * b, 1.1 * totals, 1.2 * totals
     z, z_bar = 1.1 * b, 1.2 * b
-    for rho_duals, rho_maps in ((1, 1.6), (1.6, 1), (1, 1)):
+    for rho_duals, rho_maps, rho_totals in ((1, 1.6, 2.6), (1.6, 1, 0), (1, 1, 1)):
         y_hat = y + sigma * differences(z_bar)
         y_hat /= np.maximum(1, np.sqrt((y_hat**2).sum(axis=(0, 1))))
         y += rho_duals * (y_hat - y)
-        theta += rho_duals * sigma_theta * (z_bar.sum(axis=(1, 2)) - totals)
+        theta += rho_totals * sigma_theta * (z_bar.sum(axis=(1, 2)) - totals)
         moved = z - tau * (adjoint(y) + theta[:, None, None])
         z_hat = np.maximum((moved + tau * 4 * b) / (1 + tau * 4), 0)
         z_bar, z = 2 * z_hat - z, z + rho_maps * (z_hat - z)
