@@ -147,15 +147,13 @@ class FieldModel:
             By Ctrl-C.
         """
         observation, hot = self.observe(scan, num_workers)
-        # as for an ensemble of fits to one scan
-        stopping = Stopping.of(self.settings)
-        stopping = replace(stopping, settled=stopping.settled * np.sqrt(len(self.fits)))
+        stopping = Stopping.of(self.settings).in_mean(np.array([fit.weights for fit in self.fits]))
         maps, results, pairs = np.zeros((1, 1, 1), observation.dtype), [], []
-        for fit in self.fits:
+        for fit, own in zip(self.fits, stopping, strict=True):
             whole = observation.problem(fit.settings)
             problem = replace(whole, data=whole.data.with_multipliers(fit.theta))
             alike = SimpleNamespace(standard_errors=fit.standard_errors, problem=problem)
-            result, state = problem.solve(stopping, problem.coarse_start(alike, num_workers), num_workers=num_workers)
+            result, state = problem.solve(own, problem.coarse_start(alike, num_workers), num_workers=num_workers)
             if result.reason is StopReason.INTERRUPTED:
                 raise KeyboardInterrupt
             if result.reason is StopReason.NOT_FINITE:

@@ -141,9 +141,8 @@ class AveragedProblem:
             The gap is the largest of all, the history that of the problem of the largest weight. Where the fit is
             stopped, the average is that of the problems that were reached.
         """
-        before, stopping = [] if state is None else state.states, Stopping.of(settings)
-        # distances of the fits from their final maps average out
-        stopping = replace(stopping, settled=stopping.settled * np.sqrt(len(self.problems)))
+        before = [] if state is None else state.states
+        stopping = Stopping.of(settings).in_mean(self.weights)
         state, results = EnsembleState(), []
         call = (
             None
@@ -153,7 +152,7 @@ class AveragedProblem:
         for k, problem in enumerate(self.problems):
             start = before[k] if k < len(before) else None
             try:
-                result, fitted = problem.solve(stopping, start, call, num_workers)
+                result, fitted = problem.solve(stopping[k], start, call, num_workers)
             except KeyboardInterrupt:  # before its first iteration
                 if not results:
                     raise

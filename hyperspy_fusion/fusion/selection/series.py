@@ -69,13 +69,11 @@ class SeriesEnsemble:
         FloatingPointError
             Where a fit diverges.
         """
-        stopping = Stopping.of(settings)
-        # distances of the fits from their final maps average out
-        stopping = replace(stopping, settled=stopping.settled * np.sqrt(len(self.series)))
+        stopping = Stopping.of(settings).in_mean(self.weights)
         found = []
         for k, series in enumerate(self.series):
             start = coarse_start(series, num_workers) if states is None else states[k].restarted(series)
-            results, state = fit_series(series, stopping, start, num_workers=num_workers)
+            results, state = fit_series(series, stopping[k], start, num_workers=num_workers)
             if results[0].reason is StopReason.INTERRUPTED:
                 raise KeyboardInterrupt
             if results[0].reason is StopReason.NOT_FINITE:

@@ -184,7 +184,7 @@ class Iteration:
                 if state.n_iter in _ADAPT_EARLY:
                     self.adapt()
                 continue
-            remaining = self.remaining(every) if due else np.inf
+            remaining = stopping.distance(self.remaining(every)) if due else np.inf
             is_settled = is_settled or 0 < stopping.settled >= remaining
             if is_quiet and not is_last and not np.isnan(remaining):
                 # the gap needs two iterations without over-relaxation
@@ -225,17 +225,18 @@ class Iteration:
         return float(np.clip(max(by_iterations, np.log(first / max(last, end)) / np.log(first / end)), 0, 1))
 
     def remaining(self, every=CHECK_EVERY):
-        """Estimated distance of the maps from the final ones, in standard errors; the largest of all maps.
+        """(n,) estimated distances of the maps from the final ones, in standard errors.
 
         Between two evaluations, ``every`` iterations apart, the moves of the maps shrink by a factor r. If they go on
         so, ``r / (1 - r)`` times the last one is left.
         """
         state, before = self.state, self.state.checked
+        unknown = np.full(len(state.z), np.inf)
         if state.standard_errors is None:
-            return np.inf
+            return unknown
         if before is None:
             state.checked = state.z.copy()
-            return np.inf
+            return unknown
         errors = np.maximum(state.standard_errors, np.finfo(self.real).tiny)
         lengths = np.array([_norm(one) for one in np.subtract(state.z, before, out=before)])
         state.checked[:] = state.z
@@ -246,8 +247,7 @@ class Iteration:
         if earlier:
             rate = np.divide(last, earlier[0], out=rate, where=earlier[0] > 0)
         rate = np.clip(rate, _LEAST_RATE**power, _LARGEST_RATE**power)
-        # NaN where any map has it
-        return float(np.max(last * rate / (1 - rate)))
+        return last * rate / (1 - rate)
 
     # ---- one iteration -----------------------------------------------------------------------------
 

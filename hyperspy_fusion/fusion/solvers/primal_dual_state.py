@@ -12,6 +12,8 @@ from hyperspy_fusion.fusion.terms.objective import Objective
 
 # a fit with tol="settled" ends so near to its final maps, in standard errors of each map
 SETTLED, GAP_OF_SETTLED = 0.03, 1e-4
+# ... and one of small weight in a mean of fits at most this far from them
+_FURTHEST = 0.2
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,14 @@ class Stopping:
     settled
         Distance from the final maps, as estimated from their last moves, in standard errors of each map. Without
         standard errors the gap ``GAP_OF_SETTLED`` takes its place.
+    shares
+        Of each map, by which its distance counts.
     """
 
     max_iter: int
     gap: float = 0.0
     settled: float = 0.0
+    shares: tuple = (1.0,)
 
     @classmethod
     def of(cls, settings):
@@ -41,6 +46,21 @@ class Stopping:
         if settings.tol == "settled":
             return cls(settings.max_iter, settled=SETTLED)
         return cls(settings.max_iter, gap=settings.tol)
+
+    def in_mean(self, weights):
+        """That of each fit of a mean with weights (fits, n), which then ends as near to its final maps as one fit.
+
+        Distances of K fits add up in squares, each times its weight. None is nearer than a fit by itself.
+        """
+        number = np.count_nonzero(weights, axis=0)
+        shares = np.clip(weights * np.sqrt(number), self.settled / _FURTHEST, 1)
+        return [replace(self, shares=tuple(one)) for one in shares.tolist()]
+
+    def distance(self, distances):
+        """The largest of the distances (n,) of maps that counts; those of other columns count like the largest."""
+        shares = np.array(self.shares)
+        # NaN where any map has it
+        return float(np.max(distances * (shares if len(shares) == len(distances) else shares.max())))
 
 
 class BestMaps(NamedTuple):

@@ -252,7 +252,7 @@ class _SeriesIteration(Iteration):
             frame.measure_slack()
 
     def remaining(self, *every):
-        return float(np.max([frame.remaining(*every) for frame in self.frames]))
+        return np.max([frame.remaining(*every) for frame in self.frames], axis=0)
 
     def adapt(self):
         state = self.state
