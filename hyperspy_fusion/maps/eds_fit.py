@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hyperspy_fusion.fusion.spectra.line_shapes import Calibration
 from hyperspy_fusion.fusion.spectra.scan_spectra import ScanSpectra
 from hyperspy_fusion.grid.axes import scan_axes
 from hyperspy_fusion.grid.masks import mask_array
@@ -13,7 +14,7 @@ from hyperspy_fusion.identify.elements import periodic_table
 from hyperspy_fusion.identify.map_identity import metadata_names, title_of
 from hyperspy_fusion.maps.base import WINDOW_WIDTH, SourceMap, SourceMaps, SourceRequest, described
 from hyperspy_fusion.maps.eds_model import spectral_model
-from hyperspy_fusion.maps.eds_spectra import channels_last
+from hyperspy_fusion.maps.eds_spectra import channels_last, resolution_of
 
 # of whole counts in float32, relative to the largest
 _ROUNDING = 1e-6
@@ -34,10 +35,11 @@ def modelled_maps(signal: Any, request: SourceRequest) -> SourceMaps:
     mask = mask_array(request.mask, scan_axes(signal))
     options = {"xray_lines": request.xray_lines, "system": system, "mask": mask}
     model, diagnostics = spectral_model(signal, request.elements, **options)
-    counts, valid = _band_counts(signal, model), np.ones(signal.data.shape[:2], bool) if mask is None else ~mask
+    windows, valid = _windows(signal, model), np.ones(signal.data.shape[:2], bool) if mask is None else ~mask
+    counts, n = _counts(signal, model, windows), model.n_elements
     counts[:, ~valid] = 0
-    _check_counts(signal, counts, model)
-    spectra = ScanSpectra(model, counts)
+    _check_counts(signal, counts[n:], model)
+    spectra = ScanSpectra(model, counts[n:], windows, counts[:n])
     estimates, variance = _estimates(spectra, valid)
     axes, metadata = described(signal, {"lines": "model"})
     maps = [
@@ -98,19 +100,34 @@ def _mapped_lines(model):
     ]
 
 
-def _band_counts(signal, model):
-    """(n_bands, ny, nx) float32; lazy spectra are read once, in blocks."""
+def _windows(signal, model):
+    """(n_elements, n_channels) bool, the channels of the model that exspy's windows of two FWHM have."""
+    resolution, energies = Calibration(resolution=resolution_of(signal)), model.energies
+    step, windows = energies[1] - energies[0], np.zeros((model.n_elements, len(energies)), bool)
+    for window, own in zip(windows, model.lines, strict=False):
+        for energy in own.energies[own.mapped]:
+            limits = energy + np.array([-1, 1]) * resolution.fwhm(energy)
+            window[slice(*np.clip(np.rint((limits - energies[0]) / step).astype(int), 0, None))] = True
+    return windows
+
+
+def _counts(signal, model, windows):
+    """(n_elements + n_bands, ny, nx) float32, in windows and in bands; lazy spectra are read once, in blocks."""
     data = channels_last(signal)
     if not signal._lazy:
-        return np.stack([_of_rows(row, model) for row in data], axis=1)
+        return np.stack([_of_rows(row, model, windows).T for row in data], axis=1)
     import dask.array as da
 
     data = data.rechunk({2: -1})
-    chunks = (*data.chunks[:2], (len(model.edges) - 1,))
-    counts = da.map_blocks(model.band_counts, data, dtype=np.float32, chunks=chunks, meta=np.empty((0, 0, 0), "f4"))
+    chunks = (*data.chunks[:2], (len(windows) + len(model.edges) - 1,))
+    meta = np.empty((0, 0, 0), "f4")
+    counts = da.map_blocks(_of_rows, data, model, windows, dtype=np.float32, chunks=chunks, meta=meta)
     return np.ascontiguousarray(np.moveaxis(np.asarray(counts), -1, 0), np.float32)
 
 
-def _of_rows(row, model):
-    """(n_bands, nx) of one row of spectra."""
-    return model.band_counts(row).T.astype(np.float32)
+def _of_rows(spectra, model, windows):
+    """(..., n_elements + n_bands) of spectra (..., n_channels)."""
+    used = spectra[..., model.first_channel : model.first_channel + windows.shape[1]]
+    dtype = np.uint64 if used.dtype.kind == "u" else np.float64
+    sums = [used[..., window].sum(axis=-1, dtype=dtype, keepdims=True) for window in windows]
+    return np.concatenate([*sums, model.band_counts(spectra)], axis=-1).astype(np.float32)

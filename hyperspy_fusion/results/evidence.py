@@ -99,7 +99,7 @@ def as_metadata(fused) -> dict:
     found |= {f"change_{number}": data for number, data in enumerate(kept.changes.values())}
     found |= {"changes_names": list(kept.changes)} if kept.changes else {}
     # the fit to the spectra of a region needs the spectra, which are not saved: no errors are better than others
-    if errors is not None and errors.bootstrap.measured_mean is None:
+    if errors is not None and errors.bootstrap.spectra is None:
         found |= {f"errors_{name}": data for name, data in errors.bootstrap.arrays().items()}
         found |= {"errors_elements": list(errors.elements), "errors_seed": int(errors.seed)}
     elif kept.counts is not None:

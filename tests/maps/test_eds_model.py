@@ -58,6 +58,16 @@ def test_totals_of_every_unit_dtype_and_lazy_spectra(units, dtype, lazy):
     assert_untouched(signal, before)
 
 
+def test_counts_in_windows_are_those_of_exspy():
+    signal = scan(units="eV", dtype="uint8")
+    for source in (signal, signal.as_lazy()):
+        spectra = modelled_maps(source, SourceRequest(["O", "Fe"], lines="model")).spectra
+        for index, line in enumerate(["O_Ka", "Fe_Ka"]):
+            image, counts, parts = spectra.window_of(index)
+            assert np.array_equal(image, signal.get_lines_intensity([line])[0].data)
+            assert np.sum(parts * counts.sum(axis=(1, 2))) == pytest.approx(image.sum())
+
+
 def test_masked_pixels_and_lazy_blocks_are_binned_alike():
     signal = scan()
     mask = np.zeros((9, 10), bool)

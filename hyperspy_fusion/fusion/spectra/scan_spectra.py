@@ -24,10 +24,17 @@ class ScanSpectra:
         The columns of elements and continuum.
     counts
         (n_bands, ny, nx) float32, C-contiguous: counts in the bands of the model.
+    windows
+        (n_elements, n_channels) bool, the channels of the model that are within a FWHM of the mapped lines, by which
+        maps are looked at before they are fitted. None for none.
+    in_windows
+        (n_elements, ny, nx) counts in these windows.
     """
 
     model: SpectralModel
     counts: np.ndarray
+    windows: np.ndarray | None = None
+    in_windows: np.ndarray | None = None
 
     @property
     def elements(self) -> tuple[str, ...]:
@@ -44,13 +51,29 @@ class ScanSpectra:
         """(n_elements,) relative errors by the lines of other elements; that of an element without counts is large."""
         return np.nan_to_num(self.model.systematic[: self.model.n_elements], posinf=_NO_COUNTS)
 
-    def mean_of(self, pixels: np.ndarray, index: int) -> float:
-        """Mean counts of the mapped lines of an element, by a fit to the summed spectrum of ``pixels`` (ny, nx)."""
-        if (key := pixels.tobytes()) not in self._fitted:  # one element after the other of the same pixels
-            summed = self.counts[:, pixels].sum(axis=1, dtype=np.float64)
+    def mean_of(self, pixels: np.ndarray, index: int, without: np.ndarray | float = 0.0) -> float:
+        """Mean counts of the mapped lines of an element, by a fit to the summed spectrum of ``pixels`` (ny, nx).
+
+        Counts ``without`` (n_bands,) are left out of the sum.
+        """
+        key = pixels.tobytes() + np.asarray(without).tobytes()
+        if key not in self._fitted:  # one element after the other of the same pixels
+            summed = self.counts[:, pixels].sum(axis=1, dtype=np.float64) - without
             self._fitted.clear()
-            self._fitted[key] = poisson_ml(self.model.matrix, summed)
+            self._fitted[key] = poisson_ml(self.model.matrix, np.maximum(summed, 0))
         return float(self._fitted[key][index] * self.main_share[index] / np.count_nonzero(pixels))
+
+    def window_of(self, index: int) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+        """Counts in the window of an element (ny, nx), those of all bands, and (n_bands,) parts of these in the window.
+
+        The first are None where they are not known.
+        """
+        first = self.model.edges[:-1]
+        if self.in_windows is None or self.windows is None:
+            return None, self.counts, np.zeros(len(first))
+        of_all = np.add.reduceat(self.model.summed, first)
+        inside = np.add.reduceat(self.model.summed * self.windows[index], first)
+        return self.in_windows[index], self.counts, inside / np.maximum(of_all, 1)
 
     @cached_property
     def _fitted(self):

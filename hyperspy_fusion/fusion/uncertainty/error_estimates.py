@@ -33,7 +33,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.special import stdtrit
 
-from hyperspy_fusion.fusion.uncertainty.region_counts import RegionCounts, RegionMean, least_error
+from hyperspy_fusion.fusion.uncertainty.region_counts import MeasuredMean, RegionCounts, RegionMean, least_error
 
 # width in pixels of the average of counts that shows what smoothing takes: less is noise, more hides edges
 _RESIDUAL_WIDTH = 3.0
@@ -161,33 +161,31 @@ class BootstrapReplicates(RegionCounts):
             variance = max(variance + more, min(variance, self.counts_scale[index] ** 2))
         of_counted, of_masked = (np.mean(errors * part, axis=1) for part in (counted, ~counted))
         noise, chance = of_counted + np.mean(residuals, axis=1), 0.0
+        # nothing is measured in masked pixels alone
+        n_counted = np.count_nonzero(counted) or np.nan
+        found = self.counts_of(mask, index) if counted.any() else MeasuredMean(np.nan, np.nan)
         if sign := self.is_chosen_by(mask, index):
             of_counted, noise = self._chosen_alike(index, size, sign)
             chance = float(noise.mean())
-        of_counted, noise, bias = _split(of_counted, noise - chance, variance / size**2)
+        of_counted, noise, bias = _split(of_counted, noise - chance, (variance + found.of_choice) / size**2)
         of_masked, _, filled = _split(of_masked, np.zeros_like(of_masked), 0.0)
         squares = scale**2 * (errors.mean(axis=0) ** 2 - errors.var(axis=0, ddof=1) / len(errors))
         # biases need not cancel in the truth as they do in the mean
         left, left_in_masked = (max(squares @ part, 0) * np.sum(part) / size**2 for part in (counted, ~counted))
-        # nothing is measured in masked pixels alone
-        n_counted = np.count_nonzero(counted) or np.nan
-        measured = float(np.sum((maps + residual) * counted) / n_counted)
-        better = measured
-        if self.measured_mean is not None and counted.any():
-            better = self.measured_mean(mask & self.counted[index], index)
-        better -= chance
+        better = found.mean - chance
         return RegionEstimate(
             fused=float(maps.mean()),
             corrected=float(maps.mean() - scale * (bias + filled)),
             filled=float(scale * filled),
-            difference=float(residual.mean() + scale * bias + np.nan_to_num(better - measured) * counted.mean()),
-            unseen=float(left + _HIDDEN_BIAS * np.mean(noise**2)),
+            difference=float(residual.mean() + scale * bias + np.nan_to_num(better - found.plain) * counted.mean()),
+            # fused maps share the noise of counts that chose the region, which no bootstrap replicate shows
+            unseen=np.inf if found.is_chosen else float(left + _HIDDEN_BIAS * np.mean(noise**2)),
             unseen_filled=float(left_in_masked + (_CHANCE_DOUBT * chance) ** 2),
             errors=of_counted + of_masked,
             differences=noise - of_counted,
             doubted=float(doubted),
             measured=better,
-            measured_error=float(np.sqrt(variance) / n_counted),
+            measured_error=float(np.sqrt(variance + found.of_choice) / n_counted),
             one_count=float(self.counts_scale[index]) / n_counted,
             systematic=0.0 if self.systematic is None else float(self.systematic[index]),
         )
@@ -248,7 +246,8 @@ class RegionEstimate:
         # without a measured pixel there is no measured mean
         weight = _least_weight(unseen, *moments) if np.isfinite(self.measured) else 0.0
         value = self.corrected + weight * self.difference
-        square = (1 - weight) ** 2 * unseen + self.unseen_filled + np.mean(self.error_of(weight) ** 2)
+        square = self.unseen_filled + np.mean(self.error_of(weight) ** 2)
+        square += (1 - weight) ** 2 * unseen if weight < 1 else 0.0
         square += (self.systematic * value) ** 2
         # bootstrap replicates of no counts have none
         least = least_error(self.measured, self.one_count)
@@ -299,7 +298,7 @@ def _least_weight(unseen, error, shared, chance):
     The arguments are mean squares: of the bias, of the errors, of these times the differences, and of the differences.
     The bias left is harmless from ``(1 - w)**2 unseen = part (error + 2 w shared + w**2 chance)`` on.
     """
-    if not chance > 0:
+    if not chance > 0 or not np.isfinite(unseen):
         return 1.0
     best, part = float(np.clip((unseen - shared) / (unseen + chance), 0, 1)), _HARMLESS**2
     square, half, one = unseen - part * chance, unseen + part * shared, unseen - part * error
