@@ -147,7 +147,7 @@ class FieldModel:
             By Ctrl-C.
         """
         observation, hot = self.observe(scan, num_workers)
-        stopping = Stopping.of(self.settings).in_mean(np.array([fit.weights for fit in self.fits]))
+        stopping = Stopping.of(self.settings).in_ensemble(np.array([fit.weights for fit in self.fits]))
         maps, results, pairs = np.zeros((1, 1, 1), observation.dtype), [], []
         for fit, own in zip(self.fits, stopping, strict=True):
             whole = observation.problem(fit.settings)

@@ -142,7 +142,7 @@ class AveragedProblem:
             stopped, the average is that of the problems that were reached.
         """
         before = [] if state is None else state.states
-        stopping = Stopping.of(settings).in_mean(self.weights)
+        stopping = Stopping.of(settings).in_ensemble(self.weights)
         state, results = EnsembleState(), []
         call = (
             None

@@ -69,7 +69,7 @@ class SeriesEnsemble:
         FloatingPointError
             Where a fit diverges.
         """
-        stopping = Stopping.of(settings).in_mean(self.weights)
+        stopping = Stopping.of(settings).in_ensemble(self.weights)
         found = []
         for k, series in enumerate(self.series):
             start = coarse_start(series, num_workers) if states is None else states[k].restarted(series)

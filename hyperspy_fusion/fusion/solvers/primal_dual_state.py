@@ -12,7 +12,7 @@ from hyperspy_fusion.fusion.terms.objective import Objective
 
 # a fit with tol="settled" ends so near to its final maps, in standard errors of each map
 SETTLED, GAP_OF_SETTLED = 0.03, 1e-4
-# ... and one of small weight in a mean of fits at most this far from them
+# ... and one of small weight in an ensemble at most this far from them
 _FURTHEST = 0.2
 
 
@@ -47,10 +47,10 @@ class Stopping:
             return cls(settings.max_iter, settled=SETTLED)
         return cls(settings.max_iter, gap=settings.tol)
 
-    def in_mean(self, weights):
-        """That of each fit of a mean with weights (fits, n), which then ends as near to its final maps as one fit.
+    def in_ensemble(self, weights):
+        """That of each fit of an ensemble with weights (fits, n), whose average then ends as near as one fit would.
 
-        Distances of K fits add up in squares, each times its weight. None is nearer than a fit by itself.
+        Distances of K fits add up in squares, each times its weight. None has to be nearer than a fit by itself.
         """
         number = np.count_nonzero(weights, axis=0)
         shares = np.clip(weights * np.sqrt(number), self.settled / _FURTHEST, 1)

@@ -161,6 +161,18 @@ def test_the_slowest_map_decides_when_all_have_settled():
     for moves in ((1.0, 0.05), (0.01, 0.048)):
         state.checked = state.z - np.reshape(moves, (2, 1, 1)).astype(state.z.dtype)
         remaining = iteration.remaining()
-    assert remaining == pytest.approx(0.048 * 19, rel=1e-3)
+    assert Stopping(1).distance(remaining) == pytest.approx(0.048 * 19, rel=1e-3)
     state.checked = state.z * np.nan
-    assert np.isnan(iteration.remaining())
+    assert np.isnan(Stopping(1).distance(iteration.remaining()))
+
+
+def test_fits_of_an_ensemble_end_by_their_weights():
+    """The average is as near to its final maps as a single fit, if the distances of its fits are independent."""
+    weights = np.array([[0.5, 0.9, 1.0], [0.3, 0.1, 0.0], [0.2, 0.0, 0.0]])
+    fits = Stopping(9, settled=0.03).in_ensemble(weights)
+    furthest = np.array([0.03 / np.array(fit.shares) for fit in fits])
+    assert np.sum((weights[:, 0] * furthest[:, 0]) ** 2) == pytest.approx(0.03**2)
+    assert furthest.min() >= 0.03 - 1e-12 and furthest.max() <= 0.2 + 1e-12 and furthest[0, 2] == 0.03
+    assert fits[1].distance(np.array([0.1, 0.0, 0.0])) == pytest.approx(0.1 * 0.3 * np.sqrt(3))
+    # components are not maps: each counts like the map of the largest weight
+    assert fits[1].distance(np.array([0.1, 0.2])) == pytest.approx(0.2 * 0.3 * np.sqrt(3))
