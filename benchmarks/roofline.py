@@ -72,8 +72,8 @@ def bytes_of_sweep(state):
     written = [state.z, state.z_bar, state.y, state.v, state.v_bar, state.q]
     data, term = problem.data, problem.haadf_term
     read = [data.beta, data.slope, data.delta, term.target, term.counted]
-    # "directional" has a plane more in the solver than in the problem, and one of zeros where there is no other
-    planes = {"guided": 4, "directional": 6}.get(penalty.kind, 0)
+    # "directional" has more planes in the solver than in the problem
+    planes = {"guided": 4, "directional": 8}.get(penalty.kind, 0)
     guide = planes * state.y[0, 0].nbytes
     return 2 * sum(a.nbytes for a in written) + sum(a.nbytes for a in read) + guide + state.residual.nbytes
 

@@ -373,7 +373,9 @@ def prox_tv(v, x, weight, isotropic, momentum, band, work, lines, sums):
 OFF = -1  # no penalty
 PLAIN = 0  # D u
 # P D u with P = I - xi xi^T - c t t^T, |xi| < 1, 0 <= c < 1, and t = (-1, 1, -1, 1) / 2 orthogonal to xi where c is
-# not 0; the guide (6, ny - 1, nx - 1) is xi, 1 / (1 - |xi|^2) and c
+# not 0. The guide (8, ny - 1, nx - 1) is xi, the factors e and g, each followed by its own of P^-1, of
+# P^2 = I - e xi xi^T - g s s^T and P^-2 = I + e' xi xi^T + g' s s^T with s = 2 t:
+# e = 2 - |xi|^2, e' = (2 - |xi|^2) / (1 - |xi|^2)^2, g = c (2 - c) / 4, g' = c (2 - c) / (1 - c)^2 / 4
 DIRECTIONAL = 1
 GUIDED = 2  # D u - v * guide, guide (4, ny - 1, nx - 1), one slope v (n, ny - 1, nx - 1) per map
 VECTOR = 3  # D u - L v, two slopes v per map: along y and along x
@@ -422,32 +424,27 @@ def _ascended_vector(top, bottom, va, vb, y0, y1, y2, y3, sigma, t0, t1, t2, t3,
 
 
 @_row_loop
-def _ascended_directional(top, bottom, g0, g1, g2, g3, inverse, mixed, y0, y1, y2, y3, sigma, t0, t1, t2, t3, squares):
-    """The squares of ``a = P^-1 y + sigma P D u``, and ``t = P a``: duals of this mode are stored times P."""
+def _ascended_directional(
+    top, bottom, g0, g1, g2, g3, e, e_back, g, g_back, y0, y1, y2, y3, sigma, t0, t1, t2, t3, squares
+):
+    """``t = y + sigma P^2 D u`` and the squares of ``P^-1 t``: duals of this mode are stored times P."""
     half = top.dtype.type(SQRT_HALF)
-    quarter, one = top.dtype.type(0.25), top.dtype.type(1)
     for j in range(squares.size):
-        s, m = sigma[j], mixed[j]
-        h0, h1, h2, h3 = g0[j], g1[j], g2[j], g3[j]
+        s, h0, h1, h2, h3 = sigma[j], g0[j], g1[j], g2[j], g3[j]
         a = half * (bottom[j] - top[j])
         b = half * (bottom[j + 1] - top[j + 1])
         c = half * (top[j + 1] - top[j])
         d = half * (bottom[j + 1] - bottom[j])
-        # P^-1 = I + xi xi^T / (1 - |xi|^2) + t t^T c / (1 - c)
-        along = (h0 * y0[j] + h1 * y1[j] + h2 * y2[j] + h3 * y3[j]) * inverse[j]
-        along -= s * (h0 * a + h1 * b + h2 * c + h3 * d)
-        across = quarter * m * ((y1[j] - y0[j] + y3[j] - y2[j]) / (one - m) - s * (b - a + d - c))
-        a = y0[j] + s * a + along * h0 - across
-        b = y1[j] + s * b + along * h1 + across
-        c = y2[j] + s * c + along * h2 - across
-        d = y3[j] + s * d + along * h3 + across
-        squares[j] += a * a + b * b + c * c + d * d
+        along = e[j] * (h0 * a + h1 * b + h2 * c + h3 * d)
+        across = g[j] * (b - a + d - c)
+        a = y0[j] + s * (a - along * h0 + across)
+        b = y1[j] + s * (b - along * h1 - across)
+        c = y2[j] + s * (c - along * h2 + across)
+        d = y3[j] + s * (d - along * h3 - across)
+        t0[j], t1[j], t2[j], t3[j] = a, b, c, d
         along = h0 * a + h1 * b + h2 * c + h3 * d
-        across = quarter * m * (b - a + d - c)
-        t0[j] = a - along * h0 + across
-        t1[j] = b - along * h1 - across
-        t2[j] = c - along * h2 + across
-        t3[j] = d - along * h3 - across
+        across = b - a + d - c
+        squares[j] += a * a + b * b + c * c + d * d + e_back[j] * along * along + g_back[j] * across * across
 
 
 @_inner
@@ -464,7 +461,7 @@ def _ascended_row(u, v, guide, mode, c, row, y0, y1, y2, y3, sigma, t, squares):
             _ascended_guided(top, bottom, v[c, row], g0, g1, g2, g3, y0, y1, y2, y3, sigma, t0, t1, t2, t3, squares)
         else:
             _ascended_directional(
-                top, bottom, g0, g1, g2, g3, guide[4, row], guide[5, row],
+                top, bottom, g0, g1, g2, g3, guide[4, row], guide[5, row], guide[6, row], guide[7, row],
                 y0, y1, y2, y3, sigma, t0, t1, t2, t3, squares,
             )  # fmt: skip
 

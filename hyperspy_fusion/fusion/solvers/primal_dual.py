@@ -415,10 +415,13 @@ def _guide(penalty, dtype):
     """The guide as the kernels take it."""
     guide = np.zeros((4, 1, 1)) if penalty.guide is None else penalty.guide
     if penalty.kind == "directional":
-        planes = np.zeros((6, *guide.shape[1:]), dtype)
+        planes = np.zeros((8, *guide.shape[1:]), dtype)
         planes[:4] = guide[:4]
-        planes[4] = 1 / (1 - np.sum(guide[:4] ** 2, axis=0, dtype=np.float64))
-        planes[5] = guide[4] if len(guide) > 4 else 0
+        left = 1 - np.sum(guide[:4] ** 2, axis=0, dtype=np.float64)
+        planes[4], planes[5] = 1 + left, (1 + left) / left**2
+        if len(guide) > 4:
+            left = 1 - guide[4].astype(np.float64)
+            planes[6], planes[7] = (1 - left**2) / 4, (1 / left**2 - 1) / 4
         return planes
     return np.ascontiguousarray(guide, dtype)
 

@@ -73,12 +73,14 @@ def cells(shape, dtype, mode):
         part[:, ::2] = 0
         guide -= np.multiply.outer(MIXED, (part > 0) * np.tensordot(MIXED, guide, 1))
         guide = 0.9 * guide / np.sqrt((guide**2).sum(0) + 0.1)
-        guide = np.stack([*guide, 1 / (1 - (guide**2).sum(0)), part])
+        left = 1 - (guide**2).sum(0)
+        mixed = (part * (2 - part) / 4, part * (2 - part) / (1 - part) ** 2 / 4)
+        guide = np.stack([*guide, 1 + left, (1 + left) / left**2, *mixed])
     return normal(0, shape, dtype), v, guide.astype(dtype), normal(3, (4, n, *inner), dtype)
 
 
 def projected(t, guide):
-    xi, part = guide[:4], guide[5]
+    xi, part = guide[:4], 1 - np.sqrt(1 - 4 * guide[6])
     p = np.eye(4)[:, :, None, None] - xi[:, None] * xi - np.multiply.outer(np.multiply.outer(MIXED, MIXED), part)
     return np.einsum("klyx,lnyx->knyx", p, t)
 
