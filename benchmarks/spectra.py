@@ -299,61 +299,6 @@ def wrong_models(counts=16.0):
     return met
 
 
-# ---- which elements the spectra show ---------------------------------------------------------------------
-
-
-def drawn_spectra(seed, shape=(16, 16)):
-    """Spectra of three to eight elements drawn at random, by a detector that is a little off, and their symbols."""
-    import hyperspy.api as hs
-
-    from hyperspy_fusion.fusion.spectra.line_shapes import Calibration
-    from hyperspy_fusion.identify.elements import atomic_number, periodic_table
-    from hyperspy_fusion.maps.eds_spectra import RADIOACTIVE
-
-    rng, edges, table = np.random.default_rng(seed), 0.01 * np.arange(1, 1502), periodic_table()
-    known = [e for e in table.keys() if e not in RADIOACTIVE and 6 <= atomic_number(e) <= 83]
-    chosen = [str(e) for e in rng.choice(known, rng.integers(3, 9), replace=False)]
-    off = Calibration(offset=rng.normal(0, 0.003), resolution=0.13 * (1 + rng.normal(0, 0.03)))
-    energies = (edges[1:] + edges[:-1]) / 2
-    continuum = np.exp(-((0.7 / energies) ** 3)) * (60 - energies) / energies
-    places = rng.random((len(chosen), 3))
-    y, x = np.mgrid[: shape[0], : shape[1]] / shape[0]
-    expected = 0.3 * continuum / continuum.sum() * np.ones((*shape, 1))
-    for element, (py, px, width) in zip(chosen, places, strict=True):
-        column = np.zeros(len(energies))
-        families = 10 ** rng.uniform(-0.5, 0.5, 3)  # absorption, overvoltage
-        for name, line in table[element].Atomic_properties.Xray_lines.as_dictionary().items():
-            weight = line["weight"] * np.exp(rng.normal(0, 0.1)) * families["KLM".index(name[0])]
-            column += weight * off.line_shapes(edges, line["energy (keV)"])[:, 0]
-        spot = 0.2 + np.exp(-((y - py) ** 2 + (x - px) ** 2) / (0.1 + 0.3 * width) ** 2)
-        expected = expected + spot[..., None] * column * 10 ** rng.uniform(-1.5, 0) / max(column.sum(), 1e-9)
-    counts = 10 ** rng.uniform(4, 6.5)
-    signal = hs.signals.Signal1D(rng.poisson(expected * counts / expected.sum()).astype(np.uint16))
-    signal.set_signal_type("EDS_TEM")
-    axis = signal.axes_manager.signal_axes[0]
-    axis.scale, axis.offset, axis.units, axis.name = 0.01, energies[0], "keV", "Energy"
-    signal.set_microscope_parameters(beam_energy=200, energy_resolution_MnKa=130)
-    return signal, chosen, counts
-
-
-def suggestions(seeds):
-    """Absent elements that are certain, and time of each suggestion, of spectra drawn at random."""
-    import hyperspy_fusion as hf
-
-    wrong, longest, found, present = 0, 0.0, 0, 0
-    hf.suggest_elements(drawn_spectra(0)[0])  # imports and tables
-    print("\nelements drawn | counts | certain and absent | CPU s")
-    for seed in seeds:
-        signal, chosen, counts = drawn_spectra(seed)
-        suggestion, seconds = timed(hf.suggest_elements, signal)
-        absent = [e for e in suggestion.certain if e not in chosen]
-        wrong, longest = wrong + len(absent), max(longest, seconds)
-        found, present = found + len(set(suggestion.certain) & set(chosen)), present + len(chosen)
-        print(f"{' '.join(chosen):26s} | {counts:8.0f} | {' '.join(absent)} | {seconds:.2f}", flush=True)
-    print(f"certain: {found} of {present} that are there, in {len(seeds)} scans")
-    return [bar("absent elements that are certain", wrong, 0), bar("longest suggestion in CPU s", longest, 2.0)]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--counts", type=float, nargs="+", default=DOSES)
@@ -369,7 +314,7 @@ def main():
     met = [one for counts in arguments.counts for one in table(counts, arguments.seeds, arguments.quick)]
     if not arguments.quick:
         print()
-        met += without_overlap() + wrong_models() + suggestions(range(1, 13))
+        met += without_overlap() + wrong_models()
     return conclude(met)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.solvers.threads import one_blas_thread
-from hyperspy_fusion.fusion.spectra.artefacts import dead_channels
+from hyperspy_fusion.fusion.spectra.artefacts import dead_channels, highest_channel
 from hyperspy_fusion.fusion.spectra.element_evidence import Evidence
 from hyperspy_fusion.fusion.spectra.element_search import find_elements, find_missing
 from hyperspy_fusion.fusion.spectra.line_calibration import spatial_groups
@@ -37,6 +37,8 @@ _CHANNEL = 0.02
 _LEAST = 10.0
 # whole numbers beyond have no double
 _MOST_COUNTS = 2.0**53
+# keV: beams of transmission electron microscopes have more
+_LEAST_OF_TEM = 60.0
 # columns that the spectra of a group of pixels can show
 _COLUMNS = 20
 
@@ -126,7 +128,7 @@ def suggest_elements(eds: Any) -> ElementSuggestion:
     check_real(eds)
     check_energies(eds, "keV", "eV")
     energies = energies_in_kev(eds)
-    used, candidates = _used_channels(energies), _candidates(eds)
+    used, candidates = _used_channels(energies, beam_energy_of(eds)), _candidates(eds)
     if not candidates:
         return ElementSuggestion(())
     groups = spatial_groups(binned_spectra(eds, used), _COLUMNS)
@@ -135,8 +137,9 @@ def suggest_elements(eds: Any) -> ElementSuggestion:
     groups, energies, live = _wide_channels(groups, energies[used])
     first = Calibration(resolution=resolution_of(eds))
     beyond = _beyond(eds, candidates, energies)
+    beam = beam_energy_of(eds) or _least_beam(eds, energies)
     with one_blas_thread:  # the products are small
-        found = find_elements(groups, energies, candidates, first, live, beyond)
+        found = find_elements(groups, energies, candidates, first, live, beyond, beam)
     return ElementSuggestion(tuple(one for one in found if one.evidence > _LEAST))
 
 
@@ -148,15 +151,16 @@ def missing_diagnostics(eds: Any, spectrum: np.ndarray | None, named: Iterable[s
     if spectrum is None or not (candidates := _candidates(eds)):
         return []
     energies = energies_in_kev(eds)
-    used = _used_channels(energies)
+    used = _used_channels(energies, beam_energy_of(eds))
     summed = spectrum[used]
     if not 1 <= summed.sum() < _MOST_COUNTS or summed.min() < 0 or np.any(summed != np.rint(summed)):
         return []
     summed, energies, live = _wide_channels(summed[None], energies[used])
     first = Calibration(resolution=resolution_of(eds))
     beyond = _beyond(eds, candidates, energies)
+    beam = beam_energy_of(eds) or _least_beam(eds, energies)
     with one_blas_thread:
-        found = find_missing(summed[0], energies, candidates, tuple(named), first, live, beyond)
+        found = find_missing(summed[0], energies, candidates, tuple(named), first, live, beyond, beam)
     if not found:
         return []
     names = [one.element for one in found]
@@ -165,8 +169,14 @@ def missing_diagnostics(eds: Any, spectrum: np.ndarray | None, named: Iterable[s
     return [Diagnostic("line-of-no-element", sentence, elements=tuple(names))]
 
 
-def _used_channels(energies):
-    return slice(int(np.searchsorted(energies, LOWEST)), len(energies))
+def _used_channels(energies, beam):
+    """Those above the noise of the detector, up to the energy of the beam (keV): beyond are sum peaks alone."""
+    return slice(*(int(end) for end in np.searchsorted(energies, [LOWEST, beam or np.inf])))
+
+
+def _least_beam(eds, energies):
+    """Energy (keV) of a beam that the metadata lack: at least that of the last counts, and that of a usual TEM."""
+    return _LEAST_OF_TEM if eds.metadata.Signal.signal_type == "EDS_TEM" else float(energies[-1])
 
 
 def _candidates(eds):
@@ -200,8 +210,8 @@ def _wide_channels(groups, energies):
     """
     number = max(int(_CHANNEL / (energies[1] - energies[0]) + 0.01), 1)
     summed = groups.sum(axis=0)
-    start = int(np.argmax(summed > 0))
-    kept = slice(start, start + (len(energies) - start) // number * number)
+    start, stop = int(np.argmax(summed > 0)), highest_channel(summed, energies) + 1
+    kept = slice(start, start + (stop - start) // number * number)
     wide = groups[:, kept].reshape(len(groups), -1, number).sum(axis=-1)
     live = np.logical_not(dead_channels(summed)[kept].reshape(-1, number).max(axis=-1))
     return wide, energies[kept].reshape(-1, number).mean(axis=-1), live

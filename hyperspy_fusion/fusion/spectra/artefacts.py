@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from hyperspy_fusion.fusion.spectra.line_calibration import SOFT
 from hyperspy_fusion.fusion.spectra.line_model import channel_edges, family_shapes, line_numbers
 from hyperspy_fusion.fusion.spectra.line_shapes import SILICON_EDGE, Calibration, continuum_hats
 from hyperspy_fusion.fusion.spectra.poisson_fit import poisson_ml
@@ -15,12 +16,17 @@ from hyperspy_fusion.fusion.spectra.poisson_fit import poisson_ml
 SILICON_KA = 1.740
 # a channel without counts is dead where both sides have more than so many counts within so many channels
 LEAST, NEAR = 15, 6
+# standard deviations of the counts above a channel that are some
+SEEN = 3.0
 # no larger part of X-rays is in sum or escape peaks; counts that hold it there
 LARGEST, PINNED = 0.02, 1e8
 # counts of a family that is not there: so many, and this part of those of the strongest one of the element
 LACKING, LACKING_PART = 1e-6, 0.01
-# keV: hats below are as narrow as lines; where half of the continuum is absorbed
-NARROW, ABSORBED = 0.8, (0.0, 0.2, 0.35, 0.55, 0.8)
+# keV from the first channel: peaks there are cut off
+BELOW = np.array([-0.06, -0.03, 0.0])
+EXTRA = len(BELOW) + 2
+# keV: where half of the continuum is absorbed
+ABSORBED = (0.0, 0.2, 0.35, 0.55, 0.8)
 
 
 def dead_channels(summed: np.ndarray) -> np.ndarray:
@@ -30,32 +36,47 @@ def dead_channels(summed: np.ndarray) -> np.ndarray:
     return (summed == 0) & (np.minimum(windows[: len(summed)], windows[-len(summed) :]) > LEAST)
 
 
+def highest_channel(summed: np.ndarray, energies: np.ndarray) -> int:
+    """The last one of a spectrum (n_channels,) above which there are more counts than of noise and sum peaks."""
+    beyond, pairs = (np.cumsum(one[::-1])[::-1] for one in (summed, _pairs(summed, energies)))
+    shown = beyond - LARGEST * pairs > SEEN * np.sqrt(np.maximum(beyond, 1))
+    return int(np.flatnonzero(shown)[-1]) if shown.any() else len(summed) - 1
+
+
+def _pairs(counts, energies):
+    """(n_channels,) counts that would be there if each pair of X-rays were counted as one."""
+    pairs = np.convolve(counts, counts) / max(counts.sum(), 1)
+    sums = 2 * energies[0] + (energies[1] - energies[0]) * np.arange(len(pairs))
+    return np.interp(energies, sums, pairs, 0, 0)
+
+
 @dataclass(frozen=True)
 class Spectrum:
     """A summed spectrum with its artefacts.
 
     ``counts`` (n_channels,) are within ``edges`` (n_channels + 1,) in keV, and ``live`` (n_channels,) where a channel
     is not dead. ``artefacts`` (n_channels, 2) are all counts that would be there if each pair of X-rays were counted
-    as one, and if each X-ray lost one of silicon.
+    as one, and if each X-ray lost one of silicon. ``beam`` is the energy of the beam in keV.
     """
 
     counts: np.ndarray
     edges: np.ndarray
     live: np.ndarray
     artefacts: np.ndarray
+    beam: float = np.inf
     _shapes: dict = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, summed: np.ndarray, energies: np.ndarray, live: np.ndarray | None = None) -> Spectrum:
+    def of(
+        cls, summed: np.ndarray, energies: np.ndarray, live: np.ndarray | None = None, beam: float = np.inf
+    ) -> Spectrum:
         """Of the counts (n_channels,) of channels with such energies in keV."""
         counts = np.asarray(summed, dtype=np.float64)
         live = np.ones(len(counts), bool) if live is None else np.asarray(live)
         filled = np.interp(energies, energies[live], counts[live])
         escaped = filled * np.where(energies > SILICON_EDGE, (SILICON_EDGE / energies) ** 2, 0)
-        pairs = np.convolve(filled, filled) / max(filled.sum(), 1)
-        sums = 2 * energies[0] + (energies[1] - energies[0]) * np.arange(len(pairs))
-        artefacts = np.interp(energies, sums, pairs, 0, 0), np.interp(energies + SILICON_KA, energies, escaped, 0, 0)
-        return cls(counts, channel_edges(energies), live, np.stack(artefacts, axis=1))
+        artefacts = _pairs(filled, energies), np.interp(energies + SILICON_KA, energies, escaped, 0, 0)
+        return cls(counts, channel_edges(energies), live, np.stack(artefacts, axis=1), beam)
 
     def line_shapes(self, lines, calibration) -> np.ndarray:
         """(n_channels, n_lines) of the lines of an element."""
@@ -67,7 +88,8 @@ class Spectrum:
     def fit(self, elements, calibration) -> JointFit:
         """Lines of elements, continuum and artefacts, fitted together."""
         lines = _Lines.of(elements, calibration, self)
-        matrix = np.concatenate([lines.of_families(), smooth_continuum(self.edges), self.artefacts], axis=1)
+        below = calibration.line_shapes(self.edges, self.edges[0] + BELOW)
+        matrix = np.concatenate([lines.of_families(), smooth_continuum(self.edges), below, self.artefacts], axis=1)
         rows, counts = matrix[self.live], self.counts[self.live]
         found = poisson_ml(rows, counts)
         if np.any(found[-2:] > LARGEST):  # a row of many counts for each holds it
@@ -106,7 +128,10 @@ class _Lines:
 
 @dataclass(frozen=True)
 class JointFit:
-    """Amplitudes of the columns of ``matrix``: families of lines first, then continuum, at last the artefacts."""
+    """Amplitudes of the columns of ``matrix``.
+
+    Families of lines are first, then the continuum, peaks that the first channel cuts off, and at last the artefacts.
+    """
 
     spectrum: Spectrum
     lines: _Lines
@@ -146,13 +171,18 @@ class JointFit:
 
     @property
     def of_artefacts(self) -> np.ndarray:
-        """(n_channels,) counts of sum and escape peaks."""
-        return self.matrix[:, -2:] @ self.amplitudes[-2:]
+        """(n_channels,) counts of sum and escape peaks, and of peaks that the first channel cuts off."""
+        return self.matrix[:, -EXTRA:] @ self.amplitudes[-EXTRA:]
+
+    @property
+    def cut_off(self) -> np.ndarray:
+        """(n_channels, n) shapes of peaks that the first channel cuts off."""
+        return self.matrix[:, -EXTRA:-2]
 
     @property
     def smooth(self) -> np.ndarray:
         """(n_channels, n) counts of the parts of the continuum."""
-        return self.matrix[:, self.n : -2] * self.amplitudes[self.n : -2]
+        return self.matrix[:, self.n : -EXTRA] * self.amplitudes[self.n : -EXTRA]
 
     @property
     def continuum(self) -> np.ndarray:
@@ -169,12 +199,12 @@ class JointFit:
 def smooth_continuum(edges):
     """Shapes (n_channels, n) of the continuum, none of which is like a line: wide hats are narrow at low energies.
 
-    Below :data:`NARROW` they are Kramers' continuum with different absorption instead.
+    Those of soft lines are Kramers' continuum with different absorption instead.
     """
     middle = (edges[1:] + edges[:-1]) / 2
     hats = continuum_hats(edges)
     peaks = middle[np.argmax(hats, axis=0)]
-    wide = peaks > NARROW
+    wide = peaks > SOFT
     ramp = np.clip((peaks[wide][0] - middle) / (peaks[wide][0] - middle[0]), 0, 1) ** 0.5 if wide.any() else 1.0
     low = np.stack([np.exp(-((k / middle) ** 2.7)) / middle * ramp for k in ABSORBED], axis=1)
     return np.concatenate([low / np.maximum(low.sum(axis=0), 1e-300), hats[:, wide]], axis=1)

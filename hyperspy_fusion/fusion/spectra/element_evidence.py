@@ -4,55 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.optimize import nnls
 
-from hyperspy_fusion.fusion.spectra.artefacts import JointFit
+from hyperspy_fusion.fusion.spectra.artefacts import ABSORBED, JointFit
 from hyperspy_fusion.fusion.spectra.line_calibration import PRIOR, SMALL
-from hyperspy_fusion.fusion.spectra.line_shapes import SILICON_EDGE, Calibration, ElementLines
+from hyperspy_fusion.fusion.spectra.line_model import family_shapes
+from hyperspy_fusion.fusion.spectra.line_shapes import Calibration, ElementLines
 
-# an element is certain with so many standard deviations; rivals are listed from so many on, and where fewer are left
-# beside them
-CERTAIN, LISTED, RIVAL = 8.0, 5.0, 5.0
+# an element is certain with so many standard deviations; it has rivals where fewer than so many are left beside them
+CERTAIN, RIVAL = 8.0, 5.0
 # and where a tenth of the counts of others in its main line is no more than this part of its own
 RESOLVED = 0.5
 # relative standard deviations: of the weight of a line, of all that is free, of counts near a peak, of artefacts
 WEIGHT_ERROR, FREE, LOCAL_ERROR, ARTEFACT_ERROR = 0.2, 10.0, 0.01, 0.3
-# keV: standard deviation of the energy of a line, and of one below 1 keV, which depends on the compound
-ENERGY_ERROR, SOFT_ENERGY_ERROR = 0.001, 0.004
-# sum and escape peaks that are not seen: so many for each count
-UNSEEN = 3e-4
+# keV: standard deviation of the energy of a line, which depends on the compound
+ENERGY_ERROR = 0.002
 # part of the prior of offset, gain, resolution, tail and shelf that calibration leaves uncertain
 CALIBRATED = np.array([0.3, 0.3, 0.3, 1.0, 1.0])
-# keV from the first channel: peaks there may be cut off
-BELOW = np.array([-0.06, -0.03, 0.0])
 # relative, of the shelves of lines, whose shape is not exponential, in humps so many widths of a peak apart
 SHELF_ERROR, HUMP = 0.5, 3.0
 # of the parts of the continuum
 CONTINUUM_ERROR = 0.5
-# step of the continuum at the edge of silicon, and its width in keV
-STEP, STEP_WIDTH = 0.05, 0.03
-# lines of smaller weight have no error
-LEAST_WEIGHT = 0.01
-# width of a peak within which a line of a rival is, one of more than this weight
-NEIGHBOUR, STRONG = 1.0, 0.3
+# lines of smaller weight have no error, and are none of a rival
+LEAST_WEIGHT, OF_RIVAL = 0.01, 0.1
 # least counts of a family for one of another family of the element, but for absorption; keV: families below may be
 # absorbed; the detector of half a millimetre lets X-rays above some keV through
-RATIO, RATIO_OF_K, ABSORBED_BELOW, THROUGH = 0.1, 0.15, 1.5, 16.0
-# K lines have more than so many times the energy of the L lines, and these of the M lines less
-SERIES = 6.5
+RATIO, ABSORBED_BELOW, THROUGH = 0.1, 1.5, 16.0
+# the edge of a family by its main line
+EDGE = 1.2
 
 
-def least_ratio(energy: float, other: float) -> float:
+def least_ratio(energy: float, other: float, beam: float = np.inf) -> float:
     """Least counts of a family at energy `other` (keV) for one of another family of the same element at `energy`.
 
-    The detector lets hard X-rays through. Soft ones may be absorbed in the specimen, all of them.
+    The detector lets hard X-rays through, and a `beam` (keV) that is hardly above them excites few. Soft ones may be
+    absorbed in the specimen, all of them.
     """
     if other < min(ABSORBED_BELOW, energy):
         return 0.0
-    is_soft = energy < ABSORBED_BELOW and other > SERIES * energy  # the L lines of a light metal, by its K lines
-    return (RATIO_OF_K if is_soft else RATIO) * float(detected(other) / detected(energy))
+    return RATIO * excited(energy, other, beam) * float(detected(other) / detected(energy))
+
+
+def excited(energy: float, other: float, beam: float) -> float:
+    """How much less than that at `energy` a beam excites a family at energy `other` (all in keV), at most 1.
+
+    Counts grow with the 1.67th power of the overvoltage beyond 1 (Green and Cosslett, Proc. Phys. Soc. 78, 1206, 1961),
+    here up to an overvoltage of 2.
+    """
+    own, others = (min(max(beam / (EDGE * one) - 1, 1e-6), 1.0) ** 1.67 for one in (energy, other))
+    return min(others / own, 1.0)
 
 
 def detected(energies):
@@ -128,19 +131,17 @@ class Certainty:
         """About a fit; families that lie `beyond` the spectrum but for some lines may be there too."""
         spectrum, edges = fit.spectrum, fit.spectrum.edges
         of_families, families = _family_columns(fit)
-        below = fit.calibration.line_shapes(edges, edges[0] + BELOW) * spectrum.counts[:5].sum()
-        step = STEP * fit.continuum / (1 + np.exp((SILICON_EDGE - fit.energies) / STEP_WIDTH))
         errors = [
             FREE * of_families,
             _line_errors(fit),
-            _energy_errors(fit, of_families, families),
+            _absorption(fit),
+            _energy_errors(fit, of_families),
             _tangents(fit),
             _shelf_errors(fit),
             _beyond(fit, families, beyond),
             CONTINUUM_ERROR * fit.smooth,
-            below,
-            spectrum.artefacts * (ARTEFACT_ERROR * fit.amplitudes[-2:] + UNSEEN),
-            step[:, None],
+            fit.cut_off * spectrum.counts[:5].sum(),
+            ARTEFACT_ERROR * spectrum.artefacts * fit.amplitudes[-2:],
         ]
         errors = np.concatenate(errors, axis=1)
         variance = peak_variance(fit.expected, LOCAL_ERROR, fit.calibration, edges)
@@ -162,7 +163,7 @@ class Certainty:
             if any(self._refutes(other, letter, amplitudes, counts, main, e) for other, _, e in own if other != letter):
                 return 0.0, ()
             if self._is_whole(main) and value > 0:
-                scores.append((value / error / self._misfit(main), place, main))
+                scores.append((value / error / self._misfit, place, main))
         found = [(score, self._rivals(candidates, number, score, place, main)) for score, place, main in scores]
         found.sort(key=lambda one: -one[0])
         alone = [one for one in found if not one[1] and one[0] > CERTAIN]
@@ -171,10 +172,10 @@ class Certainty:
     def _rivals(self, candidates, number, score, place, main):
         """Elements that explain the family at `place` about as well, the best first."""
         counts, found = max(self._counts(number).values()), []
-        for rival in candidates if score > LISTED else ():
+        for rival in candidates if score > RIVAL else ():
             columns = self._rival_columns(rival, number, main, counts)
             if columns is not None:
-                beside = self._score_beside(*columns, place) / self._misfit(main)
+                beside = self._score_beside(*columns, place) / self._misfit
                 beside = max(beside, score * (1 - self._most(rival) / counts))
                 if beside < RIVAL:
                     found.append((beside, rival.element))
@@ -186,7 +187,7 @@ class Certainty:
 
     def _refutes(self, other, letter, amplitudes, counts, main, energy):
         value, error = amplitudes[other]
-        needed = least_ratio(main, energy) * counts[letter] * amplitudes[letter][0]
+        needed = least_ratio(main, energy, self.fit.spectrum.beam) * counts[letter] * amplitudes[letter][0]
         return needed > counts[other] * (value + 4 * error)
 
     def _amplitude(self, place):
@@ -196,11 +197,14 @@ class Certainty:
         half = self.fit.calibration.fwhm(energy) / 2
         return self.fit.energies[0] + half < energy < self.fit.energies[-1] - half
 
-    def _misfit(self, energy):
-        """Root mean square of what the fit lacks near a line in standard deviations, at least 1."""
-        near = np.abs(self.fit.energies - energy) < self.fit.calibration.fwhm(energy)
-        left = np.stack([self.residual, self.fit.spectrum.counts - self.fit.expected])[:, near]
-        return max(float(np.sqrt(np.mean(left**2 * self.inverse[near], axis=1).min())), 1.0)
+    @cached_property
+    def _misfit(self):
+        """Root of chi-square of the fit for each channel, at least 1 (Birge, Phys. Rev. 40, 207, 1932).
+
+        What a fit lacks anywhere moves its continuum and its energy scale, and so the counts of all that is weak.
+        """
+        left = self.fit.spectrum.counts - self.fit.expected
+        return max(float(np.sqrt(np.mean((left**2 * self.inverse)[self.fit.spectrum.live]))), 1.0)
 
     def _rival_columns(self, rival, number, energy, counts):
         """``(columns, n)`` of the lines of a candidate that is near, of which the first n are not below 0.
@@ -217,13 +221,13 @@ class Certainty:
         is_main = left & (rival.weights == 1)
         families = {letter: own & left for letter, own in rival.families.items() if (own & is_main).any()}
         mains = {letter: float(rival.energies[own & is_main][0]) for letter, own in families.items()}
-        strong = np.abs(rival.energies - energy) < NEIGHBOUR * fit.calibration.fwhm(energy)
-        strong &= rival.weights > STRONG
+        strong = np.abs(rival.energies - energy) < fit.calibration.fwhm(energy)
+        strong &= rival.weights > OF_RIVAL
         near = [letter for letter, own in families.items() if (own & strong).any()]
         if not near:
             return None
         shapes = fit.calibration.line_shapes(fit.spectrum.edges, rival.energies) * rival.weights * counts
-        least = {k: 1.0 if k == near[0] else least_ratio(mains[near[0]], main) for k, main in mains.items()}
+        least = {k: least_ratio(mains[near[0]], main, fit.spectrum.beam) for k, main in mains.items()} | {near[0]: 1.0}
         first = sum(least[k] * shapes[:, own].sum(axis=1) for k, own in families.items())
         more = [shapes[:, own].sum(axis=1) for k, own in families.items() if k != near[0]]
         own = families[near[0]] & (rival.weights < 1) & (rival.weights > LEAST_WEIGHT)
@@ -235,7 +239,7 @@ class Certainty:
         names = [lines.element for lines in self.fit.lines.elements]
         if rival.element not in names:
             return np.inf
-        return max(self._counts(names.index(rival.element)).values()) / RATIO_OF_K
+        return max(self._counts(names.index(rival.element)).values()) / RATIO
 
     def _score_beside(self, columns, n, place):
         """Root of the growth of chi-square without the family at `place`, with n columns of a rival instead."""
@@ -274,11 +278,20 @@ def _line_errors(fit):
     return WEIGHT_ERROR * fit.lines.shapes[:, minor] * fit.line_amplitudes[minor]
 
 
-def _energy_errors(fit, columns, families):
+def _absorption(fit):
+    """Of families of which a part is absorbed as much as the continuum may be: the softer a line, the less is left."""
+    lines, amplitudes = fit.lines, fit.line_amplitudes
+    depths = (ABSORBED[-1] / np.concatenate([own.energies for own in lines.elements])) ** 2.7
+    least = np.full(fit.n, np.inf)
+    np.minimum.at(least, lines.families, depths)
+    left = np.exp(least[lines.families] - depths)
+    means = np.bincount(lines.families, amplitudes * left) / np.bincount(lines.families, amplitudes)
+    return family_shapes(lines.shapes, amplitudes * (left / means[lines.families] - 1), lines.families)
+
+
+def _energy_errors(fit, columns):
     """Of the main line of each family, which the others are shifted with."""
-    energies = np.array([main for *_, main, _ in families])
-    slopes = np.gradient(columns, fit.energies[1] - fit.energies[0], axis=0)
-    return slopes * np.where(energies < 1, SOFT_ENERGY_ERROR, ENERGY_ERROR)
+    return ENERGY_ERROR * np.gradient(columns, fit.energies[1] - fit.energies[0], axis=0)
 
 
 def _shelf_errors(fit):

@@ -16,7 +16,7 @@ from hyperspy_fusion.fusion.spectra.element_evidence import (
     least_ratio,
     peak_variance,
 )
-from hyperspy_fusion.fusion.spectra.line_calibration import energy_scale, line_weights
+from hyperspy_fusion.fusion.spectra.line_calibration import SOFT, energy_scale, line_weights
 from hyperspy_fusion.fusion.spectra.line_model import SummedFit
 from hyperspy_fusion.fusion.spectra.line_shapes import Calibration, ElementLines
 from hyperspy_fusion.fusion.spectra.poisson_fit import deviances, poisson_ml
@@ -26,8 +26,6 @@ MODEL_ERROR, MODEL_ERROR_OF_GROUPS = 0.04, 0.03
 # least score of an element, the sum of squares of standard scores, and least standard score of its top family, that
 # of highest energy
 SCORE, LINE_SEEN = 30.0, 4.0
-# keV: other elements have lines below; how much stronger families there, and elsewhere, may be than the top one
-SOFT, STRONGEST_SOFT = 0.8, 1.5
 # relative systematic error of an element that others explain
 HIDDEN = 1.0
 # keV: elements are added together if their lines are so far apart
@@ -57,6 +55,7 @@ def find_elements(
     first: Calibration,
     live: np.ndarray | None = None,
     beyond: Sequence[ElementLines] = (),
+    beam: float = np.inf,
 ) -> list[Evidence]:
     """Elements that the spectra show, by their evidence, the largest first.
 
@@ -77,8 +76,10 @@ def find_elements(
         (n_channels,) bool: channels that are not dead; None for all.
     beyond
         Lines of families whose main line is not within the spectra.
+    beam
+        Its energy in keV; infinite where it is not known.
     """
-    spectrum = Spectrum.of(groups.sum(axis=0), energies, live)
+    spectrum = Spectrum.of(groups.sum(axis=0), energies, live, beam)
     candidates = _within(candidates, energies)
     chosen, calibration, fit = _in_sum(spectrum, candidates, first)
     if not chosen:
@@ -100,11 +101,11 @@ def find_elements(
 
 
 def _within(candidates, energies):
-    """The candidates without families whose main line is below the energies."""
+    """The candidates without families whose main line is not within the energies."""
     found = []
     for lines in candidates:
         mains = {letter: lines.energies[own & (lines.weights == 1)] for letter, own in lines.families.items()}
-        out = [letter for letter, main in mains.items() if not len(main) or main[0] < energies[0]]
+        out = [letter for letter, main in mains.items() if not len(main) or not energies[0] <= main[0] <= energies[-1]]
         found.append(_without(lines, [name for name in lines.names if name[0] in out]) if out else lines)
     return [lines for lines in found if lines.names]
 
@@ -136,13 +137,14 @@ def find_missing(
     first: Calibration,
     live: np.ndarray | None = None,
     beyond: Sequence[ElementLines] = (),
+    beam: float = np.inf,
 ) -> list[Evidence]:
     """Elements beside those `named` that a summed spectrum shows clearly, the strongest first.
 
     They are certain, as those of :func:`find_elements`, and have more than :data:`CLEAR` of the counts of all lines.
     The arguments are those of :func:`find_elements`, but for `summed` (n_channels,).
     """
-    spectrum = Spectrum.of(summed, energies, live)
+    spectrum = Spectrum.of(summed, energies, live, beam)
     candidates = _within(candidates, energies)
     listed = [lines for lines in candidates if lines.element in named]
     chosen, calibration, fit = _added(spectrum, candidates, listed, first)
@@ -274,10 +276,9 @@ def _plausible(spectrum, chosen, calibration):
         first += len(counts)
         top = _top_family(lines)
         mains = {k: lines.energies[own].max() for k, own in lines.families.items()}
-        most = {
-            k: counts[top] * (STRONGEST_SOFT if mains[k] < SOFT else 1 / least_ratio(mains[k], mains[top]))
-            for k in counts
-        }
+        most = {}
+        for k, main in mains.items():
+            most[k] = counts[top] / least_ratio(main, mains[top], spectrum.beam)
         dropped = [k for k in counts if k != top and counts[k] > most[k]]
         found.append(_without(lines, [name for name in lines.names if name[0] in dropped]) if dropped else lines)
     is_same = all(new is old for new, old in zip(found, chosen, strict=True))
@@ -338,14 +339,15 @@ class CandidateShapes:
         for number in range(len(found)):
             own = np.flatnonzero(self.owners == number)
             for k in own[scores[own] > LINE_SEEN]:
-                needed = [least_ratio(float(self.mains[k]), float(self.mains[j])) * scores[k] * errors[k] for j in own]
+                mains, beam = self.mains[own].tolist(), spectrum.beam
+                needed = [least_ratio(float(self.mains[k]), main, beam) * scores[k] * errors[k] for main in mains]
                 if all(n < there[j] + LINE_SEEN * errors[j] for n, j in zip(needed, own, strict=True) if j != k):
                     found[number] += scores[k] ** 2
         return found
 
-    def scores_of_groups(self, groups, expected, error, calibration, edges):
+    def scores_of_groups(self, groups, expected, calibration, edges):
         """(n_candidates,) squares of standard scores of the top family, summed over several spectra."""
-        variance = peak_variance(expected, error, calibration, edges)
+        variance = peak_variance(expected, MODEL_ERROR_OF_GROUPS, calibration, edges)
         scores = np.maximum(self.standard_scores(groups - expected, variance)[0], 0)
         return (scores[:, self.is_top] ** 2).sum(axis=0)
 
@@ -363,7 +365,7 @@ def _in_groups(groups, summed, edges, candidates, chosen, calibration):
     for _ in range(ROUNDS):
         columns = SummedFit.of(summed, edges, chosen, calibration, True).columns()[0]
         expected = np.stack([columns @ poisson_ml(columns, group) for group in groups])
-        scores = shapes.scores_of_groups(groups, expected, MODEL_ERROR_OF_GROUPS, calibration, edges)
+        scores = shapes.scores_of_groups(groups, expected, calibration, edges)
         scores[[lines.element in {own.element for own in chosen} for lines in candidates]] = 0
         new = []
         for best in np.argsort(-scores):
@@ -398,7 +400,7 @@ def _evidence(groups, spectrum, joint, candidates, chosen, calibration, beyond):
     mains = [tuple(_main_lines(lines)) for lines in chosen]
     inside = fit.window_counts()
     overlaps = [_overlaps(inside[k], k, chosen) for k in range(len(chosen))]
-    tested = Certainty.of(spectrum.fit(chosen, calibration), beyond)
+    tested = Certainty.of(spectrum.fit(chosen, calibration), [*beyond, *_left_out(candidates, chosen)])
     judged = [tested.judged(k, candidates) for k in range(len(chosen))]
     values = counts.tolist(), explained.tolist(), errors.tolist()
     rows = zip(chosen, *values, judged, mains, overlaps, strict=False)
@@ -406,6 +408,16 @@ def _evidence(groups, spectrum, joint, candidates, chosen, calibration, beyond):
         Evidence(lines.element, c, x, e, score, own, over, rivals)
         for lines, c, x, e, (score, rivals), own, over in rows
     ]
+
+
+def _left_out(candidates, chosen):
+    """Families of the chosen elements that are not in the model, beneath lines of others or implausibly strong."""
+    names = {lines.element: lines.names for lines in chosen}
+    for lines in candidates:
+        for letter in lines.families if lines.element in names else ():
+            own = [name for name in lines.names if name[0] == letter]
+            if not set(own) & set(names[lines.element]):
+                yield _without(lines, [name for name in lines.names if name not in own])
 
 
 def _main_lines(lines):

@@ -1,29 +1,68 @@
 """EDS spectra of elements drawn at random, by a detector that is off in every way that the model allows."""
 
-from types import SimpleNamespace
+from dataclasses import dataclass, replace
+from typing import Any
 
-import hyperspy.api as hs
 import numpy as np
 
 from hyperspy_fusion.fusion.spectra.line_shapes import Calibration
-from hyperspy_fusion.identify.elements import periodic_table
 
 ELEMENTS = (
-    "B C N O F Na Mg Al Si P S Cl K Ca Ti Cr Mn Fe Co Ni Cu Zn Ga As Sr Y Zr Nb Mo Ag Sn Ba La Ce "
-    "Nd Gd Hf Ta W Pt Au Pb Bi"
-).split()
+    *("B", "C", "N", "O", "F", "Na", "Mg", "Al", "Si", "P", "S", "Cl", "K", "Ca", "Ti", "Cr", "Mn", "Fe", "Co", "Ni"),
+    *("Cu", "Zn", "Ga", "As", "Sr", "Y", "Zr", "Nb", "Mo", "Ag", "Sn", "Ba", "La", "Ce", "Nd", "Gd", "Hf", "Ta", "W"),
+    *("Pt", "Au", "Pb", "Bi"),
+)
 SHAPE = (12, 12)
 
 
-def drawn_spectra(seed):
-    """``signal``, the ``elements`` in it with their counts, and those that are ``clear``."""
+@dataclass(frozen=True)
+class DrawnSpectra:
+    """Spectra with the elements that are in them.
+
+    Attributes
+    ----------
+    signal
+        The spectrum image.
+    elements
+        Counts by element, those of the grid and of the detector too.
+    clear
+        Elements of which one of the strongest lines is neither in the noise nor beneath other lines.
+    """
+
+    signal: Any
+    elements: dict[str, float]
+    clear: list[str]
+
+
+def drawn_spectra(seed: int, beam: float | None = None, shelf: float | None = None) -> DrawnSpectra:
+    """A spectrum image of three to thirteen elements.
+
+    Parameters
+    ----------
+    seed
+        Of all that is drawn.
+    beam
+        Its energy in keV; None draws one of a transmission electron microscope.
+    shelf
+        Largest part of a line that loses charge, of which a part is drawn; None for 0 or 0.01.
+
+    Returns
+    -------
+    DrawnSpectra
+        The spectra and what is in them.
+    """
+    import hyperspy.api as hs
+
     rng = np.random.default_rng([7, seed])
     end = float(rng.choice([10, 20, 40]))
-    width, beam = end / 2000, float(rng.choice([60, 80, 120, 200, 300]))
+    width, drawn = end / 2000, float(rng.choice([60, 80, 120, 200, 300]))
+    beam = beam or drawn
     axis = -0.2 + width * np.arange(int((end + 0.2) / width))
     edges = np.append(axis, axis[-1] + width) - width / 2
     offset, gain = rng.uniform(-0.01, 0.01), 1 + rng.uniform(-0.002, 0.002)
     detector = Calibration(offset, gain, rng.uniform(0.125, 0.15), rng.choice([0, 0.05, 0.15]), rng.choice([0, 0.01]))
+    if shelf is not None:
+        detector = replace(detector, shelf=shelf * np.random.default_rng([8, seed]).random())
     true = detector.offset + detector.gain * axis
     chosen = [str(e) for e in rng.choice(ELEMENTS, rng.integers(3, 11), replace=False)]
     system = [e for e, part in (("Cu", 0.7), ("Si", 0.4), ("Ga", 0.25)) if rng.random() < part and e not in chosen]
@@ -34,7 +73,7 @@ def drawn_spectra(seed):
     sums = columns[:, true > 0.2].sum(axis=1)
     columns *= np.where(sums > 1e-3, amounts / np.maximum(sums, 1e-3), 0)[:, None]
     positive = np.maximum(true, 0.02)
-    continuum = np.exp(-((rng.uniform(0.3, 0.8) / positive) ** 2.7)) * (beam - positive) / positive
+    continuum = np.exp(-((rng.uniform(0.3, 0.8) / positive) ** 2.7)) * np.maximum(beam - positive, 0) / positive
     continuum *= columns.sum() * 10 ** rng.uniform(-1.3, 0.3) / continuum.sum()
     y, x = np.mgrid[: SHAPE[0], : SHAPE[1]] / SHAPE[0]
     places = rng.random((len(names), 3))
@@ -46,7 +85,7 @@ def drawn_spectra(seed):
     expected += _artefacts(expected.sum(axis=(0, 1)), axis, width, rng) / x.size
     data = rng.poisson(expected)
     for _ in range(rng.choice([0, 0, 0, 2])):
-        start = int(rng.integers(0.5 / width, 0.9 * len(axis)))
+        start = int(rng.integers(int(0.5 / width), int(0.9 * len(axis))))
         data[..., start : start + int(rng.integers(1, 6))] = 0
     summed = data.sum(axis=(0, 1))
     clear = [
@@ -55,19 +94,21 @@ def drawn_spectra(seed):
         if _is_clear(own, column, columns, summed, true, detector)
     ]
     signal = hs.signals.Signal1D(data.astype(np.uint32))
-    signal.set_signal_type("EDS_TEM")
+    signal.set_signal_type("EDS_TEM" if beam > 30 else "EDS_SEM")
     on_axis = signal.axes_manager.signal_axes[0]
     on_axis.scale, on_axis.offset, on_axis.units, on_axis.name = width, axis[0], "keV", "Energy"
     known = {"beam_energy": beam} if rng.random() < 0.7 else {}
     signal.set_microscope_parameters(energy_resolution_MnKa=130.0, **known)
     parts = dict(zip(names, columns.sum(axis=1), strict=True))
-    return SimpleNamespace(signal=signal, elements=parts, clear=clear)
+    return DrawnSpectra(signal, parts, clear)
 
 
 def _lines(element, beam, absorbed, rng):
     """``(energies, counts)``: families and lines are not as strong as the tables have them."""
+    from exspy.material import elements
+
     families = {}
-    for name, line in periodic_table()[element].Atomic_properties.Xray_lines.as_dictionary().items():
+    for name, line in elements[element].Atomic_properties.Xray_lines.as_dictionary().items():
         families.setdefault(name[0], []).append((line["energy (keV)"], line["weight"]))
     energies, counts = np.zeros(0), np.zeros(0)
     for letter, own in families.items():
