@@ -19,6 +19,7 @@ from hyperspy_fusion.fusion.haadf.guide import Guide, completed_guide
 from hyperspy_fusion.fusion.haadf.hot_pixels import about_hot_pixels, hot_pixels
 from hyperspy_fusion.fusion.problems.resampling import resampled, term_of
 from hyperspy_fusion.fusion.settings import working_dtype
+from hyperspy_fusion.fusion.solvers import kernels
 from hyperspy_fusion.fusion.solvers.multilevel import multilevel_start
 from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
 from hyperspy_fusion.fusion.solvers.threads import one_blas_thread
@@ -254,7 +255,7 @@ class Observation:
             if own.remove_ramp:
                 image, about_ramp = without_ramp(scan.with_image(k), noise, own)
                 scan = scan.replaced(k, image)
-            with one_blas_thread:
+            with one_blas_thread, kernels.threads(num_workers):
                 found = calibrated(scan.with_image(k), noise, own)
             calibrations.append(replace(found, diagnostics=found.diagnostics + about_ramp))
         calibration, *further = calibrations

@@ -694,8 +694,8 @@ def _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights, targe
     """The residual ``r = sum_i w_i z_i(r) - target`` of a row of pixels, each map at its prox with the gradient w_i r.
 
     The right side falls with r and is convex, so Newton's steps end left of the root at once and climb to it from
-    there: no safeguard is needed as long as no weight is negative. All pixels of the row together, until the last
-    has settled.
+    there: no safeguard is needed as long as no weight is negative. All pixels of the row together, until they
+    have settled in the root mean square.
     """
     # the error after the last step is about the square of this part of the residuals and targets
     zero, one, accuracy = r.dtype.type(0), r.dtype.type(1), r.dtype.type(1e-5 if r.itemsize < 8 else 1e-8)

@@ -16,7 +16,8 @@ Iteration, with extrapolated z_bar, v_bar and totals_bar:
 
 Every update x <- x_hat is over-relaxed, x <- x + rho (x_hat - x) (Condat, J. Optim. Theory Appl. 158, 460, 2013),
 except the two before the gap is evaluated. Two iterations are made in one sweep over memory where nothing is to be done
-between them. theta then follows once, because totals are known after a sweep: its step is that of two iterations.
+between them. theta then follows once, because totals are known after a sweep: its step is that of two iterations. This
+delay is outside the proof of convergence; the duality gap certifies the result.
 
 Step condition: ``||Sigma^1/2 K T^1/2|| <= 1`` for the operator ``K = [D -L; 0 D; sum 0]`` and the diagonal steps Sigma
 and T. The steps ``sigma_i = 1 / sum_j |K_ij|``, ``tau_j = 1 / sum_i |K_ij|`` satisfy it (Pock & Chambolle, ICCV 2011),
@@ -176,7 +177,7 @@ class Iteration:
                 k, at = k + 1, state.n_iter + len(factors)
                 ends_within_two = last - k <= 1 or (-at % every <= 1 and not is_quiet)
                 factors.append(1 if requested or ends_within_two else self.relaxation)
-            # the duals follow the maps of the iteration before and take its factor: only then convergence is proved
+            # the duals follow the maps of the iteration before and take its factor: the proof needs it
             self.advance(factors[:-1], factors[1:])
             before, relaxation = factors[-2:]
             due, is_last = state.n_iter % every == 0, (requested and before == 1) or k == last
@@ -278,7 +279,7 @@ class Iteration:
             state.residual, self.cell_work, self.slope_work, self.slack_work, self.map_work, self.map_sums[:number],
             self.slack_sums,
         )  # fmt: skip
-        for rho, totals in zip(rho_maps, self.map_sums.sum(axis=2), strict=False):
+        for rho, totals in zip(rho_maps, self.map_sums[:number].sum(axis=2), strict=True):
             state.totals_bar = 2 * totals - state.totals
             state.totals = state.totals + rho * (totals - state.totals)
         state.n_iter += number
@@ -305,8 +306,8 @@ class Iteration:
         state = self.state
         if state.n_iter > ADAPT_UNTIL or self.penalty.kind is None:
             return
-        variation = sum(_norm(m) ** 2 - m.size * float(m.mean()) ** 2 for m in state.z)
-        size = np.sqrt(max(variation, 0.0))
+        # about a value of the map, so that little contrast does not drown in rounding
+        size = np.sqrt(sum(_squares_about_mean(m - m[0, 0]) for m in state.z))
         pairs = (_MAPS_RATIO * _norm(state.y), size), (_norm(state.q), _norm(state.v))
         # within the range of single precision; the present ratio where one size is 0
         state.ratios = tuple(
@@ -424,6 +425,10 @@ def _guide(penalty, dtype):
             planes[6], planes[7] = (1 - left**2) / 4, (1 / left**2 - 1) / 4
         return planes
     return np.ascontiguousarray(guide, dtype)
+
+
+def _squares_about_mean(array):
+    return max(_norm(array) ** 2 - array.size * float(array.mean(dtype=np.float64)) ** 2, 0.0)
 
 
 def _norm(array):

@@ -30,7 +30,7 @@ class Stopping:
         Distance from the final maps, as estimated from their last moves, in standard errors of each map. Without
         standard errors the gap ``GAP_OF_SETTLED`` takes its place.
     shares
-        Of each map, by which its distance counts.
+        (n,) factors of the distances of the maps, or one for all.
     """
 
     max_iter: int
@@ -53,7 +53,7 @@ class Stopping:
         Distances of K fits add up in squares, each times its weight. None has to be nearer than a fit by itself.
         """
         number = np.count_nonzero(weights, axis=0)
-        shares = np.clip(weights * np.sqrt(number), self.settled / _FURTHEST, 1)
+        shares = np.clip(weights * np.sqrt(number), (self.settled or SETTLED) / _FURTHEST, 1)
         return [replace(self, shares=tuple(one)) for one in shares.tolist()]
 
     def distance(self, distances):

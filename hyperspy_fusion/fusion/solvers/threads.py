@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextvars
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
+
+import numpy as np
 
 
 def side_by_side(functions: Sequence[Callable[[int], Any]], num_workers: int | None = None) -> list:
@@ -23,10 +23,14 @@ def side_by_side(functions: Sequence[Callable[[int], Any]], num_workers: int | N
     if at_once < 2:
         return [function(available) for function in functions]
     each = max(1, available // len(functions))
-    # NumPy's floating point warnings are silenced in the threads too, where they are here
-    calls = [partial(contextvars.copy_context().run, function, each) for function in functions]
+    silenced = np.geterr()  # threads have the floating point warnings of their own
+
+    def called(function):
+        with np.errstate(**silenced):
+            return function(each)
+
     with ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(lambda call: call(), calls))
+        return list(pool.map(called, functions))
 
 
 def for_each(items: Sequence, function: Callable[[Any], Any]) -> list:
