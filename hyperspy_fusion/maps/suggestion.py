@@ -33,6 +33,8 @@ from hyperspy_fusion.maps.eds_spectra import (
 _LIGHTEST = 5
 # keV: channels are put together to this width
 _CHANNEL = 0.02
+# ... and at least so many of them are looked at
+_FEWEST_WIDE = 10
 # less evidence is not listed
 _LEAST = 10.0
 # whole numbers beyond have no double
@@ -62,7 +64,7 @@ class ElementSuggestion:
 
     @property
     def certain(self) -> list[str]:
-        """Symbols of those that neither noise nor other elements explain."""
+        """Symbols of those that neither noise, nor other elements, nor what the model lacks explain."""
         return [found.element for found in self.evidence if found.is_certain]
 
     def __iter__(self) -> Iterator[Evidence]:
@@ -171,7 +173,8 @@ def missing_diagnostics(eds: Any, spectrum: np.ndarray | None, named: Iterable[s
 
 def _used_channels(energies, beam):
     """Those above the noise of the detector, up to the energy of the beam (keV): beyond are sum peaks alone."""
-    return slice(*(int(end) for end in np.searchsorted(energies, [LOWEST, beam or np.inf])))
+    low, high = (int(end) for end in np.searchsorted(energies, [LOWEST, beam or np.inf]))
+    return slice(low, high if high > low else None)
 
 
 def _least_beam(eds, energies):
@@ -211,6 +214,8 @@ def _wide_channels(groups, energies):
     number = max(int(_CHANNEL / (energies[1] - energies[0]) + 0.01), 1)
     summed = groups.sum(axis=0)
     start, stop = int(np.argmax(summed > 0)), highest_channel(summed, energies) + 1
+    if stop - start < _FEWEST_WIDE * number:  # hardly any counts
+        stop = len(energies)
     kept = slice(start, start + (stop - start) // number * number)
     wide = groups[:, kept].reshape(len(groups), -1, number).sum(axis=-1)
     live = np.logical_not(dead_channels(summed)[kept].reshape(-1, number).max(axis=-1))

@@ -109,7 +109,9 @@ class Region:
             mean = self._counts.counted_mean(self._whole, index)
             if self._counts.is_chosen_by(self._whole, index):
                 chosen += [element] if self._bootstrap is None else []
-            elif abs(mean.fused - mean.measured) > max(_SMOOTHED * mean.measured_error, _LEAST * abs(mean.measured)):
+            elif mean.is_smoothed and abs(mean.fused - mean.measured) > max(
+                _SMOOTHED * mean.measured_error, _LEAST * abs(mean.measured)
+            ):
                 smoothed[element] = f"{element} {mean.fused:.2g} for {mean.measured:.2g}"
         return [*_about_smoothed(smoothed, self.mask), *_about_chosen(chosen, self.mask)]
 

@@ -16,7 +16,7 @@ from hyperspy_fusion.fusion.spectra.poisson_fit import poisson_ml
 SILICON_KA = 1.740
 # a channel without counts is dead where both sides have more than so many counts within so many channels
 LEAST, NEAR = 15, 6
-# standard deviations of the counts above a channel that are some
+# standard deviations by which the counts from a channel on must exceed zero
 SEEN = 3.0
 # no larger part of X-rays is in sum or escape peaks; counts that hold it there
 LARGEST, PINNED = 0.02, 1e8
@@ -37,7 +37,7 @@ def dead_channels(summed: np.ndarray) -> np.ndarray:
 
 
 def highest_channel(summed: np.ndarray, energies: np.ndarray) -> int:
-    """The last one of a spectrum (n_channels,) above which there are more counts than of noise and sum peaks."""
+    """The last channel (n_channels,) from which on there are more counts than noise and sum peaks explain."""
     beyond, pairs = (np.cumsum(one[::-1])[::-1] for one in (summed, _pairs(summed, energies)))
     shown = beyond - LARGEST * pairs > SEEN * np.sqrt(np.maximum(beyond, 1))
     return int(np.flatnonzero(shown)[-1]) if shown.any() else len(summed) - 1

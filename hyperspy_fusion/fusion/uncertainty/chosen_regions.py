@@ -113,7 +113,9 @@ class ChosenRegion:
         """(n,) of the counts (n, ny, nx) in the region: what chance has added, where these chose it."""
         left, tied = self._left, self.margins == 0
         kept = (left > 0) + (left == 0) * (np.mean(self.inside[tied]) if tied.any() else 0.0)
-        return np.tensordot(counts, self.inside - kept, 2)
+        added = self.inside - kept
+        at = added != 0
+        return counts[:, at] @ added[at]
 
     @cached_property
     def _left(self):
@@ -146,4 +148,6 @@ class ChosenRegion:
         shared = line[apart[:, 0]] * line[apart[:, 1]]
         needed = np.array([distance[tuple(pixels[one].T)] < shared for one in (first, second)]).all(axis=0)
         amounts = counts[tuple(pixels.T)].astype(float)
-        return float(np.sum(amounts**2 - amounts) + 2 * np.sum((amounts[first] * amounts[second])[needed]))
+        return float(
+            np.sum(amounts * np.maximum(amounts - 1, 0)) + 2 * np.sum((amounts[first] * amounts[second])[needed])
+        )

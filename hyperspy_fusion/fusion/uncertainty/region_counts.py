@@ -39,6 +39,9 @@ class RegionMean:
     weight
         How far ``value`` is on the way from the corrected mean to ``measured``, 0 to 1; in the measured part of the
         region.
+    is_smoothed
+        Whether smoothing can explain that ``fused`` differs from ``measured``. Where the counts chose the region, the
+        fused map holds what chance added, and is further from the mean of the whole map.
     """
 
     value: float
@@ -47,6 +50,7 @@ class RegionMean:
     measured: float
     measured_error: float
     weight: float
+    is_smoothed: bool = True
 
 
 class MeasuredMean(NamedTuple):
@@ -136,7 +140,8 @@ class RegionCounts:
         doubt, value = (1 - weight) * (value - fused), fused + weight * (value - fused)
         systematic = 0.0 if self.systematic is None else float(self.systematic[index]) * value
         total = float(np.sqrt(error**2 + doubt**2 + systematic**2))
-        return RegionMean(value, total, fused, found.mean, float(error), weight)
+        is_further = (fused - found.mean) * (fused - float(self.maps[index].mean())) > 0
+        return RegionMean(value, total, fused, found.mean, float(error), weight, not (found.is_chosen and is_further))
 
     def counts_of(self, mask, index) -> MeasuredMean:
         """The mean of the counts of a region, (ny, nx) bool, that has some of map ``index``."""
@@ -161,7 +166,8 @@ class RegionCounts:
         if chosen is None:
             return MeasuredMean(plain, mean)
         # of each count by which the region was chosen
-        per_count = number * (mean_without(0 * added) - mean) / added.sum() if added.sum() else 1.0
+        total = added.sum()
+        per_count = number * (mean_without(0 * added) - mean) / total if abs(total) > _NONE else np.nan_to_num(scale)
         return MeasuredMean(plain, mean, per_count**2 * chosen.variance(image), is_chosen=True)
 
     def is_chosen_by(self, mask, index) -> int:
