@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from hyperspy_fusion.fusion.spectra.line_shapes import Calibration
 from hyperspy_fusion.fusion.spectra.scan_spectra import ScanSpectra
 from hyperspy_fusion.grid.axes import scan_axes
 from hyperspy_fusion.grid.masks import mask_array
@@ -14,7 +14,8 @@ from hyperspy_fusion.identify.elements import periodic_table
 from hyperspy_fusion.identify.map_identity import metadata_names, title_of
 from hyperspy_fusion.maps.base import WINDOW_WIDTH, SourceMap, SourceMaps, SourceRequest, described
 from hyperspy_fusion.maps.eds_model import spectral_model
-from hyperspy_fusion.maps.eds_spectra import channels_last, resolution_of
+from hyperspy_fusion.maps.eds_spectra import channels_last
+from hyperspy_fusion.maps.eds_windows import line_windows
 
 # of whole counts in float32, relative to the largest
 _ROUNDING = 1e-6
@@ -101,13 +102,12 @@ def _mapped_lines(model):
 
 
 def _windows(signal, model):
-    """(n_elements, n_channels) bool, the channels of the model that exspy's windows of two FWHM have."""
-    resolution, energies = Calibration(resolution=resolution_of(signal)), model.energies
-    step, windows = energies[1] - energies[0], np.zeros((model.n_elements, len(energies)), bool)
-    for window, own in zip(windows, model.lines, strict=False):
-        for energy in own.energies[own.mapped]:
-            limits = energy + np.array([-1, 1]) * resolution.fwhm(energy)
-            window[slice(*np.clip(np.rint((limits - energies[0]) / step).astype(int), 0, None))] = True
+    """(n_elements, n_channels) bool, the channels of the model in exspy's windows; none without a resolution."""
+    windows, first = np.zeros((model.n_elements, len(model.energies)), bool), model.first_channel
+    for window, lines in zip(windows, _mapped_lines(model), strict=True):
+        with suppress(ValueError):
+            for start, stop in line_windows(signal, lines.split("+"), WINDOW_WIDTH):
+                window[max(start - first, 0) : max(stop - first, 0)] = True
     return windows
 
 

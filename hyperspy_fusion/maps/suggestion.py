@@ -136,12 +136,9 @@ def suggest_elements(eds: Any) -> ElementSuggestion:
     groups = spatial_groups(binned_spectra(eds, used), _COLUMNS)
     if groups.sum() < 1:
         return ElementSuggestion(())
-    groups, energies, live = _wide_channels(groups, energies[used])
-    first = Calibration(resolution=resolution_of(eds))
-    beyond = _beyond(eds, candidates, energies)
-    beam = beam_energy_of(eds) or _least_beam(eds, energies)
+    groups, energies, options = _searched(eds, groups, energies[used], candidates)
     with one_blas_thread:  # the products are small
-        found = find_elements(groups, energies, candidates, first, live, beyond, beam)
+        found = find_elements(groups, energies, candidates, **options)
     return ElementSuggestion(tuple(one for one in found if one.evidence > _LEAST))
 
 
@@ -157,18 +154,27 @@ def missing_diagnostics(eds: Any, spectrum: np.ndarray | None, named: Iterable[s
     summed = spectrum[used]
     if not 1 <= summed.sum() < _MOST_COUNTS or summed.min() < 0 or np.any(summed != np.rint(summed)):
         return []
-    summed, energies, live = _wide_channels(summed[None], energies[used])
-    first = Calibration(resolution=resolution_of(eds))
-    beyond = _beyond(eds, candidates, energies)
-    beam = beam_energy_of(eds) or _least_beam(eds, energies)
+    summed, energies, options = _searched(eds, summed[None], energies[used], candidates)
     with one_blas_thread:
-        found = find_missing(summed[0], energies, candidates, tuple(named), first, live, beyond, beam)
+        found = find_missing(summed[0], energies, candidates, tuple(named), **options)
     if not found:
         return []
     names = [one.element for one in found]
     counts = ", ".join(f"{one.element} ({one.counts:.0f} counts)" for one in found)
     sentence = f"The summed spectrum clearly shows {counts} without a map: pass elements={[*named, *names]}."
     return [Diagnostic("line-of-no-element", sentence, elements=tuple(names))]
+
+
+def _searched(eds, groups, energies, candidates):
+    """Spectra (n_groups, n_channels) in wide channels, their energies, and what else the search takes."""
+    groups, energies, live = _wide_channels(groups, energies)
+    options = {
+        "first": Calibration(resolution=resolution_of(eds)),
+        "live": live,
+        "beyond": _beyond(eds, candidates, energies),
+        "beam": beam_energy_of(eds) or _least_beam(eds, energies),
+    }
+    return groups, energies, options
 
 
 def _used_channels(energies, beam):
@@ -178,7 +184,7 @@ def _used_channels(energies, beam):
 
 
 def _least_beam(eds, energies):
-    """Energy (keV) of a beam that the metadata lack: at least that of the last counts, and that of a usual TEM."""
+    """Energy (keV) of a beam that the metadata lack: the least of a TEM, or that of the last counts."""
     return _LEAST_OF_TEM if eds.metadata.Signal.signal_type == "EDS_TEM" else float(energies[-1])
 
 
