@@ -306,8 +306,7 @@ class Iteration:
         state = self.state
         if state.n_iter > ADAPT_UNTIL or self.penalty.kind is None:
             return
-        # about a value of the map, so that little contrast does not drown in rounding
-        size = np.sqrt(sum(_squares_about_mean(m - m[0, 0]) for m in state.z))
+        size = size_about_means(state.z)
         pairs = (_MAPS_RATIO * _norm(state.y), size), (_norm(state.q), _norm(state.v))
         # within the range of single precision; the present ratio where one size is 0
         state.ratios = tuple(
@@ -427,8 +426,13 @@ def _guide(penalty, dtype):
     return np.ascontiguousarray(guide, dtype)
 
 
-def _squares_about_mean(array):
-    return max(_norm(array) ** 2 - array.size * float(array.mean(dtype=np.float64)) ** 2, 0.0)
+def size_about_means(maps):
+    """Root of the sum of the squares of maps (n, ny, nx), each less its mean."""
+    total = 0.0
+    for one in maps:
+        about = one - one[0, 0]  # little contrast would drown in rounding
+        total += max(_norm(about) ** 2 - about.size * float(about.mean(dtype=np.float64)) ** 2, 0.0)
+    return np.sqrt(total)
 
 
 def _norm(array):

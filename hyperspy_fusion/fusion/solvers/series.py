@@ -28,7 +28,7 @@ import numpy as np
 from hyperspy_fusion.fusion.result import FusionResult, StopReason, Terms
 from hyperspy_fusion.fusion.solvers import kernels
 from hyperspy_fusion.fusion.solvers.loop import prepared
-from hyperspy_fusion.fusion.solvers.primal_dual import ADAPT_UNTIL, Iteration, history_of
+from hyperspy_fusion.fusion.solvers.primal_dual import ADAPT_UNTIL, Iteration, history_of, size_about_means
 from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState, Stopping
 
 # ratio of primal to dual steps along the series, over that of their sizes
@@ -258,7 +258,7 @@ class _SeriesIteration(Iteration):
         state = self.state
         for frame in self.frames:
             frame.adapt()
-        size = np.sqrt(sum(float(np.var(m, dtype=np.float64)) * m.size for one in state.states for m in one.z))
+        size = np.linalg.norm([size_about_means(one.z) for one in state.states])
         dual = np.sqrt(np.vdot(state.w, state.w))
         if state.n_iter <= ADAPT_UNTIL and dual > 0 and size > 0:
             state.ratio = float(np.clip(_RATIO * dual / size, 1e-4, 1e6))
