@@ -235,13 +235,14 @@ def test_a_tile_can_be_sent_to_another_process(monkeypatch):
         return engine.run_tasks(tasks, done, num_workers)
 
     monkeypatch.setattr(fuse_field, "run_tasks", run)
-    fused(max_iter=10)
+    found = fused(max_iter=10)  # its temporary files go when nothing holds it
     task = sent[-1]
     _, arrays, call, spans, paths = dict(task.dask)[task.key].func.args
     arrays, call, spans = pickle.loads(pickle.dumps((arrays, call, spans)))
     before = np.load(paths["maps"])
     assert isinstance(fuse_field.fit_tile(arrays, call, spans, paths), fuse_field.FittedTile)
     np.testing.assert_array_equal(np.load(paths["maps"]), before)
+    assert np.isfinite(np.asarray(found.data)).all()
 
 
 @pytest.mark.nightly
