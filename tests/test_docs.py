@@ -249,4 +249,4 @@ def test_commands_run_or_are_understood():
         else:
             modules = re.findall(r"-m (benchmarks\.\w+)", line)
             assert all((REPOSITORY / f"{module.replace('.', '/')}.py").exists() for module in modules)
-            assert modules or words[0] in {"python", "pre-commit", "pytest", "ruff", "pyright"}
+            assert modules or words[0] in {"python", "pre-commit", "pytest", "ruff", "pyright", "sphinx-build"}
