@@ -54,8 +54,10 @@ class ChosenRegion:
     matched
         Part of the pixels of the region that are those beyond the threshold.
     doubt
-        Pixels that one count decides which are not as in the region, over twice those on the side that has fewer: with
-        hardly any counts, those without are in the region for any reason.
+        How far region and threshold differ where it matters: among the pixels that one count more or less moves across
+        the threshold. The number of those that are in one but not in the other is divided by twice the number above
+        or below the threshold, whichever is smaller. Where counts are rare, nearly all of these pixels are on one side,
+        and hide how the others differ.
     """
 
     sign: int
