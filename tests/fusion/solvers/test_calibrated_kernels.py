@@ -266,19 +266,20 @@ def descend(kernel, z, y, terms, tau, workers=2, residual=None, relax=1):
     return new.z, new.z_bar, new.residual, new.sums[0]
 
 
-@pytest.mark.parametrize("mode", [kernels.OFF, *MODES])
-@pytest.mark.parametrize("workers", [1, 2, 3])
-def test_two_iterations_in_one_sweep(mode, workers):
+# rows and workers: bands have two rows at least, and one of two rows is both the first and the last of its own
+@pytest.mark.parametrize("rows, workers", [(7, 1), (7, 2), (7, 3), (4, 2), (6, 3)])
+@pytest.mark.parametrize("mode, joint", [(kernels.OFF, False), *product(MODES, (False, True))])
+def test_two_iterations_in_one_sweep(mode, joint, rows, workers):
     """They are those of two sweeps, bit by bit, wherever the bands of the workers meet."""
-    u, v, guide, y = cells((2, 7, 6), np.float32, max(mode, kernels.PLAIN))
+    u, v, guide, y = cells((2, rows, 6), np.float32, max(mode, kernels.PLAIN))
     m = len(v) if mode >= kernels.GUIDED else 0
-    q = normal(6, (4, m, 5, 4) if m else (4, 1, 1, 1), np.float32)
+    q = normal(6, (4, m, rows - 2, 4) if m else (4, 1, 1, 1), np.float32)
     terms, relax = data(u.shape, np.float32, True), [(1.6, 1.5), (1.5, 1.0)]
 
     def swept(factors, at, n_workers):
         return sweep(
-            compiled, at.z_bar, at.v_bar, at.y, v=at.v, q=at.q, guide=guide, mode=mode, z=at.z, terms=terms,
-            tau=0.3, tau_v=0.2, relax=factors, residual=at.residual, workers=n_workers,
+            compiled, at.z_bar, at.v_bar, at.y, v=at.v, q=at.q, guide=guide, mode=mode, joint=joint, z=at.z,
+            terms=terms, tau=0.3, tau_v=0.2, relax=factors, residual=at.residual, workers=n_workers,
         )  # fmt: skip
 
     start = SimpleNamespace(z=np.abs(u), z_bar=u, y=y, v=v, v_bar=v, q=q, residual=None)
