@@ -4,7 +4,7 @@
     python -m benchmarks.elements --scans 4000-4099 --kinds usual
     python -m benchmarks.elements --scans 4000-4007 --kinds usual --sweep   # each constant at half and twice its value
 
-The spectra are those of ``hyperspy_fusion.data.random_spectra``, of four kinds: as they usually are in a transmission
+The spectra are those of ``benchmarks/random_spectra.py``, of four kinds: as they usually are in a transmission
 electron microscope, with a beam of 15 keV, with shelves of lines of up to a fifth, and with both. A line of the table
 has the number of absent elements that are certain, the parts of the clear elements that are among the first ones of
 the list and that are certain, and seconds of CPU. Of constants that enter after the search alone, the search is made
@@ -60,7 +60,7 @@ class Score:
 def searched(scans, options, verbose=False):
     """``(score, kept)``: what is found in scans, and for each the arguments of its last step."""
     import hyperspy_fusion as hf
-    from hyperspy_fusion.data.random_spectra import drawn_spectra
+    from benchmarks.random_spectra import drawn_spectra
     from hyperspy_fusion.fusion.spectra import element_search
 
     score, kept, judge = Score(), [], element_search._evidence

@@ -15,6 +15,8 @@ import matplotlib  # noqa: E402
 import pytest  # noqa: E402
 
 matplotlib.use("Agg")
+# tests take data of benchmarks/; last, so that an installed package comes before the folder of the same name
+sys.path.append(str(Path(__file__).parents[1]))
 OF_FUSION = Path(__file__).parent / "fusion"
 # tests of spectra, ptychography and a series, which fusion/ gets from HyperSpy
 OF_SIGNALS = {"test_eds_model.py", "test_spectral_fits.py", "test_images.py"}

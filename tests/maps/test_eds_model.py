@@ -7,8 +7,8 @@ from helpers import assert_untouched, shared, snapshot
 from sources import eds, eels, image
 
 import hyperspy_fusion
+from benchmarks.random_spectra import drawn_spectra
 from hyperspy_fusion.data import overlapping_lines
-from hyperspy_fusion.data.random_spectra import drawn_spectra
 from hyperspy_fusion.fusion.spectra import line_shapes
 from hyperspy_fusion.fusion.spectra.artefacts import Spectrum, dead_channels
 from hyperspy_fusion.fusion.spectra.element_evidence import Evidence, least_ratio
