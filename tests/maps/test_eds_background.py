@@ -12,6 +12,7 @@ from hyperspy_fusion import element_maps
 from hyperspy_fusion.diagnostics import from_metadata
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.spectra.background import smoothed_counts, width_for
+from hyperspy_fusion.maps import eds_lines
 
 LINES = ["Ni_Ka", "Pd_La", "Pt_La"]
 ENERGIES = dict(zip(LINES, (7.4781, 2.8386, 9.4421), strict=True))
@@ -35,6 +36,12 @@ def spectrum_image(signal, continuum, seed=0, offset=0.0, channels=1100):
         expected += counts[..., None] * profile / profile.sum()
     s.data = np.random.default_rng(seed).poisson(expected).astype("u2")
     return s
+
+
+@pytest.fixture(autouse=True)
+def no_search_for_elements_without_a_map(monkeypatch):
+    """It took a third of the time of these tests; tests of the model of the spectra and of windows are about it."""
+    monkeypatch.setattr(eds_lines, "missing_diagnostics", lambda *_: [])
 
 
 def alloy(counts=6.0, continuum=0.05, **options):
@@ -449,6 +456,7 @@ def test_a_background_does_not_bias_regions_within_others():
     assert pixels[1:].max() < -0.015
 
 
+@pytest.mark.slow
 def test_a_real_scan_keeps_its_background():
     haadf, s = hs.load(shared("data/bruker_test_TEM.bcf"))
     maps = element_maps(s, background="windows")

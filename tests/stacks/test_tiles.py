@@ -117,7 +117,7 @@ def test_tiles_that_differ_are_blended():
     assert steps.min() > -1e-6 and steps.max() == pytest.approx(1 / 20, abs=1e-6)  # twice half of the halo
 
 
-@pytest.mark.parametrize("source", [as_dictionary, as_element_maps, as_file])
+@pytest.mark.parametrize("source", [pytest.param(as_dictionary, marks=pytest.mark.slow), as_element_maps, as_file])
 def test_every_source_and_a_lazy_image(source, tmp_path):
     found = fused(source(tmp_path), scan()[1].as_lazy(), max_iter=30)
     np.testing.assert_array_equal(found.data, tiled().data)
@@ -158,8 +158,9 @@ def test_noise_metadata_of_each_pixel(noise):
 
 
 def test_settings_are_chosen_on_the_sample():
-    found = fused(method="auto", lambda_reg="auto", tile_size=48)
-    alone = hf.fuse(*scan(), settings=hf.AutoSettings(regularization="directional"), show_progressbar=False)
+    known = {"lambda_haadf": 1.0, "joint": True}
+    found = fused(method="auto", lambda_reg="auto", tile_size=48, **known)
+    alone = hf.fuse(*scan(), settings=hf.AutoSettings(regularization="directional", **known), show_progressbar=False)
     fit = found.metadata.Fusion
     assert fit.selection.sentence == alone.metadata.Fusion.selection.sentence
     assert np.sqrt(np.mean(differences(found, alone.data) ** 2)) < 2e-3
@@ -293,7 +294,7 @@ def clipped_and_cut(image):
     [
         (shifted, True, 1e-3),
         pytest.param(cropped_and_finer, "calibration", 1e-3, marks=pytest.mark.nightly),
-        (clipped_and_cut, "calibration", 1e-2),
+        pytest.param(clipped_and_cut, "calibration", 1e-2, marks=pytest.mark.slow),
     ],
 )
 def test_registration_is_that_of_one_piece(change, register, most):
