@@ -57,6 +57,7 @@ def silicate():
     return element_maps(eds, elements=["Fe", "Mg", "Si", "O", "S", "Al"]), haadf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [0.05, pytest.param(1.0, marks=pytest.mark.nightly)])
 def test_totals_of_counts_are_kept_at_any_dose(part):
     """In the upper left quarter of the scan."""

@@ -29,6 +29,7 @@ def assert_composition(percent, elements, units, scale):
 OTHER_TILTS = [pytest.param(tilt, marks=pytest.mark.nightly) for tilt in ("-20", "-5", "5", "20")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tilt", ["0", *OTHER_TILTS])
 def test_super_x(tilt):
     path = shared(f"data/L2083-K-4-1_tilt{tilt}.bcf")

@@ -263,7 +263,7 @@ def without_contrast(haadf, how):
 @pytest.mark.parametrize(
     "how, method, settings",
     [
-        ("constant", "auto", {}),
+        pytest.param("constant", "auto", {}, marks=pytest.mark.slow),
         pytest.param(
             *("NaN", "auto", {"regularization": "guided", "lambda_haadf": 1.0, "haadf_coefficients": (3.0, 1.0)}),
             marks=pytest.mark.nightly,
@@ -357,7 +357,12 @@ def test_constant_maps_are_left_out(scan, engine):
 
 
 @pytest.mark.parametrize(
-    "name, method", [("variance", "calibrated"), ("haadf_coefficients", "calibrated"), ("lambda_reg", "auto")]
+    "name, method",
+    [
+        ("variance", "calibrated"),
+        ("haadf_coefficients", "calibrated"),
+        pytest.param("lambda_reg", "auto", marks=pytest.mark.slow),
+    ],
 )
 def test_settings_per_element_count_the_maps_that_are_given(scan, name, method):
     maps, haadf = scan

@@ -178,6 +178,7 @@ def test_a_model_goes_on_with_its_fit(scan):
     assert model.normalised_residuals().data.std() < 1.5
 
 
+@pytest.mark.slow
 def test_the_automatic_method_chooses_for_spectra(scan):
     found = fused(scan, method="auto", settings=hf.AutoSettings(regularization="directional", max_iter=300))
     assert found.metadata.Fusion.selection.sentence.startswith("Of ")

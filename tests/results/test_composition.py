@@ -49,6 +49,7 @@ def test_maps_have_the_composition_of_exspy():
 NIGHTLY = [pytest.param(method, marks=pytest.mark.nightly) for method in ("zeta", "cross_section")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["CL", *NIGHTLY])
 def test_a_real_scan_has_the_composition_of_exspy(method):
     s = hs.load(shared("data/bruker_test_TEM.bcf"))[1]

@@ -63,7 +63,10 @@ def test_coarse_guide_is_the_differences_of_the_binned_image():
     assert found.shape == expected.shape
 
 
-@pytest.mark.parametrize("kind, joint", zip(KINDS, [True, False] * len(KINDS), strict=False))
+@pytest.mark.parametrize(
+    "kind, joint",
+    [("tv", True), pytest.param("directional", False, marks=pytest.mark.slow), ("tgv", True), ("guided", False)],
+)
 def test_prolonged_state_is_near_the_minimum_and_within_bounds(kind, joint):
     problem = case(kind, (31, 26), joint=joint, dtype="float64", haadf_blur=1.0 if kind == "directional" else 0.0)
     coarse = coarsened(problem)
