@@ -457,11 +457,11 @@ def test_the_number_of_threads_does_not_matter():
 def test_an_interrupted_search_takes_the_best_so_far(monkeypatch):
     compute, calls = low_accuracy_fits.LowAccuracyFits._fit, []
 
-    def interrupted(self, choice, k, num_workers):
+    def interrupted(self, choice, *args):
         calls.append(choice)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return compute(self, choice, k, num_workers)
+        return compute(self, choice, *args)
 
     monkeypatch.setattr(low_accuracy_fits.LowAccuracyFits, "_fit", interrupted)
     fused = hf.fuse(*hf.data.core_shell((24, 20)).signals(), show_progressbar=False)

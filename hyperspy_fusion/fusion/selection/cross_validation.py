@@ -203,6 +203,14 @@ def are_counts(maps, counts_scale):
     return bool(counts.min() >= 0 and np.allclose(counts, np.rint(counts), rtol=0, atol=1e-3))
 
 
+def poor_elements(maps, counts_scale, elements):
+    """Elements with too few counts to hold some out."""
+    if not are_counts(maps, counts_scale):
+        return []
+    counts = maps.sum(axis=(1, 2)) / counts_scale
+    return [e for e, total in zip(elements, counts, strict=True) if total < FEWEST_COUNTS]
+
+
 def thinned(counts, rng, n_folds, limit=None):
     """Yield the counts of each fold; binomial thinning leaves them independent.
 

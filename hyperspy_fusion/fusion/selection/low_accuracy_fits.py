@@ -130,29 +130,35 @@ class LowAccuracyFits:
 
     def __call__(self, choice, k):
         """(n, ny, nx) maps, or columns of the spectra, of a fit to the data without fold k."""
-        self.prepare([(choice, k)])
+        self.prepare({(choice, k): None})
         return self.maps[choice, k]
 
     def prepare(self, pairs):
-        """Fit what is not fitted yet of pairs (choice, fold) side by side, but those of one fold and kind in turn."""
+        """Fit what is not fitted yet side by side, but what is of one fold and kind in turn.
+
+        ``pairs`` are {(choice, fold): trial}. A fit ends where its :class:`~.paired_comparison.Trial` says so; it is
+        then not kept.
+        """
         groups = {}
-        for choice, k in pairs:
+        for (choice, k), trial in pairs.items():
             if (choice, k) not in self.maps:
-                groups.setdefault((kind_of(choice), k), []).append((choice, k))
+                groups.setdefault((kind_of(choice), k), []).append((choice, k, trial))
         groups = [functools.partial(self._fit_in_turn, group) for group in groups.values()]
         # the first one alone, which compiles the kernels
         for some in [groups] if self.maps else [groups[:1], groups[1:]]:
             side_by_side(some, self.num_workers)
 
-    def _fit_in_turn(self, pairs, num_workers):
-        for choice, k in pairs:
-            self.maps[choice, k] = self._fit(choice, k, num_workers)
+    def _fit_in_turn(self, fits, num_workers):
+        for choice, k, trial in fits:
+            maps = self._fit(choice, k, trial, num_workers)
+            if trial is None or not trial.is_over:
+                self.maps[choice, k] = maps
 
     def beside(self, best):
         """Further candidates for an average with the best one."""
         return []
 
-    def _fit(self, choice, k, num_workers):
+    def _fit(self, choice, k, trial, num_workers):
         settings = self._settings(choice)
         i, j = self.places[k]
         part = self.parts[i]
@@ -167,6 +173,8 @@ class LowAccuracyFits:
         else:  # what another fold starts from has seen the counts of this one: it lends its standard errors alone
             start = problem.coarse_start(self._first_state(choice) if i == 0 else None, num_workers)
         stopping = low_accuracy_stopping(self.folds[k].valid[0].size)
+        if trial is not None and not choice.components:
+            stopping = replace(stopping, is_given_up=lambda state: trial(state.maps()))
         result, self.states[kind, k] = problem.solve(stopping, start, num_workers=num_workers)
         if result.reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt

@@ -8,6 +8,10 @@ import numpy as np
 
 # a difference of so many standard errors is not compared on further folds
 SIGNIFICANT = 2.0
+# a fit so many standard errors behind another one, in one fold, is given up
+FAR_BEHIND = 4.0
+# ... if it stays so far behind with so many times the gain of the last half of its iterations
+STILL_GAINED = 4.0
 # of a pixel: the maps of a fit that became infinite, or that is off by as much, predict nothing
 LARGEST_SCORE = 1e30
 
@@ -19,7 +23,9 @@ class PairedComparison:
     ``d = s_a - s_b`` in each pixel does not have. The sum of d has the standard error ``sqrt(sum d**2)``.
 
     Comparisons are generators that yield the fits they need next, each a candidate and a number of folds, so that
-    those of several comparisons can be made side by side.
+    those of several comparisons can be made side by side. In the first fold a candidate may have a rival, whose score
+    is known. A fit that will not catch up with it is given up (:class:`Trial`). It is made to its end where anything
+    but its comparison needs it.
 
     Parameters
     ----------
@@ -30,12 +36,13 @@ class PairedComparison:
     tick
         Called after every fit with their number.
     prepare
-        Called with the pairs (candidate, fold) whose fits are asked for next.
+        Called with a dictionary of the pairs (candidate, fold) whose fits are asked for next, each with its
+        :class:`Trial` or None.
     """
 
     def __init__(self, folds, fit, tick=lambda n_fits: None, prepare=lambda pairs: None):
         self.folds, self.fit, self.tick, self.prepare = folds, fit, tick, prepare
-        self.scores = {}
+        self.scores, self.given_up = {}, set()
 
     def score(self, candidate, k):
         """(ny, nx) score of a candidate in fold k, summed over the maps."""
@@ -43,24 +50,37 @@ class PairedComparison:
         return self.scores[candidate][k]
 
     def need(self, wanted):
-        """Score candidates on folds; ``wanted`` are pairs (candidate, number of folds)."""
+        """Score candidates on folds; ``wanted`` are (candidate, number of folds), of one fold perhaps with a rival."""
         # a fit without another fold starts like that without the first
         for first in (True, False):
-            pairs = [(c, k) for c, n in wanted for k in range(n) if (k == 0) == first and not self._is_known(c, k + 1)]
+            pairs = {}
+            for candidate, n_folds, *rivals in wanted:
+                missing = [k for k in range(n_folds) if (k == 0) == first and not self._is_known(candidate, k, rivals)]
+                pairs |= {(candidate, k): self._trial(k, *rivals) for k in missing}
             self.prepare(pairs)
-            for candidate, k in pairs:
-                self._score(candidate, k)
+            for (candidate, k), trial in pairs.items():
+                self._score(candidate, k, trial)
 
-    def _is_known(self, candidate, n_folds):
-        return len(self.scores.get(candidate, ())) >= n_folds
+    def _is_known(self, candidate, k, rivals=()):
+        is_made = k > 0 or bool(rivals) or candidate not in self.given_up
+        return is_made and len(self.scores.get(candidate, ())) > k
 
-    def _score(self, candidate, k):
-        total = self.folds[k].scores(self.fit(candidate, k)).sum(axis=0)
+    def _trial(self, k, rival=None):
+        return None if rival is None else Trial(self.folds[k], self.scores[rival][k])
+
+    def _score(self, candidate, k, trial):
+        if trial is not None and trial.is_over:
+            total = trial.score
+            self.given_up.add(candidate)
+        else:
+            total = self.folds[k].scores(self.fit(candidate, k)).sum(axis=0)
+            if k == 0:
+                self.given_up.discard(candidate)
         if not np.abs(total).max() <= LARGEST_SCORE:
             raise FloatingPointError(
                 "A fit to a part of the data is infinitely far from the rest: take settings nearer to the defaults."
             )
-        self.scores.setdefault(candidate, []).append(total.astype(np.float32))
+        self.scores.setdefault(candidate, [])[k : k + 1] = [total.astype(np.float32)]
         self.tick(sum(len(of_candidate) for of_candidate in self.scores.values()))
 
     def side_by_side(self, comparisons):
@@ -93,10 +113,13 @@ class PairedComparison:
         n_folds = len(self.folds[:n_folds])
         for last in dict.fromkeys((1, n_folds)):
             # the known one first: the fit of the other starts from it
-            for candidate in (b, a):
-                if not self._is_known(candidate, last):
-                    yield candidate, last
-            difference = sum(self.score(a, k) - self.score(b, k) for k in range(last))
+            if not self._is_known(b, last - 1):
+                yield b, last
+            rivals = (b,) if last == 1 else ()
+            if not self._is_known(a, last - 1, rivals):
+                yield a, last, *rivals
+            pairs = zip(self.scores[a][:last], self.scores[b][:last], strict=True)
+            difference = sum(of_a - of_b for of_a, of_b in pairs)
             if abs(in_standard_errors(difference)) > SIGNIFICANT:
                 break
         return difference
@@ -141,6 +164,33 @@ class PairedComparison:
         difference = np.mean(scores - of_best[: len(scores)], axis=0)
         error = np.sqrt(np.sum(difference**2)) / difference.size
         return float(of_best.mean() + difference.mean()), float(error)
+
+
+class Trial:
+    """Asked of the maps of a running fit, each time after twice as many iterations: is it to be given up?
+
+    Parameters
+    ----------
+    fold
+        Held-out data with a method ``scores``.
+    rival
+        (ny, nx) score there of another fit.
+    """
+
+    def __init__(self, fold, rival):
+        self.fold, self.rival = fold, rival
+        self.score: Any = None
+        self.is_over = False
+
+    def __call__(self, maps):
+        before, self.score = self.score, self.fold.scores(maps).sum(axis=0)
+        if before is not None:
+            gained = max(float(np.sum(self.score - before, dtype=np.float64)), 0.0)
+            difference = self.score - self.rival
+            total = float(difference.sum(dtype=np.float64))
+            if total < 0:
+                self.is_over = in_standard_errors(difference) * (1 + STILL_GAINED * gained / total) < -FAR_BEHIND
+        return self.is_over
 
 
 def in_standard_errors(difference):

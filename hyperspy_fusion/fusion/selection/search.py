@@ -1,7 +1,8 @@
 """Search for the penalty and its weight by cross-validation on held-out counts, or pixels.
 
 Weights are in natural units, which mean the same at any dose: what is best for four fifths of the counts is used for
-all of them. The candidates are fits of low accuracy to all folds but one. In pseudo-code::
+all of them. The candidates are fits of low accuracy to all folds but one. In the first fold, a fit that falls far
+behind the one it is compared with is given up (paired_comparison). In pseudo-code::
 
     split the data into folds (cross_validation);
     for each penalty, at lambda_haadf = 0 and joint = True:
@@ -42,8 +43,8 @@ from hyperspy_fusion.fusion.selection.cross_validation import (
     FEWEST_COUNTS,
     HELD_OUT_PIXELS,
     HeldOutCounts,
-    are_counts,
     folds_for,
+    poor_elements,
 )
 from hyperspy_fusion.fusion.selection.low_accuracy_fits import (
     FITS,
@@ -55,7 +56,12 @@ from hyperspy_fusion.fusion.selection.low_accuracy_fits import (
     with_weight,
 )
 from hyperspy_fusion.fusion.selection.model_averaging import EnsembleFit, weighted_mean
-from hyperspy_fusion.fusion.selection.paired_comparison import SIGNIFICANT, PairedComparison, in_standard_errors
+from hyperspy_fusion.fusion.selection.paired_comparison import (
+    FAR_BEHIND,
+    SIGNIFICANT,
+    PairedComparison,
+    in_standard_errors,
+)
 from hyperspy_fusion.fusion.selection.selection import Selection, in_words
 from hyperspy_fusion.fusion.selection.stacking import pseudo_bma_weights, stacking_weights, without_small
 from hyperspy_fusion.fusion.solvers.threads import one_blas_thread
@@ -68,8 +74,6 @@ FIRST_WEIGHTS = {"guided": 1.0, "directional": 2**0.5, "tgv": 2.0}
 IMAGE_FACTOR = 4.0
 # between two weights, first and in the end
 COARSE, FINE = 2.0, np.sqrt(2)
-# a penalty so many standard errors behind another, in one fold, has its weight from that fold
-FAR_BEHIND = 5.0
 # of the folds that decide on steps by factors of 2
 COARSE_PIXELS = HELD_OUT_PIXELS // 2
 # so many times less smoothing than usual is chosen for data that were smoothed before
@@ -150,7 +154,7 @@ def _searched(observations, settings, num_workers, tick, out_of_window):
     """The low-accuracy fits, None where there are too few counts for any, and the :class:`Selection`."""
     scan = observations[0].scan
     for observation in observations:
-        poor = _poor_elements(observation.scan.maps, observation.noise.counts_scale, observation.scan.elements)
+        poor = poor_elements(observation.scan.maps, observation.noise.counts_scale, observation.scan.elements)
         if poor:
             return None, _defaults(settings, poor)
     part, of_kind, fixed = FITS[observations[0].kind]
@@ -203,17 +207,6 @@ def _best_so_far(comparison, settings, n_maps):
     )
     found = Diagnostic("selection-interrupted", sentence)
     return {best: weights}, Selection(settings.seed, sentence, diagnostics=[found])
-
-
-# ---- scans of few counts ---------------------------------------------------------------------------
-
-
-def _poor_elements(maps, counts_scale, elements):
-    """Elements with too few counts to hold some out."""
-    if not are_counts(maps, counts_scale):
-        return []
-    counts = maps.sum(axis=(1, 2)) / counts_scale
-    return [e for e, total in zip(elements, counts, strict=True) if total < FEWEST_COUNTS]
 
 
 def _defaults(settings, poor):
@@ -336,7 +329,7 @@ class _Search:
         return best
 
     def _n_folds(self, choice, others):
-        """The number of folds for the weight of a penalty: one if it is far behind another, else None for all."""
+        """The number of folds for the weight of a penalty: one if it is far behind another there, else None for all."""
         score = self.comparison.score
         behind = min((in_standard_errors(score(choice, 0) - score(other, 0)) for other in others), default=0.0)
         return 1 if behind < -FAR_BEHIND else None

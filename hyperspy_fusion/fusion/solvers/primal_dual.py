@@ -189,7 +189,7 @@ class Iteration:
             is_settled = is_settled or 0 < stopping.settled >= remaining
             if is_quiet and not is_last and not np.isnan(remaining):
                 # the gap needs two iterations without over-relaxation
-                last = min(last, k + 2) if is_settled else last
+                last = min(last, k + 2) if is_settled or self.is_given_up(stopping, k // every) else last
                 self.adapt()
                 continue
             self.evaluate()
@@ -212,6 +212,11 @@ class Iteration:
     def pauses_after(self, number, every):
         """Whether something is done between an iteration of this number and the next."""
         return number % every == 0 or number in _ADAPT_EARLY or number % self.steps.every == 0 or self.images.is_blurred
+
+    def is_given_up(self, stopping, number):
+        """Whether nobody wants the maps of this call, as asked at checks of the numbers 1, 2, 4, ..."""
+        asked = stopping.is_given_up
+        return asked is not None and number & (number - 1) == 0 and asked(self.state)
 
     def fraction(self, stopping, k, remaining):
         """Estimated fraction of a call that is done after k iterations: distance and gap fall exponentially."""
@@ -393,7 +398,7 @@ class Iteration:
         if not state.records or state.records[-1][0] != state.n_iter:
             self.evaluate()
         state.show_best()
-        maps = state.z * (state.factors() * problem.scales).astype(self.real)[:, None, None]
+        maps = state.maps()
         return FusionResult(
             maps=maps,
             modelled_haadf=problem.modelled_haadf(maps),

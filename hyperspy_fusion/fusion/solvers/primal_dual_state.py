@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,12 +32,16 @@ class Stopping:
         standard errors the gap ``GAP_OF_SETTLED`` takes its place.
     shares
         (n,) factors of the distances of the maps, or one for all.
+    is_given_up
+        Asked with the state after 10, 20, 40, ... iterations of a call without a callback that ends where the maps have
+        settled: whether it is to end.
     """
 
     max_iter: int
     gap: float = 0.0
     settled: float = 0.0
     shares: tuple = (1.0,)
+    is_given_up: Callable[[Any], bool] | None = None
 
     @classmethod
     def of(cls, settings):
@@ -181,6 +186,11 @@ class PrimalDualState:
         kept, totals = self.problem.data.totals, totals_of(self.problem, self.z)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(np.isfinite(kept) & (totals > 0), kept / totals, 1.0)
+
+    def maps(self):
+        """(n, ny, nx) maps of these totals, in units of the input."""
+        factors = (self.factors() * self.problem.scales).astype(self.problem.dtype)
+        return self.z * factors[:, None, None]
 
     def restarted(self, problem, fraction=1.0):
         """The start of another problem of the same maps: these maps, and their duals where the penalty is alike.

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hyperspy_fusion.fusion.selection.paired_comparison import PairedComparison
+from hyperspy_fusion.fusion.selection.paired_comparison import FAR_BEHIND, STILL_GAINED, PairedComparison, Trial
 
 
 class Scored:
@@ -102,7 +102,7 @@ def test_climbs_side_by_side_end_where_each_does():
     """What both need next is prepared at once, the first fold before the others."""
     scored = Scored(lambda c, k: np.full((4, 4), -((c[1] - {"a": 3, "b": -2}[c[0]]) ** 2.0)))
     prepared = []
-    scored.comparison.prepare = prepared.append
+    scored.comparison.prepare = lambda pairs: prepared.append(list(pairs))
     climbs = [scored.comparison.climbing((name, 0), lambda c, by: (c[0], c[1] + by), (1, -1)) for name in "ab"]
     assert scored.comparison.side_by_side(climbs) == [("a", 3), ("b", -2)]
     assert prepared[0] == [(("a", 0), 0), (("b", 0), 0)] and [(("a", 2), 0), (("b", -1), 0)] in prepared
@@ -116,3 +116,68 @@ def test_a_climb_ends_where_the_steps_do():
 
     assert hill(30).comparison.climb(0, step, (1, -1)) == 5
     assert hill(-30).comparison.climb(0, step, (1, -1)) == -5
+
+
+# ---- fits that are given up ----------------------------------------------------------------------------------
+
+
+def behind(errors, shape=(10, 10)):
+    """A difference of scores whose sum is so many of its standard errors below 0."""
+    noise = np.random.default_rng(0).normal(size=shape)
+    noise -= noise.mean()
+    # the square of the difference has the shift in it
+    shift = errors * np.linalg.norm(noise) / np.sqrt(noise.size * (noise.size - errors**2))
+    return noise - shift
+
+
+IDENTITY = SimpleNamespace(scores=lambda fused: fused[None])
+
+
+@pytest.mark.parametrize("errors, is_over", [(FAR_BEHIND + 0.1, True), (FAR_BEHIND - 0.1, False), (-9.0, False)])
+def test_a_fit_far_behind_that_gains_nothing_is_given_up(errors, is_over):
+    trial, rival = Trial(IDENTITY, np.full((10, 10), 7.0)), np.full((10, 10), 7.0)
+    # a single score does not show what is gained
+    assert not trial(rival + behind(errors))
+    assert trial(rival + behind(errors)) is is_over is trial.is_over
+
+
+@pytest.mark.parametrize("gained, is_over", [(0.4 / STILL_GAINED, True), (0.6 / STILL_GAINED, False)])
+def test_a_fit_that_may_catch_up_goes_on(gained, is_over):
+    """Twice as far behind as is too far: it goes on where it may gain half of that."""
+    now = behind(2 * FAR_BEHIND)
+    before = now + gained * now.sum() / now.size
+    trial = Trial(IDENTITY, np.zeros((10, 10)))
+    assert not trial(before) and trial(now) is is_over
+    # what was lost is not gained again
+    trial = Trial(IDENTITY, np.zeros((10, 10)))
+    assert not trial(now - before) and trial(now)
+
+
+def with_trials(tables):
+    """A comparison whose fits go through their tables of maps, and what was asked for."""
+    asked = []
+
+    def prepare(pairs):
+        for (candidate, k), trial in pairs.items():
+            asked.append((candidate, k, trial is not None))
+            if trial is not None:
+                any(trial(maps) for maps in tables[candidate])
+
+    return PairedComparison([IDENTITY] * 2, lambda candidate, k: tables[candidate][-1], prepare=prepare), asked
+
+
+def test_what_was_given_up_is_fitted_to_its_end_for_others_alone():
+    zeros, lost, better = np.zeros((10, 10)), behind(9), 1 + behind(0)
+    compared, asked = with_trials({"a": [zeros] * 2, "b": [lost, lost, better], "c": [zeros, better]})
+    assert not compared.is_better("b", "a") and compared.given_up == {"b"}
+    assert asked == [("a", 0, False), ("b", 0, True)]
+    np.testing.assert_allclose(compared.scores["b"], [lost], rtol=1e-6)
+    # again by the same scores
+    assert not compared.is_better("b", "a") and len(asked) == 2
+    # whoever asks for its score gets that of its end, in its place
+    np.testing.assert_allclose(compared.score("b", 0), better, rtol=1e-6)
+    assert asked[2:] == [("b", 0, False)] and not compared.given_up and len(compared.scores["b"]) == 1
+    # and a rival is always one that was fitted to its end
+    compared, asked = with_trials({"a": [zeros] * 2, "b": [lost, lost, better], "c": [zeros] * 2})
+    compared.is_better("b", "a")
+    assert not compared.is_better("c", "b") and asked[2:] == [("b", 0, False), ("c", 0, True)]

@@ -73,6 +73,32 @@ def test_steps_of_weights_come_back_and_stay_within_bounds():
     assert low_accuracy_fits.scaled_weight(first._replace(lambda_reg=1.5e-4), 0.5) is None
 
 
+def test_a_fit_that_is_given_up_is_not_kept(scan, monkeypatch):
+    """The next one of its kind starts from it; whoever wants its maps gets those of a fit to its end."""
+    settings = AutoSettings()
+    part = low_accuracy_fits.Part.of(observed(scan, settings), settings, None, np.random.default_rng(0))
+    fits = low_accuracy_fits.LowAccuracyFits([part], settings, 1, 1)
+    choice, asked = Choice("tv", 1.0, 0.0, True), []
+
+    class Lost:
+        is_over = False
+
+        def __call__(self, maps):
+            asked.append(maps.copy())
+            self.is_over = len(asked) == 3
+            return self.is_over
+
+    monkeypatch.setattr(low_accuracy_fits, "LOW_ACCURACY_SETTLED", 1e-3)
+    fits.prepare({(choice, 0): Lost()})
+    assert len(asked) == 3 and asked[0].shape == scan.maps.shape and not fits.maps
+    (state,) = fits.states.values()
+    assert state.n_iter == 42  # two more than 40, without over-relaxation
+    np.testing.assert_allclose(asked[2].sum((1, 2)), fits.folds[0].maps.sum((1, 2)), rtol=1e-4)
+    started = []
+    monkeypatch.setattr(CalibratedProblem, "start", lambda self, state: started.append(state) or state.restarted(self))
+    assert fits(choice, 0) is fits.maps[choice, 0] and started == [state]
+
+
 # ---- choices ---------------------------------------------------------------------------------------------
 
 
