@@ -22,6 +22,7 @@ from scipy.ndimage import gaussian_filter
 from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem, Observation
 from hyperspy_fusion.fusion.problems.resampling import guided_by
 from hyperspy_fusion.fusion.selection.cross_validation import FEWEST_COUNTS, N_COUNT_FOLDS, thinned
+from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
 from hyperspy_fusion.fusion.terms.scan_data import ScanData
 
 _logger = logging.getLogger(__name__)
@@ -223,9 +224,17 @@ class ComponentProblem:
         return self.inner.coarse_start(alike, num_workers)
 
     def solve(self, settings, state=None, callback=None, num_workers=None):
-        """Result, with maps of the elements, and state."""
-        result, state = self.inner.solve(settings, state, callback, num_workers)
+        """Result, with maps of the elements, and state; None starts from a coarse fit."""
+        state = self.coarse_start(num_workers=num_workers) if state is None else state
+        result, state = self.inner.solve(self.stopping(settings, state), state, callback, num_workers)
         return replace(result, maps=self.components.maps(result.maps)), state
+
+    def stopping(self, settings, state):
+        """When maps have settled; a weak component takes many more iterations, and hardly moves the maps."""
+        stopping = Stopping.of(settings)
+        if state.standard_errors is None:
+            return stopping
+        return stopping.of_columns(self.components.readout, state.standard_errors * self.inner.scales)
 
     def resample(self, settings, state, maps, seed, earlier=()):
         """The problem of one bootstrap replicate; see :meth:`~.problems.base.FusionProblem.resample`.

@@ -32,6 +32,9 @@ class Stopping:
         standard errors the gap ``GAP_OF_SETTLED`` takes its place.
     shares
         (n,) factors of the distances of the maps, or one for all.
+    contributions
+        (n, r) of each of r fitted columns to the standard errors of n maps, whose squares have the sum 1 for each map.
+        None where the columns are the maps.
     is_given_up
         Asked with the state after 10, 20, 40, ... iterations of a call without a callback that ends where the maps have
         settled: whether it is to end.
@@ -41,6 +44,7 @@ class Stopping:
     gap: float = 0.0
     settled: float = 0.0
     shares: tuple = (1.0,)
+    contributions: np.ndarray | None = None
     is_given_up: Callable[[Any], bool] | None = None
 
     @classmethod
@@ -61,9 +65,17 @@ class Stopping:
         shares = np.clip(weights * np.sqrt(number), (self.settled or SETTLED) / _FURTHEST, 1)
         return [replace(self, shares=tuple(one)) for one in shares.tolist()]
 
+    def of_columns(self, readout, errors):
+        """That of columns (r,) with standard errors, of which maps are ``readout`` (n, r) times the columns."""
+        sizes = np.abs(readout) * errors
+        lengths = np.linalg.norm(sizes, axis=1, keepdims=True)
+        return replace(self, contributions=np.divide(sizes, lengths, out=np.zeros_like(sizes), where=lengths > 0))
+
     def distance(self, distances):
         """The largest of the distances (n,) of maps that counts; those of other columns count like the largest."""
         shares = np.array(self.shares)
+        if self.contributions is not None and np.isfinite(distances).all():
+            distances = np.linalg.norm(self.contributions * distances, axis=1)
         # NaN where any map has it
         return float(np.max(distances * (shares if len(shares) == len(distances) else shares.max())))
 

@@ -236,6 +236,28 @@ def test_components_are_nearer_to_the_truth_than_maps(scan, maps, rest):
     assert errors[0] < 0.75 * errors[1]
 
 
+def test_maps_settle_and_not_components(scan, maps, rest):
+    """The fit ends where maps are near their final ones; a component that they do not show is not waited for."""
+    observation, settings = observed(maps, scan[1])
+    settings = replace(settings, regularization="directional", tol="settled")
+    found = Components.of(observation, rest, settings, 2)
+    final, _ = found.problem(settings).solve(replace(settings, tol=1e-7, max_iter=5000))
+    result, state = found.problem(settings).solve(settings)
+    readout = np.abs(found.readout) * state.standard_errors * state.problem.scales
+    errors = np.linalg.norm(readout, axis=1)
+    rms = np.sqrt(np.mean((result.maps - final.maps) ** 2, axis=(1, 2)))
+    assert np.all(rms < 0.06 * errors) and result.reason.name == "SETTLED"
+    # of the second component alone nothing is read out: it may stay where it is
+    silent = replace(found, readout=found.readout * [1, 0])
+    problem = silent.problem(settings)
+    start = problem.coarse_start()
+    distances = []
+    stopping = problem.stopping(settings, start)
+    for moved in ([0.1, 0.0], [0.0, 0.1]):
+        distances.append(stopping.distance(np.array(moved)))
+    assert distances == pytest.approx([0.1, 0.0])
+
+
 def test_stronger_components_are_smoothed_less(scan, maps, rest):
     observation, settings = observed(maps, scan[1])
     found = Components.of(observation, rest, settings)

@@ -177,5 +177,21 @@ def test_fits_of_an_ensemble_end_by_their_weights():
     assert np.sum((weights[:, 0] * furthest[:, 0]) ** 2) == pytest.approx(0.03**2)
     assert furthest.min() >= 0.03 - 1e-12 and furthest.max() <= 0.2 + 1e-12 and furthest[0, 2] == 0.03
     assert fits[1].distance(np.array([0.1, 0.0, 0.0])) == pytest.approx(0.1 * 0.3 * np.sqrt(3))
-    # components are not maps: each counts like the map of the largest weight
+    # columns that are not maps: each counts like the map of the largest weight
     assert fits[1].distance(np.array([0.1, 0.2])) == pytest.approx(0.2 * 0.3 * np.sqrt(3))
+
+
+def test_columns_count_by_what_they_add_to_the_errors_of_maps():
+    """Independent errors of columns add up in squares; a column without an effect on any map may move."""
+    readout, errors = np.array([[3.0, -1.0, 0.0], [0.0, 2.0, 0.0]]), np.array([1.0, 4.0, 9.0])
+    stopping = Stopping(9, shares=(1.0, 0.5)).of_columns(readout, errors)
+    far = np.array([0.1, 0.0, 7.0])  # the errors of the first map are (3, 4, 0)
+    assert stopping.distance(far) == pytest.approx(0.1 * 3 / 5)
+    assert stopping.distance(np.array([0.0, 0.1, 0.0])) == pytest.approx(max(0.1 * 4 / 5, 0.5 * 0.1))
+    assert stopping.distance(np.array([0.1, 0.1, 0.0])) == pytest.approx(0.1)
+    # nothing is known before the second check, and NaN is not lost
+    assert stopping.distance(np.array([np.inf, 0.1, 0.1])) == np.inf
+    assert np.isnan(stopping.distance(np.array([0.1, 0.1, np.nan])))
+    # maps without columns, and columns that are the maps
+    assert Stopping(9).of_columns(np.zeros((2, 3)), errors).distance(far) == 0
+    assert Stopping(9).of_columns(np.eye(3), errors).distance(far) == Stopping(9).distance(far)
