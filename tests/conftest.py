@@ -62,17 +62,14 @@ def pytest_collection_finish():
 def let_hyperspy_remember():
     """HyperSpy compiles a function for each event of each signal, and cleans each name of its metadata at each access.
 
-    From a handful of texts, in a quarter of the time of its signals. A third of what is left prepares its axes for
-    traits that are declared after they are observed, which none is.
+    From a handful of texts, in a quarter of the time of its signals.
     """
     from hyperspy import events
     from hyperspy.misc import _utils
-    from traits.observation._named_trait_observer import NamedTraitObserver
 
     compiled = functools.cache(functools.partial(compile, filename="<event>", mode="exec"))
     events.exec = lambda text, *scopes: exec(compiled(text), *scopes)
     _utils.slugify = functools.lru_cache(10_000, typed=True)(_utils.slugify)
-    NamedTraitObserver.iter_extra_graphs = lambda *_: ()
 
 
 def keep_what_there_is():

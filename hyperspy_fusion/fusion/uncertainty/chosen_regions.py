@@ -56,8 +56,8 @@ class ChosenRegion:
     doubt
         How far region and threshold differ where it matters: among the pixels that one count more or less moves across
         the threshold. The number of those that are in one but not in the other is divided by twice the number above
-        or below the threshold, whichever is smaller. Where counts are rare, nearly all of these pixels are on one side,
-        and hide how the others differ.
+        or below the threshold, whichever is smaller: where counts are rare, nearly all of these pixels are on one side,
+        and would hide how the others differ.
     """
 
     sign: int
