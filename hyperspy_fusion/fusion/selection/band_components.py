@@ -93,8 +93,7 @@ class BandComponentProblem(ComponentProblem):
 
     def columns(self, state):
         """(n, ny, nx) columns of a fit."""
-        factors = (state.factors() * self.inner.scales).astype(self.inner.dtype)
-        return self.components.columns(state.z * column(factors))
+        return self.components.columns(state.maps())
 
     def resample(self, settings, state, maps, seed, earlier=()):
         """The problem of one bootstrap replicate: components of the bands drawn for the fits of whole spectra."""

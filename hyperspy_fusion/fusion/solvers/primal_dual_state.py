@@ -66,8 +66,11 @@ class Stopping:
         return [replace(self, shares=tuple(one)) for one in shares.tolist()]
 
     def of_columns(self, readout, errors):
-        """That of columns (r,) with standard errors, of which maps are ``readout`` (n, r) times the columns."""
-        sizes = np.abs(readout) * errors
+        """That of columns (r,) with standard errors, of which maps are ``readout`` (n or more, r) times the columns.
+
+        Rows beyond the maps count where all have the same share.
+        """
+        sizes = np.abs(readout[: len(self.shares)] if len(self.shares) > 1 else readout) * errors
         lengths = np.linalg.norm(sizes, axis=1, keepdims=True)
         return replace(self, contributions=np.divide(sizes, lengths, out=np.zeros_like(sizes), where=lengths > 0))
 

@@ -247,15 +247,14 @@ def test_maps_settle_and_not_components(scan, maps, rest):
     errors = np.linalg.norm(readout, axis=1)
     rms = np.sqrt(np.mean((result.maps - final.maps) ** 2, axis=(1, 2)))
     assert np.all(rms < 0.06 * errors) and result.reason.name == "SETTLED"
-    # of the second component alone nothing is read out: it may stay where it is
-    silent = replace(found, readout=found.readout * [1, 0])
-    problem = silent.problem(settings)
-    start = problem.coarse_start()
-    distances = []
-    stopping = problem.stopping(settings, start)
-    for moved in ([0.1, 0.0], [0.0, 0.1]):
-        distances.append(stopping.distance(np.array(moved)))
-    assert distances == pytest.approx([0.1, 0.0])
+    # where the slow component is not read out, the fit does not wait for it
+    slow = int(np.argmax([one.n_iter for one in _settled_alone(found, settings)]))
+    fast = replace(found, readout=found.readout * (np.arange(2) != slow))
+    assert fast.problem(settings).solve(settings)[0].n_iter < result.n_iter
+
+
+def _settled_alone(found, settings):
+    return [replace(found, readout=found.readout * row).problem(settings).solve(settings)[0] for row in np.eye(2)]
 
 
 def test_stronger_components_are_smoothed_less(scan, maps, rest):
