@@ -2,6 +2,7 @@
 
     python -m benchmarks.sweep fusion.solvers.primal_dual._MAPS_RATIO 1 3 9
     python -m benchmarks.sweep fusion.selection.low_accuracy_fits.LOW_ACCURACY_SETTLED 0.1 0.2 0.4
+    python -m benchmarks.sweep fusion.selection.paired_comparison.FAR_BEHIND 2 4 8
 
 The constant is given as module and name within ``hyperspy_fusion``; the value that the package has is measured first.
 Calibrated fits with each penalty give iterations to the default end, and the mean PSNR against the truth; the automatic

@@ -136,8 +136,8 @@ class LowAccuracyFits:
     def prepare(self, pairs):
         """Fit what is not fitted yet side by side, but what is of one fold and kind in turn.
 
-        ``pairs`` are {(choice, fold): trial}. A fit ends where its :class:`~.paired_comparison.Trial` says so; it is
-        then not kept.
+        ``pairs`` are {(choice, fold): trial}. A fit whose :class:`~.paired_comparison.Trial` gives it up ends. The next
+        one of its kind starts from it, but its maps are not kept.
         """
         groups = {}
         for (choice, k), trial in pairs.items():

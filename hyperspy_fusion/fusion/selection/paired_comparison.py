@@ -8,9 +8,10 @@ import numpy as np
 
 # a difference of so many standard errors is not compared on further folds
 SIGNIFICANT = 2.0
-# a fit so many standard errors behind another one, in one fold, is given up
+# a fit so many standard errors behind another one, in one fold, is given up, and so far behind a penalty has its weight
+# from one fold
 FAR_BEHIND = 4.0
-# ... if it stays so far behind with so many times the gain of the last half of its iterations
+# a fit gains at most so many times what it gained in the last half of its iterations
 STILL_GAINED = 4.0
 # of a pixel: the maps of a fit that became infinite, or that is off by as much, predict nothing
 LARGEST_SCORE = 1e30
@@ -25,7 +26,7 @@ class PairedComparison:
     Comparisons are generators that yield the fits they need next, each a candidate and a number of folds, so that
     those of several comparisons can be made side by side. In the first fold a candidate may have a rival, whose score
     is known. A fit that will not catch up with it is given up (:class:`Trial`). It is made to its end where anything
-    but its comparison needs it.
+    but the comparison with this rival needs it.
 
     Parameters
     ----------
@@ -42,7 +43,8 @@ class PairedComparison:
 
     def __init__(self, folds, fit, tick=lambda n_fits: None, prepare=lambda pairs: None):
         self.folds, self.fit, self.tick, self.prepare = folds, fit, tick, prepare
-        self.scores, self.given_up = {}, set()
+        self.scores: dict[Any, list] = {}
+        self.given_up: dict[Any, Any] = {}  # and the rival of each
 
     def score(self, candidate, k):
         """(ny, nx) score of a candidate in fold k, summed over the maps."""
@@ -50,32 +52,35 @@ class PairedComparison:
         return self.scores[candidate][k]
 
     def need(self, wanted):
-        """Score candidates on folds; ``wanted`` are (candidate, number of folds), of one fold perhaps with a rival."""
+        """Score candidates on folds; ``wanted`` are (candidate, number of folds) or (candidate, 1, rival)."""
         # a fit without another fold starts like that without the first
         for first in (True, False):
-            pairs = {}
-            for candidate, n_folds, *rivals in wanted:
-                missing = [k for k in range(n_folds) if (k == 0) == first and not self._is_known(candidate, k, rivals)]
-                pairs |= {(candidate, k): self._trial(k, *rivals) for k in missing}
-            self.prepare(pairs)
-            for (candidate, k), trial in pairs.items():
-                self._score(candidate, k, trial)
+            rivals: dict = {}
+            for candidate, n_folds, *own in wanted:
+                rival = own[0] if own else None
+                for k in range(n_folds):
+                    if (k == 0) == first and not self._is_known(candidate, k, rival):
+                        # of several wishes for a fit, that for its end counts
+                        rivals[candidate, k] = rival if rivals.get((candidate, k), rival) == rival else None
+            trials = {(candidate, k): self._trial(k, rival) for (candidate, k), rival in rivals.items()}
+            self.prepare(trials)
+            for (candidate, k), trial in trials.items():
+                self._score(candidate, k, trial, rivals[candidate, k])
 
-    def _is_known(self, candidate, k, rivals=()):
-        is_made = k > 0 or bool(rivals) or candidate not in self.given_up
+    def _is_known(self, candidate, k, rival=None):
+        is_made = k > 0 or candidate not in self.given_up or (rival is not None and self.given_up[candidate] == rival)
         return is_made and len(self.scores.get(candidate, ())) > k
 
-    def _trial(self, k, rival=None):
+    def _trial(self, k, rival):
         return None if rival is None else Trial(self.folds[k], self.scores[rival][k])
 
-    def _score(self, candidate, k, trial):
+    def _score(self, candidate, k, trial, rival):
         if trial is not None and trial.is_over:
-            total = trial.score
-            self.given_up.add(candidate)
+            total, self.given_up[candidate] = trial.score, rival
         else:
             total = self.folds[k].scores(self.fit(candidate, k)).sum(axis=0)
             if k == 0:
-                self.given_up.discard(candidate)
+                self.given_up.pop(candidate, None)
         if not np.abs(total).max() <= LARGEST_SCORE:
             raise FloatingPointError(
                 "A fit to a part of the data is infinitely far from the rest: take settings nearer to the defaults."
@@ -115,9 +120,9 @@ class PairedComparison:
             # the known one first: the fit of the other starts from it
             if not self._is_known(b, last - 1):
                 yield b, last
-            rivals = (b,) if last == 1 else ()
-            if not self._is_known(a, last - 1, rivals):
-                yield a, last, *rivals
+            rival = (b,) if last == 1 else ()
+            if not self._is_known(a, last - 1, *rival):
+                yield a, last, *rival
             pairs = zip(self.scores[a][:last], self.scores[b][:last], strict=True)
             difference = sum(of_a - of_b for of_a, of_b in pairs)
             if abs(in_standard_errors(difference)) > SIGNIFICANT:
@@ -169,6 +174,9 @@ class PairedComparison:
 class Trial:
     """Asked of the maps of a running fit, each time after twice as many iterations: is it to be given up?
 
+    With the difference d of its score from that of its rival, and the gain g since it was asked before, it is where
+    ``(sum d + STILL_GAINED g) / sqrt(sum d**2) < -FAR_BEHIND``.
+
     Parameters
     ----------
     fold
@@ -186,10 +194,9 @@ class Trial:
         before, self.score = self.score, self.fold.scores(maps).sum(axis=0)
         if before is not None:
             gained = max(float(np.sum(self.score - before, dtype=np.float64)), 0.0)
-            difference = self.score - self.rival
-            total = float(difference.sum(dtype=np.float64))
-            if total < 0:
-                self.is_over = in_standard_errors(difference) * (1 + STILL_GAINED * gained / total) < -FAR_BEHIND
+            difference = np.asarray(self.score - self.rival, dtype=np.float64)
+            at_most = float(difference.sum()) + STILL_GAINED * gained
+            self.is_over = at_most < -FAR_BEHIND * float(np.sqrt(np.sum(difference**2)))
         return self.is_over
 
 

@@ -349,11 +349,10 @@ class _Search:
 
         Scores near their maximum differ by chance alone, and the largest one would choose by chance.
         """
-        scores = self.comparison.scores
+        scores, lost = self.comparison.scores, self.comparison.given_up
         # on fewer folds are those that are significantly worse, or of larger steps
-        alike = [
-            c for c in scores if c._replace(lambda_reg=best.lambda_reg) == best and len(scores[c]) >= len(scores[best])
-        ]
+        alike = [c for c in scores if c._replace(lambda_reg=best.lambda_reg) == best and c not in lost]
+        alike = [c for c in alike if len(scores[c]) >= len(scores[best])]
         likely = pseudo_bma_weights([sum(scores[c][: len(scores[best])]) for c in alike])
         mean = np.exp(likely @ np.log([c.lambda_reg for c in alike]))
         return scaled_weight(best._replace(lambda_reg=mean), 1.0) or best

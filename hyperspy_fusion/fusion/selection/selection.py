@@ -21,7 +21,8 @@ class Selection:
         Settings of the candidates that were left open: {name: list of values}.
     scores, errors, n_folds
         Of the candidates: mean score per pixel of held-out data (see ``cross_validation``), the standard error of its
-        difference from that of the candidate of the largest weight, and the number of folds.
+        difference from that of the candidate of the largest weight, and the number of folds. The score of a fit that
+        was given up is that of its last maps.
     weights
         (candidates, n) in the average, for each map; 0 for most.
     diagnostics

@@ -214,9 +214,9 @@ class Iteration:
         return number % every == 0 or number in _ADAPT_EARLY or number % self.steps.every == 0 or self.images.is_blurred
 
     def is_given_up(self, stopping, number):
-        """Whether nobody wants the maps of this call, as asked at checks of the numbers 1, 2, 4, ..."""
+        """Whether a fit is to end before its maps have settled, as asked at checks of the numbers 1, 2, 4, ..."""
         asked = stopping.is_given_up
-        return asked is not None and number & (number - 1) == 0 and asked(self.state)
+        return asked is not None and number > 0 and number & (number - 1) == 0 and asked(self.state)
 
     def fraction(self, stopping, k, remaining):
         """Estimated fraction of a call that is done after k iterations: distance and gap fall exponentially."""

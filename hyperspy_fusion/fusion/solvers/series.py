@@ -287,7 +287,7 @@ class _SeriesIteration(Iteration):
         history = history_of(state.records)
         found = []
         for problem, one in zip(self.problem.problems, state.states, strict=True):
-            maps = one.z * (one.factors() * problem.scales).astype(self.real)[:, None, None]
+            maps = one.maps()
             found.append(
                 FusionResult(maps, problem.modelled_haadf(maps), history, state.n_iter, reason, gap=float(state.gap))
             )

@@ -169,7 +169,7 @@ def with_trials(tables):
 def test_what_was_given_up_is_fitted_to_its_end_for_others_alone():
     zeros, lost, better = np.zeros((10, 10)), behind(9), 1 + behind(0)
     compared, asked = with_trials({"a": [zeros] * 2, "b": [lost, lost, better], "c": [zeros, better]})
-    assert not compared.is_better("b", "a") and compared.given_up == {"b"}
+    assert not compared.is_better("b", "a") and compared.given_up == {"b": "a"}
     assert asked == [("a", 0, False), ("b", 0, True)]
     np.testing.assert_allclose(compared.scores["b"], [lost], rtol=1e-6)
     # again by the same scores
@@ -181,3 +181,22 @@ def test_what_was_given_up_is_fitted_to_its_end_for_others_alone():
     compared, asked = with_trials({"a": [zeros] * 2, "b": [lost, lost, better], "c": [zeros] * 2})
     compared.is_better("b", "a")
     assert not compared.is_better("c", "b") and asked[2:] == [("b", 0, False), ("c", 0, True)]
+
+
+def test_what_was_given_up_for_one_rival_is_compared_anew_with_another():
+    """Its score is that of a fit that was not finished, and the noise of the two is the same."""
+    zeros, lost = np.zeros((10, 10)), behind(9)
+    compared, asked = with_trials({"a": [zeros] * 2, "b": [lost] * 3, "c": [lost + 0.3] * 2})
+    assert not compared.is_better("b", "a") and compared.given_up == {"b": "a"}
+    compared.is_better("b", "c")
+    assert asked[-1] == ("b", 0, True)
+
+
+@pytest.mark.parametrize("wishes", [[(), ("a",)], [("a",), ()], [("a",), ("c",)], [("a",), ("c",), ("a",)]])
+def test_of_several_wishes_that_for_the_end_of_a_fit_counts(wishes):
+    zeros, lost, better = np.zeros((10, 10)), behind(9), 1 + behind(0)
+    compared, asked = with_trials({"a": [zeros] * 2, "c": [zeros] * 2, "b": [lost, lost, better]})
+    compared.need([("a", 1), ("c", 1)])
+    compared.need([("b", 1, *rival) for rival in wishes])
+    assert asked[-1] == ("b", 0, False) and not compared.given_up
+    np.testing.assert_allclose(compared.scores["b"], [better], rtol=1e-6)
