@@ -151,6 +151,7 @@ class AveragedProblem:
         )
         for k, problem in enumerate(self.problems):
             start = before[k] if k < len(before) else None
+            start = self._near_start(k, state.states) if start is None else start
             try:
                 result, fitted = problem.solve(stopping[k], start, call, num_workers)
             except KeyboardInterrupt:  # before its first iteration
@@ -173,6 +174,16 @@ class AveragedProblem:
             gap=max(r.gap for r in results),
         )
         return result, state
+
+    def _near_start(self, k, states):
+        """The state to start problem k from, near the last solution for the same components; None without one."""
+        problem = self.problems[k]
+        for other, state in reversed(list(zip(self.problems, states, strict=False))):
+            if getattr(other, "components", None) is not None and other.components is getattr(
+                problem, "components", None
+            ):
+                return problem.start(state)
+        return None
 
     def fits(self, state):
         """(problem, state) of the fits that were reached, and their weights (fits, n) of sum 1."""

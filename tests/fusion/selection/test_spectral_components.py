@@ -18,6 +18,7 @@ from hyperspy_fusion.fusion.selection import search
 from hyperspy_fusion.fusion.selection import spectral_components as components
 from hyperspy_fusion.fusion.selection.cross_validation import folds_of
 from hyperspy_fusion.fusion.selection.low_accuracy_fits import Choice, LowAccuracyFits, Part
+from hyperspy_fusion.fusion.selection.model_averaging import AveragedProblem
 from hyperspy_fusion.fusion.selection.spectral_components import Components, ComponentsByFold, number_of_components
 from hyperspy_fusion.fusion.settings import AutoSettings, CalibratedSettings
 from hyperspy_fusion.maps.base import SourceRequest
@@ -255,6 +256,25 @@ def test_maps_settle_and_not_components(scan, maps, rest):
 
 def _settled_alone(found, settings):
     return [replace(found, readout=found.readout * row).problem(settings).solve(settings)[0] for row in np.eye(2)]
+
+
+def test_a_fit_to_the_same_components_starts_from_the_one_before(scan, maps, rest):
+    """Others start from the measured maps, or from a coarse fit, as by themselves."""
+    observation, settings = observed(maps, scan[1])
+    settings = replace(settings, tol="settled")
+    smoother = replace(settings, lambda_reg=1.4)
+    found, alike = (Components.of(observation, rest, settings, 2) for _ in range(2))
+    problems = [
+        observation.problem(settings),
+        found.problem(settings),
+        found.problem(smoother),
+        alike.problem(smoother),
+    ]
+    weights = np.full((4, 2), 0.25)
+    _, state = AveragedProblem(problems, weights).solve(replace(settings, max_iter=2000))
+    of_same, of_others = state.states[2:]
+    assert of_same.n_iter < of_others.n_iter
+    assert np.std(state.maps[2] - state.maps[3]) < 0.02 * np.std(state.maps[3])
 
 
 def test_stronger_components_are_smoothed_less(scan, maps, rest):
