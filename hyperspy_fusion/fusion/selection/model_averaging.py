@@ -177,13 +177,11 @@ class AveragedProblem:
 
     def _near_start(self, k, states):
         """The state to start problem k from, near the last solution for the same components; None without one."""
-        problem = self.problems[k]
-        for other, state in reversed(list(zip(self.problems, states, strict=False))):
-            if getattr(other, "components", None) is not None and other.components is getattr(
-                problem, "components", None
-            ):
-                return problem.start(state)
-        return None
+        components = [getattr(problem, "components", None) for problem in self.problems]
+        near = [
+            state for one, state in zip(components, states, strict=False) if one is not None and one is components[k]
+        ]
+        return self.problems[k].start(near[-1]) if near else None
 
     def fits(self, state):
         """(problem, state) of the fits that were reached, and their weights (fits, n) of sum 1."""

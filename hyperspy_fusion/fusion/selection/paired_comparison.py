@@ -8,7 +8,7 @@ import numpy as np
 
 # a difference of so many standard errors is not compared on further folds
 SIGNIFICANT = 2.0
-# a fit so many standard errors behind another one, in one fold, is given up, and so far behind a penalty has its weight
+# a fit so many standard errors behind another one, in one fold, is given up; a penalty so far behind has its weight
 # from one fold
 FAR_BEHIND = 4.0
 # a fit gains at most so many times what it gained in the last half of its iterations
@@ -25,8 +25,8 @@ class PairedComparison:
 
     Comparisons are generators that yield the fits they need next, each a candidate and a number of folds, so that
     those of several comparisons can be made side by side. In the first fold a candidate may have a rival, whose score
-    is known. A fit that will not catch up with it is given up (:class:`Trial`). It is made to its end where anything
-    but the comparison with this rival needs it.
+    is known. A fit that will not catch up with it is given up (:class:`Trial`). It is fitted to its end where
+    anything but the comparison with this rival needs it.
 
     Parameters
     ----------
@@ -167,8 +167,7 @@ class PairedComparison:
         of_best = np.array([self.score(best, k) for k in range(len(self.folds))])
         scores = np.asarray(self.scores[candidate], dtype=np.float64)
         difference = np.mean(scores - of_best[: len(scores)], axis=0)
-        error = np.sqrt(np.sum(difference**2)) / difference.size
-        return float(of_best.mean() + difference.mean()), float(error)
+        return float(of_best.mean() + difference.mean()), standard_error(difference) / difference.size
 
 
 class Trial:
@@ -196,11 +195,16 @@ class Trial:
             gained = max(float(np.sum(self.score - before, dtype=np.float64)), 0.0)
             difference = np.asarray(self.score - self.rival, dtype=np.float64)
             at_most = float(difference.sum()) + STILL_GAINED * gained
-            self.is_over = at_most < -FAR_BEHIND * float(np.sqrt(np.sum(difference**2)))
+            self.is_over = at_most < -FAR_BEHIND * standard_error(difference)
         return self.is_over
+
+
+def standard_error(difference):
+    """Of the sum of a difference over pixels."""
+    return float(np.sqrt(np.sum(difference**2)))
 
 
 def in_standard_errors(difference):
     """Sum of a difference over pixels, divided by its standard error."""
     difference = np.asarray(difference, dtype=np.float64)
-    return float(difference.sum()) / max(float(np.sqrt(np.sum(difference**2))), 1e-300)
+    return float(difference.sum()) / max(standard_error(difference), 1e-300)
