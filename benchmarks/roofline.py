@@ -4,7 +4,7 @@
     python -m benchmarks.roofline --no-sizes    # the bandwidth at 1024x1024x3 alone
 
 Bandwidth: the bytes that an iteration has to move (each array read once, and written once where it changes), over its
-time, as part of the bandwidth of a copy. Two iterations share a sweep over memory, so that it may be above 1. The copy
+time, as part of the bandwidth of a copy. Iterations share a sweep over memory, so that it may be above 1. The copy
 is that of NumPy in as many threads, of an array that no cache holds. Both are the best of several repeats in
 alternation. Sizes: seconds of the method's default fit, from arrays to result, against pixels times elements, with the
 exponent of a power law through all of them.
@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.common import conclude, machine
 
 PENALTIES = ("tv", "guided", "directional", "tgv")
-SIZE, SWEEPS, REPEATS = 1024, 20, 5
+SIZE, SWEEPS, REPEATS = 1024, 8, 5
 BANDWIDTH_BAR, EXPONENT_BAR = 0.7, 1.05
 EDGES, NUMBERS = (128, 256, 512, 1024, 2048), (2, 4, 9)
 #: pixels times elements of the largest fit: a fit of two minutes
@@ -82,7 +82,7 @@ def sweep_bandwidth(penalty):
     """A function that sweeps and returns bytes per second."""
     from hyperspy_fusion.fusion.solvers import kernels
     from hyperspy_fusion.fusion.solvers.loop import prepared
-    from hyperspy_fusion.fusion.solvers.primal_dual import Iteration
+    from hyperspy_fusion.fusion.solvers.primal_dual import IN_ONE_SWEEP, Iteration
     from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState
 
     problem, _ = problem_of(SIZE, 3, penalty)
@@ -92,11 +92,12 @@ def sweep_bandwidth(penalty):
     def sweep():
         with prepared(problem.dtype, kernels.CALIBRATED, None) as (n_workers, _):
             iteration = Iteration(problem, state, n_workers)
-            iteration.advance([1, 1], [1, 1])
+            ones = [1] * IN_ONE_SWEEP
+            iteration.advance(ones, ones)
             start = time.perf_counter()
             for _ in range(SWEEPS):
-                iteration.advance([1, 1], [1, 1])
-            return 2 * SWEEPS * n_bytes / (time.perf_counter() - start)
+                iteration.advance(ones, ones)
+            return IN_ONE_SWEEP * SWEEPS * n_bytes / (time.perf_counter() - start)
 
     return sweep
 

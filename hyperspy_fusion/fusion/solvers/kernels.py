@@ -827,7 +827,7 @@ def primal_dual_sweep(
     relax_maps, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, cell_work, slope_work,
     slack_work, map_work, sums, slack_sums,
 ):  # fmt: skip
-    """One or two iterations of the primal-dual solver in one sweep over the rows: what a row takes is in the cache.
+    """A few iterations of the primal-dual solver in one sweep over the rows: what a row takes is in the cache.
 
     - Duals: ``y <- y + relax_duals (P(y + sigma (D z_bar - L v_bar)) - y)``, with P the projection onto unit balls;
       likewise q by ``D v_bar``, onto balls of ``radius``. Of the directional mode, y is the dual times P, so that the
@@ -842,8 +842,9 @@ def primal_dual_sweep(
     the weights of a single one are not negative.
 
     Row r of the duals takes rows r and r + 1 of z_bar and v_bar; row r of slopes and maps takes rows r - 1 and r of the
-    duals. So the second iteration follows the first one by a row. Workers have bands of two rows or more. The duals of
-    the last row of each band, which two bands take, come first. Where two bands meet, the second iteration comes last.
+    duals. So each iteration follows the one before by a row. Workers have bands of at least ``2 (n_iter - 1)`` rows.
+    The duals of the last row of each band, which two bands take, come first. What later iterations take from another
+    band grows by a row at both ends with each of them; these rows come last.
 
     z, z_bar, beta : (n, ny, nx); y : (4, n, ny - 1, nx - 1); v, v_bar : (m, ny - 1, nx - 1);
     q : (4, m, ny - 2, nx - 2); v, q of size 1 for modes without slopes; sigma, tau_v : (1 or ny - 1, nx - 1) step of
@@ -851,7 +852,7 @@ def primal_dual_sweep(
     weights : (K, n) for K images; target : (K, ny, nx); counted : (K, 1 or ny, nx);
     residual : (1 or K, ny, nx) of the HAADF terms, updated. cell_work : (n_workers, 4 group + 1, nx - 1);
     slope_work : (n_workers, 4 slope_group + 1, nx - 2); slack_work : (n_workers, nx - 1);
-    map_work : (n_workers, n + 2, nx). relax_duals, relax_maps : (1 or 2,) for each iteration; sums : (1 or 2, n, ny)
+    map_work : (n_workers, n + 2, nx). relax_duals, relax_maps : (n_iter,); sums : (n_iter, n, ny)
     receives the sum of x over the valid pixels of each row; slack_sums : (m, ny - 1) that of ``|D^T q - L^T y|`` of
     the last iteration, 0 at the solution.
     """
@@ -871,36 +872,43 @@ def primal_dual_sweep(
         first, last = worker * ny // n_workers, (worker + 1) * ny // n_workers - 1
         for step in range(first, last + n_iter):
             for k in range(n_iter):
-                row, rho = step - k, relax_duals[k]
-                if not first <= row <= last:
-                    continue
-                if row < min(last, n_rows):
+                # rows of maps that take no duals that come last
+                low, high = first + (k if worker > 0 else 0), last - (k if worker < n_workers - 1 else 0)
+                row = step - k
+                if max(first, low - 1) <= row <= min(high, last - 1):
+                    rho = relax_duals[k]
+                    if row < n_rows:
+                        _ascend_row(z_bar, v_bar, y, guide, mode, group, row, sigma, one, rho, cell_work[worker])
+                    if row < n_slope_rows:
+                        work = slope_work[worker]
+                        _ascend_row(v_bar, v, q, guide, plain, slope_group, row, sigma_v, radius, rho, work)
+                if low <= row <= high:
+                    rho = relax_maps[k]
+                    if mode >= GUIDED and row < n_rows:
+                        _descend_slopes_row(
+                            v, v_bar, q, y, guide, mode, row, tau_v, rho, slack_work[worker], slack_sums
+                        )
+                    _descend_maps_row(
+                        z, z_bar, y, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, row,
+                        tau, rho, map_work[worker], sums[k],
+                    )  # fmt: skip
+    for worker in prange(n_workers - 1 if n_iter > 1 else 0):
+        last = (worker + 1) * ny // n_workers - 1
+        for k in range(1, n_iter):
+            rho = relax_duals[k]
+            for row in range(last - k + 1, last + k):
+                if row < n_rows:
                     _ascend_row(z_bar, v_bar, y, guide, mode, group, row, sigma, one, rho, cell_work[worker])
-                if row < min(last, n_slope_rows):
+                if row < n_slope_rows:
                     _ascend_row(v_bar, v, q, guide, plain, slope_group, row, sigma_v, radius, rho, slope_work[worker])
-                if k > 0 and ((row == first and worker > 0) or (row == last and worker < n_workers - 1)):
-                    continue  # it takes duals of another band
-                rho = relax_maps[k]
+            rho = relax_maps[k]
+            for row in range(last - k + 1, last + k + 1):
                 if mode >= GUIDED and row < n_rows:
                     _descend_slopes_row(v, v_bar, q, y, guide, mode, row, tau_v, rho, slack_work[worker], slack_sums)
                 _descend_maps_row(
                     z, z_bar, y, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, row, tau,
                     rho, map_work[worker], sums[k],
                 )  # fmt: skip
-    for worker in prange(n_workers - 1 if n_iter > 1 else 0):
-        last, rho = (worker + 1) * ny // n_workers - 1, relax_duals[n_iter - 1]
-        if last < n_rows:
-            _ascend_row(z_bar, v_bar, y, guide, mode, group, last, sigma, one, rho, cell_work[worker])
-        if last < n_slope_rows:
-            _ascend_row(v_bar, v, q, guide, plain, slope_group, last, sigma_v, radius, rho, slope_work[worker])
-        for row in range(last, last + 2):
-            rho = relax_maps[n_iter - 1]
-            if mode >= GUIDED and row < n_rows:
-                _descend_slopes_row(v, v_bar, q, y, guide, mode, row, tau_v, rho, slack_work[worker], slack_sums)
-            _descend_maps_row(
-                z, z_bar, y, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, row, tau, rho,
-                map_work[worker], sums[n_iter - 1],
-            )  # fmt: skip
 
 
 @njit(inline="always")

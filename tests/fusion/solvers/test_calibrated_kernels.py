@@ -266,15 +266,17 @@ def descend(kernel, z, y, terms, tau, workers=2, residual=None, relax=1):
     return new.z, new.z_bar, new.residual, new.sums[0]
 
 
-# rows and workers: bands have two rows at least, and one of two rows is both the first and the last of its own
-@pytest.mark.parametrize("rows, workers", [(7, 1), (7, 2), (7, 3), (4, 2), (6, 3)])
+# rows, workers and iterations: bands have 2 (iterations - 1) rows at least, and all of these are at their two ends
+@pytest.mark.parametrize(
+    "rows, workers, n_iter", [(7, 1, 2), (7, 2, 2), (7, 3, 2), (4, 2, 2), (6, 3, 2), (7, 1, 5), (16, 2, 5), (27, 3, 5)]
+)
 @pytest.mark.parametrize("mode, joint", [(kernels.OFF, False), *product(MODES, (False, True))])
-def test_two_iterations_in_one_sweep(mode, joint, rows, workers):
-    """They are those of two sweeps, bit by bit, wherever the bands of the workers meet."""
+def test_iterations_in_one_sweep(mode, joint, rows, workers, n_iter):
+    """They are those of one sweep each, bit by bit, wherever the bands of the workers meet."""
     u, v, guide, y = cells((2, rows, 6), np.float32, max(mode, kernels.PLAIN))
     m = len(v) if mode >= kernels.GUIDED else 0
     q = normal(6, (4, m, rows - 2, 4) if m else (4, 1, 1, 1), np.float32)
-    terms, relax = data(u.shape, np.float32, True), [(1.6, 1.5), (1.5, 1.0)]
+    terms, relax = data(u.shape, np.float32, True), [(1.6, 1.5), (1.5, 1.0), (1, 1), (1, 1.3), (1.3, 1)][:n_iter]
 
     def swept(factors, at, n_workers):
         return sweep(
@@ -282,12 +284,14 @@ def test_two_iterations_in_one_sweep(mode, joint, rows, workers):
             terms=terms, tau=0.3, tau_v=0.2, relax=factors, residual=at.residual, workers=n_workers,
         )  # fmt: skip
 
-    start = SimpleNamespace(z=np.abs(u), z_bar=u, y=y, v=v, v_bar=v, q=q, residual=None)
-    first = swept(relax[0], start, 1)
-    second, both = swept(relax[1], first, 1), swept(relax, start, workers)
+    at, sums = SimpleNamespace(z=np.abs(u), z_bar=u, y=y, v=v, v_bar=v, q=q, residual=None), []
+    together = swept(relax, at, workers)
+    for factors in relax:
+        at = swept(factors, at, 1)
+        sums.append(at.sums[0])
     for name in ("z", "z_bar", "y", "v", "v_bar", "q", "residual", "slack"):
-        np.testing.assert_array_equal(getattr(both, name), getattr(second, name), err_msg=name)
-    np.testing.assert_array_equal(both.sums, [first.sums[0], second.sums[0]])
+        np.testing.assert_array_equal(getattr(together, name), getattr(at, name), err_msg=name)
+    np.testing.assert_array_equal(together.sums, sums)
 
 
 def stationary(z, moved, terms, tau):

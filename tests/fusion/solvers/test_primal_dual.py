@@ -181,7 +181,8 @@ def test_duals_stay_in_their_balls(scan, kind, joint, haadf_blur):
 def test_iterations_are_those_of_the_equations(small):
     """Three of them, with the over-relaxation of duals and maps, for least squares, total variation and totals.
 
-    The first two are made in one sweep, before which the multipliers of the totals take the step of both.
+    They are made in one sweep. Before it the multipliers of the totals take a step which is at most 1, times that of
+    the maps in all three.
     """
     settings = tight(regularization="tv", noise="gaussian", variance=4.0, lambda_reg=0.5, lambda_haadf=0, max_iter=3)
     problem = problem_of(small, settings)
@@ -193,7 +194,7 @@ def test_iterations_are_those_of_the_equations(small):
     start.z *= 1.1
     start.z_bar, start.totals, start.totals_bar = 1.2 * b, 1.1 * totals, 1.2 * totals
     z, z_bar = 1.1 * b, 1.2 * b
-    for rho_duals, rho_maps, rho_totals in ((1, 1.6, 2.6), (1.6, 1, 0), (1, 1, 1)):
+    for rho_duals, rho_maps, rho_totals in ((1, 1.6, 8 * np.sqrt(0.5) / 3), (1.6, 1, 0), (1, 1, 0)):
         y_hat = y + sigma * differences(z_bar)
         y_hat /= np.maximum(1, np.sqrt((y_hat**2).sum(axis=(0, 1))))
         y += rho_duals * (y_hat - y)
