@@ -134,7 +134,7 @@ class LowAccuracyFits:
         return self.maps[choice, k]
 
     def prepare(self, pairs):
-        """Fit what is not fitted yet side by side, but what is of one fold and kind in turn.
+        """Fit what is not fitted yet side by side, but what is of one fold and penalty in turn.
 
         ``pairs`` are {(choice, fold): trial}. A fit whose :class:`~.paired_comparison.Trial` gives it up ends. The next
         one of its kind starts from it, but its maps are not kept.
@@ -142,7 +142,7 @@ class LowAccuracyFits:
         groups = {}
         for (choice, k), trial in pairs.items():
             if (choice, k) not in self.maps:
-                groups.setdefault((kind_of(choice), k), []).append((choice, k, trial))
+                groups.setdefault((kind_of(choice)[:2], k), []).append((choice, k, trial))
         groups = [functools.partial(self._fit_in_turn, group) for group in groups.values()]
         # the first one alone, which compiles the kernels
         for some in [groups] if self.maps else [groups[:1], groups[1:]]:

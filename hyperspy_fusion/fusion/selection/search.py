@@ -376,14 +376,13 @@ class _Search:
         fit, score, folds = comparison.fit, comparison.score, comparison.folds
         # by the first fold alone: what is out of the question there is not fitted to the others
         comparison.need([(choice, 1) for choice in choices])
-        stacked = stacking_weights(folds[:1], [[fit(choice, 0) for choice in choices]])
+        stacked = stacking_weights(folds[:1], [[fit(choice, 0) for choice in choices]], fit.num_workers)
         likely = pseudo_bma_weights([score(choice, 0) for choice in choices])
         choices = [choices[j] for j in range(len(choices)) if stacked[j].any() or likely[j] > 0]
-        for choice in choices:
-            comparison.need([(choice, len(folds))])
+        comparison.need([(choice, len(folds)) for choice in choices])
         ensembles = [[fit(choice, k) for choice in choices] for k in range(len(folds))]
         scores = [sum(score(choice, k).astype(np.float64) for k in range(len(folds))) for choice in choices]
-        weights = stacking_weights(folds, ensembles)
+        weights = stacking_weights(folds, ensembles, fit.num_workers)
         pairs = zip(folds, ensembles, strict=True)
         of_average: Any = sum(fold.scores(weighted_mean(weights, maps)).sum(axis=0) for fold, maps in pairs)
         # each free weight gains up to one unit of log-likelihood by chance (Akaike)

@@ -146,16 +146,22 @@ def prolonged(state, problem):
 
 def _interpolated(array, shape, shift):
     """Linear interpolation along the last two axes: point m of the new one lies at ``(m - shift) / 2`` of the old."""
-    for axis, size in ((-2, shape[0]), (-1, shape[1])):
-        ends = array.take([0], axis), array.take([-1], axis)
-        old = np.moveaxis(np.concatenate([ends[0], array, ends[1]], axis), axis, 0)
-        array = np.empty([size if k == array.ndim + axis else n for k, n in enumerate(array.shape)], array.dtype)
-        new = np.moveaxis(array, axis, 0)
-        for first in (0, 1):  # all even and all odd points have the same part of the way
-            low = int(np.floor((first - shift) / 2))
-            number = len(new[first::2])
-            below, above = old[low + 1 : low + 1 + number], old[low + 2 : low + 2 + number]
-            new[first::2] = below + ((first - shift) / 2 - low) * (above - below)
+    out = np.empty((*array.shape[:-2], *shape), array.dtype)
+    for old, new in zip(array, out, strict=True):  # one by one they stay in the cache
+        new[...] = _interpolated_along(-1, _interpolated_along(-2, old, shape[0], shift), shape[1], shift)
+    return out
+
+
+def _interpolated_along(axis, array, size, shift):
+    ends = array.take([0], axis), array.take([-1], axis)
+    old = np.moveaxis(np.concatenate([ends[0], array, ends[1]], axis), axis, 0)
+    array = np.empty([size if k == array.ndim + axis else n for k, n in enumerate(array.shape)], array.dtype)
+    new = np.moveaxis(array, axis, 0)
+    for first in (0, 1):  # all even and all odd points have the same part of the way
+        low = int(np.floor((first - shift) / 2))
+        number = len(new[first::2])
+        below, above = old[low + 1 : low + 1 + number], old[low + 2 : low + 2 + number]
+        new[first::2] = below + ((first - shift) / 2 - low) * (above - below)
     return array
 
 
