@@ -125,6 +125,10 @@ class CalibratedProblem(Objective):
         state = self.coarse_start(num_workers=num_workers) if state is None else state
         return primal_dual(self, settings, state, callback, num_workers)
 
+    def columns(self, state):
+        """(n, ny, nx) of a fit, by which it is judged: its maps."""
+        return state.maps()
+
     def fits(self, state):
         """One fit, with weights of 1."""
         return [(self, state)], np.ones((1, len(self.scales)))

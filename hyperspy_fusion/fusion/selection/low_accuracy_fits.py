@@ -14,7 +14,7 @@ from hyperspy_fusion.fusion.selection.band_components import BandComponentsByFol
 from hyperspy_fusion.fusion.selection.cross_validation import HeldOutCounts, band_folds, folds_of
 from hyperspy_fusion.fusion.selection.model_averaging import EnsembleFit
 from hyperspy_fusion.fusion.selection.spectral_components import ComponentsByFold
-from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
+from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState, Stopping
 from hyperspy_fusion.fusion.solvers.threads import side_by_side
 
 _logger = logging.getLogger(__name__)
@@ -173,16 +173,13 @@ class LowAccuracyFits:
         else:  # what another fold starts from has seen the counts of this one: it lends its standard errors alone
             start = problem.coarse_start(self._first_state(choice) if i == 0 else None, num_workers)
         stopping = low_accuracy_stopping(self.folds[k].valid[0].size)
-        if trial is not None and not choice.components:
-            stopping = replace(stopping, is_given_up=lambda state: trial(state.maps()))
+        if trial is not None:
+            stopping = replace(stopping, is_given_up=lambda state: trial(problem.columns(state)))
         result, self.states[kind, k] = problem.solve(stopping, start, num_workers=num_workers)
         if result.reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt
         _logger.debug("%s, fold %d: %d iterations", choice, k, result.n_iter)
-        return self._kept(problem, result, self.states[kind, k])
-
-    def _kept(self, problem, result, state):
-        return result.maps
+        return problem.columns(self.states[kind, k])
 
     def _settings(self, choice):
         return self.settings.chosen(*choice[: len(OPEN)])
@@ -191,7 +188,13 @@ class LowAccuracyFits:
         """The :class:`EnsembleFit` to all data of the first scan."""
         part = self.parts[0]
         source = part.spectra.components if choice.components else part.observation
-        return EnsembleFit(self._settings(choice), weights, source, self._first_state(choice), self.folds[0].fraction)
+        state = None if choice.components else self._mean_state(kind_of(choice))
+        return EnsembleFit(self._settings(choice), weights, source, state, self.folds[0].fraction)
+
+    def _mean_state(self, kind):
+        """The mean of the states of a kind in the folds of the first scan, which miss different counts."""
+        states = [self.states.get((kind, k)) for k, (i, _) in enumerate(self.places) if i == 0]
+        return PrimalDualState.mean_of([state for state in states if state is not None])
 
     def _first_state(self, choice):
         """The state of this kind in the first fold; None for components, which differ between folds."""
@@ -223,9 +226,6 @@ class LowAccuracySpectralFits(LowAccuracyFits):
         """Fits with more and less smoothing: one weight of the penalty does not suit all maps."""
         factors = () if best.regularization == "none" else (0.5, 2.0)
         return [best._replace(lambda_reg=factor * best.lambda_reg) for factor in factors]
-
-    def _kept(self, problem, result, state):
-        return problem.columns(state)
 
 
 # by the kind of the observation: its folds, its fits, and settings that are not open; spectra have no joint penalty

@@ -186,12 +186,9 @@ def number_of_components(strengths):
 
 def _variance(axes, bands):
     """(r, ny, nx) variance of components from some whitened bands, proportional to the averaged counts of each."""
-    variance = np.zeros((axes.shape[1], *bands.shape[1:]))
-    for axis, band in zip(axes, bands, strict=True):
-        mean = band.mean()
-        of_band = (gaussian_filter(band, _WIDTH) / mean + _LEAST_VARIANCE) / (1 + _LEAST_VARIANCE)
-        variance += (axis**2)[:, None, None] * of_band
-    return variance
+    squares = (axes**2).T
+    of_counts = gaussian_filter(np.tensordot(squares / bands.mean(axis=(1, 2)), bands, 1), (0, _WIDTH, _WIDTH))
+    return (of_counts + _LEAST_VARIANCE * squares.sum(axis=1)[:, None, None]) / (1 + _LEAST_VARIANCE)
 
 
 @dataclass(frozen=True)
@@ -228,6 +225,10 @@ class ComponentProblem:
         state = self.coarse_start(num_workers=num_workers) if state is None else state
         result, state = self.inner.solve(self.stopping(settings, state), state, callback, num_workers)
         return replace(result, maps=self.components.maps(result.maps)), state
+
+    def columns(self, state):
+        """(n, ny, nx) maps of a fit."""
+        return self.components.maps(state.maps())
 
     def stopping(self, settings, state):
         """When maps have settled; a weak component takes many more iterations, and hardly moves the maps."""

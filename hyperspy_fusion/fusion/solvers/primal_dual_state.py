@@ -181,6 +181,16 @@ class PrimalDualState:
             ratios=ratios,
         )
 
+    @classmethod
+    def mean_of(cls, states):
+        """The mean of states of the same maps under the same penalty, to start from; None of no states."""
+        if len(states) < 2:
+            return next(iter(states), None)
+        first, *others = states
+        alike = [first, *(state.restarted(first.problem) for state in others)]
+        means = {name: np.mean([getattr(state, name) for state in alike], axis=0) for name in ("z", "y", "v", "q")}
+        return replace(first, theta=np.mean([state.theta for state in alike], axis=0), **means)
+
     @property
     def gap(self):
         """The relative duality gap last evaluated."""

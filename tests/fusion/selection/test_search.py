@@ -87,17 +87,8 @@ def test_a_fit_that_is_given_up_is_not_kept(scan, monkeypatch):
     part = low_accuracy_fits.Part.of(observed(scan, settings), settings, None, np.random.default_rng(0))
     fits = low_accuracy_fits.LowAccuracyFits([part], settings, 1, 1)
     choice, asked = Choice("tv", 1.0, 0.0, True), []
-
-    class Lost:
-        is_over = False
-
-        def __call__(self, maps):
-            asked.append(maps.copy())
-            self.is_over = len(asked) == 3
-            return self.is_over
-
     monkeypatch.setattr(low_accuracy_fits, "LOW_ACCURACY_SETTLED", 1e-3)
-    fits.prepare({(choice, 0): Lost()})
+    fits.prepare({(choice, 0): given_up_at(3, asked)})
     assert len(asked) == 3 and asked[0].shape == scan.maps.shape and not fits.maps
     (state,) = fits.states.values()
     assert state.n_iter == 42  # two more than 40, without over-relaxation
@@ -105,6 +96,48 @@ def test_a_fit_that_is_given_up_is_not_kept(scan, monkeypatch):
     started = []
     monkeypatch.setattr(CalibratedProblem, "start", lambda self, state: started.append(state) or state.restarted(self))
     assert fits(choice, 0) is fits.maps[choice, 0] and started == [state]
+
+
+def given_up_at(number, asked):
+    """A trial that is over when it is asked for the last time; the maps are appended to ``asked``."""
+
+    class Lost:
+        is_over = False
+
+        def __call__(self, maps):
+            asked.append(maps.copy())
+            self.is_over = len(asked) == number
+            return self.is_over
+
+    return Lost()
+
+
+def test_what_a_fit_starts_from_does_not_depend_on_chance(scan, monkeypatch):
+    """Fits of one penalty and fold are made in turn, joint or not; those of others side by side."""
+    together = []
+    monkeypatch.setattr(low_accuracy_fits, "side_by_side", lambda groups, num_workers: together.append(groups))
+    fits = low_accuracy_fits.LowAccuracyFits([], AutoSettings(), 0, 2)
+    fits.maps["earlier"] = None
+    tv, one, tgv = Choice("tv", 1.0, 0.0, True), Choice("tv", 1.0, 0.0, False), Choice("tgv", 1.0, 0.0, True)
+    fits.prepare({(tv, 0): None, (tgv, 0): None, (one, 0): None, (one, 1): None})
+    ((a, b, c),) = together
+    fitted = [[(choice, k) for choice, k, _ in group.args[0]] for group in (a, b, c)]
+    assert fitted == [[(tv, 0), (one, 0)], [(tgv, 0)], [(one, 1)]]
+
+
+def test_final_fits_start_from_the_mean_of_the_folds(scan):
+    """It is nearer to the fit to all counts than the fit without one fold."""
+    settings, choice = AutoSettings(), Choice("tv", 1.0, 0.0, True)
+    part = low_accuracy_fits.Part.of(observed(scan, settings), settings, None, np.random.default_rng(0))
+    fits = low_accuracy_fits.LowAccuracyFits([part], settings, 3, 1)
+    fits.prepare({(choice, k): None for k in range(3)})
+    assert len(fits.folds) == 3
+    final = fits.final(choice, np.ones(3))
+    problem = final.source.problem(final.settings)
+    result, _ = problem.solve(CalibratedSettings(tol=1e-4))
+    first = fits.states[low_accuracy_fits.kind_of(choice), 0]
+    off = [np.linalg.norm(problem.start(one, final.fraction).maps() - result.maps) for one in (first, final.state)]
+    assert off[1] < 0.8 * off[0]
 
 
 # ---- choices ---------------------------------------------------------------------------------------------

@@ -346,6 +346,20 @@ def test_held_out_counts_are_in_no_fit(scan, maps, rest):
     np.testing.assert_array_equal(*found)
 
 
+def test_a_fit_to_components_is_given_up_by_its_maps(scan, maps, rest):
+    settings, asked = AutoSettings(regularization="directional", lambda_haadf=0.0), []
+    part = Part.of(observed(maps, scan[1])[0], settings, rest, np.random.default_rng(0))
+
+    def trial(fitted):
+        asked.append(fitted)
+        return True
+
+    trial.is_over = True
+    LowAccuracyFits([part], settings, 1, 1).prepare({(Choice("directional", 1.0, 0.0, True, 2), 0): trial})
+    (fitted,) = asked
+    np.testing.assert_allclose(fitted.sum((1, 2)), part.folds[0].maps.sum((1, 2)), rtol=0.02)
+
+
 @pytest.mark.slow
 def test_spectra_are_better_than_their_maps(scan, maps, model):
     fused, alone = model.as_signal(), fuse_with(maps, scan[1], **QUICK)

@@ -156,6 +156,16 @@ def test_restarted_state_keeps_its_standard_errors():
     np.testing.assert_allclose(again.standard_errors, state.standard_errors / 2)
 
 
+@pytest.mark.parametrize("kind", ["guided", "tgv"])
+def test_mean_of_states_is_in_the_units_of_the_first(kind):
+    problem = case(kind)
+    state = multilevel_start(problem)
+    mean = PrimalDualState.mean_of([state, state.restarted(replace(problem, scales=2 * problem.scales))])
+    for name in ("z", "y", "v", "q", "theta"):
+        np.testing.assert_allclose(getattr(mean, name), getattr(state, name), rtol=1e-5, err_msg=name)
+    assert PrimalDualState.mean_of([state]) is state and PrimalDualState.mean_of([]) is None
+
+
 def test_the_slowest_map_decides_when_all_have_settled():
     """One that moved far and has arrived must not hide one that creeps."""
     problem = case("tv")
