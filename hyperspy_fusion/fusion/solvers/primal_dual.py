@@ -75,7 +75,7 @@ _FIRST_RATE, _LEAST_RATE, _LARGEST_RATE = 0.6, 0.3, 0.95
 # sums of |D|: two entries of 1/sqrt(2) in a row, eight in a column
 _ROW, _COLUMN = np.sqrt(2), 8 * np.sqrt(0.5)
 # ratio of primal to dual steps of the maps, over that of their sizes; for slopes it is 1
-_MAPS_RATIO = 3.0
+_MAPS_RATIO = 2.0
 
 
 def primal_dual(problem, stopping, state=None, callback=None, num_workers=None):
