@@ -22,6 +22,9 @@ _logger = logging.getLogger(__name__)
 # When low-accuracy fits end: pixels times iterations, within limits, and distance from the final maps. With 50
 # iterations, or at a gap of 6e-3, the search took too small weights at a twentieth of the counts of a real scan.
 LOW_ACCURACY_WORK, LOW_ACCURACY_ITERATIONS, LOW_ACCURACY_SETTLED = 1e7, (100, 400), 0.2
+# a fit that ends with a larger relative gap is given up: maps that have hardly left their start are those of other
+# settings, and predict as well as these
+LARGEST_GAP = 0.1
 
 
 def low_accuracy_stopping(n_pixels):
@@ -178,8 +181,11 @@ class LowAccuracyFits:
         result, self.states[kind, k] = problem.solve(stopping, start, num_workers=num_workers)
         if result.reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt
-        _logger.debug("%s, fold %d: %d iterations", choice, k, result.n_iter)
-        return problem.columns(self.states[kind, k])
+        _logger.debug("%s, fold %d: %d iterations, gap %.1e", choice, k, result.n_iter, result.gap)
+        maps = problem.columns(self.states[kind, k])
+        if trial is not None and not trial.is_over and result.gap > LARGEST_GAP:
+            trial.end_far_from_the_minimum(maps)
+        return maps
 
     def _settings(self, choice):
         return self.settings.chosen(*choice[: len(OPEN)])

@@ -25,8 +25,9 @@ class PairedComparison:
 
     Comparisons are generators that yield the fits they need next, each a candidate and a number of folds, so that
     those of several comparisons can be made side by side. In the first fold a candidate may have a rival, whose score
-    is known. A fit that will not catch up with it is given up (:class:`Trial`). It is fitted to its end where
-    anything but the comparison with this rival needs it.
+    is known. A fit that will not catch up with it is given up (:class:`Trial`), and so is one that does not come near
+    its minimum: it does not predict better then. It is fitted to its end where anything but the comparison with this
+    rival needs it.
 
     Parameters
     ----------
@@ -110,7 +111,7 @@ class PairedComparison:
     def comparing(self, a, b, n_folds=None):
         """The generator of :meth:`is_better`."""
         difference = yield from self._difference(a, b, n_folds)
-        return bool(difference.sum() > 0)
+        return bool(difference.sum() > 0) and self.given_up.get(a) != b
 
     def _difference(self, a, b, n_folds=None):
         """(ny, nx) sum of score a less score b over the first fold, or over all where it does not tell them apart."""
@@ -125,7 +126,7 @@ class PairedComparison:
                 yield a, last, *rival
             pairs = zip(self.scores[a][:last], self.scores[b][:last], strict=True)
             difference = sum(of_a - of_b for of_a, of_b in pairs)
-            if abs(in_standard_errors(difference)) > SIGNIFICANT:
+            if abs(in_standard_errors(difference)) > SIGNIFICANT or self.given_up.get(a) == b:
                 break
         return difference
 
@@ -197,6 +198,11 @@ class Trial:
             at_most = float(difference.sum()) + STILL_GAINED * gained
             self.is_over = at_most < -FAR_BEHIND * standard_error(difference)
         return self.is_over
+
+    def end_far_from_the_minimum(self, maps):
+        """Of a fit that ended there: it is given up unless it predicts significantly better."""
+        self.score = self.fold.scores(maps).sum(axis=0)
+        self.is_over = in_standard_errors(self.score - self.rival) < SIGNIFICANT
 
 
 def standard_error(difference):

@@ -698,7 +698,7 @@ def _solve_residual(rows, n, row, beta, slope, delta, is_poisson, weights, targe
     have settled in the root mean square.
     """
     # the error after the last step is about the square of this part of the residuals and targets
-    zero, one, accuracy = r.dtype.type(0), r.dtype.type(1), r.dtype.type(1e-5 if r.itemsize < 8 else 1e-8)
+    zero, one, accuracy = r.dtype.type(0), r.dtype.type(1), r.dtype.type(1e-4 if r.itemsize < 8 else 1e-8)
     rs, rd = row % slope.shape[1], row % delta.shape[1]
     value, fall = rows[n], rows[n + 1]
     for _ in range(40):

@@ -183,6 +183,22 @@ def test_what_was_given_up_is_fitted_to_its_end_for_others_alone():
     assert not compared.is_better("c", "b") and asked[2:] == [("b", 0, False), ("c", 0, True)]
 
 
+def test_what_was_given_up_does_not_predict_better():
+    """Whatever its score: a fit far from its minimum has the maps of other settings. No further fold is asked for."""
+    compared, asked = with_trials({"a": [np.zeros((10, 10))] * 2, "b": [behind(-1)] * 2})
+    prepare = compared.prepare
+
+    def ends_far_from_its_minimum(pairs):
+        prepare(pairs)
+        for trial in filter(None, pairs.values()):
+            trial.is_over = True
+
+    compared.prepare = ends_far_from_its_minimum
+    assert not compared.is_better("b", "a") and asked == [("a", 0, False), ("b", 0, True)]
+    compared.prepare = prepare
+    assert compared.score("b", 0).sum() > 0 and compared.is_better("b", "a")
+
+
 def test_what_was_given_up_for_one_rival_is_compared_anew_with_another():
     """Its score is that of a fit that was not finished, and the noise of the two is the same."""
     zeros, lost = np.zeros((10, 10)), behind(9)

@@ -12,7 +12,7 @@ from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.selection import cross_validation, low_accuracy_fits, search
 from hyperspy_fusion.fusion.selection.cross_validation import HeldOutCounts, HeldOutPixels, count_folds
-from hyperspy_fusion.fusion.selection.paired_comparison import PairedComparison
+from hyperspy_fusion.fusion.selection.paired_comparison import PairedComparison, Trial
 from hyperspy_fusion.fusion.selection.search import OPEN, Choice, Selection, select
 from hyperspy_fusion.fusion.settings import AutoSettings, CalibratedSettings
 
@@ -96,6 +96,22 @@ def test_a_fit_that_is_given_up_is_not_kept(scan, monkeypatch):
     started = []
     monkeypatch.setattr(CalibratedProblem, "start", lambda self, state: started.append(state) or state.restarted(self))
     assert fits(choice, 0) is fits.maps[choice, 0] and started == [state]
+
+
+@pytest.mark.parametrize("largest, is_over", [(0.0, True), (np.inf, False)])
+def test_a_fit_that_ends_far_from_its_minimum_is_given_up(scan, monkeypatch, largest, is_over):
+    settings, choice = AutoSettings(), Choice("tv", 1.0, 0.0, True)
+    part = low_accuracy_fits.Part.of(observed(scan, settings), settings, None, np.random.default_rng(0))
+    monkeypatch.setattr(low_accuracy_fits, "LARGEST_GAP", largest)
+    fits = low_accuracy_fits.LowAccuracyFits([part], settings, 1, 1)
+    rival, same = fits.folds[0].scores(fits(choice, 0)).sum(axis=0), choice._replace(lambda_reg=1.01)
+    trial = Trial(fits.folds[0], rival)
+    fits.prepare({(same, 0): trial})
+    assert trial.is_over is is_over is not ((same, 0) in fits.maps)
+    # but not where it predicts significantly better
+    trial, better = Trial(fits.folds[0], rival - 1.0), choice._replace(lambda_reg=0.99)
+    fits.prepare({(better, 0): trial})
+    assert not trial.is_over and (better, 0) in fits.maps
 
 
 def given_up_at(number, asked):
