@@ -8,8 +8,6 @@ import time
 from typing import Any
 
 _WITH_TIME_LEFT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
-# part of the time that a search takes, the fits to all data included; benchmarks/handsfree.py prints both
-_SEARCH = 0.85
 # steps of the bar, whole numbers: sums of fractions may exceed their total
 _STEPS = 1000
 
@@ -57,18 +55,17 @@ class progress(_Bar):
 
     def __init__(self, show):
         super().__init__(show, desc="Fusing", total=_STEPS, bar_format=_WITH_TIME_LEFT)
-        self.searched, self.done, self.begun = 0.0, 0, None
+        self.search, self.done, self.begun = 0.0, 0, None
 
-    def choosing(self, n_fits, expected):
-        """To call after each fit of a search, with the numbers of fits done and expected."""
-        expected = max(expected, n_fits)
-        self.searched = _SEARCH * n_fits / expected
-        self._show(self.searched, f"choosing settings {n_fits}/{expected}")
+    def choosing(self, n_fits, expected, search):
+        """To call after each fit of a search: fits done and expected, and the part of the time that it takes."""
+        expected, self.search = max(expected, n_fits), search
+        self._show(search * n_fits / expected, f"choosing settings {n_fits}/{expected}")
 
     def fitting(self, state, max_iter):
         """To call with the state of a solver."""
         fraction = getattr(state, "fraction", state.n_iter / max_iter)
-        self._show(self.searched + (1 - self.searched) * fraction, getattr(state, "stage", "fitting"))
+        self._show(self.search + (1 - self.search) * fraction, getattr(state, "stage", "fitting"))
 
     def _show(self, done, stage):
         now, done = time.perf_counter(), round(_STEPS * min(max(done, self.done / _STEPS), 0.99))

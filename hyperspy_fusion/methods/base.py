@@ -84,7 +84,7 @@ class Method(Protocol):
     def build(self, scan, settings, num_workers, tick) -> Setup:
         """Choose what is ``"auto"`` and build the problem; ``tick`` is called after every fit of a search.
 
-        Its arguments are the numbers of fits done and expected.
+        Its arguments are the numbers of fits done and expected, and the part of the time that the search takes.
         """
         ...
 

@@ -131,7 +131,7 @@ def _select(inputs, call, show_progressbar, num_workers):
     if is_series(call.settings):  # which has no components of spectra
         scans = [replace(scan, out_of_window=None) for scan in scans]
     with counted("Choosing settings", "fit", show_progressbar) as tick:
-        selection = method.select(scans, call.settings, num_workers, lambda n_fits, expected: tick())
+        selection = method.select(scans, call.settings, num_workers, lambda *counts: tick())
     return selection, read
 
 

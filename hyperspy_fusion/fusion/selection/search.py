@@ -81,7 +81,7 @@ COARSE_PIXELS = HELD_OUT_PIXELS // 2
 SMOOTH_DATA = 20
 
 
-def select(observation, settings, num_workers=None, tick=lambda n_fits, expected: None, out_of_window=None):
+def select(observation, settings, num_workers=None, tick=lambda *counts: None, out_of_window=None):
     """Choose the settings that are left open.
 
     Parameters
@@ -93,7 +93,8 @@ def select(observation, settings, num_workers=None, tick=lambda n_fits, expected
     num_workers
         Threads; None for all.
     tick
-        Called after every fit with the numbers of fits done and expected.
+        Called after every fit with the numbers of fits done and expected, and the part of the time of the whole fit
+        that the search takes.
     out_of_window
         (B, ny, nx) out-of-window counts of the spectra, or None.
 
@@ -109,7 +110,7 @@ def select(observation, settings, num_workers=None, tick=lambda n_fits, expected
     return [fits.final(choice, weight) for choice, weight in selection.chosen.items()], selection
 
 
-def select_together(observations, out_of_window, settings, num_workers=None, tick=lambda n_fits, expected: None):
+def select_together(observations, out_of_window, settings, num_workers=None, tick=lambda *counts: None):
     """Choose one setting of all for several scans of the same elements: their held-out counts are scored together.
 
     Parameters
@@ -166,8 +167,8 @@ def _searched(observations, settings, num_workers, tick, out_of_window):
         parts.append(part.of(observation, settings, others, rng))
     n_folds = max(len(parts[0].folds), len(parts))  # in all, as many as one scan has
     fits = of_kind(parts, settings, n_folds, num_workers)
-    expected = _expected_fits(settings, len(fits.folds), fits.n_components > 0)
-    comparison = PairedComparison(fits.folds, fits, lambda n_fits: tick(n_fits, expected), fits.prepare)
+    expected = _expected(settings, len(fits.folds), fits.n_components > 0)
+    comparison = PairedComparison(fits.folds, fits, lambda n_fits: tick(n_fits, *expected), fits.prepare)
     try:
         with one_blas_thread:
             found = _Search(comparison, settings).run()
@@ -179,12 +180,13 @@ def _searched(observations, settings, num_workers, tick, out_of_window):
     return fits, replace(selection, chosen=weights, elements=tuple(scan.elements))
 
 
-def _expected_fits(settings, n_folds, has_components):
-    """About so many fits a search takes, for a progress bar."""
+def _expected(settings, n_folds, has_components):
+    """About so many fits a search takes, and such a part of the time of the whole fit, for a progress bar."""
     penalties = len(FIRST_WEIGHTS) if settings.regularization == "auto" else 1
     candidates = penalties * (3 if settings.lambda_reg == "auto" else 1) + (penalties - 1)
-    candidates += 2 * sum(is_open(getattr(settings, name)) for name in ("lambda_reg", "lambda_haadf", "joint"))
-    return round((candidates + 6 * has_components) * (1 + 0.55 * (n_folds - 1)))
+    candidates += sum(is_open(getattr(settings, name)) for name in ("lambda_reg", "lambda_haadf", "joint"))
+    # fits to all data start from the mean of the folds, which is the nearer the more there are
+    return round((candidates + 3 * has_components) * (1 + 0.8 * (n_folds - 1))), 1 - 0.5 / np.sqrt(n_folds)
 
 
 def _best_so_far(comparison, settings, n_maps):
