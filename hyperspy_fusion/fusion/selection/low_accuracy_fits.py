@@ -22,8 +22,8 @@ _logger = logging.getLogger(__name__)
 # When low-accuracy fits end: pixels times iterations, within limits, and distance from the final maps. With 50
 # iterations, or at a gap of 6e-3, the search took too small weights at a twentieth of the counts of a real scan.
 LOW_ACCURACY_WORK, LOW_ACCURACY_ITERATIONS, LOW_ACCURACY_SETTLED = 1e7, (100, 400), 0.2
-# a fit that ends with a larger relative gap is given up: maps that have hardly left their start are those of other
-# settings, and predict as well as these
+# a fit without HAADF term that ends with a larger relative gap is far from its minimum: under a large weight of "tgv",
+# maps move so slowly that they count as settled where they have hardly left those of a smaller weight
 LARGEST_GAP = 0.1
 
 
@@ -137,7 +137,7 @@ class LowAccuracyFits:
         return self.maps[choice, k]
 
     def prepare(self, pairs):
-        """Fit what is not fitted yet side by side, but what is of one fold and penalty in turn.
+        """Fit what is not fitted yet side by side, but what is of one fold and penalty, or of its components, in turn.
 
         ``pairs`` are {(choice, fold): trial}. A fit whose :class:`~.paired_comparison.Trial` gives it up ends. The next
         one of its kind starts from it, but its maps are not kept.
@@ -145,7 +145,9 @@ class LowAccuracyFits:
         groups = {}
         for (choice, k), trial in pairs.items():
             if (choice, k) not in self.maps:
-                groups.setdefault((kind_of(choice)[:2], k), []).append((choice, k, trial))
+                # fits of one penalty start from each other, joint or not; all to components share these
+                group = None if choice.components else choice.regularization
+                groups.setdefault((group, k), []).append((choice, k, trial))
         groups = [functools.partial(self._fit_in_turn, group) for group in groups.values()]
         # the first one alone, which compiles the kernels
         for some in [groups] if self.maps else [groups[:1], groups[1:]]:
@@ -183,9 +185,13 @@ class LowAccuracyFits:
             raise KeyboardInterrupt
         _logger.debug("%s, fold %d: %d iterations, gap %.1e", choice, k, result.n_iter, result.gap)
         maps = problem.columns(self.states[kind, k])
-        if trial is not None and not trial.is_over and result.gap > LARGEST_GAP:
+        if trial is not None and not trial.is_over and self._is_far(choice, result.gap):
             trial.end_far_from_the_minimum(maps)
         return maps
+
+    def _is_far(self, choice, gap):
+        """Whether the gap shows that a fit ended far from its minimum; with a HAADF term its bound is too loose."""
+        return gap > LARGEST_GAP and not np.any(choice.lambda_haadf)
 
     def _settings(self, choice):
         return self.settings.chosen(*choice[: len(OPEN)])
@@ -232,6 +238,10 @@ class LowAccuracySpectralFits(LowAccuracyFits):
         """Fits with more and less smoothing: one weight of the penalty does not suit all maps."""
         factors = () if best.regularization == "none" else (0.5, 2.0)
         return [best._replace(lambda_reg=factor * best.lambda_reg) for factor in factors]
+
+    def _is_far(self, choice, gap):
+        """Not known: with few counts in many bands the bound of the gap is loose."""
+        return False
 
 
 # by the kind of the observation: its folds, its fits, and settings that are not open; spectra have no joint penalty

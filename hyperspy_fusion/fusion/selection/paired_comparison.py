@@ -25,9 +25,9 @@ class PairedComparison:
 
     Comparisons are generators that yield the fits they need next, each a candidate and a number of folds, so that
     those of several comparisons can be made side by side. In the first fold a candidate may have a rival, whose score
-    is known. A fit that will not catch up with it is given up (:class:`Trial`), and so is one that does not come near
-    its minimum: it does not predict better then. It is fitted to its end where anything but the comparison with this
-    rival needs it.
+    is known. A fit that will not catch up with it is given up, and so is one that ends far from its minimum and does
+    not predict significantly better (:class:`Trial`). It does not count as better than this rival, and is made again,
+    without a trial, where anything else needs it.
 
     Parameters
     ----------
@@ -175,7 +175,8 @@ class Trial:
     """Asked of the maps of a running fit, each time after twice as many iterations: is it to be given up?
 
     With the difference d of its score from that of its rival, and the gain g since it was asked before, it is where
-    ``(sum d + STILL_GAINED g) / sqrt(sum d**2) < -FAR_BEHIND``.
+    ``(sum d + STILL_GAINED g) / sqrt(sum d**2) < -FAR_BEHIND``. For a fit that ended far from its minimum,
+    :meth:`end_far_from_the_minimum` is to be called.
 
     Parameters
     ----------

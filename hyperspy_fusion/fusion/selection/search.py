@@ -2,8 +2,8 @@
 
 Weights are in natural units, which mean the same at any dose: what is best for four fifths of the counts is used for
 all of them. The candidates are fits of low accuracy to all folds but one. In the first fold, a fit that falls far
-behind the one it is compared with is given up, and so is one that ends far from its minimum (paired_comparison). In
-pseudo-code::
+behind the one it is compared with is given up (paired_comparison). So is one that ends far from its minimum, unless it
+predicts significantly better. In pseudo-code::
 
     split the data into folds (cross_validation);
     for each penalty, at lambda_haadf = 0 and joint = True:
@@ -186,7 +186,7 @@ def _expected(settings, n_folds, has_components):
     candidates = penalties * (3 if settings.lambda_reg == "auto" else 1) + (penalties - 1)
     candidates += sum(is_open(getattr(settings, name)) for name in ("lambda_reg", "lambda_haadf", "joint"))
     # fits to all data start from the mean of the folds, which is the nearer the more there are
-    return round((candidates + 3 * has_components) * (1 + 0.8 * (n_folds - 1))), 1 - 0.5 / np.sqrt(n_folds)
+    return round((candidates + 3 * has_components) * (1 + 0.8 * (n_folds - 1))), 1 - 0.45 / np.sqrt(n_folds)
 
 
 def _best_so_far(comparison, settings, n_maps):
@@ -198,7 +198,9 @@ def _best_so_far(comparison, settings, n_maps):
         Where there is none of the maps.
     """
     of_maps = {
-        choice: scores[0].sum() for choice, scores in comparison.scores.items() if scores and not choice.components
+        choice: scores[0].sum()
+        for choice, scores in comparison.scores.items()
+        if scores and not choice.components and choice not in comparison.given_up
     }
     if not of_maps:
         raise KeyboardInterrupt
@@ -382,7 +384,8 @@ class _Search:
         stacked = stacking_weights(folds[:1], [[fit(choice, 0) for choice in choices]], fit.num_workers)
         likely = pseudo_bma_weights([score(choice, 0) for choice in choices])
         choices = [choices[j] for j in range(len(choices)) if stacked[j].any() or likely[j] > 0]
-        comparison.need([(choice, len(folds)) for choice in choices])
+        for k in range(1, len(folds)):
+            comparison.need([(choice, k + 1) for choice in choices])
         ensembles = [[fit(choice, k) for choice in choices] for k in range(len(folds))]
         scores = [sum(score(choice, k).astype(np.float64) for k in range(len(folds))) for choice in choices]
         weights = stacking_weights(folds, ensembles, fit.num_workers)

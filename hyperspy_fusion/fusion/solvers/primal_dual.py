@@ -16,9 +16,9 @@ Iteration, with extrapolated z_bar, v_bar and totals_bar:
 
 Every update x <- x_hat is over-relaxed, x <- x + rho (x_hat - x) (Condat, J. Optim. Theory Appl. 158, 460, 2013),
 except the two before the gap is evaluated. Up to five iterations are made in one sweep over memory where nothing is to
-be done between them. theta then follows once, because totals are known after a sweep. Its step is that of all of them,
-as far as the step condition allows with a step of the maps that is longer by their number. This delay is outside the
-proof of convergence; the duality gap certifies the result.
+be done between them. theta then follows once, because totals are known after a sweep of K iterations. Its step is
+``min(sum rho, 8 / (sqrt(2) K)) sigma_theta``: times that of the maps in K iterations it is at most 1. This delay is
+outside the proof of convergence; the duality gap certifies the result.
 
 Step condition: ``||Sigma^1/2 K T^1/2|| <= 1`` for the operator ``K = [D -L; 0 D; sum 0]`` and the diagonal steps Sigma
 and T. The steps ``sigma_i = 1 / sum_j |K_ij|``, ``tau_j = 1 / sum_i |K_ij|`` satisfy it (Pock & Chambolle, ICCV 2011),
@@ -138,7 +138,7 @@ class Iteration:
         self.is_masked = not problem.data.slope.all()
         rows = problem.initial_maps.size // problem.data.slope.size
         self.n_valid = max(np.count_nonzero(problem.data.slope) * rows, 1)
-        workers = max(min(n_workers, ny // (2 * IN_ONE_SWEEP - 2)), 1)
+        workers = max(min(n_workers, ny // max(2 * IN_ONE_SWEEP - 2, 2)), 1)  # bands of the rows that the sweep needs
         # two rows more than the kernels of the loop take, for the evaluation
         self.cell_work = np.empty((workers, max(4 * penalty.group + 1, 7), nx - 1), dtype)
         self.slope_work = np.empty((workers, max(4 * max(penalty.field_group, 1) + 1, 7), max(nx - 2, 1)), dtype)

@@ -183,13 +183,14 @@ class PrimalDualState:
 
     @classmethod
     def mean_of(cls, states):
-        """The mean of states of the same maps under the same penalty, to start from; None of no states."""
+        """The mean of states of the same maps under one penalty, of any weight, to start from; None of no states."""
         if len(states) < 2:
             return next(iter(states), None)
         first, *others = states
         alike = [first, *(state.restarted(first.problem) for state in others)]
-        means = {name: np.mean([getattr(state, name) for state in alike], axis=0) for name in ("z", "y", "v", "q")}
-        return replace(first, theta=np.mean([state.theta for state in alike], axis=0), **means)
+        means = {name: np.mean([getattr(one, name) for one in alike], axis=0) for name in ("z", "y", "v", "q", "theta")}
+        new = cls.of(first.problem, ratios=first.ratios, **means)
+        return replace(new, standard_errors=first.standard_errors)
 
     @property
     def gap(self):

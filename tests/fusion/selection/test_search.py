@@ -108,10 +108,20 @@ def test_a_fit_that_ends_far_from_its_minimum_is_given_up(scan, monkeypatch, lar
     trial = Trial(fits.folds[0], rival)
     fits.prepare({(same, 0): trial})
     assert trial.is_over is is_over is not ((same, 0) in fits.maps)
-    # but not where it predicts significantly better
-    trial, better = Trial(fits.folds[0], rival - 1.0), choice._replace(lambda_reg=0.99)
-    fits.prepare({(better, 0): trial})
-    assert not trial.is_over and (better, 0) in fits.maps
+    # but not where it predicts significantly better, nor with a HAADF term, whose gap is a loose bound
+    for other, score in (
+        (choice._replace(lambda_reg=0.99), rival - 1.0),
+        (choice._replace(lambda_haadf=1.0), fits.folds[0].scores(fits(choice._replace(lambda_haadf=1.01), 0)).sum(0)),
+    ):
+        trial = Trial(fits.folds[0], score)
+        fits.prepare({(other, 0): trial})
+        assert not trial.is_over and (other, 0) in fits.maps
+
+
+def test_an_interrupted_search_takes_no_fit_that_was_given_up():
+    best, lost = Choice("tv", 1.0, 0.0, True), Choice("tv", 2.0, 0.0, True)
+    comparison = SimpleNamespace(scores={best: [np.zeros((2, 2))], lost: [np.ones((2, 2))]}, given_up={lost: best})
+    assert list(search._best_so_far(comparison, AutoSettings(), 1)[0]) == [best]
 
 
 def given_up_at(number, asked):

@@ -158,11 +158,13 @@ def test_restarted_state_keeps_its_standard_errors():
 
 @pytest.mark.parametrize("kind", ["guided", "tgv"])
 def test_mean_of_states_is_in_the_units_of_the_first(kind):
-    problem = case(kind)
+    problem, names = case(kind), ("z", "y", "v", "q", "theta")
     state = multilevel_start(problem)
-    mean = PrimalDualState.mean_of([state, state.restarted(replace(problem, scales=2 * problem.scales))])
-    for name in ("z", "y", "v", "q", "theta"):
-        np.testing.assert_allclose(getattr(mean, name), getattr(state, name), rtol=1e-5, err_msg=name)
+    other = replace(state, **{name: 0.5 * getattr(state, name) for name in names})
+    mean = PrimalDualState.mean_of([state, other.restarted(replace(problem, scales=2 * problem.scales))])
+    for name in names:
+        np.testing.assert_allclose(getattr(mean, name), 0.75 * getattr(state, name), rtol=1e-5, err_msg=name)
+    np.testing.assert_array_equal(mean.z_bar, mean.z)
     assert PrimalDualState.mean_of([state]) is state and PrimalDualState.mean_of([]) is None
 
 

@@ -181,8 +181,8 @@ def test_duals_stay_in_their_balls(scan, kind, joint, haadf_blur):
 def test_iterations_are_those_of_the_equations(small):
     """Three of them, with the over-relaxation of duals and maps, for least squares, total variation and totals.
 
-    They are made in one sweep. Before it the multipliers of the totals take a step which is at most 1, times that of
-    the maps in all three.
+    They are made in one sweep. Before it the multipliers of the totals take a step which, times that of the maps in all
+    three, is at most 1.
     """
     settings = tight(regularization="tv", noise="gaussian", variance=4.0, lambda_reg=0.5, lambda_haadf=0, max_iter=3)
     problem = problem_of(small, settings)
