@@ -22,8 +22,8 @@ _logger = logging.getLogger(__name__)
 # When low-accuracy fits end: pixels times iterations, within limits, and distance from the final maps. With 50
 # iterations, or at a gap of 6e-3, the search took too small weights at a twentieth of the counts of a real scan.
 LOW_ACCURACY_WORK, LOW_ACCURACY_ITERATIONS, LOW_ACCURACY_SETTLED = 1e7, (100, 400), 0.2
-# a fit without HAADF term that ends with a larger relative gap is far from its minimum: under a large weight of "tgv",
-# maps move so slowly that they count as settled where they have hardly left those of a smaller weight
+# a fit of larger weight that ends with a larger relative gap may be far from its minimum: under a large weight of
+# "tgv", maps move so slowly that they count as settled where they have hardly left those of a smaller one
 LARGEST_GAP = 0.1
 
 
@@ -113,7 +113,7 @@ class LowAccuracyFits:
         places = sorted((j, i) for i, part in enumerate(parts) for j in range(len(part.folds)))
         self.places = [(i, j) for j, i in places][:n_folds]
         self.folds = [parts[i].folds[j] for i, j in self.places]
-        self.states, self.maps = {}, {}
+        self.states, self.maps, self.all_gaps = {}, {}, {}
 
     @property
     def related(self):
@@ -185,13 +185,20 @@ class LowAccuracyFits:
             raise KeyboardInterrupt
         _logger.debug("%s, fold %d: %d iterations, gap %.1e", choice, k, result.n_iter, result.gap)
         maps = problem.columns(self.states[kind, k])
-        if trial is not None and not trial.is_over and self._is_far(choice, result.gap):
+        self.all_gaps[choice, k] = result.gap
+        if trial is not None and not trial.is_over and self._is_far(choice, k, trial.of):
             trial.end_far_from_the_minimum(maps)
         return maps
 
-    def _is_far(self, choice, gap):
-        """Whether the gap shows that a fit ended far from its minimum; with a HAADF term its bound is too loose."""
-        return gap > LARGEST_GAP and not np.any(choice.lambda_haadf)
+    def _is_far(self, choice, k, rival):
+        """Whether the gap shows that a fit has not left that of a smaller weight: then it grows as the weight does.
+
+        By itself it does not: with few counts and a HAADF term its bound is loose.
+        """
+        if (rival, k) not in self.all_gaps or choice._replace(lambda_reg=rival.lambda_reg) != rival:
+            return False
+        gap, growth = self.all_gaps[choice, k], np.min(choice.lambda_reg) / np.min(rival.lambda_reg)
+        return gap > LARGEST_GAP and growth > 1 and gap > growth * self.all_gaps[rival, k]
 
     def _settings(self, choice):
         return self.settings.chosen(*choice[: len(OPEN)])
@@ -239,8 +246,8 @@ class LowAccuracySpectralFits(LowAccuracyFits):
         factors = () if best.regularization == "none" else (0.5, 2.0)
         return [best._replace(lambda_reg=factor * best.lambda_reg) for factor in factors]
 
-    def _is_far(self, choice, gap):
-        """Not known: with few counts in many bands the bound of the gap is loose."""
+    def _is_far(self, choice, k, rival):
+        """Not known: with few counts in many bands, most fits have a large gap."""
         return False
 
 

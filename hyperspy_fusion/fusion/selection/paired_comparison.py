@@ -73,7 +73,7 @@ class PairedComparison:
         return is_made and len(self.scores.get(candidate, ())) > k
 
     def _trial(self, k, rival):
-        return None if rival is None else Trial(self.folds[k], self.scores[rival][k])
+        return None if rival is None else Trial(self.folds[k], self.scores[rival][k], rival)
 
     def _score(self, candidate, k, trial, rival):
         if trial is not None and trial.is_over:
@@ -184,10 +184,12 @@ class Trial:
         Held-out data with a method ``scores``.
     rival
         (ny, nx) score there of another fit.
+    of
+        The candidate with this score.
     """
 
-    def __init__(self, fold, rival):
-        self.fold, self.rival = fold, rival
+    def __init__(self, fold, rival, of=None):
+        self.fold, self.rival, self.of = fold, rival, of
         self.score: Any = None
         self.is_over = False
 

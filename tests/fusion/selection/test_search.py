@@ -98,24 +98,28 @@ def test_a_fit_that_is_given_up_is_not_kept(scan, monkeypatch):
     assert fits(choice, 0) is fits.maps[choice, 0] and started == [state]
 
 
-@pytest.mark.parametrize("largest, is_over", [(0.0, True), (np.inf, False)])
-def test_a_fit_that_ends_far_from_its_minimum_is_given_up(scan, monkeypatch, largest, is_over):
-    settings, choice = AutoSettings(), Choice("tv", 1.0, 0.0, True)
+@pytest.mark.parametrize("before, largest, is_over", [(0.0, 0.0, True), (0.0, 1.0, False), (1.0, 0.0, False)])
+def test_a_fit_that_has_not_left_that_of_a_smaller_weight_is_given_up(scan, monkeypatch, before, largest, is_over):
+    """Its gap is large, and larger than the weight explains; unless it predicts significantly better."""
+    settings, one = AutoSettings(), Choice("tv", 1.0, 0.0, True)
     part = low_accuracy_fits.Part.of(observed(scan, settings), settings, None, np.random.default_rng(0))
     monkeypatch.setattr(low_accuracy_fits, "LARGEST_GAP", largest)
     fits = low_accuracy_fits.LowAccuracyFits([part], settings, 1, 1)
-    rival, same = fits.folds[0].scores(fits(choice, 0)).sum(axis=0), choice._replace(lambda_reg=1.01)
-    trial = Trial(fits.folds[0], rival)
-    fits.prepare({(same, 0): trial})
-    assert trial.is_over is is_over is not ((same, 0) in fits.maps)
-    # but not where it predicts significantly better, nor with a HAADF term, whose gap is a loose bound
-    for other, score in (
-        (choice._replace(lambda_reg=0.99), rival - 1.0),
-        (choice._replace(lambda_haadf=1.0), fits.folds[0].scores(fits(choice._replace(lambda_haadf=1.01), 0)).sum(0)),
+    fits(one, 0)
+    fits.all_gaps[one, 0] = before
+    noise = np.random.default_rng(1).normal(size=SHAPE)
+    noise -= noise.mean()
+    for weight, joint, ahead, expected in (
+        (1.2, True, 0, is_over),
+        (1.3, True, 1, False),  # it predicts significantly better
+        (0.8, True, 0, False),
+        (1.2, False, 0, False),  # it differs in more than its weight
     ):
-        trial = Trial(fits.folds[0], score)
+        other = Choice("tv", weight, 0.0, joint)
+        alike = fits.folds[0].scores(fits(other._replace(lambda_reg=weight + 1e-5), 0)).sum(axis=0)
+        trial = Trial(fits.folds[0], alike + noise - ahead, one)
         fits.prepare({(other, 0): trial})
-        assert not trial.is_over and (other, 0) in fits.maps
+        assert trial.is_over is expected is not ((other, 0) in fits.maps)
 
 
 def test_an_interrupted_search_takes_no_fit_that_was_given_up():
