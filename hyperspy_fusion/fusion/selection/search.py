@@ -186,7 +186,7 @@ def _expected(settings, n_folds, has_components):
     candidates = penalties * (3 if settings.lambda_reg == "auto" else 1) + (penalties - 1)
     candidates += sum(is_open(getattr(settings, name)) for name in ("lambda_reg", "lambda_haadf", "joint"))
     # fits to all data start from the mean of the folds, which is the nearer the more there are
-    return round((candidates + 3 * has_components) * (1 + 0.8 * (n_folds - 1))), 1 - 0.45 / np.sqrt(n_folds)
+    return round((candidates + 3 * has_components) * (1 + 0.8 * (n_folds - 1))), 1 - 0.5 / n_folds ** (2 / 3)
 
 
 def _best_so_far(comparison, settings, n_maps):
@@ -381,14 +381,14 @@ class _Search:
         fit, score, folds = comparison.fit, comparison.score, comparison.folds
         # by the first fold alone: what is out of the question there is not fitted to the others
         comparison.need([(choice, 1) for choice in choices])
-        stacked = stacking_weights(folds[:1], [[fit(choice, 0) for choice in choices]], fit.num_workers)
+        stacked = stacking_weights(folds[:1], [[fit(choice, 0) for choice in choices]])
         likely = pseudo_bma_weights([score(choice, 0) for choice in choices])
         choices = [choices[j] for j in range(len(choices)) if stacked[j].any() or likely[j] > 0]
         for k in range(1, len(folds)):
             comparison.need([(choice, k + 1) for choice in choices])
         ensembles = [[fit(choice, k) for choice in choices] for k in range(len(folds))]
         scores = [sum(score(choice, k).astype(np.float64) for k in range(len(folds))) for choice in choices]
-        weights = stacking_weights(folds, ensembles, fit.num_workers)
+        weights = stacking_weights(folds, ensembles)
         pairs = zip(folds, ensembles, strict=True)
         of_average: Any = sum(fold.scores(weighted_mean(weights, maps)).sum(axis=0) for fold, maps in pairs)
         # each free weight gains up to one unit of log-likelihood by chance (Akaike)

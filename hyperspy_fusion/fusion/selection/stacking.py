@@ -11,12 +11,9 @@ The score is concave in w, so that the maximum is a global one. Maps with few he
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
 from hyperspy_fusion.fusion.selection.model_averaging import weighted_mean
-from hyperspy_fusion.fusion.solvers.threads import for_each
 
 # fits of a smaller weight are left out; a map with fewer held-out counts has no weights of its own
 SMALLEST_ENSEMBLE_WEIGHT, FEWEST_TO_STACK = 0.1, 1000
@@ -24,7 +21,7 @@ SMALLEST_ENSEMBLE_WEIGHT, FEWEST_TO_STACK = 0.1, 1000
 _TOL = 1e-2
 
 
-def stacking_weights(folds, ensembles, num_workers=None):
+def stacking_weights(folds, ensembles):
     """Weights of the average of some fits that predicts the held-out data best.
 
     Parameters
@@ -33,8 +30,6 @@ def stacking_weights(folds, ensembles, num_workers=None):
         Held-out data.
     ensembles
         For every fold, a list of maps (n, ny, nx), one of each fit.
-    num_workers
-        Threads; None for all.
 
     Returns
     -------
@@ -43,7 +38,7 @@ def stacking_weights(folds, ensembles, num_workers=None):
     """
     used = list(range(len(ensembles[0])))
     while True:
-        weights = _StackingLoss(folds, [[maps[j] for j in used] for maps in ensembles], num_workers).minimum()
+        weights = _StackingLoss(folds, [[maps[j] for j in used] for maps in ensembles]).minimum()
         smallest = int(np.argmin(weights.max(axis=1)))
         if len(used) == 1 or weights[smallest].max() >= SMALLEST_ENSEMBLE_WEIGHT:
             break
@@ -64,8 +59,8 @@ def without_small(weights):
 class _StackingLoss:
     """Minus the score of the average, summed over maps and folds, and its gradient."""
 
-    def __init__(self, folds, ensembles, num_workers=None):
-        self.folds, self.ensembles, self.num_workers = folds, ensembles, num_workers
+    def __init__(self, folds, ensembles):
+        self.folds, self.ensembles = folds, ensembles
         self.n_fits = len(ensembles[0])
         # (groups, n) of maps that share weights
         rich = np.sum([fold.size() for fold in folds], axis=0) >= FEWEST_TO_STACK
@@ -108,19 +103,13 @@ class _StackingLoss:
     def value_and_gradient(self, weights):
         """Of the flat weights (fits, groups)."""
         of_maps = weights.reshape(self.n_fits, -1) @ self.groups
-        pairs = list(zip(self.folds, self.ensembles, strict=True))
-        parts = for_each(pairs, partial(_score_and_gradient, of_maps), self.num_workers)
-        value, gradient = (sum(of_folds) for of_folds in zip(*parts, strict=True))
-        return -value, -(gradient @ self.groups.T).ravel()
-
-
-def _score_and_gradient(weights, fold_and_maps):
-    """Score of the average in one fold, and its gradient (fits, n) by the weights."""
-    fold, maps = fold_and_maps
-    mean = weighted_mean(weights, maps)
-    by_map = fold.gradient(mean)
-    gradient = np.array([np.einsum("nyx,nyx->n", by_map, m) for m in maps])
-    return fold.scores(mean).sum(dtype=np.float64), gradient
+        value, gradient = 0.0, np.zeros(of_maps.shape)
+        for fold, maps in zip(self.folds, self.ensembles, strict=True):
+            mean = weighted_mean(of_maps, maps)
+            by_map = fold.gradient(mean)
+            value -= fold.scores(mean).sum(dtype=np.float64)
+            gradient -= [np.einsum("nyx,nyx->n", by_map, m) for m in maps]
+        return value, (gradient @ self.groups.T).ravel()
 
 
 def pseudo_bma_weights(scores):

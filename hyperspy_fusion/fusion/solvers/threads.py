@@ -33,9 +33,9 @@ def side_by_side(functions: Sequence[Callable[[int], Any]], num_workers: int | N
         return list(pool.map(called, functions))
 
 
-def for_each(items: Sequence, function: Callable[[Any], Any], num_workers: int | None = None) -> list:
-    """The values of a function of each item, side by side; ``num_workers`` None takes all threads."""
-    return side_by_side([lambda _, item=item: function(item) for item in items], num_workers)
+def for_each(items: Sequence, function: Callable[[Any], Any]) -> list:
+    """The values of a function of each item, side by side on all threads."""
+    return side_by_side([lambda _, item=item: function(item) for item in items])
 
 
 class WhileAny:
