@@ -191,14 +191,15 @@ class LowAccuracyFits:
         return maps
 
     def _is_far(self, choice, k, rival):
-        """Whether the gap shows that a fit has not left that of a smaller weight: then it grows as the weight does.
+        """Whether the gap shows that a fit has not left that of a smaller weight.
 
-        By itself it does not: with few counts and a HAADF term its bound is loose.
+        With a HAADF term and few counts its bound is loose. But it grows as the weight does where nothing else changes.
         """
         if (rival, k) not in self.all_gaps or choice._replace(lambda_reg=rival.lambda_reg) != rival:
             return False
-        gap, growth = self.all_gaps[choice, k], np.min(choice.lambda_reg) / np.min(rival.lambda_reg)
-        return gap > LARGEST_GAP and growth > 1 and gap > growth * self.all_gaps[rival, k]
+        growth = np.min(choice.lambda_reg) / np.min(rival.lambda_reg)
+        explained = growth * self.all_gaps[rival, k] if np.any(choice.lambda_haadf) else 0.0
+        return growth > 1 and self.all_gaps[choice, k] > max(LARGEST_GAP, explained)
 
     def _settings(self, choice):
         return self.settings.chosen(*choice[: len(OPEN)])

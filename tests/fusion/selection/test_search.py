@@ -93,10 +93,15 @@ def test_a_fit_that_is_given_up_is_not_kept(scan, monkeypatch):
     assert fits(choice, 0) is fits.maps[choice, 0] and started == [state]
 
 
-@pytest.mark.parametrize("before, largest, is_over", [(0.0, 0.0, True), (0.0, 1.0, False), (1.0, 0.0, False)])
-def test_a_fit_that_has_not_left_that_of_a_smaller_weight_is_given_up(scan, monkeypatch, before, largest, is_over):
-    """Its gap is large, and larger than the weight explains; unless it predicts significantly better."""
-    settings, one = AutoSettings(), Choice("tv", 1.0, 0.0, True)
+@pytest.mark.parametrize(
+    "haadf, before, largest, is_over",
+    [(0.0, 9.0, 0.0, True), (0.0, 0.0, 1.0, False), (1.0, 0.0, 0.0, True), (1.0, 9.0, 0.0, False)],
+)
+def test_a_fit_that_has_not_left_that_of_a_smaller_weight_is_given_up(
+    scan, monkeypatch, haadf, before, largest, is_over
+):
+    """Its gap is large, with a HAADF term also for its weight. Unless it predicts significantly better."""
+    settings, one = AutoSettings(), Choice("tv", 1.0, haadf, True)
     part = low_accuracy_fits.Part.of(observed(scan, settings), settings, None, np.random.default_rng(0))
     monkeypatch.setattr(low_accuracy_fits, "LARGEST_GAP", largest)
     fits = low_accuracy_fits.LowAccuracyFits([part], settings, 1, 1)
@@ -110,7 +115,7 @@ def test_a_fit_that_has_not_left_that_of_a_smaller_weight_is_given_up(scan, monk
         (0.8, True, 0, False),
         (1.2, False, 0, False),  # it differs in more than its weight
     ):
-        other = Choice("tv", weight, 0.0, joint)
+        other = Choice("tv", weight, haadf, joint)
         alike = fits.folds[0].scores(fits(other._replace(lambda_reg=weight + 1e-5), 0)).sum(axis=0)
         trial = Trial(fits.folds[0], alike + noise - ahead, one)
         fits.prepare({(other, 0): trial})
