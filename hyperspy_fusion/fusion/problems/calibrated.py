@@ -126,7 +126,7 @@ class CalibratedProblem(Objective):
         return primal_dual(self, settings, state, callback, num_workers)
 
     def columns(self, state):
-        """(n, ny, nx) of a fit, by which it is judged: its maps."""
+        """(n, ny, nx) maps of a fit, which held-out data judge."""
         return state.maps()
 
     def fits(self, state):

@@ -184,11 +184,14 @@ class LowAccuracyFits:
         if result.reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt
         _logger.debug("%s, fold %d: %d iterations, gap %.1e", choice, k, result.n_iter, result.gap)
-        maps = problem.columns(self.states[kind, k])
+        maps = self._kept(problem, result, self.states[kind, k])
         self.all_gaps[choice, k] = result.gap
         if trial is not None and not trial.is_over and self._is_far(choice, k, trial.of):
             trial.end_far_from_the_minimum(maps)
         return maps
+
+    def _kept(self, problem, result, state):
+        return result.maps
 
     def _is_far(self, choice, k, rival):
         """Whether the gap shows that a fit has not left that of a smaller weight.
@@ -246,6 +249,9 @@ class LowAccuracySpectralFits(LowAccuracyFits):
         """Fits with more and less smoothing: one weight of the penalty does not suit all maps."""
         factors = () if best.regularization == "none" else (0.5, 2.0)
         return [best._replace(lambda_reg=factor * best.lambda_reg) for factor in factors]
+
+    def _kept(self, problem, result, state):
+        return problem.columns(state)
 
     def _is_far(self, choice, k, rival):
         """Not known: with few counts in many bands, most fits have a large gap."""

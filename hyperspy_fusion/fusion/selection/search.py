@@ -2,8 +2,8 @@
 
 Weights are in natural units, which mean the same at any dose: what is best for four fifths of the counts is used for
 all of them. The candidates are fits of low accuracy to all folds but one. In the first fold, a fit that falls far
-behind the one it is compared with is given up (paired_comparison). So is one that ends far from its minimum, unless it
-predicts significantly better. In pseudo-code::
+behind the one it is compared with is given up (paired_comparison). So is one of a larger weight that ends far from its
+minimum, unless it predicts significantly better. In pseudo-code::
 
     split the data into folds (cross_validation);
     for each penalty, at lambda_haadf = 0 and joint = True:

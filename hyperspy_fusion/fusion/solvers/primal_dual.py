@@ -16,9 +16,9 @@ Iteration, with extrapolated z_bar, v_bar and totals_bar:
 
 Every update x <- x_hat is over-relaxed, x <- x + rho (x_hat - x) (Condat, J. Optim. Theory Appl. 158, 460, 2013),
 except the two before the gap is evaluated. Up to five iterations are made in one sweep over memory where nothing is to
-be done between them. theta then follows once, because totals are known after a sweep of K iterations. Its step is
-``min(sum rho, 8 / (sqrt(2) K)) sigma_theta``: times that of the maps in K iterations it is at most 1. This delay is
-outside the proof of convergence; the duality gap certifies the result.
+be done between them. theta then follows once, because totals are known after a sweep. For n iterations its step is
+``min(sum rho, 8 / (sqrt(2) n)) sigma_theta``: the product with the step of the maps in all of them is at most 1. This
+delay is outside the proof of convergence; the duality gap certifies the result.
 
 Step condition: ``||Sigma^1/2 K T^1/2|| <= 1`` for the operator ``K = [D -L; 0 D; sum 0]`` and the diagonal steps Sigma
 and T. The steps ``sigma_i = 1 / sum_j |K_ij|``, ``tau_j = 1 / sum_i |K_ij|`` satisfy it (Pock & Chambolle, ICCV 2011),

@@ -47,7 +47,7 @@ def test_weights_move_from_the_best_fit_to_the_average(monkeypatch, errors, expe
     """By how many standard errors, less one by chance, the average predicts better; small weights are left out."""
     found = search_of({"a": np.zeros((20, 20)), "b": np.zeros((20, 20)) - 2})
     monkeypatch.setattr(search, "weighted_mean", lambda weights, maps: errors / 400 + noise_of())
-    monkeypatch.setattr(search, "stacking_weights", lambda *_: np.array([[0.7], [0.3]]))
+    monkeypatch.setattr(search, "stacking_weights", lambda folds, ensembles: np.array([[0.7], [0.3]]))
     weights = {choice: weight[0] for choice, weight in found._average(["a", "b"]).items()}
     assert sum(weights.values()) == pytest.approx(1) and weights.get("b", 0) == pytest.approx(expected, abs=0.01)
 
