@@ -15,7 +15,7 @@ from hyperspy_fusion.fusion.selection.cross_validation import HeldOutCounts, ban
 from hyperspy_fusion.fusion.selection.model_averaging import EnsembleFit
 from hyperspy_fusion.fusion.selection.spectral_components import ComponentsByFold
 from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState, Stopping
-from hyperspy_fusion.fusion.solvers.threads import side_by_side
+from hyperspy_fusion.fusion.solvers.threads import go_on_side_by_side
 
 _logger = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ LOW_ACCURACY_WORK, LOW_ACCURACY_ITERATIONS, LOW_ACCURACY_SETTLED = 1e7, (100, 40
 # a fit of larger weight that ends with a larger relative gap may be far from its minimum: under a large weight of
 # "tgv", maps move so slowly that they count as settled where they have hardly left those of a smaller one
 LARGEST_GAP = 0.1
+# penalties by how long a fit takes, "" for fits to components: side by side, the last one should not be a slow one
+_SLOWEST_FIRST = ("", "tgv", "guided", "tv", "directional", "none")
 
 
 def low_accuracy_stopping(n_pixels):
@@ -133,31 +135,28 @@ class LowAccuracyFits:
 
     def __call__(self, choice, k):
         """(n, ny, nx) maps, or columns of the spectra, of a fit to the data without fold k."""
-        self.prepare({(choice, k): None})
+        go_on_side_by_side([iter([self.sequences_of({(choice, k): None})])], self.num_workers)
         return self.maps[choice, k]
 
-    def prepare(self, pairs):
-        """Fit what is not fitted yet side by side, but what is of one fold and penalty, or of its components, in turn.
+    def sequences_of(self, pairs):
+        """Sequences of functions of a number of threads, which make the fits that are missing.
 
-        ``pairs`` are {(choice, fold): trial}. A fit whose :class:`~.paired_comparison.Trial` gives it up ends. The next
-        one of its kind starts from it, but its maps are not kept.
+        Those of a sequence are of one fold and penalty, or of its components. ``pairs`` are {(choice, fold): trial}. A
+        fit whose :class:`~.paired_comparison.Trial` gives it up ends. The next one of its kind starts from it, but its
+        maps are not kept.
         """
         groups = {}
         for (choice, k), trial in pairs.items():
             if (choice, k) not in self.maps:
                 # fits of one penalty start from each other, joint or not; all to components share these
-                group = None if choice.components else choice.regularization
-                groups.setdefault((group, k), []).append((choice, k, trial))
-        groups = [functools.partial(self._fit_in_turn, group) for group in groups.values()]
-        # the first one alone, which compiles the kernels
-        for some in [groups] if self.maps else [groups[:1], groups[1:]]:
-            side_by_side(some, self.num_workers)
+                group = "" if choice.components else choice.regularization
+                groups.setdefault((_SLOWEST_FIRST.index(group), k), []).append((choice, k, trial))
+        return [[functools.partial(self._make, *fit) for fit in groups[group]] for group in sorted(groups)]
 
-    def _fit_in_turn(self, fits, num_workers):
-        for choice, k, trial in fits:
-            maps = self._fit(choice, k, trial, num_workers)
-            if trial is None or not trial.is_over:
-                self.maps[choice, k] = maps
+    def _make(self, choice, k, trial, num_workers):
+        maps = self._fit(choice, k, trial, num_workers)
+        if trial is None or not trial.is_over:
+            self.maps[choice, k] = maps
 
     def beside(self, best):
         """Further candidates for an average with the best one."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from hyperspy_fusion.fusion.result import FusionResult, StopReason
 from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
+from hyperspy_fusion.fusion.solvers.threads import for_each
 
 _WORST_FIRST = (
     *(StopReason.NOT_FINITE, StopReason.INTERRUPTED, StopReason.STOPPED),
@@ -83,17 +84,17 @@ class AveragedProblem:
     @classmethod
     def of(cls, ensemble: Sequence[EnsembleFit]):
         """From what :func:`~hyperspy_fusion.fusion.selection.search.select` returns."""
-        problems = [fit.source.problem(fit.settings) for fit in ensemble]
+        problems = for_each(ensemble, lambda fit: fit.source.problem(fit.settings))
         return cls(problems, np.array([fit.weights for fit in ensemble]))
 
     def first_state(self, ensemble: Sequence[EnsembleFit]):
         """The :class:`EnsembleState` to solve from: near the fits to part of the counts, where there are any."""
-        return EnsembleState(
-            [
-                None if fit.state is None else problem.start(fit.state, fit.fraction)
-                for problem, fit in zip(self.problems, ensemble, strict=True)
-            ]
-        )
+
+        def start(pair):
+            problem, fit = pair
+            return None if fit.state is None else problem.start(fit.state, fit.fraction)
+
+        return EnsembleState(for_each(list(zip(self.problems, ensemble, strict=True)), start))
 
     @property
     def of_largest_weight(self):
@@ -191,7 +192,8 @@ class AveragedProblem:
     def attribution(self, state, maps):
         """The averages of those of the fits; terms that a fit does not have are 0."""
         fits, weights = self.fits(state)
-        each = [problem.attribution(one, fitted) for (problem, one), fitted in zip(fits, state.maps, strict=True)]
+        fitted = [(*fit, maps) for fit, maps in zip(fits, state.maps, strict=True)]
+        each = for_each(fitted, lambda fit: fit[0].attribution(*fit[1:]))
         names, nothing = dict.fromkeys(name for terms in each for name in terms), np.zeros_like(each[0]["bound"])
         return {name: weighted_mean(weights, [terms.get(name, nothing) for terms in each]) for name in names}
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
+
+from hyperspy_fusion.fusion.solvers.threads import go_on_side_by_side
 
 # a difference of so many standard errors is not compared on further folds
 SIGNIFICANT = 2.0
@@ -24,10 +27,10 @@ class PairedComparison:
     ``d = s_a - s_b`` in each pixel does not have. The sum of d has the standard error ``sqrt(sum d**2)``.
 
     Comparisons are generators that yield the fits they need next, each a candidate and a number of folds, so that
-    those of several comparisons can be made side by side. In the first fold a candidate may have a rival, whose score
-    is known. A fit that will not catch up with it is given up, and so is one that ends far from its minimum and does
-    not predict significantly better (:class:`Trial`). It does not count as better than this rival, and is made again,
-    without a trial, where anything else needs it.
+    several comparisons of different candidates can be made side by side. In the first fold a candidate may have a
+    rival, whose score is known. A fit that will not catch up with it is given up, and so is one that ends far from its
+    minimum and does not predict significantly better (:class:`Trial`). It does not count as better than this rival, and
+    is made again, without a trial, where anything else needs it.
 
     Parameters
     ----------
@@ -37,13 +40,17 @@ class PairedComparison:
         Candidate and number of the fold to maps (n, ny, nx) of the data without it.
     tick
         Called after every fit with their number.
-    prepare
-        Called with a dictionary of the pairs (candidate, fold) whose fits are asked for next, each with its
-        :class:`Trial` or None.
+    sequences_of
+        Takes a dictionary of the pairs (candidate, fold) whose fits are asked for next, each with its :class:`Trial` or
+        None, to sequences of functions that make them: see
+        :func:`~hyperspy_fusion.fusion.solvers.threads.go_on_side_by_side`.
+    num_workers
+        Threads; None for all.
     """
 
-    def __init__(self, folds, fit, tick=lambda n_fits: None, prepare=lambda pairs: None):
-        self.folds, self.fit, self.tick, self.prepare = folds, fit, tick, prepare
+    def __init__(self, folds, fit, tick=lambda n_fits: None, sequences_of=lambda pairs: [], num_workers=None):
+        self.folds, self.fit, self.tick = folds, fit, tick
+        self.sequences_of, self.num_workers = sequences_of, num_workers
         self.scores: dict[Any, list] = {}
         self.given_up: dict[Any, Any] = {}  # and the rival of each
 
@@ -54,19 +61,43 @@ class PairedComparison:
 
     def need(self, wanted):
         """Score candidates on folds; ``wanted`` are (candidate, number of folds) or (candidate, 1, rival)."""
-        # a fit without another fold starts like that without the first
-        for first in (True, False):
-            rivals: dict = {}
-            for candidate, n_folds, *own in wanted:
-                rival = own[0] if own else None
-                for k in range(n_folds):
-                    if (k == 0) == first and not self._is_known(candidate, k, rival):
-                        # of several wishes for a fit, that for its end counts
-                        rivals[candidate, k] = rival if rivals.get((candidate, k), rival) == rival else None
-            trials = {(candidate, k): self._trial(k, rival) for (candidate, k), rival in rivals.items()}
-            self.prepare(trials)
-            for (candidate, k), trial in trials.items():
-                self._score(candidate, k, trial, rivals[candidate, k])
+        self.side_by_side([iter([wanted])])
+
+    def side_by_side(self, comparisons):
+        """The values of several comparisons, each a generator of what :meth:`need` takes; each goes on by itself."""
+        earlier, scored = list(self.scores), [[] for _ in comparisons]
+        workflows = [self._workflow(*pair) for pair in zip(comparisons, scored, strict=True)]
+        values = go_on_side_by_side(workflows, self.num_workers)
+        # in an order that does not depend on which was done first
+        self.scores = {candidate: self.scores[candidate] for candidate in chain(earlier, *scored)}
+        return values
+
+    def _workflow(self, comparison, scored):
+        """Generator of the work on a comparison; its candidates are appended to ``scored``."""
+        while True:
+            try:
+                wanted = next(comparison)
+            except StopIteration as end:
+                return end.value
+            # a fit without another fold starts like that without the first
+            for first in (True, False):
+                rivals = self._rivals(wanted, first)
+                trials = {(candidate, k): self._trial(k, rival) for (candidate, k), rival in rivals.items()}
+                yield self.sequences_of(trials)
+                for (candidate, k), trial in trials.items():
+                    self._score(candidate, k, trial, rivals[candidate, k])
+                    scored.append(candidate)
+
+    def _rivals(self, wanted, first):
+        """{(candidate, fold): rival or None} of what is not known yet, in the first fold or in the others."""
+        rivals: dict = {}
+        for candidate, n_folds, *own in wanted:
+            rival = own[0] if own else None
+            for k in range(n_folds):
+                if (k == 0) == first and not self._is_known(candidate, k, rival):
+                    # of several wishes for a fit, that for its end counts
+                    rivals[candidate, k] = rival if rivals.get((candidate, k), rival) == rival else None
+        return rivals
 
     def _is_known(self, candidate, k, rival=None):
         is_made = k > 0 or candidate not in self.given_up or (rival is not None and self.given_up[candidate] == rival)
@@ -89,21 +120,6 @@ class PairedComparison:
         self.scores.setdefault(candidate, [])[k : k + 1] = [total.astype(np.float32)]
         self.tick(sum(len(of_candidate) for of_candidate in self.scores.values()))
 
-    def side_by_side(self, comparisons):
-        """The values of several comparisons."""
-        values: list[Any] = [None] * len(comparisons)
-        running = dict(enumerate(comparisons))
-        while running:
-            wanted = []
-            for i, comparison in list(running.items()):
-                try:
-                    wanted.append(next(comparison))
-                except StopIteration as end:
-                    values[i] = end.value
-                    del running[i]
-            self.need(wanted)
-        return values
-
     def is_better(self, a, b, n_folds=None):
         """Whether a predicts better than b, on at most so many folds."""
         return self.side_by_side([self.comparing(a, b, n_folds)])[0]
@@ -120,10 +136,10 @@ class PairedComparison:
         for last in dict.fromkeys((1, n_folds)):
             # the known one first: the fit of the other starts from it
             if not self._is_known(b, last - 1):
-                yield b, last
+                yield [(b, last)]
             rival = (b,) if last == 1 else ()
             if not self._is_known(a, last - 1, *rival):
-                yield a, last, *rival
+                yield [(a, last, *rival)]
             pairs = zip(self.scores[a][:last], self.scores[b][:last], strict=True)
             difference = sum(of_a - of_b for of_a, of_b in pairs)
             if abs(in_standard_errors(difference)) > SIGNIFICANT or self.given_up.get(a) == b:

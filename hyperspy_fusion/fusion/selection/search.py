@@ -65,7 +65,7 @@ from hyperspy_fusion.fusion.selection.paired_comparison import (
 )
 from hyperspy_fusion.fusion.selection.selection import Selection, in_words
 from hyperspy_fusion.fusion.selection.stacking import pseudo_bma_weights, stacking_weights, without_small
-from hyperspy_fusion.fusion.solvers.threads import one_blas_thread
+from hyperspy_fusion.fusion.solvers.threads import for_each, one_blas_thread
 
 _logger = logging.getLogger(__name__)
 
@@ -75,6 +75,8 @@ FIRST_WEIGHTS = {"guided": 1.0, "directional": 2**0.5, "tgv": 2.0}
 IMAGE_FACTOR = 4.0
 # between two weights, first and in the end
 COARSE, FINE = 2.0, np.sqrt(2)
+# of fine steps the first one: a HAADF term, or lengths of each map alone, smooth further
+_LESS_FIRST = 1 / FINE, FINE
 # of the folds that decide on steps by factors of 2
 COARSE_PIXELS = HELD_OUT_PIXELS // 2
 # so many times less smoothing than usual is chosen for data that were smoothed before
@@ -107,7 +109,7 @@ def select(observation, settings, num_workers=None, tick=lambda *counts: None, o
     fits, selection = _searched([observation], settings, num_workers, tick, [out_of_window])
     if fits is None:
         return ensemble_of(selection, observation, settings), selection
-    return [fits.final(choice, weight) for choice, weight in selection.chosen.items()], selection
+    return for_each(list(selection.chosen.items()), lambda chosen: fits.final(*chosen)), selection
 
 
 def select_together(observations, out_of_window, settings, num_workers=None, tick=lambda *counts: None):
@@ -168,7 +170,9 @@ def _searched(observations, settings, num_workers, tick, out_of_window):
     n_folds = max(len(parts[0].folds), len(parts))  # in all, as many as one scan has
     fits = of_kind(parts, settings, n_folds, num_workers)
     expected = _expected(settings, len(fits.folds), fits.n_components > 0)
-    comparison = PairedComparison(fits.folds, fits, lambda n_fits: tick(n_fits, *expected), fits.prepare)
+    comparison = PairedComparison(
+        fits.folds, fits, lambda n_fits: tick(n_fits, *expected), fits.sequences_of, num_workers
+    )
     try:
         with one_blas_thread:
             found = _Search(comparison, settings).run()
@@ -239,7 +243,7 @@ class _Search:
         """{choice: weights (n,)}, fits to maps first, each kind in the order of falling weight."""
         is_better, by_penalty = self.comparison.is_better, self._by_penalty()
         best = functools.reduce(lambda a, b: b if is_better(b, a) else a, by_penalty.values())
-        best = self._climb(best, FINE)
+        best = self._climb(best, self._better_side_first(best))
         if 0 in self._open_images():
             best = self._better(with_weight(best, 0, 1.0), best)
         best = self._with_further_images(best)
@@ -265,19 +269,16 @@ class _Search:
         starts = [self._first(penalty) for penalty in self._penalties()]
         self.comparison.need([(start, 1) for start in starts])
         usual = folds_for(COARSE_PIXELS, self.comparison.folds[0].maps)
-        climbs = [self._climbing(start, COARSE, self._n_folds(start, starts) or usual) for start in starts]
+        climbs = [self._climbing(s, (COARSE, 1 / COARSE), self._n_folds(s, starts) or usual) for s in starts]
         found = self.comparison.side_by_side(climbs)
         return {best.regularization: best for best in found}
 
     def _alike(self, by_penalty, best):
-        """{penalty: choice}, with the images and ``joint`` of the best where a penalty predicts better with them."""
+        """{penalty: choice}, with the images and ``joint`` of the best where these predict the first fold better."""
         alike = {p: best._replace(regularization=p, lambda_reg=c.lambda_reg) for p, c in by_penalty.items()}
         alike[best.regularization] = best
         changed = [p for p in by_penalty if alike[p] != by_penalty[p]]
-        others = by_penalty.values()
-        comparisons = [
-            self.comparison.comparing(alike[p], by_penalty[p], self._n_folds(by_penalty[p], others)) for p in changed
-        ]
+        comparisons = [self.comparison.comparing(alike[p], by_penalty[p], 1) for p in changed]
         is_better = dict(zip(changed, self.comparison.side_by_side(comparisons), strict=True))
         return {p: alike[p] if is_better.get(p) else choice for p, choice in by_penalty.items()}
 
@@ -314,10 +315,10 @@ class _Search:
         climb = self.comparison.climb
         for images in [on, *([k] for k in on)]:
             best = climb(best, functools.partial(scaled_images, images), (IMAGE_FACTOR, 1 / IMAGE_FACTOR))
-        return self._climb(best, FINE)
+        return self._climb(best, _LESS_FIRST)
 
     def _better(self, other, best):
-        return self._climb(other, FINE) if self.comparison.is_better(other, best) else best
+        return self._climb(other, _LESS_FIRST) if self.comparison.is_better(other, best) else best
 
     def _with_further_images(self, best):
         """The best with the further images that are worth it.
@@ -330,7 +331,7 @@ class _Search:
             for weight in (1.0, IMAGE_FACTOR):
                 other = with_weight(best, k, weight)
                 if k and not weight_of(best, k) and self.comparison.is_worth(other, best, least):
-                    best = self._climb(other, FINE)
+                    best = self._climb(other, _LESS_FIRST)
         return best
 
     def _n_folds(self, choice, others):
@@ -339,14 +340,24 @@ class _Search:
         behind = min((in_standard_errors(score(choice, 0) - score(other, 0)) for other in others), default=0.0)
         return 1 if behind < -FAR_BEHIND else None
 
-    def _climb(self, choice, factor, n_folds=None):
-        return self.comparison.side_by_side([self._climbing(choice, factor, n_folds)])[0]
+    def _better_side_first(self, choice):
+        """Factors of fine steps, first to the side where the nearest weight that was tried predicts better."""
+        weight, scores = choice.lambda_reg, self.comparison.scores
+        first = {c.lambda_reg: s[0].sum() for c, s in scores.items() if c._replace(lambda_reg=weight) == choice}
+        above, below = (
+            min((w for w in first if w > weight), default=0),
+            max((w for w in first if w < weight), default=0),
+        )
+        return _LESS_FIRST[::-1] if first.get(above, -np.inf) > first.get(below, -np.inf) else _LESS_FIRST
 
-    def _climbing(self, choice, factor, n_folds=None):
+    def _climb(self, choice, factors, n_folds=None):
+        return self.comparison.side_by_side([self._climbing(choice, factors, n_folds)])[0]
+
+    def _climbing(self, choice, factors, n_folds=None):
         """The generator of a climb in ``lambda_reg``; see :class:`PairedComparison`."""
         if self.settings.lambda_reg != "auto" or choice.regularization == "none":
             return choice
-        best = yield from self.comparison.climbing(choice, scaled_weight, (factor, 1 / factor), n_folds)
+        best = yield from self.comparison.climbing(choice, scaled_weight, factors, n_folds)
         return self._with_mean_weight(best)
 
     def _with_mean_weight(self, best):
@@ -370,7 +381,7 @@ class _Search:
         # "guided" takes several times as long, and did not predict better in any case that was tried
         penalties = {"directional", best.regularization} - {"guided"} if given == "auto" else {given}
         first = [Choice(*self._first(p)[:2], 0.0, True, number) for p in sorted(penalties)]
-        found = [self._climb(choice, COARSE) for choice in first]
+        found = [self._climb(choice, (COARSE, 1 / COARSE)) for choice in first]
         if self.settings.lambda_reg != "auto" or given == "none":
             return found
         return found + [less for choice in found if (less := scaled_weight(choice, 1 / FINE)) is not None]
@@ -384,8 +395,7 @@ class _Search:
         stacked = stacking_weights(folds[:1], [[fit(choice, 0) for choice in choices]])
         likely = pseudo_bma_weights([score(choice, 0) for choice in choices])
         choices = [choices[j] for j in range(len(choices)) if stacked[j].any() or likely[j] > 0]
-        for k in range(1, len(folds)):
-            comparison.need([(choice, k + 1) for choice in choices])
+        comparison.need([(choice, len(folds)) for choice in choices])
         ensembles = [[fit(choice, k) for choice in choices] for k in range(len(folds))]
         scores = [sum(score(choice, k).astype(np.float64) for k in range(len(folds))) for choice in choices]
         weights = stacking_weights(folds, ensembles)

@@ -917,6 +917,39 @@ def _deviance(mean, count):
     return mean if count <= 0 else mean - count - count * log(mean / count)
 
 
+@_row_loop
+def _poisson_terms(adjoint, z, factor, theta, slope, beta, delta, upper):
+    """Sums over a row of one map: the data term, and its least value over maps with the product of map and dual."""
+    zero, one = z.dtype.type(0), z.dtype.type(1)
+    data, bound = 0.0, 0.0
+    for j in range(z.size):
+        s, b = slope[j], beta[j]
+        u = adjoint[j] + (theta if s > zero else zero)
+        rise = u + s
+        best = min(max(b / rise - delta[j], zero), upper) if rise > zero else upper
+        of_map, of_best = s * (factor * z[j] + delta[j]), s * (best + delta[j])
+        data += of_map - b - b * log(of_map / b if b > zero else one)
+        bound += u * best + of_best - b - b * log(of_best / b if b > zero else one)
+    return data, bound
+
+
+@_row_loop
+def _gaussian_terms(adjoint, z, factor, theta, slope, beta, upper):
+    """The same for the Gaussian term."""
+    zero, half = z.dtype.type(0), z.dtype.type(0.5)
+    data, bound = 0.0, 0.0
+    for j in range(z.size):
+        s = slope[j]
+        u = adjoint[j] + (theta if s > zero else zero)
+        measured = beta[j] / s if s > zero else zero
+        free = measured - u / s if s > zero else (zero if u > zero else upper)
+        best = min(max(free, zero), upper)
+        off, of_best = factor * z[j] - measured, best - measured
+        data += half * s * off * off
+        bound += u * best + half * s * of_best * of_best
+    return data, bound
+
+
 @_inner
 def _residual_row(z, row, weights, factors, target, valid, rho):
     """Residuals of one row of an elastic image into rho; half the sum of their squares, and that times the target."""
@@ -947,7 +980,6 @@ def data_terms(
     subtracted, the sum of ``rho^2 / 2 + rho target``.
     """
     n, ny, nx = z.shape
-    zero, half = z.dtype.type(0), z.dtype.type(0.5)
     n_workers, n_images = work.shape[0], weights.shape[0]
     for worker in prange(n_workers):
         adjoint = work[worker, n_images]
@@ -965,21 +997,15 @@ def data_terms(
                 for k in range(n_images):
                     for j in range(nx):
                         adjoint[j] += weights[k, i] * work[worker, k, j]
-                for j in range(nx):
-                    s, b, d = slope[i, rs, j], beta[i, row, j], delta[i, rd, j]
-                    x = factors[i] * z[i, row, j]
-                    u = adjoint[j] + (theta[i] if s > zero else zero)
-                    if s <= zero:
-                        bound += min(u * upper[i], zero)
-                    elif is_poisson:
-                        rise = u + s
-                        best = min(max(b / rise - d, zero), upper[i]) if rise > zero else upper[i]
-                        data += _deviance(s * (x + d), b)
-                        bound += u * best + _deviance(s * (best + d), b)
-                    else:
-                        best = min(max((b - u) / s, zero), upper[i])
-                        data += half * s * (x - b / s) * (x - b / s)
-                        bound += u * best + half * s * (best - b / s) * (best - b / s)
+                if is_poisson:
+                    terms = _poisson_terms(
+                        adjoint, z[i, row], factors[i], theta[i], slope[i, rs], beta[i, row], delta[i, rd], upper[i]
+                    )
+                else:
+                    terms = _gaussian_terms(
+                        adjoint, z[i, row], factors[i], theta[i], slope[i, rs], beta[i, row], upper[i]
+                    )
+                data, bound = data + terms[0], bound + terms[1]
             sums[row, 0] = data
             sums[row, 1] = squares
             sums[row, 2] = bound

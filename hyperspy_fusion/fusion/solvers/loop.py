@@ -18,6 +18,7 @@ COMPILING = "Compiling the fusion kernels for %s maps, which takes about a minut
 KEPT = "later sessions find them compiled"
 NOT_KEPT = "every session does, for HYPERSPY_FUSION_CACHE=0 is set"
 COMPILED = "Compiled the fusion kernels in %.0f s."
+_compiling, _lock = set(), threading.Lock()
 
 
 @contextmanager
@@ -38,16 +39,29 @@ def prepared(dtype, needed, num_workers):
     n_workers : int
     interruption : Interruption
     """
-    compiles = not kernels.are_compiled(dtype, needed)
+    compiles = _is_first_to_compile(dtype, needed)
     before = kernels.seconds_of_compilation(needed)  # for another dtype
     if compiles:
         _logger.warning(COMPILING, dtype, KEPT if kernels.CACHE else NOT_KEPT)
     # a fit that diverges is reported by its reason, not by floating point warnings on the way
     quiet = np.errstate(over="ignore", invalid="ignore")
-    with kernels.threads(num_workers) as n_workers, Interruption() as interruption, quiet:
-        yield n_workers, interruption
+    try:
+        with kernels.threads(num_workers) as n_workers, Interruption() as interruption, quiet:
+            yield n_workers, interruption
+    finally:
+        if compiles:
+            _compiling.discard((dtype, needed))
     if compiles:
         _logger.warning(COMPILED, kernels.seconds_of_compilation(needed) - before)
+
+
+def _is_first_to_compile(dtype, needed):
+    """Whether kernels are not compiled, and no other running fit has reported that it compiles them."""
+    with _lock:
+        is_first = (dtype, needed) not in _compiling and not kernels.are_compiled(dtype, needed)
+        if is_first:
+            _compiling.add((dtype, needed))
+    return is_first
 
 
 class Interruption:

@@ -188,7 +188,9 @@ class PrimalDualState:
             return next(iter(states), None)
         first, *others = states
         alike = [first, *(state.restarted(first.problem) for state in others)]
-        means = {name: np.mean([getattr(one, name) for one in alike], axis=0) for name in ("z", "y", "v", "q", "theta")}
+        means = {name: sum(getattr(one, name) for one in alike) for name in ("z", "y", "v", "q", "theta")}
+        for one in means.values():
+            one /= len(alike)
         new = cls.of(first.problem, ratios=first.ratios, **means)
         return replace(new, standard_errors=first.standard_errors)
 

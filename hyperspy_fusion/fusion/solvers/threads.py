@@ -3,39 +3,81 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 
-def side_by_side(functions: Sequence[Callable[[int], Any]], num_workers: int | None = None) -> list:
-    """The values of functions of a number of threads, as many of which run at once as there are threads for.
+def for_each(items: Sequence, function: Callable[[Any], Any]) -> list:
+    """The values of a function of each item, side by side on all threads."""
+    values = [None] * len(items)
 
-    After Ctrl-C none is started any more, and those that run are awaited. ``num_workers`` None takes all threads.
+    def found(k, n_threads):
+        values[k] = function(items[k])
+
+    go_on_side_by_side([iter([[[partial(found, k)] for k in range(len(items))]])])
+    return values
+
+
+def go_on_side_by_side(workflows: Sequence[Iterator], num_workers: int | None = None) -> list:
+    """The values of generators, each of which yields work and goes on when it is done.
+
+    Work is a list of sequences of functions of a number of threads. Functions of a sequence are called in turn,
+    sequences of all generators side by side: first come, first served, by as many threads as there are. One that is
+    alone has all threads, and is called in this thread, as the generators are. After Ctrl-C none is called any more,
+    and those that run are awaited. ``num_workers`` None takes all threads.
     """
     from hyperspy_fusion.fusion.solvers import kernels  # imports numba
 
     with kernels.threads(num_workers) as available:
         pass
-    at_once = min(available, len(functions))
-    if at_once < 2:
-        return [function(available) for function in functions]
-    each = max(1, available // len(functions))
     silenced = np.geterr()  # threads have the floating point warnings of their own
+    values: list[Any] = [None] * len(workflows)
+    left, ready, running = [0] * len(workflows), deque(), {}
 
-    def called(function):
+    def go_on(i):
+        while not left[i]:
+            try:
+                sequences = [deque(sequence) for sequence in next(workflows[i]) if sequence]
+            except StopIteration as end:
+                values[i] = end.value
+                return
+            left[i] = len(sequences)
+            ready.extend((i, sequence) for sequence in sequences)
+
+    def done(i, sequence):
+        if sequence:
+            ready.appendleft((i, sequence))
+            return
+        left[i] -= 1
+        go_on(i)
+
+    def called(function, n_threads):
         with np.errstate(**silenced):
-            return function(each)
+            function(n_threads)
 
-    with ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(called, functions))
-
-
-def for_each(items: Sequence, function: Callable[[Any], Any]) -> list:
-    """The values of a function of each item, side by side on all threads."""
-    return side_by_side([lambda _, item=item: function(item) for item in items])
+    with ThreadPoolExecutor(available) as pool:
+        for i in range(len(workflows)):
+            go_on(i)
+        while ready or running:
+            if available == 1 or (len(ready) == 1 and not running):
+                i, sequence = ready.popleft()
+                sequence.popleft()(available)
+                done(i, sequence)
+                continue
+            each = max(1, available // (len(ready) + len(running)))
+            while ready and len(running) < available:
+                i, sequence = ready.popleft()
+                running[pool.submit(called, sequence.popleft(), each)] = i, sequence
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                i, sequence = running.pop(future)
+                future.result()
+                done(i, sequence)
+    return values
 
 
 class WhileAny:

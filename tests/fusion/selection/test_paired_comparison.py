@@ -1,5 +1,6 @@
 """Paired comparison: how many folds it takes, and where a climb ends."""
 
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -99,15 +100,28 @@ def test_a_climb_ends_at_the_top(start):
 
 
 def test_climbs_side_by_side_end_where_each_does():
-    """What both need next is prepared at once, the first fold before the others."""
+    """Each goes on by itself, and the order of the scores does not depend on which was first."""
     scored = Scored(lambda c, k: np.full((4, 4), -((c[1] - {"a": 3, "b": -2}[c[0]]) ** 2.0)))
-    prepared = []
-    scored.comparison.prepare = lambda pairs: prepared.append(list(pairs))
+    asked, b_is_done = [], threading.Event()
+
+    def sequences_of(pairs):
+        asked.append(list(pairs))
+        waits = ("a", 1) in [candidate for candidate, _ in pairs]
+        b_is_done.set() if (("b", -3), 0) in pairs else None
+        return [[lambda threads: b_is_done.wait(20) if waits else None]]
+
+    scored.comparison.sequences_of, scored.comparison.num_workers = sequences_of, 2
     climbs = [scored.comparison.climbing((name, 0), lambda c, by: (c[0], c[1] + by), (1, -1)) for name in "ab"]
     assert scored.comparison.side_by_side(climbs) == [("a", 3), ("b", -2)]
-    assert prepared[0] == [(("a", 0), 0), (("b", 0), 0)] and [(("a", 2), 0), (("b", -1), 0)] in prepared
-    scored.comparison.need([(("a", 9), 3), (("b", 1), 2)])
-    assert prepared[-2:] == [[(("a", 9), 0)], [(("a", 9), 1), (("a", 9), 2), (("b", 1), 1)]]
+    assert asked.index([(("b", -3), 0)]) < asked.index([(("a", 2), 0)])
+    assert list(scored.comparison.scores) == [*(("a", k) for k in range(5)), *(("b", k) for k in (0, 1, -1, -2, -3))]
+
+
+def test_the_first_fold_is_asked_for_before_the_others():
+    scored, asked = hill(0), []
+    scored.comparison.sequences_of = lambda pairs: asked.append(list(pairs)) or []
+    scored.comparison.need([(9, 3), (1, 2)])
+    assert asked == [[(9, 0), (1, 0)], [(9, 1), (9, 2), (1, 1)]]
 
 
 def test_a_climb_ends_where_the_steps_do():
@@ -157,13 +171,16 @@ def with_trials(tables):
     """A comparison whose fits go through their tables of maps, and what was asked for."""
     asked = []
 
-    def prepare(pairs):
+    def sequences_of(pairs):
         for (candidate, k), trial in pairs.items():
             asked.append((candidate, k, trial is not None))
             if trial is not None:
                 any(trial(maps) for maps in tables[candidate])
+        return []
 
-    return PairedComparison([IDENTITY] * 2, lambda candidate, k: tables[candidate][-1], prepare=prepare), asked
+    return PairedComparison(
+        [IDENTITY] * 2, lambda candidate, k: tables[candidate][-1], lambda n: None, sequences_of
+    ), asked
 
 
 def test_what_was_given_up_is_fitted_to_its_end_for_others_alone():
@@ -186,16 +203,17 @@ def test_what_was_given_up_is_fitted_to_its_end_for_others_alone():
 def test_what_was_given_up_does_not_predict_better():
     """Whatever its score: a fit far from its minimum has the maps of other settings. No further fold is asked for."""
     compared, asked = with_trials({"a": [np.zeros((10, 10))] * 2, "b": [behind(-1)] * 2})
-    prepare = compared.prepare
+    sequences_of = compared.sequences_of
 
     def ends_far_from_its_minimum(pairs):
-        prepare(pairs)
+        sequences_of(pairs)
         for trial in filter(None, pairs.values()):
             trial.is_over = True
+        return []
 
-    compared.prepare = ends_far_from_its_minimum
+    compared.sequences_of = ends_far_from_its_minimum
     assert not compared.is_better("b", "a") and asked == [("a", 0, False), ("b", 0, True)]
-    compared.prepare = prepare
+    compared.sequences_of = sequences_of
     assert compared.score("b", 0).sum() > 0 and compared.is_better("b", "a")
 
 

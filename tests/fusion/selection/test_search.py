@@ -1,6 +1,7 @@
 """The search: what is open and what is given, what is recorded, and what does not matter."""
 
 from dataclasses import replace
+from itertools import chain
 from types import SimpleNamespace
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_a_fit_that_is_given_up_is_not_kept(scan, monkeypatch):
     fits = low_accuracy_fits.LowAccuracyFits([part], settings, 1, 1)
     choice, asked = Choice("tv", 1.0, 0.0, True), []
     monkeypatch.setattr(low_accuracy_fits, "LOW_ACCURACY_SETTLED", 1e-3)
-    fits.prepare({(choice, 0): given_up_at(3, asked)})
+    make(fits, {(choice, 0): given_up_at(3, asked)})
     assert len(asked) == 3 and asked[0].shape == scan.maps.shape and not fits.maps
     (state,) = fits.states.values()
     assert state.n_iter == 42  # two more than 40, without over-relaxation
@@ -118,7 +119,7 @@ def test_a_fit_that_has_not_left_that_of_a_smaller_weight_is_given_up(
         other = Choice("tv", weight, haadf, joint)
         alike = fits.folds[0].scores(fits(other._replace(lambda_reg=weight + 1e-5), 0)).sum(axis=0)
         trial = Trial(fits.folds[0], alike + noise - ahead, one)
-        fits.prepare({(other, 0): trial})
+        make(fits, {(other, 0): trial})
         assert trial.is_over is expected is not ((other, 0) in fits.maps)
 
 
@@ -142,17 +143,35 @@ def given_up_at(number, asked):
     return Lost()
 
 
-def test_what_a_fit_starts_from_does_not_depend_on_chance(scan, monkeypatch):
-    """Fits of one penalty and fold are made in turn, joint or not; those of others side by side."""
-    together = []
-    monkeypatch.setattr(low_accuracy_fits, "side_by_side", lambda groups, num_workers: together.append(groups))
+def make(fits, pairs):
+    """Make the fits of some choices and folds."""
+    for function in chain(*fits.sequences_of(pairs)):
+        function(1)
+
+
+def test_what_a_fit_starts_from_does_not_depend_on_chance():
+    """Fits of one penalty and fold are made in turn, joint or not; those of others side by side, slow ones first."""
     fits = low_accuracy_fits.LowAccuracyFits([], AutoSettings(), 0, 2)
-    fits.maps["earlier"] = None
     tv, one, tgv = Choice("tv", 1.0, 0.0, True), Choice("tv", 1.0, 0.0, False), Choice("tgv", 1.0, 0.0, True)
-    fits.prepare({(tv, 0): None, (tgv, 0): None, (one, 0): None, (one, 1): None})
-    ((a, b, c),) = together
-    fitted = [[(choice, k) for choice, k, _ in group.args[0]] for group in (a, b, c)]
-    assert fitted == [[(tv, 0), (one, 0)], [(tgv, 0)], [(one, 1)]]
+    of_components = [Choice(penalty, 1.0, 0.0, True, 3) for penalty in ("tv", "tgv")]
+    wanted = {(tv, 0): None, (tgv, 0): None, (one, 0): None, (one, 1): None, **{(c, 0): None for c in of_components}}
+    made = [[function.args[:2] for function in sequence] for sequence in fits.sequences_of(wanted)]
+    assert made == [[(c, 0) for c in of_components], [(tgv, 0)], [(tv, 0), (one, 0)], [(one, 1)]]
+
+
+@pytest.mark.parametrize("tried, expected", [({1: 5, 4: 3}, 1), ({1: 3, 4: 5}, 4), ({4: 5}, 4), ({1: -9}, 1), ({}, 1)])
+def test_fine_steps_begin_on_the_better_side(tried, expected):
+    """That of the nearest weight that was tried, where one was; else a smaller weight is tried first."""
+    best = Choice("tgv", 2.0, 0.0, True)
+    tables = {
+        best._replace(lambda_reg=float(w)): np.full((20, 20), float(s)) for w, s in ({2: 9, 0.5: 0} | tried).items()
+    }
+    other = {best._replace(lambda_reg=float(w), joint=False): np.full((20, 20), 99.0) for w in (1, 4)}
+    found = search_of(tables | other)
+    for choice in (*tables, *other):
+        found.comparison.score(choice, 0)
+    first, _ = found._better_side_first(best)
+    assert bool(first > 1) is (expected > 2)
 
 
 def test_final_fits_start_from_the_mean_of_the_folds(scan):
@@ -160,7 +179,7 @@ def test_final_fits_start_from_the_mean_of_the_folds(scan):
     settings, choice = AutoSettings(), Choice("tv", 1.0, 0.0, True)
     part = low_accuracy_fits.Part.of(observed(scan, settings), settings, None, np.random.default_rng(0))
     fits = low_accuracy_fits.LowAccuracyFits([part], settings, 3, 1)
-    fits.prepare({(choice, k): None for k in range(3)})
+    make(fits, {(choice, k): None for k in range(3)})
     assert len(fits.folds) == 3
     final = fits.final(choice, np.ones(3))
     problem = final.source.problem(final.settings)

@@ -355,7 +355,10 @@ def test_a_fit_to_components_is_given_up_by_its_maps(scan, maps, rest):
         return True
 
     trial.is_over = True
-    LowAccuracyFits([part], settings, 1, 1).prepare({(Choice("directional", 1.0, 0.0, True, 2), 0): trial})
+    ((make,),) = LowAccuracyFits([part], settings, 1, 1).sequences_of(
+        {(Choice("directional", 1.0, 0.0, True, 2), 0): trial}
+    )
+    make(1)
     (fitted,) = asked
     np.testing.assert_allclose(fitted.sum((1, 2)), part.folds[0].maps.sum((1, 2)), rtol=0.02)
 
