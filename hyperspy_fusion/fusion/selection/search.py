@@ -9,14 +9,14 @@ minimum, unless it predicts significantly better. In pseudo-code::
     for each penalty, at lambda_haadf = 0 and joint = True:
         climb in lambda_reg by factors of 2, on half as many held-out pixels (paired_comparison);
         take the geometric mean of the weights tried, by how likely each predicts best, after this and other climbs;
-    best = the best of these, after a climb by factors of the root of 2;
+    best = the best of these, after a climb by factors of the root of 2, first to the side that was better;
     if best with lambda_haadf = 1 is better: best = that, after a climb by factors of the root of 2;
     for each further elastic image, and each of its lambda_haadf in (1, 4), while it is not used:
         if best with it gains more than a standard error and the number of its coefficients: the same;
     if best with joint = False is better: the same;
     of several elastic images, climb in lambda_haadf by factors of 4, of all images that are used and of each;
-    for each other penalty:
-        replace its fit by that with lambda_haadf and joint of best, if it is better;
+    for each other penalty, if lambda_haadf and joint of best gain significantly in the first fold:
+        replace its fit by that with lambda_haadf and joint of best, if it is better there;
     candidates = the fit of each penalty, best with the other lambda_haadf, fits to components (spectral_components);
     p = probability that the average by stacking weights is better than the best candidate by a standard error;
     weights = p * stacking weights + (1 - p) * pseudo-BMA+ weights (stacking).
@@ -41,7 +41,6 @@ from scipy.special import ndtr
 from hyperspy_fusion.diagnostics import Diagnostic
 from hyperspy_fusion.fusion.checks import is_open, values_of
 from hyperspy_fusion.fusion.selection.cross_validation import (
-    FEWEST_COUNTS,
     HELD_OUT_PIXELS,
     HeldOutCounts,
     folds_for,
@@ -63,7 +62,7 @@ from hyperspy_fusion.fusion.selection.paired_comparison import (
     PairedComparison,
     in_standard_errors,
 )
-from hyperspy_fusion.fusion.selection.selection import Selection, in_words
+from hyperspy_fusion.fusion.selection.selection import Selection, best_so_far, in_words, of_defaults
 from hyperspy_fusion.fusion.selection.stacking import pseudo_bma_weights, stacking_weights, without_small
 from hyperspy_fusion.fusion.solvers.threads import for_each, one_blas_thread
 
@@ -160,7 +159,7 @@ def _searched(observations, settings, num_workers, tick, out_of_window):
     for observation in observations:
         poor = poor_elements(observation.scan.maps, observation.noise.counts_scale, observation.scan.elements)
         if poor:
-            return None, _defaults(settings, poor)
+            return None, of_defaults(settings, poor)
     part, of_kind, fixed = FITS[observations[0].kind]
     settings = replace(settings, **fixed)
     parts = []
@@ -179,7 +178,7 @@ def _searched(observations, settings, num_workers, tick, out_of_window):
         weights = {choice: weights[: len(scan.elements)] for choice, weights in found.items()}
         selection = _record(comparison, weights, settings, fits.n_components > 0)
     except KeyboardInterrupt:
-        weights, selection = _best_so_far(comparison, settings, len(scan.elements))
+        weights, selection = best_so_far(comparison, settings, len(scan.elements))
     _logger.info(selection.sentence)
     return fits, replace(selection, chosen=weights, elements=tuple(scan.elements))
 
@@ -191,43 +190,6 @@ def _expected(settings, n_folds, has_components):
     candidates += sum(is_open(getattr(settings, name)) for name in ("lambda_reg", "lambda_haadf", "joint"))
     # fits to all data start from the mean of the folds, which is the nearer the more there are
     return round((candidates + 3 * has_components) * (1 + 0.8 * (n_folds - 1))), 1 - 0.48 / n_folds ** (2 / 3)
-
-
-def _best_so_far(comparison, settings, n_maps):
-    """The best candidate of an interrupted search in its first fold, and its record.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        Where there is none of the maps.
-    """
-    of_maps = {
-        choice: scores[0].sum()
-        for choice, scores in comparison.scores.items()
-        if scores and not choice.components and choice not in comparison.given_up
-    }
-    if not of_maps:
-        raise KeyboardInterrupt
-    best = max(of_maps, key=of_maps.__getitem__)
-    weights = np.ones(n_maps)
-    sentence = (
-        f"The search was interrupted: {in_words(best, weights)} is the best of {len(of_maps)} fits. Fuse again for a "
-        "complete search."
-    )
-    found = Diagnostic("selection-interrupted", sentence)
-    return {best: weights}, Selection(settings.seed, sentence, diagnostics=[found])
-
-
-def _defaults(settings, poor):
-    """The record of the default settings, where there are too few counts for a choice."""
-    chosen = settings.chosen()
-    sentence = (
-        f"{', '.join(poor)} has fewer than {FEWEST_COUNTS} counts, too few for cross-validation: "
-        f"regularization={chosen.regularization!r} and lambda_reg={chosen.lambda_reg!r} were used. "
-        "Leave the map out, or bin the scan."
-    )
-    found = Diagnostic("too-few-counts-for-selection", sentence, elements=tuple(poor))
-    return Selection(settings.seed, sentence, diagnostics=[found])
 
 
 # ---- the search ------------------------------------------------------------------------------------
@@ -274,7 +236,14 @@ class _Search:
         return {best.regularization: best for best in found}
 
     def _alike(self, by_penalty, best):
-        """{penalty: choice}, with the images and ``joint`` of the best where these predict the first fold better."""
+        """{penalty: choice}, with the images and ``joint`` of the best where these predict the first fold better.
+
+        This is not tried where they hardly matter to the best.
+        """
+        score, before = self.comparison.score, by_penalty[best.regularization]
+        by_penalty = by_penalty | {best.regularization: best}
+        if in_standard_errors(score(best, 0) - score(before, 0)) < SIGNIFICANT:
+            return by_penalty
         alike = {p: best._replace(regularization=p, lambda_reg=c.lambda_reg) for p, c in by_penalty.items()}
         alike[best.regularization] = best
         changed = [p for p in by_penalty if alike[p] != by_penalty[p]]
@@ -381,7 +350,8 @@ class _Search:
         # "guided" takes several times as long, and did not predict better in any case that was tried
         penalties = {"directional", best.regularization} - {"guided"} if given == "auto" else {given}
         first = [Choice(*self._first(p)[:2], 0.0, True, number) for p in sorted(penalties)]
-        found = [self._climb(choice, (COARSE, 1 / COARSE)) for choice in first]
+        # down by fine steps: the next smaller weight is a candidate in any case
+        found = [self._climb(choice, (COARSE, 1 / FINE)) for choice in first]
         if self.settings.lambda_reg != "auto" or given == "none":
             return found
         return found + [less for choice in found if (less := scaled_weight(choice, 1 / FINE)) is not None]

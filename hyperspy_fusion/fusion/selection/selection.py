@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from hyperspy_fusion.diagnostics import Diagnostic
+from hyperspy_fusion.fusion.selection.cross_validation import FEWEST_COUNTS
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -83,3 +86,40 @@ def in_words(choice, weights):
     if choice.components:
         return f"{penalty} of {choice.components} components of the spectra ({percent})"
     return f"{penalty}, lambda_haadf={_listed(choice.lambda_haadf)} and joint={choice.joint} ({percent})"
+
+
+def best_so_far(comparison, settings, n_maps):
+    """The best candidate of an interrupted search in its first fold, and its record.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Where there is none of the maps.
+    """
+    of_maps = {
+        choice: scores[0].sum()
+        for choice, scores in comparison.scores.items()
+        if scores and not choice.components and choice not in comparison.given_up
+    }
+    if not of_maps:
+        raise KeyboardInterrupt
+    best = max(of_maps, key=of_maps.__getitem__)
+    weights = np.ones(n_maps)
+    sentence = (
+        f"The search was interrupted: {in_words(best, weights)} is the best of {len(of_maps)} fits. Fuse again for a "
+        "complete search."
+    )
+    found = Diagnostic("selection-interrupted", sentence)
+    return {best: weights}, Selection(settings.seed, sentence, diagnostics=[found])
+
+
+def of_defaults(settings, poor):
+    """The record of the default settings, where there are too few counts for a choice."""
+    chosen = settings.chosen()
+    sentence = (
+        f"{', '.join(poor)} has fewer than {FEWEST_COUNTS} counts, too few for cross-validation: "
+        f"regularization={chosen.regularization!r} and lambda_reg={chosen.lambda_reg!r} were used. "
+        "Leave the map out, or bin the scan."
+    )
+    found = Diagnostic("too-few-counts-for-selection", sentence, elements=tuple(poor))
+    return Selection(settings.seed, sentence, diagnostics=[found])

@@ -23,6 +23,7 @@ from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem, Observ
 from hyperspy_fusion.fusion.problems.resampling import guided_by
 from hyperspy_fusion.fusion.selection.cross_validation import FEWEST_COUNTS, N_COUNT_FOLDS, thinned
 from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
+from hyperspy_fusion.fusion.solvers.threads import for_each
 from hyperspy_fusion.fusion.terms.scan_data import ScanData
 
 _logger = logging.getLogger(__name__)
@@ -170,11 +171,13 @@ def _observed(components, variance, used, observation, settings):
 def _signal_axes(bands):
     """Eigenvalues, falling, and eigenvectors of the mean product of each pixel with its neighbours."""
     at_itself = gaussian_filter(np.eye(1, 81, 40), (0, _WIDTH), mode="constant").max() ** 2
-    product = np.empty((len(bands), len(bands)))
-    for k, band in enumerate(bands):
+
+    def with_neighbours(band):
         # zeros beyond the edges, so that no pixel is its own neighbour
         around = gaussian_filter(band, _WIDTH, mode="constant") - at_itself * band
-        product[k] = np.tensordot(bands, around, ((1, 2), (0, 1))) / band.size
+        return np.tensordot(bands, around, ((1, 2), (0, 1))) / band.size
+
+    product = np.array(for_each(bands, with_neighbours))
     values, vectors = np.linalg.eigh((product + product.T) / 2)
     return values[::-1], vectors[:, ::-1]
 

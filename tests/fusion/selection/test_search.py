@@ -11,7 +11,7 @@ from calibrated_cases import observe
 from hyperspy_fusion.data import atomic_columns, core_shell, interface
 from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem
 from hyperspy_fusion.fusion.result import StopReason
-from hyperspy_fusion.fusion.selection import cross_validation, low_accuracy_fits, search
+from hyperspy_fusion.fusion.selection import cross_validation, low_accuracy_fits, search, selection
 from hyperspy_fusion.fusion.selection.cross_validation import HeldOutCounts, HeldOutPixels, count_folds
 from hyperspy_fusion.fusion.selection.paired_comparison import PairedComparison, Trial
 from hyperspy_fusion.fusion.selection.search import OPEN, Choice, Selection, select
@@ -126,7 +126,7 @@ def test_a_fit_that_has_not_left_that_of_a_smaller_weight_is_given_up(
 def test_an_interrupted_search_takes_no_fit_that_was_given_up():
     best, lost = Choice("tv", 1.0, 0.0, True), Choice("tv", 2.0, 0.0, True)
     comparison = SimpleNamespace(scores={best: [np.zeros((2, 2))], lost: [np.ones((2, 2))]}, given_up={lost: best})
-    assert list(search._best_so_far(comparison, AutoSettings(), 1)[0]) == [best]
+    assert list(selection.best_so_far(comparison, AutoSettings(), 1)[0]) == [best]
 
 
 def given_up_at(number, asked):
@@ -157,6 +157,21 @@ def test_what_a_fit_starts_from_does_not_depend_on_chance():
     wanted = {(tv, 0): None, (tgv, 0): None, (one, 0): None, (one, 1): None, **{(c, 0): None for c in of_components}}
     made = [[function.args[:2] for function in sequence] for sequence in fits.sequences_of(wanted)]
     assert made == [[(c, 0) for c in of_components], [(tgv, 0)], [(tv, 0), (one, 0)], [(one, 1)]]
+
+
+@pytest.mark.parametrize("gain, is_tried", [(3.0, True), (1.0, False)])
+def test_other_penalties_follow_the_best_where_it_gains_significantly(gain, is_tried):
+    """By standard errors. Then they follow where they predict the first fold better."""
+    before = {p: Choice(p, w, 0.0, True) for p, w in {"guided": 1.0, "directional": 2.0, "tgv": 4.0}.items()}
+    best = Choice("directional", 1.0, 1.0, False)
+    follow = {p: best._replace(regularization=p, lambda_reg=before[p].lambda_reg) for p in ("guided", "tgv")}
+    zeros = np.zeros((20, 20))
+    tables = dict.fromkeys(before.values(), zeros) | {best: noise_of() + gain / 400}
+    tables |= {follow["guided"]: zeros + 1, follow["tgv"]: zeros - 1}
+    found = search_of(tables)
+    expected = {"guided": follow["guided"]} if is_tried else {}
+    assert found._alike(before, best) == before | {"directional": best} | expected
+    assert (follow["guided"] in found.comparison.scores) is is_tried
 
 
 @pytest.mark.parametrize("tried, expected", [({1: 5, 4: 3}, 1), ({1: 3, 4: 5}, 4), ({4: 5}, 4), ({1: -9}, 1), ({}, 1)])
