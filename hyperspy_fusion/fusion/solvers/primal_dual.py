@@ -151,10 +151,10 @@ class Iteration:
         self.cell_sums, self.slope_sums = np.empty(ny - 1), np.empty(max(ny - 2, 1))
         self.slack_sums = np.zeros((max(penalty.n_fields, 1), ny - 1))
         # |L| in each cell: its largest entry in a row, and its sum over a column
-        one = np.ones((1, nx - 1))
+        one = np.ones((1, nx - 1), dtype)
         self.lift = {
             kernels.GUIDED: (np.abs(self.guide).max(axis=0), np.abs(self.guide).sum(axis=0)),
-            kernels.VECTOR: (np.sqrt(0.5) * one, np.sqrt(2) * one),
+            kernels.VECTOR: (np.sqrt(one / 2), np.sqrt(2 * one)),
         }.get(self.mode, (0 * one, 0 * one))
         self.set_steps()
 
@@ -266,12 +266,12 @@ class Iteration:
         """Steps of all blocks from the two ratios; the step condition holds for any ratios."""
         ratio, ratio_v = self.state.ratios
         row, column = self.lift
-        between = np.sqrt(ratio * ratio_v)
+        between = self.real(np.sqrt(ratio * ratio_v))
         # the row of ones of the totals is orthogonal to the differences, unless pixels are masked
         apart = 1 + self.is_masked / _COLUMN
         self.tau = self.real(1 / (_COLUMN * apart * ratio))
-        self.sigma = (1 / (_ROW / ratio + row / between)).astype(self.real)
-        self.tau_v = (1 / (column * between + _COLUMN * ratio_v)).astype(self.real)
+        self.sigma = 1 / (row / between + self.real(_ROW / ratio))
+        self.tau_v = 1 / (column * between + self.real(_COLUMN * ratio_v))
         self.sigma_v = np.full((1, self.slope_work.shape[2]), ratio_v / _ROW, self.real)
         self.sigma_theta = ratio / self.problem.initial_maps[0].size
 
@@ -291,8 +291,8 @@ class Iteration:
             self.slack_sums,
         )  # fmt: skip
         for rho, totals in zip(rho_maps, self.map_sums[:number].sum(axis=2), strict=True):
-            state.totals_bar = 2 * totals - state.totals
-            state.totals = state.totals + rho * (totals - state.totals)
+            before, state.totals = state.totals, state.totals + rho * (totals - state.totals)
+        state.totals_bar = 2 * totals - before
         state.n_iter += number
 
     def measure_slack(self):
@@ -321,7 +321,7 @@ class Iteration:
         pairs = (_MAPS_RATIO * _norm(state.y), size), (_norm(state.q), _norm(state.v))
         # within the range of single precision; the present ratio where one size is 0
         state.ratios = tuple(
-            float(np.clip(dual / primal, 1e-4, 1e6)) if dual > 0 and primal > 0 else present
+            float(min(max(dual / primal, 1e-4), 1e6)) if dual > 0 and primal > 0 else present
             for (dual, primal), present in zip(pairs, state.ratios, strict=True)
         )
         self.set_steps()
@@ -439,10 +439,10 @@ def _guide(penalty, dtype):
 
 def size_about_means(maps):
     """Root of the sum of the squares of maps (n, ny, nx), each less its mean."""
-    total = 0.0
+    total, about = 0.0, np.empty_like(maps[0])
     for one in maps:
-        about = one - one[0, 0]  # little contrast would drown in rounding
-        total += max(_norm(about) ** 2 - about.size * float(about.mean(dtype=np.float64)) ** 2, 0.0)
+        np.subtract(one, one[0, 0], out=about)  # little contrast would drown in rounding
+        total += max(_norm(about) ** 2 - float(about.sum()) ** 2 / about.size, 0.0)
     return np.sqrt(total)
 
 

@@ -25,7 +25,7 @@ from convex import Convex, adjoint, differences, directions, guide
 from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.settings import CalibratedSettings
 from hyperspy_fusion.fusion.solvers import kernels
-from hyperspy_fusion.fusion.solvers.primal_dual import CHECK_EVERY, primal_dual
+from hyperspy_fusion.fusion.solvers.primal_dual import CHECK_EVERY, primal_dual, size_about_means
 from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState
 
 
@@ -203,8 +203,17 @@ def test_iterations_are_those_of_the_equations(small):
         z_hat = np.maximum((moved + tau * 4 * b) / (1 + tau * 4), 0)
         z_bar, z = 2 * z_hat - z, z + rho_maps * (z_hat - z)
     _, state = primal_dual(problem, settings, start)
-    for found, expected in ((state.z, z), (state.y, y), (state.theta, theta), (state.z_bar, z_bar)):
+    pairs = (state.z, z), (state.y, y), (state.theta, theta), (state.z_bar, z_bar)
+    for found, expected in (*pairs, (state.totals_bar, z_bar.sum(axis=(1, 2)))):
         np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype, rtol", [("float32", 1e-5), ("float64", 1e-12)])
+def test_size_of_maps_of_little_contrast(dtype, rtol):
+    maps = (1000 + np.random.default_rng(0).random((2, 128, 130))).astype(dtype)
+    expected = np.linalg.norm(maps - maps.mean(axis=(1, 2), keepdims=True, dtype=float))
+    assert size_about_means(maps) == pytest.approx(expected, rel=rtol)
+    assert size_about_means(np.full((1, 3, 4), 0.1, dtype)) == 0
 
 
 # ---- the gap -----------------------------------------------------------------------------------------
