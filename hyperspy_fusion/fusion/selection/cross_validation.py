@@ -73,12 +73,36 @@ class HeldOutCounts:
         scores = (counts + offset) * np.log((mean + offset) / (flat + offset)) - (mean - flat)
         return scores if self._is_all_valid else np.where(self.valid, scores, 0)
 
-    def gradient(self, fused: np.ndarray) -> np.ndarray:
-        """Derivative of :meth:`scores` with respect to ``fused``."""
+    def derivatives(self, fused: np.ndarray):
+        """First and second derivatives of :meth:`scores` with respect to ``fused``.
+
+        Returns
+        -------
+        gradient
+            (n, ny, nx).
+        curvatures
+            Yields ``i, j, curvature``, of each pair of maps j <= i that a score depends on: minus the second derivative
+            (ny, nx) with respect to both. Here i = j.
+        """
+        gradient, curvature = self._derivatives(fused)
+        return gradient, _of_each_map(curvature)
+
+    def _derivatives(self, fused):
+        """(n, ny, nx) the first, and minus the second one, each of one map."""
         counts, flat, mean = self._in_precision_of(fused)
-        offset = fused.dtype.type(POISSON_OFFSET) * flat
-        gradient = (counts - mean) / (np.maximum(mean, 0) + offset) * self._per_unit.astype(fused.dtype)
-        return np.where(self.valid & (mean > 0), gradient, 0)
+        per_unit, left_out = self._per_unit.astype(fused.dtype), mean <= 0
+        if not self._is_all_valid:
+            left_out |= ~self.valid
+        np.maximum(mean, 0, out=mean)
+        gradient = counts - mean
+        mean += fused.dtype.type(POISSON_OFFSET) * flat
+        np.divide(per_unit, mean, out=mean)
+        gradient *= mean
+        curvature = gradient + per_unit
+        curvature *= mean
+        for derivative in (gradient, curvature):
+            np.copyto(derivative, 0, where=left_out)
+        return gradient, curvature
 
     def _in_precision_of(self, fused):
         """Held-out counts, (n, 1, 1) their mean, and those expected of fused maps, all in the dtype of the maps."""
@@ -127,10 +151,13 @@ class HeldOutBands(HeldOutCounts):
         """(bands, ny, nx) of columns (n, ny, nx)."""
         return super().scores(self._expected(fused))
 
-    def gradient(self, fused):
-        """(n, ny, nx)."""
-        of_bands = super().gradient(self._expected(fused))
-        return np.tensordot(self.matrix.T.astype(fused.dtype), of_bands, 1)
+    def derivatives(self, fused):
+        """Of columns: a band depends on all of them together."""
+        gradient, curvature = self._derivatives(self._expected(fused))
+        columns = self.matrix.T.astype(fused.dtype)
+        pairs = ((i, j) for i in range(len(columns)) for j in range(i + 1) if np.any(columns[i] * columns[j]))
+        of_pairs = ((i, j, np.tensordot(columns[i] * columns[j], curvature, 1)) for i, j in pairs)
+        return np.tensordot(columns, gradient, 1), of_pairs
 
     def _expected(self, columns):
         return np.tensordot(self.matrix.astype(columns.dtype), columns, 1)
@@ -168,9 +195,12 @@ class HeldOutPixels:
         score = (self.maps - self._flat) ** 2 - self._residual(fused) ** 2
         return np.where(self.held_out, score / (2 * _column(self.variance)), 0)
 
-    def gradient(self, fused: np.ndarray) -> np.ndarray:
-        """Derivative of :meth:`scores` with respect to ``fused``."""
-        return np.where(self.held_out, self._residual(fused) / _column(self.variance), 0)
+    def derivatives(self, fused: np.ndarray):
+        """As those of :class:`HeldOutCounts`."""
+        variance = _column(self.variance)
+        first = np.where(self.held_out, self._residual(fused) / variance, 0)
+        second = np.where(self.held_out, 1 / variance, 0)
+        return first.astype(fused.dtype, copy=False), _of_each_map(second.astype(fused.dtype, copy=False))
 
     @cached_property
     def _flat(self):
@@ -287,6 +317,10 @@ def pixel_folds(maps, valid, variance, background, rng, n_folds=N_PIXEL_FOLDS, l
         HeldOutPixels(maps, valid & (fold != k), valid & (fold == k), variance, np.asarray(background))
         for k in range(n_folds)[:limit]
     ]
+
+
+def _of_each_map(curvature):
+    return [(i, i, c) for i, c in enumerate(curvature)]
 
 
 def _column(values):

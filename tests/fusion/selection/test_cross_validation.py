@@ -167,15 +167,19 @@ def fold_of(kind, background=NOTHING, valid=None):
 
 @pytest.mark.parametrize("background", [NOTHING, np.array([0.5, 2.0]), np.full((2, 6, 7), 0.4)], ids=["0", "n", "yx"])
 @pytest.mark.parametrize("kind", ["counts", "pixels"])
-def test_gradient_is_the_derivative_of_the_scores(kind, background):
+def test_derivatives_are_those_of_the_scores(kind, background):
     valid = np.ones((2, 6, 7), bool)
     valid[:, 2, 3] = valid[1, 4] = False
     fold, fused = fold_of(kind, background, valid), np.random.default_rng(7).uniform(0.5, 12, (2, 6, 7))
     fused[:, 0, :3] = -3.0  # below nothing
     step = 1e-5
     expected = (fold.scores(fused + step) - fold.scores(fused - step)) / (2 * step)
-    gradient = fold.gradient(fused)
+    gradient, curvatures = fold.derivatives(fused)
     np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-8)
+    slope = (fold.derivatives(fused + step)[0] - fold.derivatives(fused - step)[0]) / (2 * step)
+    for n, (i, j, curvature) in enumerate(curvatures):
+        assert i == j == n
+        np.testing.assert_allclose(curvature, -slope[i], rtol=1e-6, atol=1e-8)
     assert gradient.any() and not gradient[~valid].any()
     if kind == "counts":
         assert not gradient[:, 0, :3].any()
@@ -186,7 +190,7 @@ def test_masked_pixels_have_no_score(kind):
     valid = np.ones((2, 6, 7), bool)
     valid[0, 1:3], valid[1, :, 4] = False, False
     fold, fused = fold_of(kind, valid=valid), np.random.default_rng(7).uniform(0.5, 12, (2, 6, 7))
-    scores, gradient, size = fold.scores(fused), fold.gradient(fused), fold.size()
+    scores, gradient, size = fold.scores(fused), fold.derivatives(fused)[0], fold.size()
     assert not scores[~valid].any()
     # neither their values nor what is predicted there matters
     if kind == "counts":
@@ -194,7 +198,8 @@ def test_masked_pixels_have_no_score(kind):
     fold.maps[~valid] = 1e9
     moved = np.where(valid, fused, 1e5)
     np.testing.assert_array_equal(fold.scores(moved), scores)
-    np.testing.assert_array_equal(fold.gradient(moved), gradient)
+    np.testing.assert_array_equal(fold.derivatives(moved)[0], gradient)
+    assert all(not curvature[~valid[i]].any() for i, _, curvature in fold.derivatives(moved)[1])
     np.testing.assert_array_equal(fold.size(), size)
 
 
