@@ -13,7 +13,7 @@ from hyperspy_fusion.fusion.result import StopReason
 from hyperspy_fusion.fusion.selection.band_components import BandComponentsByFold
 from hyperspy_fusion.fusion.selection.cross_validation import HeldOutCounts, band_folds, folds_of
 from hyperspy_fusion.fusion.selection.model_averaging import EnsembleFit
-from hyperspy_fusion.fusion.selection.spectral_components import ComponentsByFold
+from hyperspy_fusion.fusion.selection.spectral_components import Components, ComponentsByFold
 from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState, Stopping
 from hyperspy_fusion.fusion.solvers.threads import go_on_side_by_side
 
@@ -208,10 +208,18 @@ class LowAccuracyFits:
 
     def final(self, choice, weights):
         """The :class:`EnsembleFit` to all data of the first scan."""
-        part = self.parts[0]
-        source = part.spectra.components if choice.components else part.observation
-        state = None if choice.components else self._mean_state(kind_of(choice))
-        return EnsembleFit(self._settings(choice), weights, source, state, self.folds[0].fraction)
+        part, settings, fraction = self.parts[0], self._settings(choice), self.folds[0].fraction
+        if choice.components:
+            source = part.spectra.components
+            return EnsembleFit(settings, weights, source, self._rotated_state(choice, source.problem(settings)))
+        return EnsembleFit(settings, weights, part.observation, self._mean_state(kind_of(choice)), fraction)
+
+    def _rotated_state(self, choice, problem):
+        """The state of this kind in the first fold, as a start of the components of all counts; None without one."""
+        state, components = self.states.get((kind_of(choice), 0)), self.parts[0].spectra.of_folds.get(0)
+        if state is None or not isinstance(components, Components) or state.standard_errors is None:
+            return None
+        return problem.rotated(state, components, self.folds[0].fraction)
 
     def _mean_state(self, kind):
         """The mean of the states of a kind in the folds of the first scan, which miss different counts."""

@@ -90,11 +90,11 @@ class AveragedProblem:
     def first_state(self, ensemble: Sequence[EnsembleFit]):
         """The :class:`EnsembleState` to solve from: near the fits to part of the counts, where there are any."""
 
-        def start(pair):
-            problem, fit = pair
-            return None if fit.state is None else problem.start(fit.state, fit.fraction)
+        def start(k):
+            fit = ensemble[k]
+            return None if fit.state is None or self._alike(k) else self.problems[k].start(fit.state, fit.fraction)
 
-        return EnsembleState(for_each(list(zip(self.problems, ensemble, strict=True)), start))
+        return EnsembleState(for_each(range(len(ensemble)), start))
 
     @property
     def of_largest_weight(self):
@@ -178,11 +178,13 @@ class AveragedProblem:
 
     def _near_start(self, k, states):
         """The state to start problem k from, near the last solution for the same components; None without one."""
-        components = [getattr(problem, "components", None) for problem in self.problems]
-        near = [
-            state for one, state in zip(components, states, strict=False) if one is not None and one is components[k]
-        ]
-        return self.problems[k].start(near[-1]) if near else None
+        alike = self._alike(k)
+        return self.problems[k].start(states[alike[-1]]) if alike else None
+
+    def _alike(self, k):
+        """Numbers of the problems before k for the same components."""
+        components = [getattr(problem, "components", None) for problem in self.problems[: k + 1]]
+        return [j for j in range(k) if components[k] is not None and components[j] is components[k]]
 
     def fits(self, state):
         """(problem, state) of the fits that were reached, and their weights (fits, n) of sum 1."""

@@ -22,9 +22,9 @@ from scipy.ndimage import gaussian_filter
 from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem, Observation
 from hyperspy_fusion.fusion.problems.resampling import guided_by
 from hyperspy_fusion.fusion.selection.cross_validation import FEWEST_COUNTS, N_COUNT_FOLDS, thinned
-from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
+from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState, Stopping
 from hyperspy_fusion.fusion.solvers.threads import for_each
-from hyperspy_fusion.fusion.terms.scan_data import ScanData
+from hyperspy_fusion.fusion.terms.scan_data import ScanData, column
 
 _logger = logging.getLogger(__name__)
 
@@ -60,6 +60,8 @@ class Components:
         (r, ny, nx) variance of components from the out-of-window counts.
     totals
         (n,) of the maps over valid pixels, less their background, to be kept; NaN for none.
+    axes
+        (bands, r) of the whitened bands.
     """
 
     observation: Observation
@@ -70,6 +72,7 @@ class Components:
     of_maps: Observation
     out_of_window_variance: np.ndarray
     totals: np.ndarray
+    axes: np.ndarray
 
     @classmethod
     def of(cls, observation, out_of_window, settings, number=None):
@@ -106,6 +109,7 @@ class Components:
             of_maps=observation,
             out_of_window_variance=_variance(axes[n:], bands[n:]),
             totals=np.where(settings.keep_totals, totals, np.nan),
+            axes=axes,
         )
 
     def problem(self, settings):
@@ -215,9 +219,27 @@ class ComponentProblem:
         """Whether the HAADF image contributes to the components."""
         return self.inner.uses_haadf
 
-    def start(self, state):
-        """The state to start from the components of ``state``."""
-        return self.inner.start(state)
+    def start(self, state, fraction=1.0):
+        """The state to start from the components of ``state``, of such a fraction of the counts."""
+        return self.inner.start(state, fraction)
+
+    def rotated(self, state, components, fraction):
+        """The state to start from one of other :class:`Components`, of such a fraction of the counts.
+
+        Their axes are nearly the same, but for signs and for the order of components of alike strengths. None where
+        they are of other bands, and for penalties with slopes.
+        """
+        own, inner = self.components, self.inner
+        if len(own.axes) != len(components.axes) or inner.penalty.n_fields:
+            return None
+        rotation, old, new = own.axes.T @ components.axes, column(state.problem.scales), column(inner.scales)
+        before = (state.z * old - column(components.offset)) / np.sqrt(fraction)
+        z = np.maximum(np.tensordot(rotation, before, 1) + column(own.offset), 0) / new
+        y = np.moveaxis(np.tensordot(rotation, state.y, (1, 1)), 0, 1)
+        errors = np.linalg.norm(rotation * state.standard_errors * old.ravel(), axis=1) / new.ravel()
+        z, y = (np.ascontiguousarray(a, inner.dtype) for a in (z, y))
+        start = PrimalDualState.of(inner, z=z, y=y, theta=rotation @ state.theta, ratios=state.ratios)
+        return replace(start, standard_errors=errors)
 
     def coarse_start(self, alike=None, num_workers=None):
         """The state to start from a coarse fit to the components."""

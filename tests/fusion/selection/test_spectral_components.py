@@ -277,6 +277,41 @@ def test_a_fit_to_the_same_components_starts_from_the_one_before(scan, maps, res
     assert np.std(state.maps[2] - state.maps[3]) < 0.02 * np.std(state.maps[3])
 
 
+def test_a_state_is_taken_to_other_axes(scan, maps, rest, monkeypatch):
+    """Of another sign and order: the same maps, standard errors and end of the fit."""
+    observation, settings = observed(maps, scan[1])
+    found = Components.of(observation, rest, settings, 2)
+    result, state = found.problem(settings).solve(replace(settings, tol=1e-6, max_iter=4000))
+    values, axes = components._signal_axes(np.concatenate([maps.data, rest]) / 1.0)
+    of_bands = components._signal_axes
+    turn = np.eye(len(values))
+    turn[:2, :2] = [[0, 1], [-1, 0]]
+    monkeypatch.setattr(components, "_signal_axes", lambda bands: (of_bands(bands)[0], of_bands(bands)[1] @ turn))
+    other = replace(Components.of(observation, rest, settings, 2), strengths=found.strengths[::-1])
+    # each is smoothed as before: weights are relative to that of the first one
+    problem = other.problem(replace(settings, lambda_reg=(found.strengths[0] / found.strengths[1]) ** 0.25))
+    start = problem.rotated(replace(state, standard_errors=np.array([1.0, 2.0])), found, 1.0)
+    np.testing.assert_allclose(problem.columns(start), result.maps, rtol=1e-4, atol=1e-4 * result.maps.max())
+    np.testing.assert_allclose(
+        start.standard_errors * problem.inner.scales, (state.problem.scales * [1, 2])[::-1], rtol=1e-6
+    )
+    again, _ = problem.solve(replace(settings, tol=1e-4, max_iter=4000), start)
+    assert again.n_iter <= 50 < result.n_iter
+
+
+def test_a_state_of_part_of_the_counts_has_as_much_less_signal(scan, maps, rest):
+    observation, settings = observed(maps, scan[1])
+    found = Components.of(observation, rest, settings, 2)
+    _, state = found.problem(settings).solve(settings)
+    state = replace(state, standard_errors=np.ones(2))
+    problem = found.problem(settings)
+    whole, part = (problem.rotated(state, found, fraction) for fraction in (1.0, 0.25))
+    scales, offset = problem.inner.scales[:, None, None], found.offset[:, None, None]
+    np.testing.assert_allclose(part.z * scales - offset, 2 * (whole.z * scales - offset), atol=1e-3 * offset.max())
+    # not where it has other bands
+    assert problem.rotated(state, replace(found, axes=found.axes[1:]), 1.0) is None
+
+
 def test_stronger_components_are_smoothed_less(scan, maps, rest):
     observation, settings = observed(maps, scan[1])
     found = Components.of(observation, rest, settings)
