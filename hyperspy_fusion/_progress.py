@@ -10,6 +10,8 @@ from typing import Any
 _WITH_TIME_LEFT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
 # steps of the bar, whole numbers: sums of fractions may exceed their total
 _STEPS = 1000
+# of the time of a call, when its fits are at their end: what is left are checks of the result
+_FITTED = 0.97
 
 
 class _Bar:
@@ -68,7 +70,7 @@ class progress(_Bar):
         self._show(self.search + (1 - self.search) * fraction, getattr(state, "stage", "fitting"))
 
     def _show(self, done, stage):
-        now, done = time.perf_counter(), round(_STEPS * min(max(done, self.done / _STEPS), 0.99))
+        now, done = time.perf_counter(), round(_STEPS * min(max(done, self.done / _STEPS), _FITTED))
         if self.begun is None:  # compilation is over
             self.begun = now, done
         since, first = self.begun

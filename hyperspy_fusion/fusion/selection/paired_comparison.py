@@ -51,6 +51,7 @@ class PairedComparison:
     def __init__(self, folds, fit, tick=lambda n_fits: None, sequences_of=lambda pairs: [], num_workers=None):
         self.folds, self.fit, self.tick = folds, fit, tick
         self.sequences_of, self.num_workers = sequences_of, num_workers
+        self.n_fits = 0
         self.scores: dict[Any, list] = {}
         self.given_up: dict[Any, Any] = {}  # and the rival of each
 
@@ -67,7 +68,7 @@ class PairedComparison:
         """The values of several comparisons, each a generator of what :meth:`need` takes; each goes on by itself."""
         earlier, scored = list(self.scores), [[] for _ in comparisons]
         workflows = [self._workflow(*pair) for pair in zip(comparisons, scored, strict=True)]
-        values = go_on_side_by_side(workflows, self.num_workers)
+        values = go_on_side_by_side(workflows, self.num_workers, self._count)
         # in an order that does not depend on which was done first
         self.scores = {candidate: self.scores[candidate] for candidate in chain(earlier, *scored)}
         return values
@@ -99,6 +100,10 @@ class PairedComparison:
                     rivals[candidate, k] = rival if rivals.get((candidate, k), rival) == rival else None
         return rivals
 
+    def _count(self):
+        self.n_fits += 1
+        self.tick(self.n_fits)
+
     def _is_known(self, candidate, k, rival=None):
         is_made = k > 0 or candidate not in self.given_up or (rival is not None and self.given_up[candidate] == rival)
         return is_made and len(self.scores.get(candidate, ())) > k
@@ -118,7 +123,6 @@ class PairedComparison:
                 "A fit to a part of the data is infinitely far from the rest: take settings nearer to the defaults."
             )
         self.scores.setdefault(candidate, [])[k : k + 1] = [total.astype(np.float32)]
-        self.tick(sum(len(of_candidate) for of_candidate in self.scores.values()))
 
     def is_better(self, a, b, n_folds=None):
         """Whether a predicts better than b, on at most so many folds."""

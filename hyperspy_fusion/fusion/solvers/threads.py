@@ -23,13 +23,15 @@ def for_each(items: Sequence, function: Callable[[Any], Any]) -> list:
     return values
 
 
-def go_on_side_by_side(workflows: Sequence[Iterator], num_workers: int | None = None) -> list:
+def go_on_side_by_side(
+    workflows: Sequence[Iterator], num_workers: int | None = None, tick: Callable[[], Any] = lambda: None
+) -> list:
     """The values of generators, each of which yields work and goes on when it is done.
 
     Work is a list of sequences of functions of a number of threads. Functions of a sequence are called in turn,
     sequences of all generators side by side: first come, first served, by as many threads as there are. One that is
     alone has all threads, and is called in this thread, as the generators are. After Ctrl-C none is called any more,
-    and those that run are awaited. ``num_workers`` None takes all threads.
+    and those that run are awaited. ``num_workers`` None takes all threads. ``tick`` is called after every function.
     """
     from hyperspy_fusion.fusion.solvers import kernels  # imports numba
 
@@ -50,6 +52,7 @@ def go_on_side_by_side(workflows: Sequence[Iterator], num_workers: int | None = 
             ready.extend((i, sequence) for sequence in sequences)
 
     def done(i, sequence):
+        tick()
         if sequence:
             ready.appendleft((i, sequence))
             return

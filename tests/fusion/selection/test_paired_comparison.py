@@ -15,7 +15,10 @@ class Scored:
     def __init__(self, table, n_folds=3):
         self.table, self.asked, self.ticks = table, [], 0
         fold = SimpleNamespace(scores=lambda fused: fused[None])
-        self.comparison = PairedComparison([fold] * n_folds, self.fit, self.tick)
+        self.comparison = PairedComparison([fold] * n_folds, self.fit, self.tick, self.sequences_of)
+
+    def sequences_of(self, pairs):
+        return [[lambda threads: None] for _ in pairs]
 
     def fit(self, candidate, k):
         self.asked.append((candidate, k))
