@@ -15,8 +15,8 @@ minimum, unless it predicts significantly better. In pseudo-code::
         if best with it gains more than a standard error and the number of its coefficients: the same;
     if best with joint = False is better: the same;
     of several elastic images, climb in lambda_haadf by factors of 4, of all images that are used and of each;
-    for each other penalty, if lambda_haadf and joint of best gain significantly in the first fold:
-        replace its fit by that with lambda_haadf and joint of best, if it is better there;
+    for each other penalty, if lambda_haadf and joint of best gain significantly:
+        replace its fit by that with lambda_haadf and joint of best, if it is better in the first fold;
     candidates = the fit of each penalty, best with the other lambda_haadf, fits to components (spectral_components);
     p = probability that the average by stacking weights is better than the best candidate by a standard error;
     weights = p * stacking weights + (1 - p) * pseudo-BMA+ weights (stacking).
@@ -240,9 +240,11 @@ class _Search:
 
         This is not tried where they hardly matter to the best.
         """
-        score, before = self.comparison.score, by_penalty[best.regularization]
-        by_penalty = by_penalty | {best.regularization: best}
-        if in_standard_errors(score(best, 0) - score(before, 0)) < SIGNIFICANT:
+        before, by_penalty = by_penalty[best.regularization], by_penalty | {best.regularization: best}
+        self.comparison.need([(before, 1), (best, 1)])
+        scores = self.comparison.scores
+        gained = sum(one - other for one, other in zip(scores[best], scores[before], strict=False))
+        if in_standard_errors(gained) < SIGNIFICANT:
             return by_penalty
         alike = {p: best._replace(regularization=p, lambda_reg=c.lambda_reg) for p, c in by_penalty.items()}
         alike[best.regularization] = best
