@@ -18,8 +18,9 @@ class Auto(Calibrated):
 
         observation, settings = self.observe(scan, settings, num_workers)
         ensemble, selection = select(observation, settings, num_workers, tick, scan.out_of_window)
-        problem = AveragedProblem.of(ensemble)
-        return Setup(problem, ensemble[0].settings, scan, selection, problem.first_state(ensemble))
+        problem = AveragedProblem.of(ensemble, num_workers)
+        first = problem.first_state(ensemble, num_workers)
+        return Setup(problem, ensemble[0].settings, scan, selection, first)
 
     def select(self, scans, settings, num_workers, tick):
         """The :class:`~hyperspy_fusion.fusion.selection.search.Selection` for several scans together.
@@ -63,4 +64,4 @@ class AutoAsSelected(Auto):
         if not observation.scan.has_contrast:
             return super().build(scan, settings, num_workers, tick)
         ensemble = ensemble_of(self.selection, observation, settings, scan.out_of_window)
-        return Setup(AveragedProblem.of(ensemble), ensemble[0].settings, scan, self.selection)
+        return Setup(AveragedProblem.of(ensemble, num_workers), ensemble[0].settings, scan, self.selection)

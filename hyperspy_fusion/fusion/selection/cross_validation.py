@@ -94,12 +94,13 @@ class HeldOutCounts:
         if not self._is_all_valid:
             left_out |= ~self.valid
         np.maximum(mean, 0, out=mean)
-        gradient = counts - mean
-        mean += fused.dtype.type(POISSON_OFFSET) * flat
-        np.divide(per_unit, mean, out=mean)
-        gradient *= mean
-        curvature = gradient + per_unit
-        curvature *= mean
+        gradient, offset = counts - mean, fused.dtype.type(POISSON_OFFSET) * flat
+        mean += offset
+        factor = np.divide(per_unit, mean, out=mean)
+        gradient *= factor
+        curvature = counts + offset
+        curvature *= factor
+        curvature *= factor
         for derivative in (gradient, curvature):
             np.copyto(derivative, 0, where=left_out)
         return gradient, curvature

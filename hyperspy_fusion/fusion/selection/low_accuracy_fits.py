@@ -135,7 +135,8 @@ class LowAccuracyFits:
 
     def __call__(self, choice, k):
         """(n, ny, nx) maps, or columns of the spectra, of a fit to the data without fold k."""
-        go_on_side_by_side([iter([self.sequences_of({(choice, k): None})])], self.num_workers)
+        if (choice, k) not in self.maps:
+            go_on_side_by_side([iter([self.sequences_of({(choice, k): None})])], self.num_workers)
         return self.maps[choice, k]
 
     def sequences_of(self, pairs):

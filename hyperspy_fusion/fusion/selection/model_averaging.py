@@ -82,19 +82,19 @@ class AveragedProblem:
     weights: np.ndarray
 
     @classmethod
-    def of(cls, ensemble: Sequence[EnsembleFit]):
+    def of(cls, ensemble: Sequence[EnsembleFit], num_workers=None):
         """From what :func:`~hyperspy_fusion.fusion.selection.search.select` returns."""
-        problems = for_each(ensemble, lambda fit: fit.source.problem(fit.settings))
+        problems = for_each(ensemble, lambda fit: fit.source.problem(fit.settings), num_workers)
         return cls(problems, np.array([fit.weights for fit in ensemble]))
 
-    def first_state(self, ensemble: Sequence[EnsembleFit]):
+    def first_state(self, ensemble: Sequence[EnsembleFit], num_workers=None):
         """The :class:`EnsembleState` to solve from: near the fits to part of the counts, where there are any."""
 
         def start(k):
             fit = ensemble[k]
             return None if fit.state is None or self._alike(k) else self.problems[k].start(fit.state, fit.fraction)
 
-        return EnsembleState(for_each(range(len(ensemble)), start))
+        return EnsembleState(for_each(range(len(ensemble)), start, num_workers))
 
     @property
     def of_largest_weight(self):
@@ -194,8 +194,7 @@ class AveragedProblem:
     def attribution(self, state, maps):
         """The averages of those of the fits; terms that a fit does not have are 0."""
         fits, weights = self.fits(state)
-        fitted = [(*fit, maps) for fit, maps in zip(fits, state.maps, strict=True)]
-        each = for_each(fitted, lambda fit: fit[0].attribution(*fit[1:]))
+        each = [problem.attribution(one, fitted) for (problem, one), fitted in zip(fits, state.maps, strict=True)]
         names, nothing = dict.fromkeys(name for terms in each for name in terms), np.zeros_like(each[0]["bound"])
         return {name: weighted_mean(weights, [terms.get(name, nothing) for terms in each]) for name in names}
 

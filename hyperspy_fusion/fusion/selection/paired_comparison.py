@@ -38,12 +38,12 @@ class PairedComparison:
         Held-out data with a method ``scores``.
     fit
         Candidate and number of the fold to maps (n, ny, nx) of the data without it.
-    tick
-        Called after every fit with their number.
     sequences_of
         Takes a dictionary of the pairs (candidate, fold) whose fits are asked for next, each with its :class:`Trial` or
         None, to sequences of functions that make them: see
         :func:`~hyperspy_fusion.fusion.solvers.threads.go_on_side_by_side`.
+    tick
+        Called after every function of these sequences with their number.
     num_workers
         Threads; None for all.
     """

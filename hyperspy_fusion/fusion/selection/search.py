@@ -15,7 +15,7 @@ minimum, unless it predicts significantly better. In pseudo-code::
         if best with it gains more than a standard error and the number of its coefficients: the same;
     if best with joint = False is better: the same;
     of several elastic images, climb in lambda_haadf by factors of 4, of all images that are used and of each;
-    for each other penalty, if lambda_haadf and joint of best gain significantly:
+    for each other penalty, if best gains significantly on the fit of its penalty above:
         replace its fit by that with lambda_haadf and joint of best, if it is better in the first fold;
     candidates = the fit of each penalty, best with the other lambda_haadf, fits to components (spectral_components);
     p = probability that the average by stacking weights is better than the best candidate by a standard error;
@@ -108,7 +108,7 @@ def select(observation, settings, num_workers=None, tick=lambda *counts: None, o
     fits, selection = _searched([observation], settings, num_workers, tick, [out_of_window])
     if fits is None:
         return ensemble_of(selection, observation, settings), selection
-    return for_each(list(selection.chosen.items()), lambda chosen: fits.final(*chosen)), selection
+    return for_each(list(selection.chosen.items()), lambda chosen: fits.final(*chosen), num_workers), selection
 
 
 def select_together(observations, out_of_window, settings, num_workers=None, tick=lambda *counts: None):
@@ -238,7 +238,7 @@ class _Search:
     def _alike(self, by_penalty, best):
         """{penalty: choice}, with the images and ``joint`` of the best where these predict the first fold better.
 
-        This is not tried where they hardly matter to the best.
+        This is not tried where the best hardly gains on the fit of its penalty before.
         """
         before, by_penalty = by_penalty[best.regularization], by_penalty | {best.regularization: best}
         self.comparison.need([(before, 1), (best, 1)])
@@ -312,14 +312,12 @@ class _Search:
         return 1 if behind < -FAR_BEHIND else None
 
     def _better_side_first(self, choice):
-        """Factors of fine steps, first to the side where the nearest weight that was tried predicts better."""
+        """Factors of fine steps, first to the side where the nearest weight tried, given up or not, predicts better."""
         weight, scores = choice.lambda_reg, self.comparison.scores
         first = {c.lambda_reg: s[0].sum() for c, s in scores.items() if c._replace(lambda_reg=weight) == choice}
-        above, below = (
-            min((w for w in first if w > weight), default=0),
-            max((w for w in first if w < weight), default=0),
-        )
-        return _LESS_FIRST[::-1] if first.get(above, -np.inf) > first.get(below, -np.inf) else _LESS_FIRST
+        above = first.get(min((w for w in first if w > weight), default=None), -np.inf)
+        below = first.get(max((w for w in first if w < weight), default=None), -np.inf)
+        return _LESS_FIRST[::-1] if above > below else _LESS_FIRST
 
     def _climb(self, choice, factors, n_folds=None):
         return self.comparison.side_by_side([self._climbing(choice, factors, n_folds)])[0]

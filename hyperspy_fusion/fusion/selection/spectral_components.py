@@ -23,7 +23,6 @@ from hyperspy_fusion.fusion.problems.calibrated import CalibratedProblem, Observ
 from hyperspy_fusion.fusion.problems.resampling import guided_by
 from hyperspy_fusion.fusion.selection.cross_validation import FEWEST_COUNTS, N_COUNT_FOLDS, thinned
 from hyperspy_fusion.fusion.solvers.primal_dual_state import PrimalDualState, Stopping
-from hyperspy_fusion.fusion.solvers.threads import for_each
 from hyperspy_fusion.fusion.terms.scan_data import ScanData, column
 
 _logger = logging.getLogger(__name__)
@@ -175,13 +174,11 @@ def _observed(components, variance, used, observation, settings):
 def _signal_axes(bands):
     """Eigenvalues, falling, and eigenvectors of the mean product of each pixel with its neighbours."""
     at_itself = gaussian_filter(np.eye(1, 81, 40), (0, _WIDTH), mode="constant").max() ** 2
-
-    def with_neighbours(band):
+    product = np.empty((len(bands), len(bands)))
+    for k, band in enumerate(bands):
         # zeros beyond the edges, so that no pixel is its own neighbour
         around = gaussian_filter(band, _WIDTH, mode="constant") - at_itself * band
-        return np.tensordot(bands, around, ((1, 2), (0, 1))) / band.size
-
-    product = np.array(for_each(bands, with_neighbours))
+        product[k] = np.tensordot(bands, around, ((1, 2), (0, 1))) / band.size
     values, vectors = np.linalg.eigh((product + product.T) / 2)
     return values[::-1], vectors[:, ::-1]
 
@@ -226,8 +223,9 @@ class ComponentProblem:
     def rotated(self, state, components, fraction):
         """The state to start from one of other :class:`Components`, of such a fraction of the counts.
 
-        Their axes are nearly the same, but for signs and for the order of components of alike strengths. None where
-        they are of other bands, and for penalties with slopes.
+        Their axes are nearly the same, but for signs and for the order of components of alike strengths. Gradients by
+        components rotate as these do; duals are those by natural units. None where axes are of other bands, and for
+        penalties with slopes.
         """
         own, inner = self.components, self.inner
         if len(own.axes) != len(components.axes) or inner.penalty.n_fields:
@@ -235,10 +233,11 @@ class ComponentProblem:
         rotation, old, new = own.axes.T @ components.axes, column(state.problem.scales), column(inner.scales)
         before = (state.z * old - column(components.offset)) / np.sqrt(fraction)
         z = np.maximum(np.tensordot(rotation, before, 1) + column(own.offset), 0) / new
-        y = np.moveaxis(np.tensordot(rotation, state.y, (1, 1)), 0, 1)
+        of_duals = new[:, :, 0] * rotation / old[:, 0].T
+        y = np.moveaxis(np.tensordot(of_duals, state.y, (1, 1)), 0, 1)
         errors = np.linalg.norm(rotation * state.standard_errors * old.ravel(), axis=1) / new.ravel()
         z, y = (np.ascontiguousarray(a, inner.dtype) for a in (z, y))
-        start = PrimalDualState.of(inner, z=z, y=y, theta=rotation @ state.theta, ratios=state.ratios)
+        start = PrimalDualState.of(inner, z=z, y=y, theta=of_duals @ state.theta, ratios=state.ratios)
         return replace(start, standard_errors=errors)
 
     def coarse_start(self, alike=None, num_workers=None):

@@ -913,7 +913,7 @@ def primal_dual_sweep(
 
 @njit(inline="always")
 def _deviance(mean, count):
-    """``mean - count - count log(mean / count)``, half the deviance of a count."""
+    """``mean - count - count log(mean / count)``, half the deviance of a count >= 0."""
     return mean if count <= 0 else mean - count - count * log(mean / count)
 
 
@@ -1253,6 +1253,12 @@ def threads(num_workers):
             yield numba.get_num_threads()
         finally:
             numba.set_num_threads(before)
+
+
+def number_of_threads(num_workers):
+    """So many threads, at most all that Numba has; all for None."""
+    before, most = numba.get_num_threads(), numba.config.NUMBA_NUM_THREADS  # pyright: ignore
+    return before if num_workers is None else min(num_workers, most)
 
 
 PUBLISHED = (gradient_step, prox_tv)

@@ -40,17 +40,18 @@ def prepared(dtype, needed, num_workers):
     interruption : Interruption
     """
     compiles = _is_first_to_compile(dtype, needed)
-    before = kernels.seconds_of_compilation(needed)  # for another dtype
-    if compiles:
-        _logger.warning(COMPILING, dtype, KEPT if kernels.CACHE else NOT_KEPT)
     # a fit that diverges is reported by its reason, not by floating point warnings on the way
     quiet = np.errstate(over="ignore", invalid="ignore")
     try:
+        before = kernels.seconds_of_compilation(needed) if compiles else 0.0  # for another dtype
+        if compiles:
+            _logger.warning(COMPILING, dtype, KEPT if kernels.CACHE else NOT_KEPT)
         with kernels.threads(num_workers) as n_workers, Interruption() as interruption, quiet:
             yield n_workers, interruption
     finally:
         if compiles:
-            _compiling.discard((dtype, needed))
+            with _lock:
+                _compiling.discard((dtype, needed))
     if compiles:
         _logger.warning(COMPILED, kernels.seconds_of_compilation(needed) - before)
 

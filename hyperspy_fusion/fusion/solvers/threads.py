@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 
-def for_each(items: Sequence, function: Callable[[Any], Any]) -> list:
-    """The values of a function of each item, side by side on all threads."""
+def for_each(items: Sequence, function: Callable[[Any], Any], num_workers: int | None = None) -> list:
+    """The values of a function of each item, side by side on so many threads; None for all."""
     values = [None] * len(items)
 
     def found(k, n_threads):
         values[k] = function(items[k])
 
-    go_on_side_by_side([iter([[[partial(found, k)] for k in range(len(items))]])])
+    go_on_side_by_side([iter([[[partial(found, k)] for k in range(len(items))]])], num_workers)
     return values
 
 
@@ -29,17 +29,17 @@ def go_on_side_by_side(
     """The values of generators, each of which yields work and goes on when it is done.
 
     Work is a list of sequences of functions of a number of threads. Functions of a sequence are called in turn,
-    sequences of all generators side by side: first come, first served, by as many threads as there are. One that is
-    alone has all threads, and is called in this thread, as the generators are. After Ctrl-C none is called any more,
-    and those that run are awaited. ``num_workers`` None takes all threads. ``tick`` is called after every function.
+    sequences of all generators side by side on as many threads as there are; one that was begun goes on first. A
+    function that is alone has all threads, and is called in this thread, as the generators are. After Ctrl-C none is
+    called any more, and those that run are awaited. ``num_workers`` None takes all threads. ``tick`` is called after
+    every function.
     """
     from hyperspy_fusion.fusion.solvers import kernels  # imports numba
 
-    with kernels.threads(num_workers) as available:
-        pass
+    available = kernels.number_of_threads(num_workers)
     silenced = np.geterr()  # threads have the floating point warnings of their own
     values: list[Any] = [None] * len(workflows)
-    left, ready, running = [0] * len(workflows), deque(), {}
+    left, ready, running = [0] * len(workflows), deque(), {}  # running: {future: (generator, sequence, threads)}
 
     def go_on(i):
         while not left[i]:
@@ -72,12 +72,13 @@ def go_on_side_by_side(
                 sequence.popleft()(available)
                 done(i, sequence)
                 continue
-            each = max(1, available // (len(ready) + len(running)))
+            free = available - sum(each for _, _, each in running.values())
+            each = max(1, free // max(len(ready), 1))
             while ready and len(running) < available:
                 i, sequence = ready.popleft()
-                running[pool.submit(called, sequence.popleft(), each)] = i, sequence
+                running[pool.submit(called, sequence.popleft(), each)] = i, sequence, each
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                i, sequence = running.pop(future)
+                i, sequence, _ = running.pop(future)
                 future.result()
                 done(i, sequence)
     return values

@@ -15,7 +15,7 @@ from hyperspy_fusion.fusion.selection import cross_validation, low_accuracy_fits
 from hyperspy_fusion.fusion.selection.cross_validation import HeldOutCounts, HeldOutPixels, count_folds
 from hyperspy_fusion.fusion.selection.paired_comparison import PairedComparison, Trial
 from hyperspy_fusion.fusion.selection.search import OPEN, Choice, Selection, select
-from hyperspy_fusion.fusion.settings import AutoSettings, CalibratedSettings
+from hyperspy_fusion.fusion.settings import REGULARIZATIONS, AutoSettings, CalibratedSettings
 
 SHAPE = (24, 24)
 
@@ -157,6 +157,10 @@ def test_what_a_fit_starts_from_does_not_depend_on_chance():
     wanted = {(tv, 0): None, (tgv, 0): None, (one, 0): None, (one, 1): None, **{(c, 0): None for c in of_components}}
     made = [[function.args[:2] for function in sequence] for sequence in fits.sequences_of(wanted)]
     assert made == [[(c, 0) for c in of_components], [(tgv, 0)], [(tv, 0), (one, 0)], [(one, 1)]]
+
+
+def test_the_times_of_all_penalties_are_known():
+    assert sorted(low_accuracy_fits._SLOWEST_FIRST) == sorted(["", *REGULARIZATIONS])
 
 
 @pytest.mark.parametrize("gain, is_tried", [(3.0, True), (1.0, False)])

@@ -299,6 +299,20 @@ def test_a_state_is_taken_to_other_axes(scan, maps, rest, monkeypatch):
     assert again.n_iter <= 50 < result.n_iter
 
 
+def test_gradients_rotate_with_the_components(scan, maps, rest):
+    """Duals are in natural units, which are not the same where components are smoothed in another way."""
+    observation, settings = observed(maps, scan[1])
+    found = Components.of(observation, rest, settings, 2)
+    _, state = found.problem(settings).solve(settings)
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]])
+    problem = replace(found, axes=found.axes @ turn.T, strengths=found.strengths * [1, 9]).problem(settings)
+    start = problem.rotated(replace(state, standard_errors=np.ones(2)), found, 1.0)
+    before, after = (
+        one.y / scales[:, None, None] for one, scales in ((state, state.problem.scales), (start, problem.inner.scales))
+    )
+    np.testing.assert_allclose(after, np.einsum("ij,kjyx->kiyx", turn, before), atol=1e-5)
+
+
 def test_a_state_of_part_of_the_counts_has_as_much_less_signal(scan, maps, rest):
     observation, settings = observed(maps, scan[1])
     found = Components.of(observation, rest, settings, 2)

@@ -1,6 +1,9 @@
 """Work side by side: its order, its threads, and what Ctrl-C leaves."""
 
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -72,6 +75,33 @@ def test_the_functions_of_a_sequence_are_called_in_turn():
     go_on_side_by_side([iter([sequences])], 2)
     for name in "abc":
         assert [one for one, _ in done if one[0] == name] == [f"{name}{k}" for k in range(20)]
+
+
+def test_an_error_awaits_those_that_run_and_starts_no_other():
+    done, begun = [], threading.Event()
+
+    def long(threads):
+        begun.set()
+        time.sleep(0.2)
+        done.append("long")
+
+    def generator():
+        yield [[lambda threads: begun.wait(20)]]
+        raise FloatingPointError("far off")
+
+    with pytest.raises(FloatingPointError, match="far off"):
+        go_on_side_by_side([iter([[[long, *noting(done, "next")]]]), generator()], 2)
+    assert done == ["long"]
+
+
+def test_the_number_of_threads_is_read_without_waiting():
+    """Without OpenMP, a thread that runs kernels keeps the others from them, and would keep them from this."""
+    within = "for_each(range(2), lambda k: for_each(range(2), str))"
+    code = f"from hyperspy_fusion.fusion.solvers import kernels\nfrom {for_each.__module__} import for_each\n"
+    code += f"with kernels.threads(2):\n    print({within})"
+    environment = os.environ | {"NUMBA_THREADING_LAYER": "workqueue"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == str([["0", "1"]] * 2)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
