@@ -1256,9 +1256,9 @@ def threads(num_workers):
 
 
 def number_of_threads(num_workers):
-    """So many threads, at most all that Numba has; all for None."""
-    before, most = numba.get_num_threads(), numba.config.NUMBA_NUM_THREADS  # pyright: ignore
-    return before if num_workers is None else min(num_workers, most)
+    """So many threads, at most all that Numba has; those around for None."""
+    most = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue, reportPrivateImportUsage]
+    return numba.get_num_threads() if num_workers is None else min(num_workers, most)
 
 
 PUBLISHED = (gradient_step, prox_tv)
