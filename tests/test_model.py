@@ -579,7 +579,8 @@ class Stop(logging.Handler):
 for dtype in dtypes:
     if dtype == stop:  # what is compiled takes 15 s, and is said before it is
         logging.getLogger("hyperspy_fusion").addHandler(Stop())
-    hf.fuse(maps, haadf, max_iter=1, dtype=dtype, show_progressbar=False)
+    settings = hf.CalibratedSettings(max_iter=1, dtype=dtype)
+    hf.fuse(maps, haadf, method="calibrated", settings=settings, show_progressbar=False)
 """
 
 

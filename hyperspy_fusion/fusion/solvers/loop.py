@@ -39,7 +39,8 @@ def prepared(dtype, needed, num_workers):
     n_workers : int
     interruption : Interruption
     """
-    compiles = _is_first_to_compile(dtype, needed)
+    wanted = np.dtype(dtype), tuple(needed)
+    compiles = _is_first_to_compile(*wanted)
     # a fit that diverges is reported by its reason, not by floating point warnings on the way
     quiet = np.errstate(over="ignore", invalid="ignore")
     try:
@@ -51,7 +52,7 @@ def prepared(dtype, needed, num_workers):
     finally:
         if compiles:
             with _lock:
-                _compiling.discard((dtype, needed))
+                _compiling.discard(wanted)
     if compiles:
         _logger.warning(COMPILED, kernels.seconds_of_compilation(needed) - before)
 
