@@ -10,7 +10,7 @@ from typing import Any
 _WITH_TIME_LEFT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
 # steps of the bar, whole numbers: sums of fractions may exceed their total
 _STEPS = 1000
-# of the time of a call, when its fits are at their end: what is left are checks of the result
+# part of the time of a call that is over when its fits end: checks of the result follow
 _FITTED = 0.97
 
 

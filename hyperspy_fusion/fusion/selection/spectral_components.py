@@ -223,9 +223,9 @@ class ComponentProblem:
     def rotated(self, state, components, fraction):
         """The state to start from one of other :class:`Components`, of such a fraction of the counts.
 
-        Their axes are nearly the same, but for signs and for the order of components of alike strengths. Gradients by
-        components rotate as these do; duals are those by natural units. None where axes are of other bands, and for
-        penalties with slopes.
+        Their axes are nearly the same, but for signs and for the order of components of alike strengths. Gradients with
+        respect to components rotate with them, and duals are gradients in natural units. None where axes are of other
+        bands, and for penalties with slopes.
         """
         own, inner = self.components, self.inner
         if len(own.axes) != len(components.axes) or inner.penalty.n_fields:
