@@ -11,7 +11,7 @@ _WITH_TIME_LEFT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
 # steps of the bar, whole numbers: sums of fractions may exceed their total
 _STEPS = 1000
 # part of the time of a call that is over when its fits end: checks of the result follow
-_FITTED = 0.97
+_FITTED = 0.96
 
 
 class _Bar:
@@ -67,10 +67,10 @@ class progress(_Bar):
     def fitting(self, state, max_iter):
         """To call with the state of a solver."""
         fraction = getattr(state, "fraction", state.n_iter / max_iter)
-        self._show(self.search + (1 - self.search) * fraction, getattr(state, "stage", "fitting"))
+        self._show(self.search + (_FITTED - self.search) * fraction, getattr(state, "stage", "fitting"))
 
     def _show(self, done, stage):
-        now, done = time.perf_counter(), round(_STEPS * min(max(done, self.done / _STEPS), _FITTED))
+        now, done = time.perf_counter(), round(_STEPS * max(min(done, _FITTED), self.done / _STEPS))
         if self.begun is None:  # compilation is over
             self.begun = now, done
         since, first = self.begun

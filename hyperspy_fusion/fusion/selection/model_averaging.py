@@ -38,21 +38,22 @@ class EnsembleFit(NamedTuple):
 
 @dataclass
 class EnsembleState:
-    """States of the fits that were reached, the maps (n, ny, nx) of each, and the number of all fits."""
+    """States of the fits that were reached, the maps (n, ny, nx) of each, and the expected times of all fits."""
 
     states: list = field(default_factory=list)
     maps: list = field(default_factory=list)
-    number: int = 1
+    times: Sequence[float] = (1.0,)
 
     @property
     def fraction(self):
         """Of all fits, that is done, as estimated."""
-        return (len(self.states) - 1 + self.states[-1].fraction) / self.number
+        running = len(self.states) - 1
+        return (sum(self.times[:running]) + self.times[running] * self.states[-1].fraction) / sum(self.times)
 
     @property
     def stage(self):
         """The running fit in words."""
-        return f"fitting {len(self.states)}/{self.number}"
+        return f"fitting {len(self.states)}/{len(self.times)}"
 
     @property
     def n_iter(self):
@@ -144,12 +145,8 @@ class AveragedProblem:
         """
         before = [] if state is None else state.states
         stopping = Stopping.of(settings).in_ensemble(self.weights)
-        state, results = EnsembleState(), []
-        call = (
-            None
-            if callback is None
-            else lambda running: callback(EnsembleState([*state.states, running], number=len(self.problems)))
-        )
+        state, results, times = EnsembleState(), [], self._expected_times(stopping)
+        call = None if callback is None else lambda one: callback(EnsembleState([*state.states, one], times=times))
         for k, problem in enumerate(self.problems):
             start = before[k] if k < len(before) else None
             start = self._near_start(k, state.states) if start is None else start
@@ -175,6 +172,16 @@ class AveragedProblem:
             gap=max(r.gap for r in results),
         )
         return result, state
+
+    def _expected_times(self, stopping):
+        """Of all fits, up to a factor.
+
+        Distances fall exponentially, from about one standard error. In each iteration a slope takes half as long as a
+        map.
+        """
+        n_iter = [float(np.log(max(one.shares) / one.settled)) if one.settled else 1.0 for one in stopping]
+        penalties = [problem.penalty for problem in self.problems]
+        return [number * (2 * one.n_maps + one.n_fields) for number, one in zip(n_iter, penalties, strict=True)]
 
     def _near_start(self, k, states):
         """The state to start problem k from, near the last solution for the same components; None without one."""

@@ -189,7 +189,7 @@ def _expected(settings, n_folds, has_components):
     candidates = penalties * (3 if settings.lambda_reg == "auto" else 1) + (penalties - 1)
     candidates += sum(is_open(getattr(settings, name)) for name in ("lambda_reg", "lambda_haadf", "joint"))
     # fits to all data start from the mean of the folds, which is the nearer the more there are
-    return round((candidates + 3 * has_components) * (1 + 0.8 * (n_folds - 1))), 1 - 0.6 / n_folds
+    return round((candidates + 3 * has_components) * (1 + 0.85 * (n_folds - 1))), 1 - 0.5 / n_folds
 
 
 # ---- the search ------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ class SeriesEnsemble:
         for t, maps in enumerate(self.maps(results)):
             problem = AveragedProblem([series.problems[t] for series in self.series], self.weights)
             own = [of_fit[t] for of_fit in results]
-            state = EnsembleState([state.states[t] for state in states], [one.maps for one in own], len(own))
+            state = EnsembleState([state.states[t] for state in states], [one.maps for one in own])
             result = replace(
                 own[0],
                 maps=maps,

@@ -212,6 +212,11 @@ class ComponentProblem:
     diagnostics = ()
 
     @property
+    def penalty(self):
+        """That of the components."""
+        return self.inner.penalty
+
+    @property
     def uses_haadf(self):
         """Whether the HAADF image contributes to the components."""
         return self.inner.uses_haadf

@@ -104,6 +104,22 @@ def test_a_stop_keeps_the_fits_that_were_reached(observation):
     np.testing.assert_array_equal(weights, [[1, 1]])
 
 
+def test_a_fit_with_slopes_or_of_large_weight_has_a_larger_part_of_the_bar(observation):
+    seen = {}
+
+    def callback(state):
+        seen[len(state.states)] = state
+
+    averaged(observation).solve(settings(tol="settled", max_iter=50), callback=callback)
+    # two maps, and the two slopes of "guided"; distances from 1 to 0.03 over the weight times the root of two
+    by_hand = [4 * np.log(0.7 * 2**0.5 / 0.03), 6 * np.log(0.3 * 2**0.5 / 0.03), 4 * np.log(1 / 0.03)]
+    np.testing.assert_allclose(seen[2].times, by_hand, rtol=1e-9)
+    second = seen[2].states[1].fraction
+    assert seen[2].fraction == pytest.approx((by_hand[0] + by_hand[1] * second) / sum(by_hand))
+    averaged(observation).solve(settings(), callback=callback)
+    assert list(seen[3].times) == [4, 6, 4]
+
+
 def test_a_stop_in_the_second_leaves_out_the_third(observation, results):
     """A map whose weight is all in a fit that was not reached takes the others."""
     numbers = []
