@@ -107,7 +107,7 @@ class LowAccuracyFits:
     """Fits to all data of a scan but one fold, each started from the last one of its fold and kind."""
 
     # the former wins a tie
-    penalties = ("guided", "directional", "tgv")
+    penalties = ("guided", "directional", "tgv", "tv")
 
     def __init__(self, parts, settings, n_folds, num_workers):
         self.parts, self.settings, self.num_workers = parts, settings, num_workers

@@ -24,8 +24,7 @@ minimum, unless it predicts significantly better. In pseudo-code::
 Fits to whole spectra are chosen in the same way, by the held-out counts of all bands. Their penalty is never joint, and
 the best is a candidate with half and twice its weight too. Their components are those of all bands (band_components).
 
-The result is the weighted mean of the candidates, fitted to all data (model_averaging). ``"tv"`` is a candidate only
-where it is given by name.
+The result is the weighted mean of the candidates, fitted to all data (model_averaging).
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ from hyperspy_fusion.fusion.solvers.threads import for_each, one_blas_thread
 _logger = logging.getLogger(__name__)
 
 # penalties to compare, with the weight at which each is tried first
-FIRST_WEIGHTS = {"guided": 1.0, "directional": 2**0.5, "tgv": 2.0}
+FIRST_WEIGHTS = {"guided": 1.0, "directional": 2**0.5, "tgv": 2.0, "tv": 2**0.5}
 # between two weights of the HAADF terms of several images
 IMAGE_FACTOR = 4.0
 # between two weights, first and in the end
@@ -168,7 +167,7 @@ def _searched(observations, settings, num_workers, tick, out_of_window):
         parts.append(part.of(observation, settings, others, rng))
     n_folds = max(len(parts[0].folds), len(parts))  # in all, as many as one scan has
     fits = of_kind(parts, settings, n_folds, num_workers)
-    expected = _expected(settings, len(fits.folds), fits.n_components > 0)
+    expected = _expected(settings, fits)
     comparison = PairedComparison(
         fits.folds, fits, lambda n_fits: tick(n_fits, *expected), fits.sequences_of, num_workers
     )
@@ -183,13 +182,13 @@ def _searched(observations, settings, num_workers, tick, out_of_window):
     return fits, replace(selection, chosen=weights, elements=tuple(scan.elements))
 
 
-def _expected(settings, n_folds, has_components):
+def _expected(settings, fits):
     """About so many fits a search takes, and such a part of the time of the whole fit, for a progress bar."""
-    penalties = len(FIRST_WEIGHTS) if settings.regularization == "auto" else 1
+    penalties, n_folds = len(fits.penalties) if settings.regularization == "auto" else 1, len(fits.folds)
     candidates = penalties * (3 if settings.lambda_reg == "auto" else 1) + (penalties - 1)
     candidates += sum(is_open(getattr(settings, name)) for name in ("lambda_reg", "lambda_haadf", "joint"))
     # fits to all data start from the mean of the folds, which is the nearer the more there are
-    return round((candidates + 3 * has_components) * (1 + 0.85 * (n_folds - 1))), 1 - 0.5 / n_folds
+    return round((candidates + 3 * (fits.n_components > 0)) * (1 + 0.65 * (n_folds - 1))), 1 - 0.5 / n_folds
 
 
 # ---- the search ------------------------------------------------------------------------------------
