@@ -6,6 +6,8 @@ import pydoc
 import re
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import dask.array as da
 import hyperspy.api as hs
@@ -592,6 +594,25 @@ def compiling_messages(tmp_path, script, *arguments):
     command = [sys.executable, str(tmp_path / "session.py"), *arguments]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     return re.findall(r"Compiling the fusion kernels for (\w+)", run.stdout + run.stderr), run.returncode
+
+
+def test_of_fits_at_once_one_compiles_and_says_how_long_it_took(monkeypatch, caplog):
+    from hyperspy_fusion.fusion.solvers import loop
+
+    compiled = []
+    monkeypatch.setattr(loop.kernels, "are_compiled", lambda *_: bool(compiled))
+    monkeypatch.setattr(loop.kernels, "seconds_of_compilation", lambda _: 7.0 * len(compiled))
+
+    def fit(number):
+        with loop.prepared("float32", (), 1):
+            if not compiled:
+                time.sleep(0.2)  # the other one begins
+                compiled.append(number)
+
+    with caplog.at_level("WARNING"), ThreadPoolExecutor(2) as pool:
+        list(pool.map(fit, range(2)))
+    assert len(compiled) == 1
+    assert [r.getMessage() for r in caplog.records if "ompil" in r.getMessage()][1:] == [loop.COMPILED % 7.0]
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ COMPILING = "Compiling the fusion kernels for %s maps, which takes about a minut
 KEPT = "later sessions find them compiled"
 NOT_KEPT = "every session does, for HYPERSPY_FUSION_CACHE=0 is set"
 COMPILED = "Compiled the fusion kernels in %.0f s."
-_compiling, _lock = set(), threading.Lock()
+_compiling = threading.RLock()
 
 
 @contextmanager
@@ -39,31 +39,26 @@ def prepared(dtype, needed, num_workers):
     n_workers : int
     interruption : Interruption
     """
-    wanted = np.dtype(dtype), tuple(needed)
-    compiles = _is_first_to_compile(*wanted)
     # a fit that diverges is reported by its reason, not by floating point warnings on the way
     quiet = np.errstate(over="ignore", invalid="ignore")
-    try:
+    with _alone_to_compile(dtype, needed) as compiles:
         before = kernels.seconds_of_compilation(needed) if compiles else 0.0  # for another dtype
         if compiles:
             _logger.warning(COMPILING, dtype, KEPT if kernels.CACHE else NOT_KEPT)
         with kernels.threads(num_workers) as n_workers, Interruption() as interruption, quiet:
             yield n_workers, interruption
-    finally:
         if compiles:
-            with _lock:
-                _compiling.discard(wanted)
-    if compiles:
-        _logger.warning(COMPILED, kernels.seconds_of_compilation(needed) - before)
+            _logger.warning(COMPILED, kernels.seconds_of_compilation(needed) - before)
 
 
-def _is_first_to_compile(dtype, needed):
-    """Whether kernels are not compiled, and no other running fit has reported that it compiles them."""
-    with _lock:
-        is_first = (dtype, needed) not in _compiling and not kernels.are_compiled(dtype, needed)
-        if is_first:
-            _compiling.add((dtype, needed))
-    return is_first
+@contextmanager
+def _alone_to_compile(dtype, needed):
+    """Whether kernels are to be compiled. Other fits that need them wait: Numba does not time two threads at once."""
+    if kernels.are_compiled(dtype, needed):
+        yield False
+        return
+    with _compiling:
+        yield not kernels.are_compiled(dtype, needed)
 
 
 class Interruption:
