@@ -317,7 +317,8 @@ class AutoSettings(CalibratedSettings):
     Parameters
     ----------
     regularization
-        A penalty of the calibrated method, or ``"auto"``: ``"guided"``, ``"directional"`` and ``"tgv"`` are compared.
+        A penalty of the calibrated method, or ``"auto"``: ``"guided"``, ``"directional"``, ``"tgv"`` and ``"tv"`` are
+        compared. For fits to whole spectra these are the first two.
     lambda_reg
         Weight of the penalty, > 0, or one per element, or ``"auto"`` for the best one for all.
     lambda_haadf

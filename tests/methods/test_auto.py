@@ -64,7 +64,7 @@ def test_phases_of_uniform_composition_are_best_under_total_variation():
     assert chosen.metadata.Fusion.parameters.regularization == "tv"
     quality = [np.mean(list(map(hf.data.psnr, fused.data, phantom.truth))) for fused in (chosen, guided)]
     assert quality[0] > quality[1] + 1
-    # flat structures are their exception: of others, no more than the first fold is fitted
+    # where structures are not flat, it is fitted to the first fold alone
     tried = hf.fuse(
         *hf.data.atomic_columns((32, 32), counts=16.0).signals(), show_progressbar=False
     ).metadata.Fusion.selection

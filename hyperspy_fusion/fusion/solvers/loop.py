@@ -54,11 +54,12 @@ def prepared(dtype, needed, num_workers):
 @contextmanager
 def _alone_to_compile(dtype, needed):
     """Whether kernels are to be compiled. Other fits that need them wait: Numba does not time two threads at once."""
-    if kernels.are_compiled(dtype, needed):
-        yield False
-        return
-    with _compiling:
-        yield not kernels.are_compiled(dtype, needed)
+    if not kernels.are_compiled(dtype, needed):
+        with _compiling:
+            if not kernels.are_compiled(dtype, needed):
+                yield True
+                return
+    yield False
 
 
 class Interruption:
