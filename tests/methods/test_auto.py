@@ -451,7 +451,7 @@ def test_one_bar_shows_the_stages_and_the_time_left(capsys):
 def test_time_left_is_what_the_fraction_done_implies(monkeypatch):
     from hyperspy_fusion import _progress
 
-    clock = iter([0.0, 10.0, 20.0, 30.0])
+    clock = iter([0.0, 10.0, 20.0, 30.0, 40.0])
     monkeypatch.setattr(_progress.time, "perf_counter", lambda: next(clock))
     with _progress.progress(False) as bar:
         # the search takes 0.8 of the time
@@ -462,6 +462,9 @@ def test_time_left_is_what_the_fraction_done_implies(monkeypatch):
         bar.fitting(SimpleNamespace(fraction=0.5, stage="fitting 1/2", n_iter=9), 100)
         # checks of the result take 0.04
         assert bar.done == 880
+        # a fit that goes on has more iterations behind it than one call makes
+        bar.fitting(SimpleNamespace(n_iter=250), 100)
+        assert bar.done == 960
 
 
 def test_the_number_of_threads_does_not_matter():
