@@ -821,6 +821,20 @@ def _descend_maps_row(
             )
 
 
+@_inner
+def _rows_of(part, k, first, last, has_above, has_below):
+    """First and last row of the duals, and of the maps, that iteration k of a band takes in a part of the sweep."""
+    if part == 0:  # duals of the last row, which two bands take
+        return last, last - min(k, 1), last, last - 1
+    if part == 1:
+        low, high = first + (k if has_above else 0), last - (k if has_below else 0)
+        return max(first, low - 1), min(high, last - 1), low, high
+    if not has_below:
+        return last, last - 1, last, last - 1
+    # rows about the end of the band, which take others of both sides
+    return last - k + 1, last + k - 1, last - k + 1, last + k
+
+
 @njit(cache=CACHE, parallel=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
 def primal_dual_sweep(
     z, z_bar, y, v, v_bar, q, guide, mode, group, slope_group, radius, sigma, sigma_v, tau, tau_v, relax_duals,
@@ -862,53 +876,30 @@ def primal_dual_sweep(
     # cells in one line have slopes without differences
     n_slope_rows = q.shape[2] if mode >= GUIDED and q.shape[3] > 0 else 0
     n_iter = relax_duals.size
-    for worker in prange(n_workers):
-        row, rho = (worker + 1) * ny // n_workers - 1, relax_duals[0]
-        if row < n_rows:
-            _ascend_row(z_bar, v_bar, y, guide, mode, group, row, sigma, one, rho, cell_work[worker])
-        if row < n_slope_rows:
-            _ascend_row(v_bar, v, q, guide, plain, slope_group, row, sigma_v, radius, rho, slope_work[worker])
-    for worker in prange(n_workers):
-        first, last = worker * ny // n_workers, (worker + 1) * ny // n_workers - 1
-        for step in range(first, last + n_iter):
-            for k in range(n_iter):
-                # rows of maps that take no duals that come last
-                low, high = first + (k if worker > 0 else 0), last - (k if worker < n_workers - 1 else 0)
-                row = step - k
-                if max(first, low - 1) <= row <= min(high, last - 1):
-                    rho = relax_duals[k]
-                    if row < n_rows:
-                        _ascend_row(z_bar, v_bar, y, guide, mode, group, row, sigma, one, rho, cell_work[worker])
-                    if row < n_slope_rows:
-                        work = slope_work[worker]
-                        _ascend_row(v_bar, v, q, guide, plain, slope_group, row, sigma_v, radius, rho, work)
-                if low <= row <= high:
-                    rho = relax_maps[k]
-                    if mode >= GUIDED and row < n_rows:
-                        _descend_slopes_row(
-                            v, v_bar, q, y, guide, mode, row, tau_v, rho, slack_work[worker], slack_sums
-                        )
-                    _descend_maps_row(
-                        z, z_bar, y, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, row,
-                        tau, rho, map_work[worker], sums[k],
-                    )  # fmt: skip
-    for worker in prange(n_workers - 1 if n_iter > 1 else 0):
-        last = (worker + 1) * ny // n_workers - 1
-        for k in range(1, n_iter):
-            rho = relax_duals[k]
-            for row in range(last - k + 1, last + k):
-                if row < n_rows:
-                    _ascend_row(z_bar, v_bar, y, guide, mode, group, row, sigma, one, rho, cell_work[worker])
-                if row < n_slope_rows:
-                    _ascend_row(v_bar, v, q, guide, plain, slope_group, row, sigma_v, radius, rho, slope_work[worker])
-            rho = relax_maps[k]
-            for row in range(last - k + 1, last + k + 1):
-                if mode >= GUIDED and row < n_rows:
-                    _descend_slopes_row(v, v_bar, q, y, guide, mode, row, tau_v, rho, slack_work[worker], slack_sums)
-                _descend_maps_row(
-                    z, z_bar, y, beta, slope, delta, is_poisson, theta, weights, target, counted, residual, row, tau,
-                    rho, map_work[worker], sums[k],
-                )  # fmt: skip
+    for part in range(3):  # in one parallel loop: Numba compiles each of several on its own
+        for worker in prange(n_workers):
+            first, last = worker * ny // n_workers, (worker + 1) * ny // n_workers - 1
+            for step in range(first, last + 2 * n_iter):
+                for k in range(n_iter):
+                    row = step - k
+                    low_dual, high_dual, low, high = _rows_of(part, k, first, last, worker > 0, worker < n_workers - 1)
+                    if low_dual <= row <= high_dual:
+                        rho = relax_duals[k]
+                        if row < n_rows:
+                            _ascend_row(z_bar, v_bar, y, guide, mode, group, row, sigma, one, rho, cell_work[worker])
+                        if row < n_slope_rows:
+                            work = slope_work[worker]
+                            _ascend_row(v_bar, v, q, guide, plain, slope_group, row, sigma_v, radius, rho, work)
+                    if low <= row <= high:
+                        rho = relax_maps[k]
+                        if mode >= GUIDED and row < n_rows:
+                            _descend_slopes_row(
+                                v, v_bar, q, y, guide, mode, row, tau_v, rho, slack_work[worker], slack_sums
+                            )
+                        _descend_maps_row(
+                            z, z_bar, y, beta, slope, delta, is_poisson, theta, weights, target, counted, residual,
+                            row, tau, rho, map_work[worker], sums[k],
+                        )  # fmt: skip
 
 
 @njit(inline="always")
