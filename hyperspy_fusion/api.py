@@ -101,7 +101,7 @@ def fuse(
     Notes
     -----
     Six maps of 256 x 256 pixels take some ten seconds on two cores. The first fit on a computer also compiles,
-    for 20 to 60 s. Ctrl-C ends a fit early: in the search of ``"auto"`` it takes the best settings so far. The
+    for 10 to 40 s. Ctrl-C ends a fit early: in the search of ``"auto"`` it takes the best settings so far. The
     maps have no standard errors then.
 
     Examples

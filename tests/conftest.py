@@ -121,24 +121,10 @@ COMPILED.append(("bands", "float32"))
 
 
 def _compile_kernels(kind, dtype):
-    from band_cases import drawn, problem_of
-
-    import hyperspy_fusion
-    from hyperspy_fusion.fusion.settings import SETTINGS
     from hyperspy_fusion.fusion.solvers import kernels
-    from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
-    from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
 
     used = {"published": kernels.PUBLISHED, "calibrated": kernels.CALIBRATED, "bands": kernels.OF_BANDS}[kind]
-    if kernels.are_compiled(dtype, used):
-        return
-    if kind == "bands":
-        columns, _, counts = drawn(0)
-        primal_dual(problem_of(columns, counts, dtype=dtype), Stopping(1), num_workers=1)
-    else:
-        scan = hyperspy_fusion.data.core_shell((16, 16)).signals()
-        settings = SETTINGS[kind](max_iter=1, dtype=dtype)
-        hyperspy_fusion.fuse(*scan, method=kind, settings=settings, show_progressbar=False)
+    kernels.compile_for(dtype, used, is_alone=True)
 
 
 def _wait_for(folder, seconds=180):

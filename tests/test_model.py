@@ -560,13 +560,16 @@ def test_kernels_run_without_a_compiler():
     assert run.stdout.split()[-2:] == ["[2,", "2]"] and "Compiling" not in run.stdout + run.stderr, run.stderr
 
 
-TINY_KERNEL = """
-import sys, numba, numpy as np
-from hyperspy_fusion.fusion.solvers.loop import prepared
-twice = numba.njit(cache=True)(lambda x: 2 * x)
-for dtype in sys.argv[1:]:
-    with prepared(dtype, [twice], 1):
-        twice(np.zeros(2, dtype))
+# the kernels that compile fastest
+FIRST_KERNELS = """
+import sys
+from hyperspy_fusion.fusion.solvers import kernels, loop
+used = [kernels.variation, kernels.assign_counts]
+program, *dtypes = sys.argv[1:]
+sys.executable = program or None
+for dtype in dtypes:
+    with loop.prepared(dtype, used, 1):
+        print("loaded", *(sum(kernel.stats.cache_hits.values()) for kernel in used))
 """
 
 FIRST_FITS = """
@@ -587,27 +590,31 @@ for dtype in dtypes:
 
 
 def compiling_messages(tmp_path, script, *arguments):
-    """The dtypes that a session says it compiles for, and its exit code."""
+    """The dtypes that a session says it compiles for, what it prints of the cache, and its exit code."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_OPT": "1"}  # compiles faster
-    if not (tmp_path / "session.py").exists():  # Numba drops what it compiled of an older file
-        (tmp_path / "session.py").write_text(script)
-    command = [sys.executable, str(tmp_path / "session.py"), *arguments]
+    command = [sys.executable, "-c", script, *arguments]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    return re.findall(r"Compiling the fusion kernels for (\w+)", run.stdout + run.stderr), run.returncode
+    printed = run.stdout + run.stderr
+    said = re.findall(r"Compiling the fusion kernels for (\w+)", printed)
+    return said, re.findall("(?m)^loaded (.*)$", printed), run.returncode
 
 
 def test_of_fits_at_once_one_compiles_and_says_how_long_it_took(monkeypatch, caplog):
     from hyperspy_fusion.fusion.solvers import loop
 
     compiled = []
+
+    def compile_for(dtype, wanted):
+        time.sleep(0.2)  # the other one begins
+        compiled.append(dtype)
+
     monkeypatch.setattr(loop.kernels, "are_compiled", lambda *_: bool(compiled))
-    monkeypatch.setattr(loop.kernels, "seconds_of_compilation", lambda _: 7.0 * len(compiled))
+    monkeypatch.setattr(loop.kernels, "compile_for", compile_for)
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: 7.0 * len(compiled))
 
     def fit(number):
         with loop.prepared("float32", (), 1):
-            if not compiled:
-                time.sleep(0.2)  # the other one begins
-                compiled.append(number)
+            assert compiled
 
     with caplog.at_level("WARNING"), ThreadPoolExecutor(2) as pool:
         list(pool.map(fit, range(2)))
@@ -617,15 +624,19 @@ def test_of_fits_at_once_one_compiles_and_says_how_long_it_took(monkeypatch, cap
 
 @pytest.mark.slow
 def test_compiling_is_said_once_for_each_dtype(tmp_path):
-    assert compiling_messages(tmp_path, TINY_KERNEL, "float32", "float32") == (["float32"], 0)
+    said, loaded, code = compiling_messages(tmp_path, FIRST_KERNELS, sys.executable, "float32", "float32")
+    # the second kernel was compiled by another process
+    assert (said, loaded, code) == (["float32"], ["0 1"] * 2, 0)
     # one dtype is found compiled by a later session, which says that it compiles the other
-    assert compiling_messages(tmp_path, TINY_KERNEL, "float32", "float64") == (["float64"], 0)
+    said, loaded, code = compiling_messages(tmp_path, FIRST_KERNELS, "", "float32", "float64")
+    # it cannot start another process
+    assert (said, loaded, code) == (["float64"], ["0 0", "0 0"], 0)
 
 
 @pytest.mark.nightly
 def test_compiling_of_all_kernels_is_said_once_for_each_dtype(tmp_path):
-    assert compiling_messages(tmp_path, FIRST_FITS, "", "float32", "float32") == (["float32"], 0)
-    found, code = compiling_messages(tmp_path, FIRST_FITS, "float64", "float32", "float64")
+    assert compiling_messages(tmp_path, FIRST_FITS, "", "float32", "float32") == (["float32"], [], 0)
+    found, _, code = compiling_messages(tmp_path, FIRST_FITS, "float64", "float32", "float64")
     assert code and set(found) == {"float64"}
 
 

@@ -7,10 +7,12 @@ that a result does not depend on the number of threads.
 
 from __future__ import annotations
 
+import functools
 import os
+import subprocess
 import sys
 import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 
 # threads that wait must not take cores from others: on a busy computer, iterations took up to ten times as long
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -1252,28 +1254,92 @@ def number_of_threads(num_workers):
     return numba.get_num_threads() if num_workers is None else min(num_workers, most)
 
 
-PUBLISHED = (gradient_step, prox_tv)
+# of each, the one that takes longest to compile comes first
+PUBLISHED = (prox_tv, gradient_step)
 CALIBRATED = (primal_dual_sweep, data_terms, variation)
-OF_BANDS = (primal_dual_sweep, assign_counts, band_terms, variation)
+OF_BANDS = (primal_dual_sweep, band_terms, assign_counts, variation)
+
+_int, _bool, _float64 = types.int64, types.boolean, types.float64
+# types of their arguments, or the number of dimensions of arrays and scalars in the dtype of the maps
+# fmt: off
+_ARGUMENTS = {
+    gradient_step: (3, 3, 1, 1, 2, 1, 0, 0, 0, 0, 3, 2, _float64[:, ::1]),
+    prox_tv: (3, 3, 0, _bool, 1, _int, 4, 3, _float64[:, :, ::1]),
+    primal_dual_sweep: (
+        3, 3, 4, 3, 3, 4, 3, _int, _int, _int, 0, 2, 2, 0, 2, 1, 1, 3, 3, 3, _bool, 1, 2, 3, 3, 3, 3, 3, 2, 3,
+        _float64[:, :, ::1], _float64[:, ::1],
+    ),
+    variation: (3, 3, 3, _int, _int, 1, 3, _float64[::1]),
+    data_terms: (3, 4, 3, 3, 3, _bool, 1, 1, 2, 3, 3, 1, 3, 3, _float64[:, ::1]),
+    assign_counts: (3, 3, 2, _int[:, ::1], _int[::1], 3, 3, 3),
+    band_terms: (
+        3, 4, 3, 2, _int[:, ::1], _int[::1], 2, 3, 3, 1, 1, 2, 3, 3, 1, 3, _int, 3, _float64[:, :, ::1],
+        _float64[:, ::1],
+    ),
+}
+# fmt: on
+# seconds for which what is compiled here waits for what another process compiles
+_LONGEST_WAIT = 120
 
 
 def are_compiled(dtype, kernels=PUBLISHED):
     """True where ``kernels`` for maps of ``dtype`` are in memory or in the disk cache."""
     if numba.config.DISABLE_JIT:  # pyright: ignore[reportAttributeAccessIssue, reportPrivateImportUsage]
         return True
-    wanted = numba.from_dtype(np.dtype(dtype))
 
-    def has(signatures):
-        return any(signature[0].dtype == wanted for signature in signatures)
+    def is_there(kernel):
+        wanted = arguments_of(kernel, dtype)
+        return wanted in kernel.signatures or wanted in _cached_signatures(kernel)
 
-    return all(has(kernel.signatures) or has(_cached_signatures(kernel)) for kernel in kernels)
+    return all(is_there(kernel) for kernel in kernels)
 
 
-def seconds_of_compilation(wanted):
-    """Seconds that Numba has taken for some kernels in this process."""
-    signatures = [(kernel, signature) for kernel in wanted for signature in getattr(kernel, "signatures", ())]
-    metadata = [kernel.get_metadata(signature) for kernel, signature in signatures]
-    return sum(m.get("timers", {}).get("compiler_lock", 0.0) for m in metadata if m)
+@functools.cache
+def arguments_of(kernel, dtype):
+    """Numba's types of the arguments of a kernel for maps of ``dtype``."""
+    real = numba.from_dtype(np.dtype(dtype))
+    arrays = {n: types.Array(real, n, "C") if n else real for n in range(5)}
+    return tuple(arrays[one] if isinstance(one, int) else one for one in _ARGUMENTS[kernel])
+
+
+def compile_for(dtype, wanted, is_alone=False):
+    """Compile kernels for maps of ``dtype``, or load them from the disk cache.
+
+    Numba compiles one function at a time in a process: all but the first are compiled by another one, unless
+    ``is_alone``. What it could not put into the cache is compiled here.
+    """
+    missing = [kernel for kernel in wanted if not are_compiled(dtype, [kernel])]
+    with nullcontext() if is_alone or not CACHE else _compiled_beside(dtype, missing[1:]):
+        for kernel in missing[:1]:
+            kernel.compile(arguments_of(kernel, dtype))
+    for kernel in wanted:
+        kernel.compile(arguments_of(kernel, dtype))
+
+
+@contextmanager
+def _compiled_beside(dtype, wanted):
+    """Meanwhile, another process compiles kernels for the disk cache, where it can be started."""
+    program = os.path.basename(sys.executable or "")
+    # an application with a Python of its own would be started anew
+    if not wanted or not program.lower().startswith("python") or getattr(sys, "frozen", False):
+        yield
+        return
+    names = ", ".join(f"kernels.{kernel.__name__}" for kernel in wanted)
+    code = f"import sys; sys.path[:] = {sys.path!r}; import {__name__} as kernels; "
+    command = [sys.executable, "-c", f"{code}kernels.compile_for({str(dtype)!r}, [{names}], is_alone=True)"]
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    try:
+        process = subprocess.Popen(command, **streams, creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0))
+    except OSError:
+        yield
+        return
+    with process:
+        try:
+            yield
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_LONGEST_WAIT)
+        finally:
+            process.kill()
 
 
 def _cached_signatures(kernel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,7 +19,7 @@ COMPILING = "Compiling the fusion kernels for %s maps, which takes about a minut
 KEPT = "later sessions find them compiled"
 NOT_KEPT = "every session does, for HYPERSPY_FUSION_CACHE=0 is set"
 COMPILED = "Compiled the fusion kernels in %.0f s."
-_compiling = threading.RLock()
+_compiling = threading.Lock()
 
 
 @contextmanager
@@ -41,25 +42,23 @@ def prepared(dtype, needed, num_workers):
     """
     # a fit that diverges is reported by its reason, not by floating point warnings on the way
     quiet = np.errstate(over="ignore", invalid="ignore")
-    with _alone_to_compile(dtype, needed) as compiles:
-        before = kernels.seconds_of_compilation(needed) if compiles else 0.0  # for another dtype
-        if compiles:
-            _logger.warning(COMPILING, dtype, KEPT if kernels.CACHE else NOT_KEPT)
-        with kernels.threads(num_workers) as n_workers, Interruption() as interruption, quiet:
+    with kernels.threads(num_workers) as n_workers:
+        _compile(dtype, needed)
+        with Interruption() as interruption, quiet:
             yield n_workers, interruption
-        if compiles:
-            _logger.warning(COMPILED, kernels.seconds_of_compilation(needed) - before)
 
 
-@contextmanager
-def _alone_to_compile(dtype, needed):
-    """Whether kernels are to be compiled. Other fits that need them wait: Numba does not time two threads at once."""
-    if not kernels.are_compiled(dtype, needed):
-        with _compiling:
-            if not kernels.are_compiled(dtype, needed):
-                yield True
-                return
-    yield False
+def _compile(dtype, needed):
+    """Compile the kernels that are missing, and say so. Other fits that need them wait."""
+    if kernels.are_compiled(dtype, needed):
+        return
+    with _compiling:
+        if kernels.are_compiled(dtype, needed):
+            return
+        _logger.warning(COMPILING, dtype, KEPT if kernels.CACHE else NOT_KEPT)
+        start = time.perf_counter()
+        kernels.compile_for(dtype, needed)
+        _logger.warning(COMPILED, time.perf_counter() - start)
 
 
 class Interruption:

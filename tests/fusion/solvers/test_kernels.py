@@ -1,11 +1,17 @@
 """Kernels of the published method, compiled and as Python: what they compute, for any layout of the work."""
 
+import os
+
 import numpy as np
 import pytest
 import twin
+from band_cases import drawn, problem_of
 from helpers import as_python
 
+from hyperspy_fusion.fusion.settings import SETTINGS
 from hyperspy_fusion.fusion.solvers import kernels
+from hyperspy_fusion.fusion.solvers.primal_dual import primal_dual
+from hyperspy_fusion.fusion.solvers.primal_dual_state import Stopping
 from hyperspy_fusion.fusion.terms.penalties import TotalVariation, fgp_momentum
 
 SHAPES = [(2, 7, 9), (1, 1, 6), (1, 6, 1), (3, 20, 5)]
@@ -207,3 +213,30 @@ def test_threads_are_restored():
             assert n == number == numba.get_num_threads()
             raise RuntimeError
         assert numba.get_num_threads() == before
+
+
+# ---- what is compiled before a fit ---------------------------------------------------------------
+
+
+@pytest.mark.skipif(bool(os.environ.get("NUMBA_DISABLE_JIT")), reason="kernels have types when compiled")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_kernels_are_compiled_for_the_types_that_fits_pass(monkeypatch, dtype):
+    import numba
+
+    import hyperspy_fusion
+
+    given = {}
+    for kernel in {*kernels.PUBLISHED, *kernels.CALIBRATED, *kernels.OF_BANDS}:
+
+        def called(*arguments, kernel=kernel):
+            given.setdefault(kernel, set()).add(tuple(map(numba.typeof, arguments)))
+            return kernel(*arguments)
+
+        monkeypatch.setattr(kernels, kernel.__name__, called)
+    scan = hyperspy_fusion.data.core_shell((16, 16)).signals()
+    for method in ("published", "calibrated"):
+        settings = SETTINGS[method](max_iter=1, dtype=dtype)
+        hyperspy_fusion.fuse(*scan, method=method, settings=settings, show_progressbar=False)
+    columns, _, counts = drawn(0)
+    primal_dual(problem_of(columns, counts, dtype=dtype), Stopping(1))
+    assert given == {kernel: {kernels.arguments_of(kernel, dtype)} for kernel in given} and len(given) == 7
