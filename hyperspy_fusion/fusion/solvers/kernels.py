@@ -1325,7 +1325,9 @@ def _compiled_beside(dtype, wanted):
         yield
         return
     names = ", ".join(f"kernels.{kernel.__name__}" for kernel in wanted)
-    code = f"import sys; sys.path[:] = {sys.path!r}; import {__name__} as kernels; "
+    # a terminal sends Ctrl-C to both: this one decides, and ends the other
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    code += f"sys.path[:] = {sys.path!r}; import {__name__} as kernels; "
     command = [sys.executable, "-c", f"{code}kernels.compile_for({str(dtype)!r}, [{names}], is_alone=True)"]
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     try:
