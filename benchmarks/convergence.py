@@ -25,7 +25,7 @@ from benchmarks.common import ELEMENTS, SHARED, conclude, machine, phantom, tuto
 SCAN = "L2083-K-4-1_tilt0.bcf"
 SCAN_ELEMENTS = {"Fe": 26, "Mg": 12, "Si": 14, "O": 8, "S": 16, "Al": 13}
 FRACTIONS = (1.0, 0.2, 0.05)
-PENALTIES = ("tv", "directional", "tgv", "guided", None)
+PENALTIES = ("tv", "directional", "tgv", "guided", "none")
 TOL = 1e-4
 SECONDS_BAR, BAR_PENALTY = 5.0, "directional"
 
@@ -140,7 +140,7 @@ def report_calibrated(data, repeats):
         seconds = "".join(f"{value:8.2f} s" for value in (setup, solve, setup + solve, cpu))
         bars = f"bar {TOL:g}" + (f" and {SECONDS_BAR:g} s" if is_timed else "")
         print(
-            f"  {penalty or 'none':12s} {result.n_iter:10d}{seconds}   {result.gap:.2e}   "
+            f"  {penalty:12s} {result.n_iter:10d}{seconds}   {result.gap:.2e}   "
             f"{bars:16s}  {'PASS' if met[-1] else 'FAIL'}",
             flush=True,
         )
